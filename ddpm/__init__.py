@@ -1,0 +1,13 @@
+"""DDPM experiments: `from ddpm import Pipeline` samples from a run; `run.py` does the rest."""
+
+from typing import Any
+
+__all__ = ["Pipeline"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Pipeline":  # on demand: importing torch takes seconds, `--help` must not
+        from ddpm.pipeline import Pipeline
+
+        return Pipeline
+    raise AttributeError(f"module 'ddpm' has no attribute '{name}'")

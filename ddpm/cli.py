@@ -1,0 +1,86 @@
+"""The door: Hydra comes in, plain Python goes on, and every mistake is answered in a line or two.
+
+torch is imported when a run starts, so `--help` and `--cfg job` answer in a second.
+"""
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from ddpm import mistakes, sweep
+from ddpm.build import CONF
+
+_single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
+
+
+def main() -> None:
+    """Run what the command line asks for; exit status 0, 2 for a mistake in it, else 1."""
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are to reach us, not to be printed by Hydra
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        _hydra_main()
+        if "error" in _single:
+            raise _single["error"]
+        if sweep.folder is not None and not sweep.summary(sweep.folder):
+            sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit("Stopped.")
+    except Exception as error:
+        message = mistakes.explain(error)
+        if message is None or wants_traceback:
+            traceback.print_exception(error)
+        if message is None:
+            sys.exit(1)
+        print(message, file=sys.stderr)
+        sys.exit(2)
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def _hydra_main(cfg: DictConfig) -> float | None:
+    """One job. In a sweep, a failure is kept in the job's folder and the next one goes on."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return sweep.attempt(run, cfg)
+    try:
+        return run(cfg)
+    except BaseException as error:
+        _single["error"] = error
+        return None
+
+
+def run(cfg: DictConfig) -> float | None:
+    """Plan a run and launch it; the last loss, for a sweeper to optimise."""
+    from ddpm.config import plan
+
+    planned = plan(cfg)
+    print(f"{planned.config['choices']['job']}    {planned.name}", flush=True)
+    from ddpm.launch import launch  # torch comes in here, seconds after a mistake would have shown
+
+    result = launch(planned)
+    _say_end(result)
+    if result["state"] == "preempted":
+        raise KeyboardInterrupt
+    return result.get("train/loss")
+
+
+def _say_end(result: dict[str, Any]) -> None:
+    """What a person does next."""
+    folder: Path = result["dir"]
+    print(f"{result['state']:8} {result['step']} steps in {folder}")
+    if result["state"] == "preempted":
+        print(f"go on    python run.py resume={folder}")
+    elif (folder / "checkpoints").is_dir():
+        print(f"picture  {max((folder / 'samples').glob('step-*.png'), default='none')}")
+        print(f"sample   python run.py job=sample checkpoint={folder}")
+    else:
+        print(f"picture  {folder / 'grid.png'}\nmovie    {folder / 'denoising.gif'}")
+
+

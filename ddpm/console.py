@@ -1,0 +1,79 @@
+"""What a person sees while a run goes on: a bar in a terminal, clean lines elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from tqdm import tqdm
+
+
+class Progress:
+    """A bar over steps with loss, images/s and time left; without a terminal, a line now and then.
+
+    Args:
+        total, start: the last step and the first one still to do.
+        enabled: False on all ranks but the first.
+        seconds_between_lines: where there is no terminal.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        start: int = 0,
+        *,
+        unit: str = "step",
+        enabled: bool = True,
+        seconds_between_lines: float = 10,
+    ) -> None:
+        self.total, self.start, self.unit, self.enabled = total, start, unit, enabled
+        self.seconds_between_lines = seconds_between_lines
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=total,
+            initial=start,
+            unit=unit,
+            disable=not (enabled and terminal),
+            dynamic_ncols=True,
+            bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
+        )
+        self.lines = enabled and not terminal
+        self.began = time.monotonic()
+        self.printed = -float("inf")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.close()
+
+    def advance(self, steps: int = 1) -> None:
+        self.bar.update(steps)
+
+    def show(self, step: int, text: str) -> None:
+        """Tell how it stands after `step` steps, e.g. `"loss 0.031, 900 images/s"`."""
+        self.bar.set_postfix_str(text, refresh=False)
+        now = time.monotonic()
+        if self.lines and (now - self.printed > self.seconds_between_lines or step == self.total):
+            self.printed = now
+            left = (now - self.began) / max(step - self.start, 1) * (self.total - step)
+            width = len(str(self.total))
+            print(
+                f"{self.unit} {step:>{width}}/{self.total}  {text}  {_clock(left)} left", flush=True
+            )
+
+    def say(self, text: str) -> None:
+        """Print a line without tearing the bar."""
+        if self.enabled:
+            tqdm.write(text)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

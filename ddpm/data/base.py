@@ -1,0 +1,247 @@
+"""What every data set shares: pictures decoded once, to one size, into one memory map."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from ddpm.data.pictures import FITS, MODES, ImageFiles, square
+from ddpm.errors import InputError
+
+__all__ = ["ImageData", "ImageFiles", "check", "fetch", "is_int"]
+
+CACHE_VERSION = 1  # to be raised when the same settings give other pixels
+
+logger = logging.getLogger(__name__)
+
+
+class ImageData(Dataset):
+    """uint8 images (C, H, W) with labels, cached under `data_dir`/cache.
+
+    A data set sets the class attributes and writes `files` and `images`; the rest is done here.
+    Constructors check their arguments and touch no file: `prepare`, or the first use, does.
+    `fit` and `background` are explained in `pictures.square`. `flip`: whether a mirrored image is
+    as likely as the image; the training loop does it.
+    """
+
+    name: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = ("train",)
+    resample: ClassVar[Image.Resampling] = Image.Resampling.LANCZOS
+    class_names: list[str] | None = None
+    center_crop: int | None = None
+
+    def __init__(
+        self,
+        *,
+        data_dir: str | Path,
+        split: str,
+        channels: int,
+        image_size: int,
+        num_classes: int | None,
+        fit: str,
+        background: int,
+        flip: bool,
+    ) -> None:
+        check("split", split, split in self.splits, ", ".join(self.splits))
+        check("channels", channels, is_int(channels, 1) and channels in MODES, "1, 3")
+        check("image_size", image_size, is_int(image_size, 1), "an integer above 0")
+        countable = num_classes is None or is_int(num_classes, 1)
+        check("num_classes", num_classes, countable, "null, an integer above 0")
+        check("fit", fit, fit in FITS, ", ".join(FITS))
+        check("background", background, is_int(background, 0, 255), "an integer from 0 to 255")
+        check("flip", flip, isinstance(flip, bool), "true, false")
+        self.data_dir = self.root = Path(data_dir).expanduser()
+        self.split, self.channels, self.image_size = split, channels, image_size
+        self.num_classes, self.fit, self.background, self.flip = num_classes, fit, background, flip
+
+    def files(self, split: str) -> list[Path]:
+        """The files under `root` that tell whether the images have changed."""
+        raise NotImplementedError
+
+    def images(self, split: str) -> Iterable[tuple[Image.Image, int]]:
+        """Pictures and labels (0 where there are no classes); first fetches what is missing.
+
+        Where the iterable has a length, the progress bar has an end.
+        """
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the pixels depend on, besides the files."""
+        keys = "name", "split", "channels", "image_size", "fit", "center_crop", "background"
+        return {key: getattr(self, key) for key in keys}
+
+    @cached_property
+    def sources(self) -> list[tuple[str, int, int]]:
+        """Name, bytes and modification time (ns) of each of the files, which are fetched first."""
+        paths = self.files(self.split)
+        if not all(os.path.lexists(path) for path in paths):
+            with writing(self.data_dir / "cache", self.name):
+                self.images(self.split)
+            paths = self.files(self.split)
+        names = ("/".join(path.parts[len(self.root.parts) :]) for path in paths)
+        stats = (os.stat(path, follow_symlinks=path.exists()) for path in paths)
+        return [(n, stat.st_size, stat.st_mtime_ns) for n, stat in zip(names, stats, strict=True)]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings and the files' names and sizes: equal for a copy of the data."""
+        return digest([self.settings, [(name, size) for name, size, _ in self.sources]])
+
+    @cached_property
+    def cache_file(self) -> Path:
+        """`<data_dir>/cache/<name>-<split>-<size>-<hash>.npy`, with labels in `.labels.npy`."""
+        key = digest([CACHE_VERSION, self.fingerprint, [mtime for *_, mtime in self.sources]])
+        stem = f"{self.name}-{self.split}-{self.image_size}-{key[:16]}"
+        return self.data_dir / "cache" / f"{stem}.npy"
+
+    def prepare(self) -> None:
+        """Fetch and cache what is not there yet. Any number of processes may do so at once."""
+        count = len(self.class_names) if self.class_names else None
+        allowed = f"{count}, null" if count else "null"
+        check("num_classes", self.num_classes, self.num_classes in (None, count), allowed)
+        if self._read() is None:
+            with writing(self.cache_file.parent, self.name):
+                if self._read() is None:  # no other process was faster
+                    self._build()
+
+    def _read(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The images, still on disk, and their labels; None where they are missing or damaged."""
+        try:
+            images = np.load(self.cache_file, mmap_mode="r").view(np.ndarray)
+            labels = np.load(self.cache_file.with_suffix(".labels.npy"))
+        except (OSError, ValueError, EOFError):
+            return None
+        shape = (len(labels), self.channels, self.image_size, self.image_size)
+        return (images, labels) if images.shape == shape else None
+
+    def _build(self) -> None:
+        """Write both files under temporary names; the images take their own name last."""
+        images, labels = self.cache_file, self.cache_file.with_suffix(".labels.npy")
+        if images.exists():
+            logger.warning("%s is damaged: building it again", images)
+        try:
+            with open(f"{images}.tmp", "wb") as file:
+                found = self._write(file)
+            with open(f"{labels}.tmp", "wb") as file:
+                np.save(file, np.array(found, dtype=np.int64))
+            os.replace(f"{labels}.tmp", labels)
+            os.replace(f"{images}.tmp", images)
+        finally:
+            for path in (images, labels):
+                Path(f"{path}.tmp").unlink(missing_ok=True)
+
+    def _write(self, file: BinaryIO) -> list[int]:
+        """Stream the images as one .npy array; returns their labels.
+
+        Plain writes: a full disk is an error to them, but a SIGBUS to a store into a memory map.
+        The header comes again when the length is known; numpy leaves room in it for that.
+        """
+        shape = (self.channels, self.image_size, self.image_size)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (0, *shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        labels: list[int] = []
+        images = self.images(self.split)
+        pairs = iter(tqdm(images, f"caching {self.name}", unit=" images", disable=None, delay=1))
+        with ThreadPoolExecutor() as pool:  # Pillow decodes and scales without the GIL
+            while chunk := list(islice(pairs, 128)):  # so many files are open at once
+                pictures, chunk_labels = zip(*chunk, strict=True)
+                file.write(np.stack(list(pool.map(self._pixels, pictures))).tobytes())
+                labels.extend(chunk_labels)
+        file.seek(0)
+        np.lib.format.write_array_header_1_0(file, header | {"shape": (len(labels), *shape)})
+        return labels
+
+    def _pixels(self, picture: Image.Image) -> np.ndarray:
+        """uint8 (C, H, W); gives the picture's memory back."""
+        keys = "channels", "image_size", "fit", "center_crop", "background", "resample"
+        with closing(picture):
+            return square(picture, **{key: getattr(self, key) for key in keys})
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (N, C, H, W), a read-only memory map, and int64 (N,)."""
+        self.prepare()
+        if (arrays := self._read()) is None:
+            raise InputError(f"data: {str(self.cache_file)!r} was removed a moment ago. Try again.")
+        return arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays[1])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        images, labels = self.arrays
+        return torch.from_numpy(images[index].copy()), int(labels[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """uint8 (B, C, H, W) and int64 (B,), by one fancy index for the whole batch."""
+        images, labels = self.arrays
+        index = np.asarray(indices, dtype=np.int64)
+        return torch.from_numpy(images[index]), torch.from_numpy(labels[index])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what is on disk: a worker process opens the map for itself."""
+        return {key: v for key, v in self.__dict__.items() if key not in ("arrays", "sources")}
+
+
+def fetch(dataset: str, data_dir: Path, by_hand: str, **arguments: Any) -> Any:
+    """`torchvision.datasets.<dataset>` in `data_dir`, downloaded where it is not there yet.
+
+    Raises:
+        InputError: no download, or damaged files; says what to get `by_hand`.
+    """
+    from torchvision import datasets
+
+    try:
+        return getattr(datasets, dataset)(data_dir, download=True, **arguments)
+    except Exception as error:  # of urllib, gdown, tarfile, zipfile, the files' parsers
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        message = f"data: no {dataset} in {str(data_dir)!r} ({reason}).\n{by_hand}"
+        raise InputError(message) from error
+
+
+@contextmanager
+def writing(folder: Path, name: str) -> Iterator[None]:
+    """One process at a time (the kernel frees the lock of one that dies); explains what fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise InputError(
+            f"data: cannot write to {str(folder)!r} ({error.strerror or error}).\n"
+            f"{'Free some space there' if full else 'Make it writable'}, or set data_dir=... "
+            "(or the environment variable DDPM_DATA) to another folder."
+        ) from error
+
+
+def digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def is_int(value: Any, low: int, high: float = math.inf) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def check(key: str, value: Any, valid: bool, allowed: str) -> None:
+    if not valid:
+        raise InputError(f"data.{key}={value}: not possible, allowed: {allowed}")

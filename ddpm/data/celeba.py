@@ -1,0 +1,36 @@
+"""Aligned faces of celebrities (Liu et al. 2015, arXiv:1411.7766)."""
+
+from pathlib import Path
+from typing import Any
+
+from ddpm.data.base import ImageData, ImageFiles, check, fetch, is_int
+
+BY_HAND = (
+    "By hand, from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into the folder celeba there: "
+    "img_align_celeba.zip (unpacked),\nlist_attr_celeba.txt, identity_CelebA.txt, "
+    "list_bbox_celeba.txt, list_landmarks_align_celeba.txt, list_eval_partition.txt."
+)
+
+
+class CelebA(ImageData):
+    """162,770 (train), 19,867 (valid) or 19,962 (test) faces of 178x218 pixels; no classes.
+
+    `center_crop`: side in pixels of the centre square that is scaled; None: all of the width.
+    """
+
+    name = "celeba"
+    splits = ("train", "valid", "test")
+
+    def __init__(self, *, center_crop: int | None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        possible = center_crop is None or is_int(center_crop, 1)
+        check("center_crop", center_crop, possible, "null, an integer above 0")
+        self.center_crop = center_crop
+
+    def files(self, split: str) -> list[Path]:
+        return [self.root / "celeba" / "list_eval_partition.txt"]  # 200,000 photographs: not asked
+
+    def images(self, split: str) -> ImageFiles:
+        names = fetch("CelebA", self.root, BY_HAND, split=split).filename
+        folder = self.root / "celeba" / "img_align_celeba"
+        return ImageFiles([folder / name for name in names], [0] * len(names))

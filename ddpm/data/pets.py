@@ -1,0 +1,40 @@
+"""Oxford-IIIT Pet: cats and dogs (Parkhi et al. 2012)."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from ddpm.data.base import ImageData, ImageFiles, fetch
+
+BY_HAND = (
+    "By hand: unpack images.tar.gz and annotations.tar.gz, from\n"
+    "https://www.robots.ox.ac.uk/~vgg/data/pets/, into the folder oxford-iiit-pet there."
+)
+
+
+class Pets(ImageData):
+    """3,680 (train: the official trainval) or 3,669 (test) photographs of 37 breeds."""
+
+    name = "pets"
+    splits = ("train", "test")
+    class_names: ClassVar[list[str]] = [
+        *("Abyssinian", "American Bulldog", "American Pit Bull Terrier", "Basset Hound", "Beagle"),
+        *("Bengal", "Birman", "Bombay", "Boxer", "British Shorthair", "Chihuahua", "Egyptian Mau"),
+        *("English Cocker Spaniel", "English Setter", "German Shorthaired", "Great Pyrenees"),
+        *("Havanese", "Japanese Chin", "Keeshond", "Leonberger", "Maine Coon"),
+        *("Miniature Pinscher", "Newfoundland", "Persian", "Pomeranian", "Pug", "Ragdoll"),
+        *("Russian Blue", "Saint Bernard", "Samoyed", "Scottish Terrier", "Shiba Inu", "Siamese"),
+        *("Sphynx", "Staffordshire Bull Terrier", "Wheaten Terrier", "Yorkshire Terrier"),
+    ]
+
+    def files(self, split: str) -> list[Path]:
+        folder = self.root / "oxford-iiit-pet"
+        listing = "trainval.txt" if split == "train" else "test.txt"
+        photographs = sorted((folder / "images").glob("*.jpg")) or [folder / "images"]
+        return [folder / "annotations" / listing, *photographs]
+
+    def images(self, split: str) -> ImageFiles:
+        official = "trainval" if split == "train" else "test"
+        pets = fetch("OxfordIIITPet", self.root, BY_HAND, split=official)
+        return ImageFiles(
+            pets._images, pets._labels
+        )  # its public way decodes at once, at full size

@@ -1,0 +1,14 @@
+"""Mistakes of the person at the keyboard, told apart from mistakes of the program."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used. Shown as its message alone, without a traceback."""
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the option most like `name`, or an empty string."""
+    match = difflib.get_close_matches(name, [str(option) for option in options], n=1, cutoff=0.5)
+    return f" Did you mean '{match[0]}'?" if match else ""

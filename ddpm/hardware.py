@@ -1,0 +1,79 @@
+"""Devices, precision and processes: the arguments of Lightning Fabric, and what it leaves open."""
+
+import os
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+
+from ddpm.errors import InputError
+
+# Where somebody else has started the processes already: torchrun, Slurm.
+_EXTERNAL_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
+
+
+def fabric(
+    *, accelerator: str, devices: int | str, num_nodes: int, strategy: str, precision: str
+) -> Fabric:
+    """A Fabric for the machine at hand.
+
+    Args:
+        accelerator: "auto", "cpu", "gpu", "cuda", "mps".
+        devices: how many, or "auto" for all there are.
+        num_nodes: machines; more than one needs torchrun or Slurm to start the processes.
+        strategy: "auto", "ddp", ...; "ddp" starts its own processes by calling a function in each.
+            Fabric's own way, starting the command line again, would repeat a whole sweep.
+        precision: "auto" (bf16-mixed where the hardware is fast at it, else 32-true), or one of
+            Fabric's.
+
+    Raises:
+        InputError: the machine has not what was asked for.
+    """
+    if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise InputError(
+            f"hardware.accelerator={accelerator}: this machine has no GPU that PyTorch can use. "
+            "Choose hardware=cpu or hardware=auto."
+        )
+    if not (devices == "auto" or (isinstance(devices, int) and devices >= 1)):
+        raise InputError(f"hardware.devices={devices}: must be a number from 1, or 'auto'.")
+    external = any(name in os.environ for name in _EXTERNAL_LAUNCHERS)
+    if strategy == "ddp" and not external:
+        strategy = "auto" if devices == 1 and num_nodes == 1 else "ddp_spawn"
+    try:
+        made = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision="32-true" if precision == "auto" else precision,
+        )
+        if precision == "auto" and fast_bf16(made.device):
+            return fabric(
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                strategy=strategy,
+                precision="bf16-mixed",
+            )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"hardware: {error}") from error
+    return made
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether networks run faster in bfloat16 than in float32 on this device."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities: dict[str, Any] = dict(torch.cpu.get_capabilities())
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return False
+
+
+def describe(made: Fabric) -> str:
+    """One line for the start of a run: device, processes, precision."""
+    device = made.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}"
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    processes = f"{made.world_size} x " if made.world_size > 1 else ""
+    return f"{processes}{name}{threads}, {made._precision.precision}"

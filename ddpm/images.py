@@ -1,0 +1,83 @@
+"""The border between images and tensors: uint8 to [-1, 1] and back, grids, PNG and GIF files."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def normalize(images: Tensor) -> Tensor:
+    """uint8 0..255 to float32 in [-1, 1], any shape."""
+    return images.float() / 127.5 - 1
+
+
+def denormalize(x_0: Tensor) -> Tensor:
+    """Float to uint8, the nearest grey level; what lies outside [-1, 1] is clipped. Any shape."""
+    return ((x_0.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def make_grid(images: Tensor, columns: int | None = None) -> Tensor:
+    """uint8 (N, C, H, W) to one picture (C, H', W') with thin grey lines; about as many rows."""
+    from torchvision.utils import make_grid  # costs a second
+
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    line = max(1, images.shape[-1] // 32)
+    grid = make_grid(images, nrow=columns, padding=line, pad_value=128)
+    return grid[: images.shape[1]]  # torchvision makes three channels of one
+
+
+def save_png(image: Tensor, path: str | Path, scale: int = 1) -> None:
+    """Write uint8 (C, H, W), each pixel `scale` times as large; never half a file."""
+    with _replacing(Path(path)) as temporary:
+        _picture(image, scale).save(temporary, format="PNG")
+
+
+def load_png(path: str | Path) -> Tensor:
+    """uint8 (C, H, W) of a picture that `save_png` wrote."""
+    with Image.open(path, formats=["PNG"]) as picture:
+        pixels = np.array(picture)  # (H, W) or (H, W, 3)
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
+
+
+def save_gif(
+    frames: Iterable[Tensor],
+    path: str | Path,
+    duration_ms: int = 50,
+    hold_ms: int = 2000,
+    scale: int = 1,
+) -> None:
+    """Write uint8 (C, H, W) frames, each shown `duration_ms`, the last one `hold_ms`, in a loop."""
+    first, *rest = [_picture(frame, scale) for frame in frames]
+    durations = [duration_ms] * len(rest) + [hold_ms]
+    with _replacing(Path(path)) as temporary:
+        first.save(
+            temporary, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0
+        )
+
+
+def _picture(image: Tensor, scale: int) -> Image.Image:
+    """uint8 (C, H, W) as a grey or colour picture, enlarged without smoothing."""
+    assert image.dtype == torch.uint8, f"uint8 expected, got {image.dtype}"
+    channels, height, width = image.shape
+    assert channels in (1, 3), f"1 or 3 channels expected, got {channels}"
+    pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()  # (H, W, C)
+    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    return picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` that takes its place when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,98 @@
+"""From a checkpoint to pictures: one PNG per seed, a grid of them, and how they came to be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ddpm import checkpoint
+from ddpm.console import Progress
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
+from ddpm.images import denormalize, load_png, make_grid, save_gif, save_png
+from ddpm.jobs.run import Run
+from ddpm.pipeline import Pipeline, Sampler
+
+GRID = 256  # images in grid.png, at most
+ANIMATED = 16  # images in denoising.gif
+FRAMES = 50  # of it, at least, where the sampler has as many steps
+
+
+def sample(
+    *,
+    run: Run,
+    fabric: Fabric,
+    model: nn.Module,
+    diffusion: GaussianDiffusion,
+    sampler: Sampler,
+    channels: int,
+    image_size: int,
+    weights: str,
+    num_samples: int,
+    first_seed: int,
+    batch_size: int,
+    gif_seconds: float,
+) -> str:
+    """Write `samples/000000.png` ... named after their seeds, `grid.png` and `denoising.gif`.
+
+    conf/job/sample.yaml says what each knob means.
+    """
+    if weights not in ("ema", "model"):
+        raise InputError(f"job.weights={weights}: must be 'ema' or 'model'.")
+    checkpoint.load_weights(model, run.state[weights], run.path)
+    run.say(f"weights  {weights} of {run.path}, step {run.state['step']}")
+    pipeline = Pipeline(
+        model.to(fabric.device, memory_format=torch.channels_last).eval().requires_grad_(False),
+        diffusion.to(fabric.device),
+        sampler,
+        (channels, image_size, image_size),
+        device=fabric.device,
+        autocast=fabric.autocast,
+    )
+    folder = run.dir / "samples"
+    folder.mkdir(exist_ok=True)
+    seeds = range(first_seed, first_seed + num_samples)
+    mine = seeds[fabric.global_rank :: fabric.world_size]
+    with Progress(len(mine), unit="image", enabled=run.writes) as progress:
+        for first in range(0, len(mine), batch_size):
+            batch = mine[first : first + batch_size]
+            if run.writes and first == 0:
+                images, frames = animate(pipeline, batch)
+                save_gif(frames, run.dir / "denoising.gif", seconds=gif_seconds)
+            else:
+                images = pipeline.sample_seeds(batch)
+            for seed, image in zip(batch, images, strict=True):
+                save_png(image, folder / f"{seed:06d}.png")
+            progress.advance(len(batch))
+            progress.show(first + len(batch), f"seed {batch[-1]}")
+    fabric.barrier()
+    if run.writes:
+        grid = make_grid(load_folder(folder, seeds[:GRID]))
+        save_png(grid, run.dir / "grid.png")
+        run.tracker.log_image(run.state["step"], "grid", grid)
+    run.step = run.state["step"]
+    return "done"
+
+
+def animate(pipeline: Pipeline, seeds: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+    """The images of these seeds, uint8 (B, C, H, W), and frames of the way of the first few.
+
+    Frames are evenly spaced and between FRAMES and twice as many: whenever there are more, every
+    second one goes, so that nobody needs to know how many steps the sampler takes.
+    """
+    frames: list[Tensor] = []
+    stride = 1
+    for i, x_t in enumerate(pipeline.trajectory(seeds)):
+        if i % stride == 0:
+            frames.append(make_grid(denormalize(x_t[:ANIMATED]).cpu()))
+            if len(frames) > 2 * FRAMES:
+                frames, stride = frames[::2], 2 * stride
+    images = denormalize(x_t).cpu()
+    return images, [*frames, make_grid(images[:ANIMATED])]
+
+
+def load_folder(folder: Path, seeds: Sequence[int]) -> Tensor:
+    """The pictures of these seeds, whichever rank drew them: uint8 (B, C, H, W)."""
+    return torch.stack([load_png(folder / f"{seed:06d}.png") for seed in seeds])

@@ -1,0 +1,222 @@
+"""Algorithm 1 of Ho et al. 2020, and what a run of days needs around it."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from ddpm.console import Progress
+from ddpm.data.base import ImageData
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema import EMA
+from ddpm.errors import InputError
+from ddpm.images import normalize
+from ddpm.jobs.meter import Meter
+from ddpm.jobs.preview import preview
+from ddpm.jobs.run import Run
+from ddpm.pipeline import Pipeline, Sampler
+from ddpm.randomness import Order, StepNoise
+from ddpm.signals import GracefulStop
+
+
+def train(
+    *,
+    run: Run,
+    fabric: Fabric,
+    model: nn.Module,
+    diffusion: GaussianDiffusion,
+    data: ImageData,
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    sampler: Sampler,
+    seed: int,
+    max_steps: int | None,
+    max_epochs: float | None,
+    batch_size: int,
+    accumulate: int,
+    warmup_steps: int,
+    clip_grad_norm: float | None,
+    ema_decay: float,
+    ema_ramp: float,
+    compile: bool,
+    num_workers: int,
+    log_every: int,
+    save_every: int | None,
+    keep_checkpoints: int,
+    sample_every: int | None,
+    sample_every_epochs: float | None,
+    num_samples: int,
+) -> str:
+    """Train a network to predict noise: "done", or "preempted" where a signal asked to stop.
+
+    conf/job/train.yaml says what each knob means.
+    """
+    steps_per_epoch = len(data) / batch_size
+    total = total_steps(max_steps, max_epochs, steps_per_epoch)
+    rows = rank_rows(batch_size, accumulate, fabric.global_rank, fabric.world_size)
+    shape = (data.channels, data.image_size, data.image_size)
+
+    net = model.to(fabric.device, memory_format=torch.channels_last)
+    diffusion = diffusion.to(fabric.device)
+    ema = EMA(net, ema_decay, ema_ramp)
+    inner_optimizer = optimizer(net.parameters())
+    start = run.restore(net, ema.model, inner_optimizer)
+    if compile:  # in place, so that names in checkpoints stay clean
+        net.compile()
+        ema.model.compile()
+    model, optimizer = fabric.setup(net, inner_optimizer)
+    pipeline = Pipeline(
+        ema.model, diffusion, sampler, shape, device=fabric.device, autocast=fabric.autocast
+    )
+    order = Order(len(data), seed, batch_size, rows, start, total)
+    noise = StepNoise(seed, batch_size, shape, diffusion.T, fabric.device)
+    meter = Meter(batch_size, steps_per_epoch)
+    base_lr = inner_optimizer.defaults["lr"]
+    run.say(
+        f"network  {sum(p.numel() for p in net.parameters()):,} parameters\n"
+        f"data     {len(data):,} images of {shape[0]}x{shape[1]}x{shape[2]}, "
+        f"{steps_per_epoch:.1f} steps an epoch\n"
+        f"steps    {f'{start} to ' if start else ''}{total}, batch {batch_size}"
+    )
+
+    with GracefulStop() as stop, Progress(total, start, enabled=run.writes) as progress:
+        for n, images in enumerate(load(data, order, fabric.device, num_workers), start=start):
+            lr = learning_rate(n, base_lr, warmup_steps)
+            for group in inner_optimizer.param_groups:
+                group["lr"] = lr
+            t, eps, flip = noise(n, rows)
+            x_0 = normalize(images)  # (B, C, H, W) in [-1, 1]
+            if data.flip:
+                x_0 = torch.where(flip[:, None, None, None], x_0.flip(-1), x_0)
+            loss = backward(fabric, diffusion, model, x_0, t, eps, accumulate)
+            grad_norm = clip(fabric, model, optimizer, clip_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.update(n)
+
+            step = n + 1
+            meter.add(loss, grad_norm)
+            progress.advance()
+            stopping = step < total and agreed(fabric, stop.received is not None, step)
+            last = step == total or stopping
+            if step % log_every == 0 or last:
+                figures = meter.read(fabric, step, lr)
+                run.log(step, figures)
+                progress.show(step, meter.text(figures))
+                if not math.isfinite(figures["train/loss"]):
+                    raise InputError(
+                        f"the loss is {figures['train/loss']} at step {step}: a lower optimizer.lr "
+                        f"(now {base_lr}) or a longer job.warmup_steps (now {warmup_steps}) helps."
+                    )
+            with meter.paused():
+                if step == total or (
+                    not stopping and due(step, sample_every, sample_every_epochs, steps_per_epoch)
+                ):
+                    run.log_grid(step, preview(fabric, pipeline, num_samples))
+                if last or (save_every is not None and step % save_every == 0):
+                    run.save(step, net, ema.model, inner_optimizer, keep_checkpoints)
+            if stopping:
+                run.say(f"{stop.received.name if stop.received else 'A signal'}: saved at {step}.")
+                return "preempted"
+    return "done"
+
+
+def load(
+    data: ImageData, order: Order, device: torch.device, num_workers: int
+) -> Iterator[Tensor]:
+    """This rank's images of each batch on the device: uint8 (B, C, H, W)."""
+    loader = DataLoader(
+        data,
+        batch_sampler=order,
+        collate_fn=as_is,  # `data` gathers a whole batch at once
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+    )
+    for images, _ in loader:
+        yield images.to(device, non_blocking=True)
+
+
+def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    return batch
+
+
+def backward(
+    fabric: Fabric,
+    diffusion: GaussianDiffusion,
+    model: nn.Module,
+    x_0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    accumulate: int,
+) -> Tensor:
+    """Gradients of the batch's mean loss, in `accumulate` parts that fit the memory; the loss."""
+    losses = []
+    parts = zip(x_0.chunk(accumulate), t.chunk(accumulate), eps.chunk(accumulate), strict=True)
+    for i, part in enumerate(parts, start=1):
+        with fabric.no_backward_sync(model, enabled=i < accumulate):
+            loss = diffusion.loss(model, *part) / accumulate
+            fabric.backward(loss)
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
+
+
+def clip(
+    fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None
+) -> Tensor:
+    """Scale gradients down to a global norm of `max_norm` (None: leave them); the norm before."""
+    return fabric.clip_gradients(
+        model, optimizer, max_norm=max_norm or math.inf, error_if_nonfinite=False
+    )
+
+
+def learning_rate(n: int, lr: float, warmup_steps: int) -> float:
+    """The rate of the n-th step (n = 0, 1, ...): linear from lr / warmup_steps up to lr."""
+    return lr * min(1, (n + 1) / max(warmup_steps, 1))
+
+
+def total_steps(
+    max_steps: int | None, max_epochs: float | None, steps_per_epoch: float
+) -> int:
+    """How many steps: `max_steps` or `max_epochs`, whichever ends first; None is no limit."""
+    limits = [max_steps, max_epochs and math.ceil(max_epochs * steps_per_epoch)]
+    return min(limit for limit in limits if limit is not None)
+
+
+def rank_rows(batch_size: int, accumulate: int, rank: int, world_size: int) -> slice:
+    """Which rows of the global batch are this rank's.
+
+    Raises:
+        InputError: the batch cannot be shared out evenly.
+    """
+    parts = world_size * accumulate
+    if batch_size % parts:
+        below = batch_size // parts * parts
+        raise InputError(
+            f"job.batch_size={batch_size}: not divisible by {world_size} devices x "
+            f"job.accumulate={accumulate}; the nearest that are: {below or parts}, {below + parts}."
+        )
+    share = batch_size // world_size
+    return slice(rank * share, (rank + 1) * share)
+
+
+def due(
+    step: int, every: int | None, every_epochs: float | None, steps_per_epoch: float
+) -> bool:
+    """Whether `step` steps end an interval of so many steps, or of so many epochs."""
+    if every is not None and step % every == 0:
+        return True
+    if every_epochs is None:
+        return False
+    interval = every_epochs * steps_per_epoch
+    return step // interval > (step - 1) // interval
+
+
+def agreed(fabric: Fabric, stop: bool, step: int) -> bool:
+    """Whether any rank was asked to stop: all must leave the loop after the same step."""
+    if fabric.world_size == 1:
+        return stop
+    if step % 10:
+        return False
+    return bool(fabric.all_reduce(torch.tensor(float(stop), device=fabric.device), "sum") > 0)

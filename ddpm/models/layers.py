@@ -1,0 +1,180 @@
+"""What the networks share: timestep and class embedding, normalisation, attention, checks."""
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ddpm.errors import InputError
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def variance_scaling(layer: Layer) -> Layer:
+    """Uniform weights of variance 1 / mean(fan_in, fan_out), zero biases: Ho et al.'s choice."""
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def zeroed(layer: Layer) -> Layer:
+    """Weights and biases zero: a residual branch that ends so starts as nothing and grows."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def linear(in_features: int, out_features: int) -> nn.Linear:
+    return variance_scaling(nn.Linear(in_features, out_features))
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, padding: int = 1) -> nn.Conv2d:
+    return variance_scaling(nn.Conv2d(in_channels, out_channels, 3, stride, padding))
+
+
+def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sines, then cosines, of geometrically spaced frequencies: (B,) -> (B, dim), in float32.
+
+    freq_k = 10000^(-k / (dim/2 - 1)), k = 0 .. dim/2 - 1: section 3.5 of Vaswani et al. 2017
+    (arXiv:1706.03762), with the spacing of Ho et al.'s code (arXiv:2006.11239).
+    """
+    k = torch.arange(dim // 2, dtype=torch.float32, device=t.device)
+    freq = torch.exp(-math.log(10000) * k / (dim // 2 - 1))
+    angle = t.float()[:, None] * freq  # (B, dim/2)
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids through a two-layer perceptron: t (B,) -> (B, D). Appendix B, Ho et al. 2020."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.linear_1 = linear(channels, dim)
+        self.linear_2 = linear(dim, dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        emb = timestep_embedding(t, self.channels).to(self.linear_1.weight.dtype)
+        return self.linear_2(F.silu(self.linear_1(emb)))
+
+
+class ClassEmbedding(nn.Module):
+    """Adds the label's row to the time embedding: (B, D), (B,) or None -> (B, D).
+
+    The last row is the null class, which `label=None` means: one network is conditional and
+    unconditional, as classifier-free guidance needs it (Ho & Salimans 2022, arXiv:2207.12598).
+    Without classes (`num_classes=None`) it has no parameters, and a label is an error.
+    """
+
+    def __init__(self, num_classes: int | None, dim: int) -> None:
+        super().__init__()
+        if num_classes is not None:
+            check_at_least_1(num_classes=num_classes)
+        rows = None if num_classes is None else nn.Parameter(torch.randn(num_classes + 1, dim))
+        self.register_parameter("weight", rows)
+
+    def forward(self, emb: Tensor, label: Tensor | None) -> Tensor:
+        if self.weight is None:
+            require(label is None, "model.num_classes=null: this network takes no labels")
+            return emb
+        return emb + (self.weight[-1] if label is None else F.embedding(label, self.weight))
+
+
+class GroupNorm(nn.GroupNorm):
+    """`nn.GroupNorm` (Wu & He 2018, arXiv:1803.08494) that keeps clear of a slow kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cpu and x.dtype == torch.bfloat16 and self.num_channels < 16 * self.num_groups:
+            # With channels_last, PyTorch's CPU kernel makes its vectors from the channels of one
+            # group. Fewer than 16 do not fill one in bfloat16, and it takes 3 to 20 times as long
+            # as in float32 with both conversions.
+            return super().forward(x.float()).to(x.dtype)
+        return super().forward(x).to(x.dtype)  # autocast on CUDA answers in float32
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) v: three (B, heads, N, d) -> the same. Eq. 1, Vaswani et al. 2017."""
+    if q.is_cpu and q.shape[-2] <= 256:
+        # The fused CPU kernel is made for long sequences. Up to 16x16 pixels the formula itself is
+        # faster, forward and backward: 3 to 10 times in bfloat16.
+        return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+class SelfAttention(nn.Module):
+    """x + out(softmax(q kᵀ / √d) v) over all pixels, pre-normalised: (B, C, H, W) -> the same.
+
+    Vaswani et al. 2017 (arXiv:1706.03762) on pixels, as in Ho et al. 2020, with parameter names of
+    diffusers' `Attention`.
+    """
+
+    def __init__(self, channels: int, *, num_heads: int, groups: int, eps: float) -> None:
+        super().__init__()
+        check_multiple(channels, of="num_heads", parts=num_heads)
+        self.num_heads = num_heads
+        self.group_norm = GroupNorm(groups, channels, eps)
+        self.to_q = linear(channels, channels)
+        self.to_k = linear(channels, channels)
+        self.to_v = linear(channels, channels)
+        self.to_out = nn.Sequential(zeroed(nn.Linear(channels, channels)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = rearrange(self.group_norm(x), "b c h w -> b (h w) c")
+        q, k, v = (
+            rearrange(to(pixels), "b n (heads d) -> b heads n d", heads=self.num_heads)
+            for to in (self.to_q, self.to_k, self.to_v)
+        )
+        y = attention(q, k, v)  # (B, heads, N, d)
+        y = self.to_out(rearrange(y, "b heads n d -> b n (heads d)"))  # (B, N, C)
+        return x + rearrange(y, "b (h w) c -> b c h w", h=x.shape[2])
+
+
+def require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def check_at_least_1(**knobs: int) -> None:
+    for name, value in knobs.items():
+        require(value >= 1, f"model.{name}={value}: must be at least 1")
+
+
+def check_image_size(image_size: int, *, halvings: int, model: str) -> None:
+    """A network that halves n times takes multiples of 2^n."""
+    factor = 2**halvings
+    require(
+        image_size >= 1 and image_size % factor == 0,
+        f"data.image_size={image_size}: model={model} halves the image {halvings} times, so the"
+        f" size must be a multiple of {factor} ({nearest_multiples(image_size, factor)})",
+    )
+
+
+def check_widths(widths: Sequence[int], *, groups: int) -> None:
+    """GroupNorm splits every width; the sinusoids of the first come in pairs, two at least."""
+    given = f"model.widths={list(widths)}"
+    require(len(widths) > 0, f"{given}: at least one width is needed")
+    require(all(width >= 1 for width in widths), f"{given}: each must be at least 1")
+    require(widths[0] >= 4 and widths[0] % 2 == 0, f"{given}: the first must be even, at least 4")
+    for width in widths:
+        check_multiple(width, of="groups", parts=groups)
+
+
+def check_multiple(width: int, *, of: str, parts: int) -> None:
+    """GroupNorm and attention split the channels into equal parts."""
+    check_at_least_1(**{of: parts})
+    require(
+        width % parts == 0,
+        f"model.widths: {width} is not a multiple of model.{of}={parts}"
+        f" ({nearest_multiples(width, parts)})",
+    )
+
+
+def nearest_multiples(value: int, factor: int) -> str:
+    below = max(value, 0) // factor * factor
+    return "nearest: " + ", ".join(
+        str(multiple) for multiple in (below, below + factor) if multiple
+    )

@@ -1,0 +1,200 @@
+"""The residual attention U-Net of Ho et al. 2020."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddpm.models.layers import (
+    ClassEmbedding,
+    GroupNorm,
+    SelfAttention,
+    TimeEmbedding,
+    check_at_least_1,
+    check_image_size,
+    check_widths,
+    conv3x3,
+    linear,
+    require,
+    variance_scaling,
+    zeroed,
+)
+
+EPS = 1e-6  # of every GroupNorm, as in Ho et al.'s code
+
+Factory = Callable[..., nn.Module]  # a block's constructor, all but the channels given
+
+
+class ResnetBlock(nn.Module):
+    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + time)))): (B, C_in, H, W) -> (B, C, H, W)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, emb_dim: int, *, groups: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.norm1 = GroupNorm(groups, in_channels, EPS)
+        self.conv1 = conv3x3(in_channels, out_channels)
+        self.time_emb_proj = linear(emb_dim, out_channels)
+        self.norm2 = GroupNorm(groups, out_channels, EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = zeroed(conv3x3(out_channels, out_channels))
+        self.conv_shortcut = (
+            nn.Identity()
+            if in_channels == out_channels
+            else variance_scaling(nn.Conv2d(in_channels, out_channels, 1))
+        )
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = y + self.time_emb_proj(emb)[:, :, None, None]
+        y = self.conv2(self.dropout(F.silu(self.norm2(y))))
+        return self.conv_shortcut(x) + y
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution, padded right and below, as TensorFlow's "SAME": H, W -> H/2, W/2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(channels, channels, stride=2, padding=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour, then a convolution: H, W -> 2H, 2W."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv3x3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class DownBlock(nn.Module):
+    """Residual blocks, each with its attention, then the downsampling; all outputs become skips."""
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        width: int,
+        resnet: Factory,
+        attention: Factory,
+        *,
+        resample: bool,
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnet(channels, width) for channels in in_channels)
+        self.attentions = nn.ModuleList(attention(width) for _ in in_channels)
+        self.downsamplers = nn.ModuleList([Downsample(width)] if resample else [])
+
+    def forward(self, x: Tensor, emb: Tensor) -> list[Tensor]:
+        outputs = [x]
+        for resnet, attention in zip(self.resnets, self.attentions, strict=True):
+            outputs.append(attention(resnet(outputs[-1], emb)))
+        for downsample in self.downsamplers:
+            outputs.append(downsample(outputs[-1]))
+        return outputs[1:]
+
+
+class MidBlock(nn.Module):
+    """Residual block, attention, residual block."""
+
+    def __init__(self, width: int, resnet: Factory, attention: Factory) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList([resnet(width, width), resnet(width, width)])
+        self.attentions = nn.ModuleList([attention(width)])
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        x = self.attentions[0](self.resnets[0](x, emb))
+        return self.resnets[1](x, emb)
+
+
+class UpBlock(nn.Module):
+    """Residual blocks, each given one skip and followed by its attention, then the upsampling."""
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        width: int,
+        resnet: Factory,
+        attention: Factory,
+        *,
+        resample: bool,
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(resnet(channels, width) for channels in in_channels)
+        self.attentions = nn.ModuleList(attention(width) for _ in in_channels)
+        self.upsamplers = nn.ModuleList([Upsample(width)] if resample else [])
+
+    def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
+        for resnet, attention in zip(self.resnets, self.attentions, strict=True):
+            x = attention(resnet(torch.cat([x, skips.pop()], dim=1), emb))
+        for upsample in self.upsamplers:
+            x = upsample(x)
+        return x
+
+
+class ResUNet(nn.Module):
+    """The U-Net of appendix B, Ho et al. 2020 (arXiv:2006.11239), the size set by its widths.
+
+    One level per width, each half the size of the one above; attention at the listed resolutions
+    (those that do not occur are passed over) and always in the middle. Numbers and parameter names
+    are those of diffusers' `UNet2DModel` in its DDPM configuration: state dicts load both ways.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        out_channels: int,
+        image_size: int,
+        num_classes: int | None,
+        widths: Sequence[int],
+        num_res_blocks: int,
+        attention_resolutions: Sequence[int],
+        num_heads: int,
+        groups: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        bottom = len(widths) - 1
+        check_widths(widths, groups=groups)
+        check_image_size(image_size, halvings=bottom, model="resunet")
+        check_at_least_1(num_res_blocks=num_res_blocks, num_heads=num_heads)
+        require(0 <= dropout < 1, f"model.dropout={dropout}: must be at least 0 and below 1")
+        first, last = widths[0], widths[bottom]
+        resnet = partial(ResnetBlock, emb_dim=4 * first, groups=groups, dropout=dropout)
+        attention = partial(SelfAttention, num_heads=num_heads, groups=groups, eps=EPS)
+
+        self.time_embedding = TimeEmbedding(first, 4 * first)
+        self.class_embedding = ClassEmbedding(num_classes, 4 * first)
+        self.conv_in = conv3x3(channels, first)
+        down, up = [], []
+        for level, width in enumerate(widths):
+            above, below = widths[max(level - 1, 0)], widths[min(level + 1, bottom)]
+            inputs = [above] + (num_res_blocks - 1) * [width]
+            joined = [below + width] + (num_res_blocks - 1) * [2 * width] + [width + above]
+            here = attention if image_size >> level in attention_resolutions else nn.Identity
+            down.append(DownBlock(inputs, width, resnet, here, resample=level < bottom))
+            up.append(UpBlock(joined, width, resnet, here, resample=level > 0))
+        self.down_blocks = nn.ModuleList(down)
+        self.mid_block = MidBlock(last, resnet, attention)
+        self.up_blocks = nn.ModuleList(reversed(up))
+        self.conv_norm_out = GroupNorm(groups, first, EPS)
+        self.conv_out = zeroed(conv3x3(first, out_channels))
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""
+        emb = F.silu(self.class_embedding(self.time_embedding(t), label))  # (B, 4 widths[0])
+        skips = [self.conv_in(x_t)]  # (B, widths[0], H, W)
+        for block in self.down_blocks:
+            skips += block(skips[-1], emb)
+        x = self.mid_block(skips[-1], emb)  # (B, widths[-1], H / 2^n, W / 2^n)
+        for block in self.up_blocks:
+            x = block(x, emb, skips)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))

@@ -1,0 +1,168 @@
+"""The self-attention U-Net: double convolutions down and up, with skip connections."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ddpm.models.layers import (
+    ClassEmbedding,
+    GroupNorm,
+    SelfAttention,
+    TimeEmbedding,
+    check_at_least_1,
+    check_image_size,
+    check_widths,
+    conv3x3,
+    linear,
+    zeroed,
+)
+
+EPS = 1e-5  # of every GroupNorm: PyTorch's own
+
+
+class DoubleConv(nn.Module):
+    """conv, norm, GELU, conv, norm: (B, C_in, H, W) -> (B, C, H, W); residual: GELU(x + that)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, groups: int, residual: bool = False
+    ) -> None:
+        super().__init__()
+        self.residual = residual
+        self.conv_1 = conv3x3(in_channels, out_channels)
+        self.norm_1 = GroupNorm(groups, out_channels, EPS)
+        self.conv_2 = conv3x3(out_channels, out_channels)
+        self.norm_2 = GroupNorm(groups, out_channels, EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm_2(self.conv_2(F.gelu(self.norm_1(self.conv_1(x)))))
+        return F.gelu(x + y) if self.residual else y
+
+
+class AddTime(nn.Module):
+    """Adds a projection of the embedding to every pixel: (B, C, H, W), (B, D) -> (B, C, H, W)."""
+
+    def __init__(self, emb_dim: int, channels: int) -> None:
+        super().__init__()
+        self.proj = linear(emb_dim, channels)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return x + rearrange(self.proj(emb), "b c -> b c 1 1")
+
+
+class Attention(nn.Module):
+    """Self-attention, then a perceptron on each pixel, both residual and pre-normalised."""
+
+    def __init__(self, channels: int, *, num_heads: int, groups: int) -> None:
+        super().__init__()
+        self.attention = SelfAttention(channels, num_heads=num_heads, groups=groups, eps=EPS)
+        self.norm = GroupNorm(groups, channels, EPS)
+        self.linear_1 = linear(channels, channels)
+        self.linear_2 = zeroed(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.attention(x)
+        y = rearrange(self.norm(x), "b c h w -> b h w c")
+        y = self.linear_2(F.gelu(self.linear_1(y)))
+        return x + rearrange(y, "b h w c -> b c h w")
+
+
+class Stage(nn.Module):
+    """Double convolutions at one resolution, the time embedding between them, attention or none."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        emb_dim: int,
+        num_blocks: int,
+        groups: int,
+        num_heads: int | None,
+    ) -> None:
+        super().__init__()
+        self.conv = DoubleConv(in_channels, channels, groups=groups)
+        self.add_time = AddTime(emb_dim, channels)
+        self.blocks = nn.Sequential()
+        for _ in range(num_blocks - 1):
+            self.blocks.append(DoubleConv(channels, channels, groups=groups, residual=True))
+        self.attention = nn.Identity()
+        if num_heads is not None:
+            self.attention = Attention(channels, num_heads=num_heads, groups=groups)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        x = F.gelu(self.add_time(self.conv(x), emb))
+        return self.attention(self.blocks(x))
+
+
+class Down(Stage):
+    """Halves the image, then a stage: (B, C_in, H, W) -> (B, C, H/2, W/2)."""
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return super().forward(F.max_pool2d(x, 2), emb)
+
+
+class Up(Stage):
+    """Doubles the image, joins the skip, then a stage: (B, C_x, H/2, W/2) -> (B, C, H, W)."""
+
+    def forward(self, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return super().forward(torch.cat([x, skip], dim=1), emb)
+
+
+class UNet(nn.Module):
+    """U-Net (Ronneberger et al. 2015, arXiv:1505.04597) for the noise of Ho et al. 2020.
+
+    One level per width, each half the size of the one above; attention at the listed resolutions
+    (those that do not occur are passed over) and always in the bottleneck.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        out_channels: int,
+        image_size: int,
+        num_classes: int | None,
+        widths: Sequence[int],
+        num_blocks: int,
+        attention_resolutions: Sequence[int],
+        num_heads: int,
+        groups: int,
+    ) -> None:
+        super().__init__()
+        check_widths(widths, groups=groups)
+        check_image_size(image_size, halvings=len(widths) - 1, model="unet")
+        check_at_least_1(num_blocks=num_blocks, num_heads=num_heads)
+        first, last = widths[0], widths[-1]
+        self.time_embedding = TimeEmbedding(first, 4 * first)
+        self.class_embedding = ClassEmbedding(num_classes, 4 * first)
+        options = {"emb_dim": 4 * first, "num_blocks": num_blocks, "groups": groups}
+        heads = [
+            num_heads if image_size >> level in attention_resolutions else None
+            for level in range(len(widths))
+        ]
+        self.stem = Stage(channels, first, num_heads=heads[0], **options)
+        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        for level, (above, width) in enumerate(pairwise(widths)):
+            self.downs.append(Down(above, width, num_heads=heads[level + 1], **options))
+            self.ups.insert(0, Up(width + above, above, num_heads=heads[level], **options))
+        self.bottleneck = Stage(last, last, num_heads=num_heads, **options)
+        # The prediction starts at zero: the mean of the noise, whatever x_t.
+        self.head = zeroed(conv3x3(first, out_channels))
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""
+        emb = F.silu(self.class_embedding(self.time_embedding(t), label))  # (B, 4 widths[0])
+        x = self.stem(x_t, emb)  # (B, widths[0], H, W)
+        skips = []
+        for down in self.downs:
+            skips.append(x)
+            x = down(x, emb)
+        x = self.bottleneck(x, emb)  # (B, widths[-1], H / 2^n, W / 2^n)
+        for up in self.ups:
+            x = up(x, skips.pop(), emb)
+        return self.head(x)

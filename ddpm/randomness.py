@@ -1,0 +1,96 @@
+"""Randomness as a function of position, not of history.
+
+The order of the images, the flips, the timesteps and the noise of step n depend on (seed, n) alone,
+and the noise of image i on its own seed. So a resumed run equals an uninterrupted one, a run on
+several devices draws what a run on one device draws, and image 37 is the same image in any batch.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+
+def mix(seed: int, stream: str, position: int) -> int:
+    """A seed for the `position`-th draw of a named stream: unrelated for unequal arguments."""
+    digest = hashlib.blake2b(f"{seed}/{stream}/{position}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1  # a generator's seed is a signed 64-bit integer
+
+
+class Order(Sampler[list[int]]):
+    """The indices of each batch, from batch `start` on: epochs are shuffled one by one.
+
+    Sample number n of a run is entry n % N of epoch n // N, so an epoch ends in the middle of a
+    batch where it must and no image is dropped. Batch k holds samples k * batch_size and following,
+    of which `rows` are those of this process.
+    """
+
+    def __init__(
+        self, num_images: int, seed: int, batch_size: int, rows: slice, start: int, stop: int
+    ) -> None:
+        self.num_images = num_images
+        self.seed = seed
+        self.batch_size = batch_size
+        self.rows = rows
+        self.start = start
+        self.stop = stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = -1, []
+        for batch in range(self.start, self.stop):
+            first = batch * self.batch_size
+            indices = []
+            for n in range(first + self.rows.start, first + self.rows.stop):
+                if n // self.num_images != epoch:
+                    epoch = n // self.num_images
+                    order = self.permutation(epoch)
+                indices.append(order[n % self.num_images])
+            yield indices
+
+    def permutation(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
+        return torch.randperm(self.num_images, generator=generator).tolist()
+
+
+class StepNoise:
+    """What Algorithm 1 draws at a step: (timesteps, noise, flips) for the whole global batch.
+
+    Every process draws the global batch and keeps its `rows`, so what an image meets does not
+    depend on how many devices share the work.
+    """
+
+    def __init__(
+        self, seed: int, batch_size: int, shape: Sequence[int], T: int, device: torch.device
+    ) -> None:
+        self.seed = seed
+        self.batch_size = batch_size
+        self.shape = tuple(shape)
+        self.T = T
+        self.generator = torch.Generator(device)
+
+    def __call__(self, step: int, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """t (B,) in 0..T-1, eps (B, C, H, W) standard normal, flip (B,) bool."""
+        g = self.generator.manual_seed(mix(self.seed, "step", step))
+        device, size = g.device, (self.batch_size,)
+        t = torch.randint(self.T, size, generator=g, device=device)
+        flip = torch.rand(size, generator=g, device=device) < 0.5
+        eps = torch.randn(size + self.shape, generator=g, device=device)
+        return t[rows], eps[rows], flip[rows]
+
+
+def image_noise(seeds: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:
+    """`randn_like` for a batch of images of which each draws from a generator of its own."""
+    generators = [torch.Generator(device).manual_seed(mix(seed, "image", 0)) for seed in seeds]
+
+    def randn_like(x: Tensor) -> Tensor:
+        noise = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for row, generator in zip(noise, generators, strict=True):
+            row.normal_(generator=generator)
+        return noise
+
+    return randn_like

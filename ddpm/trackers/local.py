@@ -1,0 +1,167 @@
+"""The files every run leaves in its own folder: metrics.jsonl, the sample grids, loss.png."""
+
+import io
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ddpm.images import save_png
+from ddpm.trackers.base import RunInfo
+
+logger = logging.getLogger(__name__)
+
+LOSS = "train/loss"
+
+
+class Local:
+    """The record of truth: needs no account, and outlives a kill after any line.
+
+    A full disk is warned about once; lines that found no room are written when there is some again.
+    """
+
+    where: str | None = None
+
+    def __init__(self, *, run_dir: Path, run: RunInfo, start_step: int) -> None:
+        self._run_dir, self._run = Path(run_dir), run
+        self._metrics = self._run_dir / "metrics.jsonl"
+        rows = _rewind(self._metrics, start_step)
+        self._losses = [(row["step"], row[LOSS]) for row in rows if _is_number(row.get(LOSS))]
+        self._unwritten = b""
+        self._warned = False
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Append one line. JSON knows no NaN and no infinity: they become null."""
+        row = {"step": step} | {name: _finite(value) for name, value in metrics.items()}
+        self._unwritten += json.dumps(row, allow_nan=False).encode() + b"\n"
+        if _is_number(row.get(LOSS)):
+            self._losses.append((step, row[LOSS]))
+        with self._spare():
+            _append(self._metrics, self._unwritten)
+            self._unwritten = b""
+
+    def log_image(self, step: int, name: str, grid: Tensor) -> None:
+        """Write `<name>/step-000500.png` and redraw the loss curve. A sample run: `<name>.png`."""
+        file = f"{name}/step-{step:06d}.png" if self._run.job_type == "train" else f"{name}.png"
+        with self._spare():
+            save_png(grid, self._run_dir / file)
+        self._draw_loss()
+
+    def close(self, state: str) -> None:
+        """Draw the last loss curve."""
+        self._draw_loss()
+
+    def _draw_loss(self) -> None:
+        if self._losses:
+            with self._spare():
+                _replace(self._run_dir / "loss.png", loss_curve(*zip(*self._losses, strict=True)))
+
+    @contextmanager
+    def _spare(self) -> Iterator[None]:
+        """A file that cannot be written costs the file, not the run."""
+        try:
+            yield
+        except OSError as error:
+            if not self._warned:
+                logger.warning("Cannot write to %s, the run goes on: %s", self._run_dir, error)
+            self._warned = True
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl. A line torn by a crash, which is no JSON object, is left out."""
+    rows = []
+    for line in Path(path).read_bytes().split(b"\n"):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and _is_number(row.get("step")):
+            rows.append(row)
+    return rows
+
+
+def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
+    """A PNG of the loss over the steps, as logged (light) and smoothed, on a log axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
+
+    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(xlabel="step", ylabel="loss")
+    style = {"color": "tab:blue", "marker": "." if len(steps) == 1 else None}
+    axes.plot(steps, losses, **style, alpha=0.3, linewidth=1, label="as logged")
+    if min(losses) > 0:  # averages of the logarithm lie in the middle of what is seen
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+        smoothed = np.exp(smooth(np.log(losses)))
+    else:
+        smoothed = smooth(losses)
+    axes.plot(steps, smoothed, **style, linewidth=2, label="smoothed")
+    axes.grid(which="both", alpha=0.2)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Mean over a centred window of a twentieth of the values, narrower towards both ends."""
+    half = max(1, len(values) // 40)
+    i = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(i, i[::-1]))
+    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+    return (total[i + reach + 1] - total[i - reach]) / (2 * reach + 1)
+
+
+def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
+    """Take out of the file what a resume at `start_step` will write again; returns what stays."""
+    if not path.exists():
+        return []
+    rows = [row for row in read_metrics(path) if row["step"] <= start_step]
+    _replace(path, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    return rows
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Append all of `data` or, where the disk is full, nothing."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    size = os.fstat(file).st_size
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+    except OSError:
+        os.ftruncate(file, size)
+        raise
+    finally:
+        os.close(file)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
