@@ -5,6 +5,7 @@ the command line are somebody's data: each is looked up here before anything is 
 """
 
 import functools
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import hydra.errors
 import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError, causes, nearest
 
 # In a checkout conf/ stands beside the package, in an installed wheel inside it.
 _PACKAGE = Path(__file__).parent
@@ -40,7 +41,7 @@ def check_targets(node: Any, key: str = "") -> None:
         if "_target_" in node and (not isinstance(target, str) or target not in allowed_targets()):
             hint = nearest(str(target), allowed_targets())
             raise InputError(
-                f"{key}._target_={target}: only what a file under conf/ names can be built.{hint}"
+                f"{_user_key(key)}._target_={target}: only what a file under conf/ names can be built.{hint}"
             )
         for name, value in node.items():
             if isinstance(name, str) and re.fullmatch(r"_\w+_", name) and name not in _DIRECTIVES:
@@ -64,27 +65,39 @@ def build(node: dict[str, Any] | DictConfig, key: str = "") -> Any:
     try:
         made = hydra.utils.instantiate(OmegaConf.create(plain), _convert_="all")
     except hydra.errors.InstantiationException as error:
-        raise _explain(error) from error
-    return _unwrap(made)
+        raise _explain(error) from None
+    return _unwrap(made, key)
 
 
 def _explain(error: Exception) -> Exception:
     """The InputError inside Hydra's report of it; a wrong argument as one; else Hydra's own."""
-    cause: BaseException | None = error
-    while cause is not None:
+    for cause in causes(error):
         if isinstance(cause, InputError):
-            return cause
+            return InputError(str(cause))
         if isinstance(cause, TypeError) and "argument" in str(cause):
             key = re.search(r"full_key: (\S+)", str(error))
-            return InputError(f"{key[1] if key else 'configuration'}: {cause}")
-        cause = cause.__cause__ or cause.__context__
+            return InputError(f"{_user_key(key[1]) if key else 'configuration'}: {cause}")
     return error
 
 
-def _unwrap(made: Any) -> Any:
-    """Plain partials for Hydra's, each call of which would look its target up again (90 us)."""
+def _unwrap(made: Any, key: str) -> Any:
+    """Plain partials for Hydra's, each call of which would look its target up again (90 us).
+
+    Raises:
+        InputError: a partial holds an argument that its function does not take.
+    """
     if isinstance(made, functools.partial):
-        return functools.partial(made.func, *made.args, **_unwrap(made.keywords))
+        keywords = _unwrap(made.keywords, key)
+        try:
+            inspect.signature(made.func).bind_partial(*made.args, **keywords)
+        except TypeError as error:
+            raise InputError(f"{_user_key(key)}: {error}.") from None
+        return functools.partial(made.func, *made.args, **keywords)
     if isinstance(made, dict):
-        return {name: _unwrap(value) for name, value in made.items()}
+        return {name: _unwrap(value, f"{key}.{name}") for name, value in made.items()}
     return made
+
+
+def _user_key(key: str) -> str:
+    """The key as a user writes it: the job's parts stand outside the job."""
+    return key.removeprefix("job.")

@@ -49,7 +49,9 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on ENOSPC
         others = list_checkpoints(folder)
         kept = f"The newest good one is {others[-1]}." if others else "There is no older one."
-        raise InputError(f"{path}: the checkpoint could not be written ({error}). {kept}") from error
+        raise InputError(
+            f"{path}: the checkpoint could not be written ({error}). {kept}"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
     if keep >= 0:

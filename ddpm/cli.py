@@ -82,5 +82,3 @@ def _say_end(result: dict[str, Any]) -> None:
         print(f"sample   python run.py job=sample checkpoint={folder}")
     else:
         print(f"picture  {folder / 'grid.png'}\nmovie    {folder / 'denoising.gif'}")
-
-

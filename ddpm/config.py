@@ -13,12 +13,14 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from ddpm import rules
 from ddpm.build import check_targets
 from ddpm.errors import InputError
+from ddpm.mistakes import no_such_key
 
 # What the weights were trained with: no command line can change it afterwards.
 TRAINED_WITH = ("model", "schedule", "diffusion", "data")
@@ -59,6 +61,7 @@ def plan(cfg: DictConfig) -> Plan:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise InputError("\n".join(f"{key}: must be given, as {key}=..." for key in missing))
     hydra_config = HydraConfig.get()
+    _check_added(cfg, hydra_config)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
     config["choices"] = {k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k}
     config["overrides"] = list(hydra_config.overrides.task)
@@ -124,10 +127,23 @@ def _stored_parts(path: Path) -> dict[str, Any]:
     return {key: hparams[key] for key in (*TRAINED_WITH, "sampler", "choices")}
 
 
+def _overrides(hydra_config: DictConfig) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
+
+
 def _overridden(hydra_config: DictConfig) -> list[str]:
     """The keys and groups that the command line names."""
-    parsed = OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
-    return [override.key_or_group for override in parsed]
+    return [override.key_or_group for override in _overrides(hydra_config)]
+
+
+def _check_added(cfg: DictConfig, hydra_config: DictConfig) -> None:
+    """Refuse `+key=value` where nobody would read it: outside the nodes that build something."""
+    for override in _overrides(hydra_config):
+        key = override.key_or_group
+        if override.is_add() and key not in hydra_config.runtime.choices:
+            parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
+            if not isinstance(parent, DictConfig) or "_target_" not in parent:
+                raise InputError(no_such_key(key))
 
 
 def _continue(

@@ -1,7 +1,7 @@
 """Mistakes of the person at the keyboard, told apart from mistakes of the program."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -12,3 +12,12 @@ def nearest(name: str, options: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the option most like `name`, or an empty string."""
     match = difflib.get_close_matches(name, [str(option) for option in options], n=1, cutoff=0.5)
     return f" Did you mean '{match[0]}'?" if match else ""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what it was raised from, and so on; each once, for chains can be circles."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,5 +1,6 @@
 """Devices, precision and processes: the arguments of Lightning Fabric, and what it leaves open."""
 
+import logging
 import os
 from typing import Any
 
@@ -10,6 +11,8 @@ from ddpm.errors import InputError
 
 # Where somebody else has started the processes already: torchrun, Slurm.
 _EXTERNAL_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our first lines say it all
 
 
 def fabric(

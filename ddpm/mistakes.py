@@ -10,34 +10,37 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpm.build import CONF
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError, causes, nearest
 
 
 def explain(error: BaseException) -> str | None:
     """The message for a mistake of the user; None for an error of the program."""
-    chain = list(_chain(error))
+    chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, InputError):
             return str(cause)
     text = "\n".join(str(cause) for cause in chain)
     if isinstance(error, OverrideParseException):
-        return _unreadable(error.override, text)
+        return (
+            f"{error.override}: cannot be read. Write key=value without blanks, as in "
+            "job.max_steps=500, and quote what the shell would touch, as in "
+            "'tracker=[wandb,tensorboard]'."
+        )
+    if "Ambiguous value" in text:
+        return "Several values are a sweep: add -m to run them one after the other."
     if isinstance(error, MissingConfigException):
         return _no_such_option(error, text)
     if key := re.search(r"Key '[^']*' is not in struct\s+full_key: (\S+)", text):
-        return _no_such_key(key[1])
+        return no_such_key(key[1])
     if "Config group override must be a string or a list" in text:
         return f"{_scalar_group()}: a group takes the name of one of its options, not a number."
+    if name := re.search(r"Environment variable '([^']+)' not found", text):
+        key = re.search(r"full_key: (\S+)", text)
+        return f"{key[1] if key else 'a key'}: the environment variable {name[1]} is not set."
     if isinstance(error, HydraException | OmegaConfBaseException):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return "\n".join(list(dict.fromkeys(lines))[:4])
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def groups() -> dict[str, list[str]]:
@@ -46,7 +49,8 @@ def groups() -> dict[str, list[str]]:
     return {path.name: sorted(p.stem for p in path.glob("*.yaml")) for path in folders}
 
 
-def _no_such_key(key: str) -> str:
+def no_such_key(key: str) -> str:
+    """That a key does not exist, and which one may have been meant."""
     keys = _keys()
     owners = sorted({f"{g}={o}" for k, (g, o) in keys if k == key and o is not None})
     if owners:
@@ -69,15 +73,6 @@ def _no_such_option(error: MissingConfigException, text: str) -> str:
     return (
         f"{group}={option}: there is no such option.{nearest(option, options)} "
         f"{group} can be {', '.join(options)}."
-    )
-
-
-def _unreadable(override: str, text: str) -> str:
-    if "Ambiguous value" in text:
-        return f"{override}: several values are a sweep; add -m to run them one after the other."
-    return (
-        f"{override}: cannot be read. Write key=value without blanks, as in job.max_steps=500, "
-        "and quote what the shell would touch, as in 'tracker=[wandb,tensorboard]'."
     )
 
 
@@ -112,5 +107,3 @@ def _flatten(node: dict[str, Any], prefix: str) -> Iterator[str]:
         yield key
         if isinstance(value, dict):
             yield from _flatten(value, key)
-
-

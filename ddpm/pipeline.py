@@ -81,9 +81,7 @@ class Pipeline:
             sampler or build(hparams["sampler"], "sampler"),
             (data["channels"], data["image_size"], data["image_size"]),
             device=device,
-            autocast=lambda: torch.autocast(
-                device.type, torch.bfloat16, enabled=fast_bf16(device)
-            ),
+            autocast=lambda: torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)),
         )
 
     def trajectory(self, seeds: Sequence[int]) -> Iterator[Tensor]:
@@ -104,9 +102,7 @@ class Pipeline:
 
     def sample_seeds(self, seeds: Sequence[int]) -> Tensor:
         """The images of these seeds in one batch: uint8 (B, C, H, W)."""
-        x_0 = None
-        for x_0 in self.trajectory(seeds):
-            pass
+        *_, x_0 = self.trajectory(seeds)
         return denormalize(x_0).cpu()
 
     def sample(self, num_samples: int = 16, *, seed: int = 0, batch_size: int = 64) -> Tensor:

@@ -85,6 +85,10 @@ def check(config: dict[str, Any]) -> None:
     job = config.get("job", {})
     if "max_steps" in job and job["max_steps"] is None and job.get("max_epochs") is None:
         wrong.append("job.max_steps=null, job.max_epochs=null: one of them must say when to stop.")
+    if (parts := job.get("accumulate", 1)) and not wrong and job.get("batch_size", 0) % parts:
+        wrong.append(
+            f"job.batch_size={job['batch_size']}: must be divisible by job.accumulate={parts}."
+        )
     if wrong:
         raise InputError("\n".join(wrong))
 

@@ -32,7 +32,9 @@ def create(path: Path, *, unique: bool) -> Path:
             return _create_unique(path)
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"output_dir={path}: cannot make this folder ({error.strerror}).") from None
+        raise InputError(
+            f"output_dir={path}: cannot make this folder ({error.strerror})."
+        ) from None
     if (path / "config.yaml").exists():
         state = read_status(path).get("state", "unfinished")
         raise InputError(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -33,14 +34,17 @@ def build(name, data_dir, **changes):
     config = OmegaConf.create({"data_dir": str(data_dir), "data": None})
     config.data = OmegaConf.load(ROOT / "conf" / "data" / f"{name}.yaml")
     config.data.update(changes)
-    return instantiate(config.data, _convert_="all")
+    try:
+        return instantiate(config.data, _convert_="all")
+    except InstantiationException as error:
+        raise error.__cause__ from None
 
 
-def folder(root, **changes):
+def folder(root, kind=Folder, **changes):
     """A `Folder` of `root` with its cache beside it."""
     settings = {"channels": 3, "image_size": 8, "num_classes": None, "fit": "resize"}
     settings |= {"split": "train", "background": 255, "flip": False, "root": root}
-    return Folder(data_dir=Path(root).parent, **(settings | changes))
+    return kind(data_dir=Path(root).parent, **(settings | changes))
 
 
 def random_pixels(*shape, seed=0):
@@ -55,7 +59,7 @@ def save(path, pixels, **options):
 
 @pytest.fixture
 def tree(tmp_path):
-    """Five PNGs of 8x8 in two classes, and their pixels (N, H, W, C) in the order of their paths."""
+    """A folder of five PNGs in two classes, and their pixels (N, 8, 8, C) in the order of paths."""
     names = ["a/1.png", "a/2.PNG", "b/1.png", "b/deep/er/0.png", "b/deep/z.png"]
     pixels = random_pixels(len(names), 8, 8, 3)
     for name, image in zip(names, pixels, strict=True):
@@ -86,9 +90,8 @@ def test_digits_are_scikit_learns(tmp_path):
     assert images.dtype == torch.uint8
     assert (labels.numpy() == load_digits().target).all()
     assert (images.amin(), images.amax()) == (0, 255)
-    # Averaging 2x2 pixels gives the 8x8 digits back, but for what the enlarging rings.
-    small = torch.nn.functional.avg_pool2d(images.float(), 2)[:, 0] * 16 / 255
-    assert (small - torch.from_numpy(load_digits().images)).abs().mean() < 0.5
+    small = torch.nn.functional.avg_pool2d(images.float(), 2)[:, 0]  # 8x8 again
+    assert np.corrcoef(small.flatten(), load_digits().images.flatten())[0, 1] > 0.99
 
 
 def test_digits_as_they_are_at_size_8(tmp_path):
@@ -268,14 +271,18 @@ def test_jpeg_decoded_small_looks_the_same(tmp_path):
     assert difference.max() < 10
 
 
-def test_photographs_stand_upright(tmp_path):
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_photographs_stand_upright(tmp_path, mode):
     pixels = random_pixels(8, 8, 3)
+    opaque = np.full((8, 8, 1), 255, np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
-    path = save(tmp_path / "x.png", pixels, exif=exif)
+    stored = pixels if mode == "RGB" else np.concatenate([pixels, opaque], axis=-1)
+    path = save(tmp_path / "x.png", stored, exif=exif)
     assert (square(Image.open(path)).transpose(1, 2, 0) == np.rot90(pixels, -1)).all()
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_metadata_does_not_matter(tmp_path):
     pixels = random_pixels(8, 8, 3)
     path = save(tmp_path / "x.png", pixels, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
@@ -351,13 +358,13 @@ def test_a_copy_has_the_same_fingerprint(tree, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".labels.npy"])
-@pytest.mark.parametrize("left", [0, 60, 300])
+@pytest.mark.parametrize("left", [0, 60, 130])  # nothing, half a header, a header and a bit
 def test_damaged_cache_is_built_again(tree, caplog, suffix, left):
     root, pixels = tree
     data = folder(root)
     data.prepare()
     path = data.cache_file.with_suffix(suffix)
-    path.write_bytes(path.read_bytes()[:left] if suffix == ".npy" or left < 100 else b"")
+    path.write_bytes(path.read_bytes()[:left])
     with caplog.at_level("WARNING"):
         images, labels = everything(folder(root))
     assert (images == pixels).all()
@@ -365,6 +372,14 @@ def test_damaged_cache_is_built_again(tree, caplog, suffix, left):
     assert [record.getMessage() for record in caplog.records] == [
         f"{data.cache_file} is damaged: building it again"
     ]
+
+
+def test_labels_of_other_images_are_no_cache(tree):
+    root, pixels = tree
+    data = folder(root)
+    data.prepare()
+    np.save(data.cache_file.with_suffix(".labels.npy"), np.zeros(4, np.int64))
+    assert (everything(folder(root))[0] == pixels).all()
 
 
 def test_images_stay_on_disk(tree):
@@ -408,11 +423,8 @@ class Counted(Folder):
 
 def test_two_processes_build_once(tree):
     root, pixels = tree
-    settings = folder(root).settings
-    settings = {key: settings[key] for key in ("split", "channels", "image_size", "fit")}
-    settings |= {"num_classes": None, "background": 255, "flip": False}
     Counted.built.value = 0
-    data = Counted(root=root, data_dir=root.parent, **settings)
+    data = folder(root, kind=Counted)
     processes = [fork.Process(target=data.prepare) for _ in range(2)]
     for process in processes:
         process.start()
@@ -499,11 +511,7 @@ def test_folder_without_images(tmp_path):
     fails(folder(tmp_path / "images"), "data.root", str(tmp_path / "images"), "no files")
     for name in ("a.txt", "b.txt", "c.gif", "README"):
         (tmp_path / "images" / name).touch()
-    fails(folder(tmp_path / "images"), "2 '.txt', 1 '.gif', 1 'without suffix'", ".webp")
-
-
-def bad_file(root, name, content):
-    (root / "a" / name).write_bytes(content)
+    fails(folder(tmp_path / "images"), "2 '.txt'", "1 '.gif'", "1 'without suffix'", ".webp")
 
 
 @pytest.mark.parametrize("name", ["bad.png", "bad.jpg", "line\nbreak\x1b[31m.png"])
@@ -513,7 +521,8 @@ def test_corrupt_image_is_named(tree, name, kind):
     whole = root.parent / f"whole{Path(name).suffix}"
     save(whole, random_pixels(64, 64, 3))
     data = whole.read_bytes()
-    bad_file(root, name, {"empty": b"", "text": b"no image", "cut": data[: len(data) // 2]}[kind])
+    content = {"empty": b"", "text": b"no image", "cut": data[: len(data) // 2]}[kind]
+    (root / "a" / name).write_bytes(content)
     escaped = name.replace("\n", "\\n").replace("\x1b", "\\x1b")
     fails(folder(root), "data: cannot read image", f"a/{escaped}'", "Repair or remove it")
 
@@ -562,7 +571,7 @@ def idx(values):
     )
 
 
-def write_idx(raw, compress=False):
+def write_idx(raw):
     """All four files; returns the training images and labels."""
     raw.mkdir(parents=True)
     for stem, count in (("t10k", 3), ("train", 5)):
@@ -711,7 +720,6 @@ def test_real_idx_archives(tmp_path, name, raw, mean):
     data.prepare()
     images, labels = data.arrays
     assert images.shape == (60000, 1, 32, 32)
-    assert np.bincount(labels).tolist() if name == "mnist" else (np.bincount(labels) == 6000).all()
     assert images[:, :, 2:-2, 2:-2].mean() == pytest.approx(mean, abs=0.1)
     assert not images[:, :, :2].any()
     with gzip.open(REAL / raw / "raw" / "train-labels-idx1-ubyte.gz") as file:

@@ -1,5 +1,7 @@
 """The border between images and tensors: exact round trips, grids, whole files or none."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -69,16 +71,22 @@ def test_png_is_enlarged_in_whole_pixels(tmp_path):
     assert torch.equal(load_png(tmp_path / "image.png"), large)
 
 
-def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+@pytest.mark.parametrize("failing", ["write", "replace"])
+def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, failing):
     path = tmp_path / "image.png"
     save_png(random_image(1, 4, 4), path)
     before = path.read_bytes()
 
     def half(self, file, **_):
         file.write_bytes(b"\x89PNG")
+        if failing == "write":
+            raise OSError("No space left on device")
+
+    def refuse(*_):
         raise OSError("No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", half)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="No space"):
         save_png(random_image(1, 4, 4, seed=1), path)
     assert path.read_bytes() == before

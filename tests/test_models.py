@@ -286,7 +286,7 @@ def test_bfloat16_autocast_is_close_to_float32(name):
         y = model(x, t)
     assert y.dtype == torch.bfloat16
     expected = model(x, t)
-    assert (y - expected).std() < 0.03 * expected.std()
+    assert (y - expected).std() < 0.08 * expected.std()
 
 
 @pytest.mark.parametrize("name", MODELS)

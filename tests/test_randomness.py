@@ -39,7 +39,9 @@ def test_step_noise_depends_on_seed_and_step_alone():
     for x, y in zip(a(5, slice(0, 8)), b(5, slice(0, 8)), strict=True):
         assert torch.equal(x, y)
     assert not torch.equal(a(5, slice(0, 8))[1], a(6, slice(0, 8))[1])
-    assert not torch.equal(a(5, slice(0, 8))[1], StepNoise(1, 8, (1, 2, 2), 1000, CPU)(5, slice(0, 8))[1])
+    assert not torch.equal(
+        a(5, slice(0, 8))[1], StepNoise(1, 8, (1, 2, 2), 1000, CPU)(5, slice(0, 8))[1]
+    )
 
 
 def test_step_noise_of_ranks_is_that_of_one_process():

@@ -43,7 +43,7 @@ class Folder(ImageData):
             counts = Counter(Path(file).suffix or "without suffix" for file in files).most_common(5)
             found = ", ".join(f"{count} {suffix!r}" for suffix, count in counts) or "no files"
             raise InputError(
-                f"data.root: no images in {str(self.root.absolute())!r}, only {found}.\n"
+                f"data.root: no images in {str(self.root.absolute())!r} (found: {found}).\n"
                 f"Read are {', '.join(SUFFIXES)}, also in folders within."
             )
         return images

@@ -36,9 +36,7 @@ class Run:
         if self.writes:
             print(text, flush=True)
 
-    def restore(
-        self, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> int:
+    def restore(self, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """Take up weights, their average and the optimizer's memory; return the steps done."""
         if self.state is None:
             return 0

@@ -60,7 +60,8 @@ def sample(
             batch = mine[first : first + batch_size]
             if run.writes and first == 0:
                 images, frames = animate(pipeline, batch)
-                save_gif(frames, run.dir / "denoising.gif", seconds=gif_seconds)
+                duration = round(1000 * gif_seconds / len(frames))
+                save_gif(frames, run.dir / "denoising.gif", duration_ms=duration)
             else:
                 images = pipeline.sample_seeds(batch)
             for seed, image in zip(batch, images, strict=True):
@@ -69,9 +70,7 @@ def sample(
             progress.show(first + len(batch), f"seed {batch[-1]}")
     fabric.barrier()
     if run.writes:
-        grid = make_grid(load_folder(folder, seeds[:GRID]))
-        save_png(grid, run.dir / "grid.png")
-        run.tracker.log_image(run.state["step"], "grid", grid)
+        run.tracker.log_image(run.state["step"], "grid", make_grid(load(folder, seeds[:GRID])))
     run.step = run.state["step"]
     return "done"
 
@@ -93,6 +92,6 @@ def animate(pipeline: Pipeline, seeds: Sequence[int]) -> tuple[Tensor, list[Tens
     return images, [*frames, make_grid(images[:ANIMATED])]
 
 
-def load_folder(folder: Path, seeds: Sequence[int]) -> Tensor:
+def load(folder: Path, seeds: Sequence[int]) -> Tensor:
     """The pictures of these seeds, whichever rank drew them: uint8 (B, C, H, W)."""
     return torch.stack([load_png(folder / f"{seed:06d}.png") for seed in seeds])

@@ -123,9 +123,7 @@ def train(
     return "done"
 
 
-def load(
-    data: ImageData, order: Order, device: torch.device, num_workers: int
-) -> Iterator[Tensor]:
+def load(data: ImageData, order: Order, device: torch.device, num_workers: int) -> Iterator[Tensor]:
     """This rank's images of each batch on the device: uint8 (B, C, H, W)."""
     loader = DataLoader(
         data,
@@ -176,9 +174,7 @@ def learning_rate(n: int, lr: float, warmup_steps: int) -> float:
     return lr * min(1, (n + 1) / max(warmup_steps, 1))
 
 
-def total_steps(
-    max_steps: int | None, max_epochs: float | None, steps_per_epoch: float
-) -> int:
+def total_steps(max_steps: int | None, max_epochs: float | None, steps_per_epoch: float) -> int:
     """How many steps: `max_steps` or `max_epochs`, whichever ends first; None is no limit."""
     limits = [max_steps, max_epochs and math.ceil(max_epochs * steps_per_epoch)]
     return min(limit for limit in limits if limit is not None)
@@ -201,9 +197,7 @@ def rank_rows(batch_size: int, accumulate: int, rank: int, world_size: int) -> s
     return slice(rank * share, (rank + 1) * share)
 
 
-def due(
-    step: int, every: int | None, every_epochs: float | None, steps_per_epoch: float
-) -> bool:
+def due(step: int, every: int | None, every_epochs: float | None, steps_per_epoch: float) -> bool:
     """Whether `step` steps end an interval of so many steps, or of so many epochs."""
     if every is not None and step % every == 0:
         return True

@@ -28,7 +28,7 @@ Factory = Callable[..., nn.Module]  # a block's constructor, all but the channel
 
 
 class ResnetBlock(nn.Module):
-    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + time)))): (B, C_in, H, W) -> (B, C, H, W)."""
+    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + time)))), widths C_in -> C -> C."""
 
     def __init__(
         self, in_channels: int, out_channels: int, emb_dim: int, *, groups: int, dropout: float

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from ddpm.models.layers import (
     check_widths,
     conv3x3,
     linear,
+    variance_scaling,
     zeroed,
 )
 
@@ -102,14 +104,22 @@ class Down(Stage):
     """Halves the image, then a stage: (B, C_in, H, W) -> (B, C, H/2, W/2)."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return super().forward(F.max_pool2d(x, 2), emb)
+        return super().forward(F.avg_pool2d(x, 2), emb)
 
 
 class Up(Stage):
-    """Doubles the image, joins the skip, then a stage: (B, C_x, H/2, W/2) -> (B, C, H, W)."""
+    """Doubles the image, joins the skip, then a stage: (B, C_in, H/2, W/2) -> (B, C, H, W).
+
+    The channels shrink before the image grows: that commutes with nearest-neighbour upsampling, and
+    the convolution after it, at full size, has a third fewer channels to read.
+    """
+
+    def __init__(self, in_channels: int, channels: int, **options: Any) -> None:
+        super().__init__(2 * channels, channels, **options)
+        self.shrink = variance_scaling(nn.Conv2d(in_channels, channels, 1))
 
     def forward(self, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        x = F.interpolate(self.shrink(x), scale_factor=2.0, mode="nearest")  # (B, C, H, W)
         return super().forward(torch.cat([x, skip], dim=1), emb)
 
 
@@ -149,7 +159,7 @@ class UNet(nn.Module):
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         for level, (above, width) in enumerate(pairwise(widths)):
             self.downs.append(Down(above, width, num_heads=heads[level + 1], **options))
-            self.ups.insert(0, Up(width + above, above, num_heads=heads[level], **options))
+            self.ups.insert(0, Up(width, above, num_heads=heads[level], **options))
         self.bottleneck = Stage(last, last, num_heads=num_heads, **options)
         # The prediction starts at zero: the mean of the noise, whatever x_t.
         self.head = zeroed(conv3x3(first, out_channels))

@@ -109,11 +109,9 @@ def _wanted_mode(mode: str | None) -> str | None:
 
 def _open(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | None]:
     """The run, and what kept it from being online if that was not asked for."""
-    import wandb
-
-    session = wandb.setup(wandb.Settings(silent=True))
-    if wanted is None and session.settings.mode != "online":  # after the command `wandb offline`
-        wanted = session.settings.mode
+    settings = _session().settings
+    if wanted is None and settings.mode != "online":  # after the command `wandb offline`
+        wanted = settings.mode
     if wanted in ("offline", "disabled"):
         return _init(wanted, **options), None
     obstacle = _not_logged_in()
@@ -122,14 +120,15 @@ def _open(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | None]:
             f"W&B cannot be online: {obstacle}. "
             "Run `wandb login`, or choose tracker.wandb.mode=offline."
         )
-    if not obstacle and not _answers(session.settings.base_url):
-        obstacle = f"{session.settings.base_url} does not answer"
+    if not obstacle and not _answers(settings.base_url):
+        obstacle = f"{settings.base_url} does not answer"
     if not obstacle:
         try:
             return _init("online", **options), None
         except Exception as error:
             obstacle = " ".join(str(error).split())[:200]
             _abandon()
+            _session()
     return _init("offline", **options), obstacle
 
 
@@ -151,6 +150,13 @@ def _init(mode: str, **options: Any) -> "wandb.Run":
         x_transaction_log_flush_interval=2,  # seconds, which a kill can take
     )
     return wandb.init(settings=settings, **options)
+
+
+def _session() -> Any:
+    """What the runs of this process share, kept from talking."""
+    import wandb
+
+    return wandb.setup(wandb.Settings(silent=True))
 
 
 def _abandon() -> None:

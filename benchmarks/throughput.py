@@ -1,0 +1,114 @@
+"""Images per second of training and sampling, beside what the machine can do.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py model=resunet data=pets hardware=gpu --batch-size 64
+
+Takes the overrides that run.py takes. In the same process and at the same time it measures the
+FLOP/s of a large fp32 and bf16 convolution, so that ratios hold on a noisy machine: `of conv` is the
+share of the convolution's rate that the network reaches (in the precision it runs in), counting
+three forward passes for a training step. Data are random: reading is not measured here
+(benchmarks/data_cache.py does that).
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import hydra
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ddpm.build import CONF, build
+from ddpm.ema import EMA
+from ddpm.hardware import describe
+from ddpm.jobs.train import backward
+from ddpm.pipeline import Pipeline
+
+
+def rate(call: Callable[[], None], device: torch.device, seconds: float) -> float:
+    """Calls per second, after two calls to warm up."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    call(), call(), wait()
+    began, calls = time.perf_counter(), 0
+    while (spent := time.perf_counter() - began) < seconds:
+        call()
+        wait()
+        calls += 1
+    return calls / spent
+
+
+def conv_flops(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """FLOP/s of a 3x3 convolution of 256 channels, channels_last, forward."""
+    batch = 256 if device.type == "cuda" else 16
+    conv = nn.Conv2d(256, 256, 3, padding=1).to(device, dtype, memory_format=torch.channels_last)
+    x = torch.randn(batch, 256, 32, 32, device=device, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        return rate(lambda: conv(x), device, seconds) * batch * 32 * 32 * 256 * 256 * 9 * 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("overrides", nargs="*", help="as for run.py")
+    parser.add_argument("--batch-size", type=int, help="default: job.batch_size")
+    parser.add_argument("--seconds", type=float, default=5, help="for each figure")
+    parser.add_argument("--compile", action="store_true")
+    options = parser.parse_args()
+
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("config", [*options.overrides, "tracker=local"])
+    fabric = build(cfg.hardware, "hardware")
+    device, batch = fabric.device, options.batch_size or cfg.job.batch_size
+    shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
+    net = build(cfg.model, "model").to(device, memory_format=torch.channels_last)
+    diffusion = build(cfg.diffusion, "diffusion").to(device)
+    ema = EMA(net, cfg.job.ema_decay, cfg.job.ema_ramp)
+    x_0 = torch.rand(batch, *shape, device=device) * 2 - 1
+    t = torch.randint(diffusion.T, (batch,), device=device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(x_0, t)
+    flops = counter.get_total_flops() / batch  # of one image, forward
+    if options.compile:
+        net.compile()
+        ema.model.compile()
+    model, optimizer = fabric.setup(net, build(cfg.optimizer, "optimizer")(net.parameters()))
+
+    def train() -> None:
+        backward(fabric, diffusion, model, x_0, t, torch.randn_like(x_0), 1)
+        fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.update(0)
+
+    pipeline = Pipeline(ema.model, diffusion, None, shape, device=device, autocast=fabric.autocast)
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        diffusion.denoise(pipeline._predict, x_0, t)
+
+    reference = {
+        name: conv_flops(device, dtype, options.seconds)
+        for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items()
+    }
+    own = reference["bf16" if "bf16" in fabric._precision.precision else "fp32"]
+    train_rate = rate(train, device, options.seconds) * batch
+    sample_rate = rate(evaluate, device, options.seconds) * batch
+    steps = getattr(build(OmegaConf.create(cfg.sampler), "sampler"), "steps", diffusion.T)
+
+    print(f"{describe(fabric)}, torch {torch.__version__}, compile {options.compile}")
+    print(f"convolution          {reference['fp32'] / 1e9:10.0f} GFLOP/s fp32")
+    print(f"                     {reference['bf16'] / 1e9:10.0f} GFLOP/s bf16")
+    print(f"network              {flops / 1e9:10.3f} GFLOP/image forward, batch {batch}, {shape}")
+    print(f"training             {train_rate:10.1f} images/s  {3 * flops * train_rate / own:6.1%} of conv")
+    print(f"network evaluations  {sample_rate:10.1f} images/s  {flops * sample_rate / own:6.1%} of conv")
+    print(f"sampling             {sample_rate / steps:10.2f} images/s in {steps} steps")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+import functools
+
+import pytest
+import torch
+
+from ddpm.build import allowed_targets, build, check_targets
+from ddpm.errors import InputError
+
+HOSTILE = [
+    "os.system", "os._exit", "builtins.eval", "builtins.exec", "subprocess.run", "pickle.loads",
+    "torch.load", "torch.hub.load", "shutil.rmtree", "ddpm.build.hydra.utils.instantiate",
+    "torch.optim.adam.os.system", "logging.os.system", "hydra.utils.get_method", "ddpm.cli.main",
+    "DDPM.models.unet.UNet", "ddpm.models.unet.UNet.__init__", "", None, 5, ["os.system"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", HOSTILE)
+@pytest.mark.parametrize("wrap", [lambda n: n, lambda n: {"a": [{"b": n}]}], ids=["top", "nested"])
+def test_only_what_conf_names_can_be_built(target, wrap):
+    with pytest.raises(InputError, match="_target_"):
+        build(wrap({"_target_": target}), "model")
+
+
+@pytest.mark.parametrize("directive", ["_args_", "_recursive_", "_convert_"])
+def test_other_directives_are_refused(directive):
+    with pytest.raises(InputError, match=directive):
+        check_targets({"_target_": "torch.optim.Adam", directive: ["x"]})
+
+
+def test_the_list_is_what_conf_holds():
+    names = allowed_targets()
+    assert {"ddpm.models.unet.UNet", "torch.optim.Adam", "ddpm.schedules.linear.linear"} <= names
+    assert all(name.startswith(("ddpm.", "torch.optim.")) for name in names)
+
+
+def test_a_mistyped_name_is_answered_with_the_nearest():
+    with pytest.raises(InputError, match=r"Did you mean 'torch.optim.AdamW'"):
+        build({"_target_": "torch.optim.AdamWW"}, "optimizer")
+
+
+def test_unknown_and_missing_arguments_are_named():
+    node = {"_target_": "ddpm.samplers.ddim.DDIM", "steps": 5, "eta": 0.0}
+    assert build(node).steps == 5
+    with pytest.raises(InputError, match="unexpected keyword argument 'stepz'"):
+        build(node | {"stepz": 1})
+    with pytest.raises(InputError, match="missing 1 required keyword-only argument: 'eta'"):
+        build({"_target_": node["_target_"], "steps": 5})
+
+
+def test_lists_and_dicts_arrive_plain_and_partials_unguarded():
+    made = build({"_target_": "torch.optim.Adam", "_partial_": True, "betas": [0.9, 0.99]})
+    assert type(made) is functools.partial
+    optimizer = made([torch.nn.Parameter(torch.zeros(1))])
+    assert optimizer.defaults["betas"] in ([0.9, 0.99], (0.9, 0.99))
+    assert type(optimizer.defaults["betas"]) in (list, tuple)

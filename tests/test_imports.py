@@ -1,0 +1,223 @@
+"""Who may import whom, read from the source: the layers of the package stay layers."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+FILES = sorted((ROOT / "ddpm").rglob("*.py"))
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in FILES
+}
+
+# Where a package of others may be imported.
+HYDRA = {"ddpm.build", "ddpm.cli", "ddpm.config", "ddpm.sweep", "ddpm.mistakes"}
+ONLY = {
+    "hydra": HYDRA,
+    "omegaconf": HYDRA,
+    "wandb": {"ddpm.trackers.wandb"},
+    "torch.utils.tensorboard": {"ddpm.trackers.tensorboard"},
+    "matplotlib": {"ddpm.trackers.local"},
+    "lightning_fabric": {"ddpm.hardware", "ddpm.launch", "ddpm.jobs"},
+    "torchvision": {"ddpm.data", "ddpm.images"},
+    "PIL": {"ddpm.data", "ddpm.images", "ddpm.trackers"},
+    "sklearn": {"ddpm.data.digits"},
+}
+
+# What a module may know of ours, besides ddpm.errors. A folder stands for all in it.
+LEAVES = {
+    "ddpm.models": {"ddpm.models.layers"},
+    "ddpm.schedules": set(),
+    "ddpm.diffusion": set(),
+    "ddpm.samplers": {"ddpm.diffusion"},
+    "ddpm.data": {"ddpm.data.base", "ddpm.data.pictures"},
+    "ddpm.trackers": {"ddpm.trackers.base", "ddpm.trackers.local", "ddpm.images"},
+    "ddpm.ema": set(),
+    "ddpm.checkpoint": set(),
+    "ddpm.images": set(),
+    "ddpm.randomness": set(),
+    "ddpm.run_dir": set(),
+    "ddpm.console": set(),
+    "ddpm.signals": set(),
+    "ddpm.hardware": set(),
+    "ddpm.rules": set(),
+    "ddpm.errors": set(),
+    "ddpm.build": set(),
+}
+UPPER = ["ddpm", "ddpm.cli", "ddpm.config", "ddpm.launch", "ddpm.sweep", "ddpm.mistakes"]
+MIDDLE = {
+    # Parts reach jobs and the pipeline as arguments: no model, schedule or data set by name.
+    "ddpm.pipeline": {
+        "ddpm.checkpoint",
+        "ddpm.diffusion",
+        "ddpm.images",
+        "ddpm.randomness",
+        "ddpm.build",  # by from_checkpoint alone
+        "ddpm.hardware",
+    },
+    "ddpm.jobs": {
+        "ddpm.jobs",
+        "ddpm.pipeline",
+        "ddpm.diffusion",
+        "ddpm.data.base",
+        "ddpm.trackers.base",
+        "ddpm.checkpoint",
+        "ddpm.console",
+        "ddpm.ema",
+        "ddpm.images",
+        "ddpm.randomness",
+        "ddpm.run_dir",
+        "ddpm.signals",
+    },
+}
+LAST = ["layers", "base", "pictures", "local"]  # shared by the files of their folder
+
+
+def inside(name, area):
+    return name == area or name.startswith(f"{area}.")
+
+
+def imports(path, *, top_only=False):
+    """The modules a file imports; of ours, `from ddpm.jobs import x` counts as ddpm.jobs.x."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_only else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
+
+
+def ours(path):
+    return {name for name in imports(path) if inside(name, "ddpm")} - {"ddpm.errors"}
+
+
+@pytest.mark.parametrize("package", ONLY)
+def test_a_package_is_imported_where_it_belongs(package):
+    users = {
+        name
+        for name, path in MODULES.items()
+        if any(inside(imported, package) for imported in imports(path))
+    }
+    assert users, f"nobody imports {package}"
+    assert {u for u in users if not any(inside(u, area) for area in ONLY[package])} == set()
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_knows_only_what_is_below_it(name):
+    rules = {area: known for area, known in (LEAVES | MIDDLE).items() if inside(name, area)}
+    if not rules:
+        assert name in UPPER, f"{name} has no place in the layers: give it one here"
+        return
+    ((_, known),) = rules.items()
+    strange = {m for m in ours(MODULES[name]) if not any(inside(m, k) for k in known)}
+    assert strange == set()
+
+
+@pytest.mark.parametrize("folder", ["models", "schedules", "samplers", "data", "trackers"])
+def test_parts_do_not_know_their_neighbours(folder):
+    for path in (ROOT / "ddpm" / folder).glob("*.py"):
+        known = {m for m in ours(path) if inside(m, f"ddpm.{folder}")}
+        assert {m.rpartition(".")[2] for m in known} <= set(LAST), path.name
+
+
+def test_nobody_below_imports_what_is_above():
+    above = {"ddpm.cli", "ddpm.sweep", "ddpm.mistakes", "ddpm.config", "ddpm.launch"}
+    for name, path in MODULES.items():
+        if name not in above:
+            assert ours(path) & above == set(), name
+
+
+def test_only_the_gate_instantiates():
+    for path in [*FILES, ROOT / "run.py"]:
+        words = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        words |= {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
+        words |= {name.rpartition(".")[2] for name in imports(path)}
+        assert ("instantiate" in words) is (path == ROOT / "ddpm" / "build.py"), path
+
+
+def calls(path):
+    """Every call in a file: the dotted name, and the node."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize("path", FILES, ids=list(MODULES))
+def test_nothing_is_unpickled_or_evaluated(path):
+    for name, node in calls(path):
+        assert name not in ("eval", "exec", "os.system", "__import__"), name
+        if name.endswith("torch.load"):
+            safe = [k.value for k in node.keywords if k.arg == "weights_only"]
+            assert [ast.unparse(value) for value in safe] == ["True"], node.lineno
+        if name in ("np.load", "numpy.load"):
+            assert "allow_pickle" not in {k.arg for k in node.keywords}, node.lineno
+    banned = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    assert {name.partition(".")[0] for name in imports(path)} & banned == set()
+
+
+def test_checkpoints_are_read_in_one_place():
+    readers = {name for name, path in MODULES.items() if "torch.load" in dict(calls(path))}
+    assert readers == {"ddpm.checkpoint"}
+
+
+def test_run_py_is_only_the_door():
+    assert set(imports(ROOT / "run.py")) == {"ddpm.cli"}
+
+
+def test_the_door_opens_without_torch():
+    """What --help needs: nothing that is imported at the top of it, or of what that imports."""
+    seen, todo = set(), ["ddpm.cli"]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        names = set(imports(MODULES[name], top_only=True))
+        heavy = {"torch", "torchvision", "lightning_fabric", "wandb", "numpy", "PIL", "matplotlib"}
+        assert {n.partition(".")[0] for n in names} & heavy == set(), name
+        todo += [n for n in names if n in MODULES]
+    assert seen >= {"ddpm.cli", "ddpm.mistakes", "ddpm.sweep", "ddpm.build"}
+
+
+SOURCES = [
+    path
+    for folder in ("ddpm", "conf", "tests")
+    for path in sorted((ROOT / folder).rglob("*"))
+    if path.suffix in (".py", ".yaml") and path != Path(__file__)
+]
+
+
+def test_no_absolute_paths_and_nothing_left_to_do():
+    absolute = re.compile(r"""["'\s=](/(?:home|root|tmp|work|mnt|Users|usr|opt|var|data)/\w)""")
+    for path in [*SOURCES, ROOT / "run.py", ROOT / "pyproject.toml"]:
+        text = path.read_text()
+        found = absolute.findall(text)
+        assert not found, f"{path.name}: {found}"
+        assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", text), path.name
+
+
+def test_parts_name_no_device():
+    """They run where their tensors are; only hardware.py and the pipeline's entry choose one."""
+    for name, path in MODULES.items():
+        if any(inside(name, f"ddpm.{part}") for part in ("models", "samplers", "schedules", "data")):
+            for call, node in calls(path):
+                assert not call.endswith(".cuda"), name
+                given = [ast.unparse(k.value) for k in node.keywords if k.arg == "device"]
+                assert not [v for v in given if v.startswith(("'cuda", "'cpu"))], name
+
+
+@pytest.mark.parametrize("folder", ["data", "jobs", "models", "samplers", "schedules", "trackers"])
+def test_a_part_is_one_file_of_python_and_one_of_yaml(folder):
+    group = folder.removesuffix("s")
+    options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"local"}
+    files = {path.stem for path in (ROOT / "ddpm" / folder).glob("*.py")}
+    assert options <= files
+    shared = {"__init__", "layers", "base", "pictures", "local", "run", "meter", "preview"}
+    assert files - options <= shared

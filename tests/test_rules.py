@@ -1,0 +1,55 @@
+import math
+
+import pytest
+
+from ddpm.errors import InputError
+from ddpm.rules import check
+
+
+def config(key, value):
+    node = value
+    for name in reversed(key.split(".")):
+        node = {name: node}
+    return node
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("optimizer.lr", v) for v in (0, -1, math.nan, math.inf, "abc", None, True)),
+        *(("job.max_steps", v) for v in (0, -5, 1.5, math.nan, "10k")),
+        *(("job.batch_size", v) for v in (0, -1, None, math.inf)),
+        ("job.save_every", 0),
+        ("job.keep_checkpoints", 1),
+        ("job.ema_decay", 1.0),
+        ("job.compile", 1),
+        ("sampler.steps", 0),
+        ("sampler.eta", -0.5),
+        ("schedule.T", 0),
+        ("seed", -1),
+        ("seed", True),
+    ],
+)
+def test_broken_rules_name_the_key_and_the_value(key, value):
+    with pytest.raises(InputError) as error:
+        check(config(key, value))
+    assert f"{key}={value}: must be" in str(error.value)
+
+
+def test_whole_floats_are_integers():
+    given = config("job.max_steps", 1e3)
+    check(given)
+    assert given["job"]["max_steps"] == 1000
+    assert isinstance(given["job"]["max_steps"], int)
+
+
+def test_all_broken_rules_are_told_at_once():
+    with pytest.raises(InputError) as error:
+        check({"optimizer": {"lr": -1}, "job": {"batch_size": 0}})
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_run_must_end():
+    with pytest.raises(InputError, match="one of them must say when to stop"):
+        check({"job": {"max_steps": None, "max_epochs": None}})
+    check({"job": {"max_steps": None, "max_epochs": 2}})
