@@ -105,8 +105,12 @@ def main() -> None:
     print(f"convolution          {reference['fp32'] / 1e9:10.0f} GFLOP/s fp32")
     print(f"                     {reference['bf16'] / 1e9:10.0f} GFLOP/s bf16")
     print(f"network              {flops / 1e9:10.3f} GFLOP/image forward, batch {batch}, {shape}")
-    print(f"training             {train_rate:10.1f} images/s  {3 * flops * train_rate / own:6.1%} of conv")
-    print(f"network evaluations  {sample_rate:10.1f} images/s  {flops * sample_rate / own:6.1%} of conv")
+    print(
+        f"training             {train_rate:10.1f} images/s  {3 * flops * train_rate / own:6.1%} of conv"
+    )
+    print(
+        f"network evaluations  {sample_rate:10.1f} images/s  {flops * sample_rate / own:6.1%} of conv"
+    )
     print(f"sampling             {sample_rate / steps:10.2f} images/s in {steps} steps")
 
 

@@ -41,7 +41,8 @@ def check_targets(node: Any, key: str = "") -> None:
         if "_target_" in node and (not isinstance(target, str) or target not in allowed_targets()):
             hint = nearest(str(target), allowed_targets())
             raise InputError(
-                f"{_user_key(key)}._target_={target}: only what a file under conf/ names can be built.{hint}"
+                f"{_user_key(key)}._target_={target}: only what a file under conf/ names can be "
+                f"built.{hint}"
             )
         for name, value in node.items():
             if isinstance(name, str) and re.fullmatch(r"_\w+_", name) and name not in _DIRECTIVES:

@@ -72,13 +72,15 @@ def run(cfg: DictConfig) -> float | None:
 
 
 def _say_end(result: dict[str, Any]) -> None:
-    """What a person does next."""
+    """What came of the run, and what a person does next."""
     folder: Path = result["dir"]
+    if not (folder / "checkpoints").is_dir():
+        print(f"{result['state']:8} {folder}/grid.png and denoising.gif beside it")
+        return
     print(f"{result['state']:8} {result['step']} steps in {folder}")
     if result["state"] == "preempted":
         print(f"go on    python run.py resume={folder}")
-    elif (folder / "checkpoints").is_dir():
-        print(f"picture  {max((folder / 'samples').glob('step-*.png'), default='none')}")
-        print(f"sample   python run.py job=sample checkpoint={folder}")
-    else:
-        print(f"picture  {folder / 'grid.png'}\nmovie    {folder / 'denoising.gif'}")
+        return
+    pictures = sorted((folder / "samples").glob("step-*.png"))
+    print(f"picture  {pictures[-1] if pictures else 'none'}")
+    print(f"sample   python run.py job=sample checkpoint={folder}")

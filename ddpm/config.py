@@ -17,13 +17,14 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import rules
+from ddpm import rules, run_dir
 from ddpm.build import check_targets
 from ddpm.errors import InputError
 from ddpm.mistakes import no_such_key
 
 # What the weights were trained with: no command line can change it afterwards.
 TRAINED_WITH = ("model", "schedule", "diffusion", "data")
+RESULT_DEPENDS_ON = (*TRAINED_WITH, "optimizer", "seed")
 _WIRE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -68,12 +69,11 @@ def plan(cfg: DictConfig) -> Plan:
     config["run_id"] = secrets.token_hex(4)
     resume, source = config.pop("resume", None), config.get("checkpoint")
     if resume is not None:
-        stored, fixed = _stored_run(Path(resume)), (*TRAINED_WITH, "optimizer", "seed")
-        config = _continue(config, stored, _overridden(hydra_config), fixed, f"resume={resume}")
+        stored = _stored_run(_run_folder(resume))
+        config = _continue(config, stored, hydra_config, RESULT_DEPENDS_ON, f"resume={resume}")
     elif source is not None:
         stored = _stored_parts(Path(source))
-        overridden = _overridden(hydra_config)
-        config = _continue(config, stored, overridden, TRAINED_WITH, f"checkpoint={source}")
+        config = _continue(config, stored, hydra_config, TRAINED_WITH, f"checkpoint={source}")
     config["data"]["data_dir"] = config["data_dir"]
     wires = _wires(cfg.job)
     config["job"] |= {key: _look_up(config, path) for key, path in wires.items()}
@@ -104,7 +104,7 @@ def _output_dir(
 ) -> Path:
     """`output_dir`, or the run resumed, or the sweep's folder for this job, or a new one."""
     if resume is not None:
-        return Path(resume)
+        return _run_folder(resume)
     if config["output_dir"] is not None:
         return Path(config["output_dir"])
     if hydra_config.mode == RunMode.MULTIRUN:
@@ -113,10 +113,19 @@ def _output_dir(
     return Path("outputs") / config["choices"]["job"] / name / now
 
 
-def _stored_run(folder: Path) -> dict[str, Any]:
-    from ddpm import run_dir
+def _run_folder(resume: str) -> Path:
+    """The run's folder, also where one of its checkpoints is named."""
+    path = Path(resume)
+    return path.parents[1] if path.suffix == ".pt" else path
 
-    return run_dir.read_config(folder)
+
+def _stored_run(folder: Path) -> dict[str, Any]:
+    """The configuration of a training run."""
+    stored = run_dir.read_config(folder)
+    job = stored.get("choices", {}).get("job")
+    if job != "train":
+        raise InputError(f"resume={folder}: not a training run (job={job}).")
+    return stored
 
 
 def _stored_parts(path: Path) -> dict[str, Any]:
@@ -129,11 +138,6 @@ def _stored_parts(path: Path) -> dict[str, Any]:
 
 def _overrides(hydra_config: DictConfig) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
-
-
-def _overridden(hydra_config: DictConfig) -> list[str]:
-    """The keys and groups that the command line names."""
-    return [override.key_or_group for override in _overrides(hydra_config)]
 
 
 def _check_added(cfg: DictConfig, hydra_config: DictConfig) -> None:
@@ -149,7 +153,7 @@ def _check_added(cfg: DictConfig, hydra_config: DictConfig) -> None:
 def _continue(
     config: dict[str, Any],
     stored: dict[str, Any],
-    overridden: list[str],
+    hydra_config: DictConfig,
     fixed: tuple[str, ...],
     source: str,
 ) -> dict[str, Any]:
@@ -160,8 +164,9 @@ def _continue(
     """
     chosen, wrong = config["choices"], []
     merged = config | stored
+    merged["job"] = config["job"] | stored.get("job", {})
     merged["choices"] = chosen | stored["choices"] | {"job": chosen["job"]}
-    for key in overridden:
+    for key in [override.key_or_group for override in _overrides(hydra_config)]:
         root = key.split(".")[0]
         if root in ("resume", "checkpoint", "output_dir"):
             continue

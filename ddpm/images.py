@@ -32,6 +32,12 @@ def make_grid(images: Tensor, columns: int | None = None) -> Tensor:
     return grid[: images.shape[1]]  # torchvision makes three channels of one
 
 
+def enlarge(picture: Tensor, width: int = 512) -> Tensor:
+    """uint8 (C, H, W), each pixel repeated until the picture is about `width` wide, to be seen."""
+    scale = max(1, round(width / picture.shape[-1]))
+    return picture.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
+
+
 def save_png(image: Tensor, path: str | Path, scale: int = 1) -> None:
     """Write uint8 (C, H, W), each pixel `scale` times as large; never half a file."""
     with _replacing(Path(path)) as temporary:

@@ -39,7 +39,7 @@ def launch(plan: Plan) -> dict[str, Any]:
 def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any]:
     """What each process does. Whatever the user may have got wrong is met before a file is made."""
     fabric.seed_everything(plan.config["seed"], verbose=False)  # weights are drawn while building
-    path, state = checkpoint.find(plan.checkpoint) if plan.checkpoint else (None, None)
+    path, state = _checkpoint(plan)
     job = build(plan.config["job"], "job")
     partials = build(plan.config["tracker"], "tracker")
     if (data := job.keywords.get("data")) is not None:
@@ -53,6 +53,14 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any]:
         return _lead(fabric, plan, run, job, partials)
     job(run=run, fabric=fabric)
     return {}
+
+
+def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:
+    """Where the run starts from; a run that was stopped before its first checkpoint, from zero."""
+    begun = plan.checkpoint is not None and not (
+        plan.resume and plan.checkpoint.is_dir() and not (plan.checkpoint / "checkpoints").is_dir()
+    )
+    return checkpoint.find(plan.checkpoint) if begun else (None, None)
 
 
 def _folder(plan: Plan) -> Path:

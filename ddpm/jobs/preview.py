@@ -3,7 +3,7 @@
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm.images import make_grid
+from ddpm.images import enlarge, make_grid
 from ddpm.pipeline import Pipeline
 
 
@@ -14,4 +14,4 @@ def preview(fabric: Fabric, pipeline: Pipeline, num_samples: int) -> Tensor:
     images = pipeline.sample(share, seed=rank * share)
     if ranks > 1:
         images = fabric.all_gather(images.to(fabric.device)).flatten(0, 1).cpu()
-    return make_grid(images[:num_samples])
+    return enlarge(make_grid(images[:num_samples]))

@@ -1,5 +1,6 @@
 """The run a job works in: its folder, its trackers, and the checkpoint it goes on from."""
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ class Run:
         self.step, self.figures = step, figures
         if self.writes:
             self.tracker.log(step, figures)
-            run_dir.write_status(self.dir, "running", step)
+            with contextlib.suppress(OSError):  # a full disk ends no run; checkpoints will tell
+                run_dir.write_status(self.dir, "running", step)
 
     def log_grid(self, step: int, grid: Tensor) -> None:
         """Keep a preview, uint8 (C, H, W)."""

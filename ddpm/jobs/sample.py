@@ -11,7 +11,7 @@ from ddpm import checkpoint
 from ddpm.console import Progress
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.images import denormalize, load_png, make_grid, save_gif, save_png
+from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif, save_png
 from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler
 
@@ -70,7 +70,9 @@ def sample(
             progress.show(first + len(batch), f"seed {batch[-1]}")
     fabric.barrier()
     if run.writes:
-        run.tracker.log_image(run.state["step"], "grid", make_grid(load(folder, seeds[:GRID])))
+        run.tracker.log_image(
+            run.state["step"], "grid", enlarge(make_grid(load(folder, seeds[:GRID])))
+        )
     run.step = run.state["step"]
     return "done"
 
@@ -85,11 +87,11 @@ def animate(pipeline: Pipeline, seeds: Sequence[int]) -> tuple[Tensor, list[Tens
     stride = 1
     for i, x_t in enumerate(pipeline.trajectory(seeds)):
         if i % stride == 0:
-            frames.append(make_grid(denormalize(x_t[:ANIMATED]).cpu()))
+            frames.append(enlarge(make_grid(denormalize(x_t[:ANIMATED]).cpu()), width=256))
             if len(frames) > 2 * FRAMES:
                 frames, stride = frames[::2], 2 * stride
     images = denormalize(x_t).cpu()
-    return images, [*frames, make_grid(images[:ANIMATED])]
+    return images, [*frames, enlarge(make_grid(images[:ANIMATED]), width=256)]
 
 
 def load(folder: Path, seeds: Sequence[int]) -> Tensor:

@@ -63,6 +63,9 @@ def train(
     ema = EMA(net, ema_decay, ema_ramp)
     inner_optimizer = optimizer(net.parameters())
     start = run.restore(net, ema.model, inner_optimizer)
+    if start >= total:
+        run.say(f"steps    all {total} are done; a larger job.max_steps goes on")
+        return "done"
     if compile:  # in place, so that names in checkpoints stay clean
         net.compile()
         ema.model.compile()

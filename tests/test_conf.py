@@ -1,0 +1,407 @@
+"""Every file under conf/: it composes, what it names can be built, and all parts work together."""
+
+import functools
+import importlib
+import inspect
+import itertools
+import re
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf, open_dict
+
+from ddpm import rules
+from ddpm.build import build, check_targets
+from ddpm.jobs.run import Run
+from ddpm.trackers.base import Trackers
+
+CONF = ROOT / "conf"
+FILES = sorted(CONF.rglob("*.yaml"))
+GROUPS = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+    for folder in sorted(CONF.iterdir())
+    if folder.is_dir()
+}
+FOLLOWING = ("budget", "size")  # chosen by the other choices
+PARTS = [group for group in GROUPS if group not in ("hydra", "job", "experiment", *FOLLOWING)]
+OPTIONS = [(group, option) for group in PARTS for option in GROUPS[group]]
+NEEDED = {"sample": ["checkpoint=run"]}  # what a job cannot do without
+
+# So small that a step takes milliseconds.
+SMALL = {
+    "convnet": ["model.width=4"],
+    "unet": ["model.widths=[4,8]", "model.groups=2", "model.num_heads=1"],
+    "resunet": ["model.widths=[4,8]", "model.groups=2", "model.num_res_blocks=1"],
+    "ddim": ["sampler.steps=2"],
+    "linear": ["schedule.T=20"],
+    "cosine": ["schedule.T=20"],
+}
+# Written by Python where the job or the tracker is called, not by a file.
+AT_THE_CALL = {
+    "job": {"run", "fabric"},
+    "optimizer": {"params"},
+    "tracker": {"run_dir", "run", "hparams", "start_step"},
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hydra():
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@functools.cache
+def composed(*overrides):
+    return compose("config", overrides=list(overrides))
+
+
+def plain(cfg):
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def located(target):
+    module, _, name = target.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def parameters(target):
+    """A target's parameters; those that a subclass hands on belong to it too."""
+    found = {}
+    thing = located(target)
+    for owner in inspect.getmro(thing) if inspect.isclass(thing) else [thing]:
+        function = owner.__dict__.get("__init__") if inspect.isclass(owner) else owner
+        if function is None:
+            continue
+        own = inspect.signature(function).parameters.values()
+        found |= {p.name: p for p in own if p.name != "self" and p.name not in found}
+        if not any(p.kind == p.VAR_KEYWORD for p in own):
+            break
+    return {n: p for n, p in found.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+
+
+def flat(node, prefix=""):
+    for name, value in node.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{key}.")
+        else:
+            yield key
+
+
+def body(path):
+    return {k: v for k, v in (yaml.safe_load(path.read_text()) or {}).items() if k != "defaults"}
+
+
+# composing
+
+
+def test_the_groups_and_options_are_the_documented_ones():
+    assert GROUPS.items() >= {
+        "job": ["sample", "train"],
+        "model": ["convnet", "resunet", "unet"],
+        "schedule": ["cosine", "linear"],
+        "data": ["celeba", "cifar10", "digits", "fashion_mnist", "folder", "mnist", "pets"],
+        "optimizer": ["adam", "adamw"],
+        "sampler": ["ddim", "ddpm"],
+        "hardware": ["auto", "cpu", "ddp", "gpu"],
+        "tracker": ["local", "tensorboard", "wandb"],
+    }.items()
+    named = {"mnist", "pets64", "attention_unet64", "ho2020_cifar10", "celeba64"}
+    assert named <= set(GROUPS["experiment"])
+
+
+@pytest.mark.parametrize("job", GROUPS["job"])
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_composes_with_every_job(job, group, option):
+    cfg = composed(f"job={job}", f"{group}={option}", *NEEDED.get(job, []))
+    assert OmegaConf.missing_keys(cfg) == set()
+    config = plain(cfg)
+    check_targets(config)
+    rules.check(config)
+    assert config["job"]["_target_"] == f"ddpm.jobs.{job}.{job}"
+
+
+def test_trackers_compose_as_a_list():
+    assert set(composed("tracker=[wandb,tensorboard]").tracker) == {"wandb", "tensorboard"}
+    assert set(composed("tracker=[local,wandb]").tracker) == {"wandb"}
+    assert plain(composed("tracker=local"))["tracker"] == {}
+
+
+@pytest.mark.parametrize(("data", "model"), itertools.product(GROUPS["data"], GROUPS["model"]))
+def test_every_network_takes_the_images_of_every_data_set(data, model):
+    cfg = composed(f"data={data}", f"model={model}")
+    with open_dict(cfg), torch.device("meta"):
+        net = build(cfg.model)
+    channels, size = cfg.data.channels, cfg.data.image_size
+    x_t = torch.empty(2, channels, size, size, device="meta")
+    t = torch.empty(2, dtype=torch.int64, device="meta")
+    assert net(x_t, t).shape == x_t.shape
+
+
+@pytest.mark.parametrize("group", FOLLOWING)
+def test_what_follows_from_other_choices_is_found_by_its_name(group):
+    first = {"budget": "job", "size": "model"}[group]
+    names = {f"{a}_{b}": (a, b) for a in GROUPS[first] for b in GROUPS["data"]}
+    for option in GROUPS[group]:
+        a, b = names[option]
+        config = plain(composed(f"{first}={a}", f"data={b}"))
+        without = plain(composed(f"{first}={a}", f"data={b}", f"~{group}"))
+        for key in flat(body(CONF / group / f"{option}.yaml")):
+            assert look_up(config, key) == look_up(body(CONF / group / f"{option}.yaml"), key)
+            assert key in set(flat(without)), f"{group}/{option}.yaml: nobody reads {key}"
+
+
+def look_up(config, key):
+    for name in key.split("."):
+        config = config[name]
+    return config
+
+
+# experiments
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_an_experiment_composes_and_its_parts_can_be_built(experiment):
+    path = CONF / "experiment" / f"{experiment}.yaml"
+    cfg = composed(f"experiment={experiment}")
+    config = plain(cfg)
+    check_targets(config)
+    rules.check(config)
+    with torch.device("meta"):
+        net = build(cfg.model)
+    size, channels = cfg.data.image_size, cfg.data.channels
+    x_t = torch.empty(1, channels, size, size, device="meta")
+    assert net(x_t, torch.zeros(1, dtype=torch.int64, device="meta")).shape == x_t.shape
+    for part in ("schedule", "diffusion", "sampler", "data", "optimizer", "tracker"):
+        build(cfg[part], part)
+
+    chosen = (yaml.safe_load(path.read_text())["defaults"][i] for i in itertools.count())
+    pairs = {}
+    for entry in itertools.islice(chosen, len(yaml.safe_load(path.read_text())["defaults"])):
+        ((name, option),) = entry.items()
+        pairs[name.removeprefix("override /")] = option
+    without = set(flat(plain(composed(*(f"{group}={option}" for group, option in pairs.items())))))
+    for key in flat(body(path)):
+        assert key in without, f"{path.name}: nobody reads {key}"
+        assert look_up(config, key) == look_up(body(path), key)
+    assert f"experiment={experiment}" in path.read_text(), "the command belongs at its head"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        (["experiment=ho2020_cifar10"], 35_746_307),
+        (["experiment=celeba64"], 78_700_803),
+        (["experiment=mnist"], 35_741_697),
+        (["model=resunet", "data=cifar10"], 35_746_307),
+        (
+            [
+                *("model=resunet", "data=folder", "data.image_size=256"),
+                *("model.widths=[128,128,256,256,512,512]", "model.attention_resolutions=[16]"),
+            ],
+            113_673_219,
+        ),
+        (["model=convnet", "data=cifar10", "model.time_conditioning=false"], 40_451),
+    ],
+)
+def test_parameter_counts(overrides, count):
+    with torch.device("meta"):
+        net = build(composed(*overrides).model)
+    assert sum(p.numel() for p in net.parameters()) == count
+
+
+def test_experiments_hold_the_published_settings():
+    cifar10 = plain(composed("experiment=ho2020_cifar10"))
+    assert cifar10["optimizer"]["_target_"] == "torch.optim.Adam"
+    assert cifar10["optimizer"]["lr"] == 2e-4
+    assert cifar10["model"]["dropout"] == 0.1
+    assert cifar10["data"]["flip"] is True
+    job = cifar10["job"]
+    assert (job["batch_size"], job["ema_decay"], job["clip_grad_norm"]) == (128, 0.9999, 1.0)
+    assert (job["max_steps"], job["warmup_steps"]) == (800_000, 5000)
+    unet = plain(composed("experiment=attention_unet64"))
+    assert unet["optimizer"]["_target_"] == "torch.optim.AdamW"
+    assert unet["optimizer"]["lr"] == 3e-4
+    assert (unet["data"]["channels"], unet["data"]["image_size"]) == (3, 64)
+    mnist = plain(composed("experiment=mnist"))
+    assert (mnist["data"]["image_size"], mnist["data"]["fit"]) == (32, "pad")
+    assert mnist["optimizer"]["lr"] == 2e-4
+    pets = plain(composed("experiment=pets64"))
+    assert pets["model"]["widths"] == [128, 256, 512, 512, 512]
+    assert pets["model"]["attention_resolutions"] == [32, 16, 8]
+
+
+# defaults
+
+
+def test_the_default_run():
+    config = plain(composed())
+    targets = {name: config[name]["_target_"].rpartition(".")[2] for name in ("model", "data")}
+    assert targets == {"model": "UNet", "data": "Digits"}
+    assert config["data"]["image_size"] == 16
+    assert set(config["tracker"]) == {"wandb"}
+    assert config["optimizer"]["_target_"] == "torch.optim.Adam"
+    assert config["output_dir"] is config["resume"] is None
+
+
+@pytest.mark.parametrize(
+    ("option", "key", "value"),
+    [
+        ("schedule=linear", "schedule.T", 1000),
+        ("schedule=linear", "schedule.beta_start", 1e-4),
+        ("schedule=linear", "schedule.beta_end", 0.02),
+        ("schedule=cosine", "schedule.T", 1000),
+        ("schedule=cosine", "schedule.s", 0.008),
+        ("optimizer=adam", "optimizer.lr", 2e-4),
+        ("optimizer=adamw", "optimizer.lr", 3e-4),
+        ("model=convnet", "model.width", 64),
+        ("model=convnet", "model.time_conditioning", True),
+        ("job=train", "job.ema_decay", 0.9999),
+        ("sampler=ddim", "sampler.eta", 0.0),
+    ],
+)
+def test_documented_defaults(option, key, value):
+    found = look_up(plain(composed(option, "data=cifar10")), key)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_betas_of_the_default_schedules():
+    linear, cosine = (build(composed(f"schedule={n}").schedule) for n in ("linear", "cosine"))
+    assert linear.shape == cosine.shape == (1000,)
+    assert (linear[0].item(), linear[-1].item()) == pytest.approx((1e-4, 0.02))
+    assert cosine.max() == 0.999
+
+
+def test_data_comes_from_the_environment_or_stands_beside_the_checkout(monkeypatch):
+    monkeypatch.setenv("DDPM_DATA", "elsewhere")
+    assert compose("config").data.data_dir == "elsewhere"
+    assert compose("config", overrides=["data_dir=here"]).data.data_dir == "here"
+    monkeypatch.delenv("DDPM_DATA")
+    assert compose("config").data.data_dir == "data"
+
+
+# building and stepping
+
+COMBINATIONS = [GROUPS[group] for group in ("model", "schedule", "sampler", "optimizer")]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.mark.parametrize(
+    ("model", "schedule", "sampler", "optimizer"), itertools.product(*COMBINATIONS)
+)
+def test_every_combination_takes_a_step_and_draws_a_picture(
+    model, schedule, sampler, optimizer, data_dir, tmp_path
+):
+    choices = {"model": model, "schedule": schedule, "sampler": sampler, "optimizer": optimizer}
+    cfg = composed(
+        *(f"{group}={option}" for group, option in choices.items()),
+        *(override for option in choices.values() for override in SMALL.get(option, [])),
+        *("hardware=cpu", "data=digits", "job.max_steps=1", "job.batch_size=4"),
+        *("job.num_samples=1", "job.log_every=1", f"data_dir={data_dir}"),
+    )
+    job = build(cfg.job, "job")
+    net = job.keywords["model"]
+    before = [p.detach().clone() for p in net.parameters()]
+    run = Run(tmp_path, plain(cfg), Trackers([]), writes=False)
+    assert job(run=run, fabric=build(cfg.hardware)) == "done"
+    assert run.step == 1
+    assert 0 < run.figures["train/loss"] < 10
+    assert run.figures["train/lr"] == cfg.optimizer.lr / cfg.job.warmup_steps
+    moved = [not torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True)]
+    assert any(moved)
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("option", [o for o in GROUPS["hardware"] if o != "gpu"])
+def test_hardware_is_there(option):
+    assert build(composed(f"hardware={option}", "hardware.devices=1").hardware).world_size == 1
+
+
+@pytest.mark.parametrize("option", GROUPS["data"])
+def test_data_sets_touch_no_file_when_they_are_built(option, tmp_path):
+    # The folder has no default: it is the one thing that must be given.
+    given = ["data.root=pictures"] if option == "folder" else []
+    build(composed(f"data={option}", f"data_dir={tmp_path}", *given).data)
+    assert list(tmp_path.iterdir()) == []
+
+
+# keys
+
+
+def nodes(node, path=()):
+    """Every node of a file that names a target, with where it stands."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for name, value in node.items():
+            yield from nodes(value, (*path, name))
+
+
+TARGETS = [
+    pytest.param(path, node, id="-".join((*path.relative_to(CONF).with_suffix("").parts, *where)))
+    for path in FILES
+    for where, node in nodes(yaml.safe_load(path.read_text()))
+    if "callbacks" not in where  # Hydra's own
+]
+
+
+@pytest.mark.parametrize(("path", "node"), TARGETS)
+def test_keys_are_parameters_and_parameters_are_keys(path, node):
+    target = node["_target_"]
+    known = parameters(target)
+    given = {name for name in node if not re.fullmatch(r"_\w+_", name)}
+    assert given - known.keys() == set(), "keys that nobody reads"
+    later = AT_THE_CALL.get(path.parent.name, set()) if node.get("_partial_") else set()
+    required = {name for name, p in known.items() if p.default is p.empty}
+    assert required - given == later, "parameters without a value"
+    if target.startswith("ddpm."):
+        optional = sorted(known.keys() - required)
+        assert not optional, f"{target}: a default is written once, in the YAML: {optional}"
+
+
+@pytest.mark.parametrize("name", ["config", *(f"job/{job}" for job in GROUPS["job"])])
+def test_top_level_keys_are_read(name):
+    sources = "".join(path.read_text() for path in (ROOT / "ddpm").glob("*.py"))
+    wires = "".join(path.read_text() for path in FILES)
+    for key in body(CONF / f"{name}.yaml"):
+        if key not in ("hydra", "job"):
+            assert f'"{key}"' in sources or f"${{{key}}}" in wires, f"nobody reads {key}"
+
+
+def test_groups_are_read():
+    config = plain(composed())
+    wired = set(composed().job)
+    for group in PARTS:
+        assert group in wired | {"hardware", "tracker", "schedule"}, f"nobody reads {group}"
+        assert group in config
+
+
+def test_rules_are_about_keys_that_exist():
+    every = set()
+    for job, (group, option) in itertools.product(GROUPS["job"], OPTIONS):
+        every |= set(flat(plain(composed(f"job={job}", f"{group}={option}", *NEEDED.get(job, [])))))
+    assert set(rules.RULES) - every == set()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())
+def test_a_file_writes_each_key_once_and_no_tab(path):
+    text = path.read_text()
+    assert "\t" not in text
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            keys = [key.value for key, _ in node.value]
+            assert len(keys) == len(set(keys)), f"{path.name}: {keys}"
+            return super().construct_mapping(node, deep)
+
+    Loader.add_constructor("tag:yaml.org,2002:map", lambda ldr, n: ldr.construct_mapping(n, True))
+    yaml.load(text, Loader)
