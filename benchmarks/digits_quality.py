@@ -27,11 +27,9 @@ from ddpm.samplers.ddpm import DDPM
 
 SAMPLERS = {
     "run": lambda: None,
-    "ddpm": lambda: DDPM(variance="fixed_large"),
-    "ddim50": lambda: DDIM(steps=50, eta=0.0),
-    "ddim250": lambda: DDIM(steps=250, eta=0.0),
-    "e50": lambda: DDIM(steps=50, eta=1.0),
-    "e100": lambda: DDIM(steps=100, eta=1.0),
+    "respaced": lambda: DDPM(steps=50, variance="auto"),
+    "ddpm": lambda: DDPM(steps=None, variance="auto"),
+    "ddim": lambda: DDIM(steps=50, eta=0.0),
 }
 CONFIDENT = 0.8
 

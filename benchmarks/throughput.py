@@ -3,11 +3,10 @@
     python benchmarks/throughput.py
     python benchmarks/throughput.py model=resunet data=pets hardware=gpu --batch-size 64
 
-Takes the overrides that run.py takes. In the same process and at the same time it measures the
-FLOP/s of a large fp32 and bf16 convolution, so that ratios hold on a noisy machine: `of conv` is the
-share of the convolution's rate that the network reaches (in the precision it runs in), counting
-three forward passes for a training step. Data are random: reading is not measured here
-(benchmarks/data_cache.py does that).
+Takes the overrides that run.py takes. In the same process it measures the FLOP/s of a large fp32
+and bf16 convolution, so that ratios hold on a noisy machine: `of conv` is the share of that rate
+(in the precision the network runs in) that the network reaches, a training step counted as three
+forward passes. Data are random: reading is measured by benchmarks/data_cache.py.
 """
 
 import argparse
@@ -23,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddpm.build import CONF, build
 from ddpm.ema import EMA
 from ddpm.hardware import describe
-from ddpm.jobs.train import backward
+from ddpm.jobs.step import Step
 from ddpm.pipeline import Pipeline
+from ddpm.randomness import StepNoise
 
 
 def rate(call: Callable[[], None], device: torch.device, seconds: float) -> float:
@@ -79,12 +79,12 @@ def main() -> None:
         ema.model.compile()
     model, optimizer = fabric.setup(net, build(cfg.optimizer, "optimizer")(net.parameters()))
 
-    def train() -> None:
-        backward(fabric, diffusion, model, x_0, t, torch.randn_like(x_0), 1)
-        fabric.clip_gradients(model, optimizer, max_norm=1.0, error_if_nonfinite=False)
-        optimizer.step()
-        optimizer.zero_grad()
-        ema.update(0)
+    noise = StepNoise(0, batch, shape, diffusion.T, device)
+    train_step = Step(
+        fabric, model, optimizer, diffusion, ema, noise, slice(0, batch), flip=False, accumulate=1,
+        clip_grad_norm=1.0, lr=1e-4, warmup_steps=0,
+    )  # fmt: skip
+    images = torch.randint(256, (batch, *shape), dtype=torch.uint8, device=device)
 
     pipeline = Pipeline(ema.model, diffusion, None, shape, device=device, autocast=fabric.autocast)
 
@@ -97,21 +97,17 @@ def main() -> None:
         for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items()
     }
     own = reference["bf16" if "bf16" in fabric._precision.precision else "fp32"]
-    train_rate = rate(train, device, options.seconds) * batch
+    train_rate = rate(lambda: train_step(0, images), device, options.seconds) * batch
     sample_rate = rate(evaluate, device, options.seconds) * batch
     steps = getattr(build(OmegaConf.create(cfg.sampler), "sampler"), "steps", diffusion.T)
 
     print(f"{describe(fabric)}, torch {torch.__version__}, compile {options.compile}")
-    print(f"convolution          {reference['fp32'] / 1e9:10.0f} GFLOP/s fp32")
-    print(f"                     {reference['bf16'] / 1e9:10.0f} GFLOP/s bf16")
-    print(f"network              {flops / 1e9:10.3f} GFLOP/image forward, batch {batch}, {shape}")
-    print(
-        f"training             {train_rate:10.1f} images/s  {3 * flops * train_rate / own:6.1%} of conv"
-    )
-    print(
-        f"network evaluations  {sample_rate:10.1f} images/s  {flops * sample_rate / own:6.1%} of conv"
-    )
-    print(f"sampling             {sample_rate / steps:10.2f} images/s in {steps} steps")
+    print(f"convolution   {reference['fp32'] / 1e9:9.0f} GFLOP/s fp32")
+    print(f"              {reference['bf16'] / 1e9:9.0f} GFLOP/s bf16")
+    print(f"network       {flops / 1e9:9.3f} GFLOP/image forward; batch {batch} of {shape}")
+    print(f"training      {train_rate:9.1f} images/s {3 * flops * train_rate / own:6.1%} of conv")
+    print(f"evaluation    {sample_rate:9.1f} images/s {flops * sample_rate / own:6.1%} of conv")
+    print(f"sampling      {sample_rate / steps:9.2f} images/s in {steps} steps")
 
 
 if __name__ == "__main__":

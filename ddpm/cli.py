@@ -61,10 +61,12 @@ def run(cfg: DictConfig) -> float | None:
     from ddpm.config import plan
 
     planned = plan(cfg)
-    print(f"{planned.config['choices']['job']}    {planned.name}", flush=True)
+    print(f"{planned.config['choices']['job']:8} {planned.name}", flush=True)
     from ddpm.launch import launch  # torch comes in here, seconds after a mistake would have shown
 
     result = launch(planned)
+    if result is None:
+        return None
     _say_end(result)
     if result["state"] == "preempted":
         raise KeyboardInterrupt

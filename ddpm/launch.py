@@ -1,5 +1,6 @@
 """A planned run, brought to life: processes, folder, trackers, the job, and how it ended."""
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,10 @@ from ddpm.trackers.base import RunInfo, Tracker, Trackers, open_trackers
 _LEFT_BEHIND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
-def launch(plan: Plan) -> dict[str, Any]:
-    """Run a plan on the hardware it names; returns state, step, dir and the last figures.
+def launch(plan: Plan) -> dict[str, Any] | None:
+    """Run a plan on the hardware it names: state, step, dir and the last figures.
+
+    None where another process leads and tells, under torchrun or Slurm.
 
     Raises:
         InputError: the user has to change something.
@@ -27,7 +30,8 @@ def launch(plan: Plan) -> dict[str, Any]:
     before = {name: os.environ.get(name) for name in _LEFT_BEHIND}
     fabric: Fabric = build(plan.config["hardware"], "hardware")
     try:
-        return fabric.launch(run_rank, plan)
+        # as one callable: Fabric takes the arguments of a function apart
+        return fabric.launch(functools.partial(run_rank, plan=plan))
     finally:
         for name, value in before.items():
             if value is None:
@@ -36,7 +40,7 @@ def launch(plan: Plan) -> dict[str, Any]:
                 os.environ[name] = value
 
 
-def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any]:
+def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     """What each process does. Whatever the user may have got wrong is met before a file is made."""
     fabric.seed_everything(plan.config["seed"], verbose=False)  # weights are drawn while building
     path, state = _checkpoint(plan)
@@ -52,7 +56,7 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any]:
     if run.writes:
         return _lead(fabric, plan, run, job, partials)
     job(run=run, fabric=fabric)
-    return {}
+    return None
 
 
 def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:

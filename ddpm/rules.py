@@ -31,9 +31,9 @@ def positive(*, null: bool = False) -> Rule:
 
 
 RULES = {
-    "seed": integer(0),
+    "seed": Rule(int, "a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
     "schedule.T": integer(1),
-    "sampler.steps": integer(1),
+    "sampler.steps": integer(1, null=True),
     "sampler.eta": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
     "optimizer.lr": positive(),
     "optimizer.weight_decay": number("a finite number from 0", lambda x: x >= 0),
@@ -89,6 +89,9 @@ def check(config: dict[str, Any]) -> None:
         wrong.append(
             f"job.batch_size={job['batch_size']}: must be divisible by job.accumulate={parts}."
         )
+    steps, T = config.get("sampler", {}).get("steps"), config.get("schedule", {}).get("T")
+    if not wrong and steps is not None and T is not None and steps > T:
+        wrong.append(f"sampler.steps={steps}: must be at most schedule.T={T}, the steps there are.")
     if wrong:
         raise InputError("\n".join(wrong))
 

@@ -1,10 +1,10 @@
-"""What all tests stand on: two threads, no accounts, no network, and a run that takes seconds."""
+"""What all tests stand on: one thread, no accounts, no network, and a run that takes seconds."""
 
 import os
 import sys
 from pathlib import Path
 
-os.environ["OMP_NUM_THREADS"] = "2"
+os.environ["OMP_NUM_THREADS"] = "1"  # two slow each other down tenfold beside another program
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("WANDB_API_KEY", None)

@@ -136,7 +136,9 @@ def test_nobody_below_imports_what_is_above():
 
 def test_only_the_gate_instantiates():
     for path in [*FILES, ROOT / "run.py"]:
-        words = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        words = {
+            n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
+        }
         words |= {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
         words |= {name.rpartition(".")[2] for name in imports(path)}
         assert ("instantiate" in words) is (path == ROOT / "ddpm" / "build.py"), path
@@ -206,7 +208,9 @@ def test_no_absolute_paths_and_nothing_left_to_do():
 def test_parts_name_no_device():
     """They run where their tensors are; only hardware.py and the pipeline's entry choose one."""
     for name, path in MODULES.items():
-        if any(inside(name, f"ddpm.{part}") for part in ("models", "samplers", "schedules", "data")):
+        if any(
+            inside(name, f"ddpm.{part}") for part in ("models", "samplers", "schedules", "data")
+        ):
             for call, node in calls(path):
                 assert not call.endswith(".cuda"), name
                 given = [ast.unparse(k.value) for k in node.keywords if k.arg == "device"]
@@ -219,5 +223,5 @@ def test_a_part_is_one_file_of_python_and_one_of_yaml(folder):
     options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"local"}
     files = {path.stem for path in (ROOT / "ddpm" / folder).glob("*.py")}
     assert options <= files
-    shared = {"__init__", "layers", "base", "pictures", "local", "run", "meter", "preview"}
-    assert files - options <= shared
+    if folder != "jobs":  # a loop may be cut into as many files as it needs
+        assert files - options <= {"__init__", "layers", "base", "pictures", "local"}

@@ -19,6 +19,8 @@ from wandb_reader import read_run, run_files
 
 from ddpm import Pipeline
 from ddpm.images import load_png
+from ddpm.samplers.ddim import DDIM
+from ddpm.samplers.ddpm import DDPM
 
 SAMPLE = ["job=sample", "hardware=cpu", "tracker=local"]
 
@@ -263,6 +265,43 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(run, tiny):
     assert {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["resume=run", "job.max_steps=3"],
+        ["resume=run/checkpoints/step-0000004.pt", "job.max_steps=3"],
+    ],
+    ids=["folder", "older file"],
+)
+def test_a_goal_that_is_behind_loses_nothing(words, run, tiny):
+    before = {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
+    out = run(*words)[1]
+    assert "a larger job.max_steps goes on" in out
+    assert {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_goes_on_from_an_older_checkpoint_when_that_is_named(run, tiny, tmp_path):
+    go(run, *TINY, "job.max_steps=8", "output_dir=straight")
+    out = go(run, f"resume={tiny}/checkpoints/step-0000004.pt", "job.max_steps=8")
+    assert "4 to 8" in out
+    assert losses_of(tiny) == losses_of(tmp_path / "straight")
+    assert_equal_state(state_of(tiny, 8), state_of(tmp_path / "straight", 8))
+
+
+def test_a_sweep_that_writes_elsewhere_is_in_the_table_too(run, tiny):
+    out = go(run, "-m", "resume=run", "job.max_steps=7,8")
+    assert "0 failed" in out
+    assert "0 done" not in out
+
+
+def test_a_sampler_knob_is_taken_for_the_sampler_of_the_run(run, tmp_path):
+    """Not for the default one, which the command line does not name either."""
+    ddpm = [word for word in TINY if not word.startswith("sampler.")]
+    go(run, *ddpm, "sampler=ddpm", "schedule.T=20", "job.num_samples=1", "output_dir=run")
+    go(run, "resume=run", "job.max_steps=7", "sampler.variance=fixed_small")
+    assert state_of(tmp_path / "run", 7)["hparams"]["sampler"]["variance"] == "fixed_small"
+
+
 def test_a_resumed_run_keeps_its_settings_and_takes_new_ones(run, tiny):
     go(run, f"resume={tiny}", "job.max_steps=9", "job.log_every=3", "sampler.steps=3")
     assert [row["step"] for row in metrics_of(tiny)] == [1, 2, 3, 4, 5, 6, 9]
@@ -289,26 +328,37 @@ def test_a_resumed_run_cannot_become_another(change, run, tiny):
 # sample
 
 
-def test_samples_from_a_folder_and_from_a_file(run, tiny, tmp_path):
-    file = tiny / "checkpoints" / "step-0000006.pt"
+@pytest.fixture
+def trained(run, tmp_path):
+    """A run whose weights have moved, and whose sampler takes steps enough for shades of grey."""
+    changes = ["optimizer.lr=1e-2", "job.warmup_steps=0", "sampler.steps=20", "job.save_every=null"]
+    go(run, *TINY, *changes, "output_dir=run")
+    return tmp_path / "run"
+
+
+def test_samples_from_a_folder_and_from_a_file(run, trained, tmp_path):
+    file = trained / "checkpoints" / "step-0000006.pt"
     go(run, *SAMPLE, "checkpoint=run", "job.num_samples=5", "output_dir=folder")
     go(run, *SAMPLE, f"checkpoint={file}", "job.num_samples=5", "output_dir=file")
     for name in ("folder", "file"):
         folder = tmp_path / name
         assert files_of(folder) >= {"grid.png", "denoising.gif", "config.yaml", "status.json"}
-        assert {p.name for p in (folder / "samples").iterdir()} == {f"{i:06d}.png" for i in range(5)}
+        assert {p.name for p in (folder / "samples").iterdir()} == {
+            f"{i:06d}.png" for i in range(5)
+        }
         assert status_of(folder)["state"] == "done"
         with Image.open(folder / "denoising.gif") as movie:
-            assert movie.n_frames == 3  # noise, and after each of two steps
+            assert 10 < movie.n_frames <= 22  # equal ones in a row are one frame
     images = pngs(tmp_path / "folder")
     assert images.shape == (5, 1, 16, 16)
+    assert ((images > 0) & (images < 255)).float().mean() > 0.05
     assert torch.equal(images, pngs(tmp_path / "file"))
     assert len({image.numpy().tobytes() for image in images}) == 5
-    assert torch.equal(Pipeline.from_checkpoint(tiny).sample(5), images)
+    assert torch.equal(Pipeline.from_checkpoint(trained).sample(5), images)
     assert torch.equal(Pipeline.from_checkpoint(file).sample(2, seed=3), images[3:])
 
 
-def test_an_image_depends_on_its_seed_alone(run, tiny, tmp_path):
+def test_an_image_depends_on_its_seed_alone(run, trained, tmp_path):
     for number, batch_size in enumerate((7, 3)):
         changes = [f"job.batch_size={batch_size}", "job.num_samples=7", "sampler.eta=1"]
         go(run, *SAMPLE, "checkpoint=run", *changes, f"output_dir=s{number}")
@@ -324,33 +374,41 @@ def test_an_image_depends_on_its_seed_alone(run, tiny, tmp_path):
     }
 
 
-def test_weights_are_averaged_ones_unless_asked(run, tiny, tmp_path):
+def test_weights_are_averaged_ones_unless_asked(run, trained, tmp_path):
     for weights in ("ema", "model"):
         changes = ["job.num_samples=2", f"job.weights={weights}", f"output_dir={weights}"]
         go(run, *SAMPLE, "checkpoint=run", *changes)
     images = pngs(tmp_path / "ema")
-    assert torch.equal(Pipeline.from_checkpoint(tiny).sample(2), images)
+    assert torch.equal(Pipeline.from_checkpoint(trained).sample(2), images)
     assert not torch.equal(pngs(tmp_path / "model"), images)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "frames"),
-    [(["sampler=ddim", "sampler.steps=3"], 4), (["sampler=ddpm"], 92), ([], 3)],
-    ids=["ddim", "ddpm", "its own"],
+    ("given", "expected"),
+    [
+        (["sampler=ddim", "sampler.steps=3"], DDIM(steps=3, eta=0.0)),
+        (["sampler.steps=3", "sampler.eta=1"], DDIM(steps=3, eta=1.0)),
+        (["sampler=ddpm"], DDPM(variance="fixed_large")),
+        ([], DDIM(steps=20, eta=0.0)),
+    ],
+    ids=["ddim", "its knobs", "ddpm", "the run's own"],
 )
-def test_the_sampler_of_the_command_line_is_used(sampler, frames, run, tiny, tmp_path):
-    go(run, *SAMPLE, "checkpoint=run", "job.num_samples=1", *sampler, "output_dir=s")
-    config = yaml.safe_load((tmp_path / "s" / "config.yaml").read_text())
-    assert config["sampler"]["_target_"].endswith("DDPM" if sampler == ["sampler=ddpm"] else "DDIM")
+def test_the_sampler_of_the_command_line_is_used(given, expected, run, trained, tmp_path):
+    go(run, *SAMPLE, "checkpoint=run", "job.num_samples=2", *given, "output_dir=s")
+    images = Pipeline.from_checkpoint(trained, sampler=expected).sample(2)
+    assert torch.equal(pngs(tmp_path / "s"), images)
     with Image.open(tmp_path / "s" / "denoising.gif") as movie:
-        if frames < 50:
-            assert movie.n_frames == frames
-        else:
-            assert 50 <= movie.n_frames <= 102  # of 1000 steps
+        assert 2 <= movie.n_frames <= 102
 
 
-def test_what_agrees_with_the_checkpoint_may_be_said(run, tiny, tmp_path):
-    agreeing = ["model=convnet", "data=digits", "schedule=linear", "model.width=64", "data.fit=resize"]
+def test_what_agrees_with_the_checkpoint_may_be_said(run, trained, tmp_path):
+    agreeing = [
+        "model=convnet",
+        "data=digits",
+        "schedule=linear",
+        "model.width=64",
+        "data.fit=resize",
+    ]
     go(run, *SAMPLE, "checkpoint=run", *agreeing, "job.num_samples=1", "output_dir=s")
     assert status_of(tmp_path / "s")["state"] == "done"
 
@@ -359,7 +417,7 @@ def test_what_agrees_with_the_checkpoint_may_be_said(run, tiny, tmp_path):
     "change",
     [
         "model=unet",
-        "model.width=32",
+        "model=convnet model.width=32",
         "data=mnist",
         "data.image_size=32",
         "schedule=cosine",
@@ -367,16 +425,16 @@ def test_what_agrees_with_the_checkpoint_may_be_said(run, tiny, tmp_path):
         "experiment=pets64",
     ],
 )
-def test_what_contradicts_the_checkpoint_is_refused(change, run, tiny, tmp_path):
-    status, _, err = run(*SAMPLE, "checkpoint=run", change)
+def test_what_contradicts_the_checkpoint_is_refused(change, run, trained, tmp_path):
+    status, _, err = run(*SAMPLE, "checkpoint=run", *change.split())
     assert status == 2
-    assert change in err
+    assert change.split()[-1] in err
     assert "checkpoint=run was trained with" in err
     assert len(err.splitlines()) <= 5
     assert not (tmp_path / "outputs").exists()
 
 
-def test_samples_of_two_runs_do_not_mix(run, tiny, tmp_path):
+def test_samples_of_two_runs_do_not_mix(run, trained, tmp_path):
     arguments = [*SAMPLE, "checkpoint=run", "job.num_samples=1", "output_dir=s"]
     go(run, *arguments)
     status, _, err = run(*arguments, "job.first_seed=1")
@@ -395,7 +453,7 @@ def sweep_folder(tmp_path):
 
 def test_a_sweep_tries_every_job_and_shows_a_table(run, tmp_path):
     status, out, err = run(
-        "-m", *TINY, "job.max_steps=2", "data.image_size=16,15", "model=convnet,unet"
+        "-m", *TINY[1:], "job.max_steps=2", "data.image_size=16,15", "model=convnet,unet"
     )
     assert status == 1
     assert "Traceback" not in out + err
@@ -493,7 +551,7 @@ def test_help_lists_groups_and_commands_without_torch():
         if folder.is_dir() and folder.name not in ("hydra", "budget", "size"):
             (line,) = [line for line in out.splitlines() if line.startswith(f"{folder.name}: ")]
             assert set(line.partition(": ")[2].split(", ")) == {p.stem for p in folder.iterdir()}
-    assert out.count("    python run.py") >= 5
+    assert out.count("\n  python run.py") >= 5
 
 
 def test_cfg_job_prints_the_configuration_without_torch():

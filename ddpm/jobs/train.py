@@ -13,10 +13,10 @@ from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.errors import InputError
-from ddpm.images import normalize
 from ddpm.jobs.meter import Meter
 from ddpm.jobs.preview import preview
 from ddpm.jobs.run import Run
+from ddpm.jobs.step import Step, learning_rate
 from ddpm.pipeline import Pipeline, Sampler
 from ddpm.randomness import Order, StepNoise
 from ddpm.signals import GracefulStop
@@ -61,69 +61,75 @@ def train(
     net = model.to(fabric.device, memory_format=torch.channels_last)
     diffusion = diffusion.to(fabric.device)
     ema = EMA(net, ema_decay, ema_ramp)
-    inner_optimizer = optimizer(net.parameters())
-    start = run.restore(net, ema.model, inner_optimizer)
+    inner = optimizer(net.parameters())
+    lr = inner.defaults["lr"]
+    start = run.restore(net, ema.model, inner)
     if start >= total:
         run.say(f"steps    all {total} are done; a larger job.max_steps goes on")
         return "done"
     if compile:  # in place, so that names in checkpoints stay clean
         net.compile()
         ema.model.compile()
-    model, optimizer = fabric.setup(net, inner_optimizer)
+    model, optimizer = fabric.setup(net, inner)
+    noise = StepNoise(seed, batch_size, shape, diffusion.T, fabric.device)
+    train_step = Step(
+        fabric, model, optimizer, diffusion, ema, noise, rows, data.flip, accumulate,
+        clip_grad_norm, lr, warmup_steps,
+    )  # fmt: skip
     pipeline = Pipeline(
         ema.model, diffusion, sampler, shape, device=fabric.device, autocast=fabric.autocast
     )
     order = Order(len(data), seed, batch_size, rows, start, total)
-    noise = StepNoise(seed, batch_size, shape, diffusion.T, fabric.device)
     meter = Meter(batch_size, steps_per_epoch)
-    base_lr = inner_optimizer.defaults["lr"]
-    run.say(
-        f"network  {sum(p.numel() for p in net.parameters()):,} parameters\n"
-        f"data     {len(data):,} images of {shape[0]}x{shape[1]}x{shape[2]}, "
-        f"{steps_per_epoch:.1f} steps an epoch\n"
-        f"steps    {f'{start} to ' if start else ''}{total}, batch {batch_size}"
-    )
+    describe(run, net, data, batch_size, start, total)
 
     with GracefulStop() as stop, Progress(total, start, enabled=run.writes) as progress:
         for n, images in enumerate(load(data, order, fabric.device, num_workers), start=start):
-            lr = learning_rate(n, base_lr, warmup_steps)
-            for group in inner_optimizer.param_groups:
-                group["lr"] = lr
-            t, eps, flip = noise(n, rows)
-            x_0 = normalize(images)  # (B, C, H, W) in [-1, 1]
-            if data.flip:
-                x_0 = torch.where(flip[:, None, None, None], x_0.flip(-1), x_0)
-            loss = backward(fabric, diffusion, model, x_0, t, eps, accumulate)
-            grad_norm = clip(fabric, model, optimizer, clip_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            ema.update(n)
-
+            meter.add(*train_step(n, images))
             step = n + 1
-            meter.add(loss, grad_norm)
-            progress.advance()
             stopping = step < total and agreed(fabric, stop.received is not None, step)
-            last = step == total or stopping
-            if step % log_every == 0 or last:
-                figures = meter.read(fabric, step, lr)
+            progress.advance()
+            if step % log_every == 0 or step == total or stopping:
+                figures = meter.read(fabric, step, learning_rate(n, lr, warmup_steps))
                 run.log(step, figures)
                 progress.show(step, meter.text(figures))
-                if not math.isfinite(figures["train/loss"]):
-                    raise InputError(
-                        f"the loss is {figures['train/loss']} at step {step}: a lower optimizer.lr "
-                        f"(now {base_lr}) or a longer job.warmup_steps (now {warmup_steps}) helps."
-                    )
+                check_finite(figures["train/loss"], step, lr, warmup_steps)
             with meter.paused():
                 if step == total or (
                     not stopping and due(step, sample_every, sample_every_epochs, steps_per_epoch)
                 ):
                     run.log_grid(step, preview(fabric, pipeline, num_samples))
-                if last or (save_every is not None and step % save_every == 0):
-                    run.save(step, net, ema.model, inner_optimizer, keep_checkpoints)
+                if step == total or stopping or due(step, save_every):
+                    run.save(step, net, ema.model, inner, keep_checkpoints)
             if stopping:
-                run.say(f"{stop.received.name if stop.received else 'A signal'}: saved at {step}.")
+                run.say(f"stopped  asked to by a signal, saved after step {step}")
                 return "preempted"
     return "done"
+
+
+def describe(
+    run: Run, net: nn.Module, data: ImageData, batch_size: int, start: int, total: int
+) -> None:
+    """What is about to be trained on what, and for how long."""
+    parameters = sum(p.numel() for p in net.parameters())
+    size = f"{data.channels}x{data.image_size}x{data.image_size}"
+    epoch = f"{len(data) / batch_size:.1f} steps an epoch"
+    run.say(f"network  {parameters:,} parameters")
+    run.say(f"data     {len(data):,} images of {size}, {epoch}")
+    run.say(f"steps    {f'{start} to ' if start else ''}{total}, batch {batch_size}")
+
+
+def check_finite(loss: float, step: int, lr: float, warmup_steps: int) -> None:
+    """Stop a run that has broken.
+
+    Raises:
+        InputError: the loss is NaN or infinite.
+    """
+    if not math.isfinite(loss):
+        raise InputError(
+            f"the loss is {loss} at step {step}: a lower optimizer.lr (now {lr}) or a longer "
+            f"job.warmup_steps (now {warmup_steps}) helps."
+        )
 
 
 def load(data: ImageData, order: Order, device: torch.device, num_workers: int) -> Iterator[Tensor]:
@@ -141,40 +147,6 @@ def load(data: ImageData, order: Order, device: torch.device, num_workers: int) 
 
 def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return batch
-
-
-def backward(
-    fabric: Fabric,
-    diffusion: GaussianDiffusion,
-    model: nn.Module,
-    x_0: Tensor,
-    t: Tensor,
-    eps: Tensor,
-    accumulate: int,
-) -> Tensor:
-    """Gradients of the batch's mean loss, in `accumulate` parts that fit the memory; the loss."""
-    losses = []
-    parts = zip(x_0.chunk(accumulate), t.chunk(accumulate), eps.chunk(accumulate), strict=True)
-    for i, part in enumerate(parts, start=1):
-        with fabric.no_backward_sync(model, enabled=i < accumulate):
-            loss = diffusion.loss(model, *part) / accumulate
-            fabric.backward(loss)
-        losses.append(loss.detach())
-    return torch.stack(losses).sum()
-
-
-def clip(
-    fabric: Fabric, model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None
-) -> Tensor:
-    """Scale gradients down to a global norm of `max_norm` (None: leave them); the norm before."""
-    return fabric.clip_gradients(
-        model, optimizer, max_norm=max_norm or math.inf, error_if_nonfinite=False
-    )
-
-
-def learning_rate(n: int, lr: float, warmup_steps: int) -> float:
-    """The rate of the n-th step (n = 0, 1, ...): linear from lr / warmup_steps up to lr."""
-    return lr * min(1, (n + 1) / max(warmup_steps, 1))
 
 
 def total_steps(max_steps: int | None, max_epochs: float | None, steps_per_epoch: float) -> int:
@@ -200,7 +172,12 @@ def rank_rows(batch_size: int, accumulate: int, rank: int, world_size: int) -> s
     return slice(rank * share, (rank + 1) * share)
 
 
-def due(step: int, every: int | None, every_epochs: float | None, steps_per_epoch: float) -> bool:
+def due(
+    step: int,
+    every: int | None,
+    every_epochs: float | None = None,
+    steps_per_epoch: float = math.inf,
+) -> bool:
     """Whether `step` steps end an interval of so many steps, or of so many epochs."""
     if every is not None and step % every == 0:
         return True
@@ -216,4 +193,6 @@ def agreed(fabric: Fabric, stop: bool, step: int) -> bool:
         return stop
     if step % 10:
         return False
-    return bool(fabric.all_reduce(torch.tensor(float(stop), device=fabric.device), "sum") > 0)
+    return bool(
+        fabric.all_reduce(torch.tensor(float(stop), device=fabric.device), reduce_op="sum") > 0
+    )

@@ -8,13 +8,14 @@ from torch import Tensor
 
 from ddpm.diffusion import GaussianDiffusion, Model
 from ddpm.errors import InputError
+from ddpm.samplers.base import timesteps
 
 
 class DDIM:
     """Eq. 12 of Song et al. 2021 (arXiv:2010.02502) on `steps` of the T steps.
 
     Args:
-        steps: how many network evaluations, evenly spaced over 0..T-1, both ends among them.
+        steps: how many network evaluations, evenly spaced over 0..T-1.
         eta: 0 is deterministic, 1 has the variance of ancestral sampling (Eq. 16).
     """
 
@@ -26,14 +27,6 @@ class DDIM:
         self.steps = steps
         self.eta = eta
 
-    def timesteps(self, T: int) -> list[int]:
-        """The subsequence of 0..T-1, in the order of sampling: the first is T - 1."""
-        if self.steps > T:
-            raise InputError(
-                f"sampler.steps={self.steps}: must be at most schedule.T={T}, the steps there are."
-            )
-        return torch.linspace(T - 1, 0, self.steps).round().long().tolist()
-
     def __call__(
         self,
         model: Model,
@@ -43,8 +36,7 @@ class DDIM:
     ) -> Iterator[Tensor]:
         """Yield `steps` images like x_T (B, C, H, W), each less noisy, last of all x_0."""
         x_t = x_T
-        timesteps = self.timesteps(diffusion.T)
-        for t, s in zip(timesteps, [*timesteps[1:], -1], strict=True):
+        for t, s in timesteps(diffusion.T, self.steps):
             x_t = self.p_sample(model, diffusion, x_t, t, s, randn_like)
             yield x_t
 

@@ -1,0 +1,77 @@
+"""One step of Algorithm 1 of Ho et al. 2020, on one device's share of the batch."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema import EMA
+from ddpm.images import normalize
+from ddpm.randomness import StepNoise
+
+
+@dataclass
+class Step:
+    """Images in, weights changed, loss and gradient norm out.
+
+    Args:
+        model, optimizer: as `fabric.setup` returned them.
+        noise: draws timesteps, noise and flips of the n-th step for the global batch.
+        rows: which rows of it are this rank's.
+        flip: whether images may be mirrored.
+        accumulate: in how many parts the share goes through the network.
+        clip_grad_norm: largest global norm of the gradient; None: any.
+        lr, warmup_steps: see `learning_rate`.
+    """
+
+    fabric: Fabric
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    diffusion: GaussianDiffusion
+    ema: EMA
+    noise: StepNoise
+    rows: slice
+    flip: bool
+    accumulate: int
+    clip_grad_norm: float | None
+    lr: float
+    warmup_steps: int
+
+    def __call__(self, n: int, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W): two scalars."""
+        t, eps, flip = self.noise(n, self.rows)
+        x_0 = normalize(images)  # (B, C, H, W) in [-1, 1]
+        if self.flip:
+            x_0 = torch.where(flip[:, None, None, None], x_0.flip(-1), x_0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(n, self.lr, self.warmup_steps)
+        loss = self.backward(x_0, t, eps)
+        grad_norm = self.fabric.clip_gradients(
+            self.model,
+            self.optimizer,
+            max_norm=self.clip_grad_norm or math.inf,
+            error_if_nonfinite=False,
+        )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(n)
+        return loss, grad_norm
+
+    def backward(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+        """Leave the gradients of the mean loss, part by part where memory is short; the loss."""
+        losses = []
+        parts = [part.chunk(self.accumulate) for part in (x_0, t, eps)]
+        for i, part in enumerate(zip(*parts, strict=True), start=1):
+            with self.fabric.no_backward_sync(self.model, enabled=i < self.accumulate):
+                loss = self.diffusion.loss(self.model, *part) / self.accumulate
+                self.fabric.backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+
+def learning_rate(n: int, lr: float, warmup_steps: int) -> float:
+    """The rate of the n-th step (n = 0, 1, ...): linear from lr / warmup_steps up to lr."""
+    return lr * min(1, (n + 1) / max(warmup_steps, 1))
