@@ -19,7 +19,8 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm.build import CONF, build
+from ddpm.build import build
+from ddpm.catalog import CONF
 from ddpm.ema import EMA
 from ddpm.hardware import describe
 from ddpm.jobs.step import Step
@@ -82,7 +83,7 @@ def main() -> None:
     noise = StepNoise(0, batch, shape, diffusion.T, device)
     train_step = Step(
         fabric, model, optimizer, diffusion, ema, noise, slice(0, batch), flip=False, accumulate=1,
-        clip_grad_norm=1.0, lr=1e-4, warmup_steps=0,
+        clip_grad_norm=1.0, learning_rate=lambda n: 1e-4,
     )  # fmt: skip
     images = torch.randint(256, (batch, *shape), dtype=torch.uint8, device=device)
 

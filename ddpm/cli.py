@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import mistakes, sweep
-from ddpm.build import CONF
+from ddpm import catalog, mistakes, sweep
+from ddpm.config import inherited, plan
+from ddpm.errors import InputError, nearest
 
 _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
+_inherited: list[str] = []  # overrides that the user did not type
 
 
 def main() -> None:
@@ -27,10 +30,11 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are to reach us, not to be printed by Hydra
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
+        _prepare_arguments()
         _hydra_main()
         if "error" in _single:
             raise _single["error"]
-        if sweep.folder is not None and not sweep.summary(sweep.folder):
+        if sweep.folder is not None and not sweep.summary():
             sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("Stopped.")
@@ -44,33 +48,46 @@ def main() -> None:
         sys.exit(2)
 
 
-@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def _prepare_arguments() -> None:
+    """Flags to the front, where Hydra's parser wants them, and what a run takes over to the end."""
+    known = [flag for action in get_args_parser()._actions for flag in action.option_strings]
+    words = sys.argv[1:]
+    for word in words:
+        flag = word.split("=")[0]
+        if flag.startswith("--") and not any(name.startswith(flag) for name in known):
+            raise InputError(f"{word}: there is no such flag.{nearest(flag, known)}")
+    first = [word for word in words if word in ("-m", "--multirun")]
+    rest = [word for word in words if word not in first]
+    _inherited[:] = inherited([word for word in rest if not word.startswith("-")])
+    sys.argv[1:] = [*first, *rest, *_inherited]
+
+
+@hydra.main(config_path=str(catalog.CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
     """One job. In a sweep, a failure is kept in the job's folder and the next one goes on."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return sweep.attempt(run, cfg)
-    try:
-        return run(cfg)
-    except BaseException as error:
-        _single["error"] = error
-        return None
+        result = sweep.attempt(run, cfg)
+    else:
+        try:
+            result = run(cfg)
+        except BaseException as error:
+            _single["error"] = error
+            return None
+    return result.get("train/loss") if result else None  # for a sweeper to optimise
 
 
-def run(cfg: DictConfig) -> float | None:
-    """Plan a run and launch it; the last loss, for a sweeper to optimise."""
-    from ddpm.config import plan
-
-    planned = plan(cfg)
+def run(cfg: DictConfig) -> dict[str, Any] | None:
+    """Plan a run, launch it, and say what came of it."""
+    planned = plan(cfg, _inherited)
     print(f"{planned.config['choices']['job']:8} {planned.name}", flush=True)
     from ddpm.launch import launch  # torch comes in here, seconds after a mistake would have shown
 
     result = launch(planned)
-    if result is None:
-        return None
-    _say_end(result)
-    if result["state"] == "preempted":
-        raise KeyboardInterrupt
-    return result.get("train/loss")
+    if result is not None:
+        _say_end(result)
+        if result["state"] == "preempted":
+            raise KeyboardInterrupt
+    return result
 
 
 def _say_end(result: dict[str, Any]) -> None:

@@ -6,21 +6,24 @@ command line says of those parts must agree with it; what it says of the others 
 
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import rules, run_dir
+from ddpm import catalog, rules, run_dir
 from ddpm.build import check_targets
 from ddpm.errors import InputError
-from ddpm.mistakes import no_such_key
+from ddpm.mistakes import no_such_key, no_such_option
+from ddpm.plan import Plan
+from ddpm.rules import look_up
 
 # What the weights were trained with: no command line can change it afterwards.
 TRAINED_WITH = ("model", "schedule", "diffusion", "data")
@@ -28,33 +31,11 @@ RESULT_DEPENDS_ON = (*TRAINED_WITH, "optimizer", "seed")
 _WIRE = re.compile(r"\$\{([\w.]+)\}")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """One run, as plain data.
+def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
+    """Plan the run that Hydra composed.
 
     Args:
-        config: resolved; `config["job"]` holds all the job is built from.
-        hparams: the same without the copies of parts in the job: for files and trackers.
-        output_dir: the run's folder, to be made unless `resume`.
-        unique: whether the folder may get another name where this one is taken.
-        resume: whether to go on with the run in `output_dir`.
-        checkpoint: the file, or the folder whose newest checkpoint, the run starts from.
-        name, group, tags: what trackers call the run.
-    """
-
-    config: dict[str, Any]
-    hparams: dict[str, Any]
-    output_dir: Path
-    unique: bool
-    resume: bool
-    checkpoint: Path | None
-    name: str
-    group: str | None
-    tags: list[str]
-
-
-def plan(cfg: DictConfig) -> Plan:
-    """Plan the run that Hydra composed.
+        inherited: overrides that come from the run built on, not from the user.
 
     Raises:
         InputError: a value is missing, breaks its rule, or contradicts the run built on.
@@ -62,98 +43,140 @@ def plan(cfg: DictConfig) -> Plan:
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         raise InputError("\n".join(f"{key}: must be given, as {key}=..." for key in missing))
     hydra_config = HydraConfig.get()
-    _check_added(cfg, hydra_config)
+    texts = [text for text in hydra_config.overrides.task if text not in set(inherited)]
+    overrides = OverridesParser.create().parse_overrides(texts)
+    _check_overrides(cfg, overrides, hydra_config.runtime.choices)
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
     config["choices"] = {k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k}
-    config["overrides"] = list(hydra_config.overrides.task)
+    config["overrides"] = texts
     config["run_id"] = secrets.token_hex(4)
     resume, source = config.pop("resume", None), config.get("checkpoint")
     if resume is not None:
-        stored = _stored_run(_run_folder(resume))
-        config = _continue(config, stored, hydra_config, RESULT_DEPENDS_ON, f"resume={resume}")
+        stored = _stored_run(resume)
+        config = _continue(config, stored, overrides, RESULT_DEPENDS_ON, f"resume={resume}")
     elif source is not None:
         stored = _stored_parts(Path(source))
-        config = _continue(config, stored, hydra_config, TRAINED_WITH, f"checkpoint={source}")
-    config["data"]["data_dir"] = config["data_dir"]
+        config = _continue(config, stored, overrides, TRAINED_WITH, f"checkpoint={source}")
     wires = _wires(cfg.job)
-    config["job"] |= {key: _look_up(config, path) for key, path in wires.items()}
+    rules.check(config, catalog.defaults(config["choices"]))
+    config["data"]["data_dir"] = config["data_dir"]
+    config["job"] |= {key: look_up(config, path) for key, path in wires.items()}
     check_targets(config)
-    rules.check(config)
-
     hparams = {key: value for key, value in config.items() if key != "output_dir"}
     hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
-    choices = config["choices"]
-    parts = ("model", "data", "schedule", "optimizer", "sampler")
+    return _placed(config, hparams, hydra_config, resume)
+
+
+def _placed(
+    config: dict[str, Any], hparams: dict[str, Any], hydra_config: DictConfig, resume: str | None
+) -> Plan:
+    """The plan, with a folder and a name: the run's that goes on, the given, the sweep's, a new."""
+    choices, given = config["choices"], config["output_dir"]
     sweep = hydra_config.mode == RunMode.MULTIRUN
     name = f"{choices['model']}-{choices['data']}"
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    output_dir = Path("outputs") / choices["job"] / name / now
+    if resume is not None:
+        output_dir = _run_folder(resume)
+    elif given is not None:
+        output_dir = Path(given)
+        run_dir.check_free(output_dir)
+    elif sweep:
+        output_dir = Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
+    source = resume or config.get("checkpoint")
+    parts = ("model", "data", "schedule", "optimizer", "sampler")
     return Plan(
         config=config,
         hparams=hparams,
-        output_dir=_output_dir(config, hydra_config, resume, name),
-        unique=config["output_dir"] is None and not sweep,
+        output_dir=output_dir,
+        unique=given is None and not sweep,
         resume=resume is not None,
-        checkpoint=None if resume is source is None else Path(resume or source),
+        checkpoint=None if source is None else Path(source),
         name=" ".join(config["overrides"]) if sweep else name,
         group=Path(hydra_config.sweep.dir).name if sweep else None,
         tags=[str(choices[part]) for part in parts],
     )
 
 
-def _output_dir(
-    config: dict[str, Any], hydra_config: DictConfig, resume: str | None, name: str
-) -> Path:
-    """`output_dir`, or the run resumed, or the sweep's folder for this job, or a new one."""
-    if resume is not None:
-        return _run_folder(resume)
-    if config["output_dir"] is not None:
-        return Path(config["output_dir"])
-    if hydra_config.mode == RunMode.MULTIRUN:
-        return Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
-    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    return Path("outputs") / config["choices"]["job"] / name / now
+def inherited(words: list[str]) -> list[str]:
+    """Options that a run takes over from the one it builds on, as `group=option` for Hydra.
+
+    Hydra then composes the right keys: `sampler.eta` is known where the run had sampler=ddim. What
+    the words say themselves is left to them.
+    """
+    given = {word.lstrip("+~").split("=")[0] for word in words}
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    source = named.get("resume") or named.get("checkpoint")
+    if not source:
+        return []
+    path = Path(source)
+    for folder in (path, path.parent, path.parent.parent):
+        try:
+            stored = yaml.safe_load((folder / "config.yaml").read_text())
+        except (OSError, ValueError, yaml.YAMLError):
+            continue
+        choices = stored.get("choices", {}) if isinstance(stored, dict) else {}
+        groups = ["model", "schedule", "data", "optimizer", "sampler"]
+        if "resume" in named:
+            groups += ["hardware", "tracker"]
+        options = {g: choices.get(g) for g in groups if isinstance(choices, dict)}
+        return [
+            f"{group}={option}"
+            for group, option in options.items()
+            if group not in given and option in catalog.groups()[group]
+        ]
+    return []
 
 
 def _run_folder(resume: str) -> Path:
     """The run's folder, also where one of its checkpoints is named."""
     path = Path(resume)
-    return path.parents[1] if path.suffix == ".pt" else path
+    return path.parent.parent if path.suffix == ".pt" else path
 
 
-def _stored_run(folder: Path) -> dict[str, Any]:
+def _stored_run(resume: str) -> dict[str, Any]:
     """The configuration of a training run."""
-    stored = run_dir.read_config(folder)
-    job = stored.get("choices", {}).get("job")
+    try:
+        stored = run_dir.read_config(_run_folder(resume))
+    except InputError as error:
+        raise InputError(f"resume={resume}: {error}") from None
+    job = look_up(stored, "choices.job")
     if job != "train":
-        raise InputError(f"resume={folder}: not a training run (job={job}).")
+        raise InputError(f"resume={resume}: not a training run (its job: {job}).")
     return stored
 
 
 def _stored_parts(path: Path) -> dict[str, Any]:
     """What a checkpoint knows of the run that wrote it."""
-    from ddpm import checkpoint
+    from ddpm import checkpoint  # torch, only where a checkpoint is to be read
 
     hparams = checkpoint.find(path)[1]["hparams"]
     return {key: hparams[key] for key in (*TRAINED_WITH, "sampler", "choices")}
 
 
-def _overrides(hydra_config: DictConfig) -> list[Override]:
-    return OverridesParser.create().parse_overrides(list(hydra_config.overrides.task))
-
-
-def _check_added(cfg: DictConfig, hydra_config: DictConfig) -> None:
-    """Refuse `+key=value` where nobody would read it: outside the nodes that build something."""
-    for override in _overrides(hydra_config):
+def _check_overrides(cfg: DictConfig, overrides: list[Override], choices: dict[str, Any]) -> None:
+    """Refuse what Hydra lets pass and nobody would read."""
+    for override in overrides:
         key = override.key_or_group
-        if override.is_add() and key not in hydra_config.runtime.choices:
-            parent = OmegaConf.select(cfg, key.rpartition(".")[0]) if "." in key else cfg
+        root, _, name = key.rpartition(".")
+        options = catalog.groups().get(key)
+        if options is not None and isinstance(choice := choices.get(key), str):
+            if choice not in options:  # budget and size are optional to Hydra
+                raise InputError(no_such_option(key, choice))
+        elif override.is_delete():
+            raise InputError(f"~{key}: a key cannot be taken away, only set.")
+        elif override.is_add():
+            parent = OmegaConf.select(cfg, root) if root else cfg
             if not isinstance(parent, DictConfig) or "_target_" not in parent:
                 raise InputError(no_such_key(key))
+        elif root == "job" and name in cfg:
+            raise InputError(f"{key}: is the run's {name}; set {name}=... instead.")
 
 
 def _continue(
     config: dict[str, Any],
     stored: dict[str, Any],
-    hydra_config: DictConfig,
+    overrides: list[Override],
     fixed: tuple[str, ...],
     source: str,
 ) -> dict[str, Any]:
@@ -166,14 +189,16 @@ def _continue(
     merged = config | stored
     merged["job"] = config["job"] | stored.get("job", {})
     merged["choices"] = chosen | stored["choices"] | {"job": chosen["job"]}
-    for key in [override.key_or_group for override in _overrides(hydra_config)]:
+    for key in [override.key_or_group for override in overrides]:
         root = key.split(".")[0]
-        if root in ("resume", "checkpoint", "output_dir"):
+        if root in ("resume", "checkpoint", "hydra"):
             continue
-        if root in (*fixed, "experiment"):
+        if root == "output_dir" and source.startswith("resume"):
+            wrong.append(f"output_dir: {source} goes on in its own folder; leave it out.")
+        elif root in (*fixed, "experiment"):
             group = key in chosen
-            given = chosen[key] if group else _look_up(config, key)
-            trained = stored["choices"].get(key) if group else _look_up(stored, key)
+            given = chosen[key] if group else look_up(config, key)
+            trained = stored["choices"].get(key) if group else look_up(stored, key)
             if given != trained:
                 wrong.append(f"{key}={given}: {source} was trained with {trained}; leave it out.")
         elif key in chosen:
@@ -181,7 +206,7 @@ def _continue(
                 merged[key] = config[key]
                 merged["choices"][key] = chosen[key]
         else:
-            _set(merged, key, _look_up(config, key))
+            _set(merged, key, look_up(config, key))
     if wrong:
         raise InputError("\n".join(wrong))
     return merged
@@ -194,15 +219,8 @@ def _wires(job: DictConfig) -> dict[str, str]:
     return {key: match[1] for key, match in found.items() if match}
 
 
-def _look_up(config: dict[str, Any], path: str) -> Any:
-    node: Any = config
-    for name in path.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
-    return node
-
-
-def _set(config: dict[str, Any], path: str, value: Any) -> None:
-    *parents, name = path.split(".")
+def _set(config: dict[str, Any], key: str, value: Any) -> None:
+    *parents, name = key.split(".")
     for parent in parents:
         config = config.setdefault(parent, {})
     config[name] = value

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from ddpm.errors import InputError
+
 Model = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, C, H, W), t (B,)) -> eps_hat (B, C, H, W)
 
 
@@ -30,6 +32,8 @@ class GaussianDiffusion(nn.Module):
 
     def __init__(self, *, betas: Tensor) -> None:
         super().__init__()
+        if not isinstance(betas, Tensor):
+            raise InputError(f"diffusion.betas={betas}: they come from schedule; choose that.")
         betas = betas.to(torch.float64)
         if betas.dim() != 1 or not ((betas > 0) & (betas <= 1)).all():
             raise ValueError(f"betas must be (T,) with each in (0, 1], got {tuple(betas.shape)}")

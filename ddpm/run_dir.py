@@ -16,6 +16,25 @@ from ddpm.errors import InputError
 STATES = ("running", "done", "failed", "preempted")
 
 
+def check_free(path: Path) -> None:
+    """See, without making anything, that a run may have this folder.
+
+    Raises:
+        InputError: it holds a run already, or cannot be made or written to.
+    """
+    if (path / "config.yaml").exists():
+        state = read_status(path).get("state", "unfinished")
+        raise InputError(
+            f"output_dir={path}: the folder holds a run already ({state}). "
+            f"Go on with it by resume={path}, or choose another folder."
+        )
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise InputError(f"output_dir={path}: {there} is a file.")
+    if not os.access(there, os.W_OK) or there == Path("/proc"):
+        raise InputError(f"output_dir={path}: {there} cannot be written to.")
+
+
 def create(path: Path, *, unique: bool) -> Path:
     """Make the folder of a new run and return it.
 
@@ -25,24 +44,15 @@ def create(path: Path, *, unique: bool) -> Path:
             has left its configuration in it.
 
     Raises:
-        InputError: the folder holds a run already, or cannot be made.
+        InputError: see `check_free`.
     """
     try:
         if unique:
             return _create_unique(path)
+        check_free(path)
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"output_dir={path}: cannot make this folder ({error.strerror})."
-        ) from None
-    if (path / "config.yaml").exists():
-        state = read_status(path).get("state", "unfinished")
-        raise InputError(
-            f"output_dir={path}: the folder holds a run already ({state}). "
-            f"Go on with it by resume={path}, or choose another folder."
-        )
-    if not os.access(path, os.W_OK):
-        raise InputError(f"output_dir={path}: the folder cannot be written to.")
+        raise InputError(f"output_dir={path}: cannot make it ({error.strerror}).") from None
     return path
 
 
@@ -91,12 +101,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     try:
         config = yaml.safe_load((path / "config.yaml").read_text())
-    except FileNotFoundError:
-        raise InputError(f"resume={path}: not the folder of a run (no config.yaml).") from None
-    except yaml.YAMLError as error:
-        raise InputError(f"resume={path}: config.yaml cannot be read: {error}") from None
+    except OSError:
+        raise InputError(f"{path} is not the folder of a run (no config.yaml).") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(f"{path}/config.yaml cannot be read: {reason}") from None
     if not isinstance(config, dict):
-        raise InputError(f"resume={path}: config.yaml is not a configuration.")
+        raise InputError(f"{path}/config.yaml is not a configuration.")
     return config
 
 

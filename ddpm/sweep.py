@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from ddpm import mistakes, run_dir
 
 folder: Path | None = None  # of the sweep this process runs, if it runs one
+_elsewhere: list[Path] = []  # jobs whose folder is not in it: output_dir=, resume=
 
 
 class SweepFolder(Callback):
@@ -21,55 +22,62 @@ class SweepFolder(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global folder
         folder = Path(config.hydra.sweep.dir)
+        _elsewhere.clear()
 
 
-def attempt(run: Callable[[DictConfig], float | None], cfg: DictConfig) -> float | None:
+def attempt(
+    run: Callable[[DictConfig], dict[str, Any] | None], cfg: DictConfig
+) -> dict[str, Any] | None:
     """Run one job; if it fails, say so, keep the reason in its folder and let the next one come."""
     hydra_config = HydraConfig.get()
+    own = Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
     try:
-        return run(cfg)
+        result = run(cfg)
     except Exception as error:
         message = mistakes.explain(error)
         if message is None:
             traceback.print_exception(error)
         else:
             print(message, flush=True)
-        path = Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
-        if not run_dir.read_status(path):  # it failed before it had a folder of its own
-            run_dir.write_config(path, {"overrides": list(hydra_config.overrides.task)})
-            run_dir.write_status(path, "failed", error=message or repr(error))
+        if not run_dir.read_status(own):  # it failed before it had a folder of its own
+            run_dir.write_config(own, {"overrides": list(hydra_config.overrides.task)})
+            run_dir.write_status(own, "failed", error=message or repr(error))
         return None
+    if result is not None and result["dir"] != own:
+        _elsewhere.append(result["dir"])
+    return result
 
 
-def summary(path: Path) -> bool:
-    """Print the table of a sweep's jobs; whether all are done."""
-    from ddpm.trackers.local import read_metrics
-
+def summary() -> bool:
+    """Print the table of the sweep's jobs; whether all are done."""
+    jobs = [path.parent for path in folder.glob("*/status.json")]
+    jobs.sort(key=lambda path: (len(path.name.split("-")[0]), path.name))
     rows = [("overrides", "loss", "images/s", "state", "folder")]
-    jobs = [p.parent for p in path.glob("*/status.json")]
-    states = []
-    for job in sorted(jobs, key=lambda p: (len(p.name.split("-")[0]), p.name)):
-        states.append(run_dir.read_status(job).get("state", "unknown"))
-        config = yaml.safe_load((job / "config.yaml").read_text())
-        metrics = read_metrics(job / "metrics.jsonl") if (job / "metrics.jsonl").exists() else []
-        last = metrics[-1] if metrics else {}
-        rows.append(
-            (
-                " ".join(config["overrides"]),
-                _number(last.get("train/loss"), ".4f"),
-                _number(last.get("train/images_per_sec"), ".0f"),
-                states[-1],
-                str(job),
-            )
-        )
+    rows += [_row(job) for job in [*jobs, *dict.fromkeys(_elsewhere)]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print()
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
-    failed = sum(state != "done" for state in states)
-    print(f"\n{len(states) - failed} done, {failed} failed, in {path}")
-    return not failed
+    done = sum(row[3] == "done" for row in rows)
+    print(f"\n{done} done, {len(rows) - 1 - done} failed, in {folder}")
+    return done == len(rows) - 1
+
+
+def _row(job: Path) -> tuple[str, ...]:
+    """Overrides, last loss, images per second, state and folder of a job."""
+    from ddpm.trackers.local import read_metrics
+
+    config = yaml.safe_load((job / "config.yaml").read_text())
+    metrics = read_metrics(job / "metrics.jsonl") if (job / "metrics.jsonl").exists() else []
+    last = metrics[-1] if metrics else {}
+    return (
+        " ".join(config["overrides"]),
+        _number(last.get("train/loss"), ".4f"),
+        _number(last.get("train/images_per_sec"), ".0f"),
+        run_dir.read_status(job).get("state", "unknown"),
+        str(job),
+    )
 
 
 def _number(value: float | None, form: str) -> str:

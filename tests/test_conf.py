@@ -14,10 +14,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from ddpm import rules
+from ddpm import rules, run_dir
 from ddpm.build import build, check_targets
 from ddpm.jobs.run import Run
-from ddpm.trackers.base import Trackers
+from ddpm.plan import Plan
 
 CONF = ROOT / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -107,17 +107,18 @@ def body(path):
 
 def test_the_groups_and_options_are_the_documented_ones():
     assert (
-        GROUPS.items()
-        >= {
+        GROUPS
+        | {
             "job": ["sample", "train"],
             "model": ["convnet", "resunet", "unet"],
             "schedule": ["cosine", "linear"],
             "data": ["celeba", "cifar10", "digits", "fashion_mnist", "folder", "mnist", "pets"],
             "optimizer": ["adam", "adamw"],
-            "sampler": ["ddim", "ddpm"],
+            "sampler": ["ddim", "ddpm", "respaced"],
             "hardware": ["auto", "cpu", "ddp", "gpu"],
             "tracker": ["local", "tensorboard", "wandb"],
-        }.items()
+        }
+        == GROUPS
     )
     named = {"mnist", "pets64", "attention_unet64", "ho2020_cifar10", "celeba64"}
     assert named <= set(GROUPS["experiment"])
@@ -130,7 +131,7 @@ def test_every_option_composes_with_every_job(job, group, option):
     assert OmegaConf.missing_keys(cfg) == set()
     config = plain(cfg)
     check_targets(config)
-    rules.check(config)
+    rules.check(config, {})
     assert config["job"]["_target_"] == f"ddpm.jobs.{job}.{job}"
 
 
@@ -179,7 +180,7 @@ def test_an_experiment_composes_and_its_parts_can_be_built(experiment):
     cfg = composed(f"experiment={experiment}")
     config = plain(cfg)
     check_targets(config)
-    rules.check(config)
+    rules.check(config, {})
     with torch.device("meta"):
         net = build(cfg.model)
     size, channels = cfg.data.image_size, cfg.data.channels
@@ -316,9 +317,12 @@ def test_every_combination_takes_a_step_and_draws_a_picture(
     job = build(cfg.job, "job")
     net = job.keywords["model"]
     before = [p.detach().clone() for p in net.parameters()]
-    run = Run(tmp_path, plain(cfg), Trackers([]), writes=False)
-    assert job(run=run, fabric=build(cfg.hardware)) == "done"
-    assert run.step == 1
+    fabric = build(cfg.hardware)
+    hparams = plain(cfg) | {"run_id": "0", "choices": choices | {"job": "train"}, "overrides": []}
+    planned = Plan(hparams, hparams, tmp_path / "run", False, False, None, "step", None, [])
+    run = Run(planned, fabric, {})
+    job(run=run, fabric=fabric)
+    assert run_dir.read_status(tmp_path / "run") == {"state": "done", "step": 1}
     assert 0 < run.figures["train/loss"] < 10
     assert run.figures["train/lr"] == pytest.approx(cfg.optimizer.lr / cfg.job.warmup_steps)
     moved = [not torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True)]

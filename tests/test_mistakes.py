@@ -46,7 +46,7 @@ ROWS = [
     ("+data.sise=3", "data", "sise"),
     ("+wandb_api_key=abc", "wandb_api_key", "no such key"),
     ("+tracker.wandb.api_key=abc tracker=wandb", "api_key"),
-    ("sampler=ddpm sampler.steps=5", "sampler.steps", "sampler=ddim"),
+    ("sampler=ddpm sampler.eta=1", "sampler.eta", "sampler=ddim"),
     ("sampler=ddim sampler.variance=fixed_large", "sampler.variance", "sampler=ddpm"),
     ("job.first_seed=3", "job.first_seed", "job=sample"),
     ("checkpoint=x", "checkpoint", "job=sample"),
@@ -90,7 +90,7 @@ ROWS = [
     ("schedule.beta_end=2", "schedule.beta_end=2"),
     ("schedule=cosine schedule.s=-1", "schedule.s=-1"),
     ("sampler.steps=2000", "sampler.steps=2000", "1000"),
-    ("sampler.eta=-1", "sampler.eta=-1"),
+    ("sampler=ddim sampler.eta=-1", "sampler.eta=-1"),
     ("sampler=ddpm sampler.variance=big", "sampler.variance=big", "fixed_large"),
     # parts that do not fit
     ("model=unet data.image_size=18", "data.image_size=18", "multiple of 4", "16, 20"),
@@ -283,3 +283,12 @@ def test_hydra_full_error_shows_the_traceback(value, shown, run, scene, monkeypa
     assert end.value.code == 2
     assert ("Traceback" in err) is shown
     assert "optimizer.lr=-1: must be" in err.splitlines()[-1]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(run, tiny):
+    for path in (tiny / "checkpoints").iterdir():
+        path.unlink()
+    (tiny / "status.json").write_text('{"state": "running", "step": 1}')
+    status, out, _ = run(f"resume={tiny}")
+    assert status == 0
+    assert "no checkpoint yet: from the start" in out

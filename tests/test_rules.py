@@ -32,24 +32,40 @@ def config(key, value):
 )
 def test_broken_rules_name_the_key_and_the_value(key, value):
     with pytest.raises(InputError) as error:
-        check(config(key, value))
-    assert f"{key}={value}: must be" in str(error.value)
+        check(config(key, value), {})
+    shown = "null" if value is None else value
+    assert f"{key}={shown}: must be" in str(error.value)
 
 
 def test_whole_floats_are_integers():
     given = config("job.max_steps", 1e3)
-    check(given)
+    check(given, {})
     assert given["job"]["max_steps"] == 1000
     assert isinstance(given["job"]["max_steps"], int)
 
 
 def test_all_broken_rules_are_told_at_once():
     with pytest.raises(InputError) as error:
-        check({"optimizer": {"lr": -1}, "job": {"batch_size": 0}})
+        check({"optimizer": {"lr": -1}, "job": {"batch_size": 0}}, {})
     assert len(str(error.value).splitlines()) == 2
 
 
 def test_a_run_must_end():
     with pytest.raises(InputError, match="one of them must say when to stop"):
-        check({"job": {"max_steps": None, "max_epochs": None}})
-    check({"job": {"max_steps": None, "max_epochs": 2}})
+        check({"job": {"max_steps": None, "max_epochs": None}}, {})
+    check({"job": {"max_steps": None, "max_epochs": 2}}, {})
+
+
+@pytest.mark.parametrize(
+    ("default", "bad", "good"),
+    [(64, "abc", 32), (0.1, "x", 1), ([1, 2], 5, [3]), (True, 3, False)],
+)
+def test_a_key_without_a_rule_keeps_the_type_of_its_default(default, bad, good):
+    check({"model": {"width": good}}, {"model.width": default})
+    with pytest.raises(InputError, match=f"model.width={bad}: must be"):
+        check({"model": {"width": bad}}, {"model.width": default})
+
+
+def test_keys_that_follow_another_are_refused_a_value_of_their_own():
+    with pytest.raises(InputError, match=r"model.channels=3: follows data.channels=1"):
+        check({"model": {"channels": 3}, "data": {"channels": 1}}, {})

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from ddpm import checkpoint
 from ddpm.console import Progress
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.errors import InputError
 from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif, save_png
 from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler
@@ -34,15 +33,12 @@ def sample(
     first_seed: int,
     batch_size: int,
     gif_seconds: float,
-) -> str:
+) -> None:
     """Write `samples/000000.png` ... named after their seeds, `grid.png` and `denoising.gif`.
 
     conf/job/sample.yaml says what each knob means.
     """
-    if weights not in ("ema", "model"):
-        raise InputError(f"job.weights={weights}: must be 'ema' or 'model'.")
     checkpoint.load_weights(model, run.state[weights], run.path)
-    run.say(f"weights  {weights} of {run.path}, step {run.state['step']}")
     pipeline = Pipeline(
         model.to(fabric.device, memory_format=torch.channels_last).eval().requires_grad_(False),
         diffusion.to(fabric.device),
@@ -51,14 +47,15 @@ def sample(
         device=fabric.device,
         autocast=fabric.autocast,
     )
-    folder = run.dir / "samples"
-    folder.mkdir(exist_ok=True)
     seeds = range(first_seed, first_seed + num_samples)
     mine = seeds[fabric.global_rank :: fabric.world_size]
-    with Progress(len(mine), unit="image", enabled=run.writes) as progress:
+    with run.begin(), Progress(len(mine), unit="image", enabled=run.leads) as progress:
+        run.say(f"weights  {weights} of {run.path}, step {run.step}")
+        folder = run.dir / "samples"
+        folder.mkdir(exist_ok=True)
         for first in range(0, len(mine), batch_size):
             batch = mine[first : first + batch_size]
-            if run.writes and first == 0:
+            if run.leads and first == 0:
                 images, frames = animate(pipeline, batch)
                 duration = round(1000 * gif_seconds / len(frames))
                 save_gif(frames, run.dir / "denoising.gif", duration_ms=duration)
@@ -68,13 +65,10 @@ def sample(
                 save_png(image, folder / f"{seed:06d}.png")
             progress.advance(len(batch))
             progress.show(first + len(batch), f"seed {batch[-1]}")
-    fabric.barrier()
-    if run.writes:
-        run.tracker.log_image(
-            run.state["step"], "grid", enlarge(make_grid(load(folder, seeds[:GRID])))
-        )
-    run.step = run.state["step"]
-    return "done"
+        fabric.barrier()
+        if run.leads:
+            grid = enlarge(make_grid(load(folder, seeds[:GRID])))
+            run.log_grid(run.step, grid, name="grid")  # the local tracker writes grid.png
 
 
 def animate(pipeline: Pipeline, seeds: Sequence[int]) -> tuple[Tensor, list[Tensor]]:

@@ -1,6 +1,7 @@
 """One step of Algorithm 1 of Ho et al. 2020, on one device's share of the batch."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +25,7 @@ class Step:
         flip: whether images may be mirrored.
         accumulate: in how many parts the share goes through the network.
         clip_grad_norm: largest global norm of the gradient; None: any.
-        lr, warmup_steps: see `learning_rate`.
+        learning_rate: of the n-th step.
     """
 
     fabric: Fabric
@@ -37,8 +38,7 @@ class Step:
     flip: bool
     accumulate: int
     clip_grad_norm: float | None
-    lr: float
-    warmup_steps: int
+    learning_rate: Callable[[int], float]
 
     def __call__(self, n: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W): two scalars."""
@@ -47,7 +47,7 @@ class Step:
         if self.flip:
             x_0 = torch.where(flip[:, None, None, None], x_0.flip(-1), x_0)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(n, self.lr, self.warmup_steps)
+            group["lr"] = self.learning_rate(n)
         loss = self.backward(x_0, t, eps)
         grad_norm = self.fabric.clip_gradients(
             self.model,
@@ -72,6 +72,23 @@ class Step:
         return torch.stack(losses).sum()
 
 
-def learning_rate(n: int, lr: float, warmup_steps: int) -> float:
-    """The rate of the n-th step (n = 0, 1, ...): linear from lr / warmup_steps up to lr."""
-    return lr * min(1, (n + 1) / max(warmup_steps, 1))
+@dataclass(frozen=True)
+class LearningRate:
+    """The rate of the n-th step, n = 0, 1, ...: linear up, level, linear down.
+
+    Args:
+        peak: the level.
+        total: steps of the run.
+        warmup_steps: the first so many rise from peak / warmup_steps.
+        cooldown_steps: the last so many fall towards 0.
+    """
+
+    peak: float
+    total: int
+    warmup_steps: int
+    cooldown_steps: int
+
+    def __call__(self, n: int) -> float:
+        up = (n + 1) / max(self.warmup_steps, 1)
+        down = (self.total - n) / (self.cooldown_steps + 1)
+        return self.peak * min(1, up, down)

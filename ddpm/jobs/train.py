@@ -16,7 +16,7 @@ from ddpm.errors import InputError
 from ddpm.jobs.meter import Meter
 from ddpm.jobs.preview import preview
 from ddpm.jobs.run import Run
-from ddpm.jobs.step import Step, learning_rate
+from ddpm.jobs.step import LearningRate, Step
 from ddpm.pipeline import Pipeline, Sampler
 from ddpm.randomness import Order, StepNoise
 from ddpm.signals import GracefulStop
@@ -37,6 +37,7 @@ def train(
     batch_size: int,
     accumulate: int,
     warmup_steps: int,
+    cooldown_steps: int,
     clip_grad_norm: float | None,
     ema_decay: float,
     ema_ramp: float,
@@ -48,11 +49,9 @@ def train(
     sample_every: int | None,
     sample_every_epochs: float | None,
     num_samples: int,
-) -> str:
-    """Train a network to predict noise: "done", or "preempted" where a signal asked to stop.
-
-    conf/job/train.yaml says what each knob means.
-    """
+) -> None:
+    """Train a network to predict noise. conf/job/train.yaml says what each knob means."""
+    data.prepare()
     steps_per_epoch = len(data) / batch_size
     total = total_steps(max_steps, max_epochs, steps_per_epoch)
     rows = rank_rows(batch_size, accumulate, fabric.global_rank, fabric.world_size)
@@ -62,11 +61,11 @@ def train(
     diffusion = diffusion.to(fabric.device)
     ema = EMA(net, ema_decay, ema_ramp)
     inner = optimizer(net.parameters())
-    lr = inner.defaults["lr"]
+    lr = LearningRate(inner.defaults["lr"], total, warmup_steps, cooldown_steps)
     start = run.restore(net, ema.model, inner)
     if start >= total:
         run.say(f"steps    all {total} are done; a larger job.max_steps goes on")
-        return "done"
+        return
     if compile:  # in place, so that names in checkpoints stay clean
         net.compile()
         ema.model.compile()
@@ -74,26 +73,30 @@ def train(
     noise = StepNoise(seed, batch_size, shape, diffusion.T, fabric.device)
     train_step = Step(
         fabric, model, optimizer, diffusion, ema, noise, rows, data.flip, accumulate,
-        clip_grad_norm, lr, warmup_steps,
+        clip_grad_norm, lr,
     )  # fmt: skip
     pipeline = Pipeline(
         ema.model, diffusion, sampler, shape, device=fabric.device, autocast=fabric.autocast
     )
     order = Order(len(data), seed, batch_size, rows, start, total)
     meter = Meter(batch_size, steps_per_epoch)
-    describe(run, net, data, batch_size, start, total)
 
-    with GracefulStop() as stop, Progress(total, start, enabled=run.writes) as progress:
+    with (
+        run.begin(),
+        GracefulStop() as stop,
+        Progress(total, start, enabled=run.leads) as progress,
+    ):
+        describe(run, net, data, batch_size, start, total)
         for n, images in enumerate(load(data, order, fabric.device, num_workers), start=start):
             meter.add(*train_step(n, images))
             step = n + 1
             stopping = step < total and agreed(fabric, stop.received is not None, step)
             progress.advance()
             if step % log_every == 0 or step == total or stopping:
-                figures = meter.read(fabric, step, learning_rate(n, lr, warmup_steps))
+                figures = meter.read(fabric, step, lr(n))
                 run.log(step, figures)
                 progress.show(step, meter.text(figures))
-                check_finite(figures["train/loss"], step, lr, warmup_steps)
+                check_finite(figures["train/loss"], step, lr)
             with meter.paused():
                 if step == total or (
                     not stopping and due(step, sample_every, sample_every_epochs, steps_per_epoch)
@@ -102,9 +105,9 @@ def train(
                 if step == total or stopping or due(step, save_every):
                     run.save(step, net, ema.model, inner, keep_checkpoints)
             if stopping:
+                run.end = "preempted"
                 run.say(f"stopped  asked to by a signal, saved after step {step}")
-                return "preempted"
-    return "done"
+                break
 
 
 def describe(
@@ -119,7 +122,7 @@ def describe(
     run.say(f"steps    {f'{start} to ' if start else ''}{total}, batch {batch_size}")
 
 
-def check_finite(loss: float, step: int, lr: float, warmup_steps: int) -> None:
+def check_finite(loss: float, step: int, lr: LearningRate) -> None:
     """Stop a run that has broken.
 
     Raises:
@@ -127,8 +130,8 @@ def check_finite(loss: float, step: int, lr: float, warmup_steps: int) -> None:
     """
     if not math.isfinite(loss):
         raise InputError(
-            f"the loss is {loss} at step {step}: a lower optimizer.lr (now {lr}) or a longer "
-            f"job.warmup_steps (now {warmup_steps}) helps."
+            f"the loss is {loss} at step {step}: a lower optimizer.lr (now {lr.peak}) or a "
+            f"longer job.warmup_steps (now {lr.warmup_steps}) helps."
         )
 
 

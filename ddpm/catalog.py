@@ -1,0 +1,90 @@
+"""What there is to choose from: the groups, options and keys that the files under conf/ hold."""
+
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+# In a checkout conf/ stands beside the package, in an installed wheel inside it.
+_PACKAGE = Path(__file__).parent
+CONF = next(p for p in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if p.is_dir())
+# These set keys of other groups, and have none of their own.
+_PRESETS = ("experiment", "budget", "size")
+
+
+class Key(NamedTuple):
+    """A key as a user writes it, with its default, in one option of a group."""
+
+    name: str
+    default: Any
+    group: str | None
+    option: str | None
+
+
+@functools.cache
+def groups() -> dict[str, list[str]]:
+    """The groups and their options."""
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    return {path.name: sorted(p.stem for p in path.glob("*.yaml")) for path in folders}
+
+
+@functools.cache
+def keys() -> list[Key]:
+    """Every key that a file defines."""
+    found = [Key(n, v, None, None) for n, v in _flatten(_read(CONF / "config.yaml"), "")]
+    for group, options in groups().items():
+        if group in _PRESETS:
+            continue
+        for option in options:
+            path = CONF / group / f"{option}.yaml"
+            package = re.match(r"#\s*@package\s+(\S+)", path.read_text())
+            prefix = package[1] if package else group
+            pairs = _flatten(_read(path), "" if prefix == "_global_" else prefix)
+            found += [Key(name, value, group, option) for name, value in pairs]
+    return found
+
+
+@functools.cache
+def targets() -> frozenset[str]:
+    """Every `_target_` that a file names."""
+    texts = (path.read_text() for path in sorted(CONF.rglob("*.yaml")))
+    pattern = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)
+    return frozenset(name for text in texts for name in pattern.findall(text))
+
+
+def defaults(choices: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a run of these choices, and their defaults."""
+    return {
+        key.name: key.default
+        for key in keys()
+        if key.group is None or key.option in _as_list(choices.get(key.group))
+    }
+
+
+def _as_list(choice: Any) -> list[Any]:
+    return list(choice) if isinstance(choice, list | tuple) else [choice]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def _flatten(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if name in ("defaults", "hydra", "_target_", "_partial_"):
+            continue
+        key = f"{prefix}.{name}" if prefix else str(name)
+        yield key, _number(value)
+        if isinstance(value, dict):
+            yield from _flatten(value, key)
+
+
+def _number(value: Any) -> Any:
+    """1e-4, which YAML 1.1 takes for a string and OmegaConf for a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -1,0 +1,30 @@
+"""What a run is to be, as plain data: the border between the configuration and the program."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run.
+
+    Args:
+        config: resolved; `config["job"]` holds all the job is built from.
+        hparams: the same without the copies of parts in the job: for files and trackers.
+        output_dir: the run's folder, to be made unless `resume`.
+        unique: whether the folder may get another name where this one is taken.
+        resume: whether to go on with the run in `output_dir`.
+        checkpoint: the file, or the folder whose newest checkpoint, the run starts from.
+        name, group, tags: what trackers call the run; the group is the sweep it belongs to.
+    """
+
+    config: dict[str, Any]
+    hparams: dict[str, Any]
+    output_dir: Path
+    unique: bool
+    resume: bool
+    checkpoint: Path | None
+    name: str
+    group: str | None
+    tags: list[str]
