@@ -61,7 +61,7 @@ RULES = {
     "job.batch_size": integer(1),
     "job.accumulate": integer(1),
     "job.warmup_steps": integer(0),
-    "job.cooldown_steps": integer(0),
+    "job.decay_steps": integer(1, null=True),
     "job.clip_grad_norm": positive(null=True),
     "job.ema_decay": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "job.ema_ramp": number("a number from 1 (1: no ramp)", lambda x: x >= 1),

@@ -22,7 +22,6 @@ TINY = [
     "sampler=ddim",
     "sampler.steps=2",
     "optimizer.lr=2e-4",
-    "job.cooldown_steps=0",
     "job.max_steps=6",
     "job.batch_size=8",
     "job.log_every=1",

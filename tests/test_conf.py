@@ -37,6 +37,7 @@ SMALL = {
     "unet": ["model.widths=[4,8]", "model.groups=2", "model.num_heads=1"],
     "resunet": ["model.widths=[4,8]", "model.groups=2", "model.num_res_blocks=1"],
     "ddim": ["sampler.steps=2"],
+    "respaced": ["sampler.steps=2"],
     "linear": ["schedule.T=20"],
     "cosine": ["schedule.T=20"],
 }

@@ -74,21 +74,22 @@ class Step:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """The rate of the n-th step, n = 0, 1, ...: linear up, level, linear down.
+    """The rate of the n-th step, n = 0, 1, ...: linear up, level, and down as 1 / n.
+
+    It depends on the step alone, not on how many there will be: a run that is given more steps
+    later is the longer run.
 
     Args:
         peak: the level.
-        total: steps of the run.
         warmup_steps: the first so many rise from peak / warmup_steps.
-        cooldown_steps: the last so many fall towards 0.
+        decay_steps: from here on peak * decay_steps / n; None: level for ever, as in the paper.
     """
 
     peak: float
-    total: int
     warmup_steps: int
-    cooldown_steps: int
+    decay_steps: int | None
 
     def __call__(self, n: int) -> float:
         up = (n + 1) / max(self.warmup_steps, 1)
-        down = (self.total - n) / (self.cooldown_steps + 1)
+        down = (self.decay_steps or math.inf) / (n + 1)
         return self.peak * min(1, up, down)

@@ -37,7 +37,7 @@ def train(
     batch_size: int,
     accumulate: int,
     warmup_steps: int,
-    cooldown_steps: int,
+    decay_steps: int | None,
     clip_grad_norm: float | None,
     ema_decay: float,
     ema_ramp: float,
@@ -61,7 +61,7 @@ def train(
     diffusion = diffusion.to(fabric.device)
     ema = EMA(net, ema_decay, ema_ramp)
     inner = optimizer(net.parameters())
-    lr = LearningRate(inner.defaults["lr"], total, warmup_steps, cooldown_steps)
+    lr = LearningRate(inner.defaults["lr"], warmup_steps, decay_steps)
     start = run.restore(net, ema.model, inner)
     if start >= total:
         run.say(f"steps    all {total} are done; a larger job.max_steps goes on")

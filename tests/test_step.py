@@ -1,0 +1,31 @@
+import pytest
+
+from ddpm.jobs.step import LearningRate
+from ddpm.jobs.train import due, rank_rows, total_steps
+
+
+def test_the_rate_rises_stays_and_falls():
+    lr = LearningRate(2.0, 4, 10)
+    assert [lr(n) for n in (0, 1, 2, 3, 9)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert lr(19) == pytest.approx(1.0)
+    assert lr(99) == pytest.approx(0.2)
+    assert LearningRate(2.0, 0, None)(10**6) == 2.0
+
+
+def test_a_run_ends_at_the_nearer_limit():
+    assert total_steps(100, None, 14.5) == 100
+    assert total_steps(None, 2, 14.5) == 29
+    assert total_steps(20, 2, 14.5) == 20
+
+
+def test_intervals_of_steps_and_of_epochs():
+    assert [s for s in range(1, 21) if due(s, 6)] == [6, 12, 18]
+    assert [s for s in range(1, 31) if due(s, None, 1, 14.04)] == [15, 29]
+    assert not any(due(s, None) for s in range(1, 100))
+    assert [s for s in range(1, 13) if due(s, 5, 0.5, 8)] == [4, 5, 8, 10, 12]
+
+
+def test_ranks_take_neighbouring_rows():
+    assert [rank_rows(8, 2, rank, 2) for rank in range(2)] == [slice(0, 4), slice(4, 8)]
+    with pytest.raises(ValueError, match="8, 12"):
+        rank_rows(10, 2, 0, 2)
