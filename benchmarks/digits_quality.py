@@ -11,6 +11,7 @@ An SVC is trained on the 1,797 real digits at the size of the run. Of the sample
 """
 
 import argparse
+import os
 import time
 
 import numpy as np
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--seed", type=int, default=1000, help="of the first sample")
     parser.add_argument("--sampler", choices=SAMPLERS, default="run")
-    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--data-dir", default=os.environ.get("DDPM_DATA", "data"))
     parser.add_argument("--picture", help="also write a grid of the first 100 here")
     options = parser.parse_args()
 

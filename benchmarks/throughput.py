@@ -15,7 +15,6 @@ from collections.abc import Callable
 
 import hydra
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -100,7 +99,7 @@ def main() -> None:
     own = reference["bf16" if "bf16" in fabric._precision.precision else "fp32"]
     train_rate = rate(lambda: train_step(0, images), device, options.seconds) * batch
     sample_rate = rate(evaluate, device, options.seconds) * batch
-    steps = getattr(build(OmegaConf.create(cfg.sampler), "sampler"), "steps", diffusion.T)
+    steps = getattr(build(cfg.sampler, "sampler"), "steps", None) or diffusion.T
 
     print(f"{describe(fabric)}, torch {torch.__version__}, compile {options.compile}")
     print(f"convolution   {reference['fp32'] / 1e9:9.0f} GFLOP/s fp32")

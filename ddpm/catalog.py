@@ -11,8 +11,10 @@ import yaml
 # In a checkout conf/ stands beside the package, in an installed wheel inside it.
 _PACKAGE = Path(__file__).parent
 CONF = next(p for p in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if p.is_dir())
+# Where data sets are unless told otherwise: in the checkout, or beside what is being done.
+DATA = CONF.parent / "data" if CONF.parent != _PACKAGE else Path("data")
 # These set keys of other groups, and have none of their own.
-_PRESETS = ("experiment", "budget", "size")
+_PRESETS = ("experiment", "budget", "rate", "size")
 
 
 class Key(NamedTuple):
@@ -60,11 +62,12 @@ def defaults(choices: dict[str, Any]) -> dict[str, Any]:
     return {
         key.name: key.default
         for key in keys()
-        if key.group is None or key.option in _as_list(choices.get(key.group))
+        if key.group is None or key.option in as_list(choices.get(key.group))
     }
 
 
-def _as_list(choice: Any) -> list[Any]:
+def as_list(choice: Any) -> list[Any]:
+    """The options of a choice, of which a group such as tracker may have several."""
     return list(choice) if isinstance(choice, list | tuple) else [choice]
 
 

@@ -37,6 +37,8 @@ def main() -> None:
         if sweep.folder is not None and not sweep.summary():
             sys.exit(1)
     except KeyboardInterrupt:
+        if sweep.folder is not None:
+            sweep.summary()
         sys.exit("Stopped.")
     except Exception as error:
         message = mistakes.explain(error)

@@ -4,6 +4,7 @@ A run that goes on, and one that samples, take their parts from the run they bui
 command line says of those parts must agree with it; what it says of the others counts.
 """
 
+import os
 import re
 import secrets
 from collections.abc import Iterable
@@ -50,6 +51,8 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
     config["choices"] = {k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k}
     config["overrides"] = texts
     config["run_id"] = secrets.token_hex(4)
+    if "DDPM_DATA" not in os.environ and not any(o.key_or_group == "data_dir" for o in overrides):
+        config["data_dir"] = str(catalog.DATA)  # and not data/ wherever the command is typed
     resume, source = config.pop("resume", None), config.get("checkpoint")
     if resume is not None:
         stored = _stored_run(resume)
@@ -59,7 +62,10 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
         config = _continue(config, stored, overrides, TRAINED_WITH, f"checkpoint={source}")
     wires = _wires(cfg.job)
     rules.check(config, catalog.defaults(config["choices"]))
+    config["data_dir"] = str(Path(config["data_dir"]).expanduser().absolute())
     config["data"]["data_dir"] = config["data_dir"]
+    if config["data"].get("root") is not None:
+        config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
     config["job"] |= {key: look_up(config, path) for key, path in wires.items()}
     check_targets(config)
     hparams = {key: value for key, value in config.items() if key != "output_dir"}
@@ -121,9 +127,11 @@ def inherited(words: list[str]) -> list[str]:
             groups += ["hardware", "tracker"]
         options = {g: choices.get(g) for g in groups if isinstance(choices, dict)}
         return [
-            f"{group}={option}"
+            f"{group}={'[' + ','.join(option) + ']' if isinstance(option, list) else option}"
             for group, option in options.items()
-            if group not in given and option in catalog.groups()[group]
+            if group not in given
+            and option
+            and set(catalog.as_list(option)) <= set(catalog.groups()[group])
         ]
     return []
 
@@ -188,6 +196,8 @@ def _continue(
     chosen, wrong = config["choices"], []
     merged = config | stored
     merged["job"] = config["job"] | stored.get("job", {})
+    if "DDPM_DATA" in os.environ:  # where data are is the machine's affair, not the run's
+        merged["data_dir"] = config["data_dir"]
     merged["choices"] = chosen | stored["choices"] | {"job": chosen["job"]}
     for key in [override.key_or_group for override in overrides]:
         root = key.split(".")[0]

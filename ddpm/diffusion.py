@@ -27,7 +27,7 @@ class GaussianDiffusion(nn.Module):
     """q(x_t | x_0), q(x_{t-1} | x_t, x_0) and the training loss (arXiv:2006.11239).
 
     Args:
-        betas: (T,) variances of the forward steps, float64, each in (0, 1].
+        betas: (T,) variances of the forward steps, float64, each in (0, 1).
     """
 
     def __init__(self, *, betas: Tensor) -> None:
@@ -35,8 +35,11 @@ class GaussianDiffusion(nn.Module):
         if not isinstance(betas, Tensor):
             raise InputError(f"diffusion.betas={betas}: they come from schedule; choose that.")
         betas = betas.to(torch.float64)
-        if betas.dim() != 1 or not ((betas > 0) & (betas <= 1)).all():
-            raise ValueError(f"betas must be (T,) with each in (0, 1], got {tuple(betas.shape)}")
+        if betas.dim() != 1 or not ((betas > 0) & (betas < 1)).all():
+            raise InputError(
+                f"schedule: betas must be (T,), each above 0 and below 1; these are "
+                f"{tuple(betas.shape)}, from {betas.min():g} to {betas.max():g}."
+            )
         alphas = 1 - betas
         alphas_cumprod = alphas.cumprod(0)
         alphas_cumprod_prev = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])

@@ -40,6 +40,13 @@ def fabric(
     if not (devices == "auto" or (isinstance(devices, int) and devices >= 1)):
         raise InputError(f"hardware.devices={devices}: must be a number from 1, or 'auto'.")
     external = any(name in os.environ for name in _EXTERNAL_LAUNCHERS)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has said already how many there are
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        num_nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif num_nodes > 1 and not external:
+        raise InputError(
+            f"hardware.num_nodes={num_nodes}: start the processes by torchrun or Slurm."
+        )
     if strategy == "ddp" and not external:
         strategy = "auto" if devices == 1 and num_nodes == 1 else "ddp_spawn"
     try:
@@ -80,3 +87,8 @@ def describe(made: Fabric) -> str:
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     processes = f"{made.world_size} x " if made.world_size > 1 else ""
     return f"{processes}{name}{threads}, {made._precision.precision}"
+
+
+def starts_processes(made: Fabric) -> bool:
+    """Whether `launch` calls its function in new processes, and not in this one."""
+    return hasattr(made.strategy.launcher, "_start_method")

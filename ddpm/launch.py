@@ -1,5 +1,6 @@
 """A planned run, brought to life: processes, parts, the job, and what came of it."""
 
+import contextlib
 import functools
 import os
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any
 
 from lightning_fabric import Fabric
 
-from ddpm import checkpoint, run_dir
+from ddpm import checkpoint, run_dir, signals
 from ddpm.build import build
 from ddpm.errors import InputError
+from ddpm.hardware import starts_processes
 from ddpm.jobs.run import Run
 from ddpm.plan import Plan
 
@@ -29,7 +31,8 @@ def launch(plan: Plan) -> dict[str, Any] | None:
     fabric: Fabric = build(plan.config["hardware"], "hardware")
     try:
         # as one callable: Fabric takes the arguments of a function apart
-        return fabric.launch(functools.partial(run_rank, plan=plan))
+        with signals.to_children() if starts_processes(fabric) else contextlib.nullcontext():
+            return fabric.launch(functools.partial(run_rank, plan=plan))
     finally:
         for name, value in before.items():
             if value is None:

@@ -17,6 +17,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, InputError):
             return str(cause)
     text = "\n".join(str(cause) for cause in chain)
+    if raised := re.search(r"^ddpm\.errors\.InputError: ([\s\S]+)", text, re.MULTILINE):
+        return raised[1].strip()  # in a process of its own, of which only the text comes back
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: cannot be read. Write key=value without blanks, as in "

@@ -39,6 +39,14 @@ def one_of(*options: str, null: bool = False) -> Rule:
     return Rule(str, f"one of {', '.join(options)}", lambda x: x in options, null, options)
 
 
+def integers() -> Rule:
+    return Rule(
+        list,
+        "a list of whole numbers from 1",
+        lambda x: all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in x),
+    )
+
+
 RULES = {
     "seed": Rule(int, "a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
     "output_dir": path(null=True),
@@ -55,6 +63,8 @@ RULES = {
     ),
     "optimizer.weight_decay": number("a finite number from 0", lambda x: x >= 0),
     "data.image_size": integer(1),
+    "model.widths": integers(),
+    "model.attention_resolutions": integers(),
     "tracker.wandb.mode": one_of("online", "offline", "disabled", null=True),
     "job.max_steps": integer(1, null=True),
     "job.max_epochs": positive(null=True),
@@ -142,6 +152,8 @@ def _check_together(config: dict[str, Any]) -> list[str]:
     steps, T = look_up(config, "sampler.steps"), look_up(config, "schedule.T")
     if steps is not None and T is not None and steps > T:
         wrong.append(f"sampler.steps={steps}: must be at most schedule.T={T}, the steps there are.")
+    if (classes := look_up(config, "model.num_classes")) is not None:
+        wrong.append(f"model.num_classes={classes}: training on labels is not there yet; null.")
     for key, leader in FOLLOW.items():
         value, leads = look_up(config, key), look_up(config, leader)
         if value is not None and leads is not None and value != leads:

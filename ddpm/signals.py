@@ -1,7 +1,11 @@
 """Signals that ask a run to stop: it finishes its step, saves, and says that it was preempted."""
 
+import contextlib
+import multiprocessing
+import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -42,3 +46,27 @@ class GracefulStop:
         before = self._before[self.received]
         if callable(before) and before is not signal.default_int_handler:
             before(number, frame)
+
+
+@contextlib.contextmanager
+def to_children() -> Iterator[None]:
+    """While open, this process only waits for its children, and hands on what asks to stop.
+
+    Not Ctrl-C: a terminal sends that to the children as well.
+    """
+    before = {}
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGINT:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, number)
+
+    if threading.current_thread() is threading.main_thread():
+        for name in _ASKING:
+            number = getattr(signal, name)
+            before[number] = signal.signal(number, hand_on)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

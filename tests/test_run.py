@@ -293,7 +293,7 @@ def test_a_sweep_that_writes_elsewhere_is_in_the_table_too(run, tiny):
 def test_a_sampler_knob_is_taken_for_the_sampler_of_the_run(run, tmp_path):
     """Not for the default one, which the command line does not name either."""
     ddpm = [word for word in TINY if not word.startswith("sampler.")]
-    go(run, *ddpm, "sampler=ddpm", "schedule.T=20", "job.num_samples=1", "output_dir=run")
+    go(run, *ddpm, "sampler=ddpm", "schedule.T=40", "job.num_samples=1", "output_dir=run")
     go(run, "resume=run", "job.max_steps=7", "sampler.variance=fixed_small")
     assert state_of(tmp_path / "run", 7)["hparams"]["sampler"]["variance"] == "fixed_small"
 
@@ -619,3 +619,12 @@ def test_two_processes_train_as_one(run, tiny, tmp_path):
         torch.testing.assert_close(state_of(two, 6)["model"][name], weight, rtol=1e-3, atol=1e-5)
     one, other = (load_png(folder / "samples" / "step-000006.png").int() for folder in (tiny, two))
     assert (one - other).abs().max() <= 2
+
+
+def test_a_run_with_dropout_in_two_parts_is_the_run_in_one(run, tmp_path):
+    small = ["model=resunet", "model.widths=[8,8]", "model.groups=2", "model.num_res_blocks=1"]
+    words = [*(w for w in TINY if w != "model=convnet"), *small, "model.dropout=0.2"]
+    go(run, *words, "job.max_steps=4", "output_dir=one")
+    go(run, *words, "job.max_steps=2", "output_dir=two")
+    go(run, "resume=two", "job.max_steps=4")
+    assert_equal_state(state_of(tmp_path / "two", 4), state_of(tmp_path / "one", 4))

@@ -110,8 +110,11 @@ class Run:
         self.step, self.figures = step, figures
         self.tracker.log(step, figures)
         if self.leads:
-            with contextlib.suppress(OSError):  # a full disk ends no run; checkpoints will tell
-                run_dir.write_status(self.dir, "running", step)
+            self._write_progress()
+
+    def _write_progress(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk ends no run; checkpoints will tell
+            run_dir.write_status(self.dir, "running", self.step)
 
     def log_grid(self, step: int, grid: Tensor, name: str = "samples") -> None:
         """Keep a picture, uint8 (C, H, W)."""
@@ -137,3 +140,4 @@ class Run:
                 "optimizer": optimizer.state_dict(),
             }
             checkpoint.save(self.dir / "checkpoints", state, keep)
+            self._write_progress()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.images import normalize
-from ddpm.randomness import StepNoise
+from ddpm.randomness import StepNoise, mix
 
 
 @dataclass
@@ -42,6 +42,8 @@ class Step:
 
     def __call__(self, n: int, images: Tensor) -> tuple[Tensor, Tensor]:
         """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W): two scalars."""
+        # What the network itself draws (dropout) is a function of step and rank as well.
+        torch.manual_seed(mix(self.noise.seed, f"dropout/{self.fabric.global_rank}", n))
         t, eps, flip = self.noise(n, self.rows)
         x_0 = normalize(images)  # (B, C, H, W) in [-1, 1]
         if self.flip:

@@ -88,7 +88,8 @@ def train(
     ):
         describe(run, net, data, batch_size, start, total)
         for n, images in enumerate(load(data, order, fabric.device, num_workers), start=start):
-            meter.add(*train_step(n, images))
+            loss, grad_norm = train_step(n, images)
+            meter.add(loss, grad_norm)
             step = n + 1
             stopping = step < total and agreed(fabric, stop.received is not None, step)
             progress.advance()
@@ -98,12 +99,13 @@ def train(
                 progress.show(step, meter.text(figures))
                 check_finite(figures["train/loss"], step, lr)
             with meter.paused():
+                if step == total or stopping or due(step, save_every):
+                    check_finite(float(loss), step, lr)  # no broken weights over good ones
+                    run.save(step, net, ema.model, inner, keep_checkpoints)
                 if step == total or (
                     not stopping and due(step, sample_every, sample_every_epochs, steps_per_epoch)
                 ):
                     run.log_grid(step, preview(fabric, pipeline, num_samples))
-                if step == total or stopping or due(step, save_every):
-                    run.save(step, net, ema.model, inner, keep_checkpoints)
             if stopping:
                 run.end = "preempted"
                 run.say(f"stopped  asked to by a signal, saved after step {step}")

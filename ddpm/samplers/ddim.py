@@ -20,7 +20,7 @@ class DDIM:
     """
 
     def __init__(self, *, steps: int, eta: float) -> None:
-        if steps < 1:
+        if steps is None or steps < 1:
             raise InputError(f"sampler.steps={steps}: must be at least 1.")
         if not 0 <= eta <= 1:
             raise InputError(f"sampler.eta={eta}: must be between 0 and 1.")

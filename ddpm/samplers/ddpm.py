@@ -34,7 +34,12 @@ class DDPM:
         if variance == "fixed_large" and steps is not None:
             logger.warning("sampler.variance=fixed_large adds too much noise on fewer than T steps")
         self.steps = steps
-        self.large = variance == "fixed_large" or (variance == "auto" and steps is None)
+        self.variance = variance
+
+    def large(self, T: int) -> bool:
+        """Whether sigma^2 is the variance of the forward step."""
+        every = self.steps is None or self.steps == T
+        return self.variance == "fixed_large" or (self.variance == "auto" and every)
 
     def __call__(
         self,
@@ -45,7 +50,8 @@ class DDPM:
     ) -> Iterator[Tensor]:
         """Yield images like x_T (B, C, H, W), each a step less noisy, last of all x_0."""
         x_t = x_T
-        for t, s in timesteps(diffusion.T, self.steps or diffusion.T):
+        steps = self.steps or diffusion.T
+        for t, s in timesteps(diffusion.T, steps):
             x_t = self.p_sample(model, diffusion, x_t, t, s, randn_like)
             yield x_t
 
@@ -71,5 +77,5 @@ class DDPM:
             math.sqrt(a_s) * beta / (1 - a_t) * x_0
             + math.sqrt(a_t / a_s) * (1 - a_s) / (1 - a_t) * x_t
         )
-        variance = beta if self.large else beta * (1 - a_s) / (1 - a_t)
+        variance = beta if self.large(diffusion.T) else beta * (1 - a_s) / (1 - a_t)
         return mean + math.sqrt(variance) * randn_like(x_t)

@@ -15,9 +15,9 @@ def linear(T: int, beta_start: float, beta_end: float) -> Tensor:
     """
     scale = 1000 / T
     betas = torch.linspace(scale * beta_start, scale * beta_end, T, dtype=torch.float64)
-    if not 0 < beta_start <= beta_end or betas[-1] > 1:
+    if not 0 < beta_start <= beta_end or betas[-1] >= 1:
         raise InputError(
             f"schedule.beta_start={beta_start}, schedule.beta_end={beta_end}, schedule.T={T}: "
-            "linear needs 0 < beta_start <= beta_end and beta_end * 1000 / T <= 1."
+            "linear needs 0 < beta_start <= beta_end and beta_end * 1000 / T < 1."
         )
     return betas
