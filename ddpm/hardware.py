@@ -49,25 +49,27 @@ def fabric(
         )
     if strategy == "ddp" and not external:
         strategy = "auto" if devices == 1 and num_nodes == 1 else "ddp_spawn"
+    if precision == "auto":
+        precision = "bf16-mixed" if fast_bf16(_device(accelerator)) else "32-true"
     try:
-        made = Fabric(
+        return Fabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
             strategy=strategy,
-            precision="32-true" if precision == "auto" else precision,
+            precision=precision,
         )
-        if precision == "auto" and fast_bf16(made.device):
-            return fabric(
-                accelerator=accelerator,
-                devices=devices,
-                num_nodes=num_nodes,
-                strategy=strategy,
-                precision="bf16-mixed",
-            )
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"hardware: {error}") from error
-    return made
+
+
+def _device(accelerator: str) -> torch.device:
+    """The kind of device that Fabric will take."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
 
 def fast_bf16(device: torch.device) -> bool:

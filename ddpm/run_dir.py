@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,15 @@ def check_free(path: Path) -> None:
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not there.is_dir():
         raise InputError(f"output_dir={path}: {there} is a file.")
-    if not os.access(there, os.W_OK) or there == Path("/proc"):
-        raise InputError(f"output_dir={path}: {there} cannot be written to.")
+    try:
+        with tempfile.TemporaryFile(
+            dir=there
+        ):  # permissions alone do not tell, least of all root's
+            pass
+    except OSError as error:
+        raise InputError(
+            f"output_dir={path}: {there} cannot be written to ({error.strerror})."
+        ) from None
 
 
 def create(path: Path, *, unique: bool) -> Path:
