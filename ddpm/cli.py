@@ -20,6 +20,7 @@ from ddpm import catalog, mistakes, sweep
 from ddpm.config import inherited, plan
 from ddpm.errors import InputError, nearest
 
+PICTURES = ("strip.png", "grid.png", "denoising.gif")  # what jobs other than training leave
 _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
 _inherited: list[str] = []  # overrides that the user did not type
 
@@ -86,21 +87,29 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
 
     result = launch(planned)
     if result is not None:
-        _say_end(result)
+        _say_end(result, planned.config["choices"]["job"])
         if result["state"] == "preempted":
             raise KeyboardInterrupt
     return result
 
 
-def _say_end(result: dict[str, Any]) -> None:
+def _say_end(result: dict[str, Any], job: str) -> None:
     """What came of the run, and what a person does next."""
     folder: Path = result["dir"]
     if not (folder / "checkpoints").is_dir():
-        print(f"{result['state']:8} {folder}/grid.png and denoising.gif beside it")
+        made = [name for name in PICTURES if (folder / name).is_file()] or ["samples"]
+        beside = f" and {', '.join(made[1:])} beside it" if made[1:] else ""
+        print(f"{result['state']:8} {folder / made[0]}{beside}")
         return
     print(f"{result['state']:8} {result['step']} steps in {folder}")
     if result["state"] == "preempted":
         print(f"go on    python run.py resume={folder}")
+        return
+    if job == "train_classifier":
+        print(
+            "guide    python run.py job=sample checkpoint=<a run of the same data> "
+            f"guidance=classifier guidance.classifier={folder}"
+        )
         return
     pictures = sorted((folder / "samples").glob("step-*.png"))
     print(f"picture  {pictures[-1] if pictures else 'none'}")

@@ -27,8 +27,13 @@ from ddpm.plan import Plan
 from ddpm.rules import look_up
 
 # What the weights were trained with: no command line can change it afterwards.
-TRAINED_WITH = ("model", "schedule", "diffusion", "data")
+TRAINED_WITH = ("model", "schedule", "objective", "weighting", "diffusion", "data")
 RESULT_DEPENDS_ON = (*TRAINED_WITH, "optimizer", "seed")
+# Parts of sampling, that a run knows, too, but that do not bind whoever builds on it.
+SAMPLED_WITH = ("sampler", "guidance")
+# What runs were made of before these groups were there.
+BEFORE = {"objective": "eps", "weighting": "uniform", "guidance": "none"}
+TRAINING = ("train", "train_classifier")
 _WIRE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -61,16 +66,34 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
         stored = _stored_parts(Path(source))
         config = _continue(config, stored, overrides, TRAINED_WITH, f"checkpoint={source}")
     wires = _wires(cfg.job)
+    rules.follow(config)
     rules.check(config, catalog.defaults(config["choices"]))
+    rules.fill_in(config)
+    _check_classifier(config)
     config["data_dir"] = str(Path(config["data_dir"]).expanduser().absolute())
     config["data"]["data_dir"] = config["data_dir"]
     if config["data"].get("root") is not None:
         config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
+    _place_pictures(config["job"])
     config["job"] |= {key: look_up(config, path) for key, path in wires.items()}
     check_targets(config)
     hparams = {key: value for key, value in config.items() if key != "output_dir"}
     hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
     return _placed(config, hparams, hydra_config, resume)
+
+
+def _place_pictures(job: dict[str, Any]) -> None:
+    """Make the paths of pictures absolute: the configuration is read elsewhere, too."""
+
+    def absolute(path: str) -> str:
+        return str(Path(path).expanduser().absolute())
+
+    if job.get("image") is not None:
+        job["image"] = absolute(job["image"])
+    if job.get("mask") is not None and job["mask"] not in rules.AREAS:
+        job["mask"] = absolute(job["mask"])
+    if job.get("images") is not None:
+        job["images"] = [absolute(path) for path in job["images"]]
 
 
 def _placed(
@@ -122,10 +145,11 @@ def inherited(words: list[str]) -> list[str]:
         except (OSError, ValueError, yaml.YAMLError):
             continue
         choices = stored.get("choices", {}) if isinstance(stored, dict) else {}
-        groups = ["model", "schedule", "data", "optimizer", "sampler"]
-        if "resume" in named:
-            groups += ["hardware", "tracker"]
-        options = {g: choices.get(g) for g in groups if isinstance(choices, dict)}
+        if not isinstance(choices, dict):
+            return []
+        groups = ["model", "schedule", "objective", "weighting", "data", "optimizer"]
+        groups += ["hardware", "tracker", "job"] if "resume" in named else []
+        options = {g: (BEFORE | choices).get(g) for g in [*groups, *SAMPLED_WITH]}
         return [
             f"{group}={'[' + ','.join(option) + ']' if isinstance(option, list) else option}"
             for group, option in options.items()
@@ -149,9 +173,9 @@ def _stored_run(resume: str) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"resume={resume}: {error}") from None
     job = look_up(stored, "choices.job")
-    if job != "train":
+    if job not in TRAINING:
         raise InputError(f"resume={resume}: not a training run (its job: {job}).")
-    return stored
+    return stored | {"choices": BEFORE | stored["choices"]}
 
 
 def _stored_parts(path: Path) -> dict[str, Any]:
@@ -159,7 +183,47 @@ def _stored_parts(path: Path) -> dict[str, Any]:
     from ddpm import checkpoint  # torch, only where a checkpoint is to be read
 
     hparams = checkpoint.find(path)[1]["hparams"]
-    return {key: hparams[key] for key in (*TRAINED_WITH, "sampler", "choices")}
+    job = look_up(hparams, "choices.job")
+    if job != "train":
+        raise InputError(
+            f"checkpoint={path}: of job={job}, not of job=train: it draws no images. To guide one "
+            f"that does: guidance=classifier guidance.classifier={path}."
+        )
+    stored = {k: hparams[k] for k in (*TRAINED_WITH, *SAMPLED_WITH) if k in hparams}
+    return stored | {"choices": BEFORE | hparams["choices"]}
+
+
+def _check_classifier(config: dict[str, Any]) -> None:
+    """Hold the classifier that is to guide against the images that it will see.
+
+    Raises:
+        InputError: it knows others, or is none.
+    """
+    given = look_up(config, "guidance.classifier")
+    if given is None:
+        return
+    from ddpm import checkpoint
+
+    path = Path(given).expanduser()
+    config["guidance"]["classifier"] = str(path.absolute())
+    try:
+        hparams = checkpoint.find(path)[1]["hparams"]
+    except InputError as error:
+        raise InputError(str(error).replace("checkpoint=", "guidance.classifier=", 1)) from None
+    if (job := look_up(hparams, "choices.job")) != "train_classifier":
+        raise InputError(f"guidance.classifier={given}: of job={job}, not of job=train_classifier.")
+    own, data = hparams["data"], config["data"]
+    keys = {"image_size": "image_size", "channels": "channels", "num_classes": "num_classes"}
+    wrong = [f"{name}={own[key]}" for key, name in keys.items() if own[key] != data[key]]
+    if own["_target_"] != data["_target_"]:
+        wrong.insert(0, f"={hparams['choices']['data']}")
+    if wrong:
+        here = f"={config['choices']['data']}, " + ", ".join(f"{k}={data[k]}" for k in keys)
+        raise InputError(
+            f"guidance.classifier={given}: was trained with data"
+            f"{', data.'.join(wrong) if wrong[0][0] == '=' else '.' + ', data.'.join(wrong)}; "
+            f"the images here are data{here}."
+        )
 
 
 def _check_overrides(cfg: DictConfig, overrides: list[Override], choices: dict[str, Any]) -> None:
@@ -195,10 +259,13 @@ def _continue(
     """
     chosen, wrong = config["choices"], []
     merged = config | stored
-    merged["job"] = config["job"] | stored.get("job", {})
+    # The knobs of the job are the run's; which function reads them is this program's affair.
+    knobs = {k: v for k, v in stored.get("job", {}).items() if k not in ("_target_", "_partial_")}
+    merged["job"] = config["job"] | knobs
     if "DDPM_DATA" in os.environ:  # where data are is the machine's affair, not the run's
         merged["data_dir"] = config["data_dir"]
     merged["choices"] = chosen | stored["choices"] | {"job": chosen["job"]}
+    merged["diffusion"] = config["diffusion"] | stored["diffusion"]
     for key in [override.key_or_group for override in overrides]:
         root = key.split(".")[0]
         if root in ("resume", "checkpoint", "hydra"):
@@ -208,18 +275,30 @@ def _continue(
         elif root in (*fixed, "experiment"):
             group = key in chosen
             given = chosen[key] if group else look_up(config, key)
-            trained = stored["choices"].get(key) if group else look_up(stored, key)
+            trained = stored["choices"].get(key) if group else _trained_with(stored, key)
             if given != trained:
                 wrong.append(f"{key}={given}: {source} was trained with {trained}; leave it out.")
+        elif key == "job":
+            trained = stored["choices"]["job"]
+            if source.startswith("resume") and chosen["job"] != trained:
+                wrong.append(f"job={chosen['job']}: {source} is of job={trained}; leave it out.")
         elif key in chosen:
-            if key != "job":
-                merged[key] = config[key]
-                merged["choices"][key] = chosen[key]
+            merged[key] = config[key]
+            merged["choices"][key] = chosen[key]
         else:
             _set(merged, key, look_up(config, key))
     if wrong:
         raise InputError("\n".join(wrong))
     return merged
+
+
+def _trained_with(stored: dict[str, Any], key: str) -> Any:
+    """The value of a key; its default, where it was not there yet."""
+    root, _, name = key.rpartition(".")
+    node = look_up(stored, root) if root else stored
+    if isinstance(node, dict) and name in node:
+        return node[name]
+    return catalog.defaults(stored["choices"]).get(key)
 
 
 def _wires(job: DictConfig) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Order(Sampler[list[int]]):
 
 
 class StepNoise:
-    """What Algorithm 1 draws at a step: (timesteps, noise, flips) for the whole global batch.
+    """What Algorithm 1 draws at a step, for the whole global batch.
 
     Every process draws the global batch and keeps its `rows`, so what an image meets does not
     depend on how many devices share the work.
@@ -73,14 +73,16 @@ class StepNoise:
         self.T = T
         self.generator = torch.Generator(device)
 
-    def __call__(self, step: int, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """t (B,) in 0..T-1, eps (B, C, H, W) standard normal, flip (B,) bool."""
+    def __call__(self, step: int, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """t (B,) in 0..T-1, eps (B, C, H, W) standard normal, flip (B,) bool, and u (B,), uniform
+        in [0, 1), by which labels are dropped."""
         g = self.generator.manual_seed(mix(self.seed, "step", step))
         device, size = g.device, (self.batch_size,)
         t = torch.randint(self.T, size, generator=g, device=device)
         flip = torch.rand(size, generator=g, device=device) < 0.5
         eps = torch.randn(size + self.shape, generator=g, device=device)
-        return t[rows], eps[rows], flip[rows]
+        u = torch.rand(size, generator=g, device=device)
+        return t[rows], eps[rows], flip[rows], u[rows]
 
 
 def image_noise(seeds: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:

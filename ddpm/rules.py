@@ -39,21 +39,41 @@ def one_of(*options: str, null: bool = False) -> Rule:
     return Rule(str, f"one of {', '.join(options)}", lambda x: x in options, null, options)
 
 
-def integers() -> Rule:
+def integers(least: int = 1, *, null: bool = False) -> Rule:
     return Rule(
         list,
-        "a list of whole numbers from 1",
-        lambda x: all(isinstance(n, int) and not isinstance(n, bool) and n >= 1 for n in x),
+        f"a list of whole numbers from {least}",
+        lambda x: all(isinstance(n, int) and not isinstance(n, bool) and n >= least for n in x),
+        null,
     )
 
+
+def boolean() -> Rule:
+    return Rule(bool, "true or false", lambda x: True)
+
+
+AREAS = ("left", "right", "top", "bottom", "center")  # masks that need no file
 
 RULES = {
     "seed": Rule(int, "a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
     "output_dir": path(null=True),
     "data_dir": path(),
     "schedule.T": integer(1),
+    "schedule.rescale": boolean(),
+    "schedule.zero_terminal_snr": boolean(),
+    "objective.learned_variance": boolean(),
+    "objective.vlb_weight": positive(),
+    "weighting.loss_type": one_of("mse", "l1", "huber"),
+    "weighting.gamma": positive(),
     "sampler.steps": integer(1, null=True),
     "sampler.eta": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+    "sampler.variance": one_of("auto", "fixed_large", "fixed_small", "learned"),
+    "sampler.spacing": one_of("uniform", "quadratic", "trailing", "log_snr"),
+    "sampler.stochastic": boolean(),
+    "sampler.order": Rule(int, "1 or 2", lambda x: x in (1, 2)),
+    "guidance.scale": number("a finite number from 0", lambda x: x >= 0),
+    "guidance.rescale": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+    "guidance.classifier": path(),
     "optimizer.lr": positive(),
     "optimizer.eps": positive(),
     "optimizer.betas": Rule(
@@ -63,6 +83,7 @@ RULES = {
     ),
     "optimizer.weight_decay": number("a finite number from 0", lambda x: x >= 0),
     "data.image_size": integer(1),
+    "data.conditional": boolean(),
     "model.widths": integers(),
     "model.attention_resolutions": integers(),
     "tracker.wandb.mode": one_of("online", "offline", "disabled", null=True),
@@ -75,7 +96,10 @@ RULES = {
     "job.clip_grad_norm": positive(null=True),
     "job.ema_decay": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "job.ema_ramp": number("a number from 1 (1: no ramp)", lambda x: x >= 1),
-    "job.compile": Rule(bool, "true or false", lambda x: True),
+    "job.compile": boolean(),
+    "job.label_dropout": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
+    "job.labels": Rule(list, "a list of classes, like [3, 8]", lambda x: len(x) > 0, null=True),
+    "job.evaluate_every": integer(1, null=True),
     "job.num_workers": integer(0),
     "job.log_every": integer(1),
     "job.save_every": integer(1, null=True),
@@ -87,14 +111,68 @@ RULES = {
     "job.num_samples": integer(1),
     "job.first_seed": integer(0),
     "job.gif_seconds": positive(),
+    "job.images": Rule(
+        list,
+        "two picture files, like [a.png, b.jpg]",
+        lambda x: len(x) == 2 and all(isinstance(file, str) and file for file in x),
+        null=True,
+    ),
+    "job.indices": Rule(
+        list,
+        "two whole numbers from 0, like [0, 1]",
+        lambda x: len(x) == 2 and all(type(n) is int and n >= 0 for n in x),
+    ),
+    "job.t": integer(0, null=True),
+    "job.mixes": integer(2),
+    "job.label": integer(0, null=True),
+    "job.image": path(),
+    "job.mask": Rule(str, f"a path, or one of {', '.join(AREAS)}", lambda x: x != "", False, AREAS),
+    "job.resamples": integer(1),
+    "job.jump_length": integer(1),
     "job.weights": one_of("ema", "model"),
 }
 # Keys that say what another key says, and nothing else.
 FOLLOW = {
     "model.channels": "data.channels",
-    "model.out_channels": "data.channels",
     "model.image_size": "data.image_size",
 }
+SAMPLING = ("sample", "interpolate", "inpaint")
+
+
+def follow(config: dict[str, Any]) -> None:
+    """Set what the network must have for the data and the objective: classes, output channels.
+
+    Raises:
+        InputError: the command line says otherwise.
+    """
+    model, data = config.get("model"), config.get("data")
+    if not isinstance(model, dict) or not isinstance(data, dict):
+        return
+    conditional = data.get("conditional") is True or "out_channels" not in model
+    wanted = {"num_classes": data.get("num_classes") if conditional else None}
+    leaders = {"num_classes": "data.conditional and data.num_classes"}
+    channels = data.get("channels")
+    if isinstance(channels, int) and "out_channels" in model:
+        learned = look_up(config, "objective.learned_variance") is True
+        wanted["out_channels"] = channels * (2 if learned else 1)
+        leaders["out_channels"] = "data.channels and objective.learned_variance"
+    defaults = {"num_classes": None, "out_channels": channels}
+    for name in wanted.keys() & model.keys():
+        if model[name] not in (defaults[name], wanted[name]):
+            raise InputError(f"model.{name}={model[name]}: follows {leaders[name]}; set those.")
+        model[name] = wanted[name]
+
+
+def fill_in(config: dict[str, Any]) -> None:
+    """Labels that were not given, where there are any: all, in turn."""
+    job = config.get("job", {})
+    if job.get("labels", 0) is None and _takes_labels(config):
+        job["labels"] = list(range(config["data"]["num_classes"]))
+
+
+def _takes_labels(config: dict[str, Any]) -> bool:
+    labelled = look_up(config, "data.conditional") or look_up(config, "guidance.classifier")
+    return bool(labelled) and look_up(config, "data.num_classes") is not None
 
 
 def check(config: dict[str, Any], defaults: dict[str, Any]) -> None:
@@ -150,14 +228,80 @@ def _check_together(config: dict[str, Any]) -> list[str]:
     if batch % parts:
         wrong.append(f"job.batch_size={batch}: must be divisible by job.accumulate={parts}.")
     steps, T = look_up(config, "sampler.steps"), look_up(config, "schedule.T")
-    if steps is not None and T is not None and steps > T:
+    draws = look_up(config, "choices.job") != "train_classifier"
+    if draws and steps is not None and T is not None and steps > T:
         wrong.append(f"sampler.steps={steps}: must be at most schedule.T={T}, the steps there are.")
-    if (classes := look_up(config, "model.num_classes")) is not None:
-        wrong.append(f"model.num_classes={classes}: training on labels is not there yet; null.")
+    if (t := job.get("t")) is not None and T is not None and t >= T:
+        wrong.append(f"job.t={t}: must be from 0 to {T - 1}, below schedule.T={T}.")
+    wrong += _check_process(config) + _check_labels(config)
     for key, leader in FOLLOW.items():
         value, leads = look_up(config, key), look_up(config, leader)
         if value is not None and leads is not None and value != leads:
             wrong.append(f"{key}={value}: follows {leader}={leads}; set that instead.")
+    return wrong
+
+
+def _check_process(config: dict[str, Any]) -> list[str]:
+    """Parts that do not go together."""
+    choices, wrong = config.get("choices", {}), []
+    job, model = choices.get("job"), choices.get("model")
+    if job == "train_classifier" and model != "classifier":
+        wrong.append(f"model={model}: job=train_classifier trains model=classifier; leave it out.")
+    if job == "train" and model == "classifier":
+        wrong.append("model=classifier: draws no images; it is for job=train_classifier.")
+    if look_up(config, "schedule.zero_terminal_snr") and choices.get("objective") == "eps":
+        wrong.append(
+            "schedule.zero_terminal_snr=true: x_T is then pure noise, and knowing that noise says "
+            "nothing of x_0:\nobjective=eps cannot be sampled from; choose objective=v or x_0."
+        )
+    learned = look_up(config, "objective.learned_variance")
+    if look_up(config, "sampler.variance") == "learned" and not learned:
+        wrong.append(
+            "sampler.variance=learned: the network has none (objective.learned_variance=false); "
+            "choose auto."
+        )
+    return wrong
+
+
+def _check_labels(config: dict[str, Any]) -> list[str]:
+    """Labels that are asked for and not there."""
+    choices, wrong = config.get("choices", {}), []
+    name, classes = choices.get("data"), look_up(config, "data.num_classes")
+    conditional = look_up(config, "data.conditional")
+    if classes is None:
+        needs = {
+            "data.conditional=true": conditional,
+            "job=train_classifier": choices.get("job") == "train_classifier",
+        }
+        hint = "give data.num_classes, if it has" if name == "folder" else "leave it out"
+        wrong = [f"{key}: data={name} has no classes; {hint}." for key, on in needs.items() if on]
+        return wrong or _check_asked(config)
+    if choices.get("guidance") == "classifier_free" and not conditional:
+        what = "the checkpoint was" if choices.get("job") in SAMPLING else "the network is"
+        wrong.append(
+            f"guidance=classifier_free: {what} trained without labels (data.conditional=false)."
+        )
+    return wrong + _check_asked(config)
+
+
+def _check_asked(config: dict[str, Any]) -> list[str]:
+    """The labels that images are to have, in job.labels or job.label."""
+    job, wrong = config.get("job", {}), []
+    name, classes = look_up(config, "choices.data"), look_up(config, "data.num_classes")
+    for key in ("labels", "label"):
+        if (asked := job.get(key)) is None:
+            continue
+        labels = asked if isinstance(asked, list) else [asked]
+        if not _takes_labels(config):
+            wrong.append(
+                f"job.{key}={asked}: the checkpoint was trained without labels "
+                "(data.conditional=false); guidance=classifier can lead it."
+            )
+        elif bad := [n for n in labels if type(n) is not int or not 0 <= n < classes]:
+            wrong.append(
+                f"job.{key}={asked}: {bad[0]} is not one of 0 to {classes - 1}, the {classes} "
+                f"classes of data={name}."
+            )
     return wrong
 
 

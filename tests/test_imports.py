@@ -29,9 +29,18 @@ ONLY = {
 
 # What a module may know of ours, besides ddpm.errors. A folder stands for all in it.
 LEAVES = {
-    "ddpm.models": {"ddpm.models.layers"},
-    "ddpm.schedules": set(),
-    "ddpm.diffusion": set(),
+    "ddpm.models": {"ddpm.models.layers", "ddpm.models.stages"},
+    "ddpm.schedules": {"ddpm.schedules.base"},
+    "ddpm.objectives": {"ddpm.objectives.base"},
+    "ddpm.weightings": {"ddpm.weightings.base", "ddpm.objectives.base"},
+    "ddpm.bound": set(),
+    "ddpm.diffusion": {
+        "ddpm.bound",
+        "ddpm.objectives.base",
+        "ddpm.objectives.eps",  # by default
+        "ddpm.weightings.base",
+        "ddpm.weightings.uniform",  # by default
+    },
     "ddpm.samplers": {"ddpm.diffusion", "ddpm.samplers.base"},
     "ddpm.data": {"ddpm.data.base", "ddpm.data.pictures"},
     "ddpm.trackers": {"ddpm.trackers.base", "ddpm.trackers.local", "ddpm.images"},
@@ -52,19 +61,36 @@ LEAVES = {
 UPPER = ["ddpm", "ddpm.cli", "ddpm.config", "ddpm.launch", "ddpm.sweep", "ddpm.mistakes"]
 MIDDLE = {
     # Parts reach jobs and the pipeline as arguments: no model, schedule or data set by name.
-    "ddpm.pipeline": {
-        "ddpm.checkpoint",
+    "ddpm.interpolation": {"ddpm.diffusion", "ddpm.samplers.base"},
+    "ddpm.inpainting": {"ddpm.diffusion", "ddpm.samplers.base"},
+    "ddpm.pretrained": {"ddpm.build", "ddpm.checkpoint", "ddpm.diffusion"},
+    "ddpm.guidance": {
+        "ddpm.guidance.base",
         "ddpm.diffusion",
+        "ddpm.pretrained",  # by from_run alone
+    },
+    "ddpm.pipeline": {
+        "ddpm.diffusion",
+        "ddpm.guidance.base",
+        "ddpm.guidance.none",  # by default
         "ddpm.images",
         "ddpm.randomness",
         "ddpm.build",  # by from_checkpoint alone
         "ddpm.hardware",
+        "ddpm.pretrained",
     },
     "ddpm.jobs": {
         "ddpm.jobs",
         "ddpm.pipeline",
+        "ddpm.pretrained",
+        "ddpm.interpolation",
+        "ddpm.inpainting",
         "ddpm.diffusion",
+        "ddpm.guidance.base",
+        "ddpm.samplers.base",
         "ddpm.data.base",
+        "ddpm.data.pictures",
+        "ddpm.rules",
         "ddpm.trackers.base",
         "ddpm.checkpoint",
         "ddpm.console",
@@ -77,7 +103,7 @@ MIDDLE = {
         "ddpm.signals",
     },
 }
-LAST = ["layers", "base", "pictures", "local"]  # shared by the files of their folder
+LAST = ["layers", "stages", "base", "pictures", "local"]  # shared by the files of their folder
 
 
 def inside(name, area):
@@ -124,7 +150,10 @@ def test_a_module_knows_only_what_is_below_it(name):
     assert strange == set()
 
 
-@pytest.mark.parametrize("folder", ["models", "schedules", "samplers", "data", "trackers"])
+PARTS = ["data", "guidance", "models", "objectives", "samplers", "schedules", "weightings"]
+
+
+@pytest.mark.parametrize("folder", [*PARTS, "trackers"])
 def test_parts_do_not_know_their_neighbours(folder):
     for path in (ROOT / "ddpm" / folder).glob("*.py"):
         known = {m for m in ours(path) if inside(m, f"ddpm.{folder}")}
@@ -212,16 +241,14 @@ def test_no_absolute_paths_and_nothing_left_to_do():
 def test_parts_name_no_device():
     """They run where their tensors are; only hardware.py and the pipeline's entry choose one."""
     for name, path in MODULES.items():
-        if any(
-            inside(name, f"ddpm.{part}") for part in ("models", "samplers", "schedules", "data")
-        ):
+        if any(inside(name, f"ddpm.{part}") for part in PARTS):
             for call, node in calls(path):
                 assert not call.endswith(".cuda"), name
                 given = [ast.unparse(k.value) for k in node.keywords if k.arg == "device"]
                 assert not [v for v in given if v.startswith(("'cuda", "'cpu"))], name
 
 
-@pytest.mark.parametrize("folder", ["data", "jobs", "models", "samplers", "schedules", "trackers"])
+@pytest.mark.parametrize("folder", [*PARTS, "jobs", "trackers"])
 def test_a_part_is_one_file_of_python_and_one_of_yaml(folder):
     group = folder.removesuffix("s")
     options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"local"}
@@ -229,4 +256,4 @@ def test_a_part_is_one_file_of_python_and_one_of_yaml(folder):
     files = {path.stem for path in (ROOT / "ddpm" / folder).glob("*.py")}
     assert options <= files
     if folder != "jobs":  # a loop may be cut into as many files as it needs
-        assert files - options <= {"__init__", "layers", "base", "pictures", "local"}
+        assert files - options <= {"__init__", *LAST}

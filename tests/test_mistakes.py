@@ -89,7 +89,6 @@ ROWS = [
     ("schedule.T=20", "schedule.T=20", "< 1"),
     ("schedule=cosine schedule.max_beta=1", "schedule.max_beta=1"),
     ("model=unet model.widths=[32,a]", "model.widths=[32", "whole numbers"),
-    ("sampler=ddim sampler.steps=null", "sampler.steps=None"),
     ("hardware.num_nodes=2", "hardware.num_nodes=2", "torchrun"),
     ("model.num_classes=10", "model.num_classes=10"),
     ("schedule.beta_start=0.5", "schedule.beta_start=0.5", "schedule.beta_end=0.02"),
@@ -98,6 +97,59 @@ ROWS = [
     ("sampler.steps=2000", "sampler.steps=2000", "1000"),
     ("sampler=ddim sampler.eta=-1", "sampler.eta=-1"),
     ("sampler=ddpm sampler.variance=big", "sampler.variance=big", "fixed_large"),
+    # objectives, weightings, schedules, samplers
+    ("objective=epsilon", "objective=epsilon", "'eps'"),
+    ("weighting=min_snrr", "weighting=min_snrr", "'min_snr'"),
+    ("guidance=classifierfree", "guidance=classifierfree", "'classifier_free'"),
+    ("sampler=dpmsolver", "sampler=dpmsolver", "'dpm_solver'"),
+    ("weighting.loss_type=l2", "weighting.loss_type=l2", "mse, l1, huber"),
+    ("weighting=min_snr weighting.gamma=0", "weighting.gamma=0", "above 0"),
+    ("weighting.gamma=5", "weighting.gamma", "weighting=min_snr"),
+    ("objective.vlb_weight=0", "objective.vlb_weight=0", "above 0"),
+    ("objective.learned_variance=1", "objective.learned_variance=1", "true or false"),
+    ("schedule.rescale=maybe", "schedule.rescale=maybe", "true or false"),
+    ("schedule=cosine schedule.rescale=false", "schedule.rescale", "schedule=linear"),
+    ("schedule=learned schedule.T=1 sampler=ddpm", "schedule.T=1", "T >= 2"),
+    ("schedule=learned schedule.zero_terminal_snr=true", "schedule.zero_terminal_snr"),
+    *(
+        (f"schedule={s} schedule.zero_terminal_snr=true", "zero_terminal_snr=true", "objective=eps")
+        for s in ("linear", "cosine", "quadratic", "sigmoid")
+    ),
+    ("sampler.spacing=cubic", "sampler.spacing=cubic", "uniform, quadratic, trailing, log_snr"),
+    ("sampler=dpm_solver sampler.order=3", "sampler.order=3", "1 or 2"),
+    ("sampler=ddim sampler.eta=-0.1", "sampler.eta=-0.1", "0 to 1"),
+    ("sampler=heun sampler.steps=41 schedule.T=40", "sampler.steps=41", "schedule.T=40"),
+    ("sampler=ddpm sampler.variance=learned", "sampler.variance=learned", "learned_variance"),
+    # labels
+    ("guidance=classifier_free", "guidance=classifier_free", "data.conditional"),
+    ("guidance=classifier", "guidance.classifier", "must be given"),
+    ("guidance=classifier guidance.classifier=nowhere", "guidance.classifier=nowhere"),
+    ("guidance=classifier guidance.classifier=empty", "guidance.classifier=empty", "step-*.pt"),
+    ("guidance=classifier guidance.classifier=weights.pt", "guidance.classifier=weights.pt"),
+    (
+        "data.conditional=true guidance=classifier_free guidance.scale=-1",
+        *("guidance.scale=-1", "from 0"),
+    ),
+    (
+        "data.conditional=true guidance=classifier_free guidance.rescale=2",
+        *("guidance.rescale=2", "0 to 1"),
+    ),
+    ("guidance.scale=2", "guidance.scale", "guidance=classifier"),
+    ("data.conditional=maybe", "data.conditional=maybe", "true or false"),
+    ("data=celeba data.conditional=true", "data.conditional=true", "data=celeba has no classes"),
+    (
+        "data=folder data.root=pictures data.conditional=true",
+        *("data.conditional=true", "data=folder has no classes", "data.num_classes"),
+    ),
+    ("job.label_dropout=1.5", "job.label_dropout=1.5", "0 to below 1"),
+    ("job.labels=[3]", "job.labels", "job=sample"),
+    ("data.conditional=true model.num_classes=5", "model.num_classes=5", "data.num_classes"),
+    ("model.out_channels=7", "model.out_channels=7", "objective.learned_variance"),
+    ("model=classifier", "model=classifier", "job=train_classifier"),
+    ("job=train_classifier model=unet", "model=unet", "model=classifier"),
+    ("job=train_classifier data=celeba", "job=train_classifier", "data=celeba has no classes"),
+    ("job=train_classifier model.num_classes=5", "model.num_classes=5", "data.num_classes"),
+    ("job=train_classifier job.label_dropout=0.1", "job.label_dropout", "job=train"),
     # parts that do not fit
     ("model=unet data.image_size=18", "data.image_size=18", "multiple of 4", "16, 20"),
     ("model=resunet data.image_size=15", "data.image_size=15", "multiple of"),
@@ -177,7 +229,10 @@ def arguments(row):
     named = {word.split("=")[0] for word in words}
     if "resume" in named:
         return words
-    tiny = [word for word in TINY if word.split(".")[0] not in named & {"job", "sampler"}]
+    gone = named & {"job", "sampler"} | (
+        {"model=convnet"} if "job=train_classifier" in words else set()
+    )
+    tiny = [word for word in TINY if not {word, word.split(".")[0]} & gone]
     return [*flags, *tiny, *(word for word in words if word not in flags)]
 
 

@@ -29,7 +29,8 @@ SMALL = {
 def build(name, *, channels=3, image_size=16, size=None, **changes):
     """What `model=<name>` builds on images of this shape, with these changes."""
     model = OmegaConf.load(CONF / "model" / f"{name}.yaml")
-    conf = OmegaConf.create({"data": {"channels": channels, "image_size": image_size}})
+    data = {"channels": channels, "image_size": image_size, "num_classes": 10}
+    conf = OmegaConf.create({"data": data})
     conf = OmegaConf.merge(conf, {"model": model})
     if size:
         conf = OmegaConf.merge(conf, OmegaConf.load(CONF / "size" / f"{size}.yaml"))
@@ -85,11 +86,12 @@ def test_convnet_without_time_is_three_convolutions():
 @pytest.mark.parametrize("path", sorted((CONF / "size").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_size_file_builds(path):
     name, _, data = path.stem.partition("_")
+    classifies = name == "classifier"
     channels, image_size = {"digits": (1, 16), "cifar10": (3, 32)}.get(data, (1, 32))
     with torch.device("meta"):
         model = build(name, channels=channels, image_size=image_size, size=path.stem)
         x, t = torch.empty(2, channels, image_size, image_size), torch.empty(2, dtype=torch.int64)
-        assert model(x, t).shape == x.shape
+        assert model(x, t).shape == ((2, 10) if classifies else x.shape)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -115,6 +117,48 @@ def test_networks_go_down_to_one_pixel_and_train_there(name):
     x, t = batch(model, size=4)
     model(x.to(memory_format=torch.channels_last), t).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+# --- the classifier
+
+CLASSIFIER = {"widths": [8, 16], "attention_resolutions": [8], "num_heads": 2, "groups": 4}
+
+
+@pytest.mark.parametrize(("channels", "size", "classes"), [(1, 16, 10), (3, 8, 37), (1, 2, 1)])
+def test_the_classifier_gives_a_logit_for_each_class(channels, size, classes):
+    sizes = CLASSIFIER | {"image_size": size, "num_classes": classes}
+    model = build("classifier", channels=channels, **sizes)
+    x, t = batch(model, channels=channels, size=size)
+    logits = model(x.to(memory_format=torch.channels_last), t)
+    assert logits.shape == (2, classes)
+    logits.square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_classifier_depends_on_image_and_step_and_not_on_its_neighbours():
+    model = build("classifier", **CLASSIFIER)
+    x, t = batch(model)
+    logits = model(x, t)
+    assert not torch.allclose(model(x, t + 50), logits)
+    assert not torch.allclose(model(x + 0.5, t), logits)
+    torch.testing.assert_close(model(x[:1], t[:1]), logits[:1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"num_classes": None}, "no classes"),
+        ({"num_classes": 0}, "num_classes=0"),
+        ({"image_size": 15}, "image_size=15"),
+        ({"widths": []}, "widths"),
+        ({"groups": 3}, "groups=3"),
+        ({"num_heads": 0}, "num_heads=0"),
+        ({"num_blocks": 0}, "num_blocks=0"),
+    ],
+)
+def test_the_classifier_says_what_is_allowed(changes, text):
+    with pytest.raises(Exception, match=text):
+        build("classifier", **(CLASSIFIER | changes))
 
 
 # --- numerics

@@ -48,16 +48,19 @@ def test_step_noise_of_ranks_is_that_of_one_process():
     noise = StepNoise(0, 8, (1, 2, 2), 1000, CPU)
     whole = noise(3, slice(0, 8))
     parts = [noise(3, slice(0, 4)), noise(3, slice(4, 8))]
-    for i in range(3):
+    for i in range(4):
         assert torch.equal(whole[i], torch.cat([parts[0][i], parts[1][i]]))
 
 
 def test_step_noise_is_what_algorithm_1_asks_for():
-    t, eps, flip = StepNoise(0, 4000, (1, 2, 2), 10, CPU)(0, slice(0, 4000))
+    t, eps, flip, u = StepNoise(0, 4000, (1, 2, 2), 10, CPU)(0, slice(0, 4000))
     assert set(t.tolist()) == set(range(10))
     assert abs(eps.mean()) < 0.03
     assert abs(eps.std() - 1) < 0.03
     assert abs(flip.float().mean() - 0.5) < 0.04
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert abs((u < 0.1).float().mean() - 0.1) < 0.02
 
 
 def test_an_images_noise_is_its_own():

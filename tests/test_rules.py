@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ddpm.errors import InputError
-from ddpm.rules import check
+from ddpm.rules import check, fill_in, follow
 
 
 def config(key, value):
@@ -69,3 +69,40 @@ def test_a_key_without_a_rule_keeps_the_type_of_its_default(default, bad, good):
 def test_keys_that_follow_another_are_refused_a_value_of_their_own():
     with pytest.raises(InputError, match=r"model.channels=3: follows data.channels=1"):
         check({"model": {"channels": 3}, "data": {"channels": 1}}, {})
+
+
+def parts(*, conditional, learned_variance=False, **model):
+    data = {"conditional": conditional, "num_classes": 10, "channels": 1}
+    own = {"num_classes": None, "out_channels": 1} | model
+    return {"model": own, "data": data, "objective": {"learned_variance": learned_variance}}
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_network_follows_data_and_objective(conditional, learned):
+    config = parts(conditional=conditional, learned_variance=learned)
+    for _ in range(2):  # what has followed once is no contradiction
+        follow(config)
+        assert config["model"]["num_classes"] == (10 if conditional else None)
+        assert config["model"]["out_channels"] == (2 if learned else 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("num_classes", 5), ("num_classes", 3), ("out_channels", 7)]
+)
+def test_a_network_that_would_not_follow_is_refused(key, value):
+    with pytest.raises(InputError, match=f"model.{key}={value}: follows"):
+        follow(parts(conditional=True, **{key: value}))
+
+
+def test_labels_are_all_classes_unless_given():
+    data = {"conditional": True, "num_classes": 3}
+    config = {"data": data, "job": {"labels": None}}
+    fill_in(config)
+    assert config["job"]["labels"] == [0, 1, 2]
+    config["job"]["labels"] = [2]
+    fill_in(config)
+    assert config["job"]["labels"] == [2]
+    config = {"data": data | {"conditional": False}, "job": {"labels": None}}
+    fill_in(config)
+    assert config["job"]["labels"] is None

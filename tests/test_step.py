@@ -1,7 +1,7 @@
 import pytest
 
+from ddpm.jobs.loop import due, rank_rows, total_steps
 from ddpm.jobs.step import LearningRate
-from ddpm.jobs.train import due, rank_rows, total_steps
 
 
 def test_the_rate_rises_stays_and_falls():

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ddpm.data.pictures import FITS, MODES, ImageFiles, square
+from ddpm.data.pictures import FITS, MODES, ImageFiles, open_image, square
 from ddpm.errors import InputError
 
 __all__ = ["ImageData", "ImageFiles", "check", "fetch", "is_int"]
@@ -38,7 +38,8 @@ class ImageData(Dataset):
     A data set sets the class attributes and writes `files` and `images`; the rest is done here.
     Constructors check their arguments and touch no file: `prepare`, or the first use, does.
     `fit` and `background` are explained in `pictures.square`. `flip`: whether a mirrored image is
-    as likely as the image; the training loop does it.
+    as likely as the image; the training loop does it. `conditional`: whether the network is told
+    the labels.
     """
 
     name: ClassVar[str]
@@ -58,6 +59,7 @@ class ImageData(Dataset):
         fit: str,
         background: int,
         flip: bool,
+        conditional: bool = False,
     ) -> None:
         check("split", split, split in self.splits, ", ".join(self.splits))
         check("channels", channels, is_int(channels, 1) and channels in MODES, "1, 3")
@@ -67,9 +69,11 @@ class ImageData(Dataset):
         check("fit", fit, fit in FITS, ", ".join(FITS))
         check("background", background, is_int(background, 0, 255), "an integer from 0 to 255")
         check("flip", flip, isinstance(flip, bool), "true, false")
+        check("conditional", conditional, isinstance(conditional, bool), "true, false")
         self.data_dir = self.root = Path(data_dir).expanduser()
         self.split, self.channels, self.image_size = split, channels, image_size
         self.num_classes, self.fit, self.background, self.flip = num_classes, fit, background, flip
+        self.conditional = conditional
 
     def files(self, split: str) -> list[Path]:
         """The files under `root` that tell whether the images have changed."""
@@ -169,11 +173,31 @@ class ImageData(Dataset):
         np.lib.format.write_array_header_1_0(file, header | {"shape": (len(labels), *shape)})
         return labels
 
-    def _pixels(self, picture: Image.Image) -> np.ndarray:
-        """uint8 (C, H, W); gives the picture's memory back."""
+    def read(self, path: Path) -> Tensor:
+        """Any picture file as it would be in this data set: uint8 (C, H, W).
+
+        Raises:
+            Unreadable: it is none, or damaged.
+        """
+        return torch.from_numpy(self._pixels(open_image(path)))
+
+    def read_mask(self, path: Path) -> Tensor:
+        """Where a picture file is white, framed like the images: bool (1, H, W).
+
+        White are grey levels from 128; what is transparent or beside the picture is black.
+
+        Raises:
+            Unreadable: it is none, or damaged.
+        """
+        nearest = Image.Resampling.NEAREST
+        pixels = self._pixels(open_image(path), channels=1, background=0, resample=nearest)
+        return torch.from_numpy(pixels >= 128)
+
+    def _pixels(self, picture: Image.Image, **changes: Any) -> np.ndarray:
+        """uint8 (C, H, W); gives the picture's memory back. `changes`: of how it is framed."""
         keys = "channels", "image_size", "fit", "center_crop", "background", "resample"
         with closing(picture):
-            return square(picture, **{key: getattr(self, key) for key in keys})
+            return square(picture, **{key: getattr(self, key) for key in keys} | changes)
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:

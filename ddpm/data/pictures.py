@@ -17,6 +17,16 @@ MODES = {1: "L", 3: "RGB"}
 FITS = ("crop", "pad", "resize")
 
 Box = tuple[float, float, float, float]
+ORIENTATION = 0x0112  # EXIF
+TURNED = (5, 6, 7, 8)  # the orientations whose rows are shown as columns
+
+
+class Unreadable(InputError):
+    """A picture that cannot be read: names the file, its control characters escaped."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"data: cannot read image {str(path)!r} ({reason}). Repair or remove it.")
+        self.reason = reason
 
 
 def open_image(path: Path) -> Image.Image:
@@ -26,11 +36,11 @@ def open_image(path: Path) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return Image.open(path, formats=FORMATS)
     except Image.UnidentifiedImageError as error:
-        raise unreadable(path, "not a PNG, JPEG, WebP or BMP file") from error
+        raise Unreadable(path, "not a PNG, JPEG, WebP or BMP file") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise unreadable(path, str(error)) from error
+        raise Unreadable(path, str(error)) from error
     except (OSError, SyntaxError, ValueError) as error:
-        raise unreadable(path, getattr(error, "strerror", None) or str(error)) from error
+        raise Unreadable(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -47,9 +57,14 @@ class ImageFiles:
         yield from zip(map(open_image, self.paths), self.labels, strict=True)
 
 
-def unreadable(path: str | Path, reason: str) -> InputError:
-    """Names the file, its control characters escaped."""
-    return InputError(f"data: cannot read image {str(path)!r} ({reason}). Repair or remove it.")
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture file as it is to be seen; `Unreadable` if it is none."""
+    with open_image(path) as image:
+        width, height = image.size
+        orientation = 1
+        with suppress(Exception):  # of damaged metadata
+            orientation = image.getexif().get(ORIENTATION, 1)
+    return (height, width) if orientation in TURNED else (width, height)
 
 
 def convert(image: Image.Image, mode: str, background: int) -> Image.Image:
@@ -104,7 +119,7 @@ def square(
         image.draft(None, (math.ceil(width * zoom), math.ceil(height * zoom)))
         decoded = convert(image, MODES[channels], background)
     except (OSError, SyntaxError, ValueError) as error:
-        raise unreadable(getattr(image, "filename", "?"), str(error)) from error
+        raise Unreadable(getattr(image, "filename", "?"), str(error)) from error
     x, y = decoded.width / width, decoded.height / height
     box = left * x, top * y, min(right * x, decoded.width), min(bottom * y, decoded.height)
     scaled = decoded.resize(target, resample, box)

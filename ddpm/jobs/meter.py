@@ -57,4 +57,6 @@ class Meter:
     @staticmethod
     def text(figures: dict[str, float]) -> str:
         """The figures a person wants to see go by."""
-        return f"loss {figures['train/loss']:.4f}, {figures['train/images_per_sec']:.0f} images/s"
+        shown = [f"loss {figures['train/loss']:.4f}"]
+        shown += [f"{k.removeprefix('eval/')} {v:.2f}" for k, v in figures.items() if "eval/" in k]
+        return ", ".join([*shown, f"{figures['train/images_per_sec']:.0f} images/s"])

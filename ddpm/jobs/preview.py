@@ -1,17 +1,27 @@
 """The grid of samples a run draws now and then, always from the same noise."""
 
+from collections.abc import Sequence
+
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.images import enlarge, make_grid
-from ddpm.pipeline import Pipeline
+from ddpm.pipeline import Pipeline, in_turn
+
+BATCH = 64
 
 
-def preview(fabric: Fabric, pipeline: Pipeline, num_samples: int) -> Tensor:
-    """A grid of the images of seeds 0, 1, ..., each rank drawing a share: uint8 (C, H, W)."""
+def preview(
+    fabric: Fabric, pipeline: Pipeline, num_samples: int, labels: Sequence[int] | None = None
+) -> Tensor:
+    """A grid of the images of seeds 0, 1, ..., of these classes in turn, each rank drawing a share:
+    uint8 (C, H, W)."""
     ranks, rank = fabric.world_size, fabric.global_rank
     share = -(-num_samples // ranks)
-    images = pipeline.sample(share, seed=rank * share)
+    mine = range(rank * share, (rank + 1) * share)
+    batches = [mine[i : i + BATCH] for i in range(0, share, BATCH)]
+    images = torch.cat([pipeline.sample_seeds(b, in_turn(labels, b, 0)) for b in batches])
     if ranks > 1:
         images = fabric.all_gather(images.to(fabric.device)).flatten(0, 1).cpu()
     return enlarge(make_grid(images[:num_samples]))

@@ -10,7 +10,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ddpm import checkpoint, run_dir
+from ddpm import checkpoint, pretrained, run_dir
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.hardware import describe
 from ddpm.plan import Plan
 from ddpm.trackers.base import RunInfo, Tracker, Trackers, open_trackers
@@ -96,10 +97,16 @@ class Run:
         if self.leads:
             print(text, flush=True)
 
-    def restore(self, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """Take up weights, their average and the optimizer's memory; return the steps done."""
+    def restore(
+        self,
+        model: nn.Module,
+        ema: nn.Module,
+        diffusion: GaussianDiffusion,
+        optimizer: torch.optim.Optimizer,
+    ) -> int:
+        """Take up all that was learned, and the optimizer's memory; return the steps done."""
         if self.state is not None:
-            checkpoint.load_weights(model, self.state["model"], self.path)
+            pretrained.fill(model, diffusion, self.state, "model", self.path)
             checkpoint.load_weights(ema, self.state["ema"], self.path)
             optimizer.load_state_dict(self.state["optimizer"])
             self.state = None  # a second copy of everything: let it go
@@ -125,6 +132,7 @@ class Run:
         step: int,
         model: nn.Module,
         ema: nn.Module,
+        diffusion: GaussianDiffusion,
         optimizer: torch.optim.Optimizer,
         keep: int,
     ) -> None:
@@ -137,6 +145,7 @@ class Run:
                 "hparams": self.plan.hparams,
                 "model": model.state_dict(),
                 "ema": ema.state_dict(),
+                "diffusion": diffusion.state_dict(),  # of a schedule that learns; else empty
                 "optimizer": optimizer.state_dict(),
             }
             checkpoint.save(self.dir / "checkpoints", state, keep)

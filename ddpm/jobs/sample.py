@@ -1,5 +1,6 @@
 """From a checkpoint to pictures: one PNG per seed, a grid of them, and how they came to be."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,12 +8,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ddpm import checkpoint
+from ddpm import pretrained
 from ddpm.console import Progress
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif, save_png
 from ddpm.jobs.run import Run
-from ddpm.pipeline import Pipeline, Sampler
+from ddpm.pipeline import Pipeline, Sampler, in_turn
 
 GRID = 256  # images in grid.png, at most
 ANIMATED = 16  # images in denoising.gif
@@ -26,27 +28,23 @@ def sample(
     model: nn.Module,
     diffusion: GaussianDiffusion,
     sampler: Sampler,
+    guidance: Guidance,
     channels: int,
     image_size: int,
     weights: str,
+    labels: Sequence[int] | None,
     num_samples: int,
     first_seed: int,
     batch_size: int,
     gif_seconds: float,
 ) -> None:
-    """Write `samples/000000.png` ... named after their seeds, `grid.png` and `denoising.gif`.
+    """Write `samples/000000.png` ... named after their seeds, `grid.png` and `denoising.gif`, and
+    `labels.json` where labels were asked for.
 
     conf/job/sample.yaml says what each knob means.
     """
-    checkpoint.load_weights(model, run.state[weights], run.path)
-    pipeline = Pipeline(
-        model.to(fabric.device, memory_format=torch.channels_last).eval().requires_grad_(False),
-        diffusion.to(fabric.device),
-        sampler,
-        (channels, image_size, image_size),
-        device=fabric.device,
-        autocast=fabric.autocast,
-    )
+    shape = (channels, image_size, image_size)
+    pipeline = make_pipeline(run, fabric, model, diffusion, sampler, guidance, shape, weights)
     seeds = range(first_seed, first_seed + num_samples)
     mine = seeds[fabric.global_rank :: fabric.world_size]
     with run.begin(), Progress(len(mine), unit="image", enabled=run.leads) as progress:
@@ -55,23 +53,66 @@ def sample(
         folder.mkdir(exist_ok=True)
         for first in range(0, len(mine), batch_size):
             batch = mine[first : first + batch_size]
+            wanted = in_turn(labels, batch, first_seed)
             if run.leads and first == 0:
-                images, frames = animate(pipeline, batch)
+                images, frames = animate(pipeline, batch, wanted)
                 duration = round(1000 * gif_seconds / len(frames))
                 save_gif(frames, run.dir / "denoising.gif", duration_ms=duration)
             else:
-                images = pipeline.sample_seeds(batch)
+                images = pipeline.sample_seeds(batch, wanted)
             for seed, image in zip(batch, images, strict=True):
-                save_png(image, folder / f"{seed:06d}.png")
+                save_png(image, folder / file_name(seed))
             progress.advance(len(batch))
             progress.show(first + len(batch), f"seed {batch[-1]}")
         fabric.barrier()
         if run.leads:
-            grid = enlarge(make_grid(load(folder, seeds[:GRID])))
+            write_labels(run.dir, labels, seeds)
+            grid = enlarge(make_grid(load(folder, seeds[:GRID]), columns_of(labels)))
             run.log_grid(run.step, grid, name="grid")  # the local tracker writes grid.png
 
 
-def animate(pipeline: Pipeline, seeds: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+def make_pipeline(
+    run: Run,
+    fabric: Fabric,
+    model: nn.Module,
+    diffusion: GaussianDiffusion,
+    sampler: Sampler,
+    guidance: Guidance,
+    shape: Sequence[int],
+    weights: str,
+) -> Pipeline:
+    """The pipeline of the run's checkpoint on the run's device."""
+    pretrained.fill(model, diffusion, run.state, weights, run.path)
+    return Pipeline(
+        pretrained.ready(model, fabric.device),
+        diffusion.to(fabric.device),
+        sampler,
+        shape,
+        guidance=guidance,
+        device=fabric.device,
+        autocast=fabric.autocast,
+    )
+
+
+def file_name(seed: int) -> str:
+    return f"{seed:06d}.png"
+
+
+def write_labels(folder: Path, labels: Sequence[int] | None, seeds: Sequence[int]) -> None:
+    """Which label each file was drawn for, in `labels.json`, where labels were asked for."""
+    if (asked := in_turn(labels, seeds, seeds[0])) is not None:
+        names = {file_name(seed): label for seed, label in zip(seeds, asked, strict=True)}
+        (folder / "labels.json").write_text(json.dumps(names, indent=0) + "\n")
+
+
+def columns_of(labels: Sequence[int] | None) -> int | None:
+    """As many columns as labels, so that each has its own, where that makes a grid."""
+    return len(labels) if labels is not None and 2 < len(labels) <= 16 else None
+
+
+def animate(
+    pipeline: Pipeline, seeds: Sequence[int], labels: Sequence[int] | None = None
+) -> tuple[Tensor, list[Tensor]]:
     """The images of these seeds, uint8 (B, C, H, W), and frames of the way of the first few.
 
     Frames are evenly spaced and between FRAMES and twice as many: whenever there are more, every
@@ -79,7 +120,7 @@ def animate(pipeline: Pipeline, seeds: Sequence[int]) -> tuple[Tensor, list[Tens
     """
     frames: list[Tensor] = []
     stride = 1
-    for i, x_t in enumerate(pipeline.trajectory(seeds)):
+    for i, x_t in enumerate(pipeline.trajectory(seeds, labels)):
         if i % stride == 0:
             frames.append(enlarge(make_grid(denormalize(x_t[:ANIMATED]).cpu()), width=256))
             if len(frames) > 2 * FRAMES:
@@ -90,4 +131,4 @@ def animate(pipeline: Pipeline, seeds: Sequence[int]) -> tuple[Tensor, list[Tens
 
 def load(folder: Path, seeds: Sequence[int]) -> Tensor:
     """The pictures of these seeds, whichever rank drew them: uint8 (B, C, H, W)."""
-    return torch.stack([load_png(folder / f"{seed:06d}.png") for seed in seeds])
+    return torch.stack([load_png(folder / file_name(seed)) for seed in seeds])

@@ -8,10 +8,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ddpm.diffusion import GaussianDiffusion
+from ddpm.diffusion import NO_LABEL, GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.images import normalize
 from ddpm.randomness import StepNoise, mix
+
+Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 @dataclass
@@ -20,9 +22,11 @@ class Step:
 
     Args:
         model, optimizer: as `fabric.setup` returned them.
-        noise: draws timesteps, noise and flips of the n-th step for the global batch.
+        loss: (model, x_0, t, eps, label) -> a scalar.
+        noise: draws what the n-th step needs of chance, for the global batch.
         rows: which rows of it are this rank's.
         flip: whether images may be mirrored.
+        label_dropout: share of images that get the null class; None: all, no labels are fed.
         accumulate: in how many parts the share goes through the network.
         clip_grad_norm: largest global norm of the gradient; None: any.
         learning_rate: of the n-th step.
@@ -32,46 +36,78 @@ class Step:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     diffusion: GaussianDiffusion
+    loss: Loss
     ema: EMA
     noise: StepNoise
     rows: slice
     flip: bool
+    label_dropout: float | None
     accumulate: int
     clip_grad_norm: float | None
     learning_rate: Callable[[int], float]
 
-    def __call__(self, n: int, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W): two scalars."""
+    def __call__(self, n: int, images: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W), labels (B,): two scalars."""
         # What the network itself draws (dropout) is a function of step and rank as well.
         torch.manual_seed(mix(self.noise.seed, f"dropout/{self.fabric.global_rank}", n))
-        t, eps, flip = self.noise(n, self.rows)
+        t, eps, flip, u = self.noise(n, self.rows)
         x_0 = normalize(images)  # (B, C, H, W) in [-1, 1]
         if self.flip:
             x_0 = torch.where(flip[:, None, None, None], x_0.flip(-1), x_0)
+        label = self.drop(label, u)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(n)
-        loss = self.backward(x_0, t, eps)
+        loss = self.backward(x_0, t, eps, label)
         grad_norm = self.fabric.clip_gradients(
             self.model,
             self.optimizer,
             max_norm=self.clip_grad_norm or math.inf,
             error_if_nonfinite=False,
         )
+        if self.diffusion.schedule is not None:
+            self.schedule_backward(x_0, t, eps, label)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.diffusion.refresh(host=False)
         self.ema.update(n)
         return loss, grad_norm
 
-    def backward(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    def drop(self, label: Tensor, u: Tensor) -> Tensor | None:
+        """Labels (B,) with the null class for a share of them, image by image."""
+        if self.label_dropout is None:
+            return None
+        return torch.where(u < self.label_dropout, NO_LABEL, label)
+
+    def backward(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None) -> Tensor:
         """Leave the gradients of the mean loss, part by part where memory is short; the loss."""
         losses = []
-        parts = [part.chunk(self.accumulate) for part in (x_0, t, eps)]
+        labels = [None] * self.accumulate if label is None else label.chunk(self.accumulate)
+        parts = [*(part.chunk(self.accumulate) for part in (x_0, t, eps)), labels]
         for i, part in enumerate(zip(*parts, strict=True), start=1):
             with self.fabric.no_backward_sync(self.model, enabled=i < self.accumulate):
-                loss = self.diffusion.loss(self.model, *part) / self.accumulate
+                loss = self.loss(self.model, *part) / self.accumulate
                 self.fabric.backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()
+
+    def schedule_backward(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None) -> None:
+        """Leave the gradients of the variational bound in the schedule, and in nothing else.
+
+        A pass of its own on a quarter of the images: the loss that trains the network would only
+        make the schedule easy. The network inside of Fabric's wrapper does it, for the wrapper
+        would count it as a step.
+        """
+        few = slice(max(1, len(x_0) // 4))
+        label = None if label is None else label[few]
+        with self.fabric.autocast():
+            bound = self.diffusion.schedule_loss(
+                self.model.module, x_0[few], t[few], eps[few], label
+            )
+        parameters = list(self.diffusion.parameters())
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(bound, parameters), strict=True
+        ):
+            parameter.grad = self.fabric.all_reduce(gradient, reduce_op="mean")
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,9 @@ class TimeEmbedding(nn.Module):
 class ClassEmbedding(nn.Module):
     """Adds the label's row to the time embedding: (B, D), (B,) or None -> (B, D).
 
-    The last row is the null class, which `label=None` means: one network is conditional and
-    unconditional, as classifier-free guidance needs it (Ho & Salimans 2022, arXiv:2207.12598).
+    The last row is the null class, which `label=None` means, and a label below 0: one network is
+    conditional and unconditional, as classifier-free guidance needs it (Ho & Salimans 2022,
+    arXiv:2207.12598).
     Without classes (`num_classes=None`) it has no parameters, and a label is an error.
     """
 
@@ -81,7 +82,10 @@ class ClassEmbedding(nn.Module):
         if self.weight is None:
             require(label is None, "model.num_classes=null: this network takes no labels")
             return emb
-        return emb + (self.weight[-1] if label is None else F.embedding(label, self.weight))
+        if label is None:
+            return emb + self.weight[-1]
+        null = len(self.weight) - 1
+        return emb + F.embedding(torch.where(label < 0, null, label), self.weight)
 
 
 class GroupNorm(nn.GroupNorm):

@@ -6,19 +6,32 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
+from ddpm.schedules.base import betas_of, check_T, zero_terminal
 
 
-def cosine(T: int, s: float, max_beta: float) -> Tensor:
+def cosine(T: int, s: float, max_beta: float, *, zero_terminal_snr: bool = False) -> Tensor:
     """Betas whose alphas_cumprod falls like a squared cosine: (T,), float64.
 
     alphas_cumprod(t) = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) * pi / 2), and
     beta_t = min(1 - f(t + 1) / f(t), max_beta): Eq. 17, Nichol and Dhariwal 2021
     (arXiv:2102.09672), where s = 0.008 and max_beta = 0.999.
+
+    Args:
+        T: steps.
+        s: offset of t, without which the first betas would be next to nothing.
+        max_beta: the betas are clipped here.
+        zero_terminal_snr: shift the clipped betas so that nothing of x_0 is left in x_T; the last
+            is 1.
+
+    Raises:
+        InputError: these are no such numbers.
     """
-    if s < 0 or not 0 < max_beta < 1:
+    check_T(T)
+    if not 0 <= s < math.inf or not 0 < max_beta < 1:
         raise InputError(
             f"schedule.s={s}, schedule.max_beta={max_beta}: cosine needs s >= 0, 0 < max_beta < 1."
         )
     t = torch.arange(T + 1, dtype=torch.float64)
     f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2  # (T + 1,)
-    return (1 - f[1:] / f[:-1]).clamp(max=max_beta)
+    betas = betas_of(f, max_beta)
+    return zero_terminal(betas) if zero_terminal_snr else betas

@@ -1,0 +1,155 @@
+"""From a checkpoint, a picture and a mask to pictures that differ where the mask is white."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ddpm import inpainting
+from ddpm.console import Progress
+from ddpm.data.base import ImageData
+from ddpm.data.pictures import upright_size
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError, nearest
+from ddpm.guidance.base import Guidance
+from ddpm.images import denormalize, enlarge, make_grid, normalize, save_png
+from ddpm.jobs.given import read_picture
+from ddpm.jobs.run import Run
+from ddpm.jobs.sample import GRID, file_name, load, make_pipeline, write_labels
+from ddpm.pipeline import Pipeline, in_turn, without_gradients
+from ddpm.randomness import image_noise
+from ddpm.rules import AREAS
+from ddpm.samplers.base import Sampler
+
+GREY = 128  # of the masked part, where it is shown
+
+
+def inpaint(
+    *,
+    run: Run,
+    fabric: Fabric,
+    model: nn.Module,
+    diffusion: GaussianDiffusion,
+    data: ImageData,
+    sampler: Sampler,
+    guidance: Guidance,
+    image: str,
+    mask: str,
+    weights: str,
+    labels: Sequence[int] | None,
+    resamples: int,
+    jump_length: int,
+    num_samples: int,
+    first_seed: int,
+    batch_size: int,
+) -> None:
+    """Write `samples/000000.png` ... named after their seeds, and `grid.png`: the picture, what is
+    known of it, and the samples; `labels.json` where labels were asked for.
+
+    conf/job/inpaint.yaml says what each knob means.
+
+    Raises:
+        InputError: picture or mask cannot be used.
+    """
+    picture = read_picture("job.image", image, data.read)
+    area = find_mask(data, mask, image)
+    pipeline = make_pipeline(
+        run, fabric, model, diffusion, sampler, guidance, picture.shape, weights
+    )
+    moves = inpainting.path(len(sampler.timesteps(diffusion)), resamples, jump_length)
+    seeds = range(first_seed, first_seed + num_samples)
+    mine = seeds[fabric.global_rank :: fabric.world_size]
+    batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    with run.begin(), Progress(len(batches) * len(moves), enabled=run.leads) as progress:
+        run.say(f"weights  {weights} of {run.path}, step {run.step}")
+        run.say(f"steps    {describe(moves, jump_length)}")
+        folder = run.dir / "samples"
+        folder.mkdir(exist_ok=True)
+        for number, batch in enumerate(batches):
+            wanted = in_turn(labels, batch, first_seed)
+            steps = paint(pipeline, picture, area, batch, wanted, resamples, jump_length)
+            for done, x_t in enumerate(steps, start=1 + number * len(moves)):
+                x_0 = x_t  # the last one is
+                progress.advance()
+                progress.show(done, f"seeds {batch[0]} to {batch[-1]}")
+            for seed, painted in zip(batch, denormalize(x_0).cpu(), strict=True):
+                save_png(painted, folder / file_name(seed))
+        fabric.barrier()
+        if run.leads:
+            write_labels(run.dir, labels, seeds)
+            known = torch.where(area, GREY, picture).to(torch.uint8)
+            samples = load(folder, seeds[: GRID - 2])
+            grid = make_grid(torch.cat([torch.stack([picture, known]), samples]))
+            run.log_grid(run.step, enlarge(grid), name="grid")
+
+
+def find_mask(data: ImageData, mask: str, image: str) -> Tensor:
+    """Where to paint: bool (1, H, W).
+
+    Raises:
+        InputError: the file cannot be read, is not as large as the image, or is all black.
+    """
+    if mask in AREAS:
+        found = inpainting.area(mask, data.image_size)
+    else:
+        found = read_mask(data, mask, image)
+    if not found.any():
+        raise InputError(
+            f"job.mask={mask}: nothing is white in the part of the picture that is used, so there "
+            "is nothing to paint. White is painted, black is kept."
+        )
+    return found
+
+
+def read_mask(data: ImageData, mask: str, image: str) -> Tensor:
+    """A mask file: bool (1, H, W).
+
+    Raises:
+        InputError: it cannot be read, or is not as large as the image.
+    """
+    words = f"\njob.mask is a picture file, or one of {', '.join(AREAS)}."
+    hint = words + nearest(Path(mask).name, AREAS)
+    width, height = upright_size(Path(image))
+    own = read_picture("job.mask", mask, upright_size, hint)
+    if own != (width, height):
+        raise InputError(
+            f"job.mask={mask}: is {own[0]}x{own[1]} pixels, and job.image={image} is "
+            f"{width}x{height}; both must have the same width and height."
+        )
+    return read_picture("job.mask", mask, data.read_mask)
+
+
+def paint(
+    pipeline: Pipeline,
+    picture: Tensor,
+    mask: Tensor,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None,
+    resamples: int,
+    jump_length: int,
+) -> Iterator[Tensor]:
+    """Yield images (B, C, H, W) of these seeds on the way to x_0, float32, and last of all x_0."""
+    device = pipeline.device
+    randn_like = image_noise(seeds, device)
+    steps = inpainting.inpaint(
+        pipeline.denoise(pipeline.to_labels(labels)),
+        pipeline.diffusion,
+        pipeline.sampler,
+        normalize(picture).to(device),
+        mask.to(device),
+        randn_like(torch.empty(len(seeds), *pipeline.shape, device=device)),
+        randn_like,
+        resamples=resamples,
+        jump_length=jump_length,
+    )
+    return without_gradients(steps)
+
+
+def describe(moves: Sequence[tuple[int, int]], jump_length: int) -> str:
+    """How long the way is, e.g. `"410 of the sampler, with 36 jumps back of 10"`."""
+    jumps = sum(goal > level for level, goal in moves)
+    return f"{len(moves) - jumps} of the sampler, with " + (
+        f"{jumps} jumps back of {jump_length}" if jumps else "no jump back"
+    )

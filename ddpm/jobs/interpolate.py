@@ -1,0 +1,122 @@
+"""From a checkpoint and two pictures to a strip of pictures between them."""
+
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ddpm import interpolation
+from ddpm.console import Progress
+from ddpm.data.base import ImageData
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
+from ddpm.guidance.base import Guidance
+from ddpm.images import denormalize, enlarge, load_png, make_grid, normalize, save_png
+from ddpm.jobs.given import read_picture
+from ddpm.jobs.run import Run
+from ddpm.jobs.sample import make_pipeline
+from ddpm.pipeline import Pipeline, without_gradients
+from ddpm.randomness import image_noise
+from ddpm.samplers.base import Sampler
+
+ROWS = 32  # of strip.png, at most
+WIDTH = 1024  # of it, about
+
+
+def interpolate(
+    *,
+    run: Run,
+    fabric: Fabric,
+    model: nn.Module,
+    diffusion: GaussianDiffusion,
+    data: ImageData,
+    sampler: Sampler,
+    guidance: Guidance,
+    weights: str,
+    images: Sequence[str] | None,
+    indices: Sequence[int],
+    t: int | None,
+    mixes: int,
+    num_samples: int,
+    first_seed: int,
+    label: int | None,
+) -> None:
+    """Write `samples/000000-0.png` ... named after seed and mixture, and `strip.png`: for each seed
+    a row, from the first picture over the mixtures to the second.
+
+    conf/job/interpolate.yaml says what each knob means.
+
+    Raises:
+        InputError: there are no such pictures.
+    """
+    pair = find_pair(data, images, indices)
+    t = diffusion.T // 2 if t is None else t
+    pipeline = make_pipeline(
+        run, fabric, model, diffusion, sampler, guidance, pair.shape[1:], weights
+    )
+    seeds = range(first_seed, first_seed + num_samples)
+    mine = seeds[fabric.global_rank :: fabric.world_size]
+    with run.begin(), Progress(len(mine), unit="row", enabled=run.leads) as progress:
+        run.say(f"weights  {weights} of {run.path}, step {run.step}")
+        run.say(f"noise    up to step t={t} of T={diffusion.T}")
+        folder = run.dir / "samples"
+        folder.mkdir(exist_ok=True)
+        for row, seed in enumerate(mine, start=1):
+            between = mixtures(pipeline, pair, t, mixes, seed, label)
+            for name, image in zip(names(seed, mixes), between, strict=True):
+                save_png(image, folder / name)
+            progress.advance()
+            progress.show(row, f"seed {seed}")
+        fabric.barrier()
+        if run.leads:
+            run.log_grid(run.step, strip(folder, pair, seeds[:ROWS], mixes), name="strip")
+
+
+def find_pair(data: ImageData, images: Sequence[str] | None, indices: Sequence[int]) -> Tensor:
+    """The two pictures, files or images of the data set: uint8 (2, C, H, W).
+
+    Raises:
+        InputError: a file cannot be read, or the data set has not so many images.
+    """
+    if images is not None:
+        return torch.stack([read_picture("job.images", path, data.read) for path in images])
+    data.prepare()
+    if max(indices) >= len(data):
+        raise InputError(
+            f"job.indices={list(indices)}: data={data.name} has the {len(data)} images 0 to "
+            f"{len(data) - 1}."
+        )
+    return data.__getitems__(indices)[0]
+
+
+def mixtures(
+    pipeline: Pipeline, pair: Tensor, t: int, mixes: int, seed: int, label: int | None
+) -> Tensor:
+    """The images between the two for the noise of a seed: uint8 (mixes, C, H, W)."""
+    steps = interpolation.interpolate(
+        pipeline.denoise(pipeline.to_labels(None if label is None else [label] * mixes)),
+        pipeline.diffusion,
+        pipeline.sampler,
+        normalize(pair).to(pipeline.device),
+        t,
+        mixes,
+        image_noise([seed], pipeline.device),
+    )
+    x_0 = deque(without_gradients(steps), maxlen=1).pop()
+    return denormalize(x_0).cpu()
+
+
+def names(seed: int, mixes: int) -> list[str]:
+    """The file names of a row."""
+    digits = len(str(mixes - 1))
+    return [f"{seed:06d}-{i:0{digits}d}.png" for i in range(mixes)]
+
+
+def strip(folder: Path, pair: Tensor, seeds: Sequence[int], mixes: int) -> Tensor:
+    """The rows of these seeds, each between its two pictures: uint8 (C, H', W')."""
+    rows = [[load_png(folder / name) for name in names(seed, mixes)] for seed in seeds]
+    tiles = [tile for row in rows for tile in (pair[0], *row, pair[1])]
+    return enlarge(make_grid(torch.stack(tiles), columns=mixes + 2), WIDTH)

@@ -1,0 +1,56 @@
+"""A classifier that sees through noise, for guidance=classifier."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ddpm.images import normalize
+from ddpm.jobs.loop import Loop, due
+from ddpm.randomness import StepNoise, mix
+
+IMAGES = 512  # in a measurement of the accuracy, at most
+LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # of noise: shares of T - 1
+
+
+class TrainClassifier(Loop):
+    """Cross-entropy on images noised to all steps alike (Dhariwal & Nichol 2021, arXiv:2105.05233,
+    section 4). conf/job/train_classifier.yaml says what each knob means.
+
+    Args:
+        evaluate_every: steps between measurements of the accuracy; None: at the end only.
+    """
+
+    label_dropout = 0.0  # every label counts
+
+    def __init__(self, *, evaluate_every: int | None, **loop: Any) -> None:
+        super().__init__(**loop)
+        self.evaluate_every = evaluate_every
+
+    def loss(
+        self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
+    ) -> Tensor:
+        return F.cross_entropy(model(self.diffusion.q_sample(x_0, t, eps), t).float(), label)
+
+    def due_to_inspect(self, step: int) -> bool:
+        return due(step, self.evaluate_every)
+
+    @torch.no_grad()
+    def measure(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
+        """The share of training images told right at some levels of noise, always the same ones."""
+        count = min(len(self.data), IMAGES)
+        generator = torch.Generator().manual_seed(mix(self.seed, "accuracy", 0))
+        chosen = torch.randperm(len(self.data), generator=generator)[:count].tolist()
+        images, labels = (part.to(fabric.device) for part in self.data.__getitems__(chosen))
+        noise = StepNoise(self.seed, count, self.shape, self.diffusion.T, fabric.device)
+        _, eps, _, _ = noise(0, slice(None))
+        figures = {}
+        for level in LEVELS:
+            t = torch.full_like(labels, round(level * (self.diffusion.T - 1)))
+            x_t = self.diffusion.q_sample(normalize(images), t, eps)
+            with fabric.autocast():
+                right = network(x_t, t).argmax(1) == labels
+            figures[f"eval/accuracy_t{t[0].item()}"] = right.float().mean().item()
+        return figures

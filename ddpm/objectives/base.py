@@ -1,0 +1,43 @@
+"""What a network may be asked for, and how the answer becomes x_0.
+
+An objective sees x_t = alpha x_0 + sigma eps, with alpha = sqrt(alphas_cumprod) and
+sigma = sqrt(1 - alphas_cumprod), and knows nothing of the schedule behind the two.
+"""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from ddpm.errors import InputError
+
+
+class Objective(ABC):
+    """What the network predicts; all tensors broadcast to images (B, C, H, W).
+
+    Args:
+        learned_variance: whether the network has C more channels, that say where the variance of
+            a reverse step lies between its two extremes (Eq. 15 of Nichol & Dhariwal 2021,
+            arXiv:2102.09672).
+        vlb_weight: of the variational bound in the loss, which trains them alone (their lambda).
+    """
+
+    needs_signal = False  # whether x_0 cannot be had where alpha = 0
+
+    def __init__(self, *, learned_variance: bool = False, vlb_weight: float = 0.001) -> None:
+        if not vlb_weight > 0:
+            raise InputError(f"objective.vlb_weight={vlb_weight}: must be above 0.")
+        self.learned_variance = learned_variance
+        self.vlb_weight = vlb_weight
+
+    @abstractmethod
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """What a perfect network answers."""
+
+    @abstractmethod
+    def predict_x_0(self, x_t: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """The x_0 that the answer means."""
+
+    @abstractmethod
+    def error_scale(self, snr: Tensor) -> Tensor:
+        """The squared error of the answer per squared error of x_0, at this signal-to-noise ratio
+        alpha^2 / sigma^2."""

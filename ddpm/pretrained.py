@@ -1,0 +1,50 @@
+"""A network and its process from the checkpoint of a run: everything they need is in it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ddpm import checkpoint
+from ddpm.build import build
+from ddpm.diffusion import GaussianDiffusion
+
+
+def load_network(
+    path: str | Path, weights: str = "ema", device: torch.device | str = "cpu"
+) -> tuple[nn.Module, GaussianDiffusion, dict[str, Any], Path]:
+    """Network, process, configuration and file of a run.
+
+    Args:
+        path: a run folder (its newest whole checkpoint) or a checkpoint file.
+        weights: "ema", or "model" for the weights without averaging.
+        device: for network and process.
+
+    Raises:
+        InputError: the file is missing, damaged, or not a checkpoint of this program.
+    """
+    file, state = checkpoint.find(path)
+    hparams = state["hparams"]
+    model = build(hparams["model"], "model")
+    diffusion = build(hparams["diffusion"], "diffusion")
+    fill(model, diffusion, state, weights, file)
+    return ready(model, device), diffusion.to(device), hparams, file
+
+
+def fill(
+    model: nn.Module,
+    diffusion: GaussianDiffusion,
+    state: dict[str, Any],
+    weights: str,
+    file: Path,
+) -> None:
+    """Put what a run has learned, its schedule too where that learns, into network and process."""
+    checkpoint.load_weights(model, state[weights], file)
+    checkpoint.load_weights(diffusion, state.get("diffusion", {}), file)
+    diffusion.refresh()
+
+
+def ready(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """The network on a device, not to be trained any more."""
+    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -1,0 +1,27 @@
+"""Timesteps count by their signal-to-noise ratio, but none more than gamma."""
+
+import torch
+from torch import Tensor
+
+from ddpm.errors import InputError
+from ddpm.objectives.base import Objective
+from ddpm.weightings.base import Weighting
+
+
+class MinSNR(Weighting):
+    """min(SNR, gamma) on the error of x_0: Min-SNR-gamma, Hang et al. 2023 (arXiv:2303.09556).
+
+    In terms of what the network predicts: min(SNR, gamma) / SNR for eps, and for v
+    min(SNR, gamma) / (SNR + 1). Where the SNR is exactly 0 the weight is 1, so that the last step
+    of a zero-terminal-SNR schedule is learned.
+    """
+
+    def __init__(self, *, gamma: float, loss_type: str = "mse") -> None:
+        super().__init__(loss_type=loss_type)
+        if not gamma > 0:
+            raise InputError(f"weighting.gamma={gamma}: must be above 0.")
+        self.gamma = gamma
+
+    def weights(self, snr: Tensor, objective: Objective) -> Tensor:
+        weights = snr.clamp(max=self.gamma) / objective.error_scale(snr)
+        return torch.where(snr > 0, weights, 1.0)
