@@ -215,7 +215,7 @@ def _check_classifier(config: dict[str, Any]) -> None:
     own, data = hparams["data"], config["data"]
     keys = {"image_size": "image_size", "channels": "channels", "num_classes": "num_classes"}
     wrong = [f"{name}={own[key]}" for key, name in keys.items() if own[key] != data[key]]
-    if own["_target_"] != data["_target_"]:
+    if own["_target_"] != data["_target_"] or own.get("root") != data.get("root"):
         wrong.insert(0, f"={hparams['choices']['data']}")
     if wrong:
         here = f"={config['choices']['data']}, " + ", ".join(f"{k}={data[k]}" for k in keys)

@@ -198,7 +198,8 @@ class GaussianDiffusion(nn.Module):
         target = self.objective.target(x_0, eps, alpha, sigma)
         loss = (self.loss_weights[t] * self.weighting.error(output, target)).mean()
         if fraction is not None:
-            x_0_hat = self.objective.predict_x_0(x_t, output.detach(), alpha, sigma)
+            # Clipped as in sampling: far from x_0, the error of eps would drown all other terms.
+            x_0_hat = self.objective.predict_x_0(x_t, output.detach(), alpha, sigma).clamp(-1, 1)
             vlb = self.T * self.vb_term(x_0, x_t, t, x_0_hat, fraction).mean()
             loss = loss + self.objective.vlb_weight * vlb
         return loss

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.diffusion import GaussianDiffusion, Prediction
+from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.guidance.none import Unguided
 from ddpm.images import denormalize
@@ -27,6 +28,7 @@ class Pipeline:
         sampler: yields x_t from x_T down to x_0.
         shape: (C, H, W) of an image.
         guidance: how labels steer it; None: the network's own answer.
+        num_classes: labels are 0 .. num_classes - 1; None: there are none.
         device: where model and diffusion are.
         autocast: opens the context in which the network runs.
     """
@@ -39,6 +41,7 @@ class Pipeline:
         shape: Sequence[int],
         *,
         guidance: Guidance | None = None,
+        num_classes: int | None = None,
         device: torch.device | str = "cpu",
         autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     ) -> None:
@@ -47,6 +50,7 @@ class Pipeline:
         self.sampler = sampler
         self.shape = tuple(shape)
         self.device = torch.device(device)
+        self.num_classes = num_classes
         self.guidance = (guidance or Unguided()).to(self.device)
         self.autocast = autocast
 
@@ -81,12 +85,15 @@ class Pipeline:
         data = hparams["data"]
         if guidance is None and "guidance" in hparams:
             guidance = build(hparams["guidance"], "guidance")
+        guidance = guidance or Unguided()
+        labelled = data.get("conditional", False) or guidance.labelled
         return cls(
             model,
             diffusion,
             sampler or build(hparams["sampler"], "sampler"),
             (data["channels"], data["image_size"], data["image_size"]),
             guidance=guidance,
+            num_classes=data["num_classes"] if labelled else None,
             device=device,
             autocast=lambda: torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)),
         )
@@ -101,8 +108,19 @@ class Pipeline:
         return ask
 
     def to_labels(self, labels: Sequence[int] | None) -> Tensor | None:
-        """Labels (B,), int64, on the device."""
-        return None if labels is None else torch.as_tensor(list(labels), device=self.device)
+        """Labels (B,), int64, on the device.
+
+        Raises:
+            InputError: one is no class of the data, or labels mean nothing here.
+        """
+        if labels is None:
+            return None
+        if self.num_classes is None:
+            raise InputError("labels: this network knows none, and no classifier guides it.")
+        labels = [int(label) for label in labels]
+        if not labels or not all(0 <= label < self.num_classes for label in labels):
+            raise InputError(f"labels={labels}: must be some of 0 to {self.num_classes - 1}.")
+        return torch.tensor(labels, device=self.device)
 
     def trajectory(
         self, seeds: Sequence[int], labels: Sequence[int] | None = None
@@ -131,12 +149,13 @@ class Pipeline:
         labels: Sequence[int] | None = None,
         batch_size: int = 64,
     ) -> Tensor:
-        """Images of the seeds `seed`, `seed` + 1, ..., of these classes in turn; None: of any.
+        """Images of the seeds `seed`, `seed` + 1, ..., of these classes in turn; None: no label.
 
         uint8 (num_samples, C, H, W).
         """
         if num_samples < 1 or batch_size < 1:
             raise ValueError(f"num_samples={num_samples}, batch_size={batch_size}: at least 1")
+        self.to_labels(labels)
         seeds = range(seed, seed + num_samples)
         batches = [seeds[i : i + batch_size] for i in range(0, num_samples, batch_size)]
         return torch.cat(

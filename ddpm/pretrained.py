@@ -9,10 +9,14 @@ from torch import nn
 from ddpm import checkpoint
 from ddpm.build import build
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
 
 
 def load_network(
-    path: str | Path, weights: str = "ema", device: torch.device | str = "cpu"
+    path: str | Path,
+    weights: str = "ema",
+    device: torch.device | str = "cpu",
+    job: str = "train",
 ) -> tuple[nn.Module, GaussianDiffusion, dict[str, Any], Path]:
     """Network, process, configuration and file of a run.
 
@@ -20,12 +24,16 @@ def load_network(
         path: a run folder (its newest whole checkpoint) or a checkpoint file.
         weights: "ema", or "model" for the weights without averaging.
         device: for network and process.
+        job: that the run must have been of.
 
     Raises:
-        InputError: the file is missing, damaged, or not a checkpoint of this program.
+        InputError: the file is missing, damaged, not a checkpoint of this program, or of another
+            job.
     """
     file, state = checkpoint.find(path)
     hparams = state["hparams"]
+    if (found := hparams["choices"]["job"]) != job:
+        raise InputError(f"checkpoint={path}: of job={found}, not of job={job}.")
     model = build(hparams["model"], "model")
     diffusion = build(hparams["diffusion"], "diffusion")
     fill(model, diffusion, state, weights, file)

@@ -73,7 +73,7 @@ RULES = {
     "sampler.order": Rule(int, "1 or 2", lambda x: x in (1, 2)),
     "guidance.scale": number("a finite number from 0", lambda x: x >= 0),
     "guidance.rescale": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
-    "guidance.classifier": path(),
+    "guidance.classifier": path(null=True),
     "optimizer.lr": positive(),
     "optimizer.eps": positive(),
     "optimizer.betas": Rule(
@@ -247,12 +247,16 @@ def _check_process(config: dict[str, Any]) -> list[str]:
     job, model = choices.get("job"), choices.get("model")
     if job == "train_classifier" and model != "classifier":
         wrong.append(f"model={model}: job=train_classifier trains model=classifier; leave it out.")
+    if job == "train_classifier" and choices.get("schedule") == "learned":
+        wrong.append(
+            "schedule=learned: job=train_classifier trains no schedule; choose a fixed one."
+        )
     if job == "train" and model == "classifier":
         wrong.append("model=classifier: draws no images; it is for job=train_classifier.")
     if look_up(config, "schedule.zero_terminal_snr") and choices.get("objective") == "eps":
         wrong.append(
-            "schedule.zero_terminal_snr=true: x_T is then pure noise, and knowing that noise says "
-            "nothing of x_0:\nobjective=eps cannot be sampled from; choose objective=v or x_0."
+            "schedule.zero_terminal_snr=true: x_T is then pure noise, which says nothing of x_0: "
+            "objective=eps cannot be sampled from; choose objective=v or x_0."
         )
     learned = look_up(config, "objective.learned_variance")
     if look_up(config, "sampler.variance") == "learned" and not learned:
@@ -275,13 +279,25 @@ def _check_labels(config: dict[str, Any]) -> list[str]:
         }
         hint = "give data.num_classes, if it has" if name == "folder" else "leave it out"
         wrong = [f"{key}: data={name} has no classes; {hint}." for key, on in needs.items() if on]
-        return wrong or _check_asked(config)
-    if choices.get("guidance") == "classifier_free" and not conditional:
+    guidance = choices.get("guidance")
+    if guidance == "classifier" and look_up(config, "guidance.classifier") is None:
+        wrong.append(
+            "guidance.classifier: must be given, the folder of a job=train_classifier run."
+        )
+    if (
+        guidance in ("classifier", "classifier_free")
+        and config.get("job", {}).get("label", 0) is None
+    ):
+        wrong.append(
+            f"job.label: must be given, the class that guidance={guidance} leads to; or "
+            "guidance=none."
+        )
+    if guidance == "classifier_free" and not conditional and not wrong:
         what = "the checkpoint was" if choices.get("job") in SAMPLING else "the network is"
         wrong.append(
             f"guidance=classifier_free: {what} trained without labels (data.conditional=false)."
         )
-    return wrong + _check_asked(config)
+    return wrong or _check_asked(config)
 
 
 def _check_asked(config: dict[str, Any]) -> list[str]:

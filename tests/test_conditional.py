@@ -13,6 +13,7 @@ from test_run import SAMPLE, assert_equal_state, go, losses_of, metrics_of, pngs
 from ddpm import Pipeline
 from ddpm.build import build
 from ddpm.diffusion import NO_LABEL
+from ddpm.errors import InputError
 from ddpm.jobs.step import Step
 from ddpm.randomness import StepNoise
 
@@ -460,3 +461,50 @@ def test_a_run_of_before_still_draws_and_goes_on(run, unconditional, draw, tmp_p
     go(run, "resume=old", "job.max_steps=6")
     assert_equal_state(state_of(old, 6), state_of(unconditional, 6))
     assert losses_of(old) == losses_of(unconditional)
+
+
+def test_a_run_whose_previews_a_classifier_leads(run, unconditional, classifier, draw, tmp_path):
+    """Its previews show that, and it goes on and is sampled from by its folder alone."""
+    led = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=50"]
+    go(run, *WORDS, *led, "output_dir=led")
+    name = sorted(path.name for path in (unconditional / "samples").iterdir())[-1]
+    assert (tmp_path / "led/samples" / name).read_bytes() != (
+        unconditional / "samples" / name
+    ).read_bytes()
+    go(run, "resume=led", "job.max_steps=8")
+    go(run, "job=sample", "checkpoint=led", "job.num_samples=2", "output_dir=drawn")
+
+
+def test_a_classifier_needs_no_objective(run, tmp_path):
+    go(run, *CLASSIFIER, "schedule.zero_terminal_snr=true", "output_dir=zero")
+
+
+def test_between_two_pictures_guidance_needs_a_class(run, conditional, tmp_path):
+    error = refused(
+        run, tmp_path, "job=interpolate", f"checkpoint={conditional}", "guidance=classifier_free"
+    )
+    assert "job.label" in error
+
+
+def test_labels_in_python_are_checked(conditional, unconditional):
+    pipeline = Pipeline.from_checkpoint(conditional, device="cpu")
+    for labels in ([10], [-1], []):
+        with pytest.raises(InputError, match="labels"):
+            pipeline.sample(2, labels=labels)
+    with pytest.raises(InputError, match="knows none"):
+        Pipeline.from_checkpoint(unconditional, device="cpu").sample(2, labels=[1])
+
+
+def test_a_classifier_is_no_pipeline(classifier):
+    with pytest.raises(InputError, match="job=train_classifier"):
+        Pipeline.from_checkpoint(classifier, device="cpu")
+
+
+def test_small_parts_leave_the_learned_schedule_as_it_is(run, tmp_path):
+    words = [*WORDS, "schedule=learned", "hardware.precision=32-true"]
+    go(run, *words, "output_dir=one")
+    go(run, *words, "job.accumulate=4", "output_dir=parts")
+    one, parts = (
+        state_of(tmp_path / name, 6)["diffusion"]["schedule.weight_2"] for name in ("one", "parts")
+    )
+    torch.testing.assert_close(one, parts, atol=1e-5, rtol=1e-4)

@@ -274,7 +274,7 @@ def test_the_bound_is_the_kl_of_two_normal_distributions(schedule):
         a, b = diffusion.alphas_cumprod_at(step), diffusion.alphas_cumprod_at(step - 1)
         beta = 1 - a / b
         x_t = a**0.5 * x_0.double() + (1 - a) ** 0.5 * eps.double()
-        x_0_hat = a**0.5 * x_t - (1 - a) ** 0.5 * model.answer.double()
+        x_0_hat = (a**0.5 * x_t - (1 - a) ** 0.5 * model.answer.double()).clamp(-1, 1)
         means = [
             (b**0.5 * beta * x + (a / b) ** 0.5 * (1 - b) * x_t) / (1 - a) for x in (x_0, x_0_hat)
         ]

@@ -123,6 +123,8 @@ ROWS = [
     # labels
     ("guidance=classifier_free", "guidance=classifier_free", "data.conditional"),
     ("guidance=classifier", "guidance.classifier", "must be given"),
+    ("data=celeba guidance=classifier_free", "guidance=classifier_free", "data.conditional"),
+    ("job=train_classifier schedule=learned", "schedule=learned", "a fixed one"),
     ("guidance=classifier guidance.classifier=nowhere", "guidance.classifier=nowhere"),
     ("guidance=classifier guidance.classifier=empty", "guidance.classifier=empty", "step-*.pt"),
     ("guidance=classifier guidance.classifier=weights.pt", "guidance.classifier=weights.pt"),

@@ -8,7 +8,12 @@ from ddpm.diffusion import GaussianDiffusion, Model, Prediction
 
 
 class Guidance(ABC):
-    """Asks the network on behalf of a sampler, which need not know of labels."""
+    """Asks the network on behalf of a sampler, which need not know of labels.
+
+    `labelled`: whether a label steers it even where the network takes none.
+    """
+
+    labelled = False
 
     @abstractmethod
     def __call__(

@@ -25,6 +25,8 @@ class Classifier(Guidance):
         scale: see above.
     """
 
+    labelled = True
+
     def __init__(self, classifier: nn.Module, diffusion: GaussianDiffusion, scale: float) -> None:
         if not scale >= 0:
             raise InputError(f"guidance.scale={scale}: must be at least 0.")
@@ -80,10 +82,8 @@ def from_run(classifier: str, scale: float) -> Classifier:
     Raises:
         InputError: it is not a whole checkpoint of such a run.
     """
-    network, diffusion, hparams, file = load_network(classifier)
-    if hparams["choices"]["job"] != "train_classifier":
-        raise InputError(
-            f"guidance.classifier={file}: not of job=train_classifier, but of "
-            f"job={hparams['choices']['job']}."
-        )
+    try:
+        network, diffusion, _, _ = load_network(classifier, job="train_classifier")
+    except InputError as error:
+        raise InputError(str(error).replace("checkpoint=", "guidance.classifier=", 1)) from None
     return Classifier(network, diffusion, scale)

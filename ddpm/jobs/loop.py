@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -36,7 +37,7 @@ class Loop(ABC):
         model: nn.Module,
         diffusion: GaussianDiffusion,
         data: ImageData,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
         seed: int,
         max_steps: int | None,
         max_epochs: float | None,
@@ -98,7 +99,10 @@ class Loop(ABC):
         net = self.net.to(fabric.device, memory_format=torch.channels_last)
         self.diffusion.to(fabric.device)
         ema = EMA(net, self.ema_decay, self.ema_ramp)
-        inner = self.optimizer([*net.parameters(), *self.diffusion.parameters()])
+        groups = [{"params": list(net.parameters())}]
+        if schedule := list(self.diffusion.parameters()):  # not to be pulled towards 0
+            groups.append({"params": schedule, "weight_decay": 0.0})
+        inner = self.optimizer(groups)
         start = run.restore(net, ema.model, self.diffusion, inner)
         if start >= total:
             run.say(f"steps    all {total} are done; a larger job.max_steps goes on")

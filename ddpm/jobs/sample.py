@@ -89,6 +89,7 @@ def make_pipeline(
         sampler,
         shape,
         guidance=guidance,
+        num_classes=run.plan.config["data"]["num_classes"],
         device=fabric.device,
         autocast=fabric.autocast,
     )

@@ -93,20 +93,30 @@ class Step:
     def schedule_backward(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None) -> None:
         """Leave the gradients of the variational bound in the schedule, and in nothing else.
 
-        A pass of its own on a quarter of the images: the loss that trains the network would only
-        make the schedule easy. The network inside of Fabric's wrapper does it, for the wrapper
-        would count it as a step.
+        A pass of its own on every fourth image of the global batch: the loss that trains the
+        network would only make the schedule easy. The network inside of Fabric's wrapper does it,
+        for the wrapper would count it as a step.
         """
-        few = slice(max(1, len(x_0) // 4))
-        label = None if label is None else label[few]
-        with self.fabric.autocast():
-            bound = self.diffusion.schedule_loss(
-                self.model.module, x_0[few], t[few], eps[few], label
-            )
         parameters = list(self.diffusion.parameters())
-        for parameter, gradient in zip(
-            parameters, torch.autograd.grad(bound, parameters), strict=True
+        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        chosen = [i for i, row in enumerate(range(self.rows.start, self.rows.stop)) if row % 4 == 0]
+        images = -(-self.noise.batch_size // 4)  # of all ranks
+        for part in torch.tensor(chosen, device=x_0.device, dtype=torch.int64).chunk(
+            self.accumulate
         ):
+            if len(part) == 0:
+                continue
+            labels = None if label is None else label[part]
+            with self.fabric.autocast():
+                bound = self.diffusion.schedule_loss(
+                    self.model.module, x_0[part], t[part], eps[part], labels
+                )
+            share = len(part) * self.fabric.world_size / images
+            for total, gradient in zip(
+                gradients, torch.autograd.grad(share * bound, parameters), strict=True
+            ):
+                total += gradient
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = self.fabric.all_reduce(gradient, reduce_op="mean")
 
 

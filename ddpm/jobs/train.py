@@ -51,8 +51,10 @@ class Train(Loop):
             self.sampler,
             self.shape,
             guidance=self.guidance,
+            num_classes=self.data.num_classes,
             device=fabric.device,
             autocast=fabric.autocast,
         )
-        labels = range(self.data.num_classes) if self.data.conditional else None
+        labelled = self.data.conditional or self.guidance.labelled
+        labels = range(self.data.num_classes) if labelled else None
         run.log_grid(step, preview(fabric, pipeline, self.num_samples, labels))
