@@ -333,18 +333,20 @@ def test_guidance_is_built_alone(option):
 
 # building and stepping
 
-# Every network with all that it is trained for; every sampler with every schedule and objective.
+# Every network and every sampler with every schedule, objectives in turn: test_gaussian.py has all
+# three together, with figures.
 COMBINATIONS = [
     *(
         {"model": model, "schedule": schedule, "objective": objective}
-        for model, schedule, objective in itertools.product(
-            NETWORKS, GROUPS["schedule"], GROUPS["objective"]
+        for (model, schedule), objective in zip(
+            itertools.product(NETWORKS, GROUPS["schedule"]), itertools.cycle(GROUPS["objective"])
         )
     ),
     *(
         {"model": "convnet", "schedule": schedule, "objective": objective, "sampler": sampler}
-        for schedule, objective, sampler in itertools.product(
-            GROUPS["schedule"], GROUPS["objective"], GROUPS["sampler"]
+        for (schedule, sampler), objective in zip(
+            itertools.product(GROUPS["schedule"], GROUPS["sampler"]),
+            itertools.cycle(GROUPS["objective"]),
         )
     ),
     *(
