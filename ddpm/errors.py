@@ -21,3 +21,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Somebody else's text as it may stand in a message: on one line, without control characters,
+    and cut where it is longer than `limit`."""
+    text = str(value)
+    cut = text[:limit] + ("..." if len(text) > limit else "")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
