@@ -1,6 +1,10 @@
 """Train, sample, sweep: `python run.py --help` says how."""
 
-from ddpm.cli import main
+from ddpm.shadows import check_shadows
+
+check_shadows()
+
+from ddpm.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     main()

@@ -1,11 +1,9 @@
 """DDPM experiments: `from ddpm import Pipeline` samples from a run; `run.py` does the rest."""
 
-from typing import Any
-
 __all__ = ["Pipeline"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "Pipeline":  # on demand: importing torch takes seconds, `--help` must not
         from ddpm.pipeline import Pipeline
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ddpm.errors import InputError
+
 # In a checkout conf/ stands beside the package, in an installed wheel inside it.
 _PACKAGE = Path(__file__).parent
 CONF = next(p for p in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if p.is_dir())
@@ -66,13 +68,43 @@ def defaults(choices: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def known(choices: dict[str, Any]) -> set[str]:
+    """The names of a run's keys, with the groups; an option of a user's own may have any of them.
+
+    A user's own is one in a folder that `--config-dir` names.
+    """
+    own = {group for group, options in groups().items() if choices.get(group) not in options}
+    names = {key.name for key in keys() if key.group in own}
+    parts = {group for group in groups() if group not in _PRESETS}
+    return names | parts | set(defaults(choices))
+
+
 def as_list(choice: Any) -> list[Any]:
     """The options of a choice, of which a group such as tracker may have several."""
     return list(choice) if isinstance(choice, list | tuple) else [choice]
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text()) or {}
+    """What a file holds.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(unreadable(error, path)) from None
+
+
+def unreadable(error: yaml.YAMLError | UnicodeDecodeError, path: Path | str) -> str:
+    """Why a YAML file cannot be read, in one line: `file:line:column: reason`."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"{path}: not text in UTF-8 (byte {error.object[error.start]:#04x} at {error.start})"
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is None:
+        return f"{getattr(error, 'name', path)}: {' '.join(str(error).split())[:160]}"
+    problem = getattr(error, "problem", None) or getattr(error, "context", None) or "not YAML"
+    return f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {' '.join(problem.split())}"
 
 
 def _flatten(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:

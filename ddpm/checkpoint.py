@@ -4,19 +4,25 @@ A checkpoint is one `torch.save` of a dict of plain types and tensors, so that i
 `weights_only=True`: reading somebody's checkpoint runs none of their code.
 """
 
+import io
 import os
 import re
-import zipfile
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ddpm.errors import InputError
+from ddpm import exported, stored
+from ddpm.crash import crashpoint
+from ddpm.errors import InputError, shown
+from ddpm.untrusted import Refused, check_archive, read_archive
 
 SCHEMA = 1  # raise it when the meaning of an entry changes
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")
+# Entries that are there or not: diffusion (a schedule that learns), meter (what was measured since
+# the last line of the log), scaler (of float16), data (the fingerprint of the images), made_with.
 _NAME = re.compile(r"step-(\d+)\.pt")
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")  # torch.compile's and DDP's
 
@@ -24,8 +30,8 @@ _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")  # torch.compile's and
 def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     """Write `state` to `folder/step-0000500.pt` and then delete all but the newest `keep` files.
 
-    The file appears under its name only when all its bytes are on the disk, so neither a kill nor
-    a full disk can leave a broken one or take an older one away.
+    The file appears under its name only when all its bytes are on the disk and were read back, so
+    neither a kill nor a full disk can leave a broken one or take an older one away.
 
     Args:
         state: holds all ENTRIES; `step` names the file.
@@ -38,70 +44,145 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     path = folder / f"step-{state['step']:07d}.pt"
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
-        with open(temporary, "wb") as file:
-            torch.save({"format": "hydra-ddpm", "schema": SCHEMA, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if (bad := damage(temporary)) is not None:
-            raise OSError(f"what was written cannot be read back: {bad}")
+        _write(temporary, {"format": exported.FORMAT, "schema": SCHEMA, **state})
         os.replace(temporary, path)
-        _sync_folder(folder)
+        crashpoint("checkpoint.renamed")
+        sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on ENOSPC
-        others = list_checkpoints(folder)
-        kept = f"The newest good one is {others[-1]}." if others else "There is no older one."
-        raise InputError(
-            f"{path}: the checkpoint could not be written ({error}). {kept}"
-        ) from error
+        temporary.unlink(missing_ok=True)  # first of all: others want the room
+        raise InputError(_not_written(path, state, error)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    if keep >= 0:
-        for old in list_checkpoints(folder)[:-keep]:
-            old.unlink(missing_ok=True)
+    crashpoint("checkpoint.kept")
+    # Newer ones than this were passed over as damaged when the run went on from an older one.
+    known = [old for old in list_checkpoints(folder) if _step_of(old) <= state["step"]]
+    for old in known[:-keep] if keep >= 0 else []:
+        old.unlink(missing_ok=True)
+        crashpoint("checkpoint.deleted")
     return path
+
+
+class _File(io.BufferedWriter):
+    """A file in the middle of whose bytes a test can let the process die."""
+
+    def write(self, data: Any) -> int:
+        crashpoint("checkpoint.writing")
+        return super().write(data)
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    """Write a file, and see that its bytes are on the disk and are the right ones."""
+    with _File(io.FileIO(path, "w")) as file:
+        torch.save(state, file)
+        file.flush()
+        crashpoint("checkpoint.written")
+        os.fsync(file.fileno())
+    crashpoint("checkpoint.synced")
+    try:
+        check_archive(path)
+    except Refused as error:
+        raise OSError(f"what was written cannot be read back: {error}") from error
+    crashpoint("checkpoint.verified")
+
+
+def _not_written(path: Path, state: dict[str, Any], error: Exception) -> str:
+    """Why there is no new checkpoint, and which one there still is."""
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors(state))
+    free = shutil.disk_usage(path.parent).free
+    reason = str(error)
+    if free < 1.1 * needed or "File too large" in reason or "unexpected pos" in reason:
+        reason = f"no space left: it needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+    others = list_checkpoints(path.parent)
+    kept = f"The newest good one is {others[-1]}." if others else "There is no older one."
+    return f"{path}: the checkpoint could not be written ({reason}). {kept}"
+
+
+def tensors(node: Any) -> list[torch.Tensor]:
+    """Every tensor in a state of dicts and lists."""
+    if isinstance(node, torch.Tensor):
+        return [node]
+    inner = node.values() if isinstance(node, dict) else node
+    return (
+        [t for value in inner for t in tensors(value)]
+        if isinstance(node, dict | list | tuple)
+        else []
+    )
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder by step, oldest first; by name, for clocks and copies lie."""
-    found = [(int(m[1]), p) for p in folder.glob("step-*.pt") if (m := _NAME.fullmatch(p.name))]
-    return [path for _, path in sorted(found)]
+    return sorted((p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name)), key=_step_of)
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a file `torch.save` wrote, or None: torch checks no CRC."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.testzip()
-        return None if member is None else f"the checksum of {member} is wrong"
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        return str(error)
+def _step_of(path: Path) -> int:
+    return int(_NAME.fullmatch(path.name)[1])
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read one checkpoint file to the CPU, with clean parameter names.
+    """Read one file to the CPU, with clean parameter names: a checkpoint, or a shared export.
 
     Raises:
         InputError: no such file, not a checkpoint of this program, damaged, or of a newer version.
     """
     if not path.is_file():
         raise InputError(f"checkpoint={path}: there is no such file.")
-    if (bad := damage(path)) is not None:
-        raise InputError(f"checkpoint={path}: not a whole checkpoint of this program ({bad}).")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler meets in a file that is not ours
-        raise InputError(f"checkpoint={path}: not a checkpoint of this program.") from error
-    if not isinstance(state, dict) or state.get("format") != "hydra-ddpm":
-        raise InputError(f"checkpoint={path}: not a checkpoint of this program.")
-    if state["schema"] > SCHEMA:
-        raise InputError(
-            f"checkpoint={path}: its format is version {state['schema']}, newer than this "
-            f"program's {SCHEMA}. Update the program."
-        )
-    if missing := [entry for entry in ENTRIES if entry not in state]:
+    if path.suffix == exported.SUFFIX:
+        state, entries = exported.read(path), ()
+    else:
+        state, entries = _read(path), ENTRIES
+    if missing := [entry for entry in entries if entry not in state]:
         raise InputError(f"checkpoint={path}: it lacks {', '.join(missing)}.")
-    for weights in ("model", "ema"):
+    _check_entries(state, path)
+    for weights in {"model", "ema"} & state.keys():
         state[weights] = {_WRAPPERS.sub(r"\1", k).lstrip("."): v for k, v in state[weights].items()}
     return state
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The dict that `save` wrote."""
+    try:
+        state = read_archive(path)
+    except Refused as error:
+        raise InputError(
+            f"checkpoint={path}: not a whole checkpoint of this program ({error})."
+        ) from None
+    if not isinstance(state, dict) or state.get("format") != exported.FORMAT:
+        raise InputError(f"checkpoint={path}: not a checkpoint of this program.")
+    schema = state.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise InputError(
+            f"checkpoint={path}: its format is version {shown(schema)}, newer than this "
+            f"program's {SCHEMA}. Update the program."
+        )
+    return state
+
+
+def _check_entries(state: dict[str, Any], path: Path) -> None:
+    """See that the entries are what everybody takes them for."""
+    wrong = [
+        f"{name} is {shown(state[name])}"
+        for name, right in {
+            "step": lambda x: type(x) is int and 0 <= x < 2**53,
+            "run_id": stored.is_word,
+            "model": _is_weights,
+            "ema": _is_weights,
+            "diffusion": _is_weights,
+            "optimizer": lambda x: isinstance(x, dict),
+        }.items()
+        if name in state and not right(state[name])
+    ]
+    try:
+        stored.check_shape(state["hparams"])
+    except Refused as error:
+        wrong.append(str(error))
+    if wrong:
+        raise InputError(f"checkpoint={path}: not a checkpoint of this program ({wrong[0]}).")
+
+
+def _is_weights(node: Any) -> bool:
+    return isinstance(node, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in node.items()
+    )
 
 
 def find(path: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -121,6 +202,8 @@ def find(path: str | Path) -> tuple[Path, dict[str, Any]]:
             return candidate, load(candidate)
         except InputError as error:
             print(f"Passed over: {error}")
+    if (export := path / exported.NAME).is_file():
+        return export, load(export)
     raise InputError(f"checkpoint={path}: the folder holds no whole checkpoint (step-*.pt).")
 
 
@@ -133,7 +216,7 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path)
     own = model.state_dict()
     wrong = [
         *(f"{k} is missing" for k in own if k not in weights),
-        *(f"{k} is unknown" for k in weights if k not in own),
+        *(f"{shown(k)} is unknown" for k in weights if k not in own),
         *(
             f"{k} is {tuple(weights[k].shape)}, the model's {tuple(v.shape)}"
             for k, v in own.items()
@@ -148,8 +231,8 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path)
     model.load_state_dict(weights)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Put the folder's entries on the disk: without it a power cut can undo the rename."""
+def sync_folder(folder: Path) -> None:
+    """Put the folder's entries on the disk: without it a power cut can undo a rename."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,6 +5,7 @@ torch is imported when a run starts, so `--help` and `--cfg job` answer in a sec
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -16,11 +17,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import catalog, mistakes, sweep
-from ddpm.config import inherited, plan
+from ddpm import catalog, mistakes, private, sweep
+from ddpm.config import plan
 from ddpm.errors import InputError, nearest
+from ddpm.inherit import TRAINING, inherited
 
 PICTURES = ("strip.png", "grid.png", "denoising.gif")  # what jobs other than training leave
+
+
+class Preempted(KeyboardInterrupt):
+    """A run was asked to stop and did, with all in order; what comes after it does not begin."""
+
+    def __init__(self, signal: int | None) -> None:
+        self.signal = signal or 15  # without one, the process that started this one died
+
+
 _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
 _inherited: list[str] = []  # overrides that the user did not type
 
@@ -37,10 +48,11 @@ def main() -> None:
             raise _single["error"]
         if sweep.folder is not None and not sweep.summary():
             sys.exit(1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         if sweep.folder is not None:
             sweep.summary()
-        sys.exit("Stopped.")
+        print("Stopped.", file=sys.stderr)
+        sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
     except Exception as error:
         message = mistakes.explain(error)
         if message is None or wants_traceback:
@@ -53,15 +65,21 @@ def main() -> None:
 
 def _prepare_arguments() -> None:
     """Flags to the front, where Hydra's parser wants them, and what a run takes over to the end."""
-    known = [flag for action in get_args_parser()._actions for flag in action.option_strings]
-    words = sys.argv[1:]
+    private.check_words(sys.argv[1:])  # first of all: other messages repeat what they are about
+    actions = get_args_parser()._actions
+    known = {flag: action for action in actions for flag in action.option_strings}
+    first, rest, words = [], [], iter(sys.argv[1:])
     for word in words:
         flag = word.split("=")[0]
-        if flag.startswith("--") and not any(name.startswith(flag) for name in known):
+        if not flag.startswith("-"):
+            rest.append(word)
+            continue
+        if not any(name.startswith(flag) for name in known):
             raise InputError(f"{word}: there is no such flag.{nearest(flag, known)}")
-    first = [word for word in words if word in ("-m", "--multirun")]
-    rest = [word for word in words if word not in first]
-    _inherited[:] = inherited([word for word in rest if not word.startswith("-")])
+        first.append(word)
+        if word in known and known[word].nargs is None:  # --config-dir mine
+            first += [value for value in [next(words, None)] if value is not None]
+    _inherited[:] = inherited(rest)
     sys.argv[1:] = [*first, *rest, *_inherited]
 
 
@@ -89,18 +107,28 @@ def run(cfg: DictConfig) -> dict[str, Any] | None:
     if result is not None:
         _say_end(result, planned.config["choices"]["job"])
         if result["state"] == "preempted":
-            raise KeyboardInterrupt
+            raise Preempted(result["signal"])
     return result
 
 
 def _say_end(result: dict[str, Any], job: str) -> None:
     """What came of the run, and what a person does next."""
+    if job == "export":
+        return  # it told all itself
     folder: Path = result["dir"]
-    if not (folder / "checkpoints").is_dir():
+    if job in TRAINING:
+        _say_trained(result, job)
+    elif result["state"] == "preempted":
+        print(f"preempted  {folder}; the same command goes on")
+    else:
         made = [name for name in PICTURES if (folder / name).is_file()] or ["samples"]
         beside = f" and {', '.join(made[1:])} beside it" if made[1:] else ""
         print(f"{result['state']:8} {folder / made[0]}{beside}")
-        return
+
+
+def _say_trained(result: dict[str, Any], job: str) -> None:
+    """How far the training came, and what a person does next."""
+    folder: Path = result["dir"]
     print(f"{result['state']:8} {result['step']} steps in {folder}")
     if result["state"] == "preempted":
         print(f"go on    python run.py resume={folder}")

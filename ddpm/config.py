@@ -4,37 +4,31 @@ A run that goes on, and one that samples, take their parts from the run they bui
 command line says of those parts must agree with it; what it says of the others counts.
 """
 
+import logging
 import os
 import re
 import secrets
 from collections.abc import Iterable
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import catalog, rules, run_dir
+from ddpm import catalog, composed, inherit, place, private, rules, stored
 from ddpm.build import check_targets
 from ddpm.errors import InputError
 from ddpm.mistakes import no_such_key, no_such_option
 from ddpm.plan import Plan
 from ddpm.rules import look_up
 
-# What the weights were trained with: no command line can change it afterwards.
-TRAINED_WITH = ("model", "schedule", "objective", "weighting", "diffusion", "data")
-RESULT_DEPENDS_ON = (*TRAINED_WITH, "optimizer", "seed")
-# Parts of sampling, that a run knows, too, but that do not bind whoever builds on it.
-SAMPLED_WITH = ("sampler", "guidance")
-# What runs were made of before these groups were there.
-BEFORE = {"objective": "eps", "weighting": "uniform", "guidance": "none"}
-TRAINING = ("train", "train_classifier")
+logger = logging.getLogger(__name__)
+
 _WIRE = re.compile(r"\$\{([\w.]+)\}")
+_NOT_KEPT = ("output_dir", "version", "resume_allow")  # of this start alone
 
 
 def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
@@ -46,30 +40,70 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
     Raises:
         InputError: a value is missing, breaks its rule, or contradicts the run built on.
     """
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise InputError("\n".join(f"{key}: must be given, as {key}=..." for key in missing))
     hydra_config = HydraConfig.get()
-    texts = [text for text in hydra_config.overrides.task if text not in set(inherited)]
+    typed = private.as_typed(hydra_config)
+    texts = [text for text in typed if text not in set(inherited)]
     overrides = OverridesParser.create().parse_overrides(texts)
+    private.check_config(cfg)
     _check_overrides(cfg, overrides, hydra_config.runtime.choices)
+    composed.drop_unchosen(cfg)
+    composed.check(cfg, hydra_config.runtime.choices)
+    composed.check_files(_folders(), hydra_config.runtime.choices)
+    hidden = private.hidden(cfg)
+    try:
+        return _plan(cfg, hydra_config, overrides, texts, hidden)
+    except InputError as error:
+        raise InputError(private.without(str(error), hidden)) from None
+
+
+def _plan(
+    cfg: DictConfig,
+    hydra_config: DictConfig,
+    overrides: list[Override],
+    texts: list[str],
+    hidden: list[private.Hidden],
+) -> Plan:
+    """The plan of a configuration all of whose values can be read."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
     config["choices"] = {k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k}
     config["overrides"] = texts
     config["run_id"] = secrets.token_hex(4)
     if "DDPM_DATA" not in os.environ and not any(o.key_or_group == "data_dir" for o in overrides):
         config["data_dir"] = str(catalog.DATA)  # and not data/ wherever the command is typed
-    resume, source = config.pop("resume", None), config.get("checkpoint")
-    if resume is not None:
-        stored = _stored_run(resume)
-        config = _continue(config, stored, overrides, RESULT_DEPENDS_ON, f"resume={resume}")
-    elif source is not None:
-        stored = _stored_parts(Path(source))
-        config = _continue(config, stored, overrides, TRAINED_WITH, f"checkpoint={source}")
     wires = _wires(cfg.job)
+    keys = [override.key_or_group for override in overrides]
+    resume, allowed = _resume(config, hydra_config), config.get("resume_allow")
+    changes: list[str] = []
+    if resume is not None:
+        older, revealed = private.reveal(inherit.stored_run(resume))
+        config, changes = inherit.merge(
+            config,
+            older,
+            keys,
+            f"resume={resume}",
+            fixed=inherit.RESULT_DEPENDS_ON,
+            allowed=allowed,
+            wires=_wires(cfg.diffusion),
+        )
+        hidden += revealed
+    elif (source := config.get("checkpoint")) is not None:
+        file, parts = inherit.stored_parts(source, config["choices"]["job"])
+        # Somebody's file: of the environment it may ask where data are, and nothing else.
+        data, revealed = private.reveal({"data": parts["data"]})
+        config, _ = inherit.merge(
+            config,
+            parts | data,
+            keys,
+            f"checkpoint={source}",
+            fixed=(*inherit.TRAINED_WITH, "experiment"),
+            wires=_wires(cfg.diffusion),
+        )
+        config["checkpoint"] = str(file.absolute())
+        hidden += revealed
     rules.follow(config)
     rules.check(config, catalog.defaults(config["choices"]))
     rules.fill_in(config)
-    _check_classifier(config)
+    inherit.check_classifier(config)
     config["data_dir"] = str(Path(config["data_dir"]).expanduser().absolute())
     config["data"]["data_dir"] = config["data_dir"]
     if config["data"].get("root") is not None:
@@ -77,9 +111,35 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
     _place_pictures(config["job"])
     config["job"] |= {key: look_up(config, path) for key, path in wires.items()}
     check_targets(config)
-    hparams = {key: value for key, value in config.items() if key != "output_dir"}
+    for line in rules.doubts(config):
+        logger.warning("%s", line)
+    hparams = {k: v for k, v in config.items() if k not in _NOT_KEPT}
     hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
-    return _placed(config, hparams, hydra_config, resume)
+    hparams = {"version": stored.VERSION, **private.hide(hparams, hidden)}
+    return _placed(config | {"resume_allow": allowed}, hparams, hydra_config, resume, changes)
+
+
+def _resume(config: dict[str, Any], hydra_config: DictConfig) -> str | None:
+    """The run to go on with, if any: with resume=auto, the one in the folder this one would get.
+
+    Raises:
+        InputError: resume=auto, and nothing says which folder that is.
+    """
+    resume = config.pop("resume", None)
+    if resume != "auto":
+        return resume
+    folder = config["output_dir"]
+    if folder is None and hydra_config.mode == RunMode.MULTIRUN:
+        folder = str(_of_sweep(hydra_config))
+    elif folder is None and "SLURM_JOB_ID" in os.environ:  # kept when the job is queued again
+        folder = f"outputs/{config['choices']['job']}/slurm-{os.environ['SLURM_JOB_ID']}"
+    if folder is None:
+        raise InputError(
+            "resume=auto: goes on with the run in output_dir, or begins it there; give "
+            "output_dir=... (a Slurm job needs none)."
+        )
+    config["output_dir"] = folder
+    return folder if (Path(folder) / "config.yaml").exists() else None
 
 
 def _place_pictures(job: dict[str, Any]) -> None:
@@ -96,134 +156,38 @@ def _place_pictures(job: dict[str, Any]) -> None:
         job["images"] = [absolute(path) for path in job["images"]]
 
 
+def _of_sweep(hydra_config: DictConfig) -> Path:
+    """The folder of this job of a sweep."""
+    return Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
+
+
 def _placed(
-    config: dict[str, Any], hparams: dict[str, Any], hydra_config: DictConfig, resume: str | None
+    config: dict[str, Any],
+    hparams: dict[str, Any],
+    hydra_config: DictConfig,
+    resume: str | None,
+    changes: list[str],
 ) -> Plan:
-    """The plan, with a folder and a name: the run's that goes on, the given, the sweep's, a new."""
-    choices, given = config["choices"], config["output_dir"]
+    """The plan, with a folder and a name."""
+    choices = config["choices"]
     sweep = hydra_config.mode == RunMode.MULTIRUN
     name = f"{choices['model']}-{choices['data']}"
-    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    output_dir = Path("outputs") / choices["job"] / name / now
-    if resume is not None:
-        output_dir = _run_folder(resume)
-    elif given is not None:
-        output_dir = Path(given)
-        run_dir.check_free(output_dir)
-    elif sweep:
-        output_dir = Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
+    found = place.choose(config, hparams, name, _of_sweep(hydra_config) if sweep else None, resume)
     source = resume or config.get("checkpoint")
     parts = ("model", "data", "schedule", "optimizer", "sampler")
     return Plan(
         config=config,
-        hparams=hparams,
-        output_dir=output_dir,
-        unique=given is None and not sweep,
-        resume=resume is not None,
+        hparams=hparams | {"run_id": found.run_id or hparams["run_id"]},
+        output_dir=found.folder,
+        unique=found.unique,
+        resume=found.begun,
+        trains=choices["job"] in inherit.TRAINING,
+        changes=changes,
         checkpoint=None if source is None else Path(source),
         name=" ".join(config["overrides"]) if sweep else name,
         group=Path(hydra_config.sweep.dir).name if sweep else None,
         tags=[str(choices[part]) for part in parts],
     )
-
-
-def inherited(words: list[str]) -> list[str]:
-    """Options that a run takes over from the one it builds on, as `group=option` for Hydra.
-
-    Hydra then composes the right keys: `sampler.eta` is known where the run had sampler=ddim. What
-    the words say themselves is left to them.
-    """
-    given = {word.lstrip("+~").split("=")[0] for word in words}
-    named = dict(word.split("=", 1) for word in words if "=" in word)
-    source = named.get("resume") or named.get("checkpoint")
-    if not source:
-        return []
-    path = Path(source)
-    for folder in (path, path.parent, path.parent.parent):
-        try:
-            stored = yaml.safe_load((folder / "config.yaml").read_text())
-        except (OSError, ValueError, yaml.YAMLError):
-            continue
-        choices = stored.get("choices", {}) if isinstance(stored, dict) else {}
-        if not isinstance(choices, dict):
-            return []
-        groups = ["model", "schedule", "objective", "weighting", "data", "optimizer"]
-        groups += ["hardware", "tracker", "job"] if "resume" in named else []
-        options = {g: (BEFORE | choices).get(g) for g in [*groups, *SAMPLED_WITH]}
-        return [
-            f"{group}={'[' + ','.join(option) + ']' if isinstance(option, list) else option}"
-            for group, option in options.items()
-            if group not in given
-            and option
-            and set(catalog.as_list(option)) <= set(catalog.groups()[group])
-        ]
-    return []
-
-
-def _run_folder(resume: str) -> Path:
-    """The run's folder, also where one of its checkpoints is named."""
-    path = Path(resume)
-    return path.parent.parent if path.suffix == ".pt" else path
-
-
-def _stored_run(resume: str) -> dict[str, Any]:
-    """The configuration of a training run."""
-    try:
-        stored = run_dir.read_config(_run_folder(resume))
-    except InputError as error:
-        raise InputError(f"resume={resume}: {error}") from None
-    job = look_up(stored, "choices.job")
-    if job not in TRAINING:
-        raise InputError(f"resume={resume}: not a training run (its job: {job}).")
-    return stored | {"choices": BEFORE | stored["choices"]}
-
-
-def _stored_parts(path: Path) -> dict[str, Any]:
-    """What a checkpoint knows of the run that wrote it."""
-    from ddpm import checkpoint  # torch, only where a checkpoint is to be read
-
-    hparams = checkpoint.find(path)[1]["hparams"]
-    job = look_up(hparams, "choices.job")
-    if job != "train":
-        raise InputError(
-            f"checkpoint={path}: of job={job}, not of job=train: it draws no images. To guide one "
-            f"that does: guidance=classifier guidance.classifier={path}."
-        )
-    stored = {k: hparams[k] for k in (*TRAINED_WITH, *SAMPLED_WITH) if k in hparams}
-    return stored | {"choices": BEFORE | hparams["choices"]}
-
-
-def _check_classifier(config: dict[str, Any]) -> None:
-    """Hold the classifier that is to guide against the images that it will see.
-
-    Raises:
-        InputError: it knows others, or is none.
-    """
-    given = look_up(config, "guidance.classifier")
-    if given is None:
-        return
-    from ddpm import checkpoint
-
-    path = Path(given).expanduser()
-    config["guidance"]["classifier"] = str(path.absolute())
-    try:
-        hparams = checkpoint.find(path)[1]["hparams"]
-    except InputError as error:
-        raise InputError(str(error).replace("checkpoint=", "guidance.classifier=", 1)) from None
-    if (job := look_up(hparams, "choices.job")) != "train_classifier":
-        raise InputError(f"guidance.classifier={given}: of job={job}, not of job=train_classifier.")
-    own, data = hparams["data"], config["data"]
-    keys = {"image_size": "image_size", "channels": "channels", "num_classes": "num_classes"}
-    wrong = [f"{name}={own[key]}" for key, name in keys.items() if own[key] != data[key]]
-    if own["_target_"] != data["_target_"] or own.get("root") != data.get("root"):
-        wrong.insert(0, f"={hparams['choices']['data']}")
-    if wrong:
-        here = f"={config['choices']['data']}, " + ", ".join(f"{k}={data[k]}" for k in keys)
-        raise InputError(
-            f"guidance.classifier={given}: was trained with data"
-            f"{', data.'.join(wrong) if wrong[0][0] == '=' else '.' + ', data.'.join(wrong)}; "
-            f"the images here are data{here}."
-        )
 
 
 def _check_overrides(cfg: DictConfig, overrides: list[Override], choices: dict[str, Any]) -> None:
@@ -233,7 +197,7 @@ def _check_overrides(cfg: DictConfig, overrides: list[Override], choices: dict[s
         root, _, name = key.rpartition(".")
         options = catalog.groups().get(key)
         if options is not None and isinstance(choice := choices.get(key), str):
-            if choice not in options:  # budget and size are optional to Hydra
+            if choice not in options and not _is_own(key, choice):  # budget is optional to Hydra
                 raise InputError(no_such_option(key, choice))
         elif override.is_delete():
             raise InputError(f"~{key}: a key cannot be taken away, only set.")
@@ -245,60 +209,15 @@ def _check_overrides(cfg: DictConfig, overrides: list[Override], choices: dict[s
             raise InputError(f"{key}: is the run's {name}; set {name}=... instead.")
 
 
-def _continue(
-    config: dict[str, Any],
-    stored: dict[str, Any],
-    overrides: list[Override],
-    fixed: tuple[str, ...],
-    source: str,
-) -> dict[str, Any]:
-    """`stored` with what the command line says of parts that are not `fixed`.
-
-    Raises:
-        InputError: the command line contradicts a fixed one.
-    """
-    chosen, wrong = config["choices"], []
-    merged = config | stored
-    # The knobs of the job are the run's; which function reads them is this program's affair.
-    knobs = {k: v for k, v in stored.get("job", {}).items() if k not in ("_target_", "_partial_")}
-    merged["job"] = config["job"] | knobs
-    if "DDPM_DATA" in os.environ:  # where data are is the machine's affair, not the run's
-        merged["data_dir"] = config["data_dir"]
-    merged["choices"] = chosen | stored["choices"] | {"job": chosen["job"]}
-    merged["diffusion"] = config["diffusion"] | stored["diffusion"]
-    for key in [override.key_or_group for override in overrides]:
-        root = key.split(".")[0]
-        if root in ("resume", "checkpoint", "hydra"):
-            continue
-        if root == "output_dir" and source.startswith("resume"):
-            wrong.append(f"output_dir: {source} goes on in its own folder; leave it out.")
-        elif root in (*fixed, "experiment"):
-            group = key in chosen
-            given = chosen[key] if group else look_up(config, key)
-            trained = stored["choices"].get(key) if group else _trained_with(stored, key)
-            if given != trained:
-                wrong.append(f"{key}={given}: {source} was trained with {trained}; leave it out.")
-        elif key == "job":
-            trained = stored["choices"]["job"]
-            if source.startswith("resume") and chosen["job"] != trained:
-                wrong.append(f"job={chosen['job']}: {source} is of job={trained}; leave it out.")
-        elif key in chosen:
-            merged[key] = config[key]
-            merged["choices"][key] = chosen[key]
-        else:
-            _set(merged, key, look_up(config, key))
-    if wrong:
-        raise InputError("\n".join(wrong))
-    return merged
+def _is_own(group: str, option: str) -> bool:
+    """Whether an option lies in a folder of the user's, which --config-dir names."""
+    return any((folder / group / f"{option}.yaml").is_file() for folder in _folders())
 
 
-def _trained_with(stored: dict[str, Any], key: str) -> Any:
-    """The value of a key; its default, where it was not there yet."""
-    root, _, name = key.rpartition(".")
-    node = look_up(stored, root) if root else stored
-    if isinstance(node, dict) and name in node:
-        return node[name]
-    return catalog.defaults(stored["choices"]).get(key)
+def _folders() -> list[Path]:
+    """The folders that options were looked for in."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 def _wires(job: DictConfig) -> dict[str, str]:
@@ -306,10 +225,3 @@ def _wires(job: DictConfig) -> dict[str, str]:
     raw = OmegaConf.to_container(job, resolve=False)
     found = {key: _WIRE.fullmatch(str(value)) for key, value in raw.items()}
     return {key: match[1] for key, match in found.items() if match}
-
-
-def _set(config: dict[str, Any], key: str, value: Any) -> None:
-    *parents, name = key.split(".")
-    for parent in parents:
-        config = config.setdefault(parent, {})
-    config[name] = value

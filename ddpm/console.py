@@ -55,6 +55,10 @@ class Progress:
     def advance(self, steps: int = 1) -> None:
         self.bar.update(steps)
 
+    def reach(self, step: int) -> None:
+        """`step` are done, some of them perhaps before."""
+        self.bar.update(step - self.bar.n)
+
     def show(self, step: int, text: str) -> None:
         """Tell how it stands after `step` steps, e.g. `"loss 0.031, 900 images/s"`."""
         self.bar.set_postfix_str(text, refresh=False)

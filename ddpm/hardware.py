@@ -2,17 +2,24 @@
 
 import logging
 import os
+import warnings
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 
-from ddpm.errors import InputError
+from ddpm.errors import InputError, nearest
 
 # Where somebody else has started the processes already: torchrun, Slurm.
 _EXTERNAL_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
 
+PRECISIONS = (
+    *("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true"),
+    *("32", "bf16", "16", "64", "transformer-engine", "transformer-engine-float16"),
+)
+
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our first lines say it all
+warnings.filterwarnings("ignore", "This DataLoader will create")  # rules.py has a shorter word
 
 
 def fabric(
@@ -49,6 +56,7 @@ def fabric(
         )
     if strategy == "ddp" and not external:
         strategy = "auto" if devices == 1 and num_nodes == 1 else "ddp_spawn"
+    _check_precision(str(precision), accelerator)
     if precision == "auto":
         precision = "bf16-mixed" if fast_bf16(_device(accelerator)) else "32-true"
     try:
@@ -60,7 +68,27 @@ def fabric(
             precision=precision,
         )
     except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"hardware: {error}") from error
+        given = {"strategy": strategy, "accelerator": accelerator}
+        keys = [f"hardware.{k}={v}" for k, v in given.items() if f"'{v}'" in str(error)]
+        raise InputError(f"{(keys or ['hardware'])[0]}: {error}") from error
+
+
+def _check_precision(precision: str, accelerator: str) -> None:
+    """Refuse what Fabric does not know, and float16 where it is emulated.
+
+    Raises:
+        InputError: says what to use instead.
+    """
+    if precision not in PRECISIONS:
+        hint = nearest(precision, PRECISIONS)
+        raise InputError(
+            f"hardware.precision={precision}: must be one of {', '.join(PRECISIONS)}.{hint}"
+        )
+    if precision in ("16", "16-mixed", "16-true") and _device(accelerator).type == "cpu":
+        raise InputError(
+            f"hardware.precision={precision}: needs a GPU; on a CPU float16 is a hundred times "
+            "slower. Use bf16-mixed or 32-true, or auto for the faster of both."
+        )
 
 
 def _device(accelerator: str) -> torch.device:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 
 from ddpm import checkpoint, run_dir, signals
@@ -47,27 +48,45 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     path, state = _checkpoint(plan)
     job = build(plan.config["job"], "job")
     run = Run(plan, fabric, build(plan.config["tracker"], "tracker"), state, path)
-    job(run=run, fabric=fabric)
+    try:
+        job(run=run, fabric=fabric)
+    except torch.OutOfMemoryError as error:
+        raise InputError(_out_of_memory(plan.config, error)) from error
     if not run.leads:
         return None
-    return {"state": run.end, "step": run.step, "dir": run.dir} | run.figures
+    return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.figures
+
+
+def _out_of_memory(config: dict[str, Any], error: Exception) -> str:
+    """What did not fit, and what would."""
+    job, data = config["job"], config["data"]
+    accumulate = job.get("accumulate")
+    smaller = f"a larger job.accumulate (now {accumulate})" if accumulate else "a smaller batch"
+    return (
+        f"job.batch_size={job.get('batch_size')}: the device has not enough memory for images of "
+        f"{data['image_size']} pixels with hardware.precision={config['hardware']['precision']} "
+        f"({str(error).splitlines()[0][:160]}).\n{smaller[0].upper()}{smaller[1:]}, a smaller "
+        "job.batch_size, or hardware.precision=bf16-mixed needs less."
+    )
 
 
 def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:
     """Where the run starts from; a run that was stopped before its first checkpoint, from zero.
 
     Raises:
-        InputError: the run has newer checkpoints than the one it is to go on from.
+        InputError: the run has newer checkpoints than the one it is to go on from, or had some and
+            has none any more.
     """
     path = plan.checkpoint
     if path is None:
         return None, None
-    if plan.resume:
+    if plan.resume and plan.trains:
         found = checkpoint.list_checkpoints(plan.output_dir / "checkpoints")
-        ended = run_dir.read_status(plan.output_dir).get("state") == "done"
-        if path.is_dir() and not found and not ended:
-            print(f"resume   {path} has no checkpoint yet: from the start")
-            return None, None
+        if path.is_dir() and not found:
+            status = run_dir.read_status(plan.output_dir)
+            if status.get("state") != "done" and status.get("saved") is None:
+                print(f"resume   {path} has no checkpoint yet: from the start")
+                return None, None
         if path.is_file() and found and found[-1].name != path.name:
             raise InputError(
                 f"resume={path}: the run has newer checkpoints, up to {found[-1].name}. "

@@ -2,12 +2,26 @@
 
 import re
 import sys
+from pathlib import Path
 
+import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpm import catalog
 from ddpm.errors import InputError, causes, nearest
+
+# What Hydra can be given by a package of its own.
+PLUGINS = {
+    ("launcher", "joblib"): "hydra-joblib-launcher",
+    ("launcher", "submitit_local"): "hydra-submitit-launcher",
+    ("launcher", "submitit_slurm"): "hydra-submitit-launcher",
+    ("launcher", "ray"): "hydra-ray-launcher",
+    ("launcher", "rq"): "hydra-rq-launcher",
+    ("sweeper", "optuna"): "hydra-optuna-sweeper",
+    ("sweeper", "ax"): "hydra-ax-sweeper",
+    ("sweeper", "nevergrad"): "hydra-nevergrad-sweeper",
+}
 
 
 def explain(error: BaseException) -> str | None:
@@ -19,6 +33,11 @@ def explain(error: BaseException) -> str | None:
     text = "\n".join(str(cause) for cause in chain)
     if raised := re.search(r"^ddpm\.errors\.InputError: ([\s\S]+)", text, re.MULTILINE):
         return raised[1].strip()  # in a process of its own, of which only the text comes back
+    for cause in chain:
+        if isinstance(cause, yaml.YAMLError):
+            return catalog.unreadable(cause, "a YAML file")
+        if isinstance(cause, UnicodeDecodeError) and (broken := _not_text()):
+            return broken
     if isinstance(error, OverrideParseException):
         return (
             f"{error.override}: cannot be read. Write key=value without blanks, as in "
@@ -49,7 +68,7 @@ def no_such_key(key: str) -> str:
     keys = catalog.keys()
     owners = sorted({f"{k.group}={k.option}" for k in keys if k.name == key and k.group})
     if owners:
-        return f"{key}: not a key of this run. It belongs to {' and '.join(owners[:3])}."
+        return f"{key}: not a key of this run. It belongs to {', '.join(owners[:6])}."
     known = {k.name for k in keys} | set(catalog.groups())
     hint = nearest(key, known)
     if not hint or "." not in key:  # the right name in the wrong place
@@ -59,9 +78,9 @@ def no_such_key(key: str) -> str:
     return f"{key}: there is no such key.{hint} `python run.py --cfg job` prints them all."
 
 
-def no_such_option(group: str, option: str) -> str:
+def no_such_option(group: str, option: str, options: list[str] | None = None) -> str:
     """That a group has no such option, and which ones it has."""
-    options = catalog.groups()[group]
+    options = options or catalog.groups()[group]
     return (
         f"{group}={option}: there is no such option.{nearest(option, options)} "
         f"{group} can be {', '.join(options)}."
@@ -69,10 +88,40 @@ def no_such_option(group: str, option: str) -> str:
 
 
 def _missing_config(error: MissingConfigException, text: str) -> str:
+    """What there is instead of an option, a configuration or one of Hydra's plugins."""
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     if group in catalog.groups():
-        return no_such_option(group, option)
+        return no_such_option(group, option, error.options)
+    if plugin := re.search(r"Could not find 'hydra/(launcher|sweeper)/([^']+)'", text):
+        return _missing_plugin(*plugin.groups())
+    if "primary config" in text:
+        names = ", ".join(sorted(path.stem for path in catalog.CONF.glob("*.yaml")))
+        return (
+            f"--config-name={error.missing_cfg_file}: there is no such configuration, only "
+            f"{names}. Leave the flag out."
+        )
     return next(line for line in text.splitlines() if line.strip())
+
+
+def _missing_plugin(kind: str, name: str) -> str:
+    """That a launcher or sweeper is not there, and how to get those that exist."""
+    start = f"hydra/{kind}={name}: there is no such {kind}"
+    if package := PLUGINS.get((kind, name)):
+        return f"{start} installed. `pip install {package}` brings it."
+    known = ["basic", *(option for of, option in PLUGINS if of == kind)]
+    return f"{start}.{nearest(name, known)} It can be {', '.join(known)}."
+
+
+def _not_text() -> str | None:
+    """Which YAML file is not in UTF-8; the error itself does not say."""
+    pairs = zip(sys.argv, [*sys.argv[1:], ""], strict=True)
+    given = [word.partition("=")[2] or after for word, after in pairs if "--config-dir" in word]
+    for path in (p for folder in [*given, catalog.CONF] for p in Path(folder).rglob("*.yaml")):
+        try:
+            path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            return catalog.unreadable(error, path)
+    return None
 
 
 def _scalar_group() -> str:

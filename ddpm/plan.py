@@ -15,6 +15,8 @@ class Plan:
         output_dir: the run's folder, to be made unless `resume`.
         unique: whether the folder may get another name where this one is taken.
         resume: whether to go on with the run in `output_dir`.
+        trains: whether the job is one that writes checkpoints.
+        changes: what differs from the run it goes on with, one line each.
         checkpoint: the file, or the folder whose newest checkpoint, the run starts from.
         name, group, tags: what trackers call the run; the group is the sweep it belongs to.
     """
@@ -24,6 +26,8 @@ class Plan:
     output_dir: Path
     unique: bool
     resume: bool
+    trains: bool
+    changes: list[str]
     checkpoint: Path | None
     name: str
     group: str | None

@@ -47,7 +47,17 @@ def fill(
     weights: str,
     file: Path,
 ) -> None:
-    """Put what a run has learned, its schedule too where that learns, into network and process."""
+    """Put what a run has learned, its schedule too where that learns, into network and process.
+
+    Raises:
+        InputError: an export holds the other weights alone, or they are of another network.
+    """
+    if weights not in state:
+        held = "ema" if "ema" in state else "model"
+        hint = "leave it out" if held == "ema" else "say job.weights=model"
+        raise InputError(
+            f"job.weights={weights}: checkpoint={file} holds only the {held} weights; {hint}."
+        )
     checkpoint.load_weights(model, state[weights], file)
     checkpoint.load_weights(diffusion, state.get("diffusion", {}), file)
     diffusion.refresh()

@@ -52,6 +52,13 @@ class Order(Sampler[list[int]]):
                 indices.append(order[n % self.num_images])
             yield indices
 
+    def images(self, batch: int) -> list[int]:
+        """The indices of a whole batch, those of the other processes too."""
+        first = batch * self.batch_size
+        places = [divmod(n, self.num_images) for n in range(first, first + self.batch_size)]
+        orders = {epoch: self.permutation(epoch) for epoch in {epoch for epoch, _ in places}}
+        return [orders[epoch][place] for epoch, place in places]
+
     def permutation(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
         return torch.randperm(self.num_images, generator=generator).tolist()

@@ -1,6 +1,7 @@
 """What the values of a configuration may be, checked before anything is built or touched."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,11 @@ def integers(least: int = 1, *, null: bool = False) -> Rule:
     )
 
 
+def words() -> Rule:
+    """YAML takes no, off and on for booleans, so that quotes are needed around them."""
+    return Rule(str, "text, in quotes where YAML reads something else", lambda x: True, True)
+
+
 def boolean() -> Rule:
     return Rule(bool, "true or false", lambda x: True)
 
@@ -86,6 +92,7 @@ RULES = {
     "data.conditional": boolean(),
     "model.widths": integers(),
     "model.attention_resolutions": integers(),
+    **{f"tracker.wandb.{k}": words() for k in ("entity", "project", "group", "name", "notes")},
     "tracker.wandb.mode": one_of("online", "offline", "disabled", null=True),
     "job.max_steps": integer(1, null=True),
     "job.max_epochs": positive(null=True),
@@ -130,6 +137,11 @@ RULES = {
     "job.resamples": integer(1),
     "job.jump_length": integer(1),
     "job.weights": one_of("ema", "model"),
+    "job.max_skips": integer(1),
+    "resume_allow": Rule(
+        list, "a list of keys, like [optimizer.lr]", lambda x: all(isinstance(k, str) for k in x)
+    ),
+    "job.format": one_of("safetensors"),
 }
 # Keys that say what another key says, and nothing else.
 FOLLOW = {
@@ -227,8 +239,10 @@ def _check_together(config: dict[str, Any]) -> list[str]:
     parts, batch = job.get("accumulate", 1), job.get("batch_size", 0)
     if batch % parts:
         wrong.append(f"job.batch_size={batch}: must be divisible by job.accumulate={parts}.")
+    else:
+        wrong += _check_shares(config, batch, parts)
     steps, T = look_up(config, "sampler.steps"), look_up(config, "schedule.T")
-    draws = look_up(config, "choices.job") != "train_classifier"
+    draws = look_up(config, "choices.job") not in ("train_classifier", "export")
     if draws and steps is not None and T is not None and steps > T:
         wrong.append(f"sampler.steps={steps}: must be at most schedule.T={T}, the steps there are.")
     if (t := job.get("t")) is not None and T is not None and t >= T:
@@ -239,6 +253,48 @@ def _check_together(config: dict[str, Any]) -> list[str]:
         if value is not None and leads is not None and value != leads:
             wrong.append(f"{key}={value}: follows {leader}={leads}; set that instead.")
     return wrong
+
+
+def _check_shares(config: dict[str, Any], batch: int, parts: int) -> list[str]:
+    """A batch that cannot be shared out, where the number of devices is known before they are."""
+    hardware = config.get("hardware", {})
+    counts = hardware.get("devices"), hardware.get("num_nodes", 1)
+    if not all(type(count) is int and count >= 1 for count in counts):
+        return []
+    shares = math.prod(counts) * parts
+    if "job" not in config or "TORCHELASTIC_RUN_ID" in os.environ or batch % shares == 0:
+        return []  # torchrun has a number of its own
+    near = [n for n in (batch // shares * shares, (batch // shares + 1) * shares) if n > 0]
+    return [
+        f"job.batch_size={batch}: not divisible by {math.prod(counts)} devices x "
+        f"job.accumulate={parts}; the nearest that are: {', '.join(map(str, near))}."
+    ]
+
+
+def doubts(config: dict[str, Any]) -> list[str]:
+    """What may be meant, and probably is not: a line each."""
+    job, lines = config.get("job", {}), []
+    steps, decay, ramp = (job.get(key) for key in ("max_steps", "ema_decay", "ema_ramp"))
+    if None not in (steps, decay, ramp) and (left := _left_of_start(steps, decay, ramp)) > 0.1:
+        lines.append(
+            f"job.ema_decay={decay:g}: after {steps} steps the average, which images are drawn "
+            f"with, is still {100 * left:.0f} % the start; lower it, or set job.ema_ramp=10."
+        )
+    if (workers := job.get("num_workers") or 0) > (cores := os.cpu_count() or 1):
+        lines.append(f"job.num_workers={workers}: more than the {cores} cores here, and slower.")
+    return lines
+
+
+def _left_of_start(steps: int, decay: float, ramp: float) -> float:
+    """The share of the first weights in their average, in which step n keeps
+    min(decay, (1 + n) / (ramp + n)) of what was; any number below 0.1 where that is reached."""
+    left, n = 1.0, 0
+    while n < steps and left > 0.1:
+        kept = (1 + n) / (ramp + n)
+        if kept >= decay:  # from here on it is always decay
+            return left * decay ** (steps - n)
+        left, n = left * kept, n + 1
+    return left
 
 
 def _check_process(config: dict[str, Any]) -> list[str]:
@@ -330,9 +386,11 @@ def look_up(config: dict[str, Any], key: str) -> Any:
 
 
 def _convert(value: Any, wanted: type) -> Any:
-    """1e3 as 1000, 1 as 1.0; True is no number."""
+    """1e3 as 1000, 1 as 1.0, 5 as "5"; True is no number and no text."""
     if isinstance(value, bool):
-        return value if wanted in (bool, object) else str(value)
+        return str(value) if wanted in (int, float) else value
+    if wanted is str and isinstance(value, int):
+        return str(value)
     if wanted is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if wanted is float and isinstance(value, int):

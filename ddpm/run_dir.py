@@ -1,9 +1,11 @@
 """The folder of a run: made for one run alone, locked while it runs, telling how it stands."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +14,10 @@ from typing import Any
 
 import yaml
 
-from ddpm.errors import InputError
+from ddpm import stored
+from ddpm.crash import crashpoint
+from ddpm.errors import InputError, shown
+from ddpm.untrusted import Refused, read_yaml
 
 STATES = ("running", "done", "failed", "preempted")
 
@@ -43,8 +48,10 @@ def check_free(path: Path) -> None:
         ) from None
 
 
-def create(path: Path, *, unique: bool) -> Path:
-    """Make the folder of a new run and return it.
+def create(path: Path, config: dict[str, Any], *, unique: bool) -> Path:
+    """Make the folder of a new run, with its configuration in it, and return it.
+
+    A folder that is new appears under its name with the configuration: whoever sees it can resume.
 
     Args:
         unique: add "-2", "-3", ... where a folder of this name is there already: two runs that
@@ -55,25 +62,66 @@ def create(path: Path, *, unique: bool) -> Path:
         InputError: see `check_free`.
     """
     try:
-        if unique:
-            return _create_unique(path)
-        check_free(path)
-        path.mkdir(parents=True, exist_ok=True)
+        if not unique:
+            check_free(path)
+            if path.is_dir():
+                write_config(path, config)
+                return path
+        return _create_new(path, config, unique)
     except OSError as error:
         raise InputError(f"output_dir={path}: cannot make it ({error.strerror}).") from None
-    return path
 
 
-def _create_unique(path: Path) -> Path:
+def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
+    """Fill a folder beside the path, and give it its name in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    name, number = path.name, 1
-    while True:
-        try:
-            path.mkdir()
-            return path
-        except FileExistsError:
-            number += 1
-            path = path.with_name(f"{name}-{number}")
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary.chmod(0o777 & ~_umask())  # others may look into it, as into any folder
+    wanted, number = path, 1
+    try:
+        write_config(temporary, config)
+        crashpoint("run.filled")
+        while True:
+            try:
+                os.rename(temporary, path)  # fails where a folder with something in it is
+                crashpoint("run.created")
+                return path
+            except OSError as error:
+                if not unique or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                number += 1
+                path = wanted.with_name(f"{wanted.name}-{number}")
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _umask() -> int:
+    """The mask of this process, which Python tells only in exchange for another."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def clean(path: Path) -> None:
+    """Remove what a process that was killed left half-written in a run's folder and one below."""
+    for pattern in (".*.tmp", "*/.*.tmp"):
+        for left in path.glob(pattern):
+            if left.is_file():
+                left.unlink(missing_ok=True)
+
+
+_held: list[int] = []  # open lock files of this process
+
+
+def _let_go() -> None:
+    """In a process forked from this one (a reader of data) the lock is none of its own: it would
+    outlive a `kill -9` of this one."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 @contextlib.contextmanager
@@ -83,22 +131,54 @@ def lock(path: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it; the message says which.
     """
-    with open(path / "run.lock", "a+") as file:
+    file = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    _held.append(file)
+    try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
+            holder = shown(os.pread(file, 200, 0).decode(errors="replace")) or "another process"
             raise InputError(f"{path}: this run is being worked on by {holder}.") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
+    finally:
+        if file in _held:
+            _held.remove(file)
+            os.close(file)
 
 
-def write_config(path: Path, config: dict[str, Any]) -> None:
-    """Write the resolved configuration of the run to `config.yaml`."""
-    _write(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the run folder at this moment."""
+    try:
+        with open(path / "run.lock") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+
+
+def write_config(path: Path, config: dict[str, Any], step: int | None = None) -> None:
+    """Write the configuration of the run to `config.yaml`.
+
+    Args:
+        step: where a run goes on with other settings: the old ones are kept as
+            `config.until-step-0000500.yaml`.
+    """
+    text = yaml.dump(config, Dumper=_Plain, sort_keys=False)
+    file = path / "config.yaml"
+    if step is not None and file.exists() and file.read_text() != text:
+        os.replace(file, path / f"config.until-step-{step:07d}.yaml")
+    _write(file, text, durable=True)
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what occurs twice in full: `&id001` is for machines."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -107,34 +187,49 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the folder is not that of a run.
     """
+    file = path / "config.yaml"
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text())
+        config = read_yaml(file)
+        stored.check_shape(config)
     except OSError:
         raise InputError(f"{path} is not the folder of a run (no config.yaml).") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(f"{path}/config.yaml cannot be read: {reason}") from None
-    if not isinstance(config, dict):
-        raise InputError(f"{path}/config.yaml is not a configuration.")
+    except Refused as error:
+        raise InputError(f"{file} is not the configuration of a run: {error}.") from None
     return config
 
 
-def write_status(path: Path, state: str, step: int = 0, error: str | None = None) -> None:
-    """Write `status.json`: state is one of STATES, step the last one finished."""
-    status = {"state": state, "step": step} | ({"error": error} if error else {})
+def write_status(
+    path: Path, state: str, step: int = 0, *, saved: int | None = None, error: str | None = None
+) -> None:
+    """Write `status.json`: state is one of STATES, step the last one finished, saved that of the
+    newest checkpoint."""
+    status: dict[str, Any] = {"state": state, "step": step}
+    status |= {k: v for k, v in {"saved": saved, "error": error}.items() if v is not None}
     _write(path / "status.json", json.dumps(status) + "\n")
 
 
 def read_status(path: Path) -> dict[str, Any]:
     """What `status.json` says, or an empty dict where there is none."""
     try:
-        return json.loads((path / "status.json").read_text())
-    except (OSError, ValueError):
+        status = json.loads((path / "status.json").read_text())
+    except (OSError, ValueError, RecursionError):
         return {}
+    return status if isinstance(status, dict) else {}
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a small file in one move, so that no reader sees half of it."""
+def _write(path: Path, text: str, *, durable: bool = False) -> None:
+    """Replace a small file in one move, so that no reader sees half of it.
+
+    Args:
+        durable: wait until it is on the disk, where a power cut cannot reach it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -5,29 +5,37 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 _ASKING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+# One request may come twice: to the whole group of processes, and handed on by the parent.
+_ECHO_SECONDS = 0.5
 
 
 class GracefulStop:
-    """While open, the first signal only sets `received`; a second one stops at once.
+    """While open, the first signal only notes that a stop is wanted; a second one stops at once.
 
-    Handlers that were there before are called too (a cluster's own requeue handler, say), except
-    Python's, which would raise KeyboardInterrupt in the middle of a step.
+    Handlers that were there before are called, too, but when this is closed: one that hands the job
+    back to a cluster's queue ends the process, and until then the run has to be saved. Python's
+    own, which would raise KeyboardInterrupt, is not called.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._when = 0.0
+        self._before: dict[int, Any] = {}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether to stop: a signal came, or the process that started this one has died."""
+        parent = multiprocessing.parent_process()
+        return self.received is not None or (parent is not None and not parent.is_alive())
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows none
-            for name in _ASKING:
-                number = getattr(signal, name)
-                self._before[number] = signal.signal(number, self._handle)
+        self._before = _install(self._handle)
         return self
 
     def __exit__(
@@ -36,37 +44,61 @@ class GracefulStop:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _restore(self._before)
+        if self.received is not None:
+            _hand_over(self.received, self._before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        now = time.monotonic()
+        if self.received is None:
+            self.received, self._when = signal.Signals(number), now
+        elif number == signal.SIGINT or now - self._when > _ECHO_SECONDS:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-        before = self._before[self.received]
-        if callable(before) and before is not signal.default_int_handler:
-            before(number, frame)
 
 
 @contextlib.contextmanager
 def to_children() -> Iterator[None]:
     """While open, this process only waits for its children, and hands on what asks to stop.
 
-    Not Ctrl-C: a terminal sends that to the children as well.
+    Not Ctrl-C: a terminal sends that to the children as well. Earlier handlers are called at the
+    end, as by `GracefulStop`.
     """
-    before = {}
+    received: list[int] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
         if number != signal.SIGINT:
             for child in multiprocessing.active_children():
-                os.kill(child.pid, number)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
 
-    if threading.current_thread() is threading.main_thread():
-        for name in _ASKING:
-            number = getattr(signal, name)
-            before[number] = signal.signal(number, hand_on)
+    before = _install(hand_on)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
+        if received:
+            _hand_over(received[0], before)
+
+
+def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Set the handler of all signals that ask to stop; the ones that were there."""
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows none
+        return {}
+    return {number: signal.signal(number, handler) for number in map(_number, _ASKING)}
+
+
+def _restore(before: dict[int, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _hand_over(number: int, before: dict[int, Any]) -> None:
+    """Call the handler that a signal would have met without us."""
+    handler = before.get(number)
+    if callable(handler) and handler is not signal.default_int_handler:
+        handler(number, None)
+
+
+def _number(name: str) -> signal.Signals:
+    return getattr(signal, name)

@@ -1,5 +1,6 @@
 """Several runs of one command: each is tried, and at the end a table says what became of them."""
 
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ddpm import mistakes, run_dir
+from ddpm import mistakes, private, run_dir
+from ddpm.errors import InputError
 
 folder: Path | None = None  # of the sweep this process runs, if it runs one
 _elsewhere: list[Path] = []  # jobs whose folder is not in it: output_dir=, resume=
@@ -21,6 +23,11 @@ class SweepFolder(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global folder
+        try:
+            private.check_config(config)  # before Hydra writes it to multirun.yaml
+        except InputError as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)  # of other exceptions Hydra makes a warning
         folder = Path(config.hydra.sweep.dir)
         _elsewhere.clear()
 
@@ -40,7 +47,7 @@ def attempt(
         else:
             print(message, flush=True)
         if not run_dir.read_status(own):  # it failed before it had a folder of its own
-            run_dir.write_config(own, {"overrides": list(hydra_config.overrides.task)})
+            run_dir.write_config(own, {"overrides": private.as_typed(hydra_config)})
             run_dir.write_status(own, "failed", error=message or repr(error))
         return None
     if result is not None and result["dir"] != own:

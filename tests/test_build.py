@@ -28,6 +28,20 @@ def test_other_directives_are_refused(directive):
         check_targets({"_target_": "torch.optim.Adam", directive: ["x"]})
 
 
+def test_nodes_in_lists_are_held_against_their_parameters_before_anything_is_made(monkeypatch):
+    monkeypatch.setattr("hydra.utils.instantiate", lambda *_, **__: pytest.fail("something is"))
+    node = {"_target_": "ddpm.samplers.ddim.DDIM", "steps": 5, "eta": 0.0}
+    with pytest.raises(InputError, match=r"sampler\[1\]\[0\].stepz: there is no such key"):
+        build([node, [node | {"stepz": 1}]], "sampler")
+
+
+def test_what_a_constructor_says_of_somebodys_text_stays_on_its_line():
+    node = {"_target_": "ddpm.samplers.ddim.DDIM", "steps": "\x1b[2K\ndone", "eta": 0.0}
+    with pytest.raises(InputError) as refusal:
+        build(node, "sampler")
+    assert str(refusal.value).isprintable()
+
+
 def test_the_list_is_what_conf_holds():
     names = targets()
     assert {"ddpm.models.unet.UNet", "torch.optim.Adam", "ddpm.schedules.linear.linear"} <= names

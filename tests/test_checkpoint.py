@@ -17,7 +17,7 @@ def state(step=1, size=4):
     return {
         "step": step,
         "run_id": "0123abcd",
-        "hparams": {"model": {"_target_": "x", "widths": [1, 2]}},
+        "hparams": {"model": {"_target_": "x", "widths": [1, 2]}, "choices": {"job": "train"}},
         "model": weights,
         "ema": weights,
         "optimizer": {"state": {}, "param_groups": []},
@@ -104,7 +104,7 @@ class Hostile:
 def test_a_hostile_pickle_runs_nothing(tmp_path):
     path, marker = tmp_path / "step-0000001.pt", tmp_path / "marker"
     torch.save({"format": "hydra-ddpm", "schema": 1, "x": Hostile(marker)}, path)
-    with pytest.raises(InputError, match="not a checkpoint"):
+    with pytest.raises(InputError, match="holds code or unknown objects"):
         checkpoint.load(path)
     assert not marker.exists()
 

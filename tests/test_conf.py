@@ -31,6 +31,7 @@ PARTS = [group for group in GROUPS if group not in ("hydra", "job", "experiment"
 OPTIONS = [(group, option) for group in PARTS for option in GROUPS[group]]
 # What a job or an option cannot do without.
 NEEDED = {
+    "export": ["checkpoint=run"],
     "sample": ["checkpoint=run"],
     "interpolate": ["checkpoint=run"],
     "inpaint": ["checkpoint=run", "job.image=a.png", "job.mask=left"],
@@ -119,7 +120,7 @@ def test_the_groups_and_options_are_the_documented_ones():
     assert (
         GROUPS
         | {
-            "job": ["inpaint", "interpolate", "sample", "train", "train_classifier"],
+            "job": ["export", "inpaint", "interpolate", "sample", "train", "train_classifier"],
             "model": ["classifier", "convnet", "resunet", "unet"],
             "schedule": ["cosine", "learned", "linear", "quadratic", "sigmoid"],
             "objective": ["eps", "v", "x_0"],
@@ -377,10 +378,22 @@ def test_every_combination_takes_a_step_and_draws_a_picture(choices, data_dir, t
     before = [p.detach().clone() for p in net.parameters()]
     fabric = build(cfg.hardware)
     hparams = plain(cfg) | {"run_id": "0", "choices": choices | {"job": "train"}, "overrides": []}
-    planned = Plan(hparams, hparams, tmp_path / "run", False, False, None, "step", None, [])
+    planned = Plan(
+        config=hparams,
+        hparams=hparams,
+        output_dir=tmp_path / "run",
+        unique=False,
+        resume=False,
+        trains=True,
+        changes=[],
+        checkpoint=None,
+        name="step",
+        group=None,
+        tags=[],
+    )
     run = Run(planned, fabric, {})
     job(run=run, fabric=fabric)
-    assert run_dir.read_status(tmp_path / "run") == {"state": "done", "step": 1}
+    assert run_dir.read_status(tmp_path / "run") == {"state": "done", "step": 1, "saved": 1}
     assert 0 < run.figures["train/loss"] < 10
     assert run.figures["train/lr"] == pytest.approx(cfg.optimizer.lr / cfg.job.warmup_steps)
     moved = [not torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True)]

@@ -430,7 +430,7 @@ MISTAKES = [
     ("job.mask=left", ["job.image: must be given"]),
     ("job.image=a.png", ["job.mask: must be given"]),
     ("job.image=no.png job.mask=left", ["job.image", "no.png", "No such file"]),
-    ("job.image=run job.mask=left", ["job.image", "Is a directory"]),
+    ("job.image=run job.mask=left", ("job.image", "not a file")),
     ("job.image=a.txt job.mask=left", ["job.image", "a.txt", "not a PNG, JPEG, WebP or BMP"]),
     ("job.image=cut.png job.mask=left", ["job.image", "cut.png"]),
     ("job.image=a.png job.mask=lefty", ["job.mask", "lefty", "one of left", "'left'"]),

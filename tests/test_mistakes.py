@@ -1,7 +1,7 @@
 """Bad input: a line or a few that name it, exit status 2, and nothing written.
 
 A row is what is typed after `run.py` and what the answer must contain: the key, the value, and the
-nearest right name where there is one.
+nearest right name where there is one. What `test_bad_input.py` has is not here again.
 """
 
 import sys
@@ -10,74 +10,53 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
+from mistake_parts import arguments, assert_answered, contents
 from PIL import Image
 
 ROWS = [
     # groups and options
-    ("modle=unet", "modle", "'model'"),
-    ("model=unett", "model=unett", "'unet'", "convnet, resunet, unet"),
-    ("job=trian", "job=trian", "'train'"),
     ("data=mnits", "data=mnits", "'mnist'"),
     ("optimizer=adamm", "optimizer=adamm", "'adam'"),
-    ("schedule=linaer", "schedule=linaer", "'linear'"),
     ("sampler=dddim", "sampler=dddim", "'ddim'"),
     ("hardware=cup", "hardware=cup", "'cpu'"),
     ("tracker=wandbb", "tracker=wandbb", "'wandb'"),
     ("tracker=[local,wandbb]", "tracker=wandbb", "'wandb'"),
     ("experiment=minst", "experiment=minst", "'mnist'"),
-    ("model=5", "model=5", "group"),
     ("optimizer=0.1", "optimizer=0.1", "group"),
     ("model=null", "model=null", "group"),
     ("~model", "model"),
     ("budget=foo", "budget=foo"),
     ("size=unet_digit", "size=unet_digit"),
-    ("--config-name=zzz", "zzz"),
     ("--multirn", "--multirn"),
-    ("-m hydra/launcher=joblibb seed=1,2", "joblibb"),
     # keys
     ("job.max_step=5", "job.max_step:", "'job.max_steps'"),
     ("+job.max_step=5", "max_step", "job.max_steps"),
     ("+optimizer.lrr=1", "lrr", "optimizer.lr"),
-    ("optimizer.lrr=1", "optimizer.lrr", "'optimizer.lr'"),
     ("model.widht=3", "model.widht", "'model.width'"),
     ("max_steps=4", "max_steps", "'job.max_steps'"),
     ("lr=1", "lr:", "no such key"),
     ("+unknown=1", "unknown:", "no such key"),
     ("+data.sise=3", "data", "sise"),
-    ("+wandb_api_key=abc", "wandb_api_key", "no such key"),
-    ("+tracker.wandb.api_key=abc tracker=wandb", "api_key"),
-    ("sampler=ddpm sampler.eta=1", "sampler.eta", "sampler=ddim"),
     ("sampler=ddim sampler.variance=fixed_large", "sampler.variance", "sampler=ddpm"),
     ("job.first_seed=3", "job.first_seed", "job=sample"),
     ("checkpoint=x", "checkpoint", "job=sample"),
     ("data.root=empty", "data.root", "data=folder"),
-    ("~model.width", "model", "width"),
     # what cannot be read
-    ("job.max_steps", "job.max_steps", "key=value"),
-    ("seed=[1", "seed=[1", "key=value"),
-    ("seed=1,2", "-m"),
     ("data_dir=${foo.bar}", "foo.bar", "data_dir"),
     ("data_dir=${oc.env:NOPE}", "NOPE", "data_dir"),
     ("data_dir=${nope:1}", "nope", "data_dir"),
     # what may be built
-    ("model._target_=os.system", "model._target_=os.system"),
     ("model._target_=torch.hub.load", "model._target_=torch.hub.load"),
-    ("optimizer._target_=torch.optim.AdamWW", "torch.optim.AdamWW", "'torch.optim.AdamW'"),
     ("+hardware._args_=[1]", "hardware._args_"),
     # numbers
-    *((f"optimizer.lr={v}", f"optimizer.lr={v}") for v in ("abc", "-1", "0", "nan", "inf")),
-    *((f"job.max_steps={v}", f"job.max_steps={v}") for v in ("10k", "1.5", "0", "nan")),
+    ("optimizer.lr=0", "optimizer.lr=0"),
+    *((f"job.max_steps={v}", f"job.max_steps={v}") for v in ("0", "nan")),
     *((f"job.batch_size={v}", "job.batch_size=", "whole number") for v in ("0", "-3", "null")),
-    *((f"seed={v}", "seed=", "whole number") for v in ("null", "True", "", "-1", "5000000000")),
+    *((f"seed={v}", "seed=", "whole number") for v in ("-1", "5000000000")),
     ("job.max_steps=null", "job.max_steps=null", "job.max_epochs"),
-    ("job.batch_size=9 job.accumulate=2", "job.batch_size=9", "job.accumulate=2"),
-    ("job.save_every=0", "job.save_every=0"),
     ("job.sample_every=0", "job.sample_every=0"),
-    ("job.keep_checkpoints=1", "job.keep_checkpoints=1", "from 2"),
-    ("job.ema_decay=1.0", "job.ema_decay=1.0"),
     ("job.clip_grad_norm=0", "job.clip_grad_norm=0"),
     ("job.warmup_steps=-1", "job.warmup_steps=-1"),
-    ("job.num_workers=-1", "job.num_workers=-1"),
     ("job.num_samples=0", "job.num_samples=0"),
     ("job.compile=1", "job.compile=1"),
     ("job.model=5", "job.model"),
@@ -85,17 +64,12 @@ ROWS = [
     ("optimizer.betas=[2,0.9]", "optimizer", "beta"),
     ("optimizer.betas=[0.9]", "optimizer.betas"),
     ("optimizer.eps=-1", "optimizer", "eps"),
-    ("schedule.T=0", "schedule.T=0"),
     ("schedule.T=20", "schedule.T=20", "< 1"),
     ("schedule=cosine schedule.max_beta=1", "schedule.max_beta=1"),
     ("model=unet model.widths=[32,a]", "model.widths=[32", "whole numbers"),
     ("hardware.num_nodes=2", "hardware.num_nodes=2", "torchrun"),
     ("model.num_classes=10", "model.num_classes=10"),
-    ("schedule.beta_start=0.5", "schedule.beta_start=0.5", "schedule.beta_end=0.02"),
-    ("schedule.beta_end=2", "schedule.beta_end=2"),
     ("schedule=cosine schedule.s=-1", "schedule.s=-1"),
-    ("sampler.steps=2000", "sampler.steps=2000", "1000"),
-    ("sampler=ddim sampler.eta=-1", "sampler.eta=-1"),
     ("sampler=ddpm sampler.variance=big", "sampler.variance=big", "fixed_large"),
     # objectives, weightings, schedules, samplers
     ("objective=epsilon", "objective=epsilon", "'eps'"),
@@ -138,7 +112,6 @@ ROWS = [
     ),
     ("guidance.scale=2", "guidance.scale", "guidance=classifier"),
     ("data.conditional=maybe", "data.conditional=maybe", "true or false"),
-    ("data=celeba data.conditional=true", "data.conditional=true", "data=celeba has no classes"),
     (
         "data=folder data.root=pictures data.conditional=true",
         *("data.conditional=true", "data=folder has no classes", "data.num_classes"),
@@ -153,7 +126,6 @@ ROWS = [
     ("job=train_classifier model.num_classes=5", "model.num_classes=5", "data.num_classes"),
     ("job=train_classifier job.label_dropout=0.1", "job.label_dropout", "job=train"),
     # parts that do not fit
-    ("model=unet data.image_size=18", "data.image_size=18", "multiple of 4", "16, 20"),
     ("model=resunet data.image_size=15", "data.image_size=15", "multiple of"),
     ("model=unet model.widths=[]", "model.widths=[]"),
     ("model=unet model.widths=5", "model.widths=5"),
@@ -162,46 +134,24 @@ ROWS = [
     ("model=resunet model.dropout=2", "model.dropout=2"),
     ("model.width=0", "model.width=0"),
     ("model.width=abc", "model.width=abc"),
-    ("model.channels=5", "model.channels=5"),
     ("diffusion.betas=5", "diffusion.betas"),
-    ("data.channels=2", "data.channels=2", "1, 3"),
-    ("data.num_classes=3", "data.num_classes=3", "10"),
     ("data.split=valid", "data.split=valid", "train"),
     ("data.fit=stretch", "data.fit=stretch", "crop, pad, resize"),
-    ("tracker=wandb tracker.wandb.mode=ofline", "tracker.wandb.mode=ofline", "'offline'"),
     # devices
     ("hardware=gpu", "GPU", "hardware=cpu"),
-    ("hardware.accelerator=cuda", "hardware.accelerator=cuda", "GPU"),
-    ("hardware.accelerator=bogus", "hardware", "bogus"),
-    *((f"hardware.devices={v}", f"hardware.devices={v}") for v in ("0", "-1", "abc")),
     ("hardware.precision=bogus", "hardware", "bogus", "bf16-mixed"),
-    ("hardware.strategy=bogus", "hardware", "bogus"),
-    ("hardware.strategy=fsdp", "hardware", "FSDP"),
     # files and folders
-    ("data=folder", "data.root"),
-    ("data=folder data.root=nowhere", "data.root", "nowhere"),
-    ("data=folder data.root=empty", "data.root", "empty", "no files"),
-    ("data=folder data.root=texts", "data.root", "texts", "2 '.txt'"),
     ("data=folder data.root=note.txt", "data.root", "note.txt"),
-    ("output_dir=done", "output_dir=done", "done", "resume=done"),
-    ("output_dir=note.txt", "output_dir=note.txt"),
     ("output_dir=note.txt/run", "output_dir=note.txt/run"),
-    ("output_dir=/proc/x", "output_dir=/proc/x"),
-    ("hydra.run.dir=/proc/x", "/proc/x"),
-    ("-m hydra.sweep.dir=note.txt seed=1,2", "note.txt"),
-    ("resume=nowhere", "resume=nowhere"),
-    ("resume=empty", "resume=empty"),
     ("resume=note.txt", "resume=note.txt"),
-    ("resume=weights.pt", "resume=weights.pt"),
     ("resume=torn", "resume=torn", "config.yaml"),
-    ("resume=stranger", "resume=stranger", "not a"),
+    ("resume=stranger", "resume=stranger", "stranger/config.yaml"),
     ("job=sample", "checkpoint"),
     ("job=sample checkpoint=nowhere.pt", "checkpoint=nowhere.pt"),
     ("job=sample checkpoint=empty", "checkpoint=empty", "step-*.pt"),
     ("job=sample checkpoint=note.txt", "checkpoint=note.txt", "not a"),
     ("job=sample checkpoint=weights.pt", "checkpoint=weights.pt", "not a checkpoint"),
     ("job=sample checkpoint=cut.pt", "checkpoint=cut.pt", "not a"),
-    ("job=sample checkpoint=done/config.yaml", "checkpoint=done/config.yaml", "not a"),
 ]
 
 
@@ -222,37 +172,6 @@ def scene(tmp_path):
     Image.new("RGB", (20, 20)).save(tmp_path / "pictures" / "a.png")
     (tmp_path / "pictures" / "b.jpg").write_bytes(b"\xff\xd8 not a picture")
     return tmp_path
-
-
-def arguments(row):
-    """What a row means, on top of a tiny run: nothing takes long where a mistake goes unnoticed."""
-    words = row.split(" ")
-    flags = [word for word in words if word.startswith("-")]
-    named = {word.split("=")[0] for word in words}
-    if "resume" in named:
-        return words
-    gone = named & {"job", "sampler"} | (
-        {"model=convnet"} if "job=train_classifier" in words else set()
-    )
-    tiny = [word for word in TINY if not {word, word.split(".")[0]} & gone]
-    return [*flags, *tiny, *(word for word in words if word not in flags)]
-
-
-def contents(folder):
-    """Every file and folder, but for what libraries keep in a home."""
-    paths = [p for p in folder.rglob("*") if not p.relative_to(folder).parts[0].startswith(".")]
-    return {
-        p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None for p in paths
-    }
-
-
-def assert_answered(status, err, *expected):
-    assert status == 2, err
-    assert 1 <= len(err.splitlines()) <= 5, err
-    assert "Traceback" not in err
-    assert "Error in call to target" not in err, "a message for who wrote the program"
-    for text in expected:
-        assert text in err
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0].replace(" ", ",") for row in ROWS])
@@ -327,7 +246,7 @@ def test_a_hostile_file_runs_no_code(run, scene):
     torch.save({"format": "hydra-ddpm", "x": Hostile()}, scene / "hostile.pt")
     before = contents(scene)
     status, _, err = run("job=sample", "checkpoint=hostile.pt", "hardware=cpu", "tracker=local")
-    assert_answered(status, err, "checkpoint=hostile.pt: not a checkpoint of this program")
+    assert_answered(status, err, "checkpoint=hostile.pt: not a", "code")
     assert contents(scene) == before
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from ddpm.jobs.loop import due, rank_rows, total_steps
+from ddpm.jobs.pace import due, rank_rows, total_steps
 from ddpm.jobs.step import LearningRate
 
 

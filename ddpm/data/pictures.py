@@ -1,6 +1,8 @@
 """A picture file becomes a square of uint8 pixels: opened, converted, framed, scaled."""
 
 import math
+import os
+import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ddpm.errors import InputError
+from ddpm.errors import InputError, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # the well-trodden ones of Pillow's many parsers
 MODES = {1: "L", 3: "RGB"}
@@ -25,13 +27,17 @@ class Unreadable(InputError):
     """A picture that cannot be read: names the file, its control characters escaped."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
-        super().__init__(f"data: cannot read image {str(path)!r} ({reason}). Repair or remove it.")
+        super().__init__(
+            f"data: cannot read image {str(path)!r} ({shown(reason, 200)}). Repair or remove it."
+        )
         self.reason = reason
 
 
 def open_image(path: Path) -> Image.Image:
     """A PNG, JPEG, WebP or BMP file, not decoded yet; `InputError` for others and huge ones."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would make us wait for ever
+            raise Unreadable(path, "not a file")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return Image.open(path, formats=FORMATS)
@@ -39,8 +45,14 @@ def open_image(path: Path) -> Image.Image:
         raise Unreadable(path, "not a PNG, JPEG, WebP or BMP file") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise Unreadable(path, str(error)) from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Unreadable(path, getattr(error, "strerror", None) or str(error)) from error
+    except Unreadable:
+        raise
+    except Exception as error:  # whatever a parser meets in a file that lies
+        raise Unreadable(path, getattr(error, "strerror", None) or _said(error)) from error
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -118,8 +130,8 @@ def square(
         zoom = 2 * max(target[0] / (right - left), target[1] / (bottom - top))
         image.draft(None, (math.ceil(width * zoom), math.ceil(height * zoom)))
         decoded = convert(image, MODES[channels], background)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise Unreadable(getattr(image, "filename", "?"), str(error)) from error
+    except Exception as error:  # whatever a decoder meets in a file that lies
+        raise Unreadable(getattr(image, "filename", "?"), _said(error)) from error
     x, y = decoded.width / width, decoded.height / height
     box = left * x, top * y, min(right * x, decoded.width), min(bottom * y, decoded.height)
     scaled = decoded.resize(target, resample, box)

@@ -14,14 +14,16 @@ from ddpm.data.pictures import upright_size
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, nearest
 from ddpm.guidance.base import Guidance
-from ddpm.images import denormalize, enlarge, make_grid, normalize, save_png
+from ddpm.images import denormalize, enlarge, make_grid, normalize
 from ddpm.jobs.given import read_picture
+from ddpm.jobs.rest import save_all, stopped, undrawn
 from ddpm.jobs.run import Run
 from ddpm.jobs.sample import GRID, file_name, load, make_pipeline, write_labels
 from ddpm.pipeline import Pipeline, in_turn, without_gradients
 from ddpm.randomness import image_noise
 from ddpm.rules import AREAS
 from ddpm.samplers.base import Sampler
+from ddpm.signals import GracefulStop
 
 GREY = 128  # of the masked part, where it is shown
 
@@ -62,21 +64,29 @@ def inpaint(
     seeds = range(first_seed, first_seed + num_samples)
     mine = seeds[fabric.global_rank :: fabric.world_size]
     batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-    with run.begin(), Progress(len(batches) * len(moves), enabled=run.leads) as progress:
+
+    def files(batch: Sequence[int]) -> list[Path]:
+        return [folder / file_name(seed) for seed in batch]
+
+    with (
+        GracefulStop() as signals,
+        run.begin(),
+        Progress(len(batches) * len(moves), enabled=run.leads) as progress,
+    ):
         run.say(f"weights  {weights} of {run.path}, step {run.step}")
         run.say(f"steps    {describe(moves, jump_length)}")
         folder = run.dir / "samples"
         folder.mkdir(exist_ok=True)
-        for number, batch in enumerate(batches):
+        for number, batch in undrawn(batches, files, signals):
             wanted = in_turn(labels, batch, first_seed)
             steps = paint(pipeline, picture, area, batch, wanted, resamples, jump_length)
             for done, x_t in enumerate(steps, start=1 + number * len(moves)):
                 x_0 = x_t  # the last one is
-                progress.advance()
+                progress.reach(done)
                 progress.show(done, f"seeds {batch[0]} to {batch[-1]}")
-            for seed, painted in zip(batch, denormalize(x_0).cpu(), strict=True):
-                save_png(painted, folder / file_name(seed))
-        fabric.barrier()
+            save_all(denormalize(x_0).cpu(), files(batch))
+        if stopped(run, fabric, signals):
+            return
         if run.leads:
             write_labels(run.dir, labels, seeds)
             known = torch.where(area, GREY, picture).to(torch.uint8)

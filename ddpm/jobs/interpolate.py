@@ -14,13 +14,15 @@ from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
-from ddpm.images import denormalize, enlarge, load_png, make_grid, normalize, save_png
+from ddpm.images import denormalize, enlarge, load_png, make_grid, normalize
 from ddpm.jobs.given import read_picture
+from ddpm.jobs.rest import save_all, stopped, undrawn
 from ddpm.jobs.run import Run
 from ddpm.jobs.sample import make_pipeline
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
 from ddpm.samplers.base import Sampler
+from ddpm.signals import GracefulStop
 
 ROWS = 32  # of strip.png, at most
 WIDTH = 1024  # of it, about
@@ -59,18 +61,25 @@ def interpolate(
     )
     seeds = range(first_seed, first_seed + num_samples)
     mine = seeds[fabric.global_rank :: fabric.world_size]
-    with run.begin(), Progress(len(mine), unit="row", enabled=run.leads) as progress:
+
+    def files(seed: int) -> list[Path]:
+        return [folder / name for name in names(seed, mixes)]
+
+    with (
+        GracefulStop() as signals,
+        run.begin(),
+        Progress(len(mine), unit="row", enabled=run.leads) as progress,
+    ):
         run.say(f"weights  {weights} of {run.path}, step {run.step}")
         run.say(f"noise    up to step t={t} of T={diffusion.T}")
         folder = run.dir / "samples"
         folder.mkdir(exist_ok=True)
-        for row, seed in enumerate(mine, start=1):
-            between = mixtures(pipeline, pair, t, mixes, seed, label)
-            for name, image in zip(names(seed, mixes), between, strict=True):
-                save_png(image, folder / name)
-            progress.advance()
-            progress.show(row, f"seed {seed}")
-        fabric.barrier()
+        for number, seed in undrawn(mine, files, signals):
+            save_all(mixtures(pipeline, pair, t, mixes, seed, label), files(seed))
+            progress.reach(number + 1)
+            progress.show(number + 1, f"seed {seed}")
+        if stopped(run, fabric, signals):
+            return
         if run.leads:
             run.log_grid(run.step, strip(folder, pair, seeds[:ROWS], mixes), name="strip")
 

@@ -1,6 +1,5 @@
 """The training loop: steps, log lines, checkpoints, and what a run of days needs around them."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,15 +10,21 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ddpm.console import Progress
+from ddpm.crash import crashpoint
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.errors import InputError
+from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
+from ddpm.jobs.pace import due, rank_rows, total_steps
 from ddpm.jobs.run import Run
 from ddpm.jobs.step import LearningRate, Step
+from ddpm.jobs.watch import Watch
 from ddpm.randomness import Order, StepNoise
 from ddpm.signals import GracefulStop
+
+READER_SECONDS = 600  # that a batch may take to be read, before its reader counts as hung
 
 
 class Loop(ABC):
@@ -50,6 +55,7 @@ class Loop(ABC):
         ema_ramp: float,
         compile: bool,
         num_workers: int,
+        max_skips: int,
         log_every: int,
         save_every: int | None,
         keep_checkpoints: int,
@@ -62,6 +68,7 @@ class Loop(ABC):
         self.clip_grad_norm = clip_grad_norm
         self.ema_decay, self.ema_ramp = ema_decay, ema_ramp
         self.compile, self.num_workers = compile, num_workers
+        self.max_skips = max_skips
         self.log_every, self.save_every = log_every, save_every
         self.keep_checkpoints = keep_checkpoints
 
@@ -94,6 +101,7 @@ class Loop(ABC):
     def __call__(self, *, run: Run, fabric: Fabric) -> None:
         """Train, from where the run stands."""
         self.data.prepare()
+        run.check_data(self.data.fingerprint)
         total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
         net = self.net.to(fabric.device, memory_format=torch.channels_last)
@@ -103,47 +111,56 @@ class Loop(ABC):
         if schedule := list(self.diffusion.parameters()):  # not to be pulled towards 0
             groups.append({"params": schedule, "weight_decay": 0.0})
         inner = self.optimizer(groups)
-        start = run.restore(net, ema.model, self.diffusion, inner)
-        if start >= total:
+        learned = Learned(net, ema.model, self.diffusion, inner, fabric.strategy.precision)
+        meter = Meter(self.batch_size, self.steps_per_epoch)
+        start = run.restore(learned, meter)
+        if start >= total and run.was_done:
             run.say(f"steps    all {total} are done; a larger job.max_steps goes on")
             return
         step = self.make_step(fabric, net, inner, ema, rows)
         order = Order(len(self.data), self.seed, self.batch_size, rows, start, total)
-        meter = Meter(self.batch_size, self.steps_per_epoch)
         with (
+            GracefulStop() as signals,
             run.begin(),
-            GracefulStop() as stop,
             Progress(total, start, enabled=run.leads) as progress,
         ):
             self.describe(run, start, total)
+            watch = Watch(fabric, self.max_skips, signals)
+            if self.is_seen_at(start, total) and not run.has_grid(start):
+                self.inspect(run, fabric, ema.model, start)  # it was killed while doing so
             batches = load(self.data, order, fabric.device, self.num_workers)
             for n, (images, labels) in enumerate(batches, start=start):
-                loss, grad_norm = step(n, images, labels)
-                meter.add(loss, grad_norm)
+                loss, grad_norm, broken = step(n, images, labels)
+                crashpoint("train.step")
+                meter.add(loss, grad_norm, broken)
                 done, last = n + 1, n + 1 == total
-                stopping = not last and agreed(fabric, stop.received is not None, done)
+                stopping = not last and watch.stopping(done)
+                saving = last or stopping or due(done, self.save_every)
+                if watch.gave_up(broken, done, look=saving):
+                    raise InputError(self.why_broken(step, order, n, images, labels, watch))
                 progress.advance()
-                looking = last or (not stopping and self.due_to_inspect(done))
+                looking = not stopping and self.is_seen_at(done, total)
                 measured: dict[str, float] = {}
                 if looking:
                     with meter.paused():
                         self.diffusion.refresh()
                         measured = self.measure(fabric, ema.model)
-                if done % self.log_every == 0 or last or stopping or measured:
+                if done % self.log_every == 0 or last or measured:
                     figures = meter.read(fabric, done, step.learning_rate(n)) | measured
                     run.log(done, figures)
                     progress.show(done, meter.text(figures))
-                    check_finite(figures["train/loss"], done, step.learning_rate)
                 with meter.paused():
-                    if last or stopping or due(done, self.save_every):
-                        check_finite(float(loss), done, step.learning_rate)  # no broken weights
-                        run.save(done, net, ema.model, self.diffusion, inner, self.keep_checkpoints)
+                    if saving:
+                        run.save(done, learned, meter, self.keep_checkpoints)
                     if looking:
                         self.inspect(run, fabric, ema.model, done)
                 if stopping:
-                    run.end = "preempted"
-                    run.say(f"stopped  asked to by a signal, saved after step {done}")
+                    run.preempted(signals.received, f"saved after step {done}")
                     break
+
+    def is_seen_at(self, step: int, total: int) -> bool:
+        """Whether the network is looked at after `step` steps."""
+        return step > 0 and (step == total or self.due_to_inspect(step))
 
     def make_step(
         self,
@@ -176,6 +193,25 @@ class Loop(ABC):
             learning_rate=LearningRate(inner.defaults["lr"], self.warmup_steps, self.decay_steps),
         )
 
+    def why_broken(
+        self, step: Step, order: Order, n: int, images: Tensor, labels: Tensor, watch: Watch
+    ) -> str:
+        """What to tell of a run whose numbers are not finite any more, after the n-th step."""
+        chosen = order.images(n)
+        ts = step.noise(n, slice(None))[0].tolist()
+        found = step.broken_images(n, images, labels).nonzero().flatten().tolist()
+        named = [f"image {chosen[i]} at t={ts[i]}" for i in found or range(len(ts))]
+        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+        part = "loss" if found else "gradient"  # image by image, the loss is finite
+        lr = step.learning_rate
+        return (
+            f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. It is "
+            f"the {watch.in_a_row}th such step in a row (job.max_skips={self.max_skips}); none "
+            f"touched the weights.\nA lower optimizer.lr (now {lr.peak:g}) or a longer "
+            f"job.warmup_steps (now {lr.warmup_steps}) helps; to go on with one from the newest "
+            "checkpoint: resume=<run folder> optimizer.lr=... 'resume_allow=[optimizer.lr]'."
+        )
+
     def describe(self, run: Run, start: int, total: int) -> None:
         """What is about to be trained on what, and for how long."""
         parameters = sum(p.numel() for p in self.net.parameters())
@@ -186,82 +222,34 @@ class Loop(ABC):
         run.say(f"steps    {f'{start} to ' if start else ''}{total}, batch {self.batch_size}")
 
 
-def check_finite(loss: float, step: int, lr: LearningRate) -> None:
-    """Stop a run that has broken.
-
-    Raises:
-        InputError: the loss is NaN or infinite.
-    """
-    if not math.isfinite(loss):
-        raise InputError(
-            f"the loss is {loss} at step {step}: a lower optimizer.lr (now {lr.peak}) or a "
-            f"longer job.warmup_steps (now {lr.warmup_steps}) helps."
-        )
-
-
 def load(
     data: ImageData, order: Order, device: torch.device, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's images and labels of each batch on the device: uint8 (B, C, H, W), int64 (B,)."""
+    """This rank's images and labels of each batch on the device: uint8 (B, C, H, W), int64 (B,).
+
+    Raises:
+        InputError: a process that reads ahead died, or does not answer.
+    """
     loader = DataLoader(
         data,
         batch_sampler=order,
         collate_fn=as_is,  # `data` gathers a whole batch at once
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
+        timeout=READER_SECONDS if num_workers else 0,
     )
-    for images, labels in loader:
-        yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    try:
+        for images, labels in loader:
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"job.num_workers={num_workers}: a process that reads ahead is gone ({reason}). Memory "
+            "or /dev/shm may be short; job.num_workers=0 reads in the training process."
+        ) from error
 
 
 def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     return batch
-
-
-def total_steps(max_steps: int | None, max_epochs: float | None, steps_per_epoch: float) -> int:
-    """How many steps: `max_steps` or `max_epochs`, whichever ends first; None is no limit."""
-    limits = [max_steps, max_epochs and math.ceil(max_epochs * steps_per_epoch)]
-    return min(limit for limit in limits if limit is not None)
-
-
-def rank_rows(batch_size: int, accumulate: int, rank: int, world_size: int) -> slice:
-    """Which rows of the global batch are this rank's.
-
-    Raises:
-        InputError: the batch cannot be shared out evenly.
-    """
-    parts = world_size * accumulate
-    if batch_size % parts:
-        below = batch_size // parts * parts
-        raise InputError(
-            f"job.batch_size={batch_size}: not divisible by {world_size} devices x "
-            f"job.accumulate={accumulate}; the nearest that are: {below or parts}, {below + parts}."
-        )
-    share = batch_size // world_size
-    return slice(rank * share, (rank + 1) * share)
-
-
-def due(
-    step: int,
-    every: int | None,
-    every_epochs: float | None = None,
-    steps_per_epoch: float = math.inf,
-) -> bool:
-    """Whether `step` steps end an interval of so many steps, or of so many epochs."""
-    if every is not None and step % every == 0:
-        return True
-    if every_epochs is None:
-        return False
-    interval = every_epochs * steps_per_epoch
-    return step // interval > (step - 1) // interval
-
-
-def agreed(fabric: Fabric, stop: bool, step: int) -> bool:
-    """Whether any rank was asked to stop: all must leave the loop after the same step."""
-    if fabric.world_size == 1:
-        return stop
-    if step % 10:
-        return False
-    return bool(
-        fabric.all_reduce(torch.tensor(float(stop), device=fabric.device), reduce_op="sum") > 0
-    )

@@ -12,6 +12,8 @@ from torch import Tensor
 class Meter:
     """Mean loss and gradient norm, and images per second without the time for pictures and files.
 
+    Steps that were left out as not finite are counted, and are in no mean.
+
     Args:
         batch_size: the global one.
         steps_per_epoch: to say in which epoch a step lies.
@@ -23,13 +25,13 @@ class Meter:
         self._restart()
 
     def _restart(self) -> None:
-        self.losses: list[Tensor] = []
-        self.norms: list[Tensor] = []
+        self.before: Tensor | None = None  # of the steps that a checkpoint knew of
+        self.rows: list[Tensor] = []
         self.began = time.perf_counter()
 
-    def add(self, loss: Tensor, grad_norm: Tensor) -> None:
-        self.losses.append(loss)
-        self.norms.append(grad_norm)
+    def add(self, loss: Tensor, grad_norm: Tensor, broken: Tensor) -> None:
+        """Note the numbers of one step, scalars, on this rank."""
+        self.rows.append(torch.stack([loss.float(), grad_norm.float(), broken.float()]))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -38,17 +40,30 @@ class Meter:
         yield
         self.began += time.perf_counter() - began
 
+    def state(self, fabric: Fabric) -> Tensor:
+        """Loss, gradient norm and brokenness of each step since the last reading, over all ranks:
+        (n, 3). A run that goes on from here logs the mean of an uninterrupted one, to the bit."""
+        rows = torch.stack(self.rows) if self.rows else torch.zeros(0, 3, device=fabric.device)
+        if fabric.world_size > 1:
+            rows = fabric.all_reduce(rows, reduce_op="mean")
+        rows = rows.cpu()
+        return rows if self.before is None else torch.cat([self.before, rows])
+
+    def restore(self, state: Tensor | None) -> None:
+        """Take up what `state` gave."""
+        self.before = state
+
     def read(self, fabric: Fabric, step: int, lr: float) -> dict[str, float]:
         """The figures since the last reading, over all ranks; waits for the device."""
-        loss = torch.stack(self.losses).mean()
-        loss = float(fabric.all_reduce(loss, reduce_op="mean"))
-        norm = float(torch.stack(self.norms).mean())
+        losses, norms, broken = self.state(fabric).unbind(1)
+        whole = broken == 0
         seconds = time.perf_counter() - self.began
         figures = {
-            "train/loss": loss,
+            "train/loss": float(losses[whole].mean()),
             "train/lr": lr,
-            "train/grad_norm": norm,
-            "train/images_per_sec": len(self.losses) * self.batch_size / seconds,
+            "train/grad_norm": float(norms[whole].mean()),
+            "train/skipped": float((~whole).sum()),
+            "train/images_per_sec": len(self.rows) * self.batch_size / seconds,
             "train/epoch": step / self.steps_per_epoch,
         }
         self._restart()
@@ -59,4 +74,5 @@ class Meter:
         """The figures a person wants to see go by."""
         shown = [f"loss {figures['train/loss']:.4f}"]
         shown += [f"{k.removeprefix('eval/')} {v:.2f}" for k, v in figures.items() if "eval/" in k]
+        shown += [f"{n:.0f} steps not finite"] if (n := figures["train/skipped"]) else []
         return ", ".join([*shown, f"{figures['train/images_per_sec']:.0f} images/s"])

@@ -8,13 +8,16 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
-from ddpm import checkpoint, pretrained, run_dir
-from ddpm.diffusion import GaussianDiffusion
+from ddpm import checkpoint, run_dir
+from ddpm.crash import crashpoint
+from ddpm.errors import InputError, shown
 from ddpm.hardware import describe
+from ddpm.jobs.learned import Learned
+from ddpm.jobs.meter import Meter
 from ddpm.plan import Plan
-from ddpm.trackers.base import RunInfo, Tracker, Trackers, open_trackers
+from ddpm.trackers.base import RunInfo, Tracker, Trackers, grid_file, open_trackers
 
 
 @dataclass
@@ -36,7 +39,10 @@ class Run:
     state: dict[str, Any] | None = None
     path: Path | None = None
     end: str = "done"
+    signal: int | None = None
     step: int = 0
+    saved: int | None = None
+    fingerprint: str = ""
     figures: dict[str, float] = field(default_factory=dict)
     tracker: Trackers = field(default_factory=lambda: Trackers([]))
 
@@ -44,6 +50,8 @@ class Run:
         self.dir = self.plan.output_dir
         self.leads = self.fabric.is_global_zero
         self.step = self.state["step"] if self.state else 0
+        self.saved = self.step if self.state and self.plan.trains else None
+        self.was_done = run_dir.read_status(self.dir).get("state") == "done"
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[None]:
@@ -52,25 +60,31 @@ class Run:
         Raises:
             InputError: the folder is another run's, or being worked on.
         """
+        hparams = self.plan.hparams
         if self.leads and not self.plan.resume:
-            self.dir = run_dir.create(self.dir, unique=self.plan.unique)
+            self.dir = run_dir.create(self.dir, hparams, unique=self.plan.unique)
         self.dir = Path(self.fabric.broadcast(str(self.dir)))
         if not self.leads:
             yield
             return
         with run_dir.lock(self.dir):
-            run_dir.write_config(self.dir, self.plan.hparams)
-            run_dir.write_status(self.dir, "running", self.step)
+            run_dir.clean(self.dir)
+            run_dir.write_config(self.dir, hparams, self.step if self.plan.resume else None)
+            self._write_status("running")
             try:
                 with self._open_trackers() as self.tracker:
                     yield
                     self.tracker.close(self.end)
             except BaseException as error:
                 end = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
-                reason = str(error) or type(error).__name__
-                run_dir.write_status(self.dir, end, self.step, error=reason)
+                self._write_status(end, str(error) or type(error).__name__)
                 raise
-            run_dir.write_status(self.dir, self.end, self.step)
+            self._write_status(self.end)
+
+    def _write_status(self, state: str, error: str | None = None) -> None:
+        """Tell how the run stands. A full disk ends no run; a checkpoint will tell of it."""
+        with contextlib.suppress(OSError):
+            run_dir.write_status(self.dir, state, self.step, saved=self.saved, error=error)
 
     def _open_trackers(self) -> Trackers:
         hparams = self.plan.hparams
@@ -90,6 +104,8 @@ class Run:
         self.say(f"folder   {self.dir}\ndevice   {describe(self.fabric)}")
         for place in tracker.places:
             self.say(f"tracker  {place}")
+        for change in self.plan.changes:
+            self.say(f"changed  {change}")
         return tracker
 
     def say(self, text: str) -> None:
@@ -97,18 +113,33 @@ class Run:
         if self.leads:
             print(text, flush=True)
 
-    def restore(
-        self,
-        model: nn.Module,
-        ema: nn.Module,
-        diffusion: GaussianDiffusion,
-        optimizer: torch.optim.Optimizer,
-    ) -> int:
+    def check_data(self, fingerprint: str) -> None:
+        """See that the images are those that the run began with.
+
+        Raises:
+            InputError: they are not, and nobody said that they may differ.
+        """
+        self.fingerprint = fingerprint
+        before = self.state.get("data", fingerprint) if self.state else fingerprint
+        if before != fingerprint and "data" not in self.plan.config["resume_allow"]:
+            raise InputError(
+                f"resume={self.dir}: the data set is not the one that the run began with (files, "
+                "sizes or settings differ). Put it back, or go on all the same with "
+                "'resume_allow=[data]'."
+            )
+
+    def restore(self, learned: Learned, meter: Meter) -> int:
         """Take up all that was learned, and the optimizer's memory; return the steps done."""
         if self.state is not None:
-            pretrained.fill(model, diffusion, self.state, "model", self.path)
-            checkpoint.load_weights(ema, self.state["ema"], self.path)
-            optimizer.load_state_dict(self.state["optimizer"])
+            learned.load(self.state, self.path)
+            meter.restore(self.state.get("meter"))
+            here = made_with(self.fabric)
+            for name, there in self.state.get("made_with", here).items():
+                if there != here.get(name):
+                    self.say(
+                        f"note     {name} is {here.get(name)}, was {shown(there)}: the results "
+                        "will agree with those of an uninterrupted run, but not to the bit"
+                    )
             self.state = None  # a second copy of everything: let it go
         return self.step
 
@@ -116,37 +147,54 @@ class Run:
         """Keep the figures after `step` steps."""
         self.step, self.figures = step, figures
         self.tracker.log(step, figures)
+        crashpoint("run.logged")
         if self.leads:
-            self._write_progress()
-
-    def _write_progress(self) -> None:
-        with contextlib.suppress(OSError):  # a full disk ends no run; checkpoints will tell
-            run_dir.write_status(self.dir, "running", self.step)
+            self._write_status("running")
 
     def log_grid(self, step: int, grid: Tensor, name: str = "samples") -> None:
         """Keep a picture, uint8 (C, H, W)."""
+        crashpoint("run.grid")
         self.tracker.log_image(step, name, grid)
 
-    def save(
-        self,
-        step: int,
-        model: nn.Module,
-        ema: nn.Module,
-        diffusion: GaussianDiffusion,
-        optimizer: torch.optim.Optimizer,
-        keep: int,
-    ) -> None:
-        """Write a checkpoint after `step` steps."""
+    def has_grid(self, step: int) -> bool:
+        """Whether the picture after `step` steps is there; all ranks are told the same."""
+        there = grid_file(self.dir, "samples", step).exists() if self.leads else False
+        return self.fabric.broadcast(there)
+
+    def save(self, step: int, learned: Learned, meter: Meter, keep: int) -> None:
+        """Write a checkpoint after `step` steps. All ranks call it, the first one writes.
+
+        Raises:
+            InputError: the weights are broken, or the disk is full.
+        """
         self.step = step
+        measured = meter.state(self.fabric)
         if self.leads:
             state = {
                 "step": step,
                 "run_id": self.plan.hparams["run_id"],
                 "hparams": self.plan.hparams,
-                "model": model.state_dict(),
-                "ema": ema.state_dict(),
-                "diffusion": diffusion.state_dict(),  # of a schedule that learns; else empty
-                "optimizer": optimizer.state_dict(),
+                **learned.state(),
+                "meter": measured,
+                "data": self.fingerprint,
+                "made_with": made_with(self.fabric),
             }
             checkpoint.save(self.dir / "checkpoints", state, keep)
-            self._write_progress()
+            self.saved = step
+            self._write_status("running")
+
+    def preempted(self, signal: int | None, how: str) -> None:
+        """The run ends early, because it was asked to."""
+        self.end, self.signal = "preempted", signal
+        self.say(f"stopped  asked to by a signal, {how}")
+
+
+def made_with(fabric: Fabric) -> dict[str, Any]:
+    """On what the last digits of a result depend."""
+    return {
+        "torch": str(torch.__version__),
+        "device": fabric.device.type,
+        "processes": fabric.world_size,
+        "threads": torch.get_num_threads(),
+        "precision": str(fabric.strategy.precision.precision),
+    }

@@ -12,9 +12,11 @@ from ddpm import pretrained
 from ddpm.console import Progress
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.guidance.base import Guidance
-from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif, save_png
+from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif
+from ddpm.jobs.rest import save_all, stopped, undrawn
 from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler, in_turn
+from ddpm.signals import GracefulStop
 
 GRID = 256  # images in grid.png, at most
 ANIMATED = 16  # images in denoising.gif
@@ -47,24 +49,33 @@ def sample(
     pipeline = make_pipeline(run, fabric, model, diffusion, sampler, guidance, shape, weights)
     seeds = range(first_seed, first_seed + num_samples)
     mine = seeds[fabric.global_rank :: fabric.world_size]
-    with run.begin(), Progress(len(mine), unit="image", enabled=run.leads) as progress:
+    batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+
+    def files(batch: Sequence[int]) -> list[Path]:
+        films = [run.dir / "denoising.gif"] if run.leads and batch == batches[0] else []
+        return [*(folder / file_name(seed) for seed in batch), *films]
+
+    with (
+        GracefulStop() as signals,
+        run.begin(),
+        Progress(len(mine), unit="image", enabled=run.leads) as progress,
+    ):
         run.say(f"weights  {weights} of {run.path}, step {run.step}")
         folder = run.dir / "samples"
         folder.mkdir(exist_ok=True)
-        for first in range(0, len(mine), batch_size):
-            batch = mine[first : first + batch_size]
+        for number, batch in undrawn(batches, files, signals):
             wanted = in_turn(labels, batch, first_seed)
-            if run.leads and first == 0:
+            if run.leads and number == 0:
                 images, frames = animate(pipeline, batch, wanted)
                 duration = round(1000 * gif_seconds / len(frames))
                 save_gif(frames, run.dir / "denoising.gif", duration_ms=duration)
             else:
                 images = pipeline.sample_seeds(batch, wanted)
-            for seed, image in zip(batch, images, strict=True):
-                save_png(image, folder / file_name(seed))
-            progress.advance(len(batch))
-            progress.show(first + len(batch), f"seed {batch[-1]}")
-        fabric.barrier()
+            save_all(images, [folder / file_name(seed) for seed in batch])
+            progress.reach(number * batch_size + len(batch))
+            progress.show(number * batch_size + len(batch), f"seed {batch[-1]}")
+        if stopped(run, fabric, signals):
+            return
         if run.leads:
             write_labels(run.dir, labels, seeds)
             grid = enlarge(make_grid(load(folder, seeds[:GRID]), columns_of(labels)))

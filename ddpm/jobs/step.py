@@ -20,6 +20,9 @@ Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 class Step:
     """Images in, weights changed, loss and gradient norm out.
 
+    A step whose loss or gradient is not finite on any rank changes neither the weights nor the
+    optimizer's memory.
+
     Args:
         model, optimizer: as `fabric.setup` returned them.
         loss: (model, x_0, t, eps, label) -> a scalar.
@@ -46,15 +49,12 @@ class Step:
     clip_grad_norm: float | None
     learning_rate: Callable[[int], float]
 
-    def __call__(self, n: int, images: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W), labels (B,): two scalars."""
+    def __call__(self, n: int, images: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W), labels (B,): loss, norm of
+        the gradient, and whether it was left out as not finite, three scalars."""
         # What the network itself draws (dropout) is a function of step and rank as well.
         torch.manual_seed(mix(self.noise.seed, f"dropout/{self.fabric.global_rank}", n))
-        t, eps, flip, u = self.noise(n, self.rows)
-        x_0 = normalize(images)  # (B, C, H, W) in [-1, 1]
-        if self.flip:
-            x_0 = torch.where(flip[:, None, None, None], x_0.flip(-1), x_0)
-        label = self.drop(label, u)
+        x_0, t, eps, label = self.draw(n, images, label)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(n)
         loss = self.backward(x_0, t, eps, label)
@@ -66,11 +66,70 @@ class Step:
         )
         if self.diffusion.schedule is not None:
             self.schedule_backward(x_0, t, eps, label)
-        self.optimizer.step()
+        broken = self.is_broken(loss, grad_norm)
+        self.update(broken, grad_norm)
         self.optimizer.zero_grad()
         self.diffusion.refresh(host=False)
         self.ema.update(n)
-        return loss, grad_norm
+        return loss, grad_norm, broken
+
+    def draw(
+        self, n: int, images: Tensor, label: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x_0 (B, C, H, W) in [-1, 1], t (B,), eps like x_0, labels (B,) of the n-th step."""
+        t, eps, flip, u = self.noise(n, self.rows)
+        x_0 = normalize(images)
+        if self.flip:
+            x_0 = torch.where(flip[:, None, None, None], x_0.flip(-1), x_0)
+        return x_0, t, eps, self.drop(label, u)
+
+    @torch.no_grad()
+    def broken_images(self, n: int, images: Tensor, label: Tensor) -> Tensor:
+        """Which images of the global batch have a loss that is not finite, with the weights as
+        they are: (B,), bool, the same on all ranks."""
+        x_0, t, eps, label = self.draw(n, images, label)
+        broken = torch.zeros(self.noise.batch_size, device=t.device)
+        for i in range(len(t)):
+            one = slice(i, i + 1)
+            with self.fabric.autocast():
+                loss = self.loss(
+                    self.model.module,
+                    x_0[one],
+                    t[one],
+                    eps[one],
+                    None if label is None else label[one],
+                )
+            broken[self.rows.start + i] = ~torch.isfinite(loss)
+        return (self.fabric.all_reduce(broken, reduce_op="sum") > 0).cpu()
+
+    def is_broken(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
+        """Whether a number of this step is not finite, on any rank: a scalar, bool."""
+        numbers = [loss, grad_norm]
+        # The norm is that of the network alone; a schedule's gradient is not clipped with it.
+        numbers += [p.grad.sum() for p in self.diffusion.parameters() if p.grad is not None]
+        broken = ~torch.isfinite(torch.stack([x.float() for x in numbers])).all()
+        if self.fabric.world_size > 1:
+            broken = self.fabric.all_reduce(broken.float(), reduce_op="sum") > 0
+        return broken
+
+    def update(self, broken: Tensor, grad_norm: Tensor) -> None:
+        """Take the optimizer's step, unless the numbers are broken."""
+        inner = self.optimizer.optimizer  # inside of Fabric's wrapper
+        if getattr(self.fabric.strategy.precision, "scaler", None) is not None:
+            # The scaler of float16 leaves a step out by itself, and has to learn of it.
+            if not broken or not torch.isfinite(grad_norm):
+                self.optimizer.step()
+        elif self.skips_on_device(inner):
+            inner.found_inf = broken.float()  # asked by its kernels: nobody waits for the device
+            self.optimizer.step()
+        elif not broken:
+            self.optimizer.step()
+
+    def skips_on_device(self, inner: torch.optim.Optimizer) -> bool:
+        """Whether the optimizer can leave a step out without the CPU knowing."""
+        return self.fabric.device.type == "cuda" and getattr(
+            inner, "_step_supports_amp_scaling", False
+        )
 
     def drop(self, label: Tensor, u: Tensor) -> Tensor | None:
         """Labels (B,) with the null class for a share of them, image by image."""

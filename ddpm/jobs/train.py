@@ -1,15 +1,19 @@
 """Algorithm 1 of Ho et al. 2020: a network learns to see through noise."""
 
+import logging
 from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm.guidance.base import Guidance
-from ddpm.jobs.loop import Loop, due
+from ddpm.jobs.loop import Loop
+from ddpm.jobs.pace import due
 from ddpm.jobs.preview import preview
 from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler
+
+logger = logging.getLogger(__name__)
 
 
 class Train(Loop):
@@ -57,4 +61,12 @@ class Train(Loop):
         )
         labelled = self.data.conditional or self.guidance.labelled
         labels = range(self.data.num_classes) if labelled else None
-        run.log_grid(step, preview(fabric, pipeline, self.num_samples, labels))
+        try:
+            grid = preview(fabric, pipeline, self.num_samples, labels)
+        except Exception as error:
+            if fabric.world_size > 1:
+                raise  # the other processes wait for this one's share
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            logger.warning("No preview of step %d, the run goes on: %s", step, reason)
+            return
+        run.log_grid(step, grid)

@@ -8,7 +8,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm.images import normalize
-from ddpm.jobs.loop import Loop, due
+from ddpm.jobs.loop import Loop
+from ddpm.jobs.pace import due
 from ddpm.randomness import StepNoise, mix
 
 IMAGES = 512  # in a measurement of the accuracy, at most

@@ -98,6 +98,11 @@ class Trackers:
             self.close("failed")
 
 
+def grid_file(run_dir: Path, name: str, step: int) -> Path:
+    """Where the local tracker of a training run keeps a picture."""
+    return run_dir / name / f"step-{step:06d}.png"
+
+
 def open_trackers(
     partials: Mapping[str, Callable[..., Tracker]],
     *,

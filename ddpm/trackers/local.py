@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.images import save_png
-from ddpm.trackers.base import RunInfo
+from ddpm.trackers.base import RunInfo, grid_file
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,10 @@ class Local:
 
     def log_image(self, step: int, name: str, grid: Tensor) -> None:
         """Write `<name>/step-000500.png` and redraw the loss curve. A sample run: `<name>.png`."""
-        file = f"{name}/step-{step:06d}.png" if self._run.job_type == "train" else f"{name}.png"
+        trains = self._run.job_type == "train"
+        file = grid_file(self._run_dir, name, step) if trains else self._run_dir / f"{name}.png"
         with self._spare():
-            save_png(grid, self._run_dir / file)
+            save_png(grid, file)
         self._draw_loss()
 
     def close(self, state: str) -> None:

@@ -1,0 +1,88 @@
+"""From a checkpoint to two files that can be given to others."""
+
+import itertools
+from pathlib import Path
+
+from lightning_fabric import Fabric
+from torch import nn
+
+from ddpm import exported, pretrained, run_dir
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
+from ddpm.jobs.run import Run
+
+WRITERS = {"safetensors": exported.write}
+
+
+def export(
+    *,
+    run: Run,
+    fabric: Fabric,
+    model: nn.Module,
+    diffusion: GaussianDiffusion,
+    format: str,
+    weights: str,
+) -> None:
+    """Write `model.safetensors` and `config.json`, and nothing else: the folder is to be given away
+    as it is, so it is not made a run's folder, which tells of this machine.
+
+    conf/job/export.yaml says what each knob means.
+
+    Raises:
+        InputError: the weights are not those of the network, or the files cannot be written.
+    """
+    hparams, given = run.state["hparams"], run.plan.hparams
+    trained = hparams["choices"]["job"]
+    if trained == "train_classifier" and weights != "ema":
+        raise InputError(
+            f"job.weights={weights}: what guides is the average of a classifier's weights; "
+            "leave it out."
+        )
+    pretrained.fill(model, diffusion, run.state, weights, run.path)  # nothing broken is passed on
+    if run.leads:
+        used = {part: given[part] for part in ("sampler", "guidance")}  # as the command line says
+        choices = hparams["choices"] | {part: given["choices"][part] for part in used}
+        state = run.state | {"hparams": hparams | used | {"choices": choices}}
+        run.dir = make_folder(run.dir, unique=run.plan.unique)
+        file = WRITERS[format](run.dir, state, weights)
+        run.say(
+            f"done     {file} ({file.stat().st_size / 1e6:.1f} MB): {weights} of {run.path}, "
+            f"step {run.step}; {exported.CONFIG} beside it"
+        )
+        if trained == "train_classifier":
+            run.say(
+                "guide    python run.py job=sample checkpoint=<a run of the same data> "
+                f"guidance=classifier guidance.classifier={file}"
+            )
+        else:
+            asked = "" if weights == "ema" else f" job.weights={weights}"
+            run.say(f"sample   python run.py job=sample checkpoint={file}{asked}")
+    fabric.barrier()
+
+
+def make_folder(path: Path, *, unique: bool) -> Path:
+    """Make a folder that is no run's, or take one that is there; return it.
+
+    Args:
+        unique: add "-2", "-3", ... where a folder of this name is there already.
+
+    Raises:
+        InputError: it holds a run or an export, or cannot be made.
+    """
+    if not unique:
+        run_dir.check_free(path)
+        if (path / exported.NAME).exists():
+            raise InputError(f"output_dir={path}: holds an export already; choose another folder.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = path if number == 1 else path.with_name(f"{path.name}-{number}")
+            try:
+                folder.mkdir(exist_ok=not unique)
+                break
+            except FileExistsError:
+                if not unique:
+                    raise
+    except OSError as error:
+        raise InputError(f"output_dir={path}: cannot make it ({error.strerror}).") from None
+    return folder

@@ -1,0 +1,70 @@
+"""All that a training run has learned: what a checkpoint holds, and is filled from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins import Precision
+from torch import nn
+
+from ddpm import checkpoint, pretrained
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
+
+
+@dataclass
+class Learned:
+    """Weights, their average, a schedule that learns, and what the optimizer remembers.
+
+    Args:
+        model, optimizer: as they are inside of Fabric's wrappers.
+        precision: holds the scale of float16, which moves during training.
+    """
+
+    model: nn.Module
+    ema: nn.Module
+    diffusion: GaussianDiffusion
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+
+    def state(self) -> dict[str, Any]:
+        """The entries of a checkpoint.
+
+        Raises:
+            InputError: a weight is not finite: such a checkpoint would be of no use to anybody.
+        """
+        state = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict(),
+            "diffusion": self.diffusion.state_dict(),  # of a schedule that learns; else empty
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.state_dict(),
+        }
+        for part in ("model", "ema", "diffusion"):
+            for name, weight in state[part].items():
+                if not torch.isfinite(weight).all():
+                    raise InputError(
+                        f"the weights are not finite any more ({part}: {name}): no checkpoint of "
+                        "them is written. A lower optimizer.lr helps; earlier checkpoints are good."
+                    )
+        return state
+
+    def load(self, state: dict[str, Any], path: Path) -> None:
+        """Take up what a checkpoint holds; the knobs of the optimizer stay as configured."""
+        pretrained.fill(self.model, self.diffusion, state, "model", path)
+        checkpoint.load_weights(self.ema, state["ema"], path)
+        knobs = [
+            {k: v for k, v in group.items() if k != "params"}
+            for group in self.optimizer.param_groups
+        ]
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"checkpoint={path}: its optimizer is not this one ({error})."
+            ) from error
+        for group, own in zip(self.optimizer.param_groups, knobs, strict=True):
+            group |= own
+        if state.get("scaler"):
+            self.precision.load_state_dict(state["scaler"])

@@ -1,0 +1,51 @@
+"""What all ranks must see alike: steps that broke, and signals that ask to stop."""
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from ddpm.signals import GracefulStop
+
+EVERY = 10  # steps between two looks at a device that would have to be waited for
+
+
+class Watch:
+    """Looks at each step of a run, together with the other ranks.
+
+    Args:
+        max_skips: so many steps in a row that are not finite end the run.
+        signals: what asks this process to stop.
+    """
+
+    def __init__(self, fabric: Fabric, max_skips: int, signals: GracefulStop) -> None:
+        self.fabric, self.max_skips, self.signals = fabric, max_skips, signals
+        self.every = 1 if fabric.device.type == "cpu" else EVERY
+        self.unseen: list[Tensor] = []
+        self.in_a_row = 0
+
+    def gave_up(self, broken: Tensor, done: int, look: bool) -> bool:
+        """Whether too many steps in a row were broken, after `done` steps; known alike to all.
+
+        Args:
+            broken: whether the last step was, a scalar; the same on all ranks.
+            look: wait for the device now, whatever the time.
+        """
+        self.unseen.append(broken)
+        if not look and done % self.every:
+            return False
+        for one in torch.stack(self.unseen).tolist():
+            self.in_a_row = self.in_a_row + 1 if one else 0
+            if self.in_a_row >= self.max_skips:
+                return True
+        self.unseen = []
+        return False
+
+    def stopping(self, done: int) -> bool:
+        """Whether any rank was asked to stop: all must leave the loop after the same step."""
+        wanted = self.signals.wanted
+        if self.fabric.world_size == 1:
+            return wanted
+        if done % self.every:
+            return False
+        asked = torch.tensor(float(wanted), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)

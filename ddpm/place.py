@@ -1,0 +1,84 @@
+"""Which folder a run gets: the one it goes on in, the given one, the sweep's, or a new one."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddpm import run_dir
+from ddpm.errors import InputError
+from ddpm.inherit import SAMPLING, differences, run_folder
+
+
+class Place(NamedTuple):
+    """A folder, whether it may get another name, and, if a run has begun in it, that run's id."""
+
+    folder: Path
+    unique: bool = False
+    begun: bool = False
+    run_id: str | None = None
+
+
+def choose(
+    config: dict[str, Any],
+    hparams: dict[str, Any],
+    name: str,
+    sweep: Path | None,
+    resume: str | None,
+) -> Place:
+    """Find the folder without making it.
+
+    Args:
+        hparams: of the run, to know a sampling run by that was stopped.
+        name: of its parts, for a new folder.
+        sweep: the job's folder in a sweep.
+        resume: the run to go on with.
+
+    Raises:
+        InputError: the given folder is not free, or not to be had.
+    """
+    if resume is not None:
+        return Place(run_folder(resume), begun=True)
+    job, given = config["choices"]["job"], config["output_dir"]
+    folder = Path(given) if given is not None else sweep
+    if folder is None:
+        parent = Path("outputs") / job / name
+        begun = _unfinished(parent, hparams) if job in SAMPLING else None
+        now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        return begun or Place(parent / now, unique=True)
+    if job in SAMPLING and (folder / "config.yaml").exists():
+        return _same_run(folder, hparams)
+    if given is not None:
+        run_dir.check_free(folder)
+    if job in SAMPLING and any((folder / "samples").glob("*")):
+        raise InputError(
+            f"output_dir={folder}: its samples are of an unknown run (no config.yaml); they would "
+            "mix. Choose another folder."
+        )
+    return Place(folder)
+
+
+def _same_run(folder: Path, hparams: dict[str, Any]) -> Place:
+    """A folder whose run is to go on, for its images are those that are wanted.
+
+    Raises:
+        InputError: they are others.
+    """
+    there = run_dir.read_config(folder)
+    if different := differences(there, hparams):
+        raise InputError(
+            f"output_dir={folder}: the folder holds another run ({', '.join(different[:3])}). "
+            "Choose another folder."
+        )
+    return Place(folder, begun=True, run_id=there["run_id"])
+
+
+def _unfinished(parent: Path, hparams: dict[str, Any]) -> Place | None:
+    """The newest run of the same configuration that was stopped before its end, if any."""
+    for folder in sorted(parent.glob("*"), reverse=True):
+        if run_dir.read_status(folder).get("state") == "done" or run_dir.is_locked(folder):
+            continue
+        try:
+            return _same_run(folder, hparams)
+        except InputError:
+            continue
+    return None

@@ -1,0 +1,272 @@
+"""A run that is killed, anywhere and as often as it likes, ends as one that was left alone.
+
+`kill -9` where a name is given is by `crashpoint`, at a place; the others come at any moment. The
+same with real processes, and fifty kills: `python benchmarks/soak.py`.
+"""
+
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+from crash_parts import TINY, go, said, start, wait
+from test_run import assert_equal_state, files_of, state_of, status_of
+
+# 9 steps are an epoch of the 1,797 digits; lines of the log and checkpoints do not coincide.
+RUN = [
+    *(w for w in TINY if w.split("=")[0] not in ("job.max_steps", "job.batch_size")),
+    "job.max_steps=13",
+    "job.batch_size=200",
+    "job.log_every=4",
+    "job.save_every=3",
+    "job.sample_every=6",
+    "job.keep_checkpoints=2",
+    "data.flip=true",
+]
+STEPS = 13
+
+PLACES = [
+    *("run.filled", "run.created"),
+    *(f"train.step:{n}" for n in (1, 3, 5, 12, 13)),
+    *(f"run.logged:{n}" for n in (1, 3, 4)),
+    *(f"run.grid:{n}" for n in (1, 3)),
+    *(f"checkpoint.writing:{n}" for n in (1, 4, 30, 90)),
+    *(f"checkpoint.written:{n}" for n in (1, 2, 5)),
+    *(f"checkpoint.synced:{n}" for n in (1, 3)),
+    *(f"checkpoint.verified:{n}" for n in (1, 4)),
+    *(f"checkpoint.renamed:{n}" for n in (1, 2, 5)),
+    *(f"checkpoint.kept:{n}" for n in (1, 3, 5)),
+    *(f"checkpoint.deleted:{n}" for n in (1, 3)),
+]
+
+
+def lines_of(folder):
+    """The lines of the log, without what a clock says."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "train/images_per_sec"} for row in rows]
+
+
+def assert_same_run(one, other):
+    """Weights, averages, optimizer, losses, pictures and files of two runs are equal."""
+    assert status_of(one) == status_of(other) == {"state": "done", "step": STEPS, "saved": STEPS}
+    assert_equal_state(state_of(one, STEPS), state_of(other, STEPS))
+    assert lines_of(one) == lines_of(other)
+    assert [row["step"] for row in lines_of(one)] == [4, 8, 12, 13]
+    # Killed between a checkpoint and the removal of an older one, a run may keep one more.
+    assert files_of(one) - checkpoints(one) == files_of(other) - checkpoints(other)
+    assert len(checkpoints(one)) in (2, 3)
+    for picture in (one / "samples").iterdir():
+        assert picture.read_bytes() == (other / "samples" / picture.name).read_bytes()
+
+
+def checkpoints(folder):
+    return {name for name in files_of(folder) if name.startswith("checkpoints/")}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Runs that nobody disturbed, by what was changed in them."""
+    made = {}
+
+    def get(*changes):
+        if changes not in made:
+            home = tmp_path_factory.mktemp("straight")
+            assert go(home, *RUN, *changes, "output_dir=run") == 0, said(home)
+            made[changes] = home / "run"
+        return made[changes]
+
+    return get
+
+
+def finish(home, *changes, kills=()):
+    """Go on with the run in `home` as often as it takes, killed at these places on the way."""
+    for place in (*kills, None):
+        begun = (home / "run" / "config.yaml").exists()
+        words = ["resume=run"] if begun else [*RUN, *changes, "output_dir=run"]
+        status = go(home, *words, crash=place)
+        if place is not None and status != -9:
+            assert status == 0, said(home)  # it came to its end before that place
+    assert status == 0, said(home)
+    return home / "run"
+
+
+# The places of which each run of the tests tries all; the others are tried by `-m slow`.
+QUICK = {
+    *("run.filled", "run.created", "train.step:1", "train.step:13", "run.logged:1", "run.grid:3"),
+    *("checkpoint.writing:4", "checkpoint.written:2", "checkpoint.synced:1"),
+    *("checkpoint.verified:1", "checkpoint.renamed:5", "checkpoint.kept:3"),
+    *("checkpoint.deleted:1",),
+}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in PLACES],
+)
+def test_killed_at_any_place_it_ends_as_if_left_alone(place, straight, tmp_path):
+    assert go(tmp_path, *RUN, "output_dir=run", crash=place) == -9, said(tmp_path)
+    whole = list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
+    for path in whole:
+        torch.load(path, weights_only=True)
+    assert_same_run(finish(tmp_path), straight())
+
+
+def test_killed_again_and_again_it_comes_to_its_end(straight, tmp_path):
+    kills = ["train.step:2", "checkpoint.renamed:1", "run.logged:1", "checkpoint.written:2"]
+    kills += ["run.grid:1", "checkpoint.deleted:1", "train.step:1", "checkpoint.writing:50"]
+    assert_same_run(finish(tmp_path, kills=kills), straight())
+    assert said(tmp_path).count("folder   run") > 5
+
+
+RESUNET = ["model=resunet", "model.widths=[8,8]", "model.groups=2", "model.num_res_blocks=1"]
+FAST = [("32-true", "false", "2"), ("bf16-mixed", "false", "0")]
+MODES = list(itertools.product(["32-true", "bf16-mixed"], ["false", "true"], ["0", "2"]))
+
+
+@pytest.mark.parametrize(
+    ("precision", "compiled", "workers"),
+    [pytest.param(*m, marks=[] if m in FAST else pytest.mark.slow) for m in MODES],
+)
+def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeypatch):
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compile_(net, backend="eager"))
+    changes = [f"hardware.precision={precision}", f"job.compile={compiled}"]
+    changes += [f"job.num_workers={workers}", *RESUNET, "model.dropout=0.2"]
+    kills = ["train.step:5", "checkpoint.written:1", "run.grid:1"]
+    assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
+
+
+def test_with_a_schedule_that_learns(straight, tmp_path):
+    changes = ["schedule=learned", "objective=v", "hardware.precision=32-true"]
+    kills = ["train.step:5", "checkpoint.renamed:1"]
+    assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
+
+
+def test_the_number_of_workers_may_change_on_the_way(straight, tmp_path):
+    assert go(tmp_path, *RUN, "output_dir=run", crash="train.step:8") == -9
+    assert go(tmp_path, "resume=run", "job.num_workers=2", crash="train.step:4") == -9
+    assert go(tmp_path, "resume=run", "job.num_workers=1") == 0, said(tmp_path)
+    one, other = straight(), tmp_path / "run"
+    assert_equal_state(state_of(one, STEPS), state_of(other, STEPS))
+    assert lines_of(one) == lines_of(other)
+    assert "changed  job.num_workers: 0 -> 2" in said(tmp_path)
+
+
+def test_killed_at_any_moment(straight, tmp_path):
+    moments, kills = random.Random(0), 0
+    while True:
+        begun = (tmp_path / "run" / "config.yaml").exists()
+        words = ["resume=run"] if begun else [*RUN, "output_dir=run"]
+        child = start(tmp_path, *words)
+        if kills < 12:
+            time.sleep(moments.uniform(0, 1.2))
+            os.kill(child, signal.SIGKILL)
+            kills += 1
+        if wait(child) == 0 and kills == 12:
+            break
+    assert_same_run(tmp_path / "run", straight())
+
+
+def test_what_was_left_half_written_is_swept_away(tmp_path):
+    assert go(tmp_path, *RUN, "output_dir=run", crash="checkpoint.written:2") == -9
+    (left,) = (tmp_path / "run" / "checkpoints").glob(".*.tmp")
+    assert left.stat().st_size > 1000
+    finish(tmp_path)
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+# checkpoints that cannot be used
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run that was killed with two checkpoints, of steps 3 and 6."""
+    assert go(tmp_path, *RUN, "output_dir=run", crash="train.step:8") == -9
+    return tmp_path / "run"
+
+
+def files(run):
+    return sorted((run / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign"])
+def test_the_newest_good_checkpoint_is_used(damage, begun, straight, tmp_path):
+    _, newest = files(begun)
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    other = b"<html>moved</html>"
+    newest.write_bytes(
+        {"cut": data[:5000], "flipped": data, "empty": b"", "foreign": other}[damage]
+    )
+    assert_same_run(finish(tmp_path), straight())
+    assert f"Passed over: checkpoint={newest.relative_to(tmp_path)}" in said(tmp_path)
+    assert "steps    3 to 13" in said(tmp_path)
+
+
+def test_a_damaged_checkpoint_takes_the_place_of_no_good_one(begun, tmp_path):
+    """Of two that are kept, one is damaged and newer: the good one stays until there is a third."""
+    _, newest = files(begun)
+    newest.rename(newest.with_name("step-0000011.pt"))
+    newest.with_name("step-0000011.pt").write_bytes(b"torn")
+    assert go(tmp_path, "resume=run", crash="checkpoint.deleted:1") == -9
+    for path in files(begun):
+        if path.name != "step-0000011.pt":
+            torch.load(path, weights_only=True)
+    assert len(files(begun)) >= 3
+
+
+def test_with_no_good_checkpoint_nothing_starts_from_zero(begun, tmp_path):
+    for path in files(begun):
+        path.write_bytes(path.read_bytes()[:-300])
+    before = (begun / "metrics.jsonl").read_bytes()
+    assert go(tmp_path, "resume=run") == 2
+    assert "no whole checkpoint" in said(tmp_path)
+    shutil.rmtree(begun / "checkpoints")
+    assert go(tmp_path, "resume=run") == 2
+    assert (begun / "metrics.jsonl").read_bytes() == before
+
+
+# resume=auto
+
+
+def test_auto_begins_and_goes_on_by_the_same_command(straight, tmp_path):
+    words = [*RUN, "output_dir=run", "resume=auto"]
+    assert go(tmp_path, *words, crash="run.created") == -9
+    assert go(tmp_path, *words, crash="checkpoint.kept:2") == -9
+    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert "steps    6 to 13" in said(tmp_path)
+    assert_same_run(tmp_path / "run", straight())
+    assert go(tmp_path, *words) == 0
+    assert "all 13 are done" in said(tmp_path)
+
+
+def test_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert go(tmp_path, *RUN, "resume=auto", crash="train.step:7") == -9
+    assert go(tmp_path, *RUN, "resume=auto") == 0, said(tmp_path)
+    assert_same_run(tmp_path / "outputs" / "train" / "slurm-4711", straight())
+
+
+def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(tmp_path):
+    words = ["-m", *RUN, "resume=auto", "hydra.sweep.dir=sweep", "seed=1,2"]
+    assert go(tmp_path, *words, crash="train.step:20") == -9
+    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert "all 13 are done" in said(tmp_path)
+    assert "steps    6 to 13" in said(tmp_path)
+
+
+def test_auto_needs_to_know_where(tmp_path):
+    assert go(tmp_path, *RUN, "resume=auto") == 2
+    assert "resume=auto: goes on with the run in output_dir" in said(tmp_path)
+
+
+def test_auto_with_other_settings_is_refused(tmp_path):
+    words = [*RUN, "output_dir=run", "resume=auto"]
+    assert go(tmp_path, *words, crash="train.step:4") == -9
+    assert go(tmp_path, *words, "optimizer.lr=1e-3") == 2
+    assert "optimizer.lr=0.001: resume=run was trained with 0.0002" in said(tmp_path)
