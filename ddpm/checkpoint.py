@@ -4,6 +4,7 @@ A checkpoint is one `torch.save` of a dict of plain types and tensors, so that i
 `weights_only=True`: reading somebody's checkpoint runs none of their code.
 """
 
+import errno
 import io
 import os
 import re
@@ -16,7 +17,7 @@ from torch import nn
 
 from ddpm import exported, stored
 from ddpm.crash import crashpoint
-from ddpm.errors import InputError, shown
+from ddpm.errors import InputError, causes, shown
 from ddpm.untrusted import Refused, check_archive, read_archive
 
 SCHEMA = 1  # raise it when the meaning of an entry changes
@@ -87,14 +88,22 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 def _not_written(path: Path, state: dict[str, Any], error: Exception) -> str:
     """Why there is no new checkpoint, and which one there still is."""
-    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors(state))
-    free = shutil.disk_usage(path.parent).free
-    reason = str(error)
-    if free < 1.1 * needed or "File too large" in reason or "unexpected pos" in reason:
-        reason = f"no space left: it needs {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors(state)) / 1e6
+    free = shutil.disk_usage(path.parent).free / 1e6
+    full = "no space left on the disk, or in a quota" if _is_full(error) else str(error)
+    reason = f"{full}; it needs {needed:.1f} MB, {free:.1f} MB are free"
     others = list_checkpoints(path.parent)
     kept = f"The newest good one is {others[-1]}." if others else "There is no older one."
     return f"{path}: the checkpoint could not be written ({reason}). {kept}"
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether it was for want of room; torch's writer says it in words of its own."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return any(
+        getattr(cause, "errno", None) in full or "unexpected pos" in str(cause)
+        for cause in causes(error)
+    )
 
 
 def tensors(node: Any) -> list[torch.Tensor]:
@@ -102,11 +111,9 @@ def tensors(node: Any) -> list[torch.Tensor]:
     if isinstance(node, torch.Tensor):
         return [node]
     inner = node.values() if isinstance(node, dict) else node
-    return (
-        [t for value in inner for t in tensors(value)]
-        if isinstance(node, dict | list | tuple)
-        else []
-    )
+    if not isinstance(node, dict | list | tuple):
+        return []
+    return [t for value in inner for t in tensors(value)]
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -208,7 +215,17 @@ def find(path: str | Path) -> tuple[Path, dict[str, Any]]:
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put weights into a network, naming at most five that do not fit.
+    """Put weights into a network.
+
+    Raises:
+        InputError: see `check_weights`.
+    """
+    check_weights(model, weights, path)
+    model.load_state_dict(weights)
+
+
+def check_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    """See that weights are those of a network, naming at most five that are not.
 
     Raises:
         InputError: a name is missing or too many, or a shape differs.
@@ -228,7 +245,6 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path)
         raise InputError(
             f"checkpoint={path}: the weights are of another network: {'; '.join(wrong[:5])}{more}."
         )
-    model.load_state_dict(weights)
 
 
 def sync_folder(folder: Path) -> None:

@@ -15,6 +15,7 @@ from ddpm.errors import InputError
 from ddpm.hardware import starts_processes
 from ddpm.jobs.run import Run
 from ddpm.plan import Plan
+from ddpm.pretrained import check_fits
 
 # Fabric leaves these behind, and the next run of a sweep would take them for its own.
 _LEFT_BEHIND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -46,6 +47,8 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     """What each process does."""
     fabric.seed_everything(plan.config["seed"], verbose=False)  # weights are drawn while building
     path, state = _checkpoint(plan)
+    if state is not None:
+        check_fits(plan.config["model"], state, path)
     job = build(plan.config["job"], "job")
     run = Run(plan, fabric, build(plan.config["tracker"], "tracker"), state, path)
     try:

@@ -34,6 +34,7 @@ def load_network(
     hparams = state["hparams"]
     if (found := hparams["choices"]["job"]) != job:
         raise InputError(f"checkpoint={path}: of job={found}, not of job={job}.")
+    check_fits(hparams["model"], state, file)
     model = build(hparams["model"], "model")
     diffusion = build(hparams["diffusion"], "diffusion")
     fill(model, diffusion, state, weights, file)
@@ -61,6 +62,18 @@ def fill(
     checkpoint.load_weights(model, state[weights], file)
     checkpoint.load_weights(diffusion, state.get("diffusion", {}), file)
     diffusion.refresh()
+
+
+def check_fits(node: dict[str, Any], state: dict[str, Any], file: Path) -> None:
+    """Hold the weights in a file against the network that is to take them, before it takes any
+    memory: what describes the network may be a stranger's, and of any size.
+
+    Raises:
+        InputError: they are of another network.
+    """
+    with torch.device("meta"):
+        model = build(node, "model")
+    checkpoint.check_weights(model, state["ema"] if "ema" in state else state["model"], file)
 
 
 def ready(model: nn.Module, device: torch.device | str) -> nn.Module:

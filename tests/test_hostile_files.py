@@ -32,9 +32,15 @@ from conftest import ROOT, TINY
 from hostile_parts import watched
 from PIL import Image
 
-from ddpm import untrusted
 from ddpm.data.pictures import Unreadable, open_image, square, upright_size
-from ddpm.untrusted import Refused, check_archive, check_plain, read_archive, read_json, read_yaml
+from ddpm.untrusted import (
+    Refused,
+    check_archive,
+    check_plain,
+    read_archive,
+    read_json,
+    read_yaml,
+)
 
 # Zips by hand: zipfile writes no wrong ones
 
@@ -262,7 +268,7 @@ def test_a_hostile_pickle_is_refused_before_torch_sees_it(pickled, tmp_path, mon
 def test_nor_does_torch_run_what_is_refused(tmp_path, monkeypatch):
     """The second line: were the first one gone, `weights_only` would still run none of it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(untrusted, "_vet_pickle", lambda records: None)
+    monkeypatch.setattr("ddpm.untrusted.archive.vet_pickle", lambda records: None)
     for steps in GADGETS.values():
         Path("x.pt").write_bytes(archive(whole(steps), FOUR))
         with watched(), pytest.raises(Refused):

@@ -10,6 +10,7 @@ from torch import nn
 
 from ddpm import checkpoint, pretrained
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema import EMA
 from ddpm.errors import InputError
 
 
@@ -23,7 +24,7 @@ class Learned:
     """
 
     model: nn.Module
-    ema: nn.Module
+    ema: EMA
     diffusion: GaussianDiffusion
     optimizer: torch.optim.Optimizer
     precision: Precision
@@ -36,7 +37,7 @@ class Learned:
         """
         state = {
             "model": self.model.state_dict(),
-            "ema": self.ema.state_dict(),
+            "ema": self.ema.model.state_dict(),
             "diffusion": self.diffusion.state_dict(),  # of a schedule that learns; else empty
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.state_dict(),
@@ -53,7 +54,7 @@ class Learned:
     def load(self, state: dict[str, Any], path: Path) -> None:
         """Take up what a checkpoint holds; the knobs of the optimizer stay as configured."""
         pretrained.fill(self.model, self.diffusion, state, "model", path)
-        checkpoint.load_weights(self.ema, state["ema"], path)
+        checkpoint.load_weights(self.ema.model, state["ema"], path)
         knobs = [
             {k: v for k, v in group.items() if k != "params"}
             for group in self.optimizer.param_groups

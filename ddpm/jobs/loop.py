@@ -104,20 +104,13 @@ class Loop(ABC):
         run.check_data(self.data.fingerprint)
         total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
-        net = self.net.to(fabric.device, memory_format=torch.channels_last)
-        self.diffusion.to(fabric.device)
-        ema = EMA(net, self.ema_decay, self.ema_ramp)
-        groups = [{"params": list(net.parameters())}]
-        if schedule := list(self.diffusion.parameters()):  # not to be pulled towards 0
-            groups.append({"params": schedule, "weight_decay": 0.0})
-        inner = self.optimizer(groups)
-        learned = Learned(net, ema.model, self.diffusion, inner, fabric.strategy.precision)
+        learned = self.make_learned(fabric)
         meter = Meter(self.batch_size, self.steps_per_epoch)
         start = run.restore(learned, meter)
         if start >= total and run.was_done:
             run.say(f"steps    all {total} are done; a larger job.max_steps goes on")
             return
-        step = self.make_step(fabric, net, inner, ema, rows)
+        step = self.make_step(fabric, learned, rows)
         order = Order(len(self.data), self.seed, self.batch_size, rows, start, total)
         with (
             GracefulStop() as signals,
@@ -125,63 +118,82 @@ class Loop(ABC):
             Progress(total, start, enabled=run.leads) as progress,
         ):
             self.describe(run, start, total)
-            watch = Watch(fabric, self.max_skips, signals)
             if self.is_seen_at(start, total) and not run.has_grid(start):
-                self.inspect(run, fabric, ema.model, start)  # it was killed while doing so
-            batches = load(self.data, order, fabric.device, self.num_workers)
-            for n, (images, labels) in enumerate(batches, start=start):
-                loss, grad_norm, broken = step(n, images, labels)
-                crashpoint("train.step")
-                meter.add(loss, grad_norm, broken)
-                done, last = n + 1, n + 1 == total
-                stopping = not last and watch.stopping(done)
-                saving = last or stopping or due(done, self.save_every)
-                if watch.gave_up(broken, done, look=saving):
-                    raise InputError(self.why_broken(step, order, n, images, labels, watch))
-                progress.advance()
-                looking = not stopping and self.is_seen_at(done, total)
-                measured: dict[str, float] = {}
-                if looking:
-                    with meter.paused():
-                        self.diffusion.refresh()
-                        measured = self.measure(fabric, ema.model)
-                if done % self.log_every == 0 or last or measured:
-                    figures = meter.read(fabric, done, step.learning_rate(n)) | measured
-                    run.log(done, figures)
-                    progress.show(done, meter.text(figures))
+                self.inspect(run, fabric, learned.ema.model, start)  # it was killed while doing so
+            watch = Watch(fabric, self.max_skips, signals)
+            self.train(run, step, order, learned, meter, watch, progress)
+
+    def train(
+        self,
+        run: Run,
+        step: Step,
+        order: Order,
+        learned: Learned,
+        meter: Meter,
+        watch: Watch,
+        progress: Progress,
+    ) -> None:
+        """Steps, and what is due between them: the log first, then the checkpoint, then pictures,
+        so that whatever a kill takes is made again."""
+        fabric, total = step.fabric, order.stop
+        batches = load(self.data, order, fabric.device, self.num_workers)
+        for n, (images, labels) in enumerate(batches, start=order.start):
+            loss, grad_norm, broken = step(n, images, labels)
+            crashpoint("train.step")
+            meter.add(loss, grad_norm, broken)
+            progress.advance()
+            done, last = n + 1, n + 1 == total
+            stopping = not last and watch.stopping(done)
+            saving = last or stopping or due(done, self.save_every)
+            if watch.gave_up(broken, done, look=saving):
+                raise InputError(self.why_broken(step, order, n, images, labels, watch))
+            looking = not stopping and self.is_seen_at(done, total)
+            measured: dict[str, float] = {}
+            if looking:
                 with meter.paused():
-                    if saving:
-                        run.save(done, learned, meter, self.keep_checkpoints)
-                    if looking:
-                        self.inspect(run, fabric, ema.model, done)
-                if stopping:
-                    run.preempted(signals.received, f"saved after step {done}")
-                    break
+                    self.diffusion.refresh()
+                    measured = self.measure(fabric, learned.ema.model)
+            if done % self.log_every == 0 or last or measured:
+                figures = meter.read(fabric, done, step.learning_rate(n)) | measured
+                run.log(done, figures)
+                progress.show(done, meter.text(figures))
+            with meter.paused():
+                if saving:
+                    run.save(done, learned, meter, self.keep_checkpoints)
+                if looking:
+                    self.inspect(run, fabric, learned.ema.model, done)
+            if stopping:
+                run.preempted(watch.signals.received, f"saved after step {done}")
+                break
 
     def is_seen_at(self, step: int, total: int) -> bool:
         """Whether the network is looked at after `step` steps."""
         return step > 0 and (step == total or self.due_to_inspect(step))
 
-    def make_step(
-        self,
-        fabric: Fabric,
-        net: nn.Module,
-        inner: torch.optim.Optimizer,
-        ema: EMA,
-        rows: slice,
-    ) -> Step:
+    def make_learned(self, fabric: Fabric) -> Learned:
+        """Network and process on the device, with the optimizer of both."""
+        net = self.net.to(fabric.device, memory_format=torch.channels_last)
+        ema = EMA(net, self.ema_decay, self.ema_ramp)
+        self.diffusion.to(fabric.device)
+        groups: list[dict[str, Any]] = [{"params": list(net.parameters())}]
+        if schedule := list(self.diffusion.parameters()):  # not to be pulled towards 0
+            groups.append({"params": schedule, "weight_decay": 0.0})
+        optimizer = self.optimizer(groups)
+        return Learned(net, ema, self.diffusion, optimizer, fabric.strategy.precision)
+
+    def make_step(self, fabric: Fabric, learned: Learned, rows: slice) -> Step:
         """One step of training, as a function of its number, images and labels."""
         if self.compile:  # in place, so that names in checkpoints stay clean
-            net.compile()
-            ema.model.compile()
-        model, optimizer = fabric.setup(net, inner)
+            learned.model.compile()
+            learned.ema.model.compile()
+        model, optimizer = fabric.setup(learned.model, learned.optimizer)
         return Step(
             fabric=fabric,
             model=model,
             optimizer=optimizer,
             diffusion=self.diffusion,
             loss=self.loss,
-            ema=ema,
+            ema=learned.ema,
             noise=StepNoise(
                 self.seed, self.batch_size, self.shape, self.diffusion.T, fabric.device
             ),
@@ -190,7 +202,9 @@ class Loop(ABC):
             label_dropout=self.label_dropout,
             accumulate=self.accumulate,
             clip_grad_norm=self.clip_grad_norm,
-            learning_rate=LearningRate(inner.defaults["lr"], self.warmup_steps, self.decay_steps),
+            learning_rate=LearningRate(
+                learned.optimizer.defaults["lr"], self.warmup_steps, self.decay_steps
+            ),
         )
 
     def why_broken(

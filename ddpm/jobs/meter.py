@@ -54,14 +54,16 @@ class Meter:
         self.before = state
 
     def read(self, fabric: Fabric, step: int, lr: float) -> dict[str, float]:
-        """The figures since the last reading, over all ranks; waits for the device."""
+        """The figures since the last reading, over all ranks; waits for the device.
+
+        Where every step was left out, there is no loss and no gradient norm among them.
+        """
         losses, norms, broken = self.state(fabric).unbind(1)
         whole = broken == 0
         seconds = time.perf_counter() - self.began
-        figures = {
-            "train/loss": float(losses[whole].mean()),
+        means = {"train/loss": losses[whole].mean(), "train/grad_norm": norms[whole].mean()}
+        figures = {name: float(mean) for name, mean in means.items() if whole.any()} | {
             "train/lr": lr,
-            "train/grad_norm": float(norms[whole].mean()),
             "train/skipped": float((~whole).sum()),
             "train/images_per_sec": len(self.rows) * self.batch_size / seconds,
             "train/epoch": step / self.steps_per_epoch,
@@ -72,7 +74,7 @@ class Meter:
     @staticmethod
     def text(figures: dict[str, float]) -> str:
         """The figures a person wants to see go by."""
-        shown = [f"loss {figures['train/loss']:.4f}"]
+        shown = [f"loss {loss:.4f}"] if (loss := figures.get("train/loss")) is not None else []
         shown += [f"{k.removeprefix('eval/')} {v:.2f}" for k, v in figures.items() if "eval/" in k]
         shown += [f"{n:.0f} steps not finite"] if (n := figures["train/skipped"]) else []
         return ", ".join([*shown, f"{figures['train/images_per_sec']:.0f} images/s"])

@@ -58,16 +58,11 @@ class Step:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(n)
         loss = self.backward(x_0, t, eps, label)
-        grad_norm = self.fabric.clip_gradients(
-            self.model,
-            self.optimizer,
-            max_norm=self.clip_grad_norm or math.inf,
-            error_if_nonfinite=False,
-        )
+        grad_norm = self.clip()
         if self.diffusion.schedule is not None:
             self.schedule_backward(x_0, t, eps, label)
         broken = self.is_broken(loss, grad_norm)
-        self.update(broken, grad_norm)
+        self.update(broken)
         self.optimizer.zero_grad()
         self.diffusion.refresh(host=False)
         self.ema.update(n)
@@ -102,22 +97,40 @@ class Step:
             broken[self.rows.start + i] = ~torch.isfinite(loss)
         return (self.fabric.all_reduce(broken, reduce_op="sum") > 0).cpu()
 
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """What keeps the gradients of float16 in its range, where that is the precision."""
+        return getattr(self.fabric.strategy.precision, "scaler", None)
+
+    def clip(self) -> Tensor:
+        """Clip the network's gradient; its global norm before that, a scalar."""
+        max_norm = self.clip_grad_norm or math.inf
+        if self.scaler is None:
+            return self.fabric.clip_gradients(
+                self.model, self.optimizer, max_norm=max_norm, error_if_nonfinite=False
+            )
+        # What Fabric does, too, but not for fused optimizers.
+        self.scaler.unscale_(self.optimizer.optimizer)
+        return nn.utils.clip_grad_norm_(self.model.parameters(), max_norm, error_if_nonfinite=False)
+
     def is_broken(self, loss: Tensor, grad_norm: Tensor) -> Tensor:
         """Whether a number of this step is not finite, on any rank: a scalar, bool."""
         numbers = [loss, grad_norm]
-        # The norm is that of the network alone; a schedule's gradient is not clipped with it.
-        numbers += [p.grad.sum() for p in self.diffusion.parameters() if p.grad is not None]
+        # The norm is that of the network alone; a schedule's gradient is not clipped with it. Its
+        # square is looked at, too: the optimizer's memory holds it.
+        numbers += [p.grad.norm() for p in self.diffusion.parameters() if p.grad is not None]
         broken = ~torch.isfinite(torch.stack([x.float() for x in numbers])).all()
         if self.fabric.world_size > 1:
             broken = self.fabric.all_reduce(broken.float(), reduce_op="sum") > 0
         return broken
 
-    def update(self, broken: Tensor, grad_norm: Tensor) -> None:
+    def update(self, broken: Tensor) -> None:
         """Take the optimizer's step, unless the numbers are broken."""
         inner = self.optimizer.optimizer  # inside of Fabric's wrapper
-        if getattr(self.fabric.strategy.precision, "scaler", None) is not None:
-            # The scaler of float16 leaves a step out by itself, and has to learn of it.
-            if not broken or not torch.isfinite(grad_norm):
+        if self.scaler is not None:
+            if broken:
+                self.scaler.update()  # falls where `clip` met infinity; else only ends the step
+            else:
                 self.optimizer.step()
         elif self.skips_on_device(inner):
             inner.found_inf = broken.float()  # asked by its kernels: nobody waits for the device

@@ -8,12 +8,13 @@ from torch import Tensor
 from ddpm.errors import InputError
 
 logger = logging.getLogger(__name__)
+MOST_STEPS = 100_000  # a number in somebody's checkpoint must not cost all memory
 SIGNAL_LEFT = 0.01  # alphas_cumprod at T - 1 from which on x_T is visibly not N(0, I)
 
 
 def check_T(T: int) -> None:
-    if T < 1:
-        raise InputError(f"schedule.T={T}: must be a whole number from 1.")
+    if not 1 <= T <= MOST_STEPS:
+        raise InputError(f"schedule.T={T}: must be a whole number from 1 to {MOST_STEPS}.")
 
 
 def scaled_ends(

@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm.errors import InputError
+from ddpm.schedules.base import check_T
 
 # What log-SNR can be: from sigma 22,000 times the signal to a hundredth of a grey level. Both
 # ends learn inside these, so that no alphas_cumprod is 0 or 1 in float64.
 LOWEST, HIGHEST = -20.0, 20.0
+MOST_HIDDEN = 100_000
 LEAST_FALL = 2.0  # of log-SNR from the first step to the last
 STRAIGHT = 0.01  # share of the fall that is linear in t: no two steps meet, even in float32
 STEEPNESS = 16.0  # of the sigmoids at first; so wide that their sum is straight
@@ -43,9 +45,11 @@ class LearnedSchedule(nn.Module):
 
     def __init__(self, *, T: int, log_snr_start: float, log_snr_end: float, hidden: int) -> None:
         super().__init__()
-        if T < 2 or hidden < 1:
+        check_T(T)
+        if T < 2 or not 1 <= hidden <= MOST_HIDDEN:
             raise InputError(
-                f"schedule.T={T}, schedule.hidden={hidden}: learned needs T >= 2, hidden >= 1."
+                f"schedule.T={T}, schedule.hidden={hidden}: learned needs T >= 2 and hidden from 1 "
+                f"to {MOST_HIDDEN}."
             )
         if not LOWEST < log_snr_end < log_snr_start - LEAST_FALL < HIGHEST - LEAST_FALL:
             raise InputError(

@@ -1,0 +1,135 @@
+"""The archives that torch.save writes, and no others."""
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+from ddpm.errors import shown
+from ddpm.untrusted.pickles import Records, vet_pickle
+from ddpm.untrusted.plain import Refused, check_plain, regular_size
+
+MAX_PICKLE = 16 * 1024**2
+MAX_MEMBERS = 100_000
+MAX_DIRECTORY = 4 * 1024**2  # of a zip; a member takes some 65 bytes
+
+
+def read_archive(path: Path) -> Any:
+    """What `torch.save` wrote, on the CPU: plain data and dense tensors.
+
+    The directory, the checksums and each step of the pickle are checked before torch reads the
+    file. `weights_only` alone lets through a `bytearray` of any size, tensors beyond what is
+    stored, and tuples whose hash takes for ever.
+
+    Raises:
+        OSError: there is no such file, or it cannot be opened.
+        Refused: anything else is in it, or it is damaged.
+    """
+    size = regular_size(path)
+    with open(path, "rb") as file:  # once: what was looked through is what is loaded
+        _vet_archive(file, size)
+        import torch
+
+        file.seek(0)
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever torch meets that we have missed
+            raise Refused(f"torch cannot load it ({shown(error)})") from error
+    check_plain(state, tensors=True)
+    return state
+
+
+def check_archive(path: Path) -> None:
+    """All that `read_archive` checks, without loading the tensors.
+
+    Raises:
+        OSError, Refused: as `read_archive` does.
+    """
+    size = regular_size(path)
+    with open(path, "rb") as file:
+        _vet_archive(file, size)
+
+
+def _vet_archive(file: IO[bytes], size: int) -> None:
+    try:
+        vet_pickle(_vet_zip(file, size))
+    except Refused:
+        raise
+    except Exception as error:  # zipfile raises seven kinds of error, and a pickle can do all
+        raise Refused(f"damaged ({shown(error) or type(error).__name__})") from error
+
+
+def _vet_zip(file: IO[bytes], size: int) -> Records:
+    """See that a zip is what `torch.save` writes: each member once, whole, as it is, its checksum
+    right. torch has a reader of its own, so nothing may be left that two readers see differently.
+    """
+    _vet_end(file, size)
+    archive = zipfile.ZipFile(file)
+    members = archive.infolist()
+    if not members or len(members) > MAX_MEMBERS:
+        raise Refused(f"an archive of {len(members):,} members")
+    names = [member.filename for member in members]
+    root = members[0].filename.split("/")[0]
+    # torch takes capitals for small letters, and zipfile ends a name at its first NUL.
+    if len({name.lower() for name in names}) < len(names):
+        raise Refused("an archive with two members of one name")
+    for name in (member.orig_filename for member in members):
+        parts = name.split("/")
+        if "\0" in name or len(parts) < 2 or parts[0] != root or {"", ".", ".."} & {*parts}:
+            raise Refused(f"an archive with a member {shown(name)}")
+    if f"{root}/constants.pkl" in names or any(n.startswith(f"{root}/code/") for n in names):
+        raise Refused("a program of TorchScript, not data")
+    if f"{root}/data.pkl" not in names:
+        raise Refused("an archive, but not one of torch.save: it lacks data.pkl")
+    end = 0
+    for member in sorted(members, key=lambda m: m.header_offset):
+        name = shown(member.filename)
+        if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+            raise Refused(f"an archive with compressed members ({name})")
+        if member.flag_bits & 0x1:
+            raise Refused(f"an archive with encrypted members ({name})")
+        if member.external_attr & 0x10:  # torch would skip its bytes and give those of others
+            raise Refused(f"an archive with a folder for a member ({name})")
+        if member.header_offset < end:
+            raise Refused(f"an archive whose members overlap ({name})")
+        end = member.header_offset + 30 + len(member.filename) + member.file_size
+    if end > archive.start_dir:
+        raise Refused("an archive whose members overlap")
+    if archive.getinfo(f"{root}/data.pkl").file_size > MAX_PICKLE:
+        raise Refused(f"an archive whose data.pkl is larger than {MAX_PICKLE // 1024**2} MiB")
+    if (wrong := archive.testzip()) is not None:
+        raise Refused(f"damaged (the checksum of {shown(wrong)} is wrong)")
+    prefix = f"{root}/data/"
+    storages = {
+        m.filename.removeprefix(prefix): m.file_size
+        for m in members
+        if m.filename.startswith(prefix)
+    }
+    return Records(archive.read(f"{root}/data.pkl"), storages)
+
+
+def _vet_end(file: IO[bytes], size: int) -> None:
+    """See that a zip starts with its first byte, ends with its last and has a directory of sane
+    size where it says: the directory is the one part of a zip that is read whole."""
+    head = file.read(4)
+    if size == 0:
+        raise Refused("the file is empty")
+    if head != b"PK\x03\x04":
+        kind = "a bare pickle, " if head[:1] == b"\x80" else ""
+        raise Refused(f"{kind}not an archive of torch.save")
+    file.seek(max(0, size - 98))
+    tail = file.read(98)
+    if tail[-22:-18] != b"PK\x05\x06" or len(tail) < 98:
+        raise Refused("damaged (cut short, or with something behind its end)")
+    *_, length, offset, comment = struct.unpack("<4s4H2LH", tail[-22:])
+    behind = 22
+    if tail[-42:-38] == b"PK\x06\x07":  # zip64, which torch always writes
+        if tail[:4] != b"PK\x06\x06":
+            raise Refused("damaged (its end is not where it should be)")
+        length, offset = struct.unpack("<2Q", tail[40:56])
+        place = struct.unpack("<Q", tail[-34:-26])[0]
+        behind = 98 if place == size - 98 else 0
+    if comment or offset + length + behind != size:
+        raise Refused("damaged (its directory is not where it says)")
+    if length > MAX_DIRECTORY:
+        raise Refused(f"an archive whose directory has {length:,} bytes")

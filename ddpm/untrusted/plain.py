@@ -1,0 +1,102 @@
+"""What plain data are, and how much of them may be in one file."""
+
+import itertools
+import stat
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddpm.errors import shown
+
+MAX_DEPTH = 32
+MAX_NODES = 100_000
+MAX_TEXT = 64 * 1024
+
+
+class Refused(ValueError):
+    """A file or value that is not plain data; the message is one line, safe to print."""
+
+
+@dataclass(frozen=True)
+class WillBeTensor:
+    """Stands for a tensor in what a pickle would give; all that counts of it has been checked."""
+
+
+def check_plain(node: Any, *, tensors: bool = False) -> None:
+    """Hold a value against what plain data are: dicts with text or whole numbers as keys, lists,
+    tuples, texts, numbers, booleans, None; with `tensors`, dense ones that own what they show.
+
+    What is referred to twice counts twice, so that a small graph cannot unfold to a huge tree.
+
+    Raises:
+        Refused: something else is in it, or it is too deep, too many or too long.
+    """
+    # Iterators and not their items are stacked: a walk that is broken off has touched no more.
+    walks: list[Iterator[tuple[Any, Any]]] = [iter([("", node)])]
+    seen = 0
+    while walks:
+        name, value = next(walks[-1], (None, walks))
+        if value is walks:
+            walks.pop()
+            continue
+        seen += 1
+        if seen > MAX_NODES:
+            raise Refused(f"more than {MAX_NODES:,} values")
+        kind = type(value)
+        if kind is dict or kind is OrderedDict:
+            for key in dict.keys(value):
+                if type(key) not in (str, int):
+                    raise Refused(f"{_in(name)}the key {shown(repr(key))} is not a text")
+                _check_scalar(key, name)
+            walks.append(iter(dict.items(value)))  # not .items(), which a file could hide
+        elif kind is list or kind is tuple:
+            walks.append(zip(itertools.repeat(name), value, strict=False))
+        elif kind in (str, int, float, bool, type(None)):
+            _check_scalar(value, name)
+        elif not tensors:
+            raise Refused(f"{_in(name)}{shown(kind.__name__)} is not plain data")
+        elif kind is not WillBeTensor:
+            _check_tensor(value, name)
+        if len(walks) > MAX_DEPTH + 1:
+            raise Refused(f"nested deeper than {MAX_DEPTH}")
+
+
+def _check_scalar(value: Any, name: Any) -> None:
+    if type(value) is str and len(value) > MAX_TEXT:
+        raise Refused(f"{_in(name)}a text of {len(value):,} characters")
+    if type(value) is int and value.bit_length() > 64:
+        raise Refused(f"{_in(name)}a whole number of {value.bit_length()} bits")
+
+
+def _check_tensor(value: Any, name: Any) -> None:
+    import torch
+
+    if type(value) not in (torch.Tensor, torch.nn.Parameter):
+        raise Refused(f"{_in(name)}{shown(type(value).__name__)} is not plain data")
+    if value.layout is not torch.strided or value.is_quantized or value.is_complex():
+        raise Refused(f"{_in(name)}a tensor that is not of plain numbers")
+    if value.device.type != "cpu":
+        raise Refused(f"{_in(name)}a tensor without numbers, of device {value.device.type}")
+    if value._backward_hooks:
+        raise Refused(f"{_in(name)}a tensor with hooks")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise Refused(f"{_in(name)}a tensor larger than its storage")
+
+
+def _in(name: Any) -> str:
+    return f"{shown(name)}: " if name != "" else ""
+
+
+def regular_size(path: Path) -> int:
+    """The size of a file; a pipe would make us wait for ever, a device never ends.
+
+    Raises:
+        OSError: there is none.
+        Refused: it is something else.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused("not a file")
+    return status.st_size
