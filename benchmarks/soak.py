@@ -8,6 +8,7 @@ to the bit. At the end a sampling run is killed in the same way.
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -15,17 +16,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 RUN = Path(__file__).parent.parent / "run.py"
+STEPS, IMAGES = 900, 96
 WORDS = [
-    *("tracker=local", "job.max_steps=600", "job.batch_size=64", "job.log_every=7"),
+    *("tracker=local", f"job.max_steps={STEPS}", "job.batch_size=64", "job.log_every=7"),
     *("job.save_every=20", "job.sample_every=150", "job.num_samples=16", "sampler.steps=10"),
     *("job.warmup_steps=50", "hardware=cpu"),
 ]
-SAMPLE = ["job=sample", "tracker=local", "hardware=cpu", "job.num_samples=96", "job.batch_size=8"]
+SAMPLE = ["job=sample", "tracker=local", "hardware=cpu", "job.batch_size=8"]
+SAMPLE += [f"job.num_samples={IMAGES}", "sampler=ddpm", "sampler.steps=250"]
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -41,36 +46,72 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
         )
 
 
-def alone(folder: Path, *words: str) -> float:
-    """A run that is left alone; its seconds."""
+@dataclass
+class Pace:
+    """Seconds that a run takes to start and, left alone, to do its work."""
+
+    start: float
+    work: float
+
+    def life(self, left: float, kills: int) -> float:
+        """The longest of lives of which so many, of evenly spread lengths, do what is left of the
+        work, with something to spare: most of a life is its start."""
+        each = 0.5 * left * self.work / kills
+        return self.start + each + math.sqrt(each * each + 2 * each * self.start)
+
+
+def alone(folder: Path, sign: str, *words: str) -> Pace:
+    """A run that is left alone; `sign`: a file of it that tells that the work has begun."""
     began = time.monotonic()
-    assert start(folder, *words).wait() == 0, (folder / "out.txt").read_text()
-    return time.monotonic() - began
+    process = start(folder, *words)
+    while process.poll() is None and not list(folder.glob(sign)):
+        time.sleep(0.05)
+    started = time.monotonic()
+    assert process.wait() == 0, (folder / "out.txt").read_text()
+    return Pace(started - began, time.monotonic() - started)
 
 
 def killed(
-    folder: Path, first: list[str], again: list[str], kills: int, life: float, chance: random.Random
+    folder: Path,
+    first: list[str],
+    again: list[str],
+    kills: int,
+    pace: Pace,
+    left: Callable[[Path], float],
+    chance: random.Random,
 ) -> list[str]:
-    """A run that is killed so many times and then let go on to its end; what was met."""
-    met = []
-    for number in range(1, kills + 1):
+    """A run that is killed so many times and then let go on to its end; what was met.
+
+    Args:
+        left: what share of the work is still to be done.
+    """
+    met: list[str] = []
+    while len(met) < kills and "ended first" not in met:
         begun = (folder / "run" / "config.yaml").exists()
         process = start(folder, *(again if begun else first))
-        wait = chance.uniform(0, life)
-        number_of_signal = chance.choice([signal.SIGKILL] * 9 + [signal.SIGTERM])
+        wait = chance.uniform(0, pace.life(left(folder / "run"), kills - len(met)))
+        number = chance.choice([signal.SIGKILL] * 9 + [signal.SIGTERM])
         try:
             process.wait(wait)
             met.append("ended first")
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, number_of_signal)
+            os.killpg(process.pid, number)
             process.wait()
-            met.append(number_of_signal.name)
-        print(
-            f"{number:3}  after {wait:4.1f} s  {met[-1]:12} {standing(folder / 'run')}", flush=True
-        )
+            met.append(number.name)
+        state = standing(folder / "run")
+        print(f"{len(met):3}  after {wait:4.1f} s  {met[-1]:12} {state}", flush=True)
     begun = (folder / "run" / "config.yaml").exists()
     assert start(folder, *(again if begun else first)).wait() == 0, (folder / "out.txt").read_text()
     return met
+
+
+def untrained(run: Path) -> float:
+    saved = sorted(path.name for path in (run / "checkpoints").glob("step-*.pt"))
+    return 1 - int(saved[-1][5:-3]) / STEPS if saved else 1.0
+
+
+def undrawn(run: Path) -> float:
+    return 1 - len(list((run / "samples").glob("*.png"))) / IMAGES
 
 
 def standing(run: Path) -> str:
@@ -133,20 +174,18 @@ def main() -> None:
         for folder in (left, hit):
             folder.mkdir()
         words = [*WORDS, *args.overrides]
-        short = alone(left, *words, "job.max_steps=1", "output_dir=first")
-        whole = alone(left, *words, "output_dir=run")
-        print(f"left alone: {whole:.0f} s, of which {short:.0f} s to start and to end")
-        # Most of a life is the start of it; some of the rest is lost.
-        life = short + 5 * whole / args.kills
-        met = killed(hit, [*words, "output_dir=run"], ["resume=run"], args.kills, life, chance)
+        pace = alone(left, "run/metrics.jsonl", *words, "output_dir=run")
+        print(f"left alone: {pace.start:.0f} s to start, {pace.work:.0f} s of work")
+        first = [*words, "output_dir=run"]
+        met = killed(hit, first, ["resume=run"], args.kills, pace, untrained, chance)
         count = assert_equal(left / "run", hit / "run")
         print(f"training: {summary(met)}; {count} tensors, the log and the pictures are equal")
 
-        sampling = [*SAMPLE, f"checkpoint={left / 'run'}"]
-        whole = alone(left, *sampling, "output_dir=s")
-        again = [*sampling, "output_dir=run"]
+        words = [*SAMPLE, f"checkpoint={left / 'run'}"]
+        pace = alone(left, "s/samples/*.png", *words, "output_dir=s")
+        first = [*words, "output_dir=run"]
         (hit / "run").rename(hit / "trained")
-        met = killed(hit, again, again, max(1, args.kills // 5), whole, chance)
+        met = killed(hit, first, first, max(1, args.kills // 5), pace, undrawn, chance)
         count = assert_same_pictures(left / "s", hit / "run")
         for name in ("grid.png", "denoising.gif"):
             assert (left / "s" / name).read_bytes() == (hit / "run" / name).read_bytes(), name

@@ -1,5 +1,6 @@
 """What Hydra says of a mistake on the command line, in words that help to mend it."""
 
+import errno
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm import catalog
 from ddpm.errors import InputError, causes, nearest
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What Hydra can be given by a package of its own.
 PLUGINS = {
     ("launcher", "joblib"): "hydra-joblib-launcher",
@@ -60,6 +62,8 @@ def explain(error: BaseException) -> str | None:
         return "\n".join(list(dict.fromkeys(lines))[:4])
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in FULL:  # in the middle of a file: no name
+        return f"{error.strerror}: nothing can be written. With room, the same command goes on."
     return None
 
 

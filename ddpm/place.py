@@ -74,7 +74,8 @@ def _same_run(folder: Path, hparams: dict[str, Any]) -> Place:
 
 def _unfinished(parent: Path, hparams: dict[str, Any]) -> Place | None:
     """The newest run of the same configuration that was stopped before its end, if any."""
-    for folder in sorted(parent.glob("*"), reverse=True):
+    named = (path for path in parent.glob("*") if not path.name.startswith("."))  # as `create` does
+    for folder in sorted(named, reverse=True):
         if run_dir.read_status(folder).get("state") == "done" or run_dir.is_locked(folder):
             continue
         try:

@@ -139,8 +139,9 @@ def lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             holder = shown(os.pread(file, 200, 0).decode(errors="replace")) or "another process"
             raise InputError(f"{path}: this run is being worked on by {holder}.") from None
-        os.ftruncate(file, 0)
-        os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        with contextlib.suppress(OSError):  # on a full disk it is held without a name
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
         yield
     finally:
         if file in _held:
@@ -169,8 +170,12 @@ def write_config(path: Path, config: dict[str, Any], step: int | None = None) ->
     """
     text = yaml.dump(config, Dumper=_Plain, sort_keys=False)
     file = path / "config.yaml"
-    if step is not None and file.exists() and file.read_text() != text:
-        os.replace(file, path / f"config.until-step-{step:07d}.yaml")
+    if step is not None and file.exists():
+        old = file.read_text()
+        if old == text:
+            return
+        # A copy, not a new name: at no moment is the folder without a configuration.
+        _write(path / f"config.until-step-{step:07d}.yaml", old, durable=True)
     _write(file, text, durable=True)
 
 

@@ -15,6 +15,14 @@ _ASKING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 _ECHO_SECONDS = 0.5
 
 
+class StoppedAtOnce(KeyboardInterrupt):
+    """A second signal came: nothing more is to be done than to leave all in order."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped at once by a second signal, {signal.Signals(number).name}")
+        self.signal = number
+
+
 class GracefulStop:
     """While open, the first signal only notes that a stop is wanted; a second one stops at once.
 
@@ -52,8 +60,8 @@ class GracefulStop:
         now = time.monotonic()
         if self.received is None:
             self.received, self._when = signal.Signals(number), now
-        elif number == signal.SIGINT or now - self._when > _ECHO_SECONDS:
-            raise KeyboardInterrupt
+        elif number != self.received or number == signal.SIGINT or now - self._when > _ECHO_SECONDS:
+            raise StoppedAtOnce(number)
 
 
 @contextlib.contextmanager

@@ -6,16 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from ddpm import mistakes, private, run_dir
 from ddpm.errors import InputError
+from ddpm.untrusted import Refused, read_yaml
 
 folder: Path | None = None  # of the sweep this process runs, if it runs one
 _elsewhere: list[Path] = []  # jobs whose folder is not in it: output_dir=, resume=
+_words: dict[Path, list[str]] = {}  # what was asked of each, for those that leave no configuration
 
 
 class SweepFolder(Callback):
@@ -30,6 +31,7 @@ class SweepFolder(Callback):
             sys.exit(2)  # of other exceptions Hydra makes a warning
         folder = Path(config.hydra.sweep.dir)
         _elsewhere.clear()
+        _words.clear()
 
 
 def attempt(
@@ -38,6 +40,7 @@ def attempt(
     """Run one job; if it fails, say so, keep the reason in its folder and let the next one come."""
     hydra_config = HydraConfig.get()
     own = Path(hydra_config.sweep.dir) / hydra_config.sweep.subdir
+    _words[own] = private.as_typed(hydra_config)
     try:
         result = run(cfg)
     except Exception as error:
@@ -47,11 +50,11 @@ def attempt(
         else:
             print(message, flush=True)
         if not run_dir.read_status(own):  # it failed before it had a folder of its own
-            run_dir.write_config(own, {"overrides": private.as_typed(hydra_config)})
             run_dir.write_status(own, "failed", error=message or repr(error))
         return None
-    if result is not None and result["dir"] != own:
+    if result is not None and not (own / "status.json").exists():
         _elsewhere.append(result["dir"])
+        _words[result["dir"]] = _words[own]
     return result
 
 
@@ -75,14 +78,17 @@ def _row(job: Path) -> tuple[str, ...]:
     """Overrides, last loss, images per second, state and folder of a job."""
     from ddpm.trackers.local import read_metrics
 
-    config = yaml.safe_load((job / "config.yaml").read_text())
+    try:
+        words = read_yaml(job / "config.yaml")["overrides"]
+    except (OSError, Refused, KeyError, TypeError):  # an export, or a mistake: it left none
+        words = _words.get(job, [])
     metrics = read_metrics(job / "metrics.jsonl") if (job / "metrics.jsonl").exists() else []
     last = metrics[-1] if metrics else {}
     return (
-        " ".join(config["overrides"]),
+        " ".join(words),
         _number(last.get("train/loss"), ".4f"),
         _number(last.get("train/images_per_sec"), ".0f"),
-        run_dir.read_status(job).get("state", "unknown"),
+        run_dir.read_status(job).get("state", "done"),
         str(job),
     )
 

@@ -61,7 +61,7 @@ def fill_disk(monkeypatch, step, size):
 # checkpoints
 
 
-@pytest.mark.parametrize("missing", [0.9, 1e-4])
+@pytest.mark.parametrize("missing", [pytest.param(0.9, marks=pytest.mark.slow), 1e-4])
 def test_a_checkpoint_without_room_ends_the_run_and_takes_nothing(
     missing, straight, tmp_path, monkeypatch
 ):
@@ -261,9 +261,13 @@ def test_where_there_is_never_room_again_the_checkpoints_are_all_there_is(
     assert "samples/step-000006.png" in files_of(run)
 
 
-@pytest.mark.parametrize("size", [0, 100])
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [(0, []), (100, ["job.keep_checkpoints=2"])],
+    ids=["as before", "with other settings"],
+)
 def test_a_run_that_cannot_go_on_for_want_of_room_says_so_and_is_as_it_was(
-    size, straight, tmp_path, monkeypatch
+    size, changes, straight, tmp_path, monkeypatch
 ):
     assert go(tmp_path, *RUN, crash="checkpoint.kept:2") == -9
     before = {name: (tmp_path / "run" / name).read_bytes() for name in files_of(tmp_path / "run")}
@@ -277,7 +281,7 @@ def test_a_run_that_cannot_go_on_for_want_of_room_says_so_and_is_as_it_was(
     os.mkfifo(tmp_path / "out.txt")  # the limit knows no pipes
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "find", find)
-        child = start(tmp_path, "resume=run")
+        child = start(tmp_path, "resume=run", *changes)
     words = said(tmp_path)
     assert wait(child) == 2, words
     (tmp_path / "out.txt").unlink()

@@ -1,5 +1,15 @@
+"""The folder of a run: one run alone has it, and what lies in it is whole.
+
+Covered are two runs of one second, two processes in one folder, a file or a missing permission in
+the way, and what a kill leaves half-written. What cannot happen here: a lock that nobody holds, for
+the kernel frees it with the process.
+"""
+
+import fcntl
 import multiprocessing
+import os
 import re
+import signal
 
 import pytest
 
@@ -50,6 +60,102 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
     with run_dir.lock(tmp_path):
         assert "being worked on by process" in other()
     assert other() == "locked"
+
+
+def test_a_lock_ends_with_its_process_and_not_with_the_children_of_it(tmp_path):
+    """A reader of data is forked while the lock is held, and outlives its parent."""
+    ready, tell = os.pipe()
+    parent = os.fork()
+    if not parent:
+        with run_dir.lock(tmp_path):
+            child = os.fork()
+            if child:
+                os.write(tell, str(child).encode())
+            while True:
+                signal.pause()
+    child = int(os.read(ready, 20))
+    try:
+        assert run_dir.is_locked(tmp_path)
+        os.kill(parent, signal.SIGKILL)
+        os.waitpid(parent, 0)
+        os.kill(child, 0)
+        assert not run_dir.is_locked(tmp_path)
+        with run_dir.lock(tmp_path):
+            assert run_dir.is_locked(tmp_path)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.close(ready)
+        os.close(tell)
+
+
+def test_to_look_whether_it_is_locked_makes_no_lock_and_no_file(tmp_path):
+    assert not run_dir.is_locked(tmp_path)
+    assert not run_dir.is_locked(tmp_path / "none")
+    assert list(tmp_path.iterdir()) == []
+    with run_dir.lock(tmp_path):
+        pass
+    assert not run_dir.is_locked(tmp_path)
+    with open(tmp_path / "run.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_what_stands_in_a_lock_is_shown_on_one_line(tmp_path):
+    (tmp_path / "run.lock").write_bytes(b"somebody\n\x1b[31m\xff")
+    with open(tmp_path / "run.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError) as told, run_dir.lock(tmp_path):
+            pass
+    (line,) = str(told.value).splitlines()
+    assert "being worked on by" in line
+    assert "\x1b" not in line
+
+
+def test_a_folder_appears_with_its_configuration_or_not_at_all(tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_dir, "write_config", fail)
+    for unique in (False, True):
+        with pytest.raises(InputError, match=r"cannot make it \(No space left on device\)"):
+            run_dir.create(tmp_path / "run", CONFIG, unique=unique)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_configuration_is_kept_where_it_differs(tmp_path):
+    run_dir.write_config(tmp_path, CONFIG)
+    run_dir.write_config(tmp_path, CONFIG, step=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    run_dir.write_config(tmp_path, CONFIG | {"b": 1}, step=5)
+    assert run_dir.read_config(tmp_path)["b"] == 1
+    assert "b: null" in (tmp_path / "config.until-step-0000005.yaml").read_text()
+
+
+def test_half_written_files_are_swept_away_and_others_are_not(tmp_path):
+    (tmp_path / "samples" / "deep").mkdir(parents=True)
+    swept = [".a.1.tmp", "samples/.b.png.2.tmp"]
+    kept = ["a.tmp", ".hidden", "samples/b.png", "samples/deep/.c.tmp"]
+    for name in (*swept, *kept):
+        (tmp_path / name).touch()
+    (tmp_path / ".folder.tmp").mkdir()
+    run_dir.clean(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {*kept, "samples", "samples/deep", ".folder.tmp"}
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="permissions do not bind root")
+def test_a_folder_without_permission_is_named(tmp_path):
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(InputError, match=r"cannot be written to \(Permission denied\)"):
+            run_dir.check_free(tmp_path / "run")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"', "[" * 100_000])
+def test_a_status_that_is_none_is_empty(text, tmp_path):
+    (tmp_path / "status.json").write_text(text)
+    assert run_dir.read_status(tmp_path) == {}
 
 
 def test_status_and_config_come_back(tmp_path):

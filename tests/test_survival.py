@@ -15,6 +15,7 @@ import time
 import pytest
 import torch
 from crash_parts import TINY, go, said, start, wait
+from PIL import Image
 from test_run import assert_equal_state, files_of, state_of, status_of
 
 # 9 steps are an epoch of the 1,797 digits; lines of the log and checkpoints do not coincide.
@@ -252,12 +253,24 @@ def test_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
     assert_same_run(tmp_path / "outputs" / "train" / "slurm-4711", straight())
 
 
-def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(tmp_path):
+def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(straight, tmp_path):
     words = ["-m", *RUN, "resume=auto", "hydra.sweep.dir=sweep", "seed=1,2"]
     assert go(tmp_path, *words, crash="train.step:20") == -9
     assert go(tmp_path, *words) == 0, said(tmp_path)
     assert "all 13 are done" in said(tmp_path)
     assert "steps    6 to 13" in said(tmp_path)
+    # The second job of a sweep is what it is alone: the first leaves nothing behind.
+    assert_same_run(tmp_path / "sweep" / "1-convnet-digits", straight("seed=2"))
+
+
+def test_auto_tries_again_what_failed_before_it_began(tmp_path):
+    words = ["-m", *RUN, "resume=auto", "hydra.sweep.dir=sweep", "data=folder"]
+    words.append(f"data.root={tmp_path / 'pictures'}")
+    assert go(tmp_path, *words) == 1
+    (tmp_path / "pictures").mkdir()
+    for n in range(3):
+        Image.new("L", (20, 20), 80 * n).save(tmp_path / "pictures" / f"{n}.png")
+    assert go(tmp_path, *words, "data.channels=1", "data.image_size=16") == 0, said(tmp_path)
 
 
 def test_auto_needs_to_know_where(tmp_path):

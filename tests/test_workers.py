@@ -24,7 +24,6 @@ from tracker_parts import said as warned
 
 from ddpm import checkpoint, run_dir
 from ddpm.data.base import ImageData
-from ddpm.errors import InputError
 from ddpm.jobs import loop, run, train
 from ddpm.jobs.train import Train
 from ddpm.trackers.base import Trackers
@@ -107,9 +106,9 @@ def kill_reader():
     """Python's handler of a child's end is called in the middle of whatever comes next."""
     (reader,) = multiprocessing.active_children()
     os.kill(reader.pid, signal.SIGKILL)
-    while Path(f"/proc/{reader.pid}/stat").read_text().split()[2] != "Z":
+    while lives(reader.pid):
         time.sleep(0.001)
-    time.sleep(0.001)
+    time.sleep(0.01)
 
 
 PLACES = {"step": (Train, "loss", 4), "log": (run.Run, "log", 3), "save": (checkpoint, "_write", 2)}
@@ -129,7 +128,7 @@ def test_a_reader_may_be_killed_at_any_moment(place, straight, tmp_path, monkeyp
 def test_a_reader_that_does_not_answer_ends_the_run(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loop, "READER_SECONDS", 0.5)
-        at_read(patch, 5, lambda: time.sleep(600))
+        at_read(patch, 5, lambda: time.sleep(5))
         assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
     assert_ended_for_want_of_a_reader(tmp_path)
     assert "timed out" in said(tmp_path)
@@ -201,12 +200,10 @@ def test_where_the_memory_is_short_the_run_says_what_needs_less(straight, tmp_pa
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (RuntimeError("two\nlines"), "two lines"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "CUDA out of memory."),
+        (torch.OutOfMemoryError("two\nlines"), "two lines"),
         (MemoryError(), "MemoryError"),
-        (InputError("sampler.x=1: no"), "sampler.x=1: no"),
     ],
-    ids=["error", "device", "host", "mistake"],
+    ids=["error", "memory"],
 )
 def test_a_preview_that_cannot_be_drawn_costs_the_preview(
     error, reason, straight, tmp_path, monkeypatch
@@ -226,8 +223,8 @@ def test_a_preview_that_cannot_be_drawn_costs_the_preview(
 def test_a_preview_that_was_missed_is_drawn_when_the_run_goes_on(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train, "preview", lambda *_: 1 / 0)
-        assert go(tmp_path, *RUN) == 0
-    assert go(tmp_path, "resume=run", "job.max_steps=7") == 0
+        assert go(tmp_path, *RUN, "job.sample_every=3") == 0
+    assert go(tmp_path, "resume=run", "job.max_steps=7") == 0, said(tmp_path)
     picture = "samples/step-000006.png"
     assert (tmp_path / "run" / picture).read_bytes() == (straight / picture).read_bytes()
 

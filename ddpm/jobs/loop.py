@@ -1,5 +1,7 @@
 """The training loop: steps, log lines, checkpoints, and what a run of days needs around them."""
 
+import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,7 +16,7 @@ from ddpm.crash import crashpoint
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
-from ddpm.errors import InputError
+from ddpm.errors import InputError, shown
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
 from ddpm.jobs.pace import due, rank_rows, total_steps
@@ -146,7 +148,7 @@ class Loop(ABC):
             stopping = not last and watch.stopping(done)
             saving = last or stopping or due(done, self.save_every)
             if watch.gave_up(broken, done, look=saving):
-                raise InputError(self.why_broken(step, order, n, images, labels, watch))
+                raise InputError(self.why_broken(step, order, watch))
             looking = not stopping and self.is_seen_at(done, total)
             measured: dict[str, float] = {}
             if looking:
@@ -207,11 +209,12 @@ class Loop(ABC):
             ),
         )
 
-    def why_broken(
-        self, step: Step, order: Order, n: int, images: Tensor, labels: Tensor, watch: Watch
-    ) -> str:
-        """What to tell of a run whose numbers are not finite any more, after the n-th step."""
+    def why_broken(self, step: Step, order: Order, watch: Watch) -> str:
+        """What to tell of a run whose numbers are not finite any more."""
+        n = watch.at - 1
         chosen = order.images(n)
+        mine = self.data.__getitems__(chosen[step.rows])
+        images, labels = (part.to(step.fabric.device) for part in mine)
         ts = step.noise(n, slice(None))[0].tolist()
         found = step.broken_images(n, images, labels).nonzero().flatten().tolist()
         named = [f"image {chosen[i]} at t={ts[i]}" for i in found or range(len(ts))]
@@ -219,9 +222,9 @@ class Loop(ABC):
         part = "loss" if found else "gradient"  # image by image, the loss is finite
         lr = step.learning_rate
         return (
-            f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. It is "
-            f"the {watch.in_a_row}th such step in a row (job.max_skips={self.max_skips}); none "
-            f"touched the weights.\nA lower optimizer.lr (now {lr.peak:g}) or a longer "
+            f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. Steps "
+            f"like that in a row: {watch.in_a_row} (job.max_skips={self.max_skips}); none touched "
+            f"the weights.\nA lower optimizer.lr (now {lr.peak:g}) or a longer "
             f"job.warmup_steps (now {lr.warmup_steps}) helps; to go on with one from the newest "
             "checkpoint: resume=<run folder> optimizer.lr=... 'resume_allow=[optimizer.lr]'."
         )
@@ -253,16 +256,29 @@ def load(
         timeout=READER_SECONDS if num_workers else 0,
     )
     try:
-        for images, labels in loader:
+        for images, labels in started(loader):
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-    except RuntimeError as error:
-        if "DataLoader" not in str(error):
+    except (RuntimeError, OSError, EOFError) as error:
+        if not num_workers or (type(error) is RuntimeError and "DataLoader" not in str(error)):
             raise
-        reason = str(error).splitlines()[0]
+        reason = shown((str(error) or type(error).__name__).splitlines()[0])
         raise InputError(
             f"job.num_workers={num_workers}: a process that reads ahead is gone ({reason}). Memory "
             "or /dev/shm may be short; job.num_workers=0 reads in the training process."
         ) from error
+
+
+def started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """Its iterator, which notices the end of a reader when it is asked for a batch.
+
+    torch would raise from a signal's handler as well, in whatever the process is doing then: a
+    tracker would be switched off for it, or a checkpoint not be written.
+    """
+    handler = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, handler)
+    return batches
 
 
 def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

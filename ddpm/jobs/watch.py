@@ -22,6 +22,7 @@ class Watch:
         self.every = 1 if fabric.device.type == "cpu" else EVERY
         self.unseen: list[Tensor] = []
         self.in_a_row = 0
+        self.at = 0  # the step, 1, 2, ..., that was one too many
 
     def gave_up(self, broken: Tensor, done: int, look: bool) -> bool:
         """Whether too many steps in a row were broken, after `done` steps; known alike to all.
@@ -33,9 +34,10 @@ class Watch:
         self.unseen.append(broken)
         if not look and done % self.every:
             return False
-        for one in torch.stack(self.unseen).tolist():
+        for at, one in enumerate(torch.stack(self.unseen).tolist(), done + 1 - len(self.unseen)):
             self.in_a_row = self.in_a_row + 1 if one else 0
             if self.in_a_row >= self.max_skips:
+                self.at = at
                 return True
         self.unseen = []
         return False

@@ -129,7 +129,9 @@ def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     rows = [row for row in read_metrics(path) if row["step"] <= start_step]
-    _replace(path, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    if data != path.read_bytes():
+        _replace(path, data)
     return rows
 
 
