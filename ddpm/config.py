@@ -72,7 +72,8 @@ def _plan(
         config["data_dir"] = str(catalog.DATA)  # and not data/ wherever the command is typed
     wires = _wires(cfg.job)
     keys = [override.key_or_group for override in overrides]
-    resume, allowed = _resume(config, hydra_config), config.get("resume_allow")
+    resume, allowed = _resume(config, hydra_config), config.get("resume_allow", [])
+    rules.check({"resume_allow": allowed}, {})  # before it is asked
     changes: list[str] = []
     if resume is not None:
         older, revealed = private.reveal(inherit.stored_run(resume))

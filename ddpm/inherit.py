@@ -42,7 +42,15 @@ RESULT_DEPENDS_ON = (
 _ELSEWHERE = ("data.root", "data.data_dir")  # where data are is the machine's affair
 _ABOUT_THE_RUN = ("resume", "resume_allow", "checkpoint", "hydra", "output_dir", "data_dir")
 # In what two sampling runs may differ and still draw the same images.
-_INCIDENTAL = ("run_id", "overrides", "tracker", "choices.tracker", "version", "data_dir")
+_INCIDENTAL = (
+    "run_id",
+    "overrides",
+    "tracker",
+    "choices.tracker",
+    "version",
+    "data_dir",
+    "data.data_dir",
+)
 
 
 def inherited(words: list[str]) -> list[str]:
@@ -218,7 +226,8 @@ def merge(
         if new == old and key in older["choices"]:
             continue
         if new != old and key not in _ELSEWHERE:
-            if (key == "job" or _within(key, fixed)) and not _within(key, allowed):
+            binds = key == "job" or _within(key, fixed)
+            if binds and (key in _PRESETS or not _within(key, allowed)):
                 wrong.append(_refusal(key, old, new, source))
                 continue
             changes.append(f"{key}: {old} -> {new}")
@@ -255,7 +264,9 @@ def _refusal(key: str, old: Any, new: Any, source: str) -> str:
     if key == "job":
         return f"job={new}: {source} is of job={old}; leave it out."
     told = f"{key}={new}: {source} was trained with {old}; leave it out"
-    if source.startswith("resume"):
+    if key in _PRESETS:
+        told += ", or give the keys it sets one by one"
+    elif source.startswith("resume"):
         told += f", or let it change the result: 'resume_allow=[{key}]'"
     return f"{told}."
 

@@ -262,7 +262,8 @@ def _check_shares(config: dict[str, Any], batch: int, parts: int) -> list[str]:
     if not all(type(count) is int and count >= 1 for count in counts):
         return []
     shares = math.prod(counts) * parts
-    if "job" not in config or "TORCHELASTIC_RUN_ID" in os.environ or batch % shares == 0:
+    trains = "accumulate" in config.get("job", {})  # images to draw need not be shared evenly
+    if not trains or "TORCHELASTIC_RUN_ID" in os.environ or batch % shares == 0:
         return []  # torchrun has a number of its own
     near = [n for n in (batch // shares * shares, (batch // shares + 1) * shares) if n > 0]
     return [

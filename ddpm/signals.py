@@ -13,6 +13,7 @@ from typing import Any, Self
 _ASKING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
 # One request may come twice: to the whole group of processes, and handed on by the parent.
 _ECHO_SECONDS = 0.5
+_TORCHRUN_SECONDS = 3.0
 
 
 class StoppedAtOnce(KeyboardInterrupt):
@@ -60,8 +61,14 @@ class GracefulStop:
         now = time.monotonic()
         if self.received is None:
             self.received, self._when = signal.Signals(number), now
-        elif number != self.received or number == signal.SIGINT or now - self._when > _ECHO_SECONDS:
+        elif not self._is_echo(number, now - self._when):
             raise StoppedAtOnce(number)
+
+    def _is_echo(self, number: int, seconds: float) -> bool:
+        """Whether a signal says again what the first one said."""
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # Ctrl-C reaches torchrun, too: it sends SIGTERM
+            return seconds < _TORCHRUN_SECONDS
+        return number == self.received != signal.SIGINT and seconds < _ECHO_SECONDS
 
 
 @contextlib.contextmanager

@@ -31,6 +31,9 @@ for name in (
 ):
     importlib.import_module(name)
 
+# Signals whose handlers this process may have changed; torch's loaders set that of SIGCHLD.
+FRESH = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+
 SAMPLE = ["job=sample", "hardware=cpu", "tracker=local"]
 
 
@@ -44,13 +47,14 @@ def start(folder: Path, *arguments: str, crash: str | None = None) -> int:
         os.setsid()
         os.chdir(folder)
         os.environ["DDPM_DATA"], os.environ["HOME"] = DATA, str(folder)
+        os.environ.pop("HYDRA_FULL_ERROR", None)  # the door sets it in this process
         if crash:
             os.environ["DDPM_CRASHPOINT"] = crash
         out = os.open(folder / "out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(out, 1)
         os.dup2(out, 2)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1) for n in (1, 2))
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        for number in FRESH:
             signal.signal(number, signal.SIG_DFL)
         sys.argv = [str(ROOT / "run.py"), *arguments]
         _run()

@@ -472,7 +472,8 @@ def test_groups_are_read():
 
 def test_rules_are_about_keys_that_exist():
     every = set()
-    for job, (group, option) in itertools.product(GROUPS["job"], OPTIONS):
+    jobs = [(job, "data", "digits") for job in GROUPS["job"]]
+    for job, group, option in [*jobs, *(("train", *pair) for pair in OPTIONS)]:
         cfg = composed(f"job={job}", f"{group}={option}", *needed(job, group, option))
         every |= set(flat(plain(cfg)))
     assert set(rules.RULES) - every == set()

@@ -563,6 +563,7 @@ def test_cfg_job_prints_the_configuration_without_torch():
     assert "hydra" not in config
 
 
+@pytest.mark.slow  # test_signals.py does the same in a forked process
 def test_a_stopped_run_goes_on_as_if_nothing_had_been(run, tmp_path):
     # The only plain `python run.py`: a signal needs a process of its own.
     long = ["job.max_steps=100000", "job.num_samples=1", "job.save_every=null"]

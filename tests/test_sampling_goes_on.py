@@ -235,7 +235,6 @@ def test_a_finished_run_stays_as_it_is(home, straight):
     ).read_bytes()
 
 
-@pytest.mark.xfail(strict=True, reason="data.data_dir, which follows data_dir, is compared")
 def test_where_data_lie_does_not_matter(home, straight):
     shutil.copytree(straight("sample"), home / "s")
     (home / "s" / "samples" / "000007.png").unlink()

@@ -173,6 +173,18 @@ def test_a_second_one_stops_at_once(numbers, in_step, straight, tmp_path, monkey
     assert_goes_on(tmp_path, straight, monkeypatch)
 
 
+def test_under_torchrun_a_terminal_and_torchrun_itself_ask(in_step, tmp_path, monkeypatch):
+    stop = signals.GracefulStop()
+    for name, again in ((None, False), ("TORCHELASTIC_RUN_ID", True)):
+        if name:
+            monkeypatch.setenv(name, "x")
+        with stop:
+            stop.received = signal.SIGINT
+            assert stop._is_echo(signal.SIGTERM, 0.1) is again
+            assert not stop._is_echo(signal.SIGTERM, 60)
+            stop.received = None
+
+
 def test_the_same_one_after_a_while_stops_at_once(in_step, tmp_path, monkeypatch):
     monkeypatch.setattr(signals, "_ECHO_SECONDS", -1)
     in_step(4, lambda: [send(signal.SIGTERM), send(signal.SIGTERM)])

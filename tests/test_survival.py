@@ -29,6 +29,7 @@ RUN = [
     "job.keep_checkpoints=2",
     "data.flip=true",
 ]
+NARROW = ["model.width=16"]
 STEPS = 13
 
 PLACES = [
@@ -77,7 +78,7 @@ def straight(tmp_path_factory):
     def get(*changes):
         if changes not in made:
             home = tmp_path_factory.mktemp("straight")
-            assert go(home, *RUN, *changes, "output_dir=run") == 0, said(home)
+            assert go(home, *RUN, *(changes or NARROW), "output_dir=run") == 0, said(home)
             made[changes] = home / "run"
         return made[changes]
 
@@ -88,7 +89,7 @@ def finish(home, *changes, kills=()):
     """Go on with the run in `home` as often as it takes, killed at these places on the way."""
     for place in (*kills, None):
         begun = (home / "run" / "config.yaml").exists()
-        words = ["resume=run"] if begun else [*RUN, *changes, "output_dir=run"]
+        words = ["resume=run"] if begun else [*RUN, *(changes or NARROW), "output_dir=run"]
         status = go(home, *words, crash=place)
         if place is not None and status != -9:
             assert status == 0, said(home)  # it came to its end before that place
@@ -98,7 +99,7 @@ def finish(home, *changes, kills=()):
 
 # The places of which each run of the tests tries all; the others are tried by `-m slow`.
 QUICK = {
-    *("run.filled", "run.created", "train.step:1", "train.step:13", "run.logged:1", "run.grid:3"),
+    *("run.filled", "run.created", "train.step:13", "run.grid:3"),
     *("checkpoint.writing:4", "checkpoint.written:2", "checkpoint.synced:1"),
     *("checkpoint.verified:1", "checkpoint.renamed:5", "checkpoint.kept:3"),
     *("checkpoint.deleted:1",),
@@ -110,7 +111,7 @@ QUICK = {
     [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in PLACES],
 )
 def test_killed_at_any_place_it_ends_as_if_left_alone(place, straight, tmp_path):
-    assert go(tmp_path, *RUN, "output_dir=run", crash=place) == -9, said(tmp_path)
+    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash=place) == -9, said(tmp_path)
     whole = list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
     for path in whole:
         torch.load(path, weights_only=True)
@@ -143,13 +144,13 @@ def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeyp
 
 
 def test_with_a_schedule_that_learns(straight, tmp_path):
-    changes = ["schedule=learned", "objective=v", "hardware.precision=32-true"]
+    changes = [*NARROW, "schedule=learned", "objective=v", "hardware.precision=32-true"]
     kills = ["train.step:5", "checkpoint.renamed:1"]
     assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
 
 
 def test_the_number_of_workers_may_change_on_the_way(straight, tmp_path):
-    assert go(tmp_path, *RUN, "output_dir=run", crash="train.step:8") == -9
+    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="train.step:8") == -9
     assert go(tmp_path, "resume=run", "job.num_workers=2", crash="train.step:4") == -9
     assert go(tmp_path, "resume=run", "job.num_workers=1") == 0, said(tmp_path)
     one, other = straight(), tmp_path / "run"
@@ -162,7 +163,7 @@ def test_killed_at_any_moment(straight, tmp_path):
     moments, kills = random.Random(0), 0
     while True:
         begun = (tmp_path / "run" / "config.yaml").exists()
-        words = ["resume=run"] if begun else [*RUN, "output_dir=run"]
+        words = ["resume=run"] if begun else [*RUN, *NARROW, "output_dir=run"]
         child = start(tmp_path, *words)
         if kills < 12:
             time.sleep(moments.uniform(0, 1.2))
@@ -174,7 +175,7 @@ def test_killed_at_any_moment(straight, tmp_path):
 
 
 def test_what_was_left_half_written_is_swept_away(tmp_path):
-    assert go(tmp_path, *RUN, "output_dir=run", crash="checkpoint.written:2") == -9
+    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="checkpoint.written:2") == -9
     (left,) = (tmp_path / "run" / "checkpoints").glob(".*.tmp")
     assert left.stat().st_size > 1000
     finish(tmp_path)
@@ -187,7 +188,7 @@ def test_what_was_left_half_written_is_swept_away(tmp_path):
 @pytest.fixture
 def begun(tmp_path):
     """A run that was killed with two checkpoints, of steps 3 and 6."""
-    assert go(tmp_path, *RUN, "output_dir=run", crash="train.step:8") == -9
+    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="train.step:8") == -9
     return tmp_path / "run"
 
 
@@ -236,7 +237,7 @@ def test_with_no_good_checkpoint_nothing_starts_from_zero(begun, tmp_path):
 
 
 def test_auto_begins_and_goes_on_by_the_same_command(straight, tmp_path):
-    words = [*RUN, "output_dir=run", "resume=auto"]
+    words = [*RUN, *NARROW, "output_dir=run", "resume=auto"]
     assert go(tmp_path, *words, crash="run.created") == -9
     assert go(tmp_path, *words, crash="checkpoint.kept:2") == -9
     assert go(tmp_path, *words) == 0, said(tmp_path)
@@ -248,19 +249,19 @@ def test_auto_begins_and_goes_on_by_the_same_command(straight, tmp_path):
 
 def test_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    assert go(tmp_path, *RUN, "resume=auto", crash="train.step:7") == -9
-    assert go(tmp_path, *RUN, "resume=auto") == 0, said(tmp_path)
+    assert go(tmp_path, *RUN, *NARROW, "resume=auto", crash="train.step:7") == -9
+    assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 0, said(tmp_path)
     assert_same_run(tmp_path / "outputs" / "train" / "slurm-4711", straight())
 
 
 def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(straight, tmp_path):
-    words = ["-m", *RUN, "resume=auto", "hydra.sweep.dir=sweep", "seed=1,2"]
+    words = ["-m", *RUN, *NARROW, "resume=auto", "hydra.sweep.dir=sweep", "seed=1,2"]
     assert go(tmp_path, *words, crash="train.step:20") == -9
     assert go(tmp_path, *words) == 0, said(tmp_path)
     assert "all 13 are done" in said(tmp_path)
     assert "steps    6 to 13" in said(tmp_path)
     # The second job of a sweep is what it is alone: the first leaves nothing behind.
-    assert_same_run(tmp_path / "sweep" / "1-convnet-digits", straight("seed=2"))
+    assert_same_run(tmp_path / "sweep" / "1-convnet-digits", straight(*NARROW, "seed=2"))
 
 
 def test_auto_tries_again_what_failed_before_it_began(tmp_path):
@@ -274,12 +275,12 @@ def test_auto_tries_again_what_failed_before_it_began(tmp_path):
 
 
 def test_auto_needs_to_know_where(tmp_path):
-    assert go(tmp_path, *RUN, "resume=auto") == 2
+    assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 2
     assert "resume=auto: goes on with the run in output_dir" in said(tmp_path)
 
 
 def test_auto_with_other_settings_is_refused(tmp_path):
-    words = [*RUN, "output_dir=run", "resume=auto"]
+    words = [*RUN, *NARROW, "output_dir=run", "resume=auto"]
     assert go(tmp_path, *words, crash="train.step:4") == -9
     assert go(tmp_path, *words, "optimizer.lr=1e-3") == 2
     assert "optimizer.lr=0.001: resume=run was trained with 0.0002" in said(tmp_path)

@@ -34,6 +34,7 @@ class Local:
         self._metrics = self._run_dir / "metrics.jsonl"
         rows = _rewind(self._metrics, start_step)
         self._losses = [(row["step"], row[LOSS]) for row in rows if _is_number(row.get(LOSS))]
+        self._drawn = 0  # so many losses are in the picture: drawing costs more than most steps
         self._unwritten = b""
         self._warned = False
 
@@ -60,7 +61,8 @@ class Local:
         self._draw_loss()
 
     def _draw_loss(self) -> None:
-        if self._losses:
+        if len(self._losses) > self._drawn:
+            self._drawn = len(self._losses)
             with self._spare():
                 _replace(self._run_dir / "loss.png", loss_curve(*zip(*self._losses, strict=True)))
 
