@@ -313,6 +313,7 @@ def test_a_resumed_run_keeps_its_settings_and_takes_new_ones(run, tiny):
     assert state_of(tiny, 9)["hparams"]["sampler"]["steps"] == 3
 
 
+@pytest.mark.slow  # test_changes.py does more
 @pytest.mark.parametrize(
     "change",
     ["model=unet", "optimizer=adamw", "optimizer.lr=1", "seed=5", "schedule=cosine", "data=mnist"],
