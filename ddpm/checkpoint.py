@@ -239,6 +239,11 @@ def check_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path
             for k, v in own.items()
             if k in weights and weights[k].shape != v.shape
         ),
+        *(
+            f"{k} is of {weights[k].dtype}"
+            for k, v in own.items()
+            if k in weights and weights[k].is_floating_point() != v.is_floating_point()
+        ),
     ]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""

@@ -76,7 +76,7 @@ def _plan(
     rules.check({"resume_allow": allowed}, {})  # before it is asked
     changes: list[str] = []
     if resume is not None:
-        older, revealed = private.reveal(inherit.stored_run(resume))
+        older, revealed = private.reveal(inherit.stored_run(resume), hidden, keys)
         config, changes = inherit.merge(
             config,
             older,
@@ -204,7 +204,11 @@ def _check_overrides(cfg: DictConfig, overrides: list[Override], choices: dict[s
             raise InputError(f"~{key}: a key cannot be taken away, only set.")
         elif override.is_add():
             parent = OmegaConf.select(cfg, root) if root else cfg
-            if not isinstance(parent, DictConfig) or "_target_" not in parent:
+            target = parent.get("_target_", "") if isinstance(parent, DictConfig) else ""
+            # Of our own parts a file names every argument; of others the gate asks the part.
+            if not target or (
+                str(target).startswith("ddpm.") and key not in catalog.known(choices)
+            ):
                 raise InputError(no_such_key(key))
         elif root == "job" and name in cfg:
             raise InputError(f"{key}: is the run's {name}; set {name}=... instead.")

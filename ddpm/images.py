@@ -51,6 +51,22 @@ def load_png(path: str | Path) -> Tensor:
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
+def is_whole(path: str | Path) -> bool:
+    """Whether a picture is there and can be read."""
+    try:
+        with Image.open(path, formats=["PNG", "GIF"]) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def import_libraries() -> None:
+    """Load what pictures need later, before a tracker hooks itself into imports: one that died
+    would make them fail."""
+    import torchvision.utils  # noqa: F401
+
+
 def save_gif(
     frames: Iterable[Tensor],
     path: str | Path,
@@ -84,6 +100,8 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())  # or a machine that vanishes may leave the name and no bytes
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

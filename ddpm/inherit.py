@@ -39,6 +39,7 @@ RESULT_DEPENDS_ON = (
     *("optimizer", "seed"),
     *(f"job.{knob}" for knob in _TRAINING_KNOBS),
 )
+_NEEDED = ("run_id", "seed", "schedule", "diffusion", "optimizer", "hardware", "tracker", "job")
 _ELSEWHERE = ("data.root", "data.data_dir")  # where data are is the machine's affair
 _ABOUT_THE_RUN = ("resume", "resume_allow", "checkpoint", "hydra", "output_dir", "data_dir")
 # In what two sampling runs may differ and still draw the same images.
@@ -118,6 +119,8 @@ def stored_run(resume: str) -> dict[str, Any]:
     job = look_up(config, "choices.job")
     if job not in TRAINING:
         raise InputError(f"{source}: not a training run (its job: {job}).")
+    if missing := [part for part in _NEEDED if part not in config]:
+        raise InputError(f"{source}: its config.yaml lacks {missing[0]}.")
     return config | {"choices": BEFORE | config["choices"]}
 
 
@@ -215,7 +218,7 @@ def merge(
         merged["data_dir"] = config["data_dir"]
     chosen = config["choices"]
     merged["choices"] = chosen | older["choices"] | {"job": chosen["job"]}
-    merged["diffusion"] = config["diffusion"] | older["diffusion"]
+    merged["diffusion"] = config["diffusion"] | older.get("diffusion", {})
     for key in overrides:
         if key.split(".")[0] in _ABOUT_THE_RUN or (key == "job" and "job" not in older):
             continue

@@ -1,17 +1,18 @@
 """A planned run, brought to life: processes, parts, the job, and what came of it."""
 
-import contextlib
 import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from torch.multiprocessing import ProcessExitedException
 
 from ddpm import checkpoint, run_dir, signals
 from ddpm.build import build
-from ddpm.errors import InputError
+from ddpm.errors import InputError, shown
 from ddpm.hardware import starts_processes
 from ddpm.jobs.run import Run
 from ddpm.plan import Plan
@@ -31,16 +32,35 @@ def launch(plan: Plan) -> dict[str, Any] | None:
     """
     before = {name: os.environ.get(name) for name in _LEFT_BEHIND}
     fabric: Fabric = build(plan.config["hardware"], "hardware")
+    # as one callable: Fabric takes the arguments of a function apart
+    rank = functools.partial(run_rank, plan=plan)
     try:
-        # as one callable: Fabric takes the arguments of a function apart
-        with signals.to_children() if starts_processes(fabric) else contextlib.nullcontext():
-            return fabric.launch(functools.partial(run_rank, plan=plan))
+        return _in_children(fabric, rank) if starts_processes(fabric) else fabric.launch(rank)
     finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _in_children(fabric: Fabric, rank: Callable[[Fabric], Any]) -> Any:
+    """Run a function in processes of its own; tell of one that was killed.
+
+    Raises:
+        StoppedAtOnce: it was while it started, by a signal that asked all of us to stop.
+        InputError: the machine killed it.
+    """
+    with signals.to_children() as received:
+        try:
+            return fabric.launch(rank)
+        except ProcessExitedException as error:
+            if received:
+                raise signals.StoppedAtOnce(received[0], "before the first step") from None
+            raise InputError(
+                f"a process of the run is gone ({shown(error)}); often because memory is short. "
+                "Its folder can be resumed."
+            ) from error
 
 
 def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
@@ -87,7 +107,12 @@ def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:
         found = checkpoint.list_checkpoints(plan.output_dir / "checkpoints")
         if path.is_dir() and not found:
             status = run_dir.read_status(plan.output_dir)
-            if status.get("state") != "done" and status.get("saved") is None:
+            begun = (plan.output_dir / "metrics.jsonl").exists()
+            if (
+                status.get("state") != "done"
+                and status.get("saved") is None
+                and (status or not begun)
+            ):
                 print(f"resume   {path} has no checkpoint yet: from the start")
                 return None, None
         if path.is_file() and found and found[-1].name != path.name:

@@ -9,7 +9,7 @@ from torch import nn
 from ddpm import checkpoint
 from ddpm.build import build
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.errors import InputError
+from ddpm.errors import InputError, shown
 
 
 def load_network(
@@ -51,7 +51,8 @@ def fill(
     """Put what a run has learned, its schedule too where that learns, into network and process.
 
     Raises:
-        InputError: an export holds the other weights alone, or they are of another network.
+        InputError: an export holds the other weights alone, or they are of another network, or
+            not finite.
     """
     if weights not in state:
         held = "ema" if "ema" in state else "model"
@@ -59,6 +60,8 @@ def fill(
         raise InputError(
             f"job.weights={weights}: checkpoint={file} holds only the {held} weights; {hint}."
         )
+    if broken := [k for k, v in state[weights].items() if not torch.isfinite(v).all()]:
+        raise InputError(f"checkpoint={file}: its weights are not finite ({shown(broken[0])}).")
     checkpoint.load_weights(model, state[weights], file)
     checkpoint.load_weights(diffusion, state.get("diffusion", {}), file)
     diffusion.refresh()

@@ -16,13 +16,17 @@ from ddpm.errors import InputError
 
 ADVICE = "Set WANDB_API_KEY in the environment, or run `wandb login`."
 OPEN = {"DDPM_DATA"}  # where data are: no secret, and needed where the variable is not set
+_PLACES = ("data", "data_dir")  # keys of a stored configuration that may read the environment
 LEAST = 8  # characters of an environment variable that could not be there by chance
 
+# Words that occur in names of secrets, wherever; and words that do when they stand alone.
 _SECRET = re.compile(
-    r"(^|_)(api_?key|key|token|secret|passw(or)?d|credentials?)($|_)", re.IGNORECASE
+    r"passw|passphrase|sshpass|secret|token|credential|api_?keys?|(private|access|auth)_?key|bearer"
+    r"|webhook|database_url|_pwd($|_)|(^|_)(key|pat|auth|dsn)($|_)",
+    re.IGNORECASE,
 )
 _NAMES_IN_VALUE = re.compile(r"""[{,]\s*["']?([\w.-]+)["']?\s*:""")
-_READS = re.compile(r"oc\.env:\s*([\w.-]+)")
+_READS = re.compile(r"oc\.env:\s*[\"']?([\w.-]+)")
 _TEXT = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)(?:,([\w./~+-]*))?\}")
 _SIMPLE = re.compile(r"[\w./~+-]*")
 
@@ -142,6 +146,8 @@ def _marker(texts: dict[str, str]) -> Any:
     missing = object()
 
     def resolve(key: str, default: Any = missing) -> str | None:
+        if is_secret(key):  # however it was written
+            raise InputError(f"${{oc.env:{key}}}: is named like a secret, and not read. {ADVICE}")
         if key in OPEN or key not in os.environ:
             return oc.env(key) if default is missing else oc.env(key, default)
         mark = f"env{secrets.token_hex(8)}"  # a word that other resolvers can read, too
@@ -169,18 +175,34 @@ def hide(node: dict[str, Any], found: Iterable[Hidden]) -> dict[str, Any]:
     return copy
 
 
-def reveal(stored: dict[str, Any]) -> tuple[dict[str, Any], list[Hidden]]:
+def reveal(
+    stored: dict[str, Any], own: Iterable[Hidden] = (), given: Iterable[str] = ()
+) -> tuple[dict[str, Any], list[Hidden]]:
     """A stored configuration with the environment's values, and where they are.
 
-    Only `${oc.env:NAME}` and `${oc.env:NAME,default}` are read; all else stays as it is.
+    Only `${oc.env:NAME}` and `${oc.env:NAME,default}` are read, and only where they say where data
+    are, or where the configuration of this start says the same: a stranger's must not hand
+    somebody's environment to a tracker.
+
+    Args:
+        own: what this start reads of the environment.
+        given: keys of its command line.
 
     Raises:
-        InputError: a variable is not set, or is named like a secret.
+        InputError: a variable is not set, is named like a secret, or is not to be read.
     """
+    said = {place: text for place, _, text in own}
     copy, found = _copy(stored), []
     for path, text in leaves(stored):
-        if isinstance(text, str) and _TEXT.search(text):
+        if isinstance(text, str) and _TEXT.search(text) and path[0] != "overrides":
             key = ".".join(map(str, path))
+            for match in _TEXT.finditer(text):
+                _check_variable(key, match)
+            if path[0] not in _PLACES and said.get(path) != text and key not in given:
+                raise InputError(
+                    f"{key}={text}: a stored configuration reads no environment here. If you mean "
+                    f"it, say it again: '{key}={text}'."
+                )
             value = _TEXT.sub(lambda match, key=key: _read(key, match), text)
             found.append(Hidden(path, value, text))
             holder: Any = copy
@@ -195,10 +217,13 @@ def resolve(stored: dict[str, Any]) -> dict[str, Any]:
     return reveal(stored)[0]
 
 
+def _check_variable(key: str, match: re.Match[str]) -> None:
+    if is_secret(match[1]):
+        raise InputError(f"{key}={match[0]}: {match[1]} is named like a secret, and is not read.")
+
+
 def _read(key: str, match: re.Match[str]) -> str:
     name, default = match.groups()
-    if is_secret(name):
-        raise InputError(f"{key}={match[0]}: {name} is named like a secret, and is not read.")
     value = os.environ.get(name, default)
     if value is None:
         raise InputError(f"{key}={match[0]}: the environment variable {name} is not set.")

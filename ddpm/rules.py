@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ddpm.errors import InputError, nearest
@@ -247,6 +248,13 @@ def _check_together(config: dict[str, Any]) -> list[str]:
         wrong.append(f"sampler.steps={steps}: must be at most schedule.T={T}, the steps there are.")
     if (t := job.get("t")) is not None and T is not None and t >= T:
         wrong.append(f"job.t={t}: must be from 0 to {T - 1}, below schedule.T={T}.")
+    reads = (*("train", "train_classifier"), "interpolate", "inpaint")
+    if look_up(config, "choices.data") == "folder" and look_up(config, "choices.job") in reads:
+        root = look_up(config, "data.root")
+        if not root:
+            wrong.append("data.root: say where the images are, data.root=/path/to/a/folder")
+        elif not Path(root).expanduser().is_dir():
+            wrong.append(f"data.root: there is no folder {str(Path(root).absolute())!r}")
     wrong += _check_process(config) + _check_labels(config)
     for key, leader in FOLLOW.items():
         value, leads = look_up(config, key), look_up(config, leader)

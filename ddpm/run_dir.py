@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,12 @@ def _umask() -> int:
     return mask
 
 
+def sync(file: Path) -> None:
+    """Put a file on the disk, if it is there and can be."""
+    with contextlib.suppress(OSError), open(file, "rb") as opened:
+        os.fsync(opened.fileno())
+
+
 def clean(path: Path) -> None:
     """Remove what a process that was killed left half-written in a run's folder and one below."""
     for pattern in (".*.tmp", "*/.*.tmp"):
@@ -135,7 +142,7 @@ def lock(path: Path) -> Iterator[None]:
     _held.append(file)
     try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(file)
         except BlockingIOError:
             holder = shown(os.pread(file, 200, 0).decode(errors="replace")) or "another process"
             raise InputError(f"{path}: this run is being worked on by {holder}.") from None
@@ -147,6 +154,22 @@ def lock(path: Path) -> Iterator[None]:
         if file in _held:
             _held.remove(file)
             os.close(file)
+
+
+def _flock(file: int) -> None:
+    """Take the lock; not at the first try, perhaps: somebody may just look whether it is taken.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    for seconds in (0.05, 0.1, 0):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not seconds:
+                raise
+            time.sleep(seconds)
 
 
 def is_locked(path: Path) -> bool:

@@ -17,10 +17,10 @@ _TORCHRUN_SECONDS = 3.0
 
 
 class StoppedAtOnce(KeyboardInterrupt):
-    """A second signal came: nothing more is to be done than to leave all in order."""
+    """A signal that cannot wait came: nothing more is to be done than to leave all in order."""
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped at once by a second signal, {signal.Signals(number).name}")
+    def __init__(self, number: int, how: str = "by a second signal") -> None:
+        super().__init__(f"stopped at once {how}, {signal.Signals(number).name}")
         self.signal = number
 
 
@@ -68,28 +68,26 @@ class GracefulStop:
         """Whether a signal says again what the first one said."""
         if "TORCHELASTIC_RUN_ID" in os.environ:  # Ctrl-C reaches torchrun, too: it sends SIGTERM
             return seconds < _TORCHRUN_SECONDS
-        return number == self.received != signal.SIGINT and seconds < _ECHO_SECONDS
+        # Ctrl-C at a terminal asks all processes at once, and the parent hands it on as well.
+        handed_on = number != signal.SIGINT or multiprocessing.parent_process() is not None
+        return number == self.received and handed_on and seconds < _ECHO_SECONDS
 
 
 @contextlib.contextmanager
-def to_children() -> Iterator[None]:
-    """While open, this process only waits for its children, and hands on what asks to stop.
-
-    Not Ctrl-C: a terminal sends that to the children as well. Earlier handlers are called at the
-    end, as by `GracefulStop`.
-    """
+def to_children() -> Iterator[list[int]]:
+    """While open, this process only waits for its children, and hands on what asks to stop: the
+    list of that. Earlier handlers are called at the end, as by `GracefulStop`."""
     received: list[int] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        if number != signal.SIGINT:
-            for child in multiprocessing.active_children():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, number)
+        for child in multiprocessing.active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)
 
     before = _install(hand_on)
     try:
-        yield
+        yield received
     finally:
         _restore(before)
         if received:

@@ -9,7 +9,10 @@ from ddpm.untrusted import Refused, check_plain
 # Words that become parts of paths, of log lines and of Hydra's overrides.
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 VERSION = 1  # of what a run's configuration means; raise it when an older program would misread it
-_PARTS = ("model", "data", "schedule", "diffusion")
+_PARTS = (
+    *("model", "data", "schedule", "objective", "weighting", "diffusion", "sampler", "guidance"),
+    *("job", "optimizer", "hardware", "tracker"),
+)
 
 
 def check_shape(config: Any) -> None:
@@ -28,6 +31,8 @@ def check_shape(config: Any) -> None:
     for part in _PARTS:
         if not isinstance(config.get(part, {}), dict):
             raise Refused(f"its {part} is {shown(config[part])}")
+    if missing := [part for part in ("model", "data") if part not in config]:
+        raise Refused(f"it lacks {missing[0]}")
     if not is_word(config.get("run_id", "x")):
         raise Refused(f"run_id is {shown(config['run_id'])}")
 

@@ -70,7 +70,10 @@ def summary() -> bool:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
     done = sum(row[3] == "done" for row in rows)
-    print(f"\n{done} done, {len(rows) - 1 - done} failed, in {folder}")
+    stopped = sum(row[3] == "preempted" for row in rows)
+    rest = len(rows) - 1 - done - stopped
+    preempted = f", {stopped} preempted" if stopped else ""
+    print(f"\n{done} done, {rest} failed{preempted}, in {folder}")
     return done == len(rows) - 1
 
 

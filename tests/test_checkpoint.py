@@ -17,7 +17,11 @@ def state(step=1, size=4):
     return {
         "step": step,
         "run_id": "0123abcd",
-        "hparams": {"model": {"_target_": "x", "widths": [1, 2]}, "choices": {"job": "train"}},
+        "hparams": {
+            "model": {"_target_": "x", "widths": [1, 2]},
+            "data": {},
+            "choices": {"job": "train"},
+        },
         "model": weights,
         "ema": weights,
         "optimizer": {"state": {}, "param_groups": []},

@@ -114,6 +114,7 @@ def test_a_private_run_can_be_sampled_from(private_run, run):
         [TOKEN],
         [f"+{TOKEN}=1"],
         ["tracker.wandb.notes=${oc.env:MY_TOKEN}"],
+        ['tracker.wandb.notes=${oc.env:"MY_TOKEN"}'],
         ["data_dir=${oc.env:NOPE,${oc.env:MY_TOKEN}}"],
     ],
     ids=lambda words: " ".join(words).replace(TOKEN, "VALUE"),
@@ -164,7 +165,12 @@ def test_the_jobs_of_a_sweep_leave_the_text(run, secrets):
 
 
 @pytest.mark.parametrize(
-    "name", ["api_key", "apikey", "WANDB_API_KEY", "key", "hf_token", "my-secret", "password"]
+    "name",
+    [
+        *("api_key", "apikey", "WANDB_API_KEY", "key", "hf_token", "my-secret", "password"),
+        *("PGPASSWORD", "SSHPASS", "MYSQL_PWD", "authToken", "accessToken", "secretkey", "tokens"),
+        *("passphrase", "api-keys", "GITHUB_PAT", "bearer", "DATABASE_URL", "SLACK_WEBHOOK"),
+    ],
 )
 def test_names_of_secrets(name):
     assert private.is_secret(name)
@@ -172,7 +178,7 @@ def test_names_of_secrets(name):
 
 def test_no_key_of_ours_is_named_like_a_secret():
     names = {part for key in catalog.keys() for part in key.name.split(".")}  # noqa: SIM118
-    names |= {"keep_checkpoints", "monkey", "tokenizer", "keyboard", "secretary", *catalog.groups()}
+    names |= {"keep_checkpoints", "monkey", "keyboard", "path", "author", *catalog.groups()}
     assert [name for name in names if private.is_secret(name)] == []
 
 
@@ -203,7 +209,9 @@ def test_what_the_environment_has_a_part_in_is_found_through_references(monkeypa
     masked = private.hide(plain, found)
     assert masked["b"] == {"c": "${oc.env:PLACE}/x", "list": ["y", "${oc.env:PLACE}/x"]}
     assert (masked["n"], masked["own"], plain["a"]) == (5, "/far/away", "/far/away")
-    assert private.resolve(masked) == plain
+    assert private.reveal(masked, found)[0] == plain
+    with pytest.raises(InputError, match=r"b\.c=.*: a stored configuration reads no environment"):
+        private.reveal({"b": masked["b"]})
 
 
 def test_a_list_out_of_one_variable_is_refused(monkeypatch):

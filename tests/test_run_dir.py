@@ -16,7 +16,7 @@ import pytest
 from ddpm import run_dir
 from ddpm.errors import InputError
 
-CONFIG = {"a": [1, 2], "b": None, "choices": {"job": "train"}}
+CONFIG = {"a": [1, 2], "b": None, "model": {}, "data": {}, "choices": {"job": "train"}}
 
 
 def test_same_name_twice_gives_two_folders(tmp_path):

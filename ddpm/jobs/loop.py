@@ -225,8 +225,8 @@ class Loop(ABC):
             f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. Steps "
             f"like that in a row: {watch.in_a_row} (job.max_skips={self.max_skips}); none touched "
             f"the weights.\nA lower optimizer.lr (now {lr.peak:g}) or a longer "
-            f"job.warmup_steps (now {lr.warmup_steps}) helps; to go on with one from the newest "
-            "checkpoint: resume=<run folder> optimizer.lr=... 'resume_allow=[optimizer.lr]'."
+            f"job.warmup_steps (now {lr.warmup_steps}) helps. If the loss was good at the newest "
+            "checkpoint, go on: resume=<run folder> optimizer.lr=... 'resume_allow=[optimizer.lr]'."
         )
 
     def describe(self, run: Run, start: int, total: int) -> None:

@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.crash import crashpoint
-from ddpm.images import save_png
+from ddpm.images import is_whole, save_png
 from ddpm.jobs.run import Run
 from ddpm.signals import GracefulStop
 
@@ -23,11 +23,11 @@ Batch = TypeVar("Batch")
 def undrawn(
     batches: Iterable[Batch], files: Callable[[Batch], Sequence[Path]], signals: GracefulStop
 ) -> Iterator[tuple[int, Batch]]:
-    """Number and batch, of those that lack a file, until a signal asks to stop."""
+    """Number and batch, of those that lack a whole file, until a signal asks to stop."""
     for number, batch in enumerate(batches):
         if signals.wanted:
             return
-        if not all(file.exists() for file in files(batch)):
+        if not all(is_whole(file) for file in files(batch)):
             yield number, batch
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import checkpoint, run_dir
+from ddpm import checkpoint, images, run_dir
 from ddpm.crash import crashpoint
 from ddpm.errors import InputError, shown
 from ddpm.hardware import describe
@@ -88,6 +88,7 @@ class Run:
 
     def _open_trackers(self) -> Trackers:
         hparams = self.plan.hparams
+        images.import_libraries()
         tracker = open_trackers(
             self.trackers,
             run_dir=self.dir,
@@ -179,6 +180,7 @@ class Run:
                 "data": self.fingerprint,
                 "made_with": made_with(self.fabric),
             }
+            run_dir.sync(self.dir / "metrics.jsonl")  # a resume writes no line of before again
             checkpoint.save(self.dir / "checkpoints", state, keep)
             self.saved = step
             self._write_status("running")

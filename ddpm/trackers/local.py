@@ -117,6 +117,12 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
     return png.getvalue()
 
 
+def import_plotting() -> None:
+    """Load matplotlib before other trackers hook themselves into imports."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure  # noqa: F401
+
+
 def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Mean over a centred window of a twentieth of the values, narrower towards both ends."""
     half = max(1, len(values) // 40)
