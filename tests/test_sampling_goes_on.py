@@ -235,6 +235,15 @@ def test_a_finished_run_stays_as_it_is(home, straight):
     ).read_bytes()
 
 
+def test_a_picture_that_lost_its_bytes_is_drawn_again(home, straight):
+    shutil.copytree(straight("sample"), home / "s")
+    for name in ("000002.png", "000005.png"):
+        (home / "s" / "samples" / name).write_bytes(b"")
+    run_dir.write_status(home / "s", "running")
+    assert go(home, *command("sample", home), "output_dir=s") == 0, said(home)
+    assert_whole(home / "s", "sample", straight)
+
+
 def test_where_data_lie_does_not_matter(home, straight):
     shutil.copytree(straight("sample"), home / "s")
     (home / "s" / "samples" / "000007.png").unlink()

@@ -433,15 +433,22 @@ def gone(pids, seconds=60):
     return True
 
 
-@pytest.mark.parametrize("way", ["parent", pytest.param("group", marks=pytest.mark.slow)])
-def test_two_processes_stop_after_the_same_step(way, pair, tmp_path):
+@pytest.mark.parametrize(
+    ("ask", "number"),
+    [
+        (os.kill, signal.SIGTERM),
+        *(
+            pytest.param(ask, number, marks=pytest.mark.slow)
+            for ask, number in ((os.kill, signal.SIGINT), *((os.killpg, n) for n in (2, 15)))
+        ),
+    ],
+    ids=["parent+TERM", "parent+INT", "group+INT", "group+TERM"],
+)
+def test_two_processes_stop_after_the_same_step(ask, number, pair, tmp_path):
     parent, children = pair
-    if way == "parent":
-        os.kill(parent.pid, signal.SIGTERM)
-    else:
-        os.killpg(parent.pid, signal.SIGTERM)
+    ask(parent.pid, number)
     out, err = parent.communicate(timeout=120)
-    assert parent.returncode == 143, out + err
+    assert parent.returncode == 128 + number, out + err
     assert "Traceback" not in err
     assert gone(children)
     told = status_of(tmp_path / "run")

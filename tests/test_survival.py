@@ -14,7 +14,8 @@ import time
 
 import pytest
 import torch
-from crash_parts import TINY, go, said, start, wait
+import yaml
+from crash_parts import SAMPLE, TINY, go, said, start, wait
 from PIL import Image
 from test_run import assert_equal_state, files_of, state_of, status_of
 
@@ -234,6 +235,45 @@ def test_with_no_good_checkpoint_nothing_starts_from_zero(begun, tmp_path):
     shutil.rmtree(begun / "checkpoints")
     assert go(tmp_path, "resume=run") == 2
     assert (begun / "metrics.jsonl").read_bytes() == before
+
+
+def test_with_the_status_gone_as_well_nothing_starts_from_zero(begun, tmp_path):
+    shutil.rmtree(begun / "checkpoints")
+    (begun / "status.json").unlink()
+    before = (begun / "metrics.jsonl").read_bytes()
+    assert go(tmp_path, "resume=run") == 2
+    assert "no whole checkpoint" in said(tmp_path)
+    assert (begun / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"diffusion": None}, {"job": [1]}, {"optimizer": None}, {"data": 5}, {"choices": {}}],
+    ids=str,
+)
+def test_a_configuration_that_is_none_is_told_in_a_line(change, begun, tmp_path):
+    config = yaml.safe_load((begun / "config.yaml").read_text()) | change
+    (begun / "config.yaml").write_text(yaml.safe_dump(config))
+    assert go(tmp_path, "resume=run") == 2
+    assert "Traceback" not in said(tmp_path)
+    (newest,) = files(begun)[-1:]
+    state = torch.load(newest, weights_only=True)
+    state["hparams"] |= change
+    torch.save(state, newest)
+    assert go(tmp_path, *SAMPLE, f"checkpoint={newest}") in (0, 2)
+    assert "Traceback" not in said(tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_not_drawn_with(begun, tmp_path):
+    (newest,) = files(begun)[-1:]
+    state = torch.load(newest, weights_only=True)
+    name = next(iter(state["ema"]))
+    for value, told in ((float("nan"), "not finite"), (1, "torch.int64")):
+        state["ema"][name] = torch.full(state["ema"][name].shape, value)
+        torch.save(state, newest)
+        for job in ("sample", "export"):
+            assert go(tmp_path, *SAMPLE[1:], f"job={job}", f"checkpoint={newest}") == 2
+            assert told in said(tmp_path).splitlines()[-1]
 
 
 # resume=auto
