@@ -17,6 +17,7 @@ from torch import nn
 
 from ddpm import exported, stored
 from ddpm.crash import crashpoint
+from ddpm.durable import sync_folder
 from ddpm.errors import InputError, causes, shown
 from ddpm.untrusted import Refused, check_archive, read_archive
 
@@ -250,12 +251,3 @@ def check_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path
         raise InputError(
             f"checkpoint={path}: the weights are of another network: {'; '.join(wrong[:5])}{more}."
         )
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the folder's entries on the disk: without it a power cut can undo a rename."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,6 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ddpm import stored
+from ddpm.durable import sync_folder
 from ddpm.errors import InputError, shown
 from ddpm.untrusted import MAX_TEXT, Refused, read_json
 
@@ -350,7 +351,7 @@ def _replacing(*paths: Path) -> Iterator[list[Path]]:
         yield temporary
         for new, path in zip(temporary, paths, strict=True):
             os.replace(new, path)
-        _sync_folder(paths[0].parent)
+        sync_folder(paths[0].parent)
     finally:
         for new in temporary:
             new.unlink(missing_ok=True)
@@ -359,12 +360,3 @@ def _replacing(*paths: Path) -> Iterator[list[Path]]:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the folder's entries on the disk: without it a power cut can undo the renames."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

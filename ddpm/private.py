@@ -212,11 +212,6 @@ def reveal(
     return copy, found
 
 
-def resolve(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the environment's values; see `reveal`."""
-    return reveal(stored)[0]
-
-
 def _check_variable(key: str, match: re.Match[str]) -> None:
     if is_secret(match[1]):
         raise InputError(f"{key}={match[0]}: {match[1]} is named like a secret, and is not read.")

@@ -222,12 +222,12 @@ def test_a_list_out_of_one_variable_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("text", ["${foo.bar}", "${oc.decode:x}", "${oc.env:${x}}", "$HOME", "$"])
 def test_nothing_else_of_a_stored_configuration_is_read(text):
-    assert private.resolve({"a": [text]}) == {"a": [text]}
+    assert private.reveal({"a": [text]})[0] == {"a": [text]}
 
 
 def test_a_stored_configuration_cannot_read_a_secret(secrets):
     with pytest.raises(InputError, match=r"a\.b=\$\{oc\.env:MY_TOKEN\}: MY_TOKEN is named like"):
-        private.resolve({"a": {"b": "${oc.env:MY_TOKEN}"}})
+        private.reveal({"a": {"b": "${oc.env:MY_TOKEN}"}})
 
 
 def test_the_version_of_a_stored_configuration():
