@@ -19,6 +19,7 @@ PRECISIONS = (
 )
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our first lines say it all
+warnings.filterwarnings("ignore", "The `srun` command is available")  # and need not be used
 warnings.filterwarnings("ignore", "This DataLoader will create")  # rules.py has a shorter word
 
 

@@ -20,7 +20,7 @@ from ddpm.crash import crashpoint
 from ddpm.errors import InputError, shown
 from ddpm.untrusted import Refused, read_yaml
 
-STATES = ("running", "done", "failed", "preempted")
+STATES = ("waiting", "running", "done", "failed", "preempted", "pruned")
 
 
 def check_free(path: Path) -> None:
@@ -226,23 +226,39 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def write_status(
-    path: Path, state: str, step: int = 0, *, saved: int | None = None, error: str | None = None
-) -> None:
-    """Write `status.json`: state is one of STATES, step the last one finished, saved that of the
-    newest checkpoint."""
-    status: dict[str, Any] = {"state": state, "step": step}
-    status |= {k: v for k, v in {"saved": saved, "error": error}.items() if v is not None}
+def write_status(path: Path, state: str, step: int = 0, **more: Any) -> None:
+    """Write `status.json`: state is one of STATES, step the last one finished.
+
+    Args:
+        more: what is known of `total` (steps in all), `saved` (step of the newest checkpoint),
+            `seconds` (of work, over all starts) and `error`; None is left out.
+    """
+    status = {"state": state, "step": step} | {k: v for k, v in more.items() if v is not None}
     _write(path / "status.json", json.dumps(status) + "\n")
 
 
 def read_status(path: Path) -> dict[str, Any]:
     """What `status.json` says, or an empty dict where there is none."""
+    return _read_json(path / "status.json")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """A small file of ours, as it should be; what is damaged counts as not there."""
     try:
-        status = json.loads((path / "status.json").read_text())
+        found = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    return status if isinstance(status, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def note(path: Path, **facts: Any) -> None:
+    """Add what is learnt of a run while it starts (device, parameters, ...) to `about.json`."""
+    _write(path / "about.json", json.dumps(read_about(path) | facts, indent=1) + "\n")
+
+
+def read_about(path: Path) -> dict[str, Any]:
+    """What `about.json` says, or an empty dict where there is none."""
+    return _read_json(path / "about.json")
 
 
 def _write(path: Path, text: str, *, durable: bool = False) -> None:

@@ -109,6 +109,7 @@ class Loop(ABC):
         learned = self.make_learned(fabric)
         meter = Meter(self.batch_size, self.steps_per_epoch)
         start = run.restore(learned, meter)
+        run.total = total
         if start >= total and run.was_done:
             run.say(f"steps    all {total} are done; a larger job.max_steps goes on")
             return
@@ -234,6 +235,7 @@ class Loop(ABC):
         parameters = sum(p.numel() for p in self.net.parameters())
         size = "x".join(str(n) for n in self.shape)
         epoch = f"{self.steps_per_epoch:.1f} steps an epoch"
+        run.note(parameters=parameters)
         run.say(f"network  {parameters:,} parameters")
         run.say(f"data     {len(self.data):,} images of {size}, {epoch}")
         run.say(f"steps    {f'{start} to ' if start else ''}{total}, batch {self.batch_size}")

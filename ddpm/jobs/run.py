@@ -1,6 +1,8 @@
 """The run a job works in: its folder, its trackers, and the checkpoint it goes on from."""
 
 import contextlib
+import socket
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +44,7 @@ class Run:
     signal: int | None = None
     step: int = 0
     saved: int | None = None
+    total: int | None = None  # steps, where that is known
     fingerprint: str = ""
     figures: dict[str, float] = field(default_factory=dict)
     tracker: Trackers = field(default_factory=lambda: Trackers([]))
@@ -51,7 +54,10 @@ class Run:
         self.leads = self.fabric.is_global_zero
         self.step = self.state["step"] if self.state else 0
         self.saved = self.step if self.state and self.plan.trains else None
-        self.was_done = run_dir.read_status(self.dir).get("state") == "done"
+        before = run_dir.read_status(self.dir) if self.plan.resume else {}
+        self.was_done = before.get("state") == "done"
+        self.worked = number(before.get("seconds"))
+        self.began = time.monotonic()
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[None]:
@@ -71,6 +77,8 @@ class Run:
             run_dir.clean(self.dir)
             run_dir.write_config(self.dir, hparams, self.step if self.plan.resume else None)
             self._write_status("running")
+            here = {"device": describe(self.fabric), "host": socket.gethostname()}
+            self.note(**made_with(self.fabric) | here)
             try:
                 with self._open_trackers() as self.tracker:
                     yield
@@ -84,7 +92,21 @@ class Run:
     def _write_status(self, state: str, error: str | None = None) -> None:
         """Tell how the run stands. A full disk ends no run; a checkpoint will tell of it."""
         with contextlib.suppress(OSError):
-            run_dir.write_status(self.dir, state, self.step, saved=self.saved, error=error)
+            run_dir.write_status(
+                self.dir,
+                state,
+                self.step,
+                total=self.total,
+                saved=self.saved,
+                seconds=round(self.worked + time.monotonic() - self.began, 1),
+                error=error,
+            )
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts that show when the run starts, for reports. A full disk is no harm."""
+        if self.leads:
+            with contextlib.suppress(OSError):
+                run_dir.note(self.dir, **facts)
 
     def _open_trackers(self) -> Trackers:
         hparams = self.plan.hparams
@@ -189,6 +211,11 @@ class Run:
         """The run ends early, because it was asked to."""
         self.end, self.signal = "preempted", signal
         self.say(f"stopped  asked to by a signal, {how}")
+
+
+def number(value: Any) -> float:
+    """A figure from a file, or 0 where it is none."""
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def made_with(fabric: Fabric) -> dict[str, Any]:
