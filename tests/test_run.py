@@ -19,6 +19,7 @@ from wandb_reader import read_run, run_files
 
 from ddpm import Pipeline
 from ddpm.images import load_png
+from ddpm.run_dir import read_about, read_status
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 
@@ -26,7 +27,9 @@ SAMPLE = ["job=sample", "hardware=cpu", "tracker=local"]
 
 
 def status_of(folder):
-    return json.loads((folder / "status.json").read_text())
+    """How a run says it stands, without the time it took and the steps there are."""
+    told = json.loads((folder / "status.json").read_text())
+    return {key: value for key, value in told.items() if key not in ("seconds", "total")}
 
 
 def metrics_of(folder):
@@ -113,10 +116,14 @@ def test_a_run_folder_holds_what_is_documented(tiny):
         "status.json",
         "run.lock",
         "loss.png",
+        "about.json",
         "samples/step-000006.png",
         *(f"checkpoints/step-000000{step}.pt" for step in (2, 4, 6)),
     }
     assert status_of(tiny) == {"state": "done", "step": 6, "saved": 6}
+    assert read_status(tiny)["total"] == 6
+    assert read_status(tiny)["seconds"] > 0
+    assert read_about(tiny)["parameters"] > 1000
     rows = metrics_of(tiny)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for row in rows:
