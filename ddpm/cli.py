@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import traceback
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -17,20 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import catalog, mistakes, private, sweep
+from ddpm import catalog, mistakes, private
 from ddpm.config import plan
 from ddpm.errors import InputError, nearest
-from ddpm.inherit import TRAINING, inherited
-
-PICTURES = ("strip.png", "grid.png", "denoising.gif")  # what jobs other than training leave
-
-
-class Preempted(KeyboardInterrupt):
-    """A run was asked to stop and did, with all in order; what comes after it does not begin."""
-
-    def __init__(self, signal: int | None) -> None:
-        self.signal = signal or 15  # without one, the process that started this one died
-
+from ddpm.inherit import inherited
+from ddpm.perform import perform
+from ddpm.sweeps import record, table
+from ddpm.sweeps.attempt import attempt_composed
 
 _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
 _inherited: list[str] = []  # overrides that the user did not type
@@ -46,11 +38,11 @@ def main() -> None:
         _hydra_main()
         if "error" in _single:
             raise _single["error"]
-        if sweep.folder is not None and not sweep.summary():
+        if record.folder is not None and not table.summary():
             sys.exit(1)
     except KeyboardInterrupt as stop:
-        if sweep.folder is not None:
-            sweep.summary()
+        if record.folder is not None:
+            table.summary()
         print("Stopped.", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
     except Exception as error:
@@ -85,60 +77,11 @@ def _prepare_arguments() -> None:
 
 @hydra.main(config_path=str(catalog.CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
-    """One job. In a sweep, a failure is kept in the job's folder and the next one goes on."""
+    """One run; or one job of a sweep, for launchers that are not ours."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        result = sweep.attempt(run, cfg)
-    else:
-        try:
-            result = run(cfg)
-        except BaseException as error:
-            _single["error"] = error
-            return None
-    return result.get("train/loss") if result else None  # for a sweeper to optimise
-
-
-def run(cfg: DictConfig) -> dict[str, Any] | None:
-    """Plan a run, launch it, and say what came of it."""
-    planned = plan(cfg, _inherited)
-    print(f"{planned.config['choices']['job']:8} {planned.name}", flush=True)
-    from ddpm.launch import launch  # torch comes in here, seconds after a mistake would have shown
-
-    result = launch(planned)
-    if result is not None:
-        _say_end(result, planned.config["choices"]["job"])
-        if result["state"] == "preempted":
-            raise Preempted(result["signal"])
-    return result
-
-
-def _say_end(result: dict[str, Any], job: str) -> None:
-    """What came of the run, and what a person does next."""
-    if job == "export":
-        return  # it told all itself
-    folder: Path = result["dir"]
-    if job in TRAINING:
-        _say_trained(result, job)
-    elif result["state"] == "preempted":
-        print(f"preempted  {folder}; the same command goes on")
-    else:
-        made = [name for name in PICTURES if (folder / name).is_file()] or ["samples"]
-        beside = f" and {', '.join(made[1:])} beside it" if made[1:] else ""
-        print(f"{result['state']:8} {folder / made[0]}{beside}")
-
-
-def _say_trained(result: dict[str, Any], job: str) -> None:
-    """How far the training came, and what a person does next."""
-    folder: Path = result["dir"]
-    print(f"{result['state']:8} {result['step']} steps in {folder}")
-    if result["state"] == "preempted":
-        print(f"go on    python run.py resume={folder}")
-        return
-    if job == "train_classifier":
-        print(
-            "guide    python run.py job=sample checkpoint=<a run of the same data> "
-            f"guidance=classifier guidance.classifier={folder}"
-        )
-        return
-    pictures = sorted((folder / "samples").glob("step-*.png"))
-    print(f"picture  {pictures[-1] if pictures else 'none'}")
-    print(f"sample   python run.py job=sample checkpoint={folder}")
+        return attempt_composed(cfg)
+    try:
+        perform(plan(cfg, _inherited))
+    except BaseException as error:
+        _single["error"] = error
+    return None

@@ -24,11 +24,14 @@ from ddpm.errors import InputError
 from ddpm.mistakes import no_such_key, no_such_option
 from ddpm.plan import Plan
 from ddpm.rules import look_up
+from ddpm.sweeps import folder as sweep_folder
+
+OmegaConf.register_new_resolver("sweep_dir", sweep_folder.of, replace=True)
 
 logger = logging.getLogger(__name__)
 
 _WIRE = re.compile(r"\$\{([\w.]+)\}")
-_NOT_KEPT = ("output_dir", "version", "resume_allow")  # of this start alone
+_NOT_KEPT = ("output_dir", "version", "resume_allow", "sweep")  # of this start alone
 
 
 def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
@@ -66,7 +69,7 @@ def _plan(
     """The plan of a configuration all of whose values can be read."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
     config["choices"] = {k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k}
-    config["overrides"] = texts
+    config["overrides"] = [text for text in texts if not text.startswith("sweep=")]
     config["run_id"] = secrets.token_hex(4)
     if "DDPM_DATA" not in os.environ and not any(o.key_or_group == "data_dir" for o in overrides):
         config["data_dir"] = str(catalog.DATA)  # and not data/ wherever the command is typed
@@ -131,8 +134,8 @@ def _resume(config: dict[str, Any], hydra_config: DictConfig) -> str | None:
         return resume
     folder = config["output_dir"]
     if folder is None and hydra_config.mode == RunMode.MULTIRUN:
-        folder = str(_of_sweep(hydra_config))
-    elif folder is None and "SLURM_JOB_ID" in os.environ:  # kept when the job is queued again
+        return None  # jobs of a sweep go on anyway
+    if folder is None and "SLURM_JOB_ID" in os.environ:  # kept when the job is queued again
         folder = f"outputs/{config['choices']['job']}/slurm-{os.environ['SLURM_JOB_ID']}"
     if folder is None:
         raise InputError(
@@ -180,6 +183,7 @@ def _placed(
         config=config,
         hparams=hparams | {"run_id": found.run_id or hparams["run_id"]},
         output_dir=found.folder,
+        in_sweep=found.in_sweep,
         unique=found.unique,
         resume=found.begun,
         trains=choices["job"] in inherit.TRAINING,

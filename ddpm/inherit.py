@@ -43,7 +43,7 @@ _NEEDED = ("run_id", "seed", "schedule", "diffusion", "optimizer", "hardware", "
 _ELSEWHERE = ("data.root", "data.data_dir")  # where data are is the machine's affair
 _ABOUT_THE_RUN = ("resume", "resume_allow", "checkpoint", "hydra", "output_dir", "data_dir")
 # In what two sampling runs may differ and still draw the same images.
-_INCIDENTAL = (
+INCIDENTAL = (
     "run_id",
     "overrides",
     "tracker",
@@ -229,8 +229,8 @@ def merge(
         if new == old and key in older["choices"]:
             continue
         if new != old and key not in _ELSEWHERE:
-            binds = key == "job" or _within(key, fixed)
-            if binds and (key in _PRESETS or not _within(key, allowed)):
+            binds = key == "job" or within(key, fixed)
+            if binds and (key in _PRESETS or not within(key, allowed)):
                 wrong.append(_refusal(key, old, new, source))
                 continue
             changes.append(f"{key}: {old} -> {new}")
@@ -258,7 +258,7 @@ def _before(older: dict[str, Any], key: str, groups: Iterable[str]) -> Any:
     return catalog.defaults(older["choices"]).get(key)
 
 
-def _within(key: str, places: Iterable[str]) -> bool:
+def within(key: str, places: Iterable[str]) -> bool:
     """Whether a key is one of the places or stands in one."""
     return any(key == place or key.startswith(f"{place}.") for place in places)
 
@@ -276,18 +276,19 @@ def _refusal(key: str, old: Any, new: Any, source: str) -> str:
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """The keys in which two runs differ, of those that decide what they draw."""
-    a, b = (dict(_flat(x)) for x in (one, other))
+    a, b = (dict(flat(x)) for x in (one, other))
     return [
         f"{key}={a.get(key)} there, {b.get(key)} here"
         for key in dict.fromkeys([*a, *b])
-        if a.get(key) != b.get(key) and not _within(key, _INCIDENTAL)
+        if a.get(key) != b.get(key) and not within(key, INCIDENTAL)
     ]
 
 
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of all that is no dict."""
     for name, value in node.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 

@@ -10,9 +10,13 @@ from ddpm.inherit import SAMPLING, differences, run_folder
 
 
 class Place(NamedTuple):
-    """A folder, whether it may get another name, and, if a run has begun in it, that run's id."""
+    """A folder, whether it may get another name, and, if a run has begun in it, that run's id.
+
+    A sweep looks for the folders of its jobs itself: `in_sweep`.
+    """
 
     folder: Path
+    in_sweep: bool = False
     unique: bool = False
     begun: bool = False
     run_id: str | None = None
@@ -39,16 +43,17 @@ def choose(
     if resume is not None:
         return Place(run_folder(resume), begun=True)
     job, given = config["choices"]["job"], config["output_dir"]
-    folder = Path(given) if given is not None else sweep
-    if folder is None:
+    if given is None and sweep is not None:
+        return Place(sweep, in_sweep=job != "export")  # which leaves no run
+    if given is None:
         parent = Path("outputs") / job / name
         begun = _unfinished(parent, hparams) if job in SAMPLING else None
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         return begun or Place(parent / now, unique=True)
+    folder = Path(given)
     if job in SAMPLING and (folder / "config.yaml").exists():
         return _same_run(folder, hparams)
-    if given is not None:
-        run_dir.check_free(folder)
+    run_dir.check_free(folder)
     if job in SAMPLING and any((folder / "samples").glob("*")):
         raise InputError(
             f"output_dir={folder}: its samples are of an unknown run (no config.yaml); they would "

@@ -13,6 +13,7 @@ class Plan:
         config: resolved; `config["job"]` holds all the job is built from.
         hparams: the same without the copies of parts in the job: for files and trackers.
         output_dir: the run's folder, to be made unless `resume`.
+        in_sweep: whether the sweep it belongs to gives it its folder, in place of this one.
         unique: whether the folder may get another name where this one is taken.
         resume: whether to go on with the run in `output_dir`.
         trains: whether the job is one that writes checkpoints.
@@ -24,6 +25,7 @@ class Plan:
     config: dict[str, Any]
     hparams: dict[str, Any]
     output_dir: Path
+    in_sweep: bool
     unique: bool
     resume: bool
     trains: bool

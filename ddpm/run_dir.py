@@ -237,6 +237,13 @@ def write_status(path: Path, state: str, step: int = 0, **more: Any) -> None:
     _write(path / "status.json", json.dumps(status) + "\n")
 
 
+def change_status(path: Path, **changes: Any) -> None:
+    """Write `status.json` with some entries changed, for a run that could not do so itself."""
+    told = read_status(path) | changes
+    state, step = told.pop("state"), told.pop("step", 0)
+    write_status(path, state, step, **told)
+
+
 def read_status(path: Path) -> dict[str, Any]:
     """What `status.json` says, or an empty dict where there is none."""
     return _read_json(path / "status.json")

@@ -35,7 +35,8 @@ def run(tmp_path, monkeypatch, capfd):
     """Call run.py's entry in this process, in an empty folder: (exit status, stdout, stderr)."""
     from hydra.core.global_hydra import GlobalHydra
 
-    from ddpm import cli, sweep
+    from ddpm import cli
+    from ddpm.sweeps import record
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DDPM_DATA", str(tmp_path / "data"))
@@ -45,7 +46,7 @@ def run(tmp_path, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.setattr(cli, "_single", {})
-        monkeypatch.setattr(sweep, "folder", None)
+        record.forget()
         GlobalHydra.instance().clear()
         capfd.readouterr()
         status = 0

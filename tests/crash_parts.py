@@ -73,12 +73,13 @@ def start(folder: Path, *arguments: str, crash: str | None = None) -> int:
 def _run() -> None:
     from hydra.core.global_hydra import GlobalHydra
 
-    from ddpm import cli, sweep
+    from ddpm import cli
+    from ddpm.sweeps import record
 
     torch.set_num_threads(1)
     GlobalHydra.instance().clear()
     cli._single.clear()
-    sweep.folder = None
+    record.forget()
     cli.main()
 
 

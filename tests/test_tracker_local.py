@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from tracker_parts import GRID, info, said
 
-from ddpm.trackers.local import Local, read_metrics, smooth
+from ddpm.metrics import read_metrics
+from ddpm.trackers.local import Local, smooth
 
 
 def local(run_dir, start_step=0, **changes):

@@ -11,7 +11,7 @@ from tracker_parts import CONF, GRID, HPARAMS, NODES, info, knobs, said
 
 from ddpm.errors import InputError
 from ddpm.trackers.base import Trackers, open_trackers
-from ddpm.trackers.local import read_metrics
+from ddpm.metrics import read_metrics
 from ddpm.trackers.tensorboard import TensorBoard
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.images import save_png
+from ddpm.metrics import is_number, read_metrics, smooth
 from ddpm.trackers.base import RunInfo, grid_file
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Local:
         self._run_dir, self._run = Path(run_dir), run
         self._metrics = self._run_dir / "metrics.jsonl"
         rows = _rewind(self._metrics, start_step)
-        self._losses = [(row["step"], row[LOSS]) for row in rows if _is_number(row.get(LOSS))]
+        self._losses = [(row["step"], row[LOSS]) for row in rows if is_number(row.get(LOSS))]
         self._drawn = 0  # so many losses are in the picture: drawing costs more than most steps
         self._unwritten = b""
         self._warned = False
@@ -42,7 +43,7 @@ class Local:
         """Append one line. JSON knows no NaN and no infinity: they become null."""
         row = {"step": step} | {name: _finite(value) for name, value in metrics.items()}
         self._unwritten += json.dumps(row, allow_nan=False).encode() + b"\n"
-        if _is_number(row.get(LOSS)):
+        if is_number(row.get(LOSS)):
             self._losses.append((step, row[LOSS]))
         with self._spare():
             _append(self._metrics, self._unwritten)
@@ -55,6 +56,9 @@ class Local:
         with self._spare():
             save_png(grid, file)
         self._draw_loss()
+
+    def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
+        """Nothing: they are in the run's folder."""
 
     def close(self, state: str) -> None:
         """Draw the last loss curve."""
@@ -75,19 +79,6 @@ class Local:
             if not self._warned:
                 logger.warning("Cannot write to %s, the run goes on: %s", self._run_dir, error)
             self._warned = True
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl. A line torn by a crash, which is no JSON object, is left out."""
-    rows = []
-    for line in Path(path).read_bytes().split(b"\n"):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and _is_number(row.get("step")):
-            rows.append(row)
-    return rows
 
 
 def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
@@ -121,15 +112,6 @@ def import_plotting() -> None:
     """Load matplotlib before other trackers hook themselves into imports."""
     import matplotlib.backends.backend_agg
     import matplotlib.figure  # noqa: F401
-
-
-def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Mean over a centred window of a twentieth of the values, narrower towards both ends."""
-    half = max(1, len(values) // 40)
-    i = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(i, i[::-1]))
-    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    return (total[i + reach + 1] - total[i - reach]) / (2 * reach + 1)
 
 
 def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
@@ -172,7 +154,3 @@ def _replace(path: Path, data: bytes) -> None:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

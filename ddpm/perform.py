@@ -1,0 +1,69 @@
+"""A planned run is done, and what came of it is told."""
+
+from pathlib import Path
+from typing import Any
+
+from ddpm.inherit import TRAINING
+from ddpm.plan import Plan
+
+PICTURES = ("strip.png", "grid.png", "denoising.gif")  # what jobs other than training leave
+
+
+class Preempted(KeyboardInterrupt):
+    """A run was asked to stop and did, with all in order; what comes after it does not begin."""
+
+    def __init__(self, signal: int | None) -> None:
+        self.signal = signal or 15  # without one, the process that started this one died
+
+
+def perform(plan: Plan) -> dict[str, Any] | None:
+    """Launch a plan, and say what came of it: state, step, dir and the last figures.
+
+    None where another process leads and tells, under torchrun or Slurm.
+
+    Raises:
+        Preempted: it was asked to stop.
+        InputError: the user has to change something.
+    """
+    print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
+    from ddpm.launch import launch  # torch comes in here, seconds after a mistake would have shown
+
+    result = launch(plan)
+    if result is not None:
+        _say_end(result, plan.config["choices"]["job"])
+        if result["state"] == "preempted":
+            raise Preempted(result["signal"])
+    return result
+
+
+def _say_end(result: dict[str, Any], job: str) -> None:
+    """What came of the run, and what a person does next."""
+    if job == "export":
+        return  # it told all itself
+    folder: Path = result["dir"]
+    if job in TRAINING:
+        _say_trained(result, job)
+    elif result["state"] == "preempted":
+        print(f"preempted  {folder}; the same command goes on")
+    else:
+        made = [name for name in PICTURES if (folder / name).is_file()] or ["samples"]
+        beside = f" and {', '.join(made[1:])} beside it" if made[1:] else ""
+        print(f"{result['state']:8} {folder / made[0]}{beside}")
+
+
+def _say_trained(result: dict[str, Any], job: str) -> None:
+    """How far the training came, and what a person does next."""
+    folder: Path = result["dir"]
+    print(f"{result['state']:8} {result['step']} steps in {folder}")
+    if result["state"] == "preempted":
+        print(f"go on    python run.py resume={folder}")
+        return
+    if job == "train_classifier":
+        print(
+            "guide    python run.py job=sample checkpoint=<a run of the same data> "
+            f"guidance=classifier guidance.classifier={folder}"
+        )
+        return
+    pictures = sorted((folder / "samples").glob("step-*.png"))
+    print(f"picture  {pictures[-1] if pictures else 'none'}")
+    print(f"sample   python run.py job=sample checkpoint={folder}")

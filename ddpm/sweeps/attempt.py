@@ -1,0 +1,74 @@
+"""One job of a sweep: tried, and a failure kept in its folder, so that the next one can come."""
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from ddpm import mistakes, private, run_dir
+from ddpm.config import plan
+from ddpm.metrics import read_metrics
+from ddpm.perform import perform
+from ddpm.sweeps import freeze, record
+from ddpm.sweeps.folder import SweepFolder
+
+
+def attempt(job: freeze.Job) -> None:
+    """Run a job, unless it is over or another process is at it; print what came of it."""
+    state = job.state
+    if job.plan is None:
+        print(f"refused  {job.text}\n{job.error}", flush=True)
+        return
+    if job.over:
+        print(f"{state:8} {job.folder} was {state} before: {job.text}", flush=True)
+        return
+    if state == "running":
+        print(f"elsewhere  {job.folder} is being worked on by another process", flush=True)
+        return
+    try:
+        result = perform(job.plan)
+        job.succeeded = result is None or result["state"] == "done"
+    except Exception as error:
+        message = mistakes.explain(error)
+        if message is None:
+            traceback.print_exception(error)
+        else:
+            print(message, flush=True)
+        job.error = message or repr(error)
+        _keep(job)
+
+
+def attempt_composed(cfg: DictConfig) -> float | None:
+    """Do the same for one job of a launcher that is not ours, which composes it just now."""
+    hydra_config = HydraConfig.get()
+    number = hydra_config.job.num
+    job = freeze.Job(number, private.as_typed(hydra_config))
+    with SweepFolder(Path(hydra_config.sweep.dir), freeze.subdir) as folder:
+        try:
+            job.plan = plan(cfg)
+            freeze.place(job, folder)
+        except Exception as error:
+            job.error = mistakes.explain(error)
+            if job.error is None:
+                raise
+            job.plan, job.folder = None, folder.refuse(job.words, number, job.error)
+    record.jobs.append(job)
+    attempt(job)
+    return figure(job)
+
+
+def figure(job: freeze.Job, name: str = "train/loss") -> float | None:
+    """The last value of a metric in what a job has logged, if it is there."""
+    if job.folder is None or not (job.folder / "metrics.jsonl").exists():
+        return None
+    rows = read_metrics(job.folder / "metrics.jsonl")
+    values: list[Any] = [row[name] for row in rows if row.get(name) is not None]
+    return values[-1] if values else None
+
+
+def _keep(job: freeze.Job) -> None:
+    """Note a failure where the run itself did not come to do so."""
+    if job.plan.in_sweep and not run_dir.is_locked(job.folder):
+        run_dir.change_status(job.folder, state="failed", error=job.error)

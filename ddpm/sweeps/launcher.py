@@ -1,0 +1,47 @@
+"""What all launchers have in common: jobs are frozen, run, and returned as Hydra wants them."""
+
+from collections.abc import Callable, Sequence
+
+from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+from ddpm.sweeps import record
+from ddpm.sweeps.attempt import figure
+from ddpm.sweeps.folder import OVER
+from ddpm.sweeps.freeze import Job, freeze
+from ddpm.sweeps.table import sums
+
+
+def launch(
+    run: Callable[[list[Job]], None],
+    config: DictConfig,
+    context: HydraContext,
+    overrides: Sequence[Sequence[str]],
+    first: int,
+) -> list[JobReturn]:
+    """Freeze jobs and run them; what each returned, also those that were over before."""
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    jobs = freeze(config, context, overrides, first)
+    record.jobs += jobs
+    _announce(jobs, config)
+    run(jobs)
+    return [_returned(job) for job in jobs]
+
+
+def _announce(jobs: list[Job], config: DictConfig) -> None:
+    states = [job.state for job in jobs]
+    word = "job" if len(jobs) == 1 else "jobs"
+    told = f": {sums(states)}" if any(state in OVER for state in states) else ""
+    print(f"sweep    {len(jobs)} {word} in {config.hydra.sweep.dir}{told}", flush=True)
+
+
+def _returned(job: Job) -> JobReturn:
+    """A failed job returns None: a sweeper that wants a number has to bear it."""
+    result = JobReturn()
+    result.overrides = job.words
+    result.working_dir = str(job.folder)
+    result.return_value = figure(job)
+    result.status = JobStatus.COMPLETED
+    return result

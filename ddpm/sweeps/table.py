@@ -1,0 +1,63 @@
+"""What became of the jobs of a sweep, as a table at its end."""
+
+from pathlib import Path
+
+from ddpm import run_dir
+from ddpm.errors import InputError
+from ddpm.metrics import read_metrics
+from ddpm.sweeps import folder, record
+from ddpm.sweeps.freeze import Job
+
+
+def summary() -> bool:
+    """Print the table of the sweep's jobs; whether all are done."""
+    rows = [("overrides", "loss", "images/s", "state", "folder")]
+    rows += [_row(job) for job in record.jobs or _found(record.folder)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    print()
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        print("  ".join(cells).rstrip())
+    states = [row[3] for row in rows[1:]]
+    print(f"\n{sums(states)}, in {record.folder}", flush=True)
+    return all(state in folder.OVER for state in states)
+
+
+def sums(states: list[str]) -> str:
+    """`3 done, 0 failed, 1 waiting`: done and failed always, others where there are any."""
+    names = dict.fromkeys(["done", "failed", *sorted(states)])
+    counted = {name: states.count(name) for name in names}
+    return ", ".join(
+        f"{n} {name}" for name, n in counted.items() if n or name in ("done", "failed")
+    )
+
+
+def _found(path: Path) -> list[Job]:
+    """The jobs that lie in the folder: those of a launcher that ran them in other processes."""
+    found = []
+    for number, place in enumerate(folder.jobs(path)):
+        try:
+            words = run_dir.read_config(place).get("overrides", [])
+        except InputError:
+            words = run_dir.read_status(place).get("words", [])
+        found.append(Job(number, words, place))
+    return found
+
+
+def _row(job: Job) -> tuple[str, ...]:
+    """Overrides, last loss, images per second, state and folder of a job."""
+    rows: list[dict] = []
+    if job.folder is not None and (job.folder / "metrics.jsonl").exists():
+        rows = read_metrics(job.folder / "metrics.jsonl")
+    last = rows[-1] if rows else {}
+    return (
+        job.text,
+        _number(last.get("train/loss"), ".4f"),
+        _number(last.get("train/images_per_sec"), ".0f"),
+        job.state,
+        str(job.folder or "-"),
+    )
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
