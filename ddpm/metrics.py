@@ -1,12 +1,10 @@
-"""The lines of metrics.jsonl, the record of a run: read, and smoothed for the eye."""
+"""The lines of metrics.jsonl, the record of a run."""
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -38,15 +36,6 @@ def parse(lines: Iterable[bytes]) -> list[dict[str, Any]]:
         if isinstance(row, dict) and is_number(row.get("step")):
             rows.append(row)
     return rows
-
-
-def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Mean over a centred window of a twentieth of the values, narrower towards both ends."""
-    half = max(1, len(values) // 40)
-    i = np.arange(len(values))
-    reach = np.minimum(half, np.minimum(i, i[::-1]))
-    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    return (total[i + reach + 1] - total[i - reach]) / (2 * reach + 1)
 
 
 def is_number(value: Any) -> bool:

@@ -20,7 +20,6 @@ PLUGINS = {
     ("launcher", "submitit_slurm"): "hydra-submitit-launcher",
     ("launcher", "ray"): "hydra-ray-launcher",
     ("launcher", "rq"): "hydra-rq-launcher",
-    ("sweeper", "optuna"): "hydra-optuna-sweeper",
     ("sweeper", "ax"): "hydra-ax-sweeper",
     ("sweeper", "nevergrad"): "hydra-nevergrad-sweeper",
 }
@@ -112,7 +111,8 @@ def _missing_plugin(kind: str, name: str) -> str:
     start = f"hydra/{kind}={name}: there is no such {kind}"
     if package := PLUGINS.get((kind, name)):
         return f"{start} installed. `pip install {package}` brings it."
-    known = ["basic", *(option for of, option in PLUGINS if of == kind)]
+    ours = sorted(path.stem for path in (catalog.CONF / "hydra" / kind).glob("*.yaml"))
+    known = [*ours, "basic", *(option for of, option in PLUGINS if of == kind)]
     return f"{start}.{nearest(name, known)} It can be {', '.join(known)}."
 
 

@@ -40,8 +40,7 @@ class GracefulStop:
     @property
     def wanted(self) -> bool:
         """Whether to stop: a signal came, or the process that started this one has died."""
-        parent = multiprocessing.parent_process()
-        return self.received is not None or (parent is not None and not parent.is_alive())
+        return self.received is not None or _parent_died()
 
     def __enter__(self) -> Self:
         self._before = _install(self._handle)
@@ -71,6 +70,17 @@ class GracefulStop:
         # Ctrl-C at a terminal asks all processes at once, and the parent hands it on as well.
         handed_on = number != signal.SIGINT or multiprocessing.parent_process() is not None
         return number == self.received and handed_on and seconds < _ECHO_SECONDS
+
+
+def _parent_died() -> bool:
+    """Whether this process was started by one of ours that is there no more."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return False
+    try:
+        return not parent.is_alive()
+    except ValueError:  # a process of loky, which does not watch its parent in this way
+        return os.getppid() != parent.pid
 
 
 @contextlib.contextmanager

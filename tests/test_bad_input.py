@@ -13,7 +13,7 @@ or another process stand below the table. Elsewhere, or met in another way:
 - B41: processes are started by a function, not by the command line again: a sweep over runs of two
   processes is no mistake.
 - B42: `test_run.py`, jobs of a sweep that share a folder.
-- B43: belongs to a sweeper that optimises, and there is none yet.
+- B43: `test_search.py`, a metric that no trial logs.
 - B44: whether W&B knows the key is known when it is opened; the run's folder is there by then.
 - B48: more workers than cores are slow, not wrong: a note.
 """
@@ -83,7 +83,7 @@ ROWS = [
     ("B21", "-m hydra/launcher=joblibb seed=1,2", "launcher=joblibb", "'joblib'", "basic"),
     ("B21", "-m hydra/launcher=joblib seed=1,2", "pip install hydra-joblib-launcher"),
     ("B21", "-m hydra/launcher=submitit_local seed=1,2", "pip install hydra-submitit-launcher"),
-    ("B21", "-m hydra/sweeper=optuna seed=1,2", "pip install hydra-optuna-sweeper"),
+    ("B21", "-m hydra/sweeper=ax seed=1,2", "pip install hydra-ax-sweeper"),
     # folders
     ("B22", "hydra.run.dir=/proc/x", "/proc/x"),
     ("B22", "output_dir=/proc/x", "output_dir=/proc/x"),

@@ -1,9 +1,12 @@
 """What all ranks must see alike: steps that broke, and signals that ask to stop."""
 
+from pathlib import Path
+
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ddpm import asked
 from ddpm.signals import GracefulStop
 
 EVERY = 10  # steps between two looks at a device that would have to be waited for
@@ -15,10 +18,12 @@ class Watch:
     Args:
         max_skips: so many steps in a row that are not finite end the run.
         signals: what asks this process to stop.
+        folder: of the run; a file in it may ask, too.
     """
 
-    def __init__(self, fabric: Fabric, max_skips: int, signals: GracefulStop) -> None:
+    def __init__(self, fabric: Fabric, max_skips: int, signals: GracefulStop, folder: Path) -> None:
         self.fabric, self.max_skips, self.signals = fabric, max_skips, signals
+        self.folder = folder
         self.every = 1 if fabric.device.type == "cpu" else EVERY
         self.unseen: list[Tensor] = []
         self.in_a_row = 0
@@ -44,10 +49,15 @@ class Watch:
 
     def stopping(self, done: int) -> bool:
         """Whether any rank was asked to stop: all must leave the loop after the same step."""
-        wanted = self.signals.wanted
+        wanted = self.signals.wanted or self.asked_by_file(done)
         if self.fabric.world_size == 1:
             return wanted
         if done % self.every:
             return False
-        asked = torch.tensor(float(wanted), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(asked, reduce_op="sum") > 0)
+        votes = torch.tensor(float(wanted), device=self.fabric.device)
+        return bool(self.fabric.all_reduce(votes, reduce_op="sum") > 0)
+
+    def asked_by_file(self, done: int) -> bool:
+        """Whether somebody has put the file there; looked for by the first rank, now and then."""
+        looks = done % EVERY == 0 and self.fabric.is_global_zero
+        return looks and asked.end_of(self.folder) is not None

@@ -48,6 +48,7 @@ def attempt_composed(cfg: DictConfig) -> float | None:
     with SweepFolder(Path(hydra_config.sweep.dir), freeze.subdir) as folder:
         try:
             job.plan = plan(cfg)
+            job.words = job.plan.config["overrides"]
             freeze.place(job, folder)
         except Exception as error:
             job.error = mistakes.explain(error)

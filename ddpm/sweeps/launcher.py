@@ -10,24 +10,30 @@ from ddpm.sweeps import record
 from ddpm.sweeps.attempt import figure
 from ddpm.sweeps.folder import OVER
 from ddpm.sweeps.freeze import Job, freeze
+from ddpm.sweeps.queue import Listed, Queue
 from ddpm.sweeps.table import sums
 
 
 def launch(
-    run: Callable[[list[Job]], None],
+    run: Callable[[Queue], None],
     config: DictConfig,
     context: HydraContext,
     overrides: Sequence[Sequence[str]],
     first: int,
 ) -> list[JobReturn]:
     """Freeze jobs and run them; what each returned, also those that were over before."""
-    setup_globals()
-    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    prepare(config)
     jobs = freeze(config, context, overrides, first)
     record.jobs += jobs
     _announce(jobs, config)
-    run(jobs)
+    run(Listed(jobs))
     return [_returned(job) for job in jobs]
+
+
+def prepare(config: DictConfig) -> None:
+    """What Hydra expects of whoever launches jobs."""
+    setup_globals()
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
 
 
 def _announce(jobs: list[Job], config: DictConfig) -> None:

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -18,8 +18,8 @@ class Overview:
     Their own output is in their logs.
     """
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.folders = [job.folder for job in jobs if job.folder is not None]
+    def __init__(self) -> None:
+        self.folders: list[Path] = []
         self.terminal = sys.stdout.isatty()
         self.lines = 0  # of the table that is on the screen
         self.drawn = -float("inf")
@@ -34,6 +34,11 @@ class Overview:
         trace: TracebackType | None,
     ) -> None:
         self._wipe()
+
+    def add(self, job: Job) -> None:
+        """The table is to show this job, too."""
+        if job.folder is not None:
+            self.folders.append(job.folder)
 
     def say(self, line: str) -> None:
         """Print a line above the table."""

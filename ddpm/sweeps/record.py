@@ -1,6 +1,5 @@
 """The sweep that this process runs: noted when Hydra begins it, told of when it ends."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from ddpm import private
+from ddpm import private, ranks
 from ddpm.errors import InputError
 from ddpm.sweeps import folder as sweep_folder
 from ddpm.sweeps.freeze import Job
@@ -33,9 +32,12 @@ class Record(Callback):
         try:
             private.check_config(config)  # before Hydra writes it to multirun.yaml
             sweep_folder.check_name(config.sweep)
+            if (job := config.hydra.runtime.choices.job) in ("status", "report"):
+                raise InputError(f"job={job}: looks at a sweep and is none; leave out -m.")
             _check_alone()
         except InputError as error:
-            print(error, file=sys.stderr)
+            if ranks.leads_machine():
+                print(error, file=sys.stderr)
             sys.exit(2)  # of other exceptions Hydra makes a warning
         folder = Path(config.hydra.sweep.dir)
 
@@ -46,15 +48,8 @@ def _check_alone() -> None:
     Raises:
         InputError: this is one of several that torchrun or srun have started.
     """
-    for name, starter in (("WORLD_SIZE", "torchrun"), ("SLURM_NTASKS", "srun")):
-        count = os.environ.get(name, "1")
-        if count.isdigit() and int(count) > 1 and (name == "SLURM_NTASKS" or _by_torchrun()):
-            raise InputError(
-                f"A sweep (-m) cannot be run by the {count} processes of {starter}. Start it as "
-                "one process: hardware=ddp gives each job its processes, hydra/launcher=slots or "
-                "slurm run jobs side by side."
-            )
-
-
-def _by_torchrun() -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    if ranks.external():
+        raise InputError(
+            "A sweep (-m) is run by one process, not by those of torchrun or srun: hardware=ddp "
+            "gives each job its processes, hydra/launcher=slots or slurm run jobs side by side."
+        )

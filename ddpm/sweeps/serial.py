@@ -1,17 +1,16 @@
 """One job after the other, in this process."""
 
-from collections.abc import Iterable
-
 from ddpm.sweeps.attempt import attempt
-from ddpm.sweeps.freeze import Job
+from ddpm.sweeps.queue import Queue
 
 
-def run(jobs: Iterable[Job]) -> None:
+def run(queue: Queue) -> None:
     """Run all jobs that are not over. A failure does not stop those after it.
 
     Raises:
         Preempted: a job was asked to stop; those after it do not begin.
     """
-    for job in jobs:
+    while (job := queue.next()) is not None:
         print()
         attempt(job)
+        queue.ended(job)

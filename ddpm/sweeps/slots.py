@@ -21,6 +21,7 @@ from ddpm.sweeps.child import work
 from ddpm.sweeps.freeze import Job
 from ddpm.sweeps.overview import Overview
 from ddpm.sweeps.places import Place, environment
+from ddpm.sweeps.queue import Queue
 
 LOOK_SECONDS = 1.0  # between two looks at the jobs
 
@@ -35,7 +36,7 @@ class Running:
     log: Path
 
 
-def run(jobs: Sequence[Job], places: Sequence[Place], sweep: Path) -> None:
+def run(queue: Queue, places: Sequence[Place], sweep: Path) -> None:
     """Run all jobs that are not over in the places there are.
 
     Args:
@@ -44,39 +45,48 @@ def run(jobs: Sequence[Job], places: Sequence[Place], sweep: Path) -> None:
     Raises:
         Preempted: we were asked to stop, and all jobs have stopped and saved.
     """
-    waiting = deque(job for job in jobs if job.state != "running" and not job.over and job.plan)
-    free, busy = deque(places), []
-    with GracefulStop() as stop, Overview(jobs) as overview:
+    free, busy, more = deque(places), [], True
+    with GracefulStop() as stop, Overview() as overview:
         overview.say(f"slots    {len(places)}: {', '.join(place.name for place in places)}")
-        for job in jobs:
-            if job not in waiting:
-                overview.say(f"{job.state:8} {job.text}{_why_not(job)}")
         try:
-            while busy or (waiting and not stop.received):
-                while waiting and free and not stop.received:
-                    busy.append(_start(waiting.popleft(), free.popleft(), sweep))
-                    overview.say(f"start    {busy[-1].job.text} on {busy[-1].place.name}")
+            while busy or (more and not stop.received):
+                while more and free and not stop.received:
+                    job = queue.next()
+                    more = job is not None
+                    if job is not None and _is_to_run(job, overview):
+                        busy.append(_start(job, free.popleft(), sweep))
+                        overview.say(f"start    {job.text} on {busy[-1].place.name}")
+                    elif job is not None:
+                        queue.ended(job)
                 connection.wait([one.process.sentinel for one in busy], timeout=LOOK_SECONDS)
                 for one in [one for one in busy if not one.process.is_alive()]:
                     busy.remove(one)
                     free.append(one.place)
                     overview.say(_reap(one))
+                    queue.ended(one.job)
                 if stop.received:
                     _ask_to_stop(busy, stop.received, overview)
                 overview.draw()
         except BaseException:
             _end(busy)
             raise
-        overview.draw()
     if stop.received:
         raise Preempted(stop.received)
 
 
-def _why_not(job: Job) -> str:
-    """Why a job does not begin."""
+def _is_to_run(job: Job, overview: Overview) -> bool:
+    """Whether a job has to begin here; says why, if it has not."""
+    overview.add(job)
+    state = job.state
     if job.plan is None:
-        return f"\n{job.error}"
-    return " (by another process)" if job.state == "running" else " (before)"
+        overview.say(f"refused  {job.text}\n{job.error}")
+    elif job.over:
+        overview.say(f"{state:8} {job.folder} was {state} before: {job.text}")
+    elif state == "running":
+        overview.say(f"elsewhere  {job.folder} is being worked on by another process")
+    else:
+        return True
+    return False
 
 
 def _start(job: Job, place: Place, sweep: Path) -> Running:

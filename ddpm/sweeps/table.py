@@ -11,10 +11,12 @@ from ddpm.sweeps.freeze import Job
 
 def summary() -> bool:
     """Print the table of the sweep's jobs; whether all are done."""
+    jobs = record.jobs or _found(record.folder)
+    common = shared([job.words for job in jobs])
     rows = [("overrides", "loss", "images/s", "state", "folder")]
-    rows += [_row(job) for job in record.jobs or _found(record.folder)]
+    rows += [_row(job, common) for job in jobs]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print()
+    print(f"\nall with {' '.join(common)}\n" if common else "")
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
@@ -44,14 +46,21 @@ def _found(path: Path) -> list[Job]:
     return found
 
 
-def _row(job: Job) -> tuple[str, ...]:
+def shared(words: list[list[str]]) -> list[str]:
+    """The words that all jobs have, where there are several: what no row needs to repeat."""
+    if len(words) < 2:
+        return []
+    return [word for word in words[0] if all(word in others for others in words)]
+
+
+def _row(job: Job, common: list[str]) -> tuple[str, ...]:
     """Overrides, last loss, images per second, state and folder of a job."""
     rows: list[dict] = []
     if job.folder is not None and (job.folder / "metrics.jsonl").exists():
         rows = read_metrics(job.folder / "metrics.jsonl")
     last = rows[-1] if rows else {}
     return (
-        job.text,
+        " ".join(word for word in job.words if word not in common) or "-",
         _number(last.get("train/loss"), ".4f"),
         _number(last.get("train/images_per_sec"), ".0f"),
         job.state,

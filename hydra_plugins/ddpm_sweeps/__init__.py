@@ -5,6 +5,7 @@ from typing import Any
 
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -26,18 +27,18 @@ class _Frozen(Launcher):
             self.run, self.config, self.hydra_context, job_overrides, initial_job_idx
         )
 
-    def run(self, jobs: list[Any]) -> None:
-        """Run jobs, `ddpm.sweeps.freeze.Job`, that have their folders."""
+    def run(self, queue: Any) -> None:
+        """Run the jobs of a `ddpm.sweeps.queue.Queue`."""
         raise NotImplementedError
 
 
 class Serial(_Frozen):
     """`hydra/launcher=serial`, the default."""
 
-    def run(self, jobs: list[Any]) -> None:
+    def run(self, queue: Any) -> None:
         from ddpm.sweeps import serial
 
-        serial.run(jobs)
+        serial.run(queue)
 
 
 class Slots(_Frozen):
@@ -46,12 +47,49 @@ class Slots(_Frozen):
     def __init__(self, **knobs: Any) -> None:
         self.knobs = knobs
 
-    def run(self, jobs: list[Any]) -> None:
+    def run(self, queue: Any) -> None:
         from pathlib import Path
-
-        from omegaconf import OmegaConf
 
         from ddpm.sweeps import places, slots
 
-        plain = OmegaConf.to_container(OmegaConf.create(self.knobs), resolve=True)
-        slots.run(jobs, places.find(**plain), Path(self.config.hydra.sweep.dir))
+        slots.run(queue, places.find(**_plain(self.knobs)), Path(self.config.hydra.sweep.dir))
+
+
+class Optuna(Sweeper):
+    """`hydra/sweeper=optuna`: the knobs are those of `ddpm.sweeps.search.search`."""
+
+    def __init__(self, **knobs: Any) -> None:
+        self.knobs = knobs
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        from hydra.core.plugins import Plugins
+
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        from ddpm.errors import InputError
+
+        try:
+            from ddpm.sweeps import search
+        except ModuleNotFoundError as error:
+            if error.name != "optuna":
+                raise
+            raise InputError(
+                "hydra/sweeper=optuna: Optuna is not installed. `pip install 'hydra-ddpm[optuna]'` "
+                "brings it."
+            ) from None
+        search.search(
+            self.launcher, self.config, self.hydra_context, arguments, **_plain(self.knobs)
+        )
+
+
+def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
+    """The knobs without Hydra's own kinds of lists and dicts."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(OmegaConf.create(knobs), resolve=True)

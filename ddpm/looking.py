@@ -1,0 +1,108 @@
+"""Jobs that only look at runs: job=status and job=report. Without torch, unless W&B is told."""
+
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from ddpm import private, report, run_dir
+from ddpm.build import build
+from ddpm.errors import InputError, nearest
+from ddpm.report import status
+from ddpm.sweeps import folder
+
+JOBS = ("status", "report")
+_KEYS = ("job", "sweep", "runs", "output_dir", "tracker", "team")
+
+
+def look(cfg: DictConfig) -> None:
+    """Print how runs stand, or write the report of them.
+
+    Raises:
+        InputError: there are no such runs, or more was asked for than a look at them.
+    """
+    hydra_config = HydraConfig.get()
+    job = hydra_config.runtime.choices.job
+    typed = [word.lstrip("+").split("=")[0] for word in private.as_typed(hydra_config)]
+    for key in typed:
+        if key.split(".")[0] not in _KEYS:
+            raise InputError(
+                f"{key}: job={job} looks at runs that are there; it takes sweep= or runs=."
+            )
+    private.check_config(cfg)
+    folders, title, place = _chosen(cfg, job)
+    if job == "status":
+        print(status.table(folders))
+        return
+    output = Path(cfg.output_dir) if cfg.output_dir is not None else place
+    files = report.write(folders, output, title)
+    for file in files:
+        print(f"report   {file}")
+    trackers = _trackers(cfg, folders, asked=any(key.startswith("tracker") for key in typed))
+    if trackers:
+        _show(trackers, files, output, title)
+
+
+def _chosen(cfg: DictConfig, job: str) -> tuple[list[Path], str, Path]:
+    """The runs to look at, what they are called together, and where a report of them belongs.
+
+    Raises:
+        InputError: none are named, or they are not there.
+    """
+    if (cfg.sweep is None) == (cfg.runs is None):
+        raise InputError(
+            f"job={job}: say which runs, by sweep=<name> or by 'runs=[<folder>,<folder>]'."
+        )
+    if cfg.runs is not None:
+        runs = [cfg.runs] if isinstance(cfg.runs, str) else OmegaConf.to_container(cfg.runs)
+        for path in runs:
+            if not isinstance(path, str) or not any(
+                (Path(path) / name).is_file() for name in ("config.yaml", "status.json")
+            ):
+                raise InputError(f"runs: {path} is not the folder of a run (no config.yaml).")
+        now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        title = Path(runs[0]).name if len(runs) == 1 else f"{len(runs)} runs"
+        return [Path(path) for path in runs], title, Path("outputs/report") / now
+    folder.check_name(cfg.sweep)
+    path = Path(folder.of(cfg.sweep, ""))
+    if not (found := folder.jobs(path)):
+        there = [p.name for p in Path("outputs/sweep").glob("*") if p.is_dir()]
+        known = f" There are {', '.join(sorted(there)[:8])}." if there else ""
+        raise InputError(f"sweep={cfg.sweep}: no jobs in {path}.{nearest(cfg.sweep, there)}{known}")
+    return found, path.name, path
+
+
+def _trackers(cfg: DictConfig, folders: list[Path], *, asked: bool) -> dict[str, Any]:
+    """The trackers to show a report: those of the command line, else those of the runs."""
+    if asked:
+        return OmegaConf.to_container(cfg.tracker, resolve=True)
+    for path in folders:
+        try:
+            if found := run_dir.read_config(path).get("tracker"):
+                return private.reveal({"tracker": found})[0]["tracker"]
+        except InputError:
+            continue
+    return {}
+
+
+def _show(trackers: dict[str, Any], files: list[Path], output: Path, title: str) -> None:
+    """Give the report to trackers, as a run of the group that the runs are in."""
+    from ddpm.trackers.base import RunInfo, open_trackers
+
+    run = RunInfo(
+        run_id=secrets.token_hex(4),
+        name=f"report {title}",
+        group=title,
+        tags=["report"],
+        job_type="report",
+    )
+    made = build(trackers, "tracker")
+    with open_trackers(
+        made, run_dir=output, run=run, hparams={"report": title}, start_step=0
+    ) as tracker:
+        tracker.log_files("report", 0, files, final=True)
+        for place in tracker.places:
+            print(f"tracker  {place}")

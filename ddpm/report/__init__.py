@@ -1,0 +1,48 @@
+"""The report of a study: run folders in; a page, Markdown, a table and a drawing out. No torch."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ddpm.errors import InputError
+
+
+def write(folders: Sequence[Path], output: Path, title: str) -> list[Path]:
+    """Write `report.html`, `report.md`, `report.csv`, and `curves.svg` where anything was logged,
+    each whole or not at all, and return their paths. A folder that is named twice counts once.
+
+    Raises:
+        InputError: a folder is not that of a run, there is none, or `output` cannot be written to.
+    """
+    from ddpm.report import curves, drawing, markdown, page, runs, spreadsheet, study
+
+    once = {Path(os.path.realpath(folder)): Path(folder) for folder in folders}
+    if not once:
+        raise InputError("a report of no runs: name a sweep, or folders of runs.")
+    made = study.make([runs.read(folder) for folder in once.values()], title)
+    output = Path(output)
+    large, quartiles = curves.panels(made)
+    drawn = output / "curves.svg" if large or quartiles else None
+    texts = {
+        "report.html": page.page(made, output, large, quartiles),
+        "report.md": markdown.markdown(made, output, drawn),
+        "report.csv": spreadsheet.table(made),
+    }
+    if drawn is not None:
+        texts[drawn.name] = drawing.drawing(made, [*large, *quartiles])
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        return [_replace(output / name, text) for name, text in texts.items()]
+    except OSError as error:
+        raise InputError(f"{output}: cannot write the report ({error.strerror}).") from None
+
+
+def _replace(path: Path, text: str) -> Path:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,40 @@
+"""The commands that do a run again, and that sample from it, to be pasted into a shell."""
+
+import os
+import shlex
+from pathlib import Path
+
+from ddpm.report.runs import RunRecord
+
+# The folder is taken by now; and whoever goes on with a run begins it, here.
+_OF_ONE_START = ("output_dir", "resume", "resume_allow", "sweep")
+
+
+def again(run: RunRecord) -> str | None:
+    """`python run.py ...`, as it was typed; None where nobody knows.
+
+    Words for Hydra itself are left out: a stranger's file must not load code by what one pastes.
+    """
+    if not run.config:
+        return None
+    words = [word for word in run.overrides if _is_setting(word)]
+    return shlex.join(["python", "run.py", *words])
+
+
+def _is_setting(word: str) -> bool:
+    key = word.lstrip("+~").partition("=")[0]
+    root = key.partition(".")[0].partition("@")[0].partition("/")[0]
+    return bool(key) and not word.startswith("-") and root not in ("hydra", *_OF_ONE_START)
+
+
+def sample(run: RunRecord) -> str | None:
+    """The command that draws images from a trained run's newest checkpoint, if it has one."""
+    if run.job != "train" or not any((run.folder / "checkpoints").glob("*.pt")):
+        return None
+    return shlex.join(["python", "run.py", "job=sample", f"checkpoint={place(run.folder)}"])
+
+
+def place(folder: Path) -> Path:
+    """The folder as one types it here: relative where it lies below."""
+    path, here = Path(os.path.abspath(folder)), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -1,0 +1,181 @@
+"""Curves over each other, as the paths of a drawing that is 1000 wide and 1000 high."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ddpm.report.runs import LOSS, RunRecord, Series
+from ddpm.report.study import Study
+from ddpm.smoothing import smooth
+
+SIZE = 1000
+POINTS = 240  # of a line, at most
+RAW = 6  # so many runs at most show what was logged behind what is smoothed
+COLOURS, DASHES = 6, 4
+_QUARTILES = {f"{LOSS}_q{i}": f"t in {t}" for i, t in enumerate(
+    ("[0, T/4)", "[T/4, T/2)", "[T/2, 3T/4)", "[3T/4, T)"), 1)}  # fmt: skip
+
+Tick = tuple[float, str]  # place in percent from the left or the bottom, and its label
+
+
+@dataclass(frozen=True)
+class Line:
+    """A run's line: `path` smoothed, `raw` as logged (or empty)."""
+
+    run: int
+    setting: int
+    name: str
+    path: str
+    raw: str
+    dot: bool
+
+    @property
+    def style(self) -> str:
+        """Classes of a setting: six colours, and then other dashes."""
+        return style(self.setting)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A drawing with a linear or logarithmic axis from `low` to `high`."""
+
+    kind: str
+    low: float
+    high: float
+    ticks: list[Tick]
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A metric of all runs. Where it is positive there is a logarithmic scale, too, first."""
+
+    metric: str
+    title: str
+    last: float
+    ticks: list[Tick]
+    scales: list[Scale]
+
+
+def style(setting: int) -> str:
+    """The classes of a setting's colour and dashes."""
+    return f"c{setting % COLOURS} d{setting // COLOURS % DASHES}"
+
+
+def panels(study: Study) -> tuple[list[Panel], list[Panel]]:
+    """The loss and what evaluations measured; and the loss by the quarter of t, on one axis."""
+    names = {name for run in study.runs for name in run.metrics}
+    large = [(LOSS, "training loss")] if LOSS in names else []
+    large += [(name, name) for name in sorted(names) if name.startswith("eval/")]
+    quartiles = [(name, title) for name, title in _QUARTILES.items() if name in names]
+    shared = [run.metrics[n][1] for run in study.runs for n, _ in quartiles if n in run.metrics]
+    span = (min(map(np.min, shared)), max(map(np.max, shared))) if shared else None
+    return (
+        [_panel(study, name, title) for name, title in large],
+        [_panel(study, name, title, span) for name, title in quartiles],
+    )
+
+
+def _panel(study: Study, metric: str, title: str, span: tuple[float, float] | None = None) -> Panel:
+    found = [(i, run, run.metrics[metric]) for i, run in enumerate(study.runs)
+             if metric in run.metrics]  # fmt: skip
+    last = max(float(steps[-1]) for _, _, (steps, _) in found) or 1.0
+    positive = all(values.min() > 0 for _, _, (_, values) in found)
+    curves = [(i, run, series, _drawn(metric, series, positive)) for i, run, series in found]
+    with_raw = len(found) <= RAW
+    ends = [end for _, _, s, c in curves for v in (c, s[1] if with_raw else c)
+            for end in (v.min(), v.max())]  # fmt: skip
+    low, high = span or (float(min(ends)), float(max(ends)))
+    scales = []
+    for kind in ("log", "linear") if positive else ("linear",):
+        bottom, top = _widened(low, high, kind)
+        lines = [
+            Line(
+                run=i,
+                setting=-1 if (setting := study.setting_of(run)) is None else setting.number,
+                name=_name(study, run),
+                path=_path(series[0], curve, last, bottom, top, kind),
+                raw=_path(*series, last, bottom, top, kind) if with_raw else "",
+                dot=len(curve) == 1,
+            )
+            for i, run, series, curve in curves
+        ]
+        scales.append(Scale(kind, bottom, top, _ticks(bottom, top, kind), lines))
+    ticks = [(at, _short(label)) for at, label in _ticks(0, last, "linear")]
+    return Panel(metric, title, last, ticks, scales)
+
+
+def _name(study: Study, run: RunRecord) -> str:
+    setting = study.setting_of(run)
+    return f"{setting.label if setting else study.names[run.folder]}, seed {run.seed}"
+
+
+def _drawn(metric: str, series: Series, positive: bool) -> np.ndarray:
+    """Smoothed as in the run's own loss.png: of the logarithm where there is one. Evaluations are
+    few, and stay as they are."""
+    values = series[1]
+    if not metric.startswith(LOSS):
+        return values
+    return np.exp(smooth(np.log(values))) if positive else smooth(values)
+
+
+def _widened(low: float, high: float, kind: str) -> tuple[float, float]:
+    """A little air above and below."""
+    if kind == "log":
+        air = max((high / low) ** 0.04, 1.02)
+        return low / air, high * air
+    air = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - air, high + air
+
+
+def _path(
+    steps: np.ndarray, values: np.ndarray, last: float, low: float, high: float, kind: str
+) -> str:
+    """`M0 12L3 40...`: y points down. A point alone is a line of no length, for a round end."""
+    pick = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
+    x = steps[pick] / last * SIZE
+    if kind == "log":
+        y = (1 - np.log(values[pick] / low) / math.log(high / low)) * SIZE
+    else:
+        y = (1 - (values[pick] - low) / (high - low)) * SIZE
+    points = [f"{a:.5g} {b:.5g}" for a, b in zip(x, y.clip(-SIZE, 2 * SIZE), strict=True)]
+    return f"M{'L'.join(points)}" + ("h0" if len(points) == 1 else "")
+
+
+def _ticks(low: float, high: float, kind: str) -> list[Tick]:
+    """Round values between the ends of an axis."""
+    if kind == "log":
+        values = list(_of_decades(low, high))
+        if len(values) >= 2:
+            wide = math.log(high / low)
+            return [(100 * math.log(v / low) / wide, f"{v:g}") for v in values]
+    step = 10 ** math.floor(math.log10((high - low) / 2))
+    step = next(s * step for s in (1, 2, 5, 10) if (high - low) / (s * step) <= 5)
+    first = math.ceil(low / step - 1e-9)
+    values = [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    place = _log_place if kind == "log" else _linear_place
+    return [(place(v, low, high), f"{v:.10g}") for v in values if kind != "log" or v > 0]
+
+
+def _short(label: str) -> str:
+    """`20k` for 20000 steps."""
+    return f"{label[:-3]}k" if label.endswith("000") else label
+
+
+def _of_decades(low: float, high: float) -> Iterator[float]:
+    """1, 2, 5 of each power of ten; over more than three powers the ones alone, or fewer."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    stride = max(1, (last - first) // 6)
+    heads: Sequence[int] = (1, 2, 5) if math.log10(high / low) <= 2.2 else (1,)
+    for exponent in range(first, last + 1, stride):
+        yield from (v for head in heads if low <= (v := head * 10.0**exponent) <= high)
+
+
+def _log_place(value: float, low: float, high: float) -> float:
+    return 100 * math.log(value / low) / math.log(high / low)
+
+
+def _linear_place(value: float, low: float, high: float) -> float:
+    return 100 * (value - low) / (high - low)

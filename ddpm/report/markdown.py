@@ -1,0 +1,87 @@
+"""The report as Markdown: the same tables; curves and pictures by relative links."""
+
+import re
+from pathlib import Path
+
+from ddpm.report import commands, pictures, tables
+from ddpm.report.study import Study
+from ddpm.report.tables import Table
+
+_MARKS = re.compile(r"([\\`*_\[\]<>|#~&$!])")
+_MEASURED = (
+    "Mean over the runs that are done, ± half of its 95 % interval (Student's t). Bold: the best "
+    "mean; slanted: no run is done, so far. The final loss of a run is the mean of the last tenth "
+    "of the losses that it logged."
+)
+WIDTH = 240  # of a picture, in pixels
+
+
+def markdown(study: Study, output: Path, curves: Path | None) -> str:
+    """The report; its links are relative to `output`.
+
+    Args:
+        curves: the drawing of the curves, if there is one.
+    """
+    lines = [f"# {plain(study.title)}", "", plain(" · ".join(tables.facts(study))), ""]
+    if study.notes:
+        lines += [*(f"- {plain(note)}" for note in study.notes), ""]
+    if study.settings:
+        lines += ["## Settings", "", *_table(tables.of_settings(study)), ""]
+        lines += [_MEASURED, ""]
+    if curves is not None:
+        lines += ["## Curves", "", f"![curves of all runs]({pictures.link(curves, output)})", ""]
+    if groups := pictures.groups(study):
+        lines += ["## Samples", ""]
+        for group in groups:
+            lines += [f"### {plain(group.title)}", "", *_grids(group, output), ""]
+    lines += ["## Runs", "", *_table(tables.of_runs(study, output)), ""]
+    for run in study.runs:
+        lines += [f"**{plain(study.names[run.folder])}** ({run.state})", ""]
+        if run.error:
+            lines += [f"> {plain(run.error)}", ""]
+        words = [c for c in (commands.again(run), commands.sample(run)) if c]
+        if run.code[0]:
+            changed = ", with changes that no commit holds" if run.code[1] else ""
+            lines += [f"Code of commit {plain(run.code[0])}{changed}.", ""]
+        if words:
+            lines += [*_fenced("\n".join(words)), ""]
+    return "\n".join(lines)
+
+
+def plain(text: str) -> str:
+    """A text that Markdown leaves as it is, on one line."""
+    return _MARKS.sub(r"\\\1", " ".join(text.split()))
+
+
+def _fenced(text: str) -> list[str]:
+    """Lines of code, behind a fence that does not occur in them."""
+    longest = max((len(ticks) for ticks in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return [f"{fence}sh", text, fence]
+
+
+def _table(content: Table) -> list[str]:
+    lines = ["| " + " | ".join(plain(c.title) for c in content.columns) + " |"]
+    lines.append("|" + "|".join("---:" if c.numeric else "---" for c in content.columns) + "|")
+    for row in content.rows:
+        cells = []
+        for cell in row.cells:
+            text = plain(cell.text)
+            text = f"**{text}**" if cell.best else f"*{text}*" if cell.soft else text
+            text = f"[{text}]({cell.link})" if cell.link else text
+            cells.append(f"{text} {cell.interval}" if cell.interval else text)
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _grids(group: pictures.Group, output: Path) -> list[str]:
+    """Four pictures in a row of a table without a heading."""
+    lines = []
+    for start in range(0, len(group.grids), 4):
+        four = group.grids[start : start + 4]
+        images = [
+            f'<img src="{pictures.link(grid.file, output)}" width="{WIDTH}">' for grid in four
+        ]
+        lines += ["| " + " | ".join(plain(grid.caption) for grid in four) + " |"]
+        lines += ["|" + "---|" * len(four), "| " + " | ".join(images) + " |", ""]
+    return lines

@@ -1,0 +1,77 @@
+"""Means, intervals, and numbers as they are read by people."""
+
+import math
+from collections.abc import Sequence
+
+NONE = "\u2013"  # what stands where there is no value
+_NORMAL = 1.959963984540054  # 97.5 % of a normal distribution lie below
+_STUDENT = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004)
+
+
+def student_t(freedom: int) -> float:
+    """The 97.5 % point of Student's t, to four digits and more: for 95 % intervals."""
+    if freedom <= len(_STUDENT):
+        return _STUDENT[freedom - 1]
+    z = _NORMAL  # Abramowitz and Stegun 26.7.5
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom**i for i, term in enumerate(terms, 1))
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and half the width of its 95 % interval (None for a single value)."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return mean, None
+    deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    return mean, student_t(n - 1) * deviation / math.sqrt(n)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Four digits that count: `0.1234`, `1,234`, `1.2e-05`, `123,456`."""
+    if value is None:
+        return NONE
+    if value == 0 or 1e-4 <= abs(value) < 10**digits:
+        places = digits - 1 - (math.floor(math.log10(abs(value))) if value else 0)
+        return f"{value:,.{max(0, places)}f}" if value else "0"
+    return f"{value:,.0f}" if 1 <= abs(value) < 1e9 else f"{value:.{digits - 1}g}"
+
+
+def with_interval(mean: float, half: float | None) -> tuple[str, str]:
+    """Mean and half width, the mean to the second digit of the latter: `("0.1234", "± 0.0012")`."""
+    if half is None:
+        return number(mean), NONE
+    if half == 0 or abs(mean) >= 1e9 or half < 1e-9:
+        return number(mean), f"± {number(half, 2)}"
+    places = min(9, max(0, 1 - math.floor(math.log10(half))))
+    return f"{mean:,.{places}f}", f"± {half:,.{places}f}"
+
+
+def count(value: float | None) -> str:
+    """A large count: `54.8 k`, `12.3 M`."""
+    if value is None:
+        return NONE
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float | None) -> str:
+    """`7.7 s`, `1 min 40 s`, `2 h 03 min`, `3 d 4 h`."""
+    if seconds is None:
+        return NONE
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = whole // 60
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes // 60 % 24} h"

@@ -1,0 +1,143 @@
+"""The grids of samples, chosen so that they can be compared, and made small enough for a page."""
+
+import base64
+import io
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from PIL import Image
+
+from ddpm.data.pictures import Unreadable, convert, open_image
+from ddpm.errors import shown
+from ddpm.report.study import Study
+
+BUDGET = 12 * 1024**2  # bytes of all pictures of a page; as text they take a third more
+LARGEST = 768  # pixels of a side
+MAX_SIDE = 16_384  # of a file that is opened at all
+_LOSSLESS = 256 * 256  # pixels; with more, a picture becomes a lossy WebP
+_LARGEST_SQUARE = 16
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A run's picture. `step` is None for what a job that samples has drawn."""
+
+    run: int
+    setting: int
+    file: Path
+    step: int | None
+    caption: str
+    data: str = ""
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures to stand side by side."""
+
+    title: str
+    grids: list[Grid]
+
+
+def groups(study: Study) -> list[Group]:
+    """The previews seed by seed, all at one step where all have one; then what was sampled."""
+    step = _common_step(study)
+    found: dict[str, list[Grid]] = {}
+    for i, run in enumerate(study.runs):
+        setting = study.setting_of(run)
+        number = -1 if setting is None else setting.number
+        label = setting.label if setting else study.names[run.folder]
+        if run.pictures:
+            at = max((s for s in run.pictures if step is None or s <= step), default=None)
+            at = min(run.pictures) if at is None else at
+            grid = Grid(i, number, run.pictures[at], at, f"{label}, step {at:,}")
+            found.setdefault(f"Seed {run.seed}", []).append(grid)
+        if run.grid is not None:
+            grid = Grid(i, number, run.grid, None, label)
+            found.setdefault(f"Drawn by job={run.job}", []).append(grid)
+    return [Group(title, grids) for title, grids in found.items()]
+
+
+def _common_step(study: Study) -> int | None:
+    """The last step at which every run that is done has a preview."""
+    done = [set(r.pictures) for r in study.runs if r.pictures and r.state == "done"]
+    return max(set.intersection(*done), default=None) if done else None
+
+
+def embedded(found: list[Group]) -> tuple[list[Group], list[str]]:
+    """The groups with the pictures in them as `data:` URIs, and a line for each that is damaged.
+
+    If all together are too large, all are made smaller by the same factor.
+    """
+    problems: dict[Path, str] = {}
+    files = [grid.file for group in found for grid in group.grids]
+    side = LARGEST
+    while True:
+        with ThreadPoolExecutor() as pool:  # Pillow lets others work meanwhile
+            encoded = pool.map(lambda file, side=side: _encoded(file, side, problems), files)
+            made = {f: p for f, p in zip(files, encoded, strict=True) if p is not None}
+        size = sum(len(data) for _, data, _ in made.values())
+        if size <= BUDGET or side <= 64:
+            break
+        side = max(64, int(side * min(0.8, math.sqrt(BUDGET / size))))
+    result = []
+    for group in found:
+        grids = [_filled(grid, *made[grid.file]) for grid in group.grids if grid.file in made]
+        if grids:
+            result.append(Group(group.title, grids))
+    return result, list(problems.values())
+
+
+def _filled(grid: Grid, kind: str, data: bytes, size: tuple[int, int]) -> Grid:
+    uri = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return replace(grid, data=uri, width=size[0], height=size[1])
+
+
+def _encoded(
+    file: Path, side: int, problems: dict[Path, str]
+) -> tuple[str, bytes, tuple[int, int]] | None:
+    """Format, bytes and size of a picture, at most `side` wide and high; written anew, so that
+    nothing of the file but its pixels comes along."""
+    try:
+        with open_image(file) as image:
+            if max(image.size) > MAX_SIDE:
+                raise Unreadable(file, f"{image.width} x {image.height} pixels")
+            picture = convert(image, "L" if image.mode in ("1", "L") else "RGB", 255)
+    except Unreadable as error:
+        problems[file] = f"{file.parent.parent.name}: {file.name} cannot be read ({error.reason})."
+        return None
+    except Exception as error:  # whatever a decoder meets in a file that lies
+        problems[file] = f"{file.parent.parent.name}: {file.name} cannot be read ({shown(error)})."
+        return None
+    picture = _reduced(picture)
+    if max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    data, kind = io.BytesIO(), "webp" if picture.width * picture.height > _LOSSLESS else "png"
+    picture.save(data, format=kind, **({"quality": 88, "method": 2} if kind == "webp" else {}))
+    return kind, data.getvalue(), picture.size
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """Previews of small images are written with each pixel as a square; a page enlarges them
+    itself, from a hundredth of the bytes."""
+    pixels = np.asarray(picture)
+    height, width = pixels.shape[:2]
+    for k in range(_LARGEST_SQUARE, 1, -1):
+        if height % k or width % k:
+            continue
+        small = pixels[::k, ::k]
+        if all(np.array_equal(pixels[i::k, j::k], small) for i in range(k) for j in range(k)):
+            return Image.fromarray(np.ascontiguousarray(small))
+    return picture
+
+
+def link(path: Path, output: Path) -> str:
+    """A relative link from a page in `output` to a file or folder."""
+    relative = os.path.relpath(path, output)
+    return quote(relative.replace(os.sep, "/"))

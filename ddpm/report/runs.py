@@ -1,0 +1,204 @@
+"""The folder of a run, read into a plain record. What is in it may be a stranger's: it is bounded,
+checked, and where it is damaged the record says so."""
+
+import math
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm import run_dir
+from ddpm.errors import InputError, shown
+from ddpm.metrics import is_number, parse, read_tail
+from ddpm.untrusted import Refused, read_json, read_yaml
+from ddpm.untrusted.plain import regular_size
+
+LOSS = "train/loss"
+SPEED = "train/images_per_sec"
+MEMORY = "train/memory_mb"
+MAX_METRICS = 64 * 1024**2  # bytes of metrics.jsonl, from its end
+MAX_ROWS = 20_000  # of these, evenly; a curve on a page has some hundred points
+MAX_JSON = 64 * 1024
+_WANTED = (LOSS, SPEED, MEMORY, "eval/")
+_PREVIEW = re.compile(r"step-(\d{1,12})\.png")
+_GRIDS = ("grid.png", "strip.png")  # of jobs that sample
+
+Series = tuple[np.ndarray, np.ndarray]  # steps and values, (n,) each, all finite
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run.
+
+    Args:
+        config: resolved, or empty where there is none.
+        state: one of run_dir.STATES, `killed` (it says that it runs, and nobody works on it), or
+            `unknown`.
+        step, total: done and to be done.
+        seconds: of work, over all starts.
+        about: device, parameters, versions.
+        metrics: a series for each name.
+        pictures: its previews, by step.
+        grid: what a job that samples has drawn.
+        problems: what is damaged, and what a reader must know; one line each.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    state: str
+    step: float = 0
+    total: float | None = None
+    seconds: float | None = None
+    error: str | None = None
+    about: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Series] = field(default_factory=dict)
+    pictures: dict[int, Path] = field(default_factory=dict)
+    grid: Path | None = None
+    problems: tuple[str, ...] = ()
+
+    @cached_property
+    def choices(self) -> dict[str, Any]:
+        """The option of each group."""
+        found = self.config.get("choices")
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def job(self) -> str:
+        return str(self.choices.get("job", "?"))
+
+    @property
+    def seed(self) -> Any:
+        return self.config.get("seed")
+
+    @property
+    def device(self) -> str:
+        """What it ran on, or an empty text."""
+        found = self.about.get("device")
+        return shown(found, 100) if isinstance(found, str) else ""
+
+    @cached_property
+    def overrides(self) -> list[str]:
+        """The words of the command line."""
+        found = self.config.get("overrides")
+        return [w for w in found if isinstance(w, str)] if isinstance(found, list) else []
+
+    @cached_property
+    def code(self) -> tuple[str | None, bool]:
+        """The commit of the code, where that is known, and whether files had been changed since."""
+        found = self.config.get("code")
+        code = found if isinstance(found, dict) else {}
+        commit = code.get("commit")
+        return (shown(commit, 40) if isinstance(commit, str) else None), code.get("dirty") is True
+
+
+def read(folder: Path) -> RunRecord:
+    """The record of a run.
+
+    Raises:
+        InputError: the folder is not that of a run.
+    """
+    folder = Path(folder)
+    if not any((folder / name).exists() for name in ("config.yaml", "status.json")):
+        raise InputError(f"{folder} is not the folder of a run (no config.yaml, no status.json).")
+    problems: list[str] = []
+    config = _config(folder, problems)
+    status = read_object(folder / "status.json", problems)
+    metrics = _metrics(folder / "metrics.jsonl", problems)
+    if changed := len(list(folder.glob("config.until-step-*.yaml"))):
+        problems.append(f"its settings were changed {changed} times on the way (config.until-*)")
+    state = status.get("state", "unknown" if status or metrics else "waiting")
+    if state not in run_dir.STATES:
+        state = "unknown"
+    if state == "running" and not run_dir.is_locked(folder):
+        state = "killed"
+    grids = [folder / name for name in _GRIDS if (folder / name).is_file()]
+    error = status.get("error")
+    return RunRecord(
+        folder=folder,
+        config=config,
+        state=state,
+        step=figure(status.get("step")) or 0,
+        total=figure(status.get("total")),
+        seconds=figure(status.get("seconds")),
+        error=None if error is None else shown(error, 2000),
+        about=read_object(folder / "about.json", problems),
+        metrics=metrics,
+        pictures=_pictures(folder / "samples"),
+        grid=grids[0] if grids else None,
+        problems=tuple(problems),
+    )
+
+
+def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
+    file = folder / "config.yaml"
+    try:
+        config = read_yaml(file)
+    except FileNotFoundError:
+        return {}  # a job that failed before it had one
+    except OSError as error:
+        problems.append(f"config.yaml cannot be read: {error.strerror}")
+        return {}
+    except Refused as error:
+        problems.append(f"config.yaml is damaged: {error}")
+        return {}
+    if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
+        problems.append("config.yaml is not the configuration of a run")
+        return {}
+    return config
+
+
+def read_object(file: Path, problems: list[str]) -> dict[str, Any]:
+    """A small JSON file; empty where there is none. What is wrong with it goes to `problems`."""
+    try:
+        if regular_size(file) > MAX_JSON:
+            raise Refused(f"larger than {MAX_JSON // 1024} KiB")
+        found = read_json(file.read_bytes(), MAX_JSON)
+    except FileNotFoundError:
+        return {}
+    except (OSError, Refused) as error:
+        problems.append(f"{file.name} is damaged: {shown(error, 200)}")
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _metrics(file: Path, problems: list[str]) -> dict[str, Series]:
+    """The finite values of each metric that a report shows. Of a step that is there twice the later
+    line counts."""
+    try:
+        if regular_size(file) > MAX_METRICS:
+            problems.append(f"of metrics.jsonl only the last {MAX_METRICS // 1024**2} MiB are read")
+        lines = [line for line in read_tail(file, MAX_METRICS) if line]
+    except FileNotFoundError:
+        return {}
+    except (OSError, Refused) as error:
+        problems.append(f"metrics.jsonl cannot be read: {shown(error, 200)}")
+        return {}
+    lines = lines[:: -(-len(lines) // MAX_ROWS) or 1]
+    found: dict[str, dict[float, float]] = {}
+    for row in parse(lines):
+        step = figure(row["step"])
+        for name, value in row.items():
+            if name.startswith(_WANTED) and step is not None:
+                number = figure(value)
+                if number is not None:
+                    found.setdefault(name, {})[step] = number
+    return {
+        name: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
+        for name, points in found.items()
+    }
+
+
+def _pictures(folder: Path) -> dict[int, Path]:
+    named = ((_PREVIEW.fullmatch(path.name), path) for path in folder.glob("step-*.png"))
+    return dict(sorted((int(match[1]), path) for match, path in named if match))
+
+
+def figure(value: Any) -> float | None:
+    """A finite number, or None."""
+    try:
+        return float(value) if is_number(value) and math.isfinite(value) else None
+    except OverflowError:  # a whole number of four hundred digits
+        return None

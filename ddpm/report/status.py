@@ -1,0 +1,183 @@
+"""How the jobs of a sweep stand, as a plain table; quick enough to be drawn every second."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ddpm import run_dir
+from ddpm.errors import shown
+from ddpm.metrics import is_number, parse, read_tail
+from ddpm.report import numbers
+from ddpm.report.numbers import NONE
+from ddpm.report.runs import LOSS, SPEED, figure, read_object
+from ddpm.untrusted import Refused, read_yaml
+
+TAIL = 16 * 1024  # bytes of metrics.jsonl: some dozen lines
+ORDER = ("done", "running", "failed", "killed", "preempted", "pruned", "waiting", "unknown")
+_HEAD = ("job", "overrides", "step", "loss", "images/s", "left", "state")
+_RIGHT = ("step", "loss", "images/s", "left")
+_LEAST = {"job": 12, "overrides": 20, "state": 12}  # columns that may be cut, and how far
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a line tells. `left` and `whole`: seconds still to go and in all, where known."""
+
+    folder: Path
+    words: list[str]
+    state: str
+    step: float
+    total: float | None
+    loss: float | None
+    speed: float | None
+    left: float | None
+    whole: float | None
+    error: str
+
+
+def table(folders: Sequence[Path], width: int | None = None) -> str:
+    """Jobs line by line, and a line of sums below.
+
+    Args:
+        width: of the terminal, in characters; None: as wide as it is.
+    """
+    jobs = [read(folder) for folder in folders]
+    names = _differing(jobs)
+    rows = [_HEAD, *(_row(job, words) for job, words in zip(jobs, names, strict=True))]
+    widths = _fitted(rows, shutil.get_terminal_size().columns if width is None else width)
+    lines = [_line(row, widths) for row in rows]
+    return "\n".join([*lines, "", summary(jobs)])
+
+
+def summary(jobs: Sequence[Job]) -> str:
+    """`7 done, 2 running, 1 failed, 2 waiting; about 12 min left`."""
+    counts = Counter(job.state for job in jobs)
+    text = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state]) or "no jobs"
+    left = time_left(jobs)
+    return text if left is None else f"{text}; about {numbers.duration(left)} left"
+
+
+def time_left(jobs: Sequence[Job]) -> float | None:
+    """Seconds until all are done, if as many go on to run at a time as do now; None where nobody
+    runs, or nobody can say. Jobs that wait take as long as the others in the mean."""
+    running = [job for job in jobs if job.state == "running"]
+    known = [job.left for job in running if job.left is not None]
+    if not known:
+        return None
+    lengths = [job.whole for job in jobs if job.whole is not None]
+    waiting = sum(job.state == "waiting" for job in jobs)
+    work = sum(known) * len(running) / len(known) + waiting * sum(lengths) / len(lengths)
+    return max(*known, work / len(running)) if len(known) > 1 or waiting else known[0]
+
+
+def read(folder: Path) -> Job:
+    """How a job stands. Of its files only those are read that have changed since the last time."""
+    status = _cached(folder / "status.json", lambda file: read_object(file, []), {})
+    words, batch = _cached(folder / "config.yaml", _words, ([], None))
+    last = _cached(folder / "metrics.jsonl", _last, {})
+    state = status.get("state", "waiting")
+    if state not in run_dir.STATES:
+        state = "unknown"
+    if state == "running" and not run_dir.is_locked(folder):
+        state = "killed"
+    step, total = figure(status.get("step")) or 0, figure(status.get("total"))
+    seconds, speed = figure(status.get("seconds")), figure(last.get(SPEED))
+    each = seconds / step if seconds and step else None
+    if speed and batch:
+        each = batch / speed
+    left = None if each is None or total is None else each * max(0, total - step)
+    whole = seconds if state == "done" else None
+    if left is not None and seconds is not None and state == "running":
+        whole = seconds + left
+    return Job(
+        folder=folder,
+        words=words,
+        state=state,
+        step=step,
+        total=total,
+        loss=figure(last.get(LOSS)),
+        speed=speed,
+        left=left if state == "running" else None,
+        whole=whole,
+        error=shown(status["error"], 200) if isinstance(status.get("error"), str) else "",
+    )
+
+
+_seen: dict[Path, tuple[tuple[int, int], Any]] = {}
+
+
+def _cached(file: Path, read_file: Callable[[Path], _T], otherwise: _T) -> _T:
+    """What a function makes of a file; of one that has not changed, what it made before."""
+    try:
+        found = file.stat()
+        stamp = found.st_mtime_ns, found.st_size
+        if file not in _seen or _seen[file][0] != stamp:
+            _seen[file] = stamp, read_file(file)
+        return _seen[file][1]
+    except (OSError, Refused):
+        return otherwise
+
+
+def _words(file: Path) -> tuple[list[str], float | None]:
+    """The overrides and the batch size of a job."""
+    config = read_yaml(file)
+    if not isinstance(config, dict):
+        return [], None
+    words, job = config.get("overrides"), config.get("job")
+    size = job.get("batch_size") if isinstance(job, dict) else None
+    texts = [shown(w, 200) for w in words] if isinstance(words, list) else []
+    texts = [text for text in texts if not text.startswith("output_dir=")]
+    return texts, size if is_number(size) else None
+
+
+def _last(file: Path) -> dict[str, Any]:
+    """The last value of each metric in the last lines."""
+    found: dict[str, Any] = {}
+    for row in parse(read_tail(file, TAIL)):
+        found |= {name: value for name, value in row.items() if value is not None}
+    return found
+
+
+def _differing(jobs: Sequence[Job]) -> list[str]:
+    """The overrides of each job that not all of them have."""
+    told = [set(job.words) for job in jobs if job.words]
+    common = set.intersection(*told) if len(told) > 1 else set()
+    return [" ".join(word for word in job.words if word not in common) for job in jobs]
+
+
+def _row(job: Job, words: str) -> tuple[str, ...]:
+    step = f"{job.step:,.0f}" + ("" if job.total is None else f"/{job.total:,.0f}")
+    return (
+        shown(job.folder.name),
+        words or NONE,
+        step if job.step or job.total else NONE,
+        numbers.number(job.loss),
+        NONE if job.speed is None else f"{job.speed:,.0f}",
+        numbers.duration(job.left),
+        f"{job.state}: {job.error}" if job.error and job.state != "done" else job.state,
+    )
+
+
+def _fitted(rows: Sequence[tuple[str, ...]], width: int) -> list[int]:
+    """Widths of the columns; the longest of those that may be cut are, until all fit."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+    free = [_HEAD.index(name) for name in _LEAST]
+    while sum(widths) + 2 * (len(widths) - 1) > width:
+        room = {i: widths[i] - _LEAST[_HEAD[i]] for i in free}
+        most = max(free, key=lambda i: room[i])
+        if room[most] <= 0:
+            break
+        widths[most] -= 1
+    return widths
+
+
+def _line(row: tuple[str, ...], widths: Sequence[int]) -> str:
+    cells = []
+    for name, cell, width in zip(_HEAD, row, widths, strict=True):
+        cut = cell if len(cell) <= width else f"{cell[: width - 1]}…"
+        cells.append(cut.rjust(width) if name in _RIGHT else cut.ljust(width))
+    return "  ".join(cells).rstrip()

@@ -1,0 +1,226 @@
+"""Several runs as one study: settings, their seeds, and what was measured, mean and interval."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ddpm.report import differences
+from ddpm.report.differences import Flat
+from ddpm.report.numbers import NONE, interval
+from ddpm.report.runs import LOSS, MEMORY, SPEED, RunRecord
+
+FINAL = 0.1  # the share of the logged losses, from the end, whose mean is the final loss
+# Groups that say what a loss means: of two that differ here, the smaller one is not the better.
+_LOSS_MEANS = ("job", "data", "schedule", "objective", "weighting")
+_UP = ("accuracy", "precision", "recall", "density", "coverage", "inception", "psnr", "ssim")
+_DOWN = ("fid", "kid", "loss", "bits", "bpd", "nll", "bound", "mmd", "distance", "error")
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A figure of a setting: its mean, half the 95 % interval if there are two runs or more, how
+    many runs; `so_far` where none of them is done; `best` where no other setting's is better."""
+
+    mean: float
+    half: float | None
+    n: int
+    so_far: bool
+    best: bool = False
+
+
+@dataclass
+class Setting:
+    """Runs that differ in nothing but their seed."""
+
+    number: int
+    values: dict[str, str]
+    runs: list[RunRecord]
+    label: str = ""
+    statistics: dict[str, Statistic] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        return sum(run.state == "done" for run in self.runs)
+
+    @property
+    def devices(self) -> str:
+        return "; ".join(dict.fromkeys(d for run in self.runs if (d := run.device))) or NONE
+
+
+@dataclass
+class Study:
+    """What a report tells.
+
+    Args:
+        keys: that differ, in the order of the columns.
+        measures: names of figures that some run has, in the order of the columns.
+        flats: the settings of each run, in the order of `runs`.
+        names: what each run is called, by its folder.
+    """
+
+    title: str
+    runs: list[RunRecord]
+    flats: list[Flat]
+    keys: list[str]
+    settings: list[Setting]
+    measures: list[str]
+    names: dict[Path, str]
+    notes: list[str]
+
+    def setting_of(self, run: RunRecord) -> Setting | None:
+        """None for a run whose configuration nobody knows."""
+        return next((s for s in self.settings if any(r is run for r in s.runs)), None)
+
+
+def figures(run: RunRecord) -> dict[str, float]:
+    """What was measured in a run, one number each: the final loss (`loss`), the last value of each
+    `eval/...`, the median of images per second, the most memory, parameters, seconds."""
+    found: dict[str, float] = {}
+    if LOSS in run.metrics:
+        values = run.metrics[LOSS][1]
+        found["loss"] = float(values[-max(1, round(FINAL * len(values))) :].mean())
+    for name, (_, values) in sorted(run.metrics.items()):
+        if name.startswith("eval/"):
+            found[name] = float(values[-1])
+    if SPEED in run.metrics:
+        found["images/s"] = float(np.median(run.metrics[SPEED][1]))
+    if MEMORY in run.metrics:
+        found["memory"] = float(run.metrics[MEMORY][1].max())
+    parameters = run.about.get("parameters")
+    if isinstance(parameters, int) and not isinstance(parameters, bool):
+        found["parameters"] = float(parameters)
+    if run.seconds is not None:
+        found["seconds"] = run.seconds
+    return found
+
+
+def direction(measure: str) -> int:
+    """1 where more is better, -1 where less is, 0 where nobody can say."""
+    name = measure.lower()
+    if measure == "loss":
+        return -1
+    if not measure.startswith("eval/"):
+        return 0
+    return 1 if any(w in name for w in _UP) else -1 if any(w in name for w in _DOWN) else 0
+
+
+def make(runs: Sequence[RunRecord], title: str) -> Study:
+    """Put runs, of different folders, together."""
+    known = [run for run in runs if run.config]
+    flats = [differences.settings(run) for run in known]
+    keys = differences.differing(known, flats)
+    settings = _settings(known, flats, keys)
+    measures = list(dict.fromkeys(name for run in runs for name in figures(run)))
+    order = ["loss", *sorted(m for m in measures if m.startswith("eval/"))]
+    order += ["images/s", "memory", "parameters", "seconds"]
+    measures = [name for name in order if name in measures]
+    all_flats = {id(run): flat for run, flat in zip(known, flats, strict=True)}
+    study = Study(
+        title=title,
+        runs=list(runs),
+        flats=[all_flats.get(id(run), {}) for run in runs],
+        keys=keys,
+        settings=settings,
+        measures=measures,
+        names=_names(runs),
+        notes=[],
+    )
+    for setting in settings:
+        setting.statistics = {m: s for m in measures if (s := _statistic(setting, m)) is not None}
+    classes = _mark_best(study)
+    study.notes = _notes(study, classes)
+    return study
+
+
+def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str]) -> list[Setting]:
+    found: dict[tuple[str, ...], Setting] = {}
+    for run, flat in zip(runs, flats, strict=True):
+        cells = tuple(differences.cell(flat, key) for key in keys)
+        if cells not in found:
+            found[cells] = Setting(len(found), dict(zip(keys, cells, strict=True)), [])
+        found[cells].runs.append(run)
+    for setting in found.values():
+        words = [
+            brief(value) if key in setting.runs[0].choices else f"{key}={brief(value)}"
+            for key, value in setting.values.items()
+            if value != NONE
+        ]
+        first = setting.runs[0].choices
+        setting.label = ", ".join(words) or brief(f"{first.get('model')} on {first.get('data')}")
+        if twice := [s for s, n in Counter(str(r.seed) for r in setting.runs).items() if n > 1]:
+            setting.notes.append(f"seed {', '.join(twice)} more than once, and each run counts")
+        if len({run.code for run in setting.runs if run.code[0]}) > 1:
+            setting.notes.append("runs of different code")
+    return list(found.values())
+
+
+def _statistic(setting: Setting, measure: str) -> Statistic | None:
+    """Over the runs that are done; where none is, over all there are."""
+    done = [run for run in setting.runs if run.state == "done"]
+    values = [f[measure] for run in done or setting.runs if measure in (f := figures(run))]
+    return Statistic(*interval(values), len(values), not done) if values else None
+
+
+def _mark_best(study: Study) -> int:
+    """Mark the best of each measure, of settings that can be compared; how many sorts of loss."""
+    sorts: dict[tuple[str, ...], list[Setting]] = {}
+    for setting in study.settings:
+        flat = differences.settings(setting.runs[0])
+        meaning = [differences.text(v) for k, v in flat.items() if _meaning(k)]
+        sorts.setdefault(tuple(meaning), []).append(setting)
+    for measure in study.measures:
+        sign = direction(measure)
+        for group in sorts.values() if measure == "loss" else [study.settings]:
+            found = [(s, s.statistics[measure]) for s in group if measure in s.statistics]
+            found = [(s, statistic) for s, statistic in found if not statistic.so_far]
+            if sign and len(found) > 1:
+                top, best = max(found, key=lambda pair: sign * pair[1].mean)
+                marked = Statistic(best.mean, best.half, best.n, best.so_far, True)
+                top.statistics[measure] = marked
+    with_loss = [g for g in sorts.values() if any("loss" in s.statistics for s in g)]
+    return len(with_loss)
+
+
+def _meaning(key: str) -> bool:
+    return key in _LOSS_MEANS or key.startswith(("schedule.", "objective.", "weighting."))
+
+
+def _notes(study: Study, sorts_of_loss: int) -> list[str]:
+    """What a reader must know of the study as a whole."""
+    notes = []
+    if sorts_of_loss > 1:
+        notes.append(
+            "Losses of different data, schedules, objectives or weightings are not on one scale: "
+            "the best is marked among those that are."
+        )
+    notes += [f"{s.label}: {note}." for s in study.settings for note in s.notes]
+    commits = {run.code[0] for run in study.runs} - {None}
+    if len(commits) > 1:
+        notes.append(f"The runs were made by {len(commits)} commits of the code.")
+    if dirty := sum(run.code[1] for run in study.runs):
+        were = "run was" if dirty == 1 else "runs were"
+        notes.append(f"{dirty} {were} made by code with changes that no commit holds.")
+    for run in study.runs:
+        notes += [f"{study.names[run.folder]}: {problem}." for problem in run.problems]
+        if not run.config and not run.problems:
+            notes.append(f"{study.names[run.folder]}: it left no configuration.")
+    return notes
+
+
+def brief(value: str, limit: int = 48) -> str:
+    """A text that is too long for a cell: its end, which is what tells paths apart."""
+    return value if len(value) <= limit else f"…{value[1 - limit :]}"
+
+
+def _names(runs: Sequence[RunRecord]) -> dict[Path, str]:
+    """The folders' names, with as many folders above as it takes to tell them apart."""
+    folders = [run.folder for run in runs]
+    for depth in range(1, max((len(f.parts) for f in folders), default=0) + 1):
+        names = ["/".join(folder.parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return dict(zip(folders, names, strict=True))
+    return {folder: str(folder) for folder in folders}

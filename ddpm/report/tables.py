@@ -1,0 +1,175 @@
+"""The two tables of a report, as rows of cells: settings, and single runs."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from ddpm.errors import shown
+from ddpm.report import numbers
+from ddpm.report.differences import cell
+from ddpm.report.numbers import NONE
+from ddpm.report.pictures import link
+from ddpm.report.runs import RunRecord
+from ddpm.report.study import Setting, Study, brief, figures
+
+_ERROR = 60  # characters of a reason in a table
+_EXACT = ("parameters", "seconds", "memory")  # an interval is of no interest
+_TITLES = {"loss": "final loss", "seconds": "time"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table. `order`: what it is sorted by, a number where it is one, or None."""
+
+    text: str
+    order: float | str | None = None
+    interval: str | None = None
+    best: bool = False
+    soft: bool = False
+    full: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading; `numeric` columns stand to the right."""
+
+    title: str
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """Cells, and which setting and run they tell of (-1: none)."""
+
+    cells: list[Cell]
+    setting: int
+    run: int = -1
+
+
+@dataclass(frozen=True)
+class Table:
+    columns: list[Column] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+
+def heading(measure: str) -> str:
+    return _TITLES.get(measure, measure.removeprefix("eval/"))
+
+
+def of_settings(study: Study) -> Table:
+    """One row for each setting: keys, runs, means and intervals."""
+    devices = len({setting.devices for setting in study.settings}) > 1
+    columns = [Column(key) for key in study.keys] or [Column("setting")]
+    columns.append(Column("runs", numeric=True))
+    columns += [Column(heading(m), numeric=True) for m in study.measures]
+    columns += [Column("device")] if devices else []
+    return Table(columns, [_setting(study, s, devices) for s in study.settings])
+
+
+def _setting(study: Study, setting: Setting, devices: bool) -> Row:
+    values = setting.values.values() if study.keys else [setting.label]
+    cells = [_key(value) for value in values]
+    n, done = len(setting.runs), setting.done
+    cells.append(Cell(str(n) if done == n else f"{done} of {n}", done, full=f"{done} of {n} done"))
+    for measure in study.measures:
+        found = setting.statistics.get(measure)
+        if found is None:
+            cells.append(Cell(NONE, interval="" if measure not in _EXACT else None))
+            continue
+        text, half = _figure(measure, found.mean, found.half)
+        full = f"{found.mean!r}, n = {found.n}"
+        cells.append(Cell(text, found.mean, half, found.best, found.so_far, full))
+    if devices:
+        cells.append(_key(setting.devices))
+    return Row(cells, setting.number)
+
+
+def _figure(measure: str, mean: float, half: float | None) -> tuple[str, str | None]:
+    """A mean and its interval as text; of parameters and time the interval is of no interest."""
+    if measure == "parameters":
+        return numbers.count(mean), None
+    if measure == "seconds":
+        return numbers.duration(mean), None
+    if measure == "memory":
+        return f"{mean:,.0f} MB", None
+    return numbers.with_interval(mean, half)
+
+
+def _key(value: str) -> Cell:
+    """The value of a key: numbers are sorted as numbers."""
+    try:
+        order: float | str | None = None if value == NONE else float(value)
+    except ValueError:
+        order = value.lower()
+    short = brief(value)
+    return Cell(short, order, full=value if short != value else "")
+
+
+def of_runs(study: Study, output: Path) -> Table:
+    """One row for each run: its folder, keys, state and what was measured."""
+    commits = len({run.code for run in study.runs if run.code[0]}) > 1
+    columns = [Column("run"), *map(Column, study.keys), Column("seed", numeric=True)]
+    columns += [Column("state"), Column("step", numeric=True)]
+    columns += [Column(heading(m), numeric=True) for m in study.measures]
+    errors = any(run.error for run in study.runs)
+    columns += [Column("device"), *[Column("code")] * commits, *[Column("error")] * errors]
+    rows = [_run(study, i, run, output) for i, run in enumerate(study.runs)]
+    for row, run in zip(rows, study.runs, strict=True):
+        row.cells.extend([_key(code_text(run))] * commits)
+        row.cells.extend([_error(run)] * errors)
+    return Table(columns, rows)
+
+
+def _run(study: Study, number: int, run: RunRecord, output: Path) -> Row:
+    setting, found = study.setting_of(run), figures(run)
+    name = study.names[run.folder]
+    cells = [Cell(brief(name), name, full=name, link=link(run.folder, output))]
+    cells += [_key(cell(study.flats[number], key)) for key in study.keys]
+    cells.append(_key(NONE if run.seed is None else str(run.seed)))
+    cells.append(Cell(run.state, run.state, full=run.error or "", soft=run.state != "done"))
+    total = "" if run.total is None or run.total == run.step else f" of {run.total:,.0f}"
+    cells.append(Cell(f"{run.step:,.0f}{total}", run.step))
+    for measure in study.measures:
+        if (value := found.get(measure)) is None:
+            cells.append(Cell(NONE))
+        else:
+            cells.append(Cell(_figure(measure, value, None)[0], value, full=repr(value)))
+    cells.append(_key(run.device or NONE))
+    return Row(cells, -1 if setting is None else setting.number, number)
+
+
+def _error(run: RunRecord) -> Cell:
+    if not run.error:
+        return Cell(NONE)
+    return Cell(shown(run.error, _ERROR), run.error, full=run.error)
+
+
+def code_text(run: RunRecord) -> str:
+    """The commit, short, and a plus sign where files had been changed."""
+    commit, dirty = run.code
+    return NONE if commit is None else commit[:10] + ("+" if dirty else "")
+
+
+def facts(study: Study) -> list[str]:
+    """What the head of a report says, in a few words each."""
+    states: dict[str, int] = {}
+    for run in study.runs:
+        states[run.state] = states.get(run.state, 0) + 1
+    order = ("done", "running", "waiting", "preempted", "pruned", "failed", "killed", "unknown")
+    counts = [f"{states[state]} {state}" for state in order if state in states]
+    n, settings = len(study.runs), len(study.settings)
+    found = [
+        f"{n} run{'s' * (n != 1)}: {', '.join(counts)}",
+        f"{settings} setting{'s' * (settings != 1)}",
+    ]
+    if seconds := sum(run.seconds or 0 for run in study.runs):
+        found.append(f"{numbers.duration(seconds)} of compute")
+    devices = {run.device for run in study.runs} - {""}
+    if len(devices) == 1:
+        found.append(f"on {devices.pop()}")
+    if commits := sorted({code_text(run) for run in study.runs} - {NONE}):
+        more = f" and {len(commits) - 3} more" if len(commits) > 3 else ""
+        found.append(f"code {', '.join(commits[:3])}{more}")
+    found.append(datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"))
+    return found
