@@ -16,7 +16,7 @@ CONF = next(p for p in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if p.is_dir
 # Where data sets are unless told otherwise: in the checkout, or beside what is being done.
 DATA = CONF.parent / "data" if CONF.parent != _PACKAGE else Path("data")
 # These set keys of other groups, and have none of their own.
-_PRESETS = ("experiment", "budget", "rate", "size")
+_PRESETS = ("experiment", "budget", "rate", "size", "team")
 
 
 class Key(NamedTuple):

@@ -19,6 +19,7 @@ from ddpm import exported, stored
 from ddpm.crash import crashpoint
 from ddpm.durable import sync_folder
 from ddpm.errors import InputError, causes, shown
+from ddpm.sharding import share
 from ddpm.untrusted import Refused, check_archive, read_archive
 
 SCHEMA = 1  # raise it when the meaning of an entry changes
@@ -216,13 +217,14 @@ def find(path: str | Path) -> tuple[Path, dict[str, Any]]:
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put weights into a network.
+    """Put weights into a network, also where that is shared out over several devices.
 
     Raises:
         InputError: see `check_weights`.
     """
     check_weights(model, weights, path)
-    model.load_state_dict(weights)
+    own = model.state_dict()
+    model.load_state_dict({name: share(weight, own[name]) for name, weight in weights.items()})
 
 
 def check_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

@@ -16,9 +16,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import catalog, mistakes, private
+from ddpm import catalog, looking, mistakes, private, ranks
 from ddpm.config import plan
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError, ToldElsewhere, nearest
 from ddpm.inherit import inherited
 from ddpm.perform import perform
 from ddpm.sweeps import record, table
@@ -43,10 +43,15 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         if record.folder is not None:
             table.summary()
-        print("Stopped.", file=sys.stderr)
+        if ranks.leads():
+            print("Stopped.", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
+    except ToldElsewhere:
+        sys.exit(2)
     except Exception as error:
         message = mistakes.explain(error)
+        if message is not None and "planned" not in _single and not ranks.leads_machine():
+            sys.exit(2)  # all processes find the same mistake, and one of them tells
         if message is None or wants_traceback:
             traceback.print_exception(error)
         if message is None:
@@ -81,7 +86,13 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return attempt_composed(cfg)
     try:
-        perform(plan(cfg, _inherited))
+        if HydraConfig.get().runtime.choices.job in looking.JOBS:
+            looking.look(cfg)
+            return None
+        with ranks.one_tells():
+            planned = plan(cfg, _inherited)
+        _single["planned"] = True
+        perform(planned)
     except BaseException as error:
         _single["error"] = error
     return None

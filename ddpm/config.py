@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import catalog, composed, inherit, place, private, rules, stored
+from ddpm import catalog, code, composed, inherit, place, private, rules, stored, team
 from ddpm.build import check_targets
 from ddpm.errors import InputError
 from ddpm.mistakes import no_such_key, no_such_option
@@ -31,6 +31,7 @@ OmegaConf.register_new_resolver("sweep_dir", sweep_folder.of, replace=True)
 logger = logging.getLogger(__name__)
 
 _WIRE = re.compile(r"\$\{([\w.]+)\}")
+_DATA_DIR = "${oc.env:DDPM_DATA,data}"  # as config.yaml has it, where nobody says otherwise
 _NOT_KEPT = ("output_dir", "version", "resume_allow", "sweep")  # of this start alone
 
 
@@ -52,9 +53,15 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
     composed.drop_unchosen(cfg)
     composed.check(cfg, hydra_config.runtime.choices)
     composed.check_files(_folders(), hydra_config.runtime.choices)
+    if cfg.sweep is not None and hydra_config.mode != RunMode.MULTIRUN:
+        raise InputError(
+            f"sweep={cfg.sweep}: names a sweep, and those begin with -m: python run.py -m "
+            f"sweep={cfg.sweep} ..."
+        )
+    shared = team.keys(_folders(), hydra_config.runtime.choices.get("team"))
     hidden = private.hidden(cfg)
     try:
-        return _plan(cfg, hydra_config, overrides, texts, hidden)
+        return _plan(cfg, hydra_config, overrides, texts, hidden, shared)
     except InputError as error:
         raise InputError(private.without(str(error), hidden)) from None
 
@@ -65,16 +72,20 @@ def _plan(
     overrides: list[Override],
     texts: list[str],
     hidden: list[private.Hidden],
+    shared: list[str],
 ) -> Plan:
     """The plan of a configuration all of whose values can be read."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
     config["choices"] = {k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k}
     config["overrides"] = [text for text in texts if not text.startswith("sweep=")]
-    config["run_id"] = secrets.token_hex(4)
-    if "DDPM_DATA" not in os.environ and not any(o.key_or_group == "data_dir" for o in overrides):
+    config["run_id"] = _run_id(hydra_config)
+    unsaid = OmegaConf.to_container(cfg, resolve=False)["data_dir"] == _DATA_DIR
+    if unsaid and "DDPM_DATA" not in os.environ:
         config["data_dir"] = str(catalog.DATA)  # and not data/ wherever the command is typed
     wires = _wires(cfg.job)
     keys = [override.key_or_group for override in overrides]
+    if "team" in keys:  # the run goes on with what the file says, as if it had been typed
+        keys = list(dict.fromkeys([*shared, *keys]))
     resume, allowed = _resume(config, hydra_config), config.get("resume_allow", [])
     rules.check({"resume_allow": allowed}, {})  # before it is asked
     changes: list[str] = []
@@ -104,6 +115,7 @@ def _plan(
         )
         config["checkpoint"] = str(file.absolute())
         hidden += revealed
+    config["code"] = code.state()
     rules.follow(config)
     rules.check(config, catalog.defaults(config["choices"]))
     rules.fill_in(config)
@@ -121,6 +133,13 @@ def _plan(
     hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
     hparams = {"version": stored.VERSION, **private.hide(hparams, hidden)}
     return _placed(config | {"resume_allow": allowed}, hparams, hydra_config, resume, changes)
+
+
+def _run_id(hydra_config: DictConfig) -> str:
+    """A new one; or the one that W&B's sweep agent has given to the run it starts."""
+    given = os.environ.get("WANDB_RUN_ID")
+    alone = "WANDB_SWEEP_ID" in os.environ and hydra_config.mode != RunMode.MULTIRUN
+    return given if alone and stored.is_word(given) else secrets.token_hex(4)
 
 
 def _resume(config: dict[str, Any], hydra_config: DictConfig) -> str | None:
@@ -189,7 +208,7 @@ def _placed(
         trains=choices["job"] in inherit.TRAINING,
         changes=changes,
         checkpoint=None if source is None else Path(source),
-        name=" ".join(config["overrides"]) if sweep else name,
+        name=" ".join(config["overrides"]) if sweep or "WANDB_SWEEP_ID" in os.environ else name,
         group=Path(hydra_config.sweep.dir).name if sweep else None,
         tags=[str(choices[part]) for part in parts],
     )

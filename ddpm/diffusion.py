@@ -192,17 +192,23 @@ class GaussianDiffusion(nn.Module):
             t = torch.randint(self.T, (len(x_0),), device=x_0.device)
         if eps is None:
             eps = torch.randn_like(x_0)
+        return self.losses(model, x_0, t, eps, label).mean()
+
+    def losses(
+        self, model: Model, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None = None
+    ) -> Tensor:
+        """The loss of each image, of which `loss` is the mean: (B,)."""
         alpha, sigma = self.alpha_sigma(x_0, t)
         x_t = alpha * x_0 + sigma * eps
         output, fraction = self.split(ask(model, x_t, t, label))
         target = self.objective.target(x_0, eps, alpha, sigma)
-        loss = (self.loss_weights[t] * self.weighting.error(output, target)).mean()
+        losses = self.loss_weights[t] * self.weighting.error(output, target)
         if fraction is not None:
             # Clipped as in sampling: far from x_0, the error of eps would drown all other terms.
             x_0_hat = self.objective.predict_x_0(x_t, output.detach(), alpha, sigma).clamp(-1, 1)
-            vlb = self.T * self.vb_term(x_0, x_t, t, x_0_hat, fraction).mean()
-            loss = loss + self.objective.vlb_weight * vlb
-        return loss
+            vlb = self.T * self.vb_term(x_0, x_t, t, x_0_hat, fraction)
+            losses = losses + self.objective.vlb_weight * vlb
+        return losses
 
     def vb_term(
         self, x_0: Tensor, x_t: Tensor, t: Tensor, x_0_hat: Tensor, fraction: Tensor

@@ -23,15 +23,22 @@ class EMA:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
         self.ramp = ramp
+        self.follow(model)
+
+    def follow(self, model: nn.Module) -> None:
+        """Average the weights that this network now has: sharing one out makes others of them."""
         # By position, not by name: wrappers such as compile and DDP rename the parameters.
         self.weights = list(self.model.parameters())
         self.sources = list(model.parameters())
         self.buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
+    def decay_at(self, n: int) -> float:
+        """d at the n-th update, n = 0, 1, ..."""
+        return min(self.decay, (1 + n) / (self.ramp + n))
+
     @torch.no_grad()
     def update(self, n: int) -> None:
         """Average in the network's weights after its n-th step, n = 0, 1, ..."""
-        d = min(self.decay, (1 + n) / (self.ramp + n))
-        torch._foreach_lerp_(self.weights, self.sources, 1 - d)
+        torch._foreach_lerp_(self.weights, self.sources, 1 - self.decay_at(n))
         for shadow, buffer in self.buffers:
             shadow.copy_(buffer)

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used. Shown as its message alone, without a traceback."""
 
 
+class ToldElsewhere(InputError):
+    """What another process of the same run has told already."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the option most like `name`, or an empty string."""
     match = difflib.get_close_matches(name, [str(option) for option in options], n=1, cutoff=0.5)

@@ -1,17 +1,27 @@
 """Devices, precision and processes: the arguments of Lightning Fabric, and what it leaves open."""
 
+import hashlib
 import logging
 import os
+import resource
+import sys
 import warnings
+from datetime import timedelta
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+)
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from lightning_fabric.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from torch import nn
 
+from ddpm import ranks
 from ddpm.errors import InputError, nearest
-
-# Where somebody else has started the processes already: torchrun, Slurm.
-_EXTERNAL_LAUNCHERS = ("TORCHELASTIC_RUN_ID", "SLURM_NTASKS")
 
 PRECISIONS = (
     *("auto", "32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true", "64-true"),
@@ -23,8 +33,42 @@ warnings.filterwarnings("ignore", "The `srun` command is available")  # and need
 warnings.filterwarnings("ignore", "This DataLoader will create")  # rules.py has a shorter word
 
 
+class Sharded(ModelParallelStrategy):
+    """FSDP, by processes that each call a function, as for "ddp": Fabric's own way would start the
+    command line again. The networks are shared out by whoever makes them, see `mesh_of`."""
+
+    def __init__(self, timeout: timedelta) -> None:
+        super().__init__(parallelize_fn=_as_it_is, timeout=timeout)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        self._tensor_parallel_size = 1
+        super().setup_environment()
+
+    def _configure_launcher(self) -> None:
+        if not self.cluster_environment.creates_processes_externally:
+            self._launcher = _MultiProcessingLauncher(self, "spawn")
+
+
+def _as_it_is(model: nn.Module, mesh: Any) -> nn.Module:
+    return model
+
+
+def mesh_of(made: Fabric) -> Any:
+    """The devices that a network is to be shared out over; None: each holds a whole one."""
+    if isinstance(made.strategy, Sharded):
+        return made.strategy.device_mesh["data_parallel"]
+    return None
+
+
 def fabric(
-    *, accelerator: str, devices: int | str, num_nodes: int, strategy: str, precision: str
+    *,
+    accelerator: str,
+    devices: int | str,
+    num_nodes: int,
+    strategy: str,
+    precision: str,
+    timeout_minutes: float = 30,
 ) -> Fabric:
     """A Fabric for the machine at hand.
 
@@ -32,10 +76,12 @@ def fabric(
         accelerator: "auto", "cpu", "gpu", "cuda", "mps".
         devices: how many, or "auto" for all there are.
         num_nodes: machines; more than one needs torchrun or Slurm to start the processes.
-        strategy: "auto", "ddp", ...; "ddp" starts its own processes by calling a function in each.
-            Fabric's own way, starting the command line again, would repeat a whole sweep.
+        strategy: "auto", "ddp", "fsdp", ...; these two start their own processes by calling a
+            function in each. Fabric's own way, starting the command line again, would repeat a
+            whole sweep.
         precision: "auto" (bf16-mixed where the hardware is fast at it, else 32-true), or one of
             Fabric's.
+        timeout_minutes: that processes wait for each other, before one counts as hung.
 
     Raises:
         InputError: the machine has not what was asked for.
@@ -47,7 +93,7 @@ def fabric(
         )
     if not (devices == "auto" or (isinstance(devices, int) and devices >= 1)):
         raise InputError(f"hardware.devices={devices}: must be a number from 1, or 'auto'.")
-    external = any(name in os.environ for name in _EXTERNAL_LAUNCHERS)
+    external = ranks.external()
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has said already how many there are
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // devices
@@ -55,18 +101,21 @@ def fabric(
         raise InputError(
             f"hardware.num_nodes={num_nodes}: start the processes by torchrun or Slurm."
         )
-    if strategy == "ddp" and not external:
-        strategy = "auto" if devices == 1 and num_nodes == 1 else "ddp_spawn"
-    _check_precision(str(precision), accelerator)
+    if not timeout_minutes > 0:
+        raise InputError(f"hardware.timeout_minutes={timeout_minutes}: must be above 0.")
+    _check_precision(str(precision), accelerator, strategy)
     if precision == "auto":
         precision = "bf16-mixed" if fast_bf16(_device(accelerator)) else "32-true"
+    timeout = timedelta(minutes=timeout_minutes)
+    alone = not external and devices == 1 and num_nodes == 1
     try:
         return Fabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            strategy=strategy,
+            strategy=_strategy(strategy, alone, external, timeout),
             precision=precision,
+            plugins=_environment(),
         )
     except (ValueError, TypeError, RuntimeError) as error:
         given = {"strategy": strategy, "accelerator": accelerator}
@@ -74,7 +123,24 @@ def fabric(
         raise InputError(f"{(keys or ['hardware'])[0]}: {error}") from error
 
 
-def _check_precision(precision: str, accelerator: str) -> None:
+def _environment() -> ClusterEnvironment | None:
+    """Who has started the processes; of Slurm, Fabric would go by the name of the job."""
+    if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_JOB_ID" not in os.environ:
+        return None
+    return SLURMEnvironment() if ranks.by_srun() else LightningEnvironment()
+
+
+def _strategy(name: str, alone: bool, external: bool, timeout: timedelta) -> str | Strategy:
+    """What Fabric is to do with several processes; one process needs none of it."""
+    if name == "fsdp":
+        return Sharded(timeout)
+    if name == "ddp":
+        start = "popen" if external else "spawn"  # the former starts nothing that is there
+        return "auto" if alone else DDPStrategy(start_method=start, timeout=timeout)
+    return name
+
+
+def _check_precision(precision: str, accelerator: str, strategy: str) -> None:
     """Refuse what Fabric does not know, and float16 where it is emulated.
 
     Raises:
@@ -84,6 +150,10 @@ def _check_precision(precision: str, accelerator: str) -> None:
         hint = nearest(precision, PRECISIONS)
         raise InputError(
             f"hardware.precision={precision}: must be one of {', '.join(PRECISIONS)}.{hint}"
+        )
+    if strategy == "fsdp" and precision not in ("auto", "32-true", "32", "bf16-mixed", "bf16"):
+        raise InputError(
+            f"hardware.precision={precision}: hardware=fsdp has 32-true, bf16-mixed and auto."
         )
     if precision in ("16", "16-mixed", "16-true") and _device(accelerator).type == "cpu":
         raise InputError(
@@ -118,6 +188,31 @@ def describe(made: Fabric) -> str:
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     processes = f"{made.world_size} x " if made.world_size > 1 else ""
     return f"{processes}{name}{threads}, {made._precision.precision}"
+
+
+def memory(device: torch.device) -> float:
+    """Megabytes that this process has taken: at most so far on a GPU, now in the computer's own
+    memory. What of the images' file lies in the page cache does not count: it is nobody's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        with open("/proc/self/statm") as file:
+            _, resident, shared = (int(word) for word in file.read().split()[:3])
+        return (resident - shared) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:  # elsewhere than on Linux: the most so far
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
+
+
+def is_first_to_say(text: str) -> bool:
+    """Whether no other process of the run has said this before."""
+    if not torch.distributed.is_initialized():
+        return True
+    try:
+        store = torch.distributed.distributed_c10d._get_default_store()
+        return store.add(f"said/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
+    except RuntimeError:  # the first process, which keeps the list, has ended: it said why
+        return False
 
 
 def starts_processes(made: Fabric) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm import catalog, run_dir, stored
+from ddpm import artifacts, catalog, run_dir, stored
 from ddpm.errors import InputError, shown
 from ddpm.rules import look_up
 from ddpm.untrusted import Refused, read_yaml
@@ -48,6 +48,8 @@ INCIDENTAL = (
     "overrides",
     "tracker",
     "choices.tracker",
+    "choices.team",
+    "code",
     "version",
     "data_dir",
     "data.data_dir",
@@ -65,7 +67,11 @@ def inherited(words: list[str]) -> list[str]:
     source = named.get("resume") or named.get("checkpoint")
     if not source or source == "auto":
         return []
-    choices = _choices_of(Path(source))
+    try:
+        path = Path(source) if "resume" in named else artifacts.find(source).path
+    except InputError:  # which is told when the run is planned
+        return []
+    choices = _choices_of(path)
     groups = ["model", "schedule", "objective", "weighting", "data", "optimizer"]
     groups += ["hardware", "tracker", "job"] if "resume" in named else []
     options = {g: (BEFORE | choices).get(g) for g in [*groups, *SAMPLED_WITH]} if choices else {}
@@ -148,9 +154,10 @@ def _read(source: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """File, configuration, and run and step of a checkpoint."""
     from ddpm import checkpoint  # torch, only where a checkpoint is to be read
 
-    file, state = checkpoint.find(Path(source).expanduser())
+    path, about = artifacts.find(source)
+    file, state = checkpoint.find(path)
     stored.check_version(state["hparams"], f"checkpoint={source}")
-    who = {"run_id": state["run_id"], "step": state["step"]}
+    who = {"run_id": state["run_id"], "step": state["step"], **about}
     return file, state["hparams"], who
 
 
@@ -163,9 +170,9 @@ def check_classifier(config: dict[str, Any]) -> None:
     given = look_up(config, "guidance.classifier")
     if given is None or look_up(config, "choices.job") == "export":
         return
-    config["guidance"]["classifier"] = str(Path(given).expanduser().absolute())
     try:
         _, hparams, who = _read(given)
+        config["guidance"]["classifier"] = str(artifacts.find(given).path.absolute())
     except InputError as error:
         raise InputError(str(error).replace("checkpoint=", "guidance.classifier=", 1)) from None
     if (job := look_up(hparams, "choices.job")) != "train_classifier":

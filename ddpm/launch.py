@@ -10,10 +10,10 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessExitedException
 
-from ddpm import checkpoint, run_dir, signals
+from ddpm import checkpoint, ranks, run_dir, signals
 from ddpm.build import build
-from ddpm.errors import InputError, shown
-from ddpm.hardware import starts_processes
+from ddpm.errors import InputError, ToldElsewhere, shown
+from ddpm.hardware import is_first_to_say, starts_processes
 from ddpm.jobs.run import Run
 from ddpm.plan import Plan
 from ddpm.pretrained import check_fits
@@ -31,7 +31,8 @@ def launch(plan: Plan) -> dict[str, Any] | None:
         InputError: the user has to change something.
     """
     before = {name: os.environ.get(name) for name in _LEFT_BEHIND}
-    fabric: Fabric = build(plan.config["hardware"], "hardware")
+    with ranks.one_tells():
+        fabric: Fabric = build(plan.config["hardware"], "hardware")
     # as one callable: Fabric takes the arguments of a function apart
     rank = functools.partial(run_rank, plan=plan)
     try:
@@ -64,9 +65,24 @@ def _in_children(fabric: Fabric, rank: Callable[[Fabric], Any]) -> Any:
 
 
 def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
-    """What each process does."""
+    """What each process does.
+
+    Raises:
+        InputError: the user has to change something; ToldElsewhere where another process of the
+            same run has said so in the same words.
+    """
+    try:
+        return _run_rank(fabric, plan)
+    except InputError as error:
+        if ranks.external() and not is_first_to_say(str(error)):
+            raise ToldElsewhere(str(error)) from error
+        raise
+
+
+def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     fabric.seed_everything(plan.config["seed"], verbose=False)  # weights are drawn while building
     path, state = _checkpoint(plan)
+    _check_agreed(fabric, plan, path, state)
     if state is not None:
         check_fits(plan.config["model"], state, path)
     job = build(plan.config["job"], "job")
@@ -78,6 +94,28 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     if not run.leads:
         return None
     return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.figures
+
+
+def _check_agreed(
+    fabric: Fabric, plan: Plan, path: Path | None, state: dict[str, Any] | None
+) -> None:
+    """See that all processes go on from the same checkpoint, or all from none.
+
+    Raises:
+        InputError: they do not, for their machines have different folders.
+    """
+    if fabric.world_size == 1:
+        return
+    own = (plan.resume, path.name, state["run_id"], state["step"]) if state else plan.resume
+    first = fabric.broadcast(own)
+    differs = torch.tensor(float(own != first), device=fabric.device)
+    if fabric.all_reduce(differs, reduce_op="sum") > 0:
+        found = first[1] if isinstance(first, tuple) else "no checkpoint"
+        raise InputError(
+            f"{plan.checkpoint or plan.output_dir}: not all processes find what the first one "
+            f"finds there ({found}). To go on or to sample, all machines need the same folder: put "
+            "it on a file system that they share."
+        )
 
 
 def _out_of_memory(config: dict[str, Any], error: Exception) -> str:
@@ -113,7 +151,8 @@ def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:
                 and status.get("saved") is None
                 and (status or not begun)
             ):
-                print(f"resume   {path} has no checkpoint yet: from the start")
+                if status:  # else it was never begun: a job of a sweep
+                    print(f"resume   {path} has no checkpoint yet: from the start")
                 return None, None
         if path.is_file() and found and found[-1].name != path.name:
             raise InputError(

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ddpm import ranks
 from ddpm.inherit import TRAINING
 from ddpm.plan import Plan
 
@@ -25,7 +26,8 @@ def perform(plan: Plan) -> dict[str, Any] | None:
         Preempted: it was asked to stop.
         InputError: the user has to change something.
     """
-    print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
+    if ranks.leads():
+        print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
     from ddpm.launch import launch  # torch comes in here, seconds after a mistake would have shown
 
     result = launch(plan)

@@ -95,6 +95,7 @@ RULES = {
     "model.attention_resolutions": integers(),
     **{f"tracker.wandb.{k}": words() for k in ("entity", "project", "group", "name", "notes")},
     "tracker.wandb.mode": one_of("online", "offline", "disabled", null=True),
+    "tracker.wandb.artifacts": one_of("none", "last", "all"),
     "job.max_steps": integer(1, null=True),
     "job.max_epochs": positive(null=True),
     "job.batch_size": integer(1),

@@ -27,7 +27,8 @@ GROUPS = {
     if folder.is_dir()
 }
 FOLLOWING = ("budget", "rate", "size")  # chosen by the other choices
-PARTS = [group for group in GROUPS if group not in ("hydra", "job", "experiment", *FOLLOWING)]
+NO_PARTS = ("hydra", "job", "experiment", "team", *FOLLOWING)
+PARTS = [group for group in GROUPS if group not in NO_PARTS]
 OPTIONS = [(group, option) for group in PARTS for option in GROUPS[group]]
 # What a job or an option cannot do without.
 NEEDED = {
@@ -129,7 +130,7 @@ def test_the_groups_and_options_are_the_documented_ones():
             "data": ["celeba", "cifar10", "digits", "fashion_mnist", "folder", "mnist", "pets"],
             "optimizer": ["adam", "adamw"],
             "sampler": ["ddim", "ddpm", "dpm_solver", "heun", "respaced"],
-            "hardware": ["auto", "cpu", "ddp", "gpu"],
+            "hardware": ["auto", "cpu", "ddp", "fsdp", "gpu"],
             "tracker": ["local", "tensorboard", "wandb"],
         }
         == GROUPS

@@ -755,3 +755,47 @@ def test_conf_builds(tmp_path, path):
     assert (data.channels, data.image_size) == (config.channels, config.image_size)
     assert data.num_classes == config.num_classes
     assert type(data.flip) is bool
+
+
+def test_a_large_set_is_read_past_the_memory_map(tmp_path, monkeypatch):
+    """As by the map, image for image; and the file does not become memory of the process."""
+    data = Large(tmp_path, 8000)
+    index = [7999, 0, 5, 5, 4000]
+    with_map = data.__getitems__(index)[0]
+    monkeypatch.setattr(base, "LARGE", 1000)
+    data = pickle.loads(pickle.dumps(Large(tmp_path, 8000)))
+    assert torch.equal(data.__getitems__(index)[0], with_map)
+    assert with_map[:, 0, 0, 0].tolist() == [n % 251 for n in index]
+    data = pickle.loads(pickle.dumps(data))  # with the file open
+    before = resident()
+    for first in range(0, 8000, 100):
+        data.__getitems__(range(first, first + 100))
+    grown = {name: size - before[name] for name, size in resident().items()}
+    assert grown["RssFile"] < 10
+    assert grown["RssAnon"] < 10  # of 98 MB
+    os.truncate(data.cache_file, 90_000_000)
+    with pytest.raises(InputError, match="has lost its end"):
+        data.__getitems__([0, 7999])
+
+
+class Large(base.ImageData):
+    """Images of 64x64 RGB, each of one number."""
+
+    name = "large"
+
+    def __init__(self, folder, count):
+        self.count = count
+        size = {"channels": 3, "image_size": 64, "fit": "pad", "background": 0, "flip": False}
+        super().__init__(data_dir=folder, split="train", num_classes=None, **size)
+
+    def files(self, split):
+        return []
+
+    def images(self, split):
+        return ((Image.new("RGB", (64, 64), (n % 251,) * 3), 0) for n in range(self.count))
+
+
+def resident():
+    with open("/proc/self/status") as file:
+        rows = dict(line.split(":", 1) for line in file if line.startswith("Rss"))
+    return {name: int(rows[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile")}

@@ -29,7 +29,7 @@ from ddpm.errors import InputError
 from ddpm.images import normalize
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
-from ddpm.jobs.step import LearningRate, Step
+from ddpm.jobs.step import Figures, LearningRate, Step
 from ddpm.jobs.train import Train
 from ddpm.jobs.watch import Watch
 from ddpm.models.convnet import ConvNet
@@ -115,7 +115,7 @@ class Machine:
         return self.n in self.broken
 
     def loss(self, model, x_0, t, eps, label):
-        value = self.diffusion.loss(model, x_0, t, eps, label)
+        value = self.diffusion.losses(model, x_0, t, eps, label)
         self.part += 1
         if self.breaks and (self.what == "nan loss" or (self.what == "part" and self.part == 2)):
             return value * math.nan
@@ -312,25 +312,44 @@ def test_what_an_optimizer_remembers_is_the_runs_and_its_knobs_are_as_configured
 def meter_of(rows):
     meter = Meter(BATCH, 2.0)
     for row in rows:
-        meter.add(*(torch.tensor(float(x)) for x in row))
+        by_time = torch.tensor([[row[0], 0, 0, 8 * row[0]], [1, 0, 0, 2]])
+        meter.add(Figures(*(torch.tensor(float(x)) for x in row), by_time))
     return meter
 
 
 def test_broken_steps_are_counted_and_in_no_mean():
     fabric = Fabric(accelerator="cpu", devices=1)
     rows = [(1, 2, 0), (math.nan, math.inf, 1), (3, 4, 0), (5, math.nan, 1)]
-    figures = meter_of(rows).read(fabric, 4, 0.1)
+    figures = meter_of(rows).read(fabric, 4)
     assert (figures["train/loss"], figures["train/grad_norm"]) == (2.0, 3.0)
     assert figures["train/skipped"] == 2
+    by_time = {k: v for k, v in figures.items() if k.startswith("train/loss_q")}
+    assert by_time == {"train/loss_q1": 2.0, "train/loss_q4": 8.0}  # no other t was drawn
     assert "loss 2.0000, 2 steps not finite" in Meter.text(figures)
 
 
 def test_where_all_steps_were_broken_there_is_no_loss():
     fabric = Fabric(accelerator="cpu", devices=1)
-    figures = meter_of([(math.nan, 1, 1)]).read(fabric, 1, 0.1)
-    assert {"train/loss", "train/grad_norm"}.isdisjoint(figures)
+    figures = meter_of([(math.nan, 1, 1)]).read(fabric, 1)
+    assert not any(k.startswith(("train/loss", "train/grad")) for k in figures)
     assert all(math.isfinite(value) for value in figures.values())
     assert Meter.text(figures).startswith("1 steps not finite, ")
+
+
+def test_rows_of_a_program_without_losses_by_time_are_taken_up():
+    fabric = Fabric(accelerator="cpu", devices=1)
+    meter = meter_of([(3, 4, 0)])
+    meter.restore(torch.tensor([[1.0, 2.0, 0.0]]))
+    figures = meter.read(fabric, 2)
+    assert (figures["train/loss"], figures["train/loss_q4"]) == (2.0, 12.0)
+
+
+def test_memory_is_that_of_this_process():
+    figures = meter_of([(1, 2, 0)]).read(Fabric(accelerator="cpu", devices=1), 1)
+    before = figures["train/memory_mb"]
+    block = torch.ones(50_000_000)  # float32
+    grown = meter_of([(1, 2, 0)]).read(Fabric(accelerator="cpu", devices=1), 1)["train/memory_mb"]
+    assert 0.75 < (grown - before) / (block.nbytes / 1e6) < 1.25
 
 
 @pytest.mark.parametrize("every", [1, 4])
@@ -339,7 +358,7 @@ def test_where_all_steps_were_broken_there_is_no_loss():
     [("0111", 4), ("01101100110", 0), ("110110111", 9), ("0011100000", 5), ("0" * 9, 0)],
 )
 def test_only_steps_in_a_row_are_too_many(every, broken, gives_up):
-    watch = Watch(Fabric(accelerator="cpu", devices=1), 3, None)
+    watch = Watch(Fabric(accelerator="cpu", devices=1), 3, None, None)
     watch.every = every
     told = [
         watch.gave_up(torch.tensor(one == "1"), done, look=done == len(broken))

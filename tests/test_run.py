@@ -128,6 +128,9 @@ def test_a_run_folder_holds_what_is_documented(tiny):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for row in rows:
         assert {"train/loss", "train/lr", "train/images_per_sec", "train/epoch"} <= row.keys()
+        assert {"train/grad_norm", "train/ema_decay", "train/memory_mb"} <= row.keys()
+        assert row["train/memory_mb"] > 1
+        assert row["train/ema_decay"] == min(0.9999, row["step"] / (row["step"] + 9))
         assert 0 < row["train/loss"] < 10
         assert row["train/images_per_sec"] > 0
     config = yaml.safe_load((tiny / "config.yaml").read_text())

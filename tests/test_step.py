@@ -1,7 +1,8 @@
 import pytest
+import torch
 
 from ddpm.jobs.pace import due, rank_rows, total_steps
-from ddpm.jobs.step import LearningRate
+from ddpm.jobs.step import LearningRate, by_time
 
 
 def test_the_rate_rises_stays_and_falls():
@@ -29,3 +30,10 @@ def test_ranks_take_neighbouring_rows():
     assert [rank_rows(8, 2, rank, 2) for rank in range(2)] == [slice(0, 4), slice(4, 8)]
     with pytest.raises(ValueError, match="8, 12"):
         rank_rows(10, 2, 0, 2)
+
+
+def test_losses_are_told_apart_by_quarters_of_the_steps():
+    t = torch.tensor([0, 249, 250, 999, 999])
+    sums, counts = by_time(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]), t, 1000)
+    assert (sums.tolist(), counts.tolist()) == ([3, 4, 0, 24], [2, 1, 0, 2])
+    assert by_time(torch.ones(3), torch.arange(3), 3)[1].tolist() == [1, 1, 1, 0]  # T below 4

@@ -12,49 +12,14 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from tracker_parts import GRID, HPARAMS, info, knobs, said
+from tracker_parts import GRID, HPARAMS, info, said
+from wandb_parts import finished, nobody_is_logged_in, run_dir, wandb_run
 from wandb_reader import read_run, run_files
 
 from ddpm.errors import InputError
 from ddpm.trackers.base import Trackers
-from ddpm.trackers.wandb import Wandb
 
-
-@pytest.fixture(autouse=True)
-def _nobody_is_logged_in(monkeypatch, tmp_path):
-    for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
-        monkeypatch.delenv(name)
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()  # it reads the environment once
-    yield
-    if "wandb" in sys.modules:
-        sys.modules["wandb"].teardown()
-
-
-@pytest.fixture
-def run_dir(tmp_path):
-    path = tmp_path / "run"
-    path.mkdir()
-    return path
-
-
-def wandb_run(run_dir, *, run=None, start_step=0, **changes):
-    return Wandb(
-        **knobs("wandb", **changes),
-        run_dir=run_dir,
-        run=run or info(),
-        hparams=HPARAMS,
-        start_step=start_step,
-    )
-
-
-def finished(run_dir):
-    """The W&B runs of a folder, read when W&B's process has ended and written all it had."""
-    sys.modules["wandb"].teardown()
-    return [read_run(path) for path in run_files(run_dir)]
+__all__ = ["nobody_is_logged_in", "run_dir"]
 
 
 def test_an_offline_run_reads_back(run_dir):
@@ -99,17 +64,6 @@ def test_runs_of_one_process_stay_apart_and_tell_how_they_ended(run_dir, tmp_pat
         assert (run.run.run_id, run.run.display_name) == (f"id{number}", f"job {number}")
         assert [row["step"] for row in run.rows] == [number]
         assert (run.exit_code, run.preempting) == (1, number == 1)
-
-
-def test_a_resumed_run_is_a_second_part_of_the_same_run(run_dir):
-    for start_step in (0, 40):
-        tracker = wandb_run(run_dir, mode="offline", start_step=start_step)
-        for step in (10, 20, 50):
-            tracker.log(start_step + step, {"train/loss": 0.1})
-        tracker.close("done")
-    first, second = finished(run_dir)
-    assert first.run.run_id == second.run.run_id == "a1b2c3"
-    assert [row["step"] for row in first.rows + second.rows] == [10, 20, 50, 50, 60, 90]
 
 
 def test_a_run_that_is_not_closed_keeps_what_was_logged(run_dir):

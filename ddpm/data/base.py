@@ -27,6 +27,7 @@ from ddpm.errors import InputError
 
 __all__ = ["ImageData", "ImageFiles", "check", "fetch", "is_int"]
 
+LARGE = 1 << 30  # bytes, from which on images are not read by the memory map
 CACHE_VERSION = 1  # to be raised when the same settings give other pixels
 
 logger = logging.getLogger(__name__)
@@ -215,14 +216,34 @@ class ImageData(Dataset):
         return torch.from_numpy(images[index].copy()), int(labels[index])
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """uint8 (B, C, H, W) and int64 (B,), by one fancy index for the whole batch."""
+        """uint8 (B, C, H, W) and int64 (B,): a whole batch at once.
+
+        Raises:
+            InputError: the file was cut off while it was read.
+        """
         images, labels = self.arrays
         index = np.asarray(indices, dtype=np.int64)
-        return torch.from_numpy(images[index]), torch.from_numpy(labels[index])
+        chosen = images[index] if images.nbytes <= LARGE else self._read_rows(images, index)
+        return torch.from_numpy(chosen), torch.from_numpy(labels[index])
+
+    @cached_property
+    def _file(self) -> BinaryIO:
+        return open(self.cache_file, "rb", buffering=0)
+
+    def _read_rows(self, images: np.ndarray, index: np.ndarray) -> np.ndarray:
+        """`images[index]` without the map. Read by it, the file would count as this process's
+        memory, page by page, where a cluster limits that; and from a disk it would be slower."""
+        chosen = np.empty((len(index), *images.shape[1:]), images.dtype)
+        for row, number in zip(chosen, index.tolist(), strict=True):
+            place = images.base.offset + number * row.nbytes  # of the memory map it is a view of
+            if os.preadv(self._file.fileno(), [row], place) != row.nbytes:
+                raise InputError(f"data: {str(self.cache_file)!r} has lost its end. Try again.")
+        return chosen
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what is on disk: a worker process opens the map for itself."""
-        return {key: v for key, v in self.__dict__.items() if key not in ("arrays", "sources")}
+        """All but what is on disk: a worker process opens the files for itself."""
+        left = ("arrays", "sources", "_file")
+        return {key: v for key, v in self.__dict__.items() if key not in left}
 
 
 def fetch(dataset: str, data_dir: Path, by_hand: str, **arguments: Any) -> Any:

@@ -16,7 +16,7 @@ from ddpm.errors import InputError, nearest
 from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, make_grid, normalize
 from ddpm.jobs.given import read_picture
-from ddpm.jobs.rest import save_all, stopped, undrawn
+from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
 from ddpm.jobs.run import Run
 from ddpm.jobs.sample import GRID, file_name, load, make_pipeline, write_labels
 from ddpm.pipeline import Pipeline, in_turn, without_gradients
@@ -62,8 +62,8 @@ def inpaint(
     )
     moves = inpainting.path(len(sampler.timesteps(diffusion)), resamples, jump_length)
     seeds = range(first_seed, first_seed + num_samples)
-    mine = seeds[fabric.global_rank :: fabric.world_size]
-    batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    every = [seeds[i : i + batch_size] for i in range(0, num_samples, batch_size)]
+    batches = mine(every, fabric)
 
     def files(batch: Sequence[int]) -> list[Path]:
         return [folder / file_name(seed) for seed in batch]
@@ -73,6 +73,7 @@ def inpaint(
         run.begin(),
         Progress(len(batches) * len(moves), enabled=run.leads) as progress,
     ):
+        check_shares(run, fabric, len(every))
         run.say(f"weights  {weights} of {run.path}, step {run.step}")
         run.say(f"steps    {describe(moves, jump_length)}")
         folder = run.dir / "samples"

@@ -16,7 +16,7 @@ from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, load_png, make_grid, normalize
 from ddpm.jobs.given import read_picture
-from ddpm.jobs.rest import save_all, stopped, undrawn
+from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
 from ddpm.jobs.run import Run
 from ddpm.jobs.sample import make_pipeline
 from ddpm.pipeline import Pipeline, without_gradients
@@ -60,7 +60,7 @@ def interpolate(
         run, fabric, model, diffusion, sampler, guidance, pair.shape[1:], weights
     )
     seeds = range(first_seed, first_seed + num_samples)
-    mine = seeds[fabric.global_rank :: fabric.world_size]
+    rows = mine(seeds, fabric)
 
     def files(seed: int) -> list[Path]:
         return [folder / name for name in names(seed, mixes)]
@@ -68,13 +68,14 @@ def interpolate(
     with (
         GracefulStop() as signals,
         run.begin(),
-        Progress(len(mine), unit="row", enabled=run.leads) as progress,
+        Progress(len(rows), unit="row", enabled=run.leads) as progress,
     ):
+        check_shares(run, fabric, len(seeds))
         run.say(f"weights  {weights} of {run.path}, step {run.step}")
         run.say(f"noise    up to step t={t} of T={diffusion.T}")
         folder = run.dir / "samples"
         folder.mkdir(exist_ok=True)
-        for number, seed in undrawn(mine, files, signals):
+        for number, seed in undrawn(rows, files, signals):
             save_all(mixtures(pipeline, pair, t, mixes, seed, label), files(seed))
             progress.reach(number + 1)
             progress.show(number + 1, f"seed {seed}")

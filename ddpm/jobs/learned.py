@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins import Precision
-from torch import nn
+from torch import Tensor, nn
 
-from ddpm import checkpoint, pretrained
+from ddpm import checkpoint, pretrained, sharding
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.errors import InputError
@@ -29,8 +29,9 @@ class Learned:
     optimizer: torch.optim.Optimizer
     precision: Precision
 
-    def state(self) -> dict[str, Any]:
-        """The entries of a checkpoint.
+    def state(self, keep: bool = True) -> dict[str, Any]:
+        """The entries of a checkpoint, whole also where the weights are shared out: all ranks call
+        it, and those that do not `keep` it get no shared weights.
 
         Raises:
             InputError: a weight is not finite: such a checkpoint would be of no use to anybody.
@@ -44,12 +45,12 @@ class Learned:
         }
         for part in ("model", "ema", "diffusion"):
             for name, weight in state[part].items():
-                if not torch.isfinite(weight).all():
+                if not sharding.shared_finite(weight):
                     raise InputError(
                         f"the weights are not finite any more ({part}: {name}): no checkpoint of "
                         "them is written. A lower optimizer.lr helps; earlier checkpoints are good."
                     )
-        return state
+        return sharding.whole(state, keep)
 
     def load(self, state: dict[str, Any], path: Path) -> None:
         """Take up what a checkpoint holds; the knobs of the optimizer stay as configured."""
@@ -60,8 +61,8 @@ class Learned:
             for group in self.optimizer.param_groups
         ]
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self.optimizer.load_state_dict(self.laid_out(state["optimizer"]))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(
                 f"checkpoint={path}: its optimizer is not this one ({error})."
             ) from error
@@ -69,3 +70,25 @@ class Learned:
             group |= own
         if state.get("scaler"):
             self.precision.load_state_dict(state["scaler"])
+
+    def laid_out(self, memory: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer's state, each tensor laid out in memory, and shared out, as its weight is:
+        fused kernels go through both side by side and ask for no strides."""
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        laid = {
+            number: {
+                name: like(value, weights[number])
+                if isinstance(value, Tensor) and value.shape == weights[number].shape != ()
+                else value
+                for name, value in entries.items()
+            }
+            for number, entries in memory["state"].items()
+        }
+        return memory | {"state": laid}
+
+
+def like(value: Tensor, weight: Tensor) -> Tensor:
+    """A tensor with the layout and on the device, or the devices, of a weight of its shape."""
+    if sharding.is_shared(weight):
+        return sharding.share(value, weight)
+    return torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -17,6 +17,7 @@ from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.errors import InputError, shown
+from ddpm.hardware import mesh_of
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
 from ddpm.jobs.pace import due, rank_rows, total_steps
@@ -24,6 +25,7 @@ from ddpm.jobs.run import Run
 from ddpm.jobs.step import LearningRate, Step
 from ddpm.jobs.watch import Watch
 from ddpm.randomness import Order, StepNoise
+from ddpm.sharding import shard
 from ddpm.signals import GracefulStop
 
 READER_SECONDS = 600  # that a batch may take to be read, before its reader counts as hung
@@ -78,7 +80,8 @@ class Loop(ABC):
     def loss(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
     ) -> Tensor:
-        """What a step lowers: of images (B, C, H, W) in [-1, 1], steps, noise and labels (B,)."""
+        """What a step lowers the mean of, for each image: (B,). Of images (B, C, H, W) in [-1, 1],
+        steps (B,), noise and labels (B,)."""
 
     @abstractmethod
     def due_to_inspect(self, step: int) -> bool:
@@ -123,7 +126,7 @@ class Loop(ABC):
             self.describe(run, start, total)
             if self.is_seen_at(start, total) and not run.has_grid(start):
                 self.inspect(run, fabric, learned.ema.model, start)  # it was killed while doing so
-            watch = Watch(fabric, self.max_skips, signals)
+            watch = Watch(fabric, self.max_skips, signals, run.dir)
             self.train(run, step, order, learned, meter, watch, progress)
 
     def train(
@@ -141,14 +144,14 @@ class Loop(ABC):
         fabric, total = step.fabric, order.stop
         batches = load(self.data, order, fabric.device, self.num_workers)
         for n, (images, labels) in enumerate(batches, start=order.start):
-            loss, grad_norm, broken = step(n, images, labels)
+            told = step(n, images, labels)
             crashpoint("train.step")
-            meter.add(loss, grad_norm, broken)
+            meter.add(told)
             progress.advance()
             done, last = n + 1, n + 1 == total
             stopping = not last and watch.stopping(done)
             saving = last or stopping or due(done, self.save_every)
-            if watch.gave_up(broken, done, look=saving):
+            if watch.gave_up(told.broken, done, look=saving):
                 raise InputError(self.why_broken(step, order, watch))
             looking = not stopping and self.is_seen_at(done, total)
             measured: dict[str, float] = {}
@@ -157,7 +160,7 @@ class Loop(ABC):
                     self.diffusion.refresh()
                     measured = self.measure(fabric, learned.ema.model)
             if done % self.log_every == 0 or last or measured:
-                figures = meter.read(fabric, done, step.learning_rate(n)) | measured
+                figures = meter.read(fabric, done) | step.knobs(n) | measured
                 run.log(done, figures)
                 progress.show(done, meter.text(figures))
             with meter.paused():
@@ -174,9 +177,24 @@ class Loop(ABC):
         return step > 0 and (step == total or self.due_to_inspect(step))
 
     def make_learned(self, fabric: Fabric) -> Learned:
-        """Network and process on the device, with the optimizer of both."""
-        net = self.net.to(fabric.device, memory_format=torch.channels_last)
+        """Network and process on the device, or shared out over all, with the optimizer of both.
+
+        Raises:
+            InputError: hardware=fsdp, and the schedule learns.
+        """
+        mesh = mesh_of(fabric)
+        net = self.net.to(memory_format=torch.channels_last)
+        if mesh is None:
+            net.to(fabric.device)
         ema = EMA(net, self.ema_decay, self.ema_ramp)
+        if mesh is not None:
+            if self.diffusion.schedule is not None:
+                raise InputError(
+                    "hardware=fsdp: trains no schedule; choose a fixed one, or hardware=ddp."
+                )
+            for network in (net, ema.model):
+                shard(network, mesh)
+            ema.follow(net)
         self.diffusion.to(fabric.device)
         groups: list[dict[str, Any]] = [{"params": list(net.parameters())}]
         if schedule := list(self.diffusion.parameters()):  # not to be pulled towards 0

@@ -1,16 +1,24 @@
 """The figures of training between two log lines, gathered without making the device wait."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ddpm.hardware import memory
+from ddpm.jobs.step import QUARTERS, Figures
+
+COLUMNS = 3 + 2 * QUARTERS  # of a step's row: loss, gradient norm, broken; sums and numbers by time
+
 
 class Meter:
-    """Mean loss and gradient norm, and images per second without the time for pictures and files.
+    """Mean loss (of all steps t, and of each quarter of them) and gradient norm, memory, and images
+    per second without the time for pictures and files.
 
     Steps that were left out as not finite are counted, and are in no mean.
 
@@ -29,9 +37,10 @@ class Meter:
         self.rows: list[Tensor] = []
         self.began = time.perf_counter()
 
-    def add(self, loss: Tensor, grad_norm: Tensor, broken: Tensor) -> None:
-        """Note the numbers of one step, scalars, on this rank."""
-        self.rows.append(torch.stack([loss.float(), grad_norm.float(), broken.float()]))
+    def add(self, figures: Figures) -> None:
+        """Note the numbers of one step on this rank."""
+        scalars = torch.stack([number.float() for number in figures[:3]])
+        self.rows.append(torch.cat([scalars, figures.by_time.flatten()]))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -41,31 +50,42 @@ class Meter:
         self.began += time.perf_counter() - began
 
     def state(self, fabric: Fabric) -> Tensor:
-        """Loss, gradient norm and brokenness of each step since the last reading, over all ranks:
-        (n, 3). A run that goes on from here logs the mean of an uninterrupted one, to the bit."""
-        rows = torch.stack(self.rows) if self.rows else torch.zeros(0, 3, device=fabric.device)
+        """A row for each step since the last reading, over all ranks: (n, COLUMNS). A run that goes
+        on from here logs the mean of an uninterrupted one, to the bit."""
+        rows = torch.stack(self.rows) if self.rows else torch.zeros(0, COLUMNS)
         if fabric.world_size > 1:
-            rows = fabric.all_reduce(rows, reduce_op="mean")
+            rows = fabric.all_reduce(rows.to(fabric.device), reduce_op="mean")
         rows = rows.cpu()
         return rows if self.before is None else torch.cat([self.before, rows])
 
     def restore(self, state: Tensor | None) -> None:
-        """Take up what `state` gave."""
+        """Take up what `state` gave; an older program gave rows without the columns by time."""
+        if state is not None:
+            state = F.pad(state, (0, COLUMNS - state.shape[1]))
         self.before = state
 
-    def read(self, fabric: Fabric, step: int, lr: float) -> dict[str, float]:
+    def read(self, fabric: Fabric, step: int) -> dict[str, float]:
         """The figures since the last reading, over all ranks; waits for the device.
 
-        Where every step was left out, there is no loss and no gradient norm among them.
+        What no step was there for, because it was left out or drew no such t, is not among them.
         """
-        losses, norms, broken = self.state(fabric).unbind(1)
-        whole = broken == 0
+        rows = self.state(fabric)
         seconds = time.perf_counter() - self.began
-        means = {"train/loss": losses[whole].mean(), "train/grad_norm": norms[whole].mean()}
-        figures = {name: float(mean) for name, mean in means.items() if whole.any()} | {
-            "train/lr": lr,
-            "train/skipped": float((~whole).sum()),
+        whole = rows[rows[:, 2] == 0]
+        figures: dict[str, float] = {}
+        if len(whole):
+            losses, norms = whole[:, :2].unbind(1)
+            figures = {"train/loss": float(losses.mean()), "train/grad_norm": float(norms.mean())}
+            sums, counts = whole[:, 3:].sum(0).view(2, QUARTERS)
+            means = enumerate((sums / counts).tolist(), start=1)
+            figures |= {f"train/loss_q{i}": mean for i, mean in means if math.isfinite(mean)}
+        used = torch.tensor(memory(fabric.device), device=fabric.device)
+        if fabric.world_size > 1:
+            used = fabric.all_reduce(used, reduce_op="max")
+        figures |= {
+            "train/skipped": float(len(rows) - len(whole)),
             "train/images_per_sec": len(self.rows) * self.batch_size / seconds,
+            "train/memory_mb": float(used),
             "train/epoch": step / self.steps_per_epoch,
         }
         self._restart()

@@ -23,5 +23,7 @@ def preview(
     batches = [mine[i : i + BATCH] for i in range(0, share, BATCH)]
     images = torch.cat([pipeline.sample_seeds(b, in_turn(labels, b, 0)) for b in batches])
     if ranks > 1:
-        images = fabric.all_gather(images.to(fabric.device)).flatten(0, 1).cpu()
+        shares = [torch.empty_like(images, device=fabric.device) for _ in range(ranks)]
+        torch.distributed.all_gather(shares, images.to(fabric.device))
+        images = torch.cat(shares).cpu()
     return enlarge(make_grid(images[:num_samples]))

@@ -4,6 +4,8 @@ An image depends on its seed and on the images of its batch, by the last digits.
 a file is missing is drawn again as a whole, and its files are those of an undisturbed run.
 """
 
+import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,12 +14,56 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ddpm import run_dir
 from ddpm.crash import crashpoint
+from ddpm.errors import InputError
 from ddpm.images import is_whole, save_png
 from ddpm.jobs.run import Run
 from ddpm.signals import GracefulStop
 
+SEEN_AFTER = 30  # seconds that a file server may keep an old answer
+
 Batch = TypeVar("Batch")
+
+
+def mine(batches: Sequence[Batch], fabric: Fabric) -> Sequence[Batch]:
+    """The batches that this rank draws: whole ones of those that one process would draw, so that
+    its images are the same to the byte."""
+    return batches[fabric.global_rank :: fabric.world_size]
+
+
+def check_shares(run: Run, fabric: Fabric, batches: int) -> None:
+    """See that all processes write into the folder of the first; call it when the run has begun.
+
+    Raises:
+        InputError: on another machine the folder is another, or not there.
+    """
+    if fabric.world_size == 1:
+        return
+    run_id = fabric.broadcast(run.plan.hparams["run_id"])
+    blind = torch.tensor(float(not _shows(run.dir, run_id)), device=fabric.device)
+    if fabric.all_reduce(blind, reduce_op="sum") > 0:
+        raise InputError(
+            f"output_dir={run.dir}: not all processes see the folder that the first one made. "
+            "Each writes images of its own there, so all machines must share it (NFS, Lustre, ...)."
+        )
+    if batches < fabric.world_size:
+        run.say(
+            f"note     {batches} batches for {fabric.world_size} processes: the others have "
+            "nothing to draw; a smaller job.batch_size shares the work out"
+        )
+
+
+def _shows(folder: Path, run_id: str) -> bool:
+    """Whether the folder is that of this run; on a network it may take a while to be seen."""
+    deadline = time.monotonic() + SEEN_AFTER
+    while True:
+        with contextlib.suppress(InputError):
+            if run_dir.read_config(folder)["run_id"] == run_id:
+                return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.5)
 
 
 def undrawn(

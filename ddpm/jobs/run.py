@@ -12,12 +12,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import checkpoint, images, run_dir
+from ddpm import asked, checkpoint, images, run_dir
 from ddpm.crash import crashpoint
 from ddpm.errors import InputError, shown
 from ddpm.hardware import describe
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
+from ddpm.jobs.products import offer
 from ddpm.plan import Plan
 from ddpm.trackers.base import RunInfo, Tracker, Trackers, grid_file, open_trackers
 
@@ -75,6 +76,7 @@ class Run:
             return
         with run_dir.lock(self.dir):
             run_dir.clean(self.dir)
+            asked.forget(self.dir)
             run_dir.write_config(self.dir, hparams, self.step if self.plan.resume else None)
             self._write_status("running")
             here = {"device": describe(self.fabric), "host": socket.gethostname()}
@@ -82,6 +84,8 @@ class Run:
             try:
                 with self._open_trackers() as self.tracker:
                     yield
+                    if self.end == "done":
+                        offer(self.tracker, self.dir, self.step, trains=self.plan.trains)
                     self.tracker.close(self.end)
             except BaseException as error:
                 end = "preempted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -192,25 +196,28 @@ class Run:
         """
         self.step = step
         measured = meter.state(self.fabric)
+        all_learned = learned.state(keep=self.leads)
         if self.leads:
             state = {
                 "step": step,
                 "run_id": self.plan.hparams["run_id"],
                 "hparams": self.plan.hparams,
-                **learned.state(),
+                **all_learned,
                 "meter": measured,
                 "data": self.fingerprint,
                 "made_with": made_with(self.fabric),
             }
             run_dir.sync(self.dir / "metrics.jsonl")  # a resume writes no line of before again
-            checkpoint.save(self.dir / "checkpoints", state, keep)
+            file = checkpoint.save(self.dir / "checkpoints", state, keep)
             self.saved = step
             self._write_status("running")
+            self.tracker.log_files("model", step, [file], final=False)
 
     def preempted(self, signal: int | None, how: str) -> None:
-        """The run ends early, because it was asked to."""
-        self.end, self.signal = "preempted", signal
-        self.say(f"stopped  asked to by a signal, {how}")
+        """The run ends early, because it was asked to: by a signal or by a file in its folder."""
+        self.end, self.signal = asked.end_of(self.dir) or "preempted", signal
+        by = "a signal" if signal is not None else f"the file {self.dir / asked.FILE}"
+        self.say(f"stopped  asked to by {by}, {how}")
 
 
 def number(value: Any) -> float:

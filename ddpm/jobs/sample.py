@@ -13,7 +13,7 @@ from ddpm.console import Progress
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif
-from ddpm.jobs.rest import save_all, stopped, undrawn
+from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
 from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler, in_turn
 from ddpm.signals import GracefulStop
@@ -48,8 +48,8 @@ def sample(
     shape = (channels, image_size, image_size)
     pipeline = make_pipeline(run, fabric, model, diffusion, sampler, guidance, shape, weights)
     seeds = range(first_seed, first_seed + num_samples)
-    mine = seeds[fabric.global_rank :: fabric.world_size]
-    batches = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+    every = [seeds[i : i + batch_size] for i in range(0, num_samples, batch_size)]
+    batches = mine(every, fabric)
 
     def files(batch: Sequence[int]) -> list[Path]:
         films = [run.dir / "denoising.gif"] if run.leads and batch == batches[0] else []
@@ -58,8 +58,9 @@ def sample(
     with (
         GracefulStop() as signals,
         run.begin(),
-        Progress(len(mine), unit="image", enabled=run.leads) as progress,
+        Progress(sum(map(len, batches)), unit="image", enabled=run.leads) as progress,
     ):
+        check_shares(run, fabric, len(every))
         run.say(f"weights  {weights} of {run.path}, step {run.step}")
         folder = run.dir / "samples"
         folder.mkdir(exist_ok=True)

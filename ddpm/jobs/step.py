@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -12,8 +13,27 @@ from ddpm.diffusion import NO_LABEL, GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.images import normalize
 from ddpm.randomness import StepNoise, mix
+from ddpm.sharding import norm_of
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+QUARTERS = 4  # of 0..T-1, whose losses are told apart
+
+
+class Figures(NamedTuple):
+    """What a step says of itself, still on the device.
+
+    Args:
+        loss: of this rank's share, a scalar.
+        grad_norm: of the gradient over all ranks, before it was clipped, a scalar.
+        broken: whether the step was left out as not finite, a scalar, the same on all ranks.
+        by_time: (2, QUARTERS): the sum of the images' losses for each quarter of 0..T-1, and how
+            many images that were.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
+    broken: Tensor
+    by_time: Tensor
 
 
 @dataclass
@@ -25,7 +45,7 @@ class Step:
 
     Args:
         model, optimizer: as `fabric.setup` returned them.
-        loss: (model, x_0, t, eps, label) -> a scalar.
+        loss: (model, x_0, t, eps, label) -> the loss of each image, (B,).
         noise: draws what the n-th step needs of chance, for the global batch.
         rows: which rows of it are this rank's.
         flip: whether images may be mirrored.
@@ -49,15 +69,14 @@ class Step:
     clip_grad_norm: float | None
     learning_rate: Callable[[int], float]
 
-    def __call__(self, n: int, images: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W), labels (B,): loss, norm of
-        the gradient, and whether it was left out as not finite, three scalars."""
+    def __call__(self, n: int, images: Tensor, label: Tensor) -> Figures:
+        """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W), labels (B,)."""
         # What the network itself draws (dropout) is a function of step and rank as well.
         torch.manual_seed(mix(self.noise.seed, f"dropout/{self.fabric.global_rank}", n))
         x_0, t, eps, label = self.draw(n, images, label)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(n)
-        loss = self.backward(x_0, t, eps, label)
+        loss, losses = self.backward(x_0, t, eps, label)
         grad_norm = self.clip()
         if self.diffusion.schedule is not None:
             self.schedule_backward(x_0, t, eps, label)
@@ -66,7 +85,11 @@ class Step:
         self.optimizer.zero_grad()
         self.diffusion.refresh(host=False)
         self.ema.update(n)
-        return loss, grad_norm, broken
+        return Figures(loss, grad_norm, broken, by_time(losses, t, self.diffusion.T))
+
+    def knobs(self, n: int) -> dict[str, float]:
+        """What the n-th step took that changes on the way, for the log."""
+        return {"train/lr": self.learning_rate(n), "train/ema_decay": self.ema.decay_at(n)}
 
     def draw(
         self, n: int, images: Tensor, label: Tensor
@@ -94,7 +117,7 @@ class Step:
                     eps[one],
                     None if label is None else label[one],
                 )
-            broken[self.rows.start + i] = ~torch.isfinite(loss)
+            broken[self.rows.start + i] = ~torch.isfinite(loss).all()
         return (self.fabric.all_reduce(broken, reduce_op="sum") > 0).cpu()
 
     @property
@@ -106,9 +129,10 @@ class Step:
         """Clip the network's gradient; its global norm before that, a scalar."""
         max_norm = self.clip_grad_norm or math.inf
         if self.scaler is None:
-            return self.fabric.clip_gradients(
+            norm = self.fabric.clip_gradients(
                 self.model, self.optimizer, max_norm=max_norm, error_if_nonfinite=False
             )
+            return norm_of(norm)
         # What Fabric does, too, but not for fused optimizers.
         self.scaler.unscale_(self.optimizer.optimizer)
         return nn.utils.clip_grad_norm_(self.model.parameters(), max_norm, error_if_nonfinite=False)
@@ -150,17 +174,22 @@ class Step:
             return None
         return torch.where(u < self.label_dropout, NO_LABEL, label)
 
-    def backward(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None) -> Tensor:
-        """Leave the gradients of the mean loss, part by part where memory is short; the loss."""
-        losses = []
+    def backward(
+        self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Leave the gradients of the mean loss, part by part where memory is short: that loss, and
+        the loss of each image (B,)."""
+        means, losses = [], []
         labels = [None] * self.accumulate if label is None else label.chunk(self.accumulate)
         parts = [*(part.chunk(self.accumulate) for part in (x_0, t, eps)), labels]
         for i, part in enumerate(zip(*parts, strict=True), start=1):
             with self.fabric.no_backward_sync(self.model, enabled=i < self.accumulate):
-                loss = self.loss(self.model, *part) / self.accumulate
-                self.fabric.backward(loss)
-            losses.append(loss.detach())
-        return torch.stack(losses).sum()
+                each = self.loss(self.model, *part)
+                mean = each.mean() / self.accumulate
+                self.fabric.backward(mean)
+            means.append(mean.detach())
+            losses.append(each.detach())
+        return torch.stack(means).sum(), torch.cat(losses)
 
     def schedule_backward(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None) -> None:
         """Leave the gradients of the variational bound in the schedule, and in nothing else.
@@ -190,6 +219,14 @@ class Step:
                 total += gradient
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = self.fabric.all_reduce(gradient, reduce_op="mean")
+
+
+def by_time(losses: Tensor, t: Tensor, T: int) -> Tensor:
+    """For each quarter of 0..T-1, the sum of the losses (B,) of the steps t (B,) in it, and their
+    number: (2, QUARTERS). No atomic additions: the same bits each time."""
+    mine = (t * QUARTERS // T)[:, None] == torch.arange(QUARTERS, device=t.device)
+    sums = torch.where(mine, losses.float()[:, None], 0).sum(0)
+    return torch.stack([sums, mine.sum(0).float()])
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ class Train(Loop):
     def loss(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
     ) -> Tensor:
-        return self.diffusion.loss(model, x_0, t, eps, label)
+        return self.diffusion.losses(model, x_0, t, eps, label)
 
     def due_to_inspect(self, step: int) -> bool:
         return due(step, self.sample_every, self.sample_every_epochs, self.steps_per_epoch)

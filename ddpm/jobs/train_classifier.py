@@ -33,25 +33,32 @@ class TrainClassifier(Loop):
     def loss(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
     ) -> Tensor:
-        return F.cross_entropy(model(self.diffusion.q_sample(x_0, t, eps), t).float(), label)
+        logits = model(self.diffusion.q_sample(x_0, t, eps), t).float()
+        return F.cross_entropy(logits, label, reduction="none")
 
     def due_to_inspect(self, step: int) -> bool:
         return due(step, self.evaluate_every)
 
     @torch.no_grad()
     def measure(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
-        """The share of training images told right at some levels of noise, always the same ones."""
+        """The share of training images told right at some levels of noise, always the same ones;
+        each rank asks for some of them."""
         count = min(len(self.data), IMAGES)
         generator = torch.Generator().manual_seed(mix(self.seed, "accuracy", 0))
         chosen = torch.randperm(len(self.data), generator=generator)[:count].tolist()
-        images, labels = (part.to(fabric.device) for part in self.data.__getitems__(chosen))
+        rows = slice(fabric.global_rank, None, fabric.world_size)
+        mine = self.data.__getitems__(chosen[rows])
+        images, labels = (part.to(fabric.device) for part in mine)
         noise = StepNoise(self.seed, count, self.shape, self.diffusion.T, fabric.device)
-        _, eps, _, _ = noise(0, slice(None))
+        _, eps, _, _ = noise(0, rows)
         figures = {}
         for level in LEVELS:
-            t = torch.full_like(labels, round(level * (self.diffusion.T - 1)))
+            step = round(level * (self.diffusion.T - 1))
+            t = torch.full_like(labels, step)
             x_t = self.diffusion.q_sample(normalize(images), t, eps)
             with fabric.autocast():
-                right = network(x_t, t).argmax(1) == labels
-            figures[f"eval/accuracy_t{t[0].item()}"] = right.float().mean().item()
+                right = (network(x_t, t).argmax(1) == labels).sum().float()
+            if fabric.world_size > 1:
+                right = fabric.all_reduce(right, reduce_op="sum")
+            figures[f"eval/accuracy_t{step}"] = right.item() / count
         return figures

@@ -132,8 +132,9 @@ class UpBlock(nn.Module):
         self.upsamplers = nn.ModuleList([Upsample(width)] if resample else [])
 
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
-        for resnet, attention in zip(self.resnets, self.attentions, strict=True):
-            x = attention(resnet(torch.cat([x, skips.pop()], dim=1), emb))
+        parts = zip(self.resnets, self.attentions, reversed(skips), strict=True)
+        for resnet, attention, skip in parts:
+            x = attention(resnet(torch.cat([x, skip], dim=1), emb))
         for upsample in self.upsamplers:
             x = upsample(x)
         return x
@@ -196,5 +197,7 @@ class ResUNet(nn.Module):
             skips += block(skips[-1], emb)
         x = self.mid_block(skips[-1], emb)  # (B, widths[-1], H / 2^n, W / 2^n)
         for block in self.up_blocks:
-            x = block(x, emb, skips)
+            mine = len(skips) - len(block.resnets)
+            x = block(x, emb, skips[mine:])
+            skips = skips[:mine]
         return self.conv_out(F.silu(self.conv_norm_out(x)))

@@ -7,7 +7,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddpm import mistakes, private, run_dir
+from ddpm import mistakes, private, ranks, run_dir
 from ddpm.config import plan
 from ddpm.metrics import read_metrics
 from ddpm.perform import perform
@@ -24,7 +24,7 @@ def attempt(job: freeze.Job) -> None:
     if job.over:
         print(f"{state:8} {job.folder} was {state} before: {job.text}", flush=True)
         return
-    if state == "running":
+    if state == "running" and ranks.leads():  # the others of this run are to join it
         print(f"elsewhere  {job.folder} is being worked on by another process", flush=True)
         return
     try:

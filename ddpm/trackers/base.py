@@ -37,6 +37,9 @@ class Tracker(Protocol):
     def log_image(self, step: int, name: str, grid: Tensor) -> None:
         """Keep a picture: uint8 (C, H, W), C of 1 or 3."""
 
+    def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
+        """Keep files of a step elsewhere, too: of kind `model` or `samples`; `final`: the last."""
+
     def close(self, state: str) -> None:
         """The run ends as `done`, `failed` or `preempted`."""
 
@@ -63,6 +66,10 @@ class Trackers:
     def log_image(self, step: int, name: str, grid: Tensor) -> None:
         """Give a picture, uint8 (C, H, W), to every tracker."""
         self._each(lambda tracker: tracker.log_image(step, name, grid))
+
+    def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
+        """Offer files of a step, which are on the disk, to every tracker."""
+        self._each(lambda tracker: tracker.log_files(kind, step, files, final=final))
 
     def close(self, state: str) -> None:
         """End the run for every tracker, the switched off ones too. Only the first call counts."""
@@ -101,6 +108,12 @@ class Trackers:
 def grid_file(run_dir: Path, name: str, step: int) -> Path:
     """Where the local tracker of a training run keeps a picture."""
     return run_dir / name / f"step-{step:06d}.png"
+
+
+def grid_files(run_dir: Path, name: str) -> dict[int, Path]:
+    """The pictures that are there, by their steps."""
+    found = {path: path.stem.removeprefix("step-") for path in (run_dir / name).glob("step-*.png")}
+    return {int(step): path for path, step in found.items() if step.isdecimal()}
 
 
 def open_trackers(

@@ -14,7 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.images import save_png
-from ddpm.metrics import is_number, read_metrics, smooth
+from ddpm.metrics import is_number, read_metrics
+from ddpm.smoothing import smooth
 from ddpm.trackers.base import RunInfo, grid_file
 
 logger = logging.getLogger(__name__)

@@ -39,6 +39,9 @@ class TensorBoard:
         """A picture, uint8 (C, H, W)."""
         self._writer.add_image(name, grid, step)
 
+    def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
+        """Nothing: it has no place for files."""
+
     def close(self, state: str) -> None:
         """Flush and close the event file. It has no place for a state."""
         self._writer.close()

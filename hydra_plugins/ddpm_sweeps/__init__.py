@@ -50,9 +50,10 @@ class Slots(_Frozen):
     def run(self, queue: Any) -> None:
         from pathlib import Path
 
-        from ddpm.sweeps import places, slots
+        from ddpm.sweeps import places, side_by_side, slots
 
-        slots.run(queue, places.find(**_plain(self.knobs)), Path(self.config.hydra.sweep.dir))
+        found = places.find(**_plain(self.knobs))
+        side_by_side.run(queue, slots.Slots(found, Path(self.config.hydra.sweep.dir)))
 
 
 class Optuna(Sweeper):

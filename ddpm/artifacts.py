@@ -1,0 +1,54 @@
+"""`wandb:<entity>/<project>/<artifact>:<alias>`, wherever a checkpoint is named: a file here."""
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddpm.errors import InputError
+
+PREFIX = "wandb:"
+FORM = "wandb:<entity>/<project>/<artifact>:<alias or version>"
+_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w. -]*/[\w-][\w.-]*:[\w-][\w. -]*")
+
+
+class Source(NamedTuple):
+    """A file or folder, and what is known of the artifact it came from."""
+
+    path: Path
+    about: dict[str, Any]
+
+
+def find(source: str) -> Source:
+    """Where the checkpoint that `source` names is; an artifact is downloaded, once.
+
+    Raises:
+        InputError: it names an artifact that cannot be had.
+    """
+    if not source.startswith(PREFIX):
+        return Source(Path(source).expanduser(), {})
+    found = _fetched(source)
+    return Source(found.file, {"artifact": found.name, "digest": found.digest})
+
+
+@functools.cache
+def _fetched(source: str) -> Any:
+    """Asked once by a process: the options of a run are wanted before the run is planned."""
+    name = source.removeprefix(PREFIX)
+    if not _NAME.fullmatch(name):
+        raise InputError(f"checkpoint={source}: an artifact is named {FORM}.")
+    from ddpm.wb.download import fetch
+
+    try:
+        return fetch(name, cache())
+    except InputError as error:
+        raise InputError(f"checkpoint={source}: {error}") from None
+    except OSError as error:
+        raise InputError(f"checkpoint={source}: {cache()}: {error.strerror}.") from None
+
+
+def cache() -> Path:
+    """Where downloads stay, by digest: `DDPM_CACHE`, or a folder in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("DDPM_CACHE") or Path(home) / "hydra-ddpm") / "artifacts"

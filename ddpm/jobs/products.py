@@ -1,0 +1,26 @@
+"""What a run that is done gives to its trackers: its last checkpoint, and what it drew."""
+
+from pathlib import Path
+
+from ddpm.checkpoint import list_checkpoints
+from ddpm.trackers.base import Trackers, grid_files
+
+PICTURES = 1000  # single ones, at most; of larger lots the grid alone is shown around
+BESIDE = ("grid.png", "strip.png", "denoising.gif", "labels.json")
+
+
+def offer(tracker: Trackers, folder: Path, step: int, *, trains: bool) -> None:
+    """Name the files that are on the disk; a tracker takes what it wants."""
+    if trains and (checkpoints := list_checkpoints(folder / "checkpoints")):
+        tracker.log_files("model", step, checkpoints[-1:], final=True)
+    tracker.log_files("samples", step, drawn(folder, trains=trains), final=True)
+
+
+def drawn(folder: Path, *, trains: bool) -> list[Path]:
+    """The last preview of a training run; the pictures of another and what stands beside them."""
+    if trains:
+        previews = grid_files(folder, "samples")
+        return [previews[max(previews)]] if previews else []
+    pictures = sorted((folder / "samples").glob("*.png"))
+    beside = [folder / name for name in BESIDE if (folder / name).is_file()]
+    return [*(pictures if len(pictures) <= PICTURES else []), *beside]

@@ -1,0 +1,64 @@
+"""A team's file, conf/team/*.yaml: settings that many runs share and none depends on."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ddpm.errors import InputError, shown
+
+NONE = "none"
+# What it may set: no result changes with any of these.
+ALLOWED = ("tracker", "data_dir", "hydra.sweep", "hydra.launcher")
+CHOICES = ("override /tracker", "override /hydra/launcher")
+
+
+def keys(folders: Iterable[Path], choice: Any) -> list[str]:
+    """The keys and groups that the chosen file sets; none where there is no team.
+
+    Raises:
+        InputError: it sets one that it may not.
+    """
+    if not isinstance(choice, str) or choice == NONE:
+        return []
+    found = []
+    for path in (folder / "team" / f"{choice}.yaml" for folder in folders):
+        if path.is_file():
+            found += _keys_of(path)
+    return found
+
+
+def _keys_of(path: Path) -> list[str]:
+    """The keys of a file, and the groups of its defaults list."""
+    try:
+        node = OmegaConf.to_container(OmegaConf.load(path), resolve=False) or {}
+    except (OmegaConfBaseException, ValueError):  # a list, a text
+        raise InputError(f"{path}: a team's file holds keys and values.") from None
+    found = []
+    for entry in node.pop("defaults", None) or []:
+        name = next(iter(entry), "") if isinstance(entry, dict) else str(entry)
+        if name != "_self_" and name not in CHOICES:
+            raise InputError(_refusal(path, f"defaults: {shown(name)}"))
+        found += [name.rpartition("/")[2]] if name == "override /tracker" else []
+    for key in _flat(node, ""):
+        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in ALLOWED):
+            raise InputError(_refusal(path, key))
+        found.append(key)
+    return [key for key in found if not key.startswith("hydra.")]
+
+
+def _flat(node: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _refusal(path: Path, key: str) -> str:
+    return (
+        f"{path}: {key}: a team's file may set {', '.join(ALLOWED)} and choose a tracker or "
+        "launcher; what a result depends on belongs into conf/experiment/."
+    )

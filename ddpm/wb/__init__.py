@@ -1,0 +1,1 @@
+"""What the W&B tracker and `checkpoint=wandb:...` are made of. Imports wandb when it is needed."""

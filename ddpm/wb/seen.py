@@ -1,0 +1,94 @@
+"""What W&B holds of a run already, so that a run that goes on repeats and leaves out nothing.
+
+W&B's history cannot be taken back, and a run that goes on begins at a checkpoint, before the last
+line that it logged. What it does again comes out the same: only what W&B has not seen is logged.
+"""
+
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+_BLOCK = 32768  # a .wandb file is a LevelDB log: records cut into fragments that lie in blocks
+_FULL, _FIRST, _LAST = 1, 2, 4
+_CAPTION = re.compile(r"step (\d+)")
+
+
+@dataclass
+class Seen:
+    """Args:
+    step: of the last row of numbers; -1 where there is none.
+    pictures: the last step of each, by name.
+    rows: W&B's own number for the next row.
+    """
+
+    step: float = -1
+    pictures: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take note of a row, or of a summary of all rows."""
+        for name, value in row.items():
+            # a row of its own holds {"samples/caption": ...}, a summary {"samples": {...}}
+            if isinstance(value, Mapping):
+                name, value = f"{name}/caption", value.get("caption")
+            if name.endswith("/caption") and (step := _CAPTION.fullmatch(str(value))):
+                name = name.removesuffix("/caption")
+                self.pictures[name] = max(int(step[1]), self.pictures.get(name, -1))
+        if isinstance(step := row.get("step"), int | float):
+            self.step = max(self.step, step)
+
+
+def caption(step: int) -> str:
+    """What stands under a picture, and tells how far the pictures are."""
+    return f"step {step}"
+
+
+def in_files(run_dir: Path) -> Seen:
+    """What earlier starts of an offline run have written: `wandb sync` will upload it all."""
+    seen = Seen()
+    for path in run_dir.glob("wandb/*run-*/run-*.wandb"):
+        for number, row in read_rows(path):
+            seen.rows = max(seen.rows, number + 1)
+            seen.add(row)
+    return seen
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of a run's file, each with W&B's number; a kill may have cut the last one short."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for data in _records(path.read_bytes()):
+        record = Record.FromString(data)
+        if record.WhichOneof("record_type") == "history":
+            items = record.history.item
+            values = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            yield record.history.step.num, values
+
+
+def _records(data: bytes) -> Iterator[bytes]:
+    """The whole records of a log, up to the first damaged one."""
+    position, record = 7, b""
+    while position + 7 <= len(data):
+        left = _BLOCK - position % _BLOCK
+        if left < 7:  # padding
+            position += left
+            continue
+        checksum, length, kind = struct.unpack_from("<IHB", data, position)
+        fragment = data[position + 7 : position + 7 + length]
+        if len(fragment) < length or zlib.crc32(bytes([kind]) + fragment) != checksum:
+            return
+        record = fragment if kind in (_FULL, _FIRST) else record + fragment
+        position += 7 + length
+        if kind in (_FULL, _LAST):
+            yield record
+
+
+def mark_synced(run_dir: Path) -> None:
+    """Offline parts whose rows were logged anew, online: `wandb sync` is to pass them over."""
+    for path in run_dir.glob("wandb/offline-run-*/run-*.wandb"):
+        path.with_name(f"{path.name}.synced").touch()

@@ -1,0 +1,157 @@
+"""Files of a run as versions of a W&B artifact, uploaded beside the training, not in its way."""
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddpm.metrics import is_number, read_metrics
+
+if TYPE_CHECKING:
+    import wandb
+
+logger = logging.getLogger(__name__)
+
+CHOICES = ("none", "last", "all")
+SECONDS = 600.0  # that the end of a run may wait for its last files
+
+
+class Uploads:
+    """A thread that does one upload after the other. The first that fails is told, none raises.
+
+    Args:
+        run: online or offline; offline, the files wait in the run folder for `wandb sync`.
+        keeps: which checkpoints become versions: none, last, all.
+    """
+
+    def __init__(self, run: "wandb.Run", run_dir: Path, run_id: str, keeps: str) -> None:
+        self._run, self._dir, self._id, self._keeps = run, Path(run_dir), run_id, keeps
+        self._done = _Done(self._dir / "wandb" / "artifacts.json")
+        self._todo: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._left = 0
+        self._idle = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._warned = False
+
+    def uses(self, artifact: str) -> None:
+        """The run builds on an artifact; W&B draws a line from one to the other. Online only."""
+        if not self._run.offline and not self._run.disabled:
+            self._later(lambda: self._run.use_artifact(artifact))
+
+    def add(self, kind: str, step: int, files: Sequence[Path], *, final: bool) -> None:
+        """A version of the run's model or samples: a hard link now, for the files may soon go."""
+        wanted = final if self._keeps == "last" else self._keeps == "all"
+        if not wanted or not files or self._run.disabled or self._done.has(kind, step):
+            return
+        with self._told():
+            folder = self._dir / "wandb" / "artifacts" / f"{kind}-step-{step:07d}"
+            held = [_link(file, folder / file.name) for file in files]
+            loss = recent_loss(self._dir / "metrics.jsonl", step) if kind == "model" else None
+            self._later(lambda: self._upload(kind, step, held, loss))
+
+    def finish(self, seconds: float) -> None:
+        """Wait until all is uploaded, or for so long."""
+        with self._idle:
+            self._idle.wait_for(lambda: self._left == 0, seconds)
+
+    def _upload(self, kind: str, step: int, files: list[Path], loss: float | None) -> None:
+        import wandb
+
+        about: dict[str, Any] = {"step": step} | ({} if loss is None else {"loss": loss})
+        artifact = wandb.Artifact(f"{kind}-{self._id}", kind, metadata=about)
+        for file in files:  # not copied: a checkpoint can be large
+            artifact.add_file(str(file), name=file.name, policy="immutable", skip_cache=True)
+        best = ["best"] if loss is not None and self._done.is_best(loss) else []
+        aliases = ["latest", f"step-{step}", *best]
+        logged = self._run.log_artifact(artifact, aliases=aliases)
+        if not self._run.offline:
+            logged.wait(timeout=int(SECONDS))
+            shutil.rmtree(files[0].parent, ignore_errors=True)
+        self._done.note(kind, step, loss)
+
+    def _later(self, call: Callable[[], Any]) -> None:
+        with self._idle:
+            self._left += 1
+        self._todo.put(call)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, daemon=True, name="uploads")
+            self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            call = self._todo.get()
+            with self._told():
+                call()
+            with self._idle:
+                self._left -= 1
+                self._idle.notify_all()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong is told once, and costs the upload alone."""
+        try:
+            yield
+        except Exception as error:
+            if not self._warned:
+                why = " ".join(str(error).split())[:200] or type(error).__name__
+                logger.warning("An upload to W&B failed, the run goes on: %s", why)
+            self._warned = True
+
+
+class _Done:
+    """What was handed over so far, over all starts of the run: `wandb/artifacts.json`."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            found = json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError):
+            found = []
+        self._entries = [entry for entry in found if isinstance(entry, dict)]
+
+    def has(self, kind: str, step: int) -> bool:
+        return any((e.get("kind"), e.get("step")) == (kind, step) for e in self._entries)
+
+    def is_best(self, loss: float) -> bool:
+        """Whether no earlier version has a lower loss."""
+        losses = [e["loss"] for e in self._entries if is_number(e.get("loss"))]
+        return all(loss < other for other in losses)
+
+    def note(self, kind: str, step: int, loss: float | None) -> None:
+        self._entries.append({"kind": kind, "step": step, "loss": loss})
+        temporary = self._file.with_name(f".{self._file.name}.tmp")
+        temporary.write_text(json.dumps(self._entries))
+        os.replace(temporary, self._file)
+
+
+def recent_loss(metrics: Path, step: int) -> float | None:
+    """The mean loss of the last tenth of the lines up to a step: `best` is the lowest."""
+    try:
+        rows = [row for row in read_metrics(metrics) if row["step"] <= step]
+    except OSError:
+        return None
+    losses = [row["train/loss"] for row in rows if is_number(row.get("train/loss"))]
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last) if last else None
+
+
+def waiting_time(state: str) -> float:
+    """How long the end of a run may wait: whoever was told to stop has little time."""
+    return SECONDS if state == "done" else 5.0
+
+
+def _link(file: Path, held: Path) -> Path:
+    """The same file under a second name; a copy where the disk knows no such thing."""
+    held.parent.mkdir(parents=True, exist_ok=True)
+    held.unlink(missing_ok=True)
+    try:
+        os.link(file, held)
+    except OSError:
+        shutil.copyfile(file, held)
+    return held
