@@ -8,10 +8,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import private, report, run_dir
+from ddpm import private, run_dir
 from ddpm.build import build
 from ddpm.errors import InputError, nearest
-from ddpm.report import status
 from ddpm.sweeps import folder
 
 JOBS = ("status", "report")
@@ -34,6 +33,9 @@ def look(cfg: DictConfig) -> None:
             )
     private.check_config(cfg)
     folders, title, place = _chosen(cfg, job)
+    from ddpm import report  # numpy comes in here
+    from ddpm.report import status
+
     if job == "status":
         print(status.table(folders))
         return

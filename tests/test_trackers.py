@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from tracker_parts import CONF, GRID, HPARAMS, NODES, info, knobs, said
 
 from ddpm.errors import InputError
-from ddpm.trackers.base import Trackers, open_trackers
 from ddpm.metrics import read_metrics
+from ddpm.trackers.base import Trackers, open_trackers
 from ddpm.trackers.tensorboard import TensorBoard
 
 

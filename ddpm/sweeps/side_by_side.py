@@ -57,6 +57,10 @@ class Runner(ABC, Generic[One]):
     def crash(self, one: One) -> str | None:
         """How a job ended that did not come to say so itself; None: it did."""
 
+    def adopt(self, job: Job) -> One | None:
+        """A job that is running already, where this runner can know."""
+        return None
+
     def reap(self, one: One) -> None:
         """A job has ended: its room is free."""
 
@@ -103,14 +107,17 @@ def _begin(queue: Queue, runner: Runner, overview: Overview) -> bool:
         return False
     overview.add(job)
     state = job.state
+    if job.plan is not None and not job.over and (one := runner.adopt(job)) is not None:
+        runner.running.append(one)
+        overview.say(f"there    {job.text} {one.where}")
+        return True
     if job.plan is None:
         overview.say(f"refused  {job.text}\n{job.error}")
     elif job.over:
         overview.say(f"{state:8} {job.folder} was {state} before: {job.text}")
     elif state == "running":
         overview.say(f"elsewhere  {job.folder} is being worked on by another process")
-    else:
-        one = runner.start(job)
+    elif (one := runner.start(job)) is not None:
         runner.running.append(one)
         overview.say(f"start    {job.text} {one.where}")
         return True

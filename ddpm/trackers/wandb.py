@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddpm.metrics import read_metrics
 from ddpm.trackers.base import RunInfo, grid_files
-from ddpm.wb import opening, seen
+from ddpm.wb import opening, pages, seen
 from ddpm.wb.uploads import Uploads, waiting_time
 
 
@@ -75,7 +75,9 @@ class Wandb:
             self._send({"step": step, name: picture})
 
     def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
-        """A version of the artifact `model-<run id>` or `samples-<run id>`."""
+        """A version of the artifact `model-<run id>`, `samples-...`; a report is shown, too."""
+        if kind == "report":
+            self._run.log(pages.row(files))
         self._uploads.add(kind, step, files, final=final)
 
     def close(self, state: str) -> None:

@@ -56,6 +56,22 @@ class Slots(_Frozen):
         side_by_side.run(queue, slots.Slots(found, Path(self.config.hydra.sweep.dir)))
 
 
+class Slurm(_Frozen):
+    """`hydra/launcher=slurm`: the knobs are those of `ddpm.sweeps.slurm.Slurm`."""
+
+    def __init__(self, **knobs: Any) -> None:
+        self.knobs = knobs
+
+    def run(self, queue: Any) -> None:
+        from pathlib import Path
+
+        from ddpm.sweeps import side_by_side
+
+        slurm = _extra("ddpm.sweeps.slurm", "submitit", "hydra/launcher=slurm", "slurm")
+        sweep = Path(self.config.hydra.sweep.dir)
+        side_by_side.run(queue, slurm.Slurm(sweep, **_plain(self.knobs)))
+
+
 class Optuna(Sweeper):
     """`hydra/sweeper=optuna`: the knobs are those of `ddpm.sweeps.search.search`."""
 
@@ -73,17 +89,7 @@ class Optuna(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        from ddpm.errors import InputError
-
-        try:
-            from ddpm.sweeps import search
-        except ModuleNotFoundError as error:
-            if error.name != "optuna":
-                raise
-            raise InputError(
-                "hydra/sweeper=optuna: Optuna is not installed. `pip install 'hydra-ddpm[optuna]'` "
-                "brings it."
-            ) from None
+        search = _extra("ddpm.sweeps.search", "optuna", "hydra/sweeper=optuna", "optuna")
         search.search(
             self.launcher, self.config, self.hydra_context, arguments, **_plain(self.knobs)
         )
@@ -94,3 +100,24 @@ def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_container(OmegaConf.create(knobs), resolve=True)
+
+
+def _extra(module: str, library: str, chosen: str, extra: str) -> Any:
+    """A module of ours that needs a library which not everybody has.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    import importlib
+
+    from ddpm.errors import InputError
+
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != library:
+            raise
+        raise InputError(
+            f"{chosen}: needs {library}. `pip install 'hydra-ddpm[{extra}]'` brings it, in a "
+            f"checkout `pip install -e '.[{extra}]'`."
+        ) from None
