@@ -53,8 +53,9 @@ def keys() -> list[Key]:
 
 @functools.cache
 def targets() -> frozenset[str]:
-    """Every `_target_` that a file names."""
-    texts = (path.read_text() for path in sorted(CONF.rglob("*.yaml")))
+    """Every `_target_` that a file names; those of Hydra's own plugins are no parts of a run."""
+    files = (path for path in sorted(CONF.rglob("*.yaml")) if path.parts[-3] != "hydra")
+    texts = (path.read_text() for path in files)
     pattern = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)
     return frozenset(name for text in texts for name in pattern.findall(text))
 

@@ -476,15 +476,15 @@ def test_a_sweep_tries_every_job_and_shows_a_table(run, tmp_path):
     ]
     assert [status_of(job)["state"] for job in jobs] == ["done", "done", "done", "failed"]
     assert "multiple of" in status_of(jobs[3])["error"]
-    assert files_of(jobs[3]) == {"status.json"}  # so that it can be tried again in its folder
+    assert files_of(jobs[3]) == {"config.yaml", "status.json"}
     for job in jobs[:3]:
         assert {"config.yaml", "metrics.jsonl", "loss.png"} <= files_of(job)
     table = out[out.index("overrides ") :].splitlines()
     head, *rows = (re.split(r"\s{2,}", line) for line in table[:5])
     assert head == ["overrides", "loss", "images/s", "state", "folder"]
     for number, (job, row) in enumerate(zip(jobs, rows, strict=True)):
-        assert f"data.image_size={16 - number // 2}" in row[0]
-        assert f"model={['convnet', 'unet'][number % 2]}" in row[0]
+        size, model = 16 - number // 2, ["convnet", "unet"][number % 2]
+        assert row[0] == f"data.image_size={size} model={model}", "the words that differ"
         assert row[3] == status_of(job)["state"]
         assert row[4] == str(job.relative_to(tmp_path))
         if row[3] == "done":

@@ -302,7 +302,7 @@ def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(straight, tmp_path):
     words = ["-m", *RUN, *NARROW, "resume=auto", "hydra.sweep.dir=sweep", "seed=1,2"]
     assert go(tmp_path, *words, crash="train.step:20") == -9
     assert go(tmp_path, *words) == 0, said(tmp_path)
-    assert "all 13 are done" in said(tmp_path)
+    assert "0-convnet-digits was done before" in said(tmp_path)
     assert "steps    6 to 13" in said(tmp_path)
     # The second job of a sweep is what it is alone: the first leaves nothing behind.
     assert_same_run(tmp_path / "sweep" / "1-convnet-digits", straight(*NARROW, "seed=2"))
