@@ -115,7 +115,6 @@ ROWS = [
     ("B33", "hardware.accelerator=cuda", "hardware.accelerator=cuda", "GPU"),
     ("B33", "hardware.accelerator=bogus", "hardware.accelerator=bogus", "cpu"),
     ("B33", "hardware.strategy=bogus", "hardware.strategy=bogus", "ddp"),
-    ("B33", "hardware.strategy=deepspeed", "hardware.strategy=deepspeed"),
     *(
         ("B34", f"hardware.precision={v}", f"hardware.precision={v}", "bf16-mixed or 32-true")
         for v in ("16-mixed", "16-true", "16")
