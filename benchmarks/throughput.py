@@ -15,16 +15,13 @@ from collections.abc import Callable
 
 import hydra
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.build import build
 from ddpm.catalog import CONF
-from ddpm.ema import EMA
 from ddpm.hardware import describe
-from ddpm.jobs.step import Step
-from ddpm.pipeline import Pipeline
-from ddpm.randomness import StepNoise
 
 
 def rate(call: Callable[[], None], device: torch.device, seconds: float) -> float:
@@ -65,46 +62,36 @@ def main() -> None:
         cfg = hydra.compose("config", [*options.overrides, "tracker=local"])
     fabric = build(cfg.hardware, "hardware")
     device, batch = fabric.device, options.batch_size or cfg.job.batch_size
-    shape = (cfg.data.channels, cfg.data.image_size, cfg.data.image_size)
-    net = build(cfg.model, "model").to(device, memory_format=torch.channels_last)
-    diffusion = build(cfg.diffusion, "diffusion").to(device)
-    ema = EMA(net, cfg.job.ema_decay, cfg.job.ema_ramp)
-    x_0 = torch.rand(batch, *shape, device=device) * 2 - 1
-    t = torch.randint(diffusion.T, (batch,), device=device)
+    cfg.job.compile, cfg.job.batch_size = options.compile, batch
+    job = build(OmegaConf.to_container(cfg.job, resolve=True), "job")  # as run.py does
+    x_0 = torch.rand(batch, *job.shape, device=device) * 2 - 1
+    t = torch.randint(job.diffusion.T, (batch,), device=device)
+    learned = job.make_learned(fabric)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(x_0, t)
+        learned.model(x_0, t)
     flops = counter.get_total_flops() / batch  # of one image, forward
-    if options.compile:
-        net.compile()
-        ema.model.compile()
-    model, optimizer = fabric.setup(net, build(cfg.optimizer, "optimizer")(net.parameters()))
-
-    noise = StepNoise(0, batch, shape, diffusion.T, device)
-    train_step = Step(
-        fabric, model, optimizer, diffusion, ema, noise, slice(0, batch), flip=False, accumulate=1,
-        clip_grad_norm=1.0, learning_rate=lambda n: 1e-4,
-    )  # fmt: skip
-    images = torch.randint(256, (batch, *shape), dtype=torch.uint8, device=device)
-
-    pipeline = Pipeline(ema.model, diffusion, None, shape, device=device, autocast=fabric.autocast)
+    train_step = job.make_step(fabric, learned, slice(0, batch))
+    images = torch.randint(256, (batch, *job.shape), dtype=torch.uint8, device=device)
+    labels = torch.zeros(batch, dtype=torch.int64, device=device)
 
     @torch.no_grad()
     def evaluate() -> None:
-        diffusion.denoise(pipeline._predict, x_0, t)
+        with fabric.autocast():
+            learned.ema.model(x_0, t)
 
     reference = {
         name: conv_flops(device, dtype, options.seconds)
         for name, dtype in {"fp32": torch.float32, "bf16": torch.bfloat16}.items()
     }
     own = reference["bf16" if "bf16" in fabric._precision.precision else "fp32"]
-    train_rate = rate(lambda: train_step(0, images), device, options.seconds) * batch
+    train_rate = rate(lambda: train_step(0, images, labels), device, options.seconds) * batch
     sample_rate = rate(evaluate, device, options.seconds) * batch
-    steps = getattr(build(cfg.sampler, "sampler"), "steps", None) or diffusion.T
+    steps = getattr(job.sampler, "steps", None) or job.diffusion.T
 
     print(f"{describe(fabric)}, torch {torch.__version__}, compile {options.compile}")
     print(f"convolution   {reference['fp32'] / 1e9:9.0f} GFLOP/s fp32")
     print(f"              {reference['bf16'] / 1e9:9.0f} GFLOP/s bf16")
-    print(f"network       {flops / 1e9:9.3f} GFLOP/image forward; batch {batch} of {shape}")
+    print(f"network       {flops / 1e9:9.3f} GFLOP/image forward; batch {batch} of {job.shape}")
     print(f"training      {train_rate:9.1f} images/s {3 * flops * train_rate / own:6.1%} of conv")
     print(f"evaluation    {sample_rate:9.1f} images/s {flops * sample_rate / own:6.1%} of conv")
     print(f"sampling      {sample_rate / steps:9.2f} images/s in {steps} steps")

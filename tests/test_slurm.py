@@ -8,6 +8,7 @@ it has near the time limit, where SIGUSR1 comes. `scancel` is meant: nobody begi
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -147,3 +148,57 @@ def test_one_process_under_slurm_starts_its_own(home, how):
     assert made.returncode == 0, made.stderr + "".join(p.read_text() for p in home.glob("slurm*"))
     assert status_of(home / "run")["state"] == "done"
     assert json.loads((home / "run" / "about.json").read_text())["processes"] == 2
+
+
+# a sweep
+
+SECONDS = 200  # that it may take
+
+
+SWEEP = ["-m", "sweep=study", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1"]
+SWEEP += ["hydra.launcher.poll_seconds=1", *RUN, "seed=1,2,3,4"]
+
+
+def jobs_of(home):
+    return [home / "outputs" / "sweep" / "study" / f"{n}-convnet-digits" for n in range(4)]
+
+
+def numbers_of(home):
+    """The jobs' numbers in Slurm, with their folders."""
+    found = {job: job / "slurm.json" for job in jobs_of(home)}
+    return {json.loads(f.read_text())["job"]: job for job, f in found.items() if f.exists()}
+
+
+def launch(home, *words):
+    command = [sys.executable, str(ROOT / "run.py"), *SWEEP, *words]
+    with open(home / "launcher.txt", "a") as log:
+        return subprocess.Popen(command, cwd=home, stdout=log, stderr=subprocess.STDOUT)
+
+
+def test_a_sweep_of_which_one_job_is_requeued_ends_as_if_nothing_had_been(home):
+    with cluster():
+        launcher = launch(home)
+        until(lambda: len(numbers_of(home)) == 4)
+        disturbed = numbers_of(home)[slurm_jobs.requeue_one(numbers_of(home))]
+        assert launcher.wait(SECONDS) == 0, (home / "launcher.txt").read_text()
+    assert "4 done, 0 failed" in (home / "launcher.txt").read_text()
+    logs = "".join(p.read_text() for p in (disturbed.parent / ".slurm").glob("*_log.out"))
+    assert logs.count("preempted") == 1
+    for seed, job in enumerate(jobs_of(home), start=1):
+        undisturbed = straight(home, *RUN, f"seed={seed}")
+        assert_equal_state(state_of(job, STEPS), state_of(undisturbed, STEPS))
+        assert losses_of(job) == losses_of(undisturbed)
+        undisturbed.rename(home / f"straight-{seed}")
+
+
+def test_a_launcher_that_goes_leaves_its_jobs_and_finds_them_again(home):
+    with cluster():
+        launcher = launch(home)
+        until(lambda: len(numbers_of(home)) == 4)
+        numbers = set(numbers_of(home))
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(SECONDS) == 128 + signal.SIGINT
+        assert "the same command watches them again" in (home / "launcher.txt").read_text()
+        assert launch(home).wait(SECONDS) == 0, (home / "launcher.txt").read_text()
+        assert set(slurm_jobs.queued()) <= numbers, "none was handed over twice"
+    assert all(status_of(job)["state"] == "done" for job in jobs_of(home))

@@ -47,7 +47,8 @@ def table(folders: Sequence[Path], width: int | None = None) -> str:
     """
     jobs = [read(folder) for folder in folders]
     names = _differing(jobs)
-    rows = [_HEAD, *(_row(job, words) for job, words in zip(jobs, names, strict=True))]
+    short = _short([job.folder.name for job in jobs])
+    rows = [_HEAD, *(_row(*one) for one in zip(short, jobs, names, strict=True))]
     widths = _fitted(rows, shutil.get_terminal_size().columns if width is None else width)
     lines = [_line(row, widths) for row in rows]
     return "\n".join([*lines, "", summary(jobs)])
@@ -79,6 +80,9 @@ def read(folder: Path) -> Job:
     status = _cached(folder / "status.json", lambda file: read_object(file, []), {})
     words, batch = _cached(folder / "config.yaml", _words, ([], None))
     last = _cached(folder / "metrics.jsonl", _last, {})
+    refused = status.get("words")  # of a job that has no configuration
+    if not words and isinstance(refused, list):
+        words = [shown(word, 200) for word in refused if not str(word).startswith("sweep=")]
     state = status.get("state", "waiting")
     if state not in run_dir.STATES:
         state = "unknown"
@@ -149,10 +153,17 @@ def _differing(jobs: Sequence[Job]) -> list[str]:
     return [" ".join(word for word in job.words if word not in common) for job in jobs]
 
 
-def _row(job: Job, words: str) -> tuple[str, ...]:
+def _short(names: Sequence[str]) -> list[str]:
+    """The numbers that folders of a sweep begin with, where those tell them apart."""
+    digits = [name.partition("-")[0] for name in names]
+    clear = all(word.isdigit() for word in digits) and len({*digits}) == len(digits)
+    return digits if clear and len(digits) > 1 else [shown(name) for name in names]
+
+
+def _row(name: str, job: Job, words: str) -> tuple[str, ...]:
     step = f"{job.step:,.0f}" + ("" if job.total is None else f"/{job.total:,.0f}")
     return (
-        shown(job.folder.name),
+        name,
         words or NONE,
         step if job.step or job.total else NONE,
         numbers.number(job.loss),

@@ -28,6 +28,7 @@ class Job:
         words: what the command line says of it.
         folder: where it works; None where its configuration was refused.
         plan: None where its configuration was refused; `error` says why.
+        title: those of the words that tell it from the others.
         succeeded: whether it has come to its end in this sweep; an export leaves no other sign.
     """
 
@@ -37,6 +38,7 @@ class Job:
     plan: Plan | None = None
     error: str | None = None
     succeeded: bool = False
+    title: str = ""
 
     @property
     def state(self) -> str:
@@ -59,7 +61,8 @@ class Job:
 
     @property
     def text(self) -> str:
-        return " ".join(self.words)
+        """What it is called in messages."""
+        return self.title or " ".join(self.words)
 
 
 def freeze(

@@ -11,7 +11,7 @@ from ddpm.sweeps.attempt import figure
 from ddpm.sweeps.folder import OVER
 from ddpm.sweeps.freeze import Job, freeze
 from ddpm.sweeps.queue import Listed, Queue
-from ddpm.sweeps.table import sums
+from ddpm.sweeps.table import shared, sums
 
 
 def launch(
@@ -25,7 +25,10 @@ def launch(
     prepare(config)
     jobs = freeze(config, context, overrides, first)
     record.jobs += jobs
-    _announce(jobs, config)
+    common = shared([job.words for job in jobs])
+    for job in jobs:
+        job.title = " ".join(word for word in job.words if word not in common)
+    _announce(jobs, common, config)
     run(Listed(jobs))
     return [_returned(job) for job in jobs]
 
@@ -36,11 +39,13 @@ def prepare(config: DictConfig) -> None:
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
 
 
-def _announce(jobs: list[Job], config: DictConfig) -> None:
+def _announce(jobs: list[Job], common: list[str], config: DictConfig) -> None:
     states = [job.state for job in jobs]
     word = "job" if len(jobs) == 1 else "jobs"
     told = f": {sums(states)}" if any(state in OVER for state in states) else ""
     print(f"sweep    {len(jobs)} {word} in {config.hydra.sweep.dir}{told}", flush=True)
+    if common:
+        print(f"all with {' '.join(common)}", flush=True)
 
 
 def _returned(job: Job) -> JobReturn:

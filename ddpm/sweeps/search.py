@@ -172,6 +172,7 @@ class Trials:
             return None
         trial, lock = found
         job = self.freeze(space.words(trial.params), trial.number)
+        job.title = " ".join(space.words(trial.params))
         record.jobs.append(job)
         steps = self.study.trials[trial.number].intermediate_values
         with self.mutex:
