@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from ddpm.data.base import ImageData
-from ddpm.jobs.loop import load
+from ddpm.jobs.reading import load
 from ddpm.randomness import Order
 
 SIZE, CHANNELS, BATCH = 64, 3, 128

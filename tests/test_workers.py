@@ -24,7 +24,7 @@ from tracker_parts import said as warned
 
 from ddpm import checkpoint, run_dir
 from ddpm.data.base import ImageData
-from ddpm.jobs import loop, run, train
+from ddpm.jobs import reading, run, train
 from ddpm.jobs.train import Train
 from ddpm.trackers.base import Trackers
 
@@ -127,7 +127,7 @@ def test_a_reader_may_be_killed_at_any_moment(place, straight, tmp_path, monkeyp
 
 def test_a_reader_that_does_not_answer_ends_the_run(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "READER_SECONDS", 0.5)
+        patch.setattr(reading, "READER_SECONDS", 0.5)
         at_read(patch, 5, lambda: time.sleep(5))
         assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
     assert_ended_for_want_of_a_reader(tmp_path)

@@ -232,7 +232,7 @@ class ImageData(Dataset):
 
     def _read_rows(self, images: np.ndarray, index: np.ndarray) -> np.ndarray:
         """`images[index]` without the map. Read by it, the file would count as this process's
-        memory, page by page, where a cluster limits that; and from a disk it would be slower."""
+        memory, page by page, where a cluster limits that."""
         chosen = np.empty((len(index), *images.shape[1:]), images.dtype)
         for row, number in zip(chosen, index.tolist(), strict=True):
             place = images.base.offset + number * row.nbytes  # of the memory map it is a view of
