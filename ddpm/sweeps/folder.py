@@ -25,6 +25,7 @@ _NAME = re.compile(r"[\w.+-]+")
 _INCIDENTAL = (
     "choices",  # what they stand for is in the configuration
     *(f"job.{knob}" for knob in ("num_workers", "log_every", "save_every", "keep_checkpoints")),
+    "hardware.timeout_minutes",
 )
 
 
@@ -62,6 +63,22 @@ def identity(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
+_read: dict[Path, tuple[tuple[int, int], str | None]] = {}  # a search asks for each trial anew
+
+
+def _identity_in(file: Path) -> str | None:
+    """What a configuration's result depends on; None where it is damaged: that job begins anew, in
+    another folder."""
+    file = file.absolute()
+    stamp = file.stat().st_mtime_ns, file.stat().st_size
+    if file not in _read or _read[file][0] != stamp:
+        try:
+            _read[file] = stamp, identity(run_dir.read_config(file.parent))
+        except InputError:
+            _read[file] = stamp, None
+    return _read[file][1]
+
+
 class SweepFolder:
     """A sweep's folder, open to one process at a time while it gives jobs their places.
 
@@ -84,11 +101,8 @@ class SweepFolder:
             ) from None
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         for file in sorted(self.path.glob("*/config.yaml"), key=_by_number):
-            try:
-                found = identity(run_dir.read_config(file.parent))
-            except InputError:
-                continue  # damaged: the job begins anew, in another folder
-            self.known.setdefault(found, []).append(file.parent)
+            if (found := _identity_in(file)) is not None:
+                self.known.setdefault(found, []).append(file.parent)
         return self
 
     def __exit__(

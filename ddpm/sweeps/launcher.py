@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
@@ -29,7 +29,8 @@ def launch(
     for job in jobs:
         job.title = " ".join(word for word in job.words if word not in common)
     _announce(jobs, common, config)
-    run(Listed(jobs))
+    with env_override(config.hydra.job.env_set):
+        run(Listed(jobs))
     return [_returned(job) for job in jobs]
 
 
