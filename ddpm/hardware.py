@@ -183,7 +183,8 @@ def describe(made: Fabric) -> str:
     """One line for the start of a run: device, processes, precision."""
     device = made.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}"
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
     processes = f"{made.world_size} x " if made.world_size > 1 else ""
     return f"{processes}{name}{threads}, {made._precision.precision}"
 

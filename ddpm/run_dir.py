@@ -193,13 +193,27 @@ def write_config(path: Path, config: dict[str, Any], step: int | None = None) ->
     """
     text = yaml.dump(config, Dumper=_Plain, sort_keys=False)
     file = path / "config.yaml"
-    if step is not None and file.exists():
-        old = file.read_text()
-        if old == text:
-            return
+    old = file.read_text() if step is not None and file.exists() else None
+    if old == text:
+        return
+    if old is not None and step and _settings(_loaded(file)) != _settings(config):
         # A copy, not a new name: at no moment is the folder without a configuration.
         _write(path / f"config.until-step-{step:07d}.yaml", old, durable=True)
     _write(file, text, durable=True)
+
+
+def _loaded(file: Path) -> dict[str, Any]:
+    """A configuration of ours, as it should be; what is damaged counts as empty."""
+    try:
+        found = read_yaml(file)
+    except Refused:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without the words that led to it."""
+    return {key: value for key, value in config.items() if key != "overrides"}
 
 
 class _Plain(yaml.SafeDumper):

@@ -108,7 +108,8 @@ def read(folder: Path) -> RunRecord:
     status = read_object(folder / "status.json", problems)
     metrics = _metrics(folder / "metrics.jsonl", problems)
     if changed := len(list(folder.glob("config.until-step-*.yaml"))):
-        problems.append(f"its settings were changed {changed} times on the way (config.until-*)")
+        often = "once" if changed == 1 else f"{changed} times"
+        problems.append(f"its settings or the code changed {often} on the way (config.until-*)")
     state = status.get("state", "unknown" if status or metrics else "waiting")
     if state not in run_dir.STATES:
         state = "unknown"
