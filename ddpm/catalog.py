@@ -38,7 +38,7 @@ def groups() -> dict[str, list[str]]:
 @functools.cache
 def keys() -> list[Key]:
     """Every key that a file defines."""
-    found = [Key(n, v, None, None) for n, v in _flatten(_read(CONF / "config.yaml"), "")]
+    found = [Key(n, v, None, None) for n, v in _flatten(read(CONF / "config.yaml"), "")]
     for group, options in groups().items():
         if group in _PRESETS:
             continue
@@ -46,7 +46,7 @@ def keys() -> list[Key]:
             path = CONF / group / f"{option}.yaml"
             package = re.match(r"#\s*@package\s+(\S+)", path.read_text())
             prefix = package[1] if package else group
-            pairs = _flatten(_read(path), "" if prefix == "_global_" else prefix)
+            pairs = _flatten(read(path), "" if prefix == "_global_" else prefix)
             found += [Key(name, value, group, option) for name, value in pairs]
     return found
 
@@ -85,7 +85,7 @@ def as_list(choice: Any) -> list[Any]:
     return list(choice) if isinstance(choice, list | tuple) else [choice]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
     """What a file holds.
 
     Raises:

@@ -16,16 +16,15 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import catalog, looking, mistakes, private, ranks
+from ddpm import catalog, inherit, looking, mistakes, private, ranks
 from ddpm.config import plan
 from ddpm.errors import InputError, ToldElsewhere, nearest
-from ddpm.inherit import inherited
 from ddpm.perform import perform
 from ddpm.sweeps import record, table
 from ddpm.sweeps.attempt import attempt_composed
+from ddpm.sweeps.launcher import ours_by_default
 
 _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
-_inherited: list[str] = []  # overrides that the user did not type
 
 
 def main() -> None:
@@ -35,6 +34,7 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         _prepare_arguments()
+        ours_by_default()
         _hydra_main()
         if "error" in _single:
             raise _single["error"]
@@ -62,6 +62,8 @@ def main() -> None:
 
 def _prepare_arguments() -> None:
     """Flags to the front, where Hydra's parser wants them, and what a run takes over to the end."""
+    if os.environ.get("DDPM_TEAM") == "":  # for Hydra that is a name; for a shell it is none
+        del os.environ["DDPM_TEAM"]
     private.check_words(sys.argv[1:])  # first of all: other messages repeat what they are about
     actions = get_args_parser()._actions
     known = {flag: action for action in actions for flag in action.option_strings}
@@ -76,8 +78,10 @@ def _prepare_arguments() -> None:
         first.append(word)
         if word in known and known[word].nargs is None:  # --config-dir mine
             first += [value for value in [next(words, None)] if value is not None]
-    _inherited[:] = inherited(rest)
-    sys.argv[1:] = [*first, *rest, *_inherited]
+    if {"-m", "--multirun"} & set(first) and any(word in ("-c", "--cfg") for word in first):
+        raise InputError("--cfg shows the configuration of one run; leave out -m.")
+    inherit.taken[:] = inherit.inherited(rest)
+    sys.argv[1:] = [*first, *rest, *inherit.taken]
 
 
 @hydra.main(config_path=str(catalog.CONF), config_name="config", version_base="1.3")
@@ -90,7 +94,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
             looking.look(cfg)
             return None
         with ranks.one_tells():
-            planned = plan(cfg, _inherited)
+            planned = plan(cfg, inherit.taken)
         _single["planned"] = True
         perform(planned)
     except BaseException as error:

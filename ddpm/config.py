@@ -203,6 +203,7 @@ def _placed(
         hparams=hparams | {"run_id": found.run_id or hparams["run_id"]},
         output_dir=found.folder,
         in_sweep=found.in_sweep,
+        chosen=found.chosen,
         unique=found.unique,
         resume=found.begun,
         trains=choices["job"] in inherit.TRAINING,

@@ -42,6 +42,7 @@ RESULT_DEPENDS_ON = (
 _NEEDED = ("run_id", "seed", "schedule", "diffusion", "optimizer", "hardware", "tracker", "job")
 _ELSEWHERE = ("data.root", "data.data_dir")  # where data are is the machine's affair
 _ABOUT_THE_RUN = ("resume", "resume_allow", "checkpoint", "hydra", "output_dir", "data_dir")
+taken: list[str] = []  # what the command of this process has taken over: see `inherited`
 # In what two sampling runs may differ and still draw the same images.
 INCIDENTAL = (
     "run_id",

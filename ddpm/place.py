@@ -6,17 +6,18 @@ from typing import Any, NamedTuple
 
 from ddpm import run_dir
 from ddpm.errors import InputError
-from ddpm.inherit import SAMPLING, differences, run_folder
+from ddpm.inherit import SAMPLING, TRAINING, differences, run_folder
 
 
 class Place(NamedTuple):
     """A folder, whether it may get another name, and, if a run has begun in it, that run's id.
 
-    A sweep looks for the folders of its jobs itself: `in_sweep`.
+    A sweep looks for the folders of its jobs itself, `in_sweep`, or at those that are `chosen`.
     """
 
     folder: Path
     in_sweep: bool = False
+    chosen: bool = False
     unique: bool = False
     begun: bool = False
     run_id: str | None = None
@@ -45,6 +46,8 @@ def choose(
     job, given = config["choices"]["job"], config["output_dir"]
     if given is None and sweep is not None:
         return Place(sweep, in_sweep=job != "export")  # which leaves no run
+    if sweep is not None and job in TRAINING:
+        return Place(Path(given), chosen=True)
     if given is None:
         parent = Path("outputs") / job / name
         begun = _unfinished(parent, hparams) if job in SAMPLING else None

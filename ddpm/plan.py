@@ -14,6 +14,7 @@ class Plan:
         hparams: the same without the copies of parts in the job: for files and trackers.
         output_dir: the run's folder, to be made unless `resume`.
         in_sweep: whether the sweep it belongs to gives it its folder, in place of this one.
+        chosen: whether `output_dir` was given by hand for a job of a sweep, and not looked at yet.
         unique: whether the folder may get another name where this one is taken.
         resume: whether to go on with the run in `output_dir`.
         trains: whether the job is one that writes checkpoints.
@@ -26,6 +27,7 @@ class Plan:
     hparams: dict[str, Any]
     output_dir: Path
     in_sweep: bool
+    chosen: bool
     unique: bool
     resume: bool
     trains: bool

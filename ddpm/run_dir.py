@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from ddpm.errors import InputError, shown
 from ddpm.untrusted import Refused, read_yaml
 
 STATES = ("waiting", "running", "done", "failed", "preempted", "pruned")
+
+
+class Busy(InputError):
+    """Another process works on the run."""
 
 
 def check_free(path: Path) -> None:
@@ -136,7 +140,7 @@ def lock(path: Path) -> Iterator[None]:
     """Hold the run folder against a second process; freed when this one ends, however it ends.
 
     Raises:
-        InputError: another process holds it; the message says which.
+        Busy: another process holds it; the message says which.
     """
     file = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT, 0o666)
     _held.append(file)
@@ -145,7 +149,7 @@ def lock(path: Path) -> Iterator[None]:
             _flock(file)
         except BlockingIOError:
             holder = shown(os.pread(file, 200, 0).decode(errors="replace")) or "another process"
-            raise InputError(f"{path}: this run is being worked on by {holder}.") from None
+            raise Busy(f"{path}: this run is being worked on by {holder}.") from None
         with contextlib.suppress(OSError):  # on a full disk it is held without a name
             os.ftruncate(file, 0)
             os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
@@ -259,8 +263,28 @@ def change_status(path: Path, **changes: Any) -> None:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """What `status.json` says, or an empty dict where there is none."""
-    return _read_json(path / "status.json")
+    """What `status.json` says, or an empty dict where there is none; what is no state, no number or
+    no text where one belongs is left out."""
+    return {
+        name: value
+        for name, value in _read_json(path / "status.json").items()
+        if name not in _MEANS or _MEANS[name](value)
+    }
+
+
+def _is_figure(value: Any) -> bool:
+    """Whether a value of JSON is a count or a time: false for true, NaN, and what has no end."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return numeric and 0 <= value < 2**63
+
+
+# What entries of `status.json` must be, where they are there.
+_MEANS: dict[str, Callable[[Any], bool]] = {
+    "state": lambda value: isinstance(value, str) and value in STATES,
+    "error": lambda value: isinstance(value, str),
+    "words": lambda value: isinstance(value, list) and all(isinstance(w, str) for w in value),
+    **dict.fromkeys(("step", "total", "saved", "seconds"), _is_figure),
+}
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -393,6 +393,7 @@ def test_every_combination_takes_a_step_and_draws_a_picture(choices, data_dir, t
         hparams=hparams,
         output_dir=tmp_path / "run",
         in_sweep=False,
+        chosen=False,
         unique=False,
         resume=False,
         trains=True,

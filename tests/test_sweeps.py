@@ -12,7 +12,7 @@ from test_run import assert_equal_state, files_of, losses_of, metrics_of, state_
 
 from ddpm import run_dir
 from ddpm.errors import InputError
-from ddpm.sweeps import folder, serial
+from ddpm.sweeps import folder, serial, side_by_side
 
 QUICK = [word for word in TINY if not word.startswith("job.max_steps")] + ["job.max_steps=6"]
 SWEEP = ["-m", *QUICK, "sweep=study"]
@@ -151,6 +151,7 @@ def test_the_configuration_is_that_of_the_start(run, tmp_path, monkeypatch):
     assert len(jobs_of(tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_two_commands_share_a_sweep(tmp_path):
     """A job that one process works on is left to it by the other."""
     words = [*SWEEP, "job.max_steps=400", "job.sample_every=null", "seed=1,2"]
@@ -181,6 +182,74 @@ def test_samplings_are_jobs_too(run, tiny, tmp_path):
     ]
     status, out, err = run(*moved)
     assert out.count("was done before") == 2, out + err
+
+
+@pytest.mark.parametrize("place", ["run.filled:2", "run.created:2"])
+def test_killed_while_jobs_get_their_folders(place, tmp_path):
+    assert go(tmp_path, *SWEEP, "seed=1,2,3", crash=place) == -9
+    assert go(tmp_path, *SWEEP, "seed=1,2,3") == 0, said(tmp_path)
+    assert list(jobs_of(tmp_path)) == [f"{n}-convnet-digits" for n in range(3)]
+    study = tmp_path / "outputs" / "sweep" / "study"
+    assert {path.name for path in study.glob(".*")} == {".lock"}
+
+
+def test_a_mistake_in_every_job_begins_nothing(run, tmp_path):
+    status, _, err = run(*SWEEP, "seed=x,y")
+    assert status == 2
+    assert "seed=x: must be" in err
+    assert "seed=y: must be" in err
+    assert jobs_of(tmp_path) == {}
+
+
+def test_what_was_refused_and_is_not_asked_for_again_is_forgotten(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(serial, "attempt", lambda job: None)
+    run(*SWEEP, "job.batch_size=8,-1")
+    assert len(jobs_of(tmp_path)) == 2
+    run(*SWEEP, "job.batch_size=8")
+    assert len(jobs_of(tmp_path)) == 1
+
+
+def test_a_job_that_another_process_has_just_taken_is_no_failure(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(serial, "attempt", lambda job: None)
+    run(*SWEEP, "seed=1")
+    (job,) = jobs_of(tmp_path).values()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DDPM_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(run_dir, "is_locked", lambda path: False)  # when it was looked at
+    with run_dir.lock(job):
+        _, out, _ = run(*SWEEP, "seed=1")
+    assert "is being worked on by another process" in out
+    assert not (job / "status.json").exists()
+
+
+def test_folders_of_ones_own_go_on_too(run, tmp_path):
+    words = [*SWEEP, "seed=1", "output_dir=a,b"]
+    assert run(*words)[0] == 0
+    status, out, err = run(*words)
+    assert status == 0, out + err
+    assert out.count("was done before") == 2
+    assert jobs_of(tmp_path) == {}
+    status, out, err = run(*SWEEP, "seed=1,2", "output_dir=a")
+    assert "output_dir=a: the folder holds a run already" in out, "another one"
+
+
+def test_a_team_chooses_a_launcher(run, tmp_path, monkeypatch):
+    (tmp_path / "mine" / "team").mkdir(parents=True)
+    text = """# @package _global_
+defaults:
+  - override /hydra/launcher: slots
+hydra:
+  launcher: {cores_per_job: 1, partition: gpu}
+"""
+    (tmp_path / "mine" / "team" / "lab.yaml").write_text(text)
+    seen = []
+    monkeypatch.setattr(side_by_side, "run", lambda queue, runner: seen.append(runner))
+    run("--config-dir", "mine", *SWEEP, "team=lab", "seed=1,2")
+    assert [type(runner).__name__ for runner in seen] == ["Slots"]
+    assert (
+        run("--config-dir", "mine", *SWEEP, "team=lab", "hydra/launcher=serial", "seed=1")[0] == 0
+    )
 
 
 @pytest.mark.parametrize("name", ["a b", ".hidden", "a:b", "''"])
@@ -239,9 +308,9 @@ def test_a_damaged_configuration_does_not_end_the_sweep(run, tmp_path):
 
 
 def test_check_name():
-    for name in (None, "a", "study-1.b", "some/where"):
+    for name in (None, "a", 1, "study-1.b", "some/where"):
         folder.check_name(name)
-    for name in (1, "", "a b", "..", "-\n"):
+    for name in (True, 1.5, "", "a b", "..", "-\n"):
         with pytest.raises(InputError, match="sweep="):
             folder.check_name(name)
 
@@ -249,6 +318,7 @@ def test_check_name():
 # side by side
 
 
+@pytest.mark.slow
 def test_slots_run_jobs_side_by_side_and_resume(tmp_path):
     words = [*SWEEP, "hydra/launcher=slots", "seed=1,2,3", "job.max_steps=300", "job.log_every=10"]
     words += ["job.save_every=10", "job.sample_every=null"]
@@ -269,15 +339,28 @@ def test_slots_run_jobs_side_by_side_and_resume(tmp_path):
 
 
 def test_a_crash_frees_the_slot(tmp_path):
-    words = [*SWEEP, "hydra/launcher=slots", "hydra.launcher.cores_per_job=2", "seed=1,2"]
+    words = [*SWEEP, "hydra/launcher=slots", "seed=1,2"]
     status = go(tmp_path, *words, crash="train.step:4")  # each job of itself
     assert status == 1, said(tmp_path)
     jobs = jobs_of(tmp_path).values()
     assert [status_of(job)["state"] for job in jobs] == ["failed", "failed"]
     assert all("by signal 9" in status_of(job)["error"] for job in jobs)
     assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert all("steps    2 to 6" in (job / "job.log").read_text() for job in jobs)
 
 
+@pytest.mark.slow
+def test_a_stop_while_jobs_start_leaves_them_waiting(tmp_path):
+    words = [*SWEEP, "hydra/launcher=slots", "seed=1,2"]
+    child = start(tmp_path, *words)
+    until(lambda: "start    seed=2" in said(tmp_path), child)
+    os.kill(child, signal.SIGTERM)
+    assert wait(child) == 128 + signal.SIGTERM
+    assert [folder_state(job) for job in jobs_of(tmp_path).values()] == ["waiting"] * 2
+    assert "failed  " not in said(tmp_path)
+
+
+@pytest.mark.slow
 def test_jobs_stop_when_their_launcher_is_killed(tmp_path):
     words = [*SWEEP, "hydra/launcher=slots", "seed=1,2", "job.max_steps=100000"]
     words += ["job.sample_every=null", "job.save_every=null", "job.log_every=50"]

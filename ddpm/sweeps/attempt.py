@@ -7,29 +7,36 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddpm import mistakes, private, ranks, run_dir
+from ddpm import asked, inherit, mistakes, ranks, run_dir
 from ddpm.config import plan
 from ddpm.metrics import read_metrics
-from ddpm.perform import perform
+from ddpm.perform import Preempted, perform
 from ddpm.sweeps import freeze, record
 from ddpm.sweeps.folder import SweepFolder
+
+_ELSEWHERE = "elsewhere  {} is being worked on by another process"
 
 
 def attempt(job: freeze.Job) -> None:
     """Run a job, unless it is over or another process is at it; print what came of it."""
     state = job.state
     if job.plan is None:
-        print(f"refused  {job.text}\n{job.error}", flush=True)
-        return
+        return  # as was told
     if job.over:
         print(f"{state:8} {job.folder} was {state} before: {job.text}", flush=True)
         return
     if state == "running" and ranks.leads():  # the others of this run are to join it
-        print(f"elsewhere  {job.folder} is being worked on by another process", flush=True)
+        print(_ELSEWHERE.format(job.folder), flush=True)
         return
     try:
         result = perform(job.plan)
         job.succeeded = result is None or result["state"] == "done"
+    except run_dir.Busy:  # it was quicker
+        print(_ELSEWHERE.format(job.folder), flush=True)
+    except Preempted:
+        if job.folder is None or asked.end_of(job.folder) is None:
+            raise
+        # Somebody has asked this one job to stop, by a file: the others are to go on.
     except Exception as error:
         message = mistakes.explain(error)
         if message is None:
@@ -44,10 +51,10 @@ def attempt_composed(cfg: DictConfig) -> float | None:
     """Do the same for one job of a launcher that is not ours, which composes it just now."""
     hydra_config = HydraConfig.get()
     number = hydra_config.job.num
-    job = freeze.Job(number, private.as_typed(hydra_config))
+    job = freeze.Job(number, freeze.typed(hydra_config))
     with SweepFolder(Path(hydra_config.sweep.dir), freeze.subdir) as folder:
         try:
-            job.plan = plan(cfg)
+            job.plan = plan(cfg, inherit.taken)
             job.words = job.plan.config["overrides"]
             freeze.place(job, folder)
         except Exception as error:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +30,11 @@ _INCIDENTAL = (
 )
 
 
-def of(name: str | None, now: str) -> str:
+def of(name: str | int | None, now: str) -> str:
     """The folder of a sweep that is called `name`, or is to be found there; else named by time."""
     if name is None:
         return f"outputs/sweep/{now}"
-    return name if "/" in name else f"outputs/sweep/{name}"
+    return str(name) if "/" in str(name) else f"outputs/sweep/{name}"
 
 
 def check_name(name: Any) -> None:
@@ -44,7 +45,8 @@ def check_name(name: Any) -> None:
     """
     if name is None or (isinstance(name, str) and "/" in name):
         return
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("."):
+    readable = isinstance(name, str) or type(name) is int
+    if not readable or not _NAME.fullmatch(str(name)) or str(name).startswith("."):
         raise InputError(
             f"sweep={name}: must be a name of letters, digits, '-', '_', '.', or a path with a '/'."
         )
@@ -85,10 +87,11 @@ class SweepFolder:
     Args:
         path: the folder; made on entering.
         subdir: the name of the folder of the job with this number.
+        begins: whether a command begins with it: those jobs that were refused before are forgotten.
     """
 
-    def __init__(self, path: Path, subdir: Callable[[int], str]) -> None:
-        self.path, self.subdir = path, subdir
+    def __init__(self, path: Path, subdir: Callable[[int], str], *, begins: bool = False) -> None:
+        self.path, self.subdir, self.begins = path, subdir, begins
         self.known: dict[str, list[Path]] = {}
 
     def __enter__(self) -> Self:
@@ -100,7 +103,8 @@ class SweepFolder:
                 f"{self.path}: cannot be the folder of a sweep ({error.strerror})."
             ) from None
         fcntl.flock(self._lock, fcntl.LOCK_EX)
-        for file in sorted(self.path.glob("*/config.yaml"), key=_by_number):
+        self._clean()
+        for file in sorted(_files(self.path, "config.yaml"), key=_by_number):
             if (found := _identity_in(file)) is not None:
                 self.known.setdefault(found, []).append(file.parent)
         return self
@@ -113,6 +117,17 @@ class SweepFolder:
     ) -> None:
         os.close(self._lock)
 
+    def _clean(self) -> None:
+        """Remove what a kill left half-made, and what is known of jobs that were refused."""
+        for left in self.path.glob(".*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
+        for file in _files(self.path, "status.json") if self.begins else []:
+            if (
+                "words" in run_dir.read_status(file.parent)
+                and len(list(file.parent.iterdir())) == 1
+            ):
+                shutil.rmtree(file.parent, ignore_errors=True)
+
     def take(self, plan: Plan, number: int) -> Plan:
         """The plan in the folder that is its own: the one it was begun in, or a new one.
 
@@ -124,31 +139,15 @@ class SweepFolder:
         places = self.known.setdefault(identity(plan.hparams), [])
         own = self.path / self.subdir(number)
         folder = own if own in places else places[0] if places else None
-        hparams = plan.hparams
-        if folder is None:
-            folder = run_dir.create(self._free(number), hparams, unique=False)
-        else:
+        if folder is not None:
             places.remove(folder)
-            hparams = hparams | {"run_id": run_dir.read_config(folder)["run_id"]}
-        return replace(
-            plan,
-            hparams=hparams,
-            output_dir=folder,
-            unique=False,
-            resume=True,  # it has its configuration, and perhaps more
-            checkpoint=folder if plan.trains else plan.checkpoint,
-        )
+            return _begun(plan, folder)
+        return _in(plan, run_dir.create(self._free(number), plan.hparams, unique=False))
 
     def refuse(self, words: list[str], number: int, message: str) -> Path:
         """Keep why a job has no configuration, in a folder of its own."""
-        for file in self.path.glob("*/status.json"):
-            told = run_dir.read_status(file.parent)
-            if told.get("words") == words and not (file.parent / "config.yaml").exists():
-                folder = file.parent
-                break
-        else:
-            folder = self._free(number, unused=True)
-            folder.mkdir(parents=True, exist_ok=True)
+        folder = self._free(number, unused=True)
+        folder.mkdir(parents=True, exist_ok=True)
         run_dir.write_status(folder, "failed", words=words, error=message)
         return folder
 
@@ -158,7 +157,7 @@ class SweepFolder:
         Args:
             unused: nor one that was refused.
         """
-        used = {_number(file.parent) for file in self.path.glob("*/config.yaml")}
+        used = {_number(file.parent) for file in _files(self.path, "config.yaml")}
         for candidate in (*{number} - used, self._next(), self._next() + 1):
             folder = self.path / self.subdir(candidate)
             refused = (folder / "status.json").exists() and not (folder / "config.yaml").exists()
@@ -172,6 +171,42 @@ class SweepFolder:
     def _next(self) -> int:
         """A number above all that stand before the names of folders."""
         return 1 + max((_number(path) for path in self.path.iterdir()), default=-1)
+
+
+def go_on(plan: Plan) -> Plan:
+    """A plan whose folder was chosen by hand, to go on there if it is the plan's own.
+
+    Raises:
+        InputError: the folder is another run's.
+    """
+    file = plan.output_dir / "config.yaml"
+    if file.exists() and _identity_in(file) == identity(plan.hparams):
+        return _begun(plan, plan.output_dir)
+    run_dir.check_free(plan.output_dir)
+    return plan
+
+
+def _begun(plan: Plan, folder: Path) -> Plan:
+    """The plan in a folder where it was begun, as the run that it was then."""
+    run_id = run_dir.read_config(folder).get("run_id", plan.hparams["run_id"])
+    return _in(replace(plan, hparams=plan.hparams | {"run_id": run_id}), folder)
+
+
+def _in(plan: Plan, folder: Path) -> Plan:
+    """The plan in a folder that has its configuration, and perhaps more."""
+    return replace(
+        plan,
+        output_dir=folder,
+        in_sweep=True,
+        unique=False,
+        resume=True,
+        checkpoint=folder if plan.trains else plan.checkpoint,
+    )
+
+
+def _files(path: Path, name: str) -> list[Path]:
+    """The files of this name in the folders of jobs; what begins with a dot is not there yet."""
+    return [file for file in path.glob(f"*/{name}") if not file.parent.name.startswith(".")]
 
 
 def _by_number(file: Path) -> tuple[int, str]:

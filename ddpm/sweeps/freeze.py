@@ -13,10 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from ddpm import mistakes, private, run_dir
+from ddpm import inherit, mistakes, private, run_dir
 from ddpm.config import plan
+from ddpm.errors import InputError
 from ddpm.plan import Plan
-from ddpm.sweeps.folder import OVER, SweepFolder
+from ddpm.sweeps.folder import OVER, SweepFolder, go_on
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Job:
     Args:
         number: its place in the sweep, as in the name of its folder.
         words: what the command line says of it.
-        folder: where it works; None where its configuration was refused.
+        folder: where it works; None where it has none yet.
         plan: None where its configuration was refused; `error` says why.
         title: those of the words that tell it from the others.
         succeeded: whether it has come to its end in this sweep; an export leaves no other sign.
@@ -66,7 +67,12 @@ class Job:
 
 
 def freeze(
-    config: DictConfig, context: HydraContext, overrides: Sequence[Sequence[str]], first: int
+    config: DictConfig,
+    context: HydraContext,
+    overrides: Sequence[Sequence[str]],
+    first: int,
+    *,
+    begins: bool = False,
 ) -> list[Job]:
     """Compose, check and place all jobs. A mistake in one is kept with it, the others go on.
 
@@ -74,17 +80,33 @@ def freeze(
         config: of the sweep, as Hydra composed it.
         overrides: of each job.
         first: number of the first one.
+        begins: whether these are the first jobs of the command.
+
+    Raises:
+        InputError: there is a mistake in every one of several.
     """
-    path = Path(config.hydra.sweep.dir)
     before = HydraConfig.instance().cfg
     try:
-        with SweepFolder(path, subdir) as folder:
-            return [
+        with SweepFolder(Path(config.hydra.sweep.dir), subdir, begins=begins) as folder:
+            jobs = [
                 _freeze_one(config, context, list(words), number, folder)
                 for number, words in enumerate(overrides, start=first)
             ]
+            if begins and all(job.error is not None for job in jobs):
+                raise InputError(_all_wrong(jobs))
+            for job in jobs:
+                if job.error is not None:
+                    job.folder = folder.refuse(job.words, job.number, job.error)
+            return jobs
     finally:
         HydraConfig.instance().cfg = before
+
+
+def _all_wrong(jobs: list[Job]) -> str:
+    """What is wrong with all jobs, each thing once."""
+    lines = dict.fromkeys(line for job in jobs for line in (job.error or "").splitlines())
+    more = [f"... and {len(lines) - 3} more lines like these."] if len(lines) > 4 else []
+    return "\n".join([*list(lines)[: 3 if more else 4], *more])
 
 
 def _freeze_one(
@@ -94,9 +116,9 @@ def _freeze_one(
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     HydraConfig.instance().set_config(composed)
-    job = Job(number, private.as_typed(HydraConfig.get()))
+    job = Job(number, typed(HydraConfig.get()))
     try:
-        job.plan = plan(without_hydra(composed))
+        job.plan = plan(without_hydra(composed), inherit.taken)
         job.words = job.plan.config["overrides"]
         place(job, folder)
     except Exception as error:
@@ -104,14 +126,27 @@ def _freeze_one(
         if job.error is None:
             raise
         job.plan = None
-        job.folder = folder.refuse(job.words, number, job.error)
     return job
 
 
+def typed(hydra_config: DictConfig) -> list[str]:
+    """The words of a job that its user typed, without the name of the sweep."""
+    taken = set(inherit.taken)
+    words = private.as_typed(hydra_config)
+    return [word for word in words if word not in taken and not word.startswith("sweep=")]
+
+
 def place(job: Job, folder: SweepFolder) -> None:
-    """Give a job its folder in the sweep, unless its command line names another one."""
+    """Give a job its folder in the sweep, or the one that its command line names: there, too, it
+    goes on if it has begun.
+
+    Raises:
+        InputError: that one is another run's.
+    """
     if job.plan.in_sweep:
         job.plan = folder.take(job.plan, job.number)
+    elif job.plan.chosen:
+        job.plan = go_on(job.plan)
     if not job.plan.unique:
         job.folder = job.plan.output_dir
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ddpm import run_dir
+from ddpm.errors import InputError
 from ddpm.perform import Preempted
 from ddpm.signals import GracefulStop
 from ddpm.sweeps.freeze import Job
@@ -112,16 +113,29 @@ def _begin(queue: Queue, runner: Runner, overview: Overview) -> bool:
         overview.say(f"there    {job.text} {one.where}")
         return True
     if job.plan is None:
-        overview.say(f"refused  {job.text}\n{job.error}")
+        pass  # as was told
     elif job.over:
         overview.say(f"{state:8} {job.folder} was {state} before: {job.text}")
     elif state == "running":
         overview.say(f"elsewhere  {job.folder} is being worked on by another process")
-    elif (one := runner.start(job)) is not None:
-        runner.running.append(one)
-        overview.say(f"start    {job.text} {one.where}")
+    elif _started(job, runner, overview):
         return True
     queue.ended(job)
+    return True
+
+
+def _started(job: Job, runner: Runner, overview: Overview) -> bool:
+    """Start a job; one that cannot be has failed, and stops no other."""
+    try:
+        one = runner.start(job)
+    except InputError as error:
+        job.error = str(error)
+        if job.folder is not None and job.plan.in_sweep:
+            run_dir.change_status(job.folder, state="failed", error=job.error)
+        overview.say(f"failed   {job.text}: {job.error}")
+        return False
+    runner.running.append(one)
+    overview.say(f"start    {job.text} {one.where}")
     return True
 
 

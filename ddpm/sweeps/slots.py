@@ -5,9 +5,10 @@ one dies, and may start processes of their own, as hardware=ddp does. A job's pr
 so that a crash takes nothing with it but the job.
 """
 
-import os
+import contextlib
+import signal
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
@@ -38,6 +39,7 @@ class Slots(Runner[InSlot]):
     def __init__(self, places: Sequence[Place], sweep: Path) -> None:
         super().__init__()
         self.places, self.free, self.sweep = places, deque(places), sweep
+        self.stopping = False
 
     def describe(self) -> str:
         return f"slots    {len(self.places)}: {', '.join(place.name for place in self.places)}"
@@ -51,7 +53,7 @@ class Slots(Runner[InSlot]):
         log = (job.folder if job.folder is not None else self.sweep / str(job.number)) / "job.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         process = get_context("spawn").Process(target=work, args=(job, str(log)))
-        with environment(place.variables):
+        with environment(place.variables), _interrupts_held():
             process.start()
         return InSlot(job, f"on {place.name}", str(log), place, process)
 
@@ -65,17 +67,22 @@ class Slots(Runner[InSlot]):
         one.job.succeeded = one.process.exitcode == 0
 
     def crash(self, one: InSlot) -> str | None:
-        """What a signal or an exit of its own kind did; 0, 1 and a stop are told by the run."""
+        """What a signal or an exit of its own kind did; 0, 1 and a stop are told by the run. While
+        it starts there is nothing to save, and our own signal just ends it."""
         code = one.process.exitcode
         if code in (0, 1) or one.job.state == "preempted":
+            return None
+        if self.stopping and code == -signal.SIGTERM:
             return None
         return f"its process was ended by signal {-code}" if code < 0 else f"exit status {code}"
 
     def stop(self, number: int) -> str:
-        """Hand the signal on: each job finishes its step and saves."""
+        """Each job finishes its step and saves. Whatever reached us, the jobs get SIGTERM: SIGINT
+        means nothing to a process that is only starting."""
+        self.stopping = True
         for one in self.running:
             if one.process.is_alive():
-                os.kill(one.process.pid, number)
+                one.process.terminate()
         return f"stopping {len(self.running)} jobs: each finishes its step and saves"
 
     def end(self) -> None:
@@ -83,3 +90,14 @@ class Slots(Runner[InSlot]):
         for one in self.running:
             one.process.kill()
             one.process.join()
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """While open, Ctrl-C waits; a process that is started meanwhile holds it until it has left the
+    terminal (`ddpm.sweeps.child`)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

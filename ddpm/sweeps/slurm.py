@@ -57,13 +57,22 @@ class Slurm(Runner[InQueue]):
         max_jobs: int,
         poll_seconds: float,
         setup: Sequence[str],
-        additional: dict[str, Any],
+        additional: dict[str, Any] | None,
     ) -> None:
         super().__init__()
         numbers = {"timeout_min": timeout_min, "cpus_per_task": cpus_per_task}
         for name, value in (numbers | {"max_jobs": max_jobs}).items():
             if type(value) is not int or value < 1:
                 raise InputError(f"hydra.launcher.{name}={value}: must be a number from 1.")
+        if not isinstance(setup, list) or any(not isinstance(line, str) for line in setup):
+            raise InputError(
+                f"hydra.launcher.setup={setup}: must be a list of lines: ['module load cuda']."
+            )
+        if not isinstance(additional, dict | None):
+            raise InputError(
+                f"hydra.launcher.additional={additional}: must be options of sbatch with their "
+                "values: {constraint: a100}."
+            )
         self.max_jobs, self.poll_seconds = max_jobs, poll_seconds
         self.gpus_per_node = gpus_per_node
         self.folder = sweep / ".slurm"
@@ -74,7 +83,7 @@ class Slurm(Runner[InQueue]):
             "stderr_to_stdout": True,
             "slurm_job_name": sweep.name,
             "slurm_signal_delay_s": signal_delay_s,
-            "slurm_additional_parameters": {"requeue": True, **additional},
+            "slurm_additional_parameters": {"requeue": True, **(additional or {})},
             "slurm_setup": [*setup, f"export PYTHONPATH={shlex.quote(str(_root()))}:$PYTHONPATH"],
         }
         given = {"partition": partition, "account": account, "qos": qos}

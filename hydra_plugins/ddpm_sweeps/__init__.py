@@ -11,12 +11,24 @@ from omegaconf import DictConfig
 
 
 class _Frozen(Launcher):
-    """Composes all jobs first, and then has them run."""
+    """Composes all jobs first, and then has them run.
+
+    Args:
+        knobs: of this launcher; those that only others have are left aside.
+    """
+
+    name: str  # of its file in conf/hydra/launcher
+
+    def __init__(self, **knobs: Any) -> None:
+        self.given = knobs
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
+        from ddpm.sweeps import launcher
+
         self.hydra_context, self.config = hydra_context, config
+        self.knobs = launcher.own_knobs(self.name, self.given, config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -35,6 +47,8 @@ class _Frozen(Launcher):
 class Serial(_Frozen):
     """`hydra/launcher=serial`, the default."""
 
+    name = "serial"
+
     def run(self, queue: Any) -> None:
         from ddpm.sweeps import serial
 
@@ -44,23 +58,21 @@ class Serial(_Frozen):
 class Slots(_Frozen):
     """`hydra/launcher=slots`: the knobs are those of `ddpm.sweeps.places.find`."""
 
-    def __init__(self, **knobs: Any) -> None:
-        self.knobs = knobs
+    name = "slots"
 
     def run(self, queue: Any) -> None:
         from pathlib import Path
 
         from ddpm.sweeps import places, side_by_side, slots
 
-        found = places.find(**_plain(self.knobs))
+        found = places.find(**self.knobs)
         side_by_side.run(queue, slots.Slots(found, Path(self.config.hydra.sweep.dir)))
 
 
 class Slurm(_Frozen):
     """`hydra/launcher=slurm`: the knobs are those of `ddpm.sweeps.slurm.Slurm`."""
 
-    def __init__(self, **knobs: Any) -> None:
-        self.knobs = knobs
+    name = "slurm"
 
     def run(self, queue: Any) -> None:
         from pathlib import Path
@@ -69,7 +81,7 @@ class Slurm(_Frozen):
 
         slurm = _extra("ddpm.sweeps.slurm", "submitit", "hydra/launcher=slurm", "slurm")
         sweep = Path(self.config.hydra.sweep.dir)
-        side_by_side.run(queue, slurm.Slurm(sweep, **_plain(self.knobs)))
+        side_by_side.run(queue, slurm.Slurm(sweep, **self.knobs))
 
 
 class Optuna(Sweeper):
