@@ -4,6 +4,7 @@ Signals reach processes of one machine; a file reaches a run on any. Whoever wan
 `touch` it; a sweeper writes "pruned" into it, and the run is over then.
 """
 
+import os
 from pathlib import Path
 
 FILE = "stop"
@@ -11,7 +12,12 @@ FILE = "stop"
 
 def to_stop(folder: Path, state: str = "preempted") -> None:
     """Ask the run in this folder to end as "preempted", to go on later, or as "pruned"."""
-    (folder / FILE).write_text(state)
+    temporary = folder / f".{FILE}.{os.getpid()}.tmp"
+    try:
+        temporary.write_text(state)
+        os.replace(temporary, folder / FILE)  # half of "pruned" would be read as "preempted"
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def end_of(folder: Path) -> str | None:

@@ -50,6 +50,7 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
     overrides = OverridesParser.create().parse_overrides(texts)
     private.check_config(cfg)
     _check_overrides(cfg, overrides, hydra_config.runtime.choices)
+    shared = team.keys(_folders(), hydra_config.runtime.choices.get("team"))
     composed.drop_unchosen(cfg)
     composed.check(cfg, hydra_config.runtime.choices)
     composed.check_files(_folders(), hydra_config.runtime.choices)
@@ -58,7 +59,6 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
             f"sweep={cfg.sweep}: names a sweep, and those begin with -m: python run.py -m "
             f"sweep={cfg.sweep} ..."
         )
-    shared = team.keys(_folders(), hydra_config.runtime.choices.get("team"))
     hidden = private.hidden(cfg)
     try:
         return _plan(cfg, hydra_config, overrides, texts, hidden, shared)

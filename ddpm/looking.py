@@ -1,6 +1,7 @@
 """Jobs that only look at runs: job=status and job=report. Without torch, unless W&B is told."""
 
-import secrets
+import hashlib
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import private, run_dir
+from ddpm import composed, private, run_dir
 from ddpm.build import build
 from ddpm.errors import InputError, nearest
 from ddpm.sweeps import folder
@@ -69,42 +70,65 @@ def _chosen(cfg: DictConfig, job: str) -> tuple[list[Path], str, Path]:
         title = Path(runs[0]).name if len(runs) == 1 else f"{len(runs)} runs"
         return [Path(path) for path in runs], title, Path("outputs/report") / now
     folder.check_name(cfg.sweep)
-    path = Path(folder.of(cfg.sweep, ""))
+    path = Path(folder.of(cfg.sweep, "")) if "/" in cfg.sweep else Path(_sweep_dir())
     if not (found := folder.jobs(path)):
-        there = [p.name for p in Path("outputs/sweep").glob("*") if p.is_dir()]
+        there = [p.name for p in path.parent.glob("*") if p.is_dir()]
         known = f" There are {', '.join(sorted(there)[:8])}." if there else ""
         raise InputError(f"sweep={cfg.sweep}: no jobs in {path}.{nearest(cfg.sweep, there)}{known}")
     return found, path.name, path
 
 
+def _sweep_dir() -> str:
+    """Where a sweep of this name is put: a team or the command line may have moved all of them."""
+    return HydraConfig.get().sweep.dir
+
+
 def _trackers(cfg: DictConfig, folders: list[Path], *, asked: bool) -> dict[str, Any]:
-    """The trackers to show a report: those of the command line, else those of the runs."""
+    """The trackers to show a report: those of the command line, else W&B where it knows a run.
+
+    Where W&B is told, this start says, or its team: the runs may be somebody else's.
+    """
+    composed.drop_unchosen(cfg)
+    trackers = OmegaConf.to_container(cfg.tracker, resolve=True)
     if asked:
-        return OmegaConf.to_container(cfg.tracker, resolve=True)
-    for path in folders:
-        try:
-            if found := run_dir.read_config(path).get("tracker"):
-                return private.reveal({"tracker": found})[0]["tracker"]
-        except InputError:
-            continue
-    return {}
+        return trackers
+    known = "wandb" in trackers and any(map(_tracked, folders))
+    return {"wandb": trackers["wandb"]} if known else {}
+
+
+def _tracked(path: Path) -> bool:
+    """Whether a run was shown to W&B."""
+    try:
+        tracker = run_dir.read_config(path).get("tracker")
+    except InputError:
+        return False
+    return isinstance(tracker, dict) and "wandb" in tracker
 
 
 def _show(trackers: dict[str, Any], files: list[Path], output: Path, title: str) -> None:
-    """Give the report to trackers, as a run of the group that the runs are in."""
+    """Give the report to trackers, as a run of the group that the runs are in; the same run each
+    time that this report is made."""
     from ddpm.trackers.base import RunInfo, open_trackers
 
     run = RunInfo(
-        run_id=secrets.token_hex(4),
+        run_id=_run_id(output, title),
         name=f"report {title}",
         group=title,
         tags=["report"],
         job_type="report",
     )
     made = build(trackers, "tracker")
+    # What trackers write is a run's own affair where the report lies in the folder of one.
+    place = output / "report" if (output / "config.yaml").exists() else output
     with open_trackers(
-        made, run_dir=output, run=run, hparams={"report": title}, start_step=0
+        made, run_dir=place, run=run, hparams={"report": title}, start_step=0
     ) as tracker:
         tracker.log_files("report", 0, files, final=True)
         for place in tracker.places:
             print(f"tracker  {place}")
+
+
+def _run_id(output: Path, title: str) -> str:
+    """The id of a report's run: that of this folder and group, and no other."""
+    told = f"{title}\0{os.path.realpath(output)}"
+    return hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()[:8]

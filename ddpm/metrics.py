@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+_LARGEST = 2**1023  # of whole numbers: above it, float() fails
+
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl. A line torn by a crash, which is no JSON object, is left out."""
@@ -26,7 +28,8 @@ def read_tail(path: Path, limit: int) -> list[bytes]:
 
 
 def parse(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """The rows among some lines: JSON objects with a step."""
+    """The rows among some lines: JSON objects with a step. In them stay numbers, and None for what
+    was not finite; a text or a list is nobody's measurement."""
     rows = []
     for line in lines:
         try:
@@ -34,10 +37,12 @@ def parse(lines: Iterable[bytes]) -> list[dict[str, Any]]:
         except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and is_number(row.get("step")):
-            rows.append(row)
+            rows.append({k: v for k, v in row.items() if v is None or is_number(v)})
     return rows
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value of JSON is a number that a float can hold; true and false are none."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
+    return isinstance(value, float)

@@ -34,10 +34,16 @@ def _keys_of(path: Path) -> list[str]:
     """The keys of a file, and the groups of its defaults list."""
     try:
         node = OmegaConf.to_container(OmegaConf.load(path), resolve=False) or {}
-    except (OmegaConfBaseException, ValueError):  # a list, a text
-        raise InputError(f"{path}: a team's file holds keys and values.") from None
+    except (OmegaConfBaseException, ValueError, OSError):  # a number, a damaged list
+        node = None
+    defaults = node.pop("defaults", None) or [] if isinstance(node, dict) else None
+    if not isinstance(defaults, list):
+        raise InputError(
+            f"{path}: a team's file holds keys and values, as `data_dir: /shared`; this one holds "
+            f"{'a list' if isinstance(node, list) else 'something else'}."
+        )
     found = []
-    for entry in node.pop("defaults", None) or []:
+    for entry in defaults:
         name = next(iter(entry), "") if isinstance(entry, dict) else str(entry)
         if name != "_self_" and name not in CHOICES:
             raise InputError(_refusal(path, f"defaults: {shown(name)}"))

@@ -173,7 +173,7 @@ def test_the_interval_of_three_seeds(tmp_path):
 def test_one_run_has_no_interval(tmp_path):
     folder = run_folder(tmp_path / "a", [0.5])
     (row,) = tables.of_settings(made(folder)).rows
-    assert ("0.5000", "\u2013") in [(cell.text, cell.interval) for cell in row.cells]
+    assert ("0.5000", "") in [(cell.text, cell.interval) for cell in row.cells]
 
 
 @pytest.mark.parametrize(
@@ -439,6 +439,13 @@ def test_previews_are_of_one_step(tmp_path):
     first, second = pictures.groups(made(*(tmp_path / name for name in "abc")))
     assert [grid.step for grid in first.grids] == [1000]
     assert [grid.step for grid in second.grids] == [1000, 500]
+
+
+def test_a_run_without_a_configuration_has_no_seed(tmp_path):
+    folder = run_folder(tmp_path / "a", [1.0], steps=(10,))
+    (folder / "config.yaml").write_text("a: [")
+    (group,) = pictures.groups(made(folder))
+    assert group.title == "Seed unknown"
 
 
 def test_squares_become_pixels_again(tmp_path):

@@ -3,7 +3,8 @@
 import pytest
 from report_parts import run_folder
 
-from ddpm import run_dir
+from ddpm import report, run_dir
+from ddpm.metrics import parse
 from ddpm.report import status
 
 
@@ -88,3 +89,49 @@ def test_damaged_and_missing_folders_are_jobs_too(tmp_path):
     (folder / "metrics.jsonl").write_text("{")
     text = status.table([folder, tmp_path / "nowhere"], 80)
     assert text.endswith("2 waiting")
+
+
+def test_without_seconds_the_speed_tells(tmp_path):
+    state = {"state": "running", "step": 50, "total": 100, "seconds": None}
+    folders = [run_folder(tmp_path / "a", [1.0], status=state)]
+    folders.append(run_folder(tmp_path / "b", status=False))
+    with run_dir.lock(folders[0]):
+        jobs = [status.read(folder) for folder in folders]
+    assert [(job.left, job.whole) for job in jobs] == [(4, 8), (None, None)]
+    assert status.time_left(jobs) == pytest.approx(12)
+
+
+DAMAGED = [
+    *('{"state": null}', '{"state": ["a"]}', '{"state": {}, "step": "x", "words": 3}', "[]"),
+    '{"state": "done", "step": true, "total": NaN, "seconds": "1", "saved": [], "error": 5}',
+    f'{{"state": "running", "step": 1e-300, "total": {10**400}, "seconds": 1e308}}',
+    '{"state": "running", "step": -1, "total": Infinity, "seconds": -Infinity}',
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_status_stops_nobody(tmp_path, text):
+    rows = ['"x"', "[1]", "1e308", "-1e308", str(10**400), "1e-320", "NaN", "{}", "1e200", "true"]
+    folder = run_folder(tmp_path / "a", job={"batch_size": 10**400})
+    lines = [f'{{"step": {i}, "train/loss": {row}}}\n' for i, row in enumerate(rows)]
+    (folder / "metrics.jsonl").write_text("".join(lines))
+    (folder / "status.json").write_text(text)
+    with run_dir.lock(folder):
+        assert status.table([folder], 80)
+        assert report.write([folder], tmp_path / "out", "one")
+    told = run_dir.read_status(folder)
+    assert told.get("state", "done") in run_dir.STATES
+    assert all(isinstance(told.get(name, 0), int | float) for name in ("step", "total", "seconds"))
+    assert set(told) <= {"state", "step", "total", "seconds"}
+
+
+def test_what_is_whole_is_kept(tmp_path):
+    more = {"total": 9, "saved": 2, "seconds": 1.5, "error": "x", "words": ["a=1"]}
+    run_dir.write_status(tmp_path, "failed", 3, **more)
+    assert run_dir.read_status(tmp_path) == {"state": "failed", "step": 3, **more}
+
+
+def test_rows_hold_numbers():
+    lines = [b'{"step": 1, "a": "x", "b": [1], "c": true, "d": null, "e": 2, "f": 0.5}']
+    lines += [b'{"step": 2, "a": %d}' % 10**400, b'{"step": %d}' % 10**400, b'{"step": "3"}']
+    assert parse(lines) == [{"step": 1, "d": None, "e": 2, "f": 0.5}, {"step": 2}]

@@ -311,7 +311,7 @@ def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(straight, tmp_path):
 def test_auto_tries_again_what_failed_before_it_began(tmp_path):
     words = ["-m", *RUN, "resume=auto", "hydra.sweep.dir=sweep", "data=folder"]
     words.append(f"data.root={tmp_path / 'pictures'}")
-    assert go(tmp_path, *words) == 1
+    assert go(tmp_path, *words) == 2
     (tmp_path / "pictures").mkdir()
     for n in range(3):
         Image.new("L", (20, 20), 80 * n).save(tmp_path / "pictures" / f"{n}.png")

@@ -7,7 +7,8 @@ from mistake_parts import assert_answered, contents
 from wandb_parts import nobody_is_logged_in
 from wandb_reader import read_run, run_files
 
-from ddpm import code
+from ddpm import code, team
+from ddpm.errors import InputError
 
 __all__ = ["nobody_is_logged_in"]
 
@@ -39,8 +40,8 @@ def test_a_team_is_for_every_job_and_binds_nobody(lab, run, tiny, tmp_path, monk
     assert config(tiny)["choices"]["team"] == "lab"
     assert config(tiny)["data_dir"] == str(tmp_path / "lab-data")
     words = ["job=sample", "checkpoint=run", "hardware=cpu", "job.num_samples=1", "sampler.steps=2"]
-    for team in (["team=lab", "tracker=wandb"], ["tracker=local"]):
-        status, _, err = run(*HERE, *words, *team, "output_dir=drawn")
+    for who in (["team=lab", "tracker=wandb"], ["tracker=local"]):
+        status, _, err = run(*HERE, *words, *who, "output_dir=drawn")
         assert status == 0, err
     assert [read_run(path).run.entity for path in run_files(tmp_path / "drawn")] == ["lab"]
 
@@ -56,6 +57,33 @@ def test_a_team_of_the_whole_machine(lab, run, monkeypatch):
     monkeypatch.setenv("DDPM_TEAM", "lap")
     status, _, err = run(*TINY)
     assert_answered(status, err, "team=lap", "example_lab")
+
+
+def test_an_empty_name_is_no_team(run, monkeypatch):
+    monkeypatch.setenv("DDPM_TEAM", "")
+    status, out, err = run("--cfg", "job")
+    assert (status, err) == (0, "")
+    assert "entity: null" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a", "this one holds a list"),
+        ("defaults: 3", "this one holds something else"),
+        ("3", "this one holds something else"),
+        ("a", "a: a team's file may set"),
+        ("", None),
+    ],
+)
+def test_a_team_is_keys_and_values(lab, text, message):
+    lab.write_text(text)
+    if message is None:
+        assert team.keys([lab.parent.parent], "lab") == []
+        return
+    with pytest.raises(InputError) as caught:
+        team.keys([lab.parent.parent], "lab")
+    assert message in str(caught.value)
 
 
 BINDING = {

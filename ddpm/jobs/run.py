@@ -214,9 +214,13 @@ class Run:
             self.tracker.log_files("model", step, [file], final=False)
 
     def preempted(self, signal: int | None, how: str) -> None:
-        """The run ends early, because it was asked to: by a signal or by a file in its folder."""
-        self.end, self.signal = asked.end_of(self.dir) or "preempted", signal
-        by = "a signal" if signal is not None else f"the file {self.dir / asked.FILE}"
+        """The run ends early, because it was asked to: by a signal, by a file in its folder, or by
+        the end of the process that started it."""
+        end = asked.end_of(self.dir)
+        self.end, self.signal = end or "preempted", signal
+        by = "the end of the process that started it"
+        if signal is not None or end is not None:
+            by = "a signal" if signal is not None else f"the file {self.dir / asked.FILE}"
         self.say(f"stopped  asked to by {by}, {how}")
 
 

@@ -4,6 +4,7 @@ import os
 import shlex
 from pathlib import Path
 
+from ddpm.report import changes
 from ddpm.report.runs import RunRecord
 
 # The folder is taken by now; and whoever goes on with a run begins it, here.
@@ -11,13 +12,14 @@ _OF_ONE_START = ("output_dir", "resume", "resume_allow", "sweep")
 
 
 def again(run: RunRecord) -> str | None:
-    """`python run.py ...`, as it was typed; None where nobody knows.
+    """`python run.py ...`, as it was typed, with the values that a run had in the end where it went
+    on with others; None where nobody knows.
 
     Words for Hydra itself are left out: a stranger's file must not load code by what one pastes.
     """
     if not run.config:
         return None
-    words = [word for word in run.overrides if _is_setting(word)]
+    words = [word for word in changes.words(run) if _is_setting(word)]
     return shlex.join(["python", "run.py", *words])
 
 

@@ -12,6 +12,7 @@ from ddpm.smoothing import smooth
 
 SIZE = 1000
 POINTS = 240  # of a line, at most
+_SMALLEST = 1e-100  # on a logarithmic axis
 RAW = 6  # so many runs at most show what was logged behind what is smoothed
 COLOURS, DASHES = 6, 4
 _QUARTILES = {f"{LOSS}_q{i}": f"t in {t}" for i, t in enumerate(
@@ -82,7 +83,7 @@ def _panel(study: Study, metric: str, title: str, span: tuple[float, float] | No
     found = [(i, run, run.metrics[metric]) for i, run in enumerate(study.runs)
              if metric in run.metrics]  # fmt: skip
     last = max(float(steps[-1]) for _, _, (steps, _) in found) or 1.0
-    positive = all(values.min() > 0 for _, _, (_, values) in found)
+    positive = all(values.min() > _SMALLEST for _, _, (_, values) in found)
     curves = [(i, run, series, _drawn(metric, series, positive)) for i, run, series in found]
     with_raw = len(found) <= RAW
     ends = [end for _, _, s, c in curves for v in (c, s[1] if with_raw else c)

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ddpm.report import commands, pictures, tables
+from ddpm.report import changes, commands, pictures, tables
 from ddpm.report.study import Study
 from ddpm.report.tables import Table
 
@@ -43,6 +43,8 @@ def markdown(study: Study, output: Path, curves: Path | None) -> str:
         if run.code[0]:
             changed = ", with changes that no commit holds" if run.code[1] else ""
             lines += [f"Code of commit {plain(run.code[0])}{changed}.", ""]
+        if told := changes.told(run):
+            lines += [*(f"- {plain(change)}." for change in told), ""]
         if words:
             lines += [*_fenced("\n".join(words)), ""]
     return "\n".join(lines)

@@ -43,9 +43,10 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def with_interval(mean: float, half: float | None) -> tuple[str, str]:
-    """Mean and half width, the mean to the second digit of the latter: `("0.1234", "± 0.0012")`."""
+    """Mean and half width, the mean to the second digit of the latter: `("0.1234", "± 0.0012")`;
+    without a half width nothing stands beside the mean."""
     if half is None:
-        return number(mean), NONE
+        return number(mean), ""
     if half == 0 or abs(mean) >= 1e9 or half < 1e-9:
         return number(mean), f"± {number(half, 2)}"
     places = min(9, max(0, 1 - math.floor(math.log10(half))))
@@ -64,7 +65,7 @@ def count(value: float | None) -> str:
 
 def duration(seconds: float | None) -> str:
     """`7.7 s`, `1 min 40 s`, `2 h 03 min`, `3 d 4 h`."""
-    if seconds is None:
+    if seconds is None or not math.isfinite(seconds):
         return NONE
     if seconds < 59.95:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"

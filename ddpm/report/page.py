@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ddpm.report import commands, curves, pictures, tables
+from ddpm.report import changes, commands, curves, pictures, tables
 from ddpm.report.study import Study
 
 _HERE = Path(__file__).parent
@@ -71,6 +71,7 @@ def _runs(study: Study, output: Path) -> list[dict[str, Any]]:
                 "commit": run.code[0],
                 "dirty": run.code[1],
                 "again": commands.again(run),
+                "changes": changes.told(run),
                 "sample": commands.sample(run),
             }
         )

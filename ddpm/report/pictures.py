@@ -14,6 +14,7 @@ from PIL import Image
 
 from ddpm.data.pictures import Unreadable, convert, open_image
 from ddpm.errors import shown
+from ddpm.report.runs import RunRecord
 from ddpm.report.study import Study
 
 BUDGET = 12 * 1024**2  # bytes of all pictures of a page; as text they take a third more
@@ -57,11 +58,15 @@ def groups(study: Study) -> list[Group]:
             at = max((s for s in run.pictures if step is None or s <= step), default=None)
             at = min(run.pictures) if at is None else at
             grid = Grid(i, number, run.pictures[at], at, f"{label}, step {at:,}")
-            found.setdefault(f"Seed {run.seed}", []).append(grid)
+            found.setdefault(_seed(run), []).append(grid)
         if run.grid is not None:
             grid = Grid(i, number, run.grid, None, label)
             found.setdefault(f"Drawn by job={run.job}", []).append(grid)
     return [Group(title, grids) for title, grids in found.items()]
+
+
+def _seed(run: RunRecord) -> str:
+    return "Seed unknown" if run.seed is None else f"Seed {shown(run.seed)}"
 
 
 def _common_step(study: Study) -> int | None:

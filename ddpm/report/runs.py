@@ -1,8 +1,8 @@
 """The folder of a run, read into a plain record. What is in it may be a stranger's: it is bounded,
 checked, and where it is damaged the record says so."""
 
-import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,10 @@ MEMORY = "train/memory_mb"
 MAX_METRICS = 64 * 1024**2  # bytes of metrics.jsonl, from its end
 MAX_ROWS = 20_000  # of these, evenly; a curve on a page has some hundred points
 MAX_JSON = 64 * 1024
+_LARGEST = 1e100  # of a figure; nothing that was measured is as large
 _WANTED = (LOSS, SPEED, MEMORY, "eval/")
+_UNTIL = re.compile(r"config\.until-step-(\d{1,12})\.yaml")
+_MOST_UNTIL = 20  # configurations of before that are read, the newest
 _PREVIEW = re.compile(r"step-(\d{1,12})\.png")
 _GRIDS = ("grid.png", "strip.png")  # of jobs that sample
 
@@ -43,6 +46,7 @@ class RunRecord:
         metrics: a series for each name.
         pictures: its previews, by step.
         grid: what a job that samples has drawn.
+        before: the configurations it had until a step, in their order.
         problems: what is damaged, and what a reader must know; one line each.
     """
 
@@ -57,6 +61,7 @@ class RunRecord:
     metrics: dict[str, Series] = field(default_factory=dict)
     pictures: dict[int, Path] = field(default_factory=dict)
     grid: Path | None = None
+    before: tuple[tuple[int, dict[str, Any]], ...] = ()
     problems: tuple[str, ...] = ()
 
     @cached_property
@@ -129,6 +134,7 @@ def read(folder: Path) -> RunRecord:
         metrics=metrics,
         pictures=_pictures(folder / "samples"),
         grid=grids[0] if grids else None,
+        before=tuple(_before(folder)),
         problems=tuple(problems),
     )
 
@@ -149,6 +155,20 @@ def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
         problems.append("config.yaml is not the configuration of a run")
         return {}
     return config
+
+
+def _before(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Steps, and the configurations until there; what is damaged is left out."""
+    named = ((_UNTIL.fullmatch(path.name), path) for path in folder.glob("config.until-step-*"))
+    for step, path in sorted((int(match[1]), path) for match, path in named if match)[
+        -_MOST_UNTIL:
+    ]:
+        try:
+            config = read_yaml(path)
+        except (OSError, Refused):
+            continue
+        if isinstance(config, dict):
+            yield step, config
 
 
 def read_object(file: Path, problems: list[str]) -> dict[str, Any]:
@@ -198,8 +218,5 @@ def _pictures(folder: Path) -> dict[int, Path]:
 
 
 def figure(value: Any) -> float | None:
-    """A finite number, or None."""
-    try:
-        return float(value) if is_number(value) and math.isfinite(value) else None
-    except OverflowError:  # a whole number of four hundred digits
-        return None
+    """A finite number, or None; sums of squares of it are finite, too."""
+    return float(value) if is_number(value) and abs(value) <= _LARGEST else None

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from ddpm import run_dir
 from ddpm.errors import shown
-from ddpm.metrics import is_number, parse, read_tail
+from ddpm.metrics import parse, read_tail
 from ddpm.report import numbers
 from ddpm.report.numbers import NONE
 from ddpm.report.runs import LOSS, SPEED, figure, read_object
@@ -95,8 +95,8 @@ def read(folder: Path) -> Job:
         each = batch / speed
     left = None if each is None or total is None else each * max(0, total - step)
     whole = seconds if state == "done" else None
-    if left is not None and seconds is not None and state == "running":
-        whole = seconds + left
+    if left is not None and each is not None and state == "running":
+        whole = (each * step if seconds is None else seconds) + left
     return Job(
         folder=folder,
         words=words,
@@ -135,7 +135,7 @@ def _words(file: Path) -> tuple[list[str], float | None]:
     size = job.get("batch_size") if isinstance(job, dict) else None
     texts = [shown(w, 200) for w in words] if isinstance(words, list) else []
     texts = [text for text in texts if not text.startswith("output_dir=")]
-    return texts, size if is_number(size) else None
+    return texts, figure(size)
 
 
 def _last(file: Path) -> dict[str, Any]:

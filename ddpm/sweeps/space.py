@@ -1,5 +1,8 @@
 """What a search may choose from: `interval(...)`, `range(...)`, `choice(...)` of the words."""
 
+import itertools
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,7 +18,9 @@ from optuna.distributions import (
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
+    check_distribution_compatibility,
 )
+from optuna.trial import FrozenTrial
 
 from ddpm.errors import InputError
 
@@ -66,12 +71,22 @@ def _interval(sweep: IntervalSweep, log: bool) -> BaseDistribution:
 
 
 def _range(sweep: RangeSweep, log: bool) -> BaseDistribution:
-    """Its end is not in it, as in Hydra."""
+    """Its end is not in it, as in Hydra; a range may count down.
+
+    Raises:
+        ValueError: its step is 0, or nothing is in it.
+    """
     start, stop, step = sweep.start, sweep.stop, sweep.step
+    if step == 0:
+        raise ValueError("its step is 0")
+    count = math.ceil((stop - start) / step - 1e-9)
+    if count < 1:
+        raise ValueError("nothing is in it")
+    low, high = sorted((start, start + (count - 1) * step))
     if all(isinstance(x, int) for x in (start, stop, step)):
-        return IntDistribution(start, start + (stop - 1 - start) // step * step, step=step, log=log)
-    count = -int(-(stop - start) // step)
-    return FloatDistribution(start, start + (count - 1) * step, step=step, log=log)
+        return IntDistribution(low, high, step=abs(step), log=log)
+    low, high = (float(f"{x:.12g}") for x in (low, high))  # 0.1 + 2 * 0.1 is not 0.3
+    return FloatDistribution(low, high, step=abs(step), log=log)
 
 
 def words(params: dict[str, Any]) -> list[str]:
@@ -80,3 +95,61 @@ def words(params: dict[str, Any]) -> list[str]:
         f"{key}={value:.6g}" if isinstance(value, float) else f"{key}={value}"
         for key, value in params.items()
     ]
+
+
+def check_same(
+    trials: Iterable[FrozenTrial], space: dict[str, BaseDistribution], advice: str
+) -> None:
+    """See that a study can go on with what is chosen from now. Bounds of a range may move.
+
+    Raises:
+        InputError: the key, and what it was.
+    """
+    for trial in trials:
+        for key, before in trial.distributions.items():
+            if key not in space:
+                continue
+            try:
+                check_distribution_compatibility(before, space[key])
+            except ValueError:
+                raise InputError(
+                    f"{key}: is chosen from {_text(space[key])} now, and was from {_text(before)} "
+                    f"in the study that is there. {advice}"
+                ) from None
+
+
+def _text(distribution: BaseDistribution) -> str:
+    """What a key may be, for people."""
+    if isinstance(distribution, CategoricalDistribution):
+        return ",".join(map(str, distribution.choices))
+    kind = "whole numbers" if isinstance(distribution, IntDistribution) else "numbers"
+    log = ", log" if distribution.log else ""
+    return f"{kind} from {distribution.low:g} to {distribution.high:g}{log}"
+
+
+def holds(space: dict[str, BaseDistribution], params: dict[str, Any]) -> bool:
+    """Whether a trial has a choice for each key, and one that may be made now."""
+    return params.keys() == space.keys() and all(
+        space[key]._contains(space[key].to_internal_repr(value)) for key, value in params.items()
+    )
+
+
+def count(space: dict[str, BaseDistribution]) -> int | None:
+    """How many combinations there are; None where numbers are chosen, too."""
+    if not all(isinstance(one, CategoricalDistribution) for one in space.values()):
+        return None
+    return math.prod(len(set(one.choices)) for one in space.values())
+
+
+def untried(space: dict[str, BaseDistribution], tried: set[str]) -> dict[str, Any] | None:
+    """The first combination of choices that is not among those tried, told by their `text`."""
+    for chosen in itertools.product(*(one.choices for one in space.values())):
+        params = dict(zip(space, chosen, strict=True))
+        if text(params) not in tried:
+            return params
+    return None
+
+
+def text(params: dict[str, Any]) -> str:
+    """The choices of a trial in one line; two trials of the same text are one job."""
+    return " ".join(sorted(words(params)))

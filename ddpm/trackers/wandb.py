@@ -77,7 +77,7 @@ class Wandb:
     def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
         """A version of the artifact `model-<run id>`, `samples-...`; a report is shown, too."""
         if kind == "report":
-            self._run.log(pages.row(files))
+            self._send(pages.row(files))
         self._uploads.add(kind, step, files, final=final)
 
     def close(self, state: str) -> None:

@@ -47,6 +47,8 @@ class Uploads:
     def add(self, kind: str, step: int, files: Sequence[Path], *, final: bool) -> None:
         """A version of the run's model or samples: a hard link now, for the files may soon go."""
         wanted = final if self._keeps == "last" else self._keeps == "all"
+        if kind == "report":  # there is always one more
+            step = self._done.count(kind)
         if not wanted or not files or self._run.disabled or self._done.has(kind, step):
             return
         with self._told():
@@ -117,6 +119,9 @@ class _Done:
 
     def has(self, kind: str, step: int) -> bool:
         return any((e.get("kind"), e.get("step")) == (kind, step) for e in self._entries)
+
+    def count(self, kind: str) -> int:
+        return sum(e.get("kind") == kind for e in self._entries)
 
     def is_best(self, loss: float) -> bool:
         """Whether no earlier version has a lower loss."""

@@ -1,0 +1,193 @@
+"""What the processes that share a study go by: who works on it, what its trials have in common, and
+which of them count."""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from ddpm.errors import InputError, shown
+from ddpm.metrics import is_number, read_metrics
+from ddpm.sweeps import space
+
+KNOWN = "search"  # a study's attribute: its metric, its fixed words, the keys it chooses
+REPLACED = "replaced"  # another: numbers of trials that failed and count no more
+OTHER = "Say the same again, or begin another study: with another sweep= name."
+# Keys of words in which the commands that share a study may differ.
+FREE = (
+    *("sweep", "tracker", "team", "hydra"),
+    *(f"job.{knob}" for knob in ("log_every", "num_workers", "save_every", "keep_checkpoints")),
+)
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time: opens the study, or asks it for a trial."""
+    file = os.open(folder / ".study.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def join(folder: Path) -> tuple[int, bool]:
+    """Say that this process works on the study, until it closes the file or ends; call `alone`.
+
+    Returns:
+        the file, and whether no other process works on the study.
+    """
+    file = os.open(folder / ".study.users", os.O_RDWR | os.O_CREAT, 0o666)
+    first = _try(file)
+    fcntl.flock(file, fcntl.LOCK_SH)
+    return file, first
+
+
+def hold(folder: Path, number: int) -> int | None:
+    """What shows that a process answers for a trial, freed however that ends; None: it has."""
+    (folder / ".trials").mkdir(exist_ok=True)
+    file = os.open(folder / ".trials" / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    if _try(file):
+        return file
+    os.close(file)
+    return None
+
+
+def _try(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def cut_torn(journal: Path) -> None:
+    """Drop a last line that was not written to its end; call where nobody else works on it."""
+    if not journal.exists():
+        return
+    with open(journal, "r+b") as file:
+        whole = file.read().rfind(b"\n") + 1
+        file.truncate(whole)
+
+
+def agree(
+    study: Any, folder: Path, metric: str, direction: str, words: list[str], keys: Iterable[str]
+) -> None:
+    """See that this command wants what the study is of; a new study is told.
+
+    A metric that no trial has logged was a mistake and may be put right.
+
+    Args:
+        words: those that are the same for all trials.
+        keys: what is chosen.
+
+    Raises:
+        InputError: what the study is of, and what is wanted now.
+    """
+    now = {"metric": metric, "words": fixed(words), "keys": sorted(keys)}
+    known = study.user_attrs.get(KNOWN)
+    if study.direction.name.lower() != direction:
+        was = study.direction.name.lower()
+        raise InputError(
+            f"hydra.sweeper.direction={direction}: {folder} has a study to {was}. {OTHER}"
+        )
+    if known is not None:
+        if known["metric"] != metric and logged_any(study):
+            raise InputError(
+                f"hydra.sweeper.metric={metric}: {folder} has a study of {known['metric']}. {OTHER}"
+            )
+        if known["keys"] != now["keys"]:
+            raise InputError(
+                f"{_list(now['keys'])} would be chosen: {folder} has a study that chooses "
+                f"{_list(known['keys'])}. {OTHER}"
+            )
+        if known["words"] != now["words"]:
+            raise InputError(
+                f"{_list(_less(now['words'], known['words']))}: {folder} has a study with "
+                f"{_list(_less(known['words'], now['words']))} instead. {OTHER}"
+            )
+    if known != now:
+        study.set_user_attr(KNOWN, now)
+
+
+def begun(study: Any) -> list[Any]:
+    """The trials that count: without those that somebody has only put on the list, and those that
+    failed and are tried again."""
+    replaced = study.user_attrs.get(REPLACED, [])
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.name != "WAITING" and trial.number not in replaced
+    ]
+
+
+def drop(study: Any, numbers: list[int]) -> None:
+    """Trials that failed count no more. Call `alone`."""
+    study.set_user_attr(REPLACED, [*study.user_attrs.get(REPLACED, []), *numbers])
+
+
+def again(study: Any, chosen_from: dict[str, Any]) -> None:
+    """Put trials that failed on the list once more: what crashed may go on. Call `alone`."""
+    failed = [trial for trial in begun(study) if trial.state.name == "FAIL"]
+    if not failed:
+        return
+    drop(study, [trial.number for trial in failed])
+    for trial in failed:
+        if space.holds(chosen_from, trial.params):
+            study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+    print(f"again    {len(failed)} that failed", flush=True)
+
+
+def say_best(study: Any, metric: str) -> None:
+    """The best trial, and how many there are of each kind, whoever ran them."""
+    states = [trial.state.name for trial in begun(study)]
+    if "COMPLETE" in states:
+        best = study.best_trial
+        chosen = " ".join(space.words(best.params))
+        print(f"\nbest     trial {best.number}, {metric} {best.value:.4g}: {chosen}", flush=True)
+    kinds = (("done", "COMPLETE"), ("pruned", "PRUNED"), ("failed", "FAIL"))
+    counts = ", ".join(f"{states.count(state)} {kind}" for kind, state in kinds)
+    print(f"study    {counts} in all", flush=True)
+
+
+def fixed(words: list[str]) -> list[str]:
+    """Those of the words that results depend on, in an order of their own; of two that say
+    something of the same key the last."""
+    last = {}
+    for word, override in zip(words, OverridesParser.create().parse_overrides(words), strict=True):
+        key = override.key_or_group
+        if not any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE):
+            last[override.get_key_element()] = word
+    return sorted(last.values())
+
+
+def logged_any(study: Any) -> bool:
+    """Whether any trial has told a value."""
+    trials = study.get_trials(deepcopy=False)
+    return any(trial.intermediate_values or trial.value is not None for trial in trials)
+
+
+def _less(some: list[str], others: list[str]) -> list[str]:
+    return [word for word in some if word not in others]
+
+
+def _list(words: list[str]) -> str:
+    return ", ".join(shown(word) for word in words) or "nothing"
+
+
+def rows(folder: Path | None, metric: str) -> list[dict[str, Any]]:
+    """What a job has logged of a metric."""
+    if folder is None or not (folder / "metrics.jsonl").exists():
+        return []
+    return [row for row in read_metrics(folder / "metrics.jsonl") if is_number(row.get(metric))]
+
+
+def not_logged(folder: Path | None, metric: str) -> str:
+    """What to say where a job is done and has logged no such metric."""
+    found = read_metrics(folder / "metrics.jsonl") if folder else []
+    names = sorted({name for row in found for name in row} - {"step"})
+    return f"hydra.sweeper.metric={metric}: the job logged none; it has {', '.join(names)}."
