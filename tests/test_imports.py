@@ -38,7 +38,7 @@ ONLY = {
     "sklearn": {"ddpm.data.digits"},
     "safetensors": {"ddpm.exported"},
     "submitit": {"ddpm.sweeps.slurm", "ddpm.sweeps.slurm_task"},
-    "optuna": {"ddpm.sweeps.search", "ddpm.sweeps.space"},
+    "optuna": {"ddpm.sweeps.search", "ddpm.sweeps.space", "ddpm.sweeps.trials"},
 }
 
 # What a module may know of ours, besides ddpm.errors. A folder stands for all in it.

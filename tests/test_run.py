@@ -615,6 +615,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(run, tmp_path):
     )
 
 
+@pytest.mark.slow  # test_ranks.py has quicker ones
 def test_two_processes_train_as_one(run, tiny, tmp_path):
     # Each imports __main__ again, so it has to be run.py.
     pair = ["hardware=ddp", "hardware.devices=2", "hardware.accelerator=cpu"]

@@ -22,7 +22,7 @@ from optuna.distributions import (  # noqa: E402
 )
 from optuna.trial import TrialState  # noqa: E402
 
-from ddpm.sweeps import search, space  # noqa: E402
+from ddpm.sweeps import search, space, trials  # noqa: E402
 from ddpm.sweeps import study as shared  # noqa: E402
 
 QUICK = [word for word in TINY if "lr=" not in word]
@@ -239,7 +239,7 @@ def test_two_processes_share_a_study(tmp_path):
 
 def test_a_hopeless_trial_is_pruned_and_stays_so(tmp_path, monkeypatch):
     """One rate trains, the other cannot: that trial is stopped long before its last step."""
-    monkeypatch.setattr(search, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(trials, "LOOK_SECONDS", 0.02)
     (tmp_path / "outputs" / "sweep" / "study").mkdir(parents=True)
     journal = str(tmp_path / "outputs" / "sweep" / "study" / "study.journal")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(journal))

@@ -128,7 +128,7 @@ def test_killed_again_and_again_it_comes_to_its_end(straight, tmp_path):
 
 
 RESUNET = ["model=resunet", "model.widths=[8,8]", "model.groups=2", "model.num_res_blocks=1"]
-FAST = [("32-true", "false", "2")]
+FAST = [("32-true", "false", "0")]
 MODES = list(itertools.product(["32-true", "bf16-mixed"], ["false", "true"], ["0", "2"]))
 
 
@@ -298,6 +298,7 @@ def test_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
     assert_same_run(tmp_path / "outputs" / "train" / "slurm-4711", straight())
 
 
+@pytest.mark.slow  # test_sweeps.py does more
 def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(straight, tmp_path):
     words = ["-m", *RUN, *NARROW, "resume=auto", "hydra.sweep.dir=sweep", "seed=1,2"]
     assert go(tmp_path, *words, crash="train.step:20") == -9
@@ -308,6 +309,7 @@ def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(straight, tmp_path):
     assert_same_run(tmp_path / "sweep" / "1-convnet-digits", straight(*NARROW, "seed=2"))
 
 
+@pytest.mark.slow  # test_sweeps.py does more
 def test_auto_tries_again_what_failed_before_it_began(tmp_path):
     words = ["-m", *RUN, "resume=auto", "hydra.sweep.dir=sweep", "data=folder"]
     words.append(f"data.root={tmp_path / 'pictures'}")

@@ -67,12 +67,11 @@ def test_a_job_is_known_by_what_its_result_depends_on(words, same, run, tmp_path
     assert len(jobs_of(tmp_path)) == (1 if same else 2)
 
 
-def test_jobs_that_differ_in_what_does_not_count_have_a_folder_each(run, tmp_path):
+def test_jobs_that_differ_in_what_does_not_count_have_a_folder_each(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(serial, "attempt", lambda job: None)
     for _ in range(2):
-        status, out, err = run(*SWEEP, "seed=1", "job.num_workers=0,1")
-        assert status == 0, out + err
+        run(*SWEEP, "seed=1", "job.num_workers=0,1")
         assert len(jobs_of(tmp_path)) == 2
-    assert out.count("was done before") == 2
 
 
 def test_a_killed_sweep_goes_on_and_ends_as_if_nothing_had_been(tmp_path):
@@ -184,7 +183,9 @@ def test_samplings_are_jobs_too(run, tiny, tmp_path):
     assert out.count("was done before") == 2, out + err
 
 
-@pytest.mark.parametrize("place", ["run.filled:2", "run.created:2"])
+@pytest.mark.parametrize(
+    "place", ["run.filled:2", pytest.param("run.created:2", marks=pytest.mark.slow)]
+)
 def test_killed_while_jobs_get_their_folders(place, tmp_path):
     assert go(tmp_path, *SWEEP, "seed=1,2,3", crash=place) == -9
     assert go(tmp_path, *SWEEP, "seed=1,2,3") == 0, said(tmp_path)

@@ -51,7 +51,10 @@ def test_a_run_takes_the_name_that_the_agent_gives_it(run, tmp_path, monkeypatch
     for name, value in {"SWEEP_ID": "sw1", "RUN_ID": "given1", "MODE": "offline"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     tiny = [word for word in TINY if word != "tracker=local"]
-    status, _, err = run(*tiny, "output_dir=run")
+    try:
+        status, _, err = run(*tiny, "output_dir=run")
+    finally:
+        sys.modules["wandb"].teardown()
     assert status == 0, err
     (part,) = [read_run(path) for path in run_files(tmp_path / "run")]
     assert (part.run.run_id, part.run.sweep_id) == ("given1", "sw1")
