@@ -25,12 +25,11 @@ import sys
 
 import pytest
 import torch
+import wandb
 import yaml
 from conftest import ROOT, TINY
 from mistake_parts import arguments, assert_answered, contents
 from PIL import Image
-
-import wandb
 
 OWN = "--config-dir=mine"
 ROWS = [
