@@ -128,14 +128,11 @@ def test_killed_again_and_again_it_comes_to_its_end(straight, tmp_path):
 
 
 RESUNET = ["model=resunet", "model.widths=[8,8]", "model.groups=2", "model.num_res_blocks=1"]
-FAST = [("32-true", "false", "0")]
 MODES = list(itertools.product(["32-true", "bf16-mixed"], ["false", "true"], ["0", "2"]))
 
 
-@pytest.mark.parametrize(
-    ("precision", "compiled", "workers"),
-    [pytest.param(*m, marks=[] if m in FAST else pytest.mark.slow) for m in MODES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "compiled", "workers"), MODES)
 def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeypatch):
     compile_ = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compile_(net, backend="eager"))
