@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,12 @@ def parse(lines: Iterable[bytes]) -> list[dict[str, Any]]:
         if isinstance(row, dict) and is_number(row.get("step")):
             rows.append({k: v for k, v in row.items() if v is None or is_number(v)})
     return rows
+
+
+def final(values: Sequence[float]) -> float | None:
+    """The mean of the last tenth of some values, which single ones are too noisy for."""
+    last = values[-max(1, len(values) // 10) :]
+    return sum(last) / len(last) if last else None
 
 
 def is_number(value: Any) -> bool:

@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ddpm import asked
+from ddpm.metrics import final
 from ddpm.sweeps import record, space
 from ddpm.sweeps import study as shared
 from ddpm.sweeps.freeze import Job
@@ -184,6 +185,5 @@ class Trials:
     def _value(self, job: Job) -> float | None:
         """The mean of the last tenth of what was logged: single values are noise."""
         values = [row[self.metric] for row in shared.rows(job.folder, self.metric)]
-        last = values[-max(1, len(values) // 10) :]
-        value = sum(last) / len(last) if last else math.nan
-        return value if math.isfinite(value) else None
+        value = final(values)
+        return value if value is not None and math.isfinite(value) else None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm.metrics import is_number, read_metrics
+from ddpm.metrics import final, is_number, read_metrics
 
 if TYPE_CHECKING:
     import wandb
@@ -142,8 +142,7 @@ def recent_loss(metrics: Path, step: int) -> float | None:
     except OSError:
         return None
     losses = [row["train/loss"] for row in rows if is_number(row.get("train/loss"))]
-    last = losses[-max(1, len(losses) // 10) :]
-    return sum(last) / len(last) if last else None
+    return final(losses)
 
 
 def waiting_time(state: str) -> float:
