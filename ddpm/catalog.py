@@ -1,5 +1,6 @@
 """What there is to choose from: the groups, options and keys that the files under conf/ hold."""
 
+import codecs
 import functools
 import re
 from collections.abc import Iterator
@@ -32,7 +33,12 @@ class Key(NamedTuple):
 def groups() -> dict[str, list[str]]:
     """The groups and their options."""
     folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
-    return {path.name: sorted(p.stem for p in path.glob("*.yaml")) for path in folders}
+    return {folder.name: [path.stem for path in yaml_files(folder)] for folder in folders}
+
+
+def yaml_files(folder: Path) -> list[Path]:
+    """The YAML files in a folder, sorted, without hidden ones: `._x.yaml` is a macOS attribute."""
+    return sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("."))
 
 
 @functools.cache
@@ -54,8 +60,9 @@ def keys() -> list[Key]:
 @functools.cache
 def targets() -> frozenset[str]:
     """Every `_target_` that a file names; those of Hydra's own plugins are no parts of a run."""
-    files = (path for path in sorted(CONF.rglob("*.yaml")) if path.parts[-3] != "hydra")
-    texts = (path.read_text() for path in files)
+    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    files = [path for folder in (CONF, *folders) for path in yaml_files(folder)]
+    texts = (path.read_text(encoding="utf-8") for path in files)
     pattern = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)
     return frozenset(name for text in texts for name in pattern.findall(text))
 
@@ -85,6 +92,18 @@ def as_list(choice: Any) -> list[Any]:
     return list(choice) if isinstance(choice, list | tuple) else [choice]
 
 
+def own_folders(words: list[str]) -> list[Path]:
+    """The folders that `--config-dir` names among the words of a command line."""
+    flags = ("--config-dir", "-cd")
+    pairs = [word.partition("=") for word in words]
+    found = [
+        value or after
+        for (flag, _, value), after in zip(pairs, [*words[1:], ""], strict=False)
+        if flag in flags
+    ]
+    return [Path(folder) for folder in found if folder]
+
+
 def read(path: Path) -> dict[str, Any]:
     """What a file holds.
 
@@ -95,6 +114,25 @@ def read(path: Path) -> dict[str, Any]:
         return yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(unreadable(error, path)) from None
+
+
+def misread(path: Path) -> str | None:
+    """Why Hydra reads a file otherwise than it was meant, in one line; None where it does not.
+
+    Hydra knows UTF-8 without a byte order mark, and takes `# @package` from the first line.
+    """
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return f"{path}: is in UTF-16; save it as UTF-8."
+    if data.startswith(codecs.BOM_UTF8):
+        return f"{path}: begins with a byte order mark; save it as UTF-8 without one."
+    header = True
+    for number, line in enumerate(data.decode(errors="replace").splitlines(), start=1):
+        marks = re.match(r"\s*#\s*@package\b", line)
+        if marks and not header:
+            return f"{path}:{number}: `{line.strip()}` has no effect here; make it the first line."
+        header = header and (marks is not None or not line.strip())
+    return None
 
 
 def unreadable(error: yaml.YAMLError | UnicodeDecodeError, path: Path | str) -> str:

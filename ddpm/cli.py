@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import catalog, inherit, looking, mistakes, private, ranks
+from ddpm import catalog, inherit, looking, mistakes, overrides, paths, private, ranks
 from ddpm.config import plan
 from ddpm.errors import InputError, ToldElsewhere, nearest
 from ddpm.perform import perform
@@ -56,6 +56,8 @@ def main() -> None:
             traceback.print_exception(error)
         if message is None:
             sys.exit(1)
+        if "planned" not in _single and (hint := mistakes.misread_file()):
+            message += "" if hint in message else f"\n{hint}"
         print(message, file=sys.stderr)
         sys.exit(2)
 
@@ -71,17 +73,54 @@ def _prepare_arguments() -> None:
     for word in words:
         flag = word.split("=")[0]
         if not flag.startswith("-"):
-            rest.append(word)
+            rest.append(overrides.with_text_values(word, _texts()))
             continue
         if not any(name.startswith(flag) for name in known):
             raise InputError(f"{word}: there is no such flag.{nearest(flag, known)}")
         first.append(word)
         if word in known and known[word].nargs is None:  # --config-dir mine
             first += [value for value in [next(words, None)] if value is not None]
-    if {"-m", "--multirun"} & set(first) and any(word in ("-c", "--cfg") for word in first):
-        raise InputError("--cfg shows the configuration of one run; leave out -m.")
+    if {"-m", "--multirun"} & set(first):
+        if any(word in ("-c", "--cfg") for word in first):
+            raise InputError("--cfg shows the configuration of one run; leave out -m.")
+        _check_one_sweep(rest)
+    _check_chosen_files(first, rest)
     inherit.taken[:] = inherit.inherited(rest)
     sys.argv[1:] = [*first, *rest, *inherit.taken]
+
+
+def _check_chosen_files(flags: list[str], words: list[str]) -> None:
+    """See that Hydra will read the files that the command line chooses as they were meant.
+
+    Raises:
+        InputError: it would not; what Hydra itself says then is about the consequences.
+    """
+    folders = [catalog.CONF, *catalog.own_folders(flags)]
+    named = overrides.values(words).items()
+    chosen = [(group, option) for group, option in named if group in catalog.groups()]
+    chosen.append(("team", os.environ.get("DDPM_TEAM")))
+    for group, choice in chosen:
+        for option in filter(None, catalog.as_list(choice)):
+            for file in (folder / group / f"{option}.yaml" for folder in folders):
+                if file.is_file() and (problem := catalog.misread(file)):
+                    raise InputError(problem)
+
+
+def _texts() -> set[str]:
+    """Keys and groups whose values are texts, also where they look like numbers."""
+    return {*paths.KEYS, *catalog.groups()}
+
+
+def _check_one_sweep(words: list[str]) -> None:
+    """See that a command names one sweep at most.
+
+    Raises:
+        InputError: it gives several names.
+    """
+    for word in words:
+        override = overrides.parse(word)
+        if override and override.key_or_group == "sweep" and override.is_sweep_override():
+            raise InputError(f"{word}: a command is one sweep and has one name.")
 
 
 @hydra.main(config_path=str(catalog.CONF), config_name="config", version_base="1.3")

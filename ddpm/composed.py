@@ -45,7 +45,8 @@ def drop_unchosen(cfg: DictConfig) -> None:
 
 
 def check_files(folders: Iterable[Path], choices: dict[str, Any]) -> None:
-    """Refuse numbers in the chosen files that YAML 1.1 reads otherwise than people do.
+    """Refuse chosen files that Hydra reads otherwise than they look: a `# @package` that has no
+    effect, and numbers that YAML 1.1 reads otherwise than people do.
 
     Raises:
         InputError: names file, line and column, and what was read.
@@ -53,6 +54,8 @@ def check_files(folders: Iterable[Path], choices: dict[str, Any]) -> None:
     options = [(group, name) for group, c in choices.items() for name in catalog.as_list(c)]
     paths = [folder / str(group) / f"{name}.yaml" for folder in folders for group, name in options]
     for path in filter(Path.is_file, paths):
+        if problem := catalog.misread(path):
+            raise InputError(problem)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             if found := _ODD.match(line):
                 value = yaml.safe_load(found[1])

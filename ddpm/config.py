@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import catalog, code, composed, inherit, place, private, rules, stored, team
+from ddpm import catalog, code, composed, inherit, paths, place, private, rules, shell, stored, team
 from ddpm.build import check_targets
 from ddpm.errors import InputError
 from ddpm.mistakes import no_such_key, no_such_option
@@ -56,8 +56,8 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
     composed.check_files(_folders(), hydra_config.runtime.choices)
     if cfg.sweep is not None and hydra_config.mode != RunMode.MULTIRUN:
         raise InputError(
-            f"sweep={cfg.sweep}: names a sweep, and those begin with -m: python run.py -m "
-            f"sweep={cfg.sweep} ..."
+            f"sweep={cfg.sweep}: names a sweep, and those begin with -m: "
+            f"{shell.command('-m', shell.word('sweep', cfg.sweep))} ..."
         )
     hidden = private.hidden(cfg)
     try:
@@ -76,6 +76,7 @@ def _plan(
 ) -> Plan:
     """The plan of a configuration all of whose values can be read."""
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
+    paths.settle(config, texts)
     config["choices"] = {k: v for k, v in hydra_config.runtime.choices.items() if "/" not in k}
     config["overrides"] = [text for text in texts if not text.startswith("sweep=")]
     config["run_id"] = _run_id(hydra_config)
@@ -118,12 +119,14 @@ def _plan(
     config["code"] = code.state()
     rules.follow(config)
     rules.check(config, catalog.defaults(config["choices"]))
+    if "model.attention_resolutions" in keys:
+        rules.check_attention(config)
     rules.fill_in(config)
     inherit.check_classifier(config)
-    config["data_dir"] = str(Path(config["data_dir"]).expanduser().absolute())
+    config["data_dir"] = _absolute(config["data_dir"])
     config["data"]["data_dir"] = config["data_dir"]
     if config["data"].get("root") is not None:
-        config["data"]["root"] = str(Path(config["data"]["root"]).expanduser().absolute())
+        config["data"]["root"] = _absolute(config["data"]["root"])
     _place_pictures(config["job"])
     config["job"] |= {key: look_up(config, path) for key, path in wires.items()}
     check_targets(config)
@@ -132,6 +135,7 @@ def _plan(
     hparams = {k: v for k, v in config.items() if k not in _NOT_KEPT}
     hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
     hparams = {"version": stored.VERSION, **private.hide(hparams, hidden)}
+    stored.to_yaml(hparams)  # refuses what a resumed run could not read, before a folder is made
     return _placed(config | {"resume_allow": allowed}, hparams, hydra_config, resume, changes)
 
 
@@ -168,15 +172,16 @@ def _resume(config: dict[str, Any], hydra_config: DictConfig) -> str | None:
 def _place_pictures(job: dict[str, Any]) -> None:
     """Make the paths of pictures absolute: the configuration is read elsewhere, too."""
 
-    def absolute(path: str) -> str:
-        return str(Path(path).expanduser().absolute())
-
     if job.get("image") is not None:
-        job["image"] = absolute(job["image"])
+        job["image"] = _absolute(job["image"])
     if job.get("mask") is not None and job["mask"] not in rules.AREAS:
-        job["mask"] = absolute(job["mask"])
+        job["mask"] = _absolute(job["mask"])
     if job.get("images") is not None:
-        job["images"] = [absolute(path) for path in job["images"]]
+        job["images"] = [_absolute(path) for path in job["images"]]
+
+
+def _absolute(path: str) -> str:
+    return str(Path(os.path.expanduser(path)).absolute())
 
 
 def _of_sweep(hydra_config: DictConfig) -> Path:

@@ -25,7 +25,7 @@ from torch import Tensor
 from ddpm import stored
 from ddpm.durable import sync_folder
 from ddpm.errors import InputError, shown
-from ddpm.untrusted import MAX_TEXT, Refused, read_json
+from ddpm.untrusted import MAX_YAML, Refused, read_json
 
 NAME, SUFFIX, CONFIG = "model.safetensors", ".safetensors", "config.json"
 FORMAT = "hydra-ddpm"
@@ -227,7 +227,7 @@ def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, str], dict[str
     text = file.read(length)
     if len(text) < length:
         raise Refused("it ends in the header")
-    header = read_json(_decoded(text), MAX_HEADER)
+    header = read_json(_decoded(text), MAX_HEADER, max_text=MAX_YAML)
     if not isinstance(header, dict):
         raise Refused("its header is no object")
     metadata = header.pop("__metadata__", None)
@@ -251,7 +251,7 @@ def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, str], dict[str
 
 
 def _read_configuration(text: str) -> dict[str, Any]:
-    hparams = read_json(text, MAX_TEXT)
+    hparams = read_json(text, MAX_YAML)
     stored.check_shape(hparams)
     if "${" in json.dumps(hparams):  # what the environment of whoever reads it says
         raise Refused("its configuration refers to what is not in it, by ${...}")

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm import artifacts, catalog, run_dir, stored
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ddpm import artifacts, catalog, overrides, paths, run_dir, shell, stored
 from ddpm.errors import InputError, shown
 from ddpm.rules import look_up
 from ddpm.untrusted import Refused, read_yaml
@@ -64,25 +67,46 @@ def inherited(words: list[str]) -> list[str]:
     the words say themselves is left to them.
     """
     given = {word.lstrip("+~").split("=")[0] for word in words}
-    named = dict(word.split("=", 1) for word in words if "=" in word)
-    source = named.get("resume") or named.get("checkpoint")
+    named = overrides.values(words)
+    key = "resume" if named.get("resume") is not None else "checkpoint"
+    source = _source(named, key)
     if not source or source == "auto":
         return []
     try:
-        path = Path(source) if "resume" in named else artifacts.find(source).path
-    except InputError:  # which is told when the run is planned
+        path = Path(source) if key == "resume" else artifacts.find(source).path
+    except InputError:  # reported when the run is planned
         return []
     choices = _choices_of(path)
     groups = ["model", "schedule", "objective", "weighting", "data", "optimizer"]
-    groups += ["hardware", "tracker", "job"] if "resume" in named else []
+    groups += ["hardware", "tracker", "job"] if key == "resume" else []
     options = {g: (BEFORE | choices).get(g) for g in [*groups, *SAMPLED_WITH]} if choices else {}
     return [
-        f"{group}={'[' + ','.join(option) + ']' if isinstance(option, list) else option}"
+        f"{group}={_written(option)}"
         for group, option in options.items()
         if group not in given
         and option
         and set(catalog.as_list(option)) <= set(catalog.groups()[group])
     ]
+
+
+def _written(option: str | list[str]) -> str:
+    """The value of an override that chooses an option, or several."""
+    if isinstance(option, list):
+        return f"[{','.join(map(shell.quoted, option))}]"
+    return shell.quoted(option)
+
+
+def _source(named: dict[str, Any], key: str) -> str | None:
+    """The run, checkpoint or artifact that a key of the command line names, references resolved;
+    None where it names none, or refers to what only the whole configuration knows."""
+    try:
+        node = OmegaConf.create({})
+        for name, value in named.items():
+            OmegaConf.update(node, name, value)
+        found = paths.as_text(OmegaConf.select(node, key))
+    except (OmegaConfBaseException, ValueError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 def _choices_of(path: Path) -> dict[str, Any]:
@@ -145,7 +169,8 @@ def stored_parts(source: str, job: str) -> tuple[Path, dict[str, Any]]:
     if trained not in (TRAINING if job == "export" else ("train",)):
         raise InputError(
             f"checkpoint={source}: of job={shown(trained)}, not of job=train: it draws no images. "
-            f"To guide one that does: guidance=classifier guidance.classifier={source}."
+            "To guide one that does: guidance=classifier "
+            f"{shell.word('guidance.classifier', source)}."
         )
     parts = {k: hparams[k] for k in (*TRAINED_WITH, *SAMPLED_WITH) if k in hparams}
     return file, parts | {"choices": BEFORE | hparams["choices"], "source": who}

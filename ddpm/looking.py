@@ -9,13 +9,14 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import composed, private, run_dir
+from ddpm import composed, paths, private, run_dir
 from ddpm.build import build
 from ddpm.errors import InputError, nearest
 from ddpm.sweeps import folder
 
 JOBS = ("status", "report")
-_KEYS = ("job", "sweep", "runs", "output_dir", "tracker", "team")
+_NAMED = ("sweep", "runs", "output_dir")
+_KEYS = ("job", *_NAMED, "tracker", "team")
 
 
 def look(cfg: DictConfig) -> None:
@@ -26,21 +27,24 @@ def look(cfg: DictConfig) -> None:
     """
     hydra_config = HydraConfig.get()
     job = hydra_config.runtime.choices.job
-    typed = [word.lstrip("+").split("=")[0] for word in private.as_typed(hydra_config)]
+    words = private.as_typed(hydra_config)
+    typed = [word.lstrip("+").split("=")[0] for word in words]
     for key in typed:
         if key.split(".")[0] not in _KEYS:
             raise InputError(
                 f"{key}: job={job} looks at runs that are there; it takes sweep= or runs=."
             )
     private.check_config(cfg)
-    folders, title, place = _chosen(cfg, job)
+    named = OmegaConf.to_container(OmegaConf.masked_copy(cfg, _NAMED), resolve=True)
+    paths.settle(named, words)
+    folders, title, place = _chosen(named, job)
     from ddpm import report  # numpy comes in here
     from ddpm.report import status
 
     if job == "status":
         print(status.table(folders))
         return
-    output = Path(cfg.output_dir) if cfg.output_dir is not None else place
+    output = Path(named["output_dir"]) if named["output_dir"] is not None else place
     files = report.write(folders, output, title)
     for file in files:
         print(f"report   {file}")
@@ -49,32 +53,32 @@ def look(cfg: DictConfig) -> None:
         _show(trackers, files, output, title)
 
 
-def _chosen(cfg: DictConfig, job: str) -> tuple[list[Path], str, Path]:
+def _chosen(named: dict[str, Any], job: str) -> tuple[list[Path], str, Path]:
     """The runs to look at, what they are called together, and where a report of them belongs.
 
     Raises:
         InputError: none are named, or they are not there.
     """
-    if (cfg.sweep is None) == (cfg.runs is None):
+    sweep, runs = named["sweep"], named["runs"]
+    if (sweep is None) == (runs is None):
         raise InputError(
             f"job={job}: say which runs, by sweep=<name> or by 'runs=[<folder>,<folder>]'."
         )
-    if cfg.runs is not None:
-        runs = [cfg.runs] if isinstance(cfg.runs, str) else OmegaConf.to_container(cfg.runs)
+    if runs is not None:
+        runs = [runs] if isinstance(runs, str) else runs
+        if not runs:
+            raise InputError("runs=[]: names no run folders.")
         for path in runs:
-            if not isinstance(path, str) or not any(
-                (Path(path) / name).is_file() for name in ("config.yaml", "status.json")
-            ):
+            if not any((Path(path) / name).is_file() for name in ("config.yaml", "status.json")):
                 raise InputError(f"runs: {path} is not the folder of a run (no config.yaml).")
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         title = Path(runs[0]).name if len(runs) == 1 else f"{len(runs)} runs"
         return [Path(path) for path in runs], title, Path("outputs/report") / now
-    folder.check_name(cfg.sweep)
-    path = Path(folder.of(cfg.sweep, "")) if "/" in cfg.sweep else Path(_sweep_dir())
+    path = Path(folder.of(sweep, "")) if "/" in sweep else Path(_sweep_dir())
     if not (found := folder.jobs(path)):
         there = [p.name for p in path.parent.glob("*") if p.is_dir()]
         known = f" There are {', '.join(sorted(there)[:8])}." if there else ""
-        raise InputError(f"sweep={cfg.sweep}: no jobs in {path}.{nearest(cfg.sweep, there)}{known}")
+        raise InputError(f"sweep={sweep}: no jobs in {path}.{nearest(sweep, there)}{known}")
     return found, path.name, path
 
 

@@ -3,14 +3,13 @@
 import errno
 import re
 import sys
-from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import catalog
-from ddpm.errors import InputError, causes, nearest
+from ddpm import catalog, overrides, paths
+from ddpm.errors import InputError, causes, nearest, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What Hydra can be given by a package of its own.
@@ -40,13 +39,9 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, UnicodeDecodeError) and (broken := _not_text()):
             return broken
     if isinstance(error, OverrideParseException):
-        return (
-            f"{error.override}: cannot be read. Write key=value without blanks, as in "
-            "job.max_steps=500, and quote what the shell would touch, as in "
-            "'tracker=[wandb,tensorboard]'."
-        )
+        return _unreadable_override(str(error.override))
     if "Ambiguous value" in text:
-        return "Several values are a sweep: add -m to run them one after the other."
+        return _several_values(text)
     if isinstance(error, MissingConfigException):
         return _missing_config(error, text)
     if key := re.search(r"Key '[^']*' is not in struct\s+full_key: (\S+)", text):
@@ -66,6 +61,33 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def _unreadable_override(word: str) -> str:
+    """How to write a word that Hydra cannot read."""
+    key, equals, value = word.partition("=")
+    start = f"{shown(word, 200)}: cannot be read."
+    spelled = overrides.spelled_with_quotes(word)
+    holds_text = key.lstrip("+~") in paths.KEYS or value.lstrip()[:1] not in ("[", "{")
+    if equals and value and spelled and holds_text:
+        return (
+            f"{start} A text with letters outside ASCII or any of = , ; ( ) [ ] {{ }} ~ & !\n"
+            f"needs double quotes, and single quotes around all of it for the shell:\n  {spelled}"
+        )
+    return (
+        f"{start} Write key=value without blanks, as in job.max_steps=500, and quote what the "
+        "shell would touch, as in 'tracker=[wandb,tensorboard]'."
+    )
+
+
+def _several_values(text: str) -> str:
+    """That several values need -m; and how to write one that has a comma in it."""
+    told = "Several values are a sweep: add -m to run them one after the other."
+    word = re.search(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE)
+    key = word[1].partition("=")[0].lstrip("+") if word else ""
+    if key in (*paths.PATHS, *paths.NAMES) and (spelled := overrides.spelled_with_quotes(word[1])):
+        told += f"\nIf it is one value with a comma: {spelled}"
+    return told
+
+
 def no_such_key(key: str) -> str:
     """That a key does not exist, and which one may have been meant."""
     keys = catalog.keys()
@@ -83,7 +105,7 @@ def no_such_key(key: str) -> str:
 
 def no_such_option(group: str, option: str, options: list[str] | None = None) -> str:
     """That a group has no such option, and which ones it has."""
-    options = options or catalog.groups()[group]
+    options = [name for name in options or catalog.groups()[group] if not name.startswith(".")]
     return (
         f"{group}={option}: there is no such option.{nearest(option, options)} "
         f"{group} can be {', '.join(options)}."
@@ -116,11 +138,21 @@ def _missing_plugin(kind: str, name: str) -> str:
     return f"{start}.{nearest(name, known)} It can be {', '.join(known)}."
 
 
+def misread_file() -> str | None:
+    """What Hydra reads otherwise than it was meant, of the first such file in the user's own
+    folders: the likely cause of a mistake that seems to be elsewhere."""
+    folders = catalog.own_folders(sys.argv)
+    files = (path for folder in folders for path in sorted(folder.rglob("*.yaml")))
+    problems = (catalog.misread(path) for path in files if not path.name.startswith("."))
+    return next(filter(None, problems), None)
+
+
 def _not_text() -> str | None:
     """Which YAML file is not in UTF-8; the error itself does not say."""
-    pairs = zip(sys.argv, [*sys.argv[1:], ""], strict=True)
-    given = [word.partition("=")[2] or after for word, after in pairs if "--config-dir" in word]
-    for path in (p for folder in [*given, catalog.CONF] for p in Path(folder).rglob("*.yaml")):
+    folders = [*catalog.own_folders(sys.argv), catalog.CONF]
+    for path in (path for folder in folders for path in folder.rglob("*.yaml")):
+        if path.name.startswith("."):
+            continue
         try:
             path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:

@@ -1,10 +1,9 @@
 """A planned run is done, and what came of it is told."""
 
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
-from ddpm import ranks
+from ddpm import ranks, shell
 from ddpm.inherit import TRAINING
 from ddpm.plan import Plan
 
@@ -59,14 +58,14 @@ def _say_trained(result: dict[str, Any], job: str) -> None:
     folder: Path = result["dir"]
     print(f"{result['state']:8} {result['step']} steps in {folder}")
     if result["state"] == "preempted":
-        print(f"go on    python run.py resume={quote(str(folder))}")
+        print(f"go on    {shell.command(shell.word('resume', folder))}")
         return
     if job == "train_classifier":
         print(
             "guide    python run.py job=sample checkpoint=<a run of the same data> "
-            f"guidance=classifier guidance.classifier={quote(str(folder))}"
+            f"guidance=classifier {shell.word('guidance.classifier', folder)}"
         )
         return
     pictures = sorted((folder / "samples").glob("step-*.png"))
     print(f"picture  {pictures[-1] if pictures else 'none'}")
-    print(f"sample   python run.py job=sample checkpoint={quote(str(folder))}")
+    print(f"sample   {shell.command('job=sample', shell.word('checkpoint', folder))}")

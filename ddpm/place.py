@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from ddpm import run_dir
 from ddpm.errors import InputError
 from ddpm.inherit import SAMPLING, TRAINING, differences, run_folder
+from ddpm.paths import file_name
 
 
 class Place(NamedTuple):
@@ -49,7 +50,7 @@ def choose(
     if sweep is not None and job in TRAINING:
         return Place(Path(given), chosen=True)
     if given is None:
-        parent = Path("outputs") / job / name
+        parent = Path("outputs") / job / file_name(name)
         begun = _unfinished(parent, hparams) if job in SAMPLING else None
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         return begun or Place(parent / now, unique=True)

@@ -290,9 +290,39 @@ def doubts(config: dict[str, Any]) -> list[str]:
             f"job.ema_decay={decay:g}: after {steps} steps the average, which images are drawn "
             f"with, is still {100 * left:.0f} % the start; lower it, or set job.ema_ramp=10."
         )
+    wanted, levels = _attention(config)
+    if wanted and not set(wanted) & set(levels):
+        lines.append(
+            f"model.attention_resolutions={wanted}: no level of this network has one of these; they "
+            f"have {', '.join(map(str, levels))} pixels. Attention is left in the middle alone."
+        )
     if (workers := job.get("num_workers") or 0) > (cores := os.cpu_count() or 1):
         lines.append(f"job.num_workers={workers}: more than the {cores} cores here, and slower.")
     return lines
+
+
+def check_attention(config: dict[str, Any]) -> None:
+    """See that each resolution that was asked for is one of the network's.
+
+    Raises:
+        InputError: names those that are not, and the levels there are.
+    """
+    wanted, levels = _attention(config)
+    if missing := [str(size) for size in wanted if size not in levels]:
+        raise InputError(
+            f"model.attention_resolutions={wanted}: no level of this network has "
+            f"{' or '.join(missing)} pixels; they have {', '.join(map(str, levels))}."
+        )
+
+
+def _attention(config: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The resolutions with attention, and those of the levels of the network: halved each time.
+    Both are empty where the network has none."""
+    wanted, widths = (look_up(config, f"model.{k}") for k in ("attention_resolutions", "widths"))
+    size = look_up(config, "data.image_size")
+    if not isinstance(wanted, list) or not isinstance(widths, list) or not isinstance(size, int):
+        return [], []
+    return wanted, [size >> level for level in range(len(widths))]
 
 
 def _left_of_start(steps: int, decay: float, ramp: float) -> float:

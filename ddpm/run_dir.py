@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ddpm import stored
+from ddpm import shell, stored
 from ddpm.crash import crashpoint
 from ddpm.errors import InputError, shown
 from ddpm.untrusted import Refused, read_yaml
 
+MAX_ERROR = 8000  # characters of an error in status.json; the report reads 64 KiB of it
 STATES = ("waiting", "running", "done", "failed", "preempted", "pruned")
 
 
@@ -37,7 +36,7 @@ def check_free(path: Path) -> None:
         state = read_status(path).get("state", "unfinished")
         raise InputError(
             f"output_dir={path}: the folder holds a run already ({state}). "
-            f"Go on with it by resume={path}, or choose another folder."
+            f"Go on with it by {shell.word('resume', path)}, or choose another folder."
         )
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if not there.is_dir():
@@ -195,7 +194,7 @@ def write_config(path: Path, config: dict[str, Any], step: int | None = None) ->
         step: where a run goes on with other settings: the old ones are kept as
             `config.until-step-0000500.yaml`.
     """
-    text = yaml.dump(config, Dumper=_Plain, sort_keys=False)
+    text = stored.to_yaml(config)
     file = path / "config.yaml"
     old = file.read_text() if step is not None and file.exists() else None
     if old == text:
@@ -218,13 +217,6 @@ def _loaded(file: Path) -> dict[str, Any]:
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration without the words that led to it."""
     return {key: value for key, value in config.items() if key != "overrides"}
-
-
-class _Plain(yaml.SafeDumper):
-    """Writes what occurs twice in full: `&id001` is for machines."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -252,6 +244,10 @@ def write_status(path: Path, state: str, step: int = 0, **more: Any) -> None:
             `seconds` (of work, over all starts) and `error`; None is left out.
     """
     status = {"state": state, "step": step} | {k: v for k, v in more.items() if v is not None}
+    if "error" in status:
+        status["error"] = str(status["error"])[:MAX_ERROR]
+    if "words" in status:  # for a table alone: of a job that was refused
+        status["words"] = [word[:200] for word in status["words"][:100]]
     _write(path / "status.json", json.dumps(status) + "\n")
 
 

@@ -1,13 +1,21 @@
-"""The configuration that a run left behind, in its folder or in a checkpoint: somebody's data."""
+"""The configuration that a run left behind, in its folder or in a checkpoint: somebody's data.
+
+What is written obeys the rules of the reader: no run may begin that could not be resumed.
+"""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from ddpm.errors import InputError, shown
-from ddpm.untrusted import Refused, check_plain
+import yaml
 
-# Words that become parts of paths, of log lines and of Hydra's overrides.
+from ddpm.errors import InputError, shown
+from ddpm.untrusted import MAX_NODES, MAX_TEXT, Refused, check_plain, parse_yaml
+
+# Names that we give: ids of runs, which become parts of paths and of artifacts' names.
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_UNWRITABLE = re.compile("[\ud800-\udfff]")  # how Python shows bytes that are not UTF-8
+MOST_VALUES = MAX_NODES // 2  # in a list; the rest is left for the other contents of a checkpoint
 VERSION = 1  # of what a run's configuration means; raise it when an older program would misread it
 _PARTS = (
     *("model", "data", "schedule", "objective", "weighting", "diffusion", "sampler", "guidance"),
@@ -26,7 +34,7 @@ def check_shape(config: Any) -> None:
         raise Refused("it holds no configuration of this program")
     for group, choice in config["choices"].items():
         options = choice if isinstance(choice, list) else [choice]
-        if not all(x is None or (isinstance(x, str) and _WORD.fullmatch(x)) for x in options):
+        if not all(x is None or isinstance(x, str) for x in options):
             raise Refused(f"choices.{shown(group)} is {shown(choice)}, which names no option")
     for part in _PARTS:
         if not isinstance(config.get(part, {}), dict):
@@ -35,6 +43,50 @@ def check_shape(config: Any) -> None:
         raise Refused(f"it lacks {missing[0]}")
     if not is_word(config.get("run_id", "x")):
         raise Refused(f"run_id is {shown(config['run_id'])}")
+
+
+def to_yaml(config: dict[str, Any]) -> str:
+    """The text of a run's config.yaml, after reading it back by the rules of `check_shape`.
+
+    Raises:
+        InputError: it could not be read back; names the key and what is wrong with its value.
+    """
+    if wrong := list(_unreadable("", config))[:5]:
+        raise InputError("\n".join(wrong))
+    text = yaml.dump(config, Dumper=_Plain, sort_keys=False)
+    try:
+        check_shape(parse_yaml(text.encode()))
+    except Refused as error:
+        raise InputError(f"This run's configuration could not be read back: {error}.") from None
+    return text
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes what occurs twice in full: `&id001` is for machines."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _unreadable(key: str, value: Any) -> Iterator[str]:
+    """A line for each value that a reader would refuse."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _unreadable(f"{key}.{name}" if key else str(name), inner)
+    elif isinstance(value, list):
+        if len(value) > MOST_VALUES:
+            yield f"{key}: a list of {len(value):,} values, more than the {MOST_VALUES:,} allowed."
+        else:
+            for inner in value:
+                yield from _unreadable(key, inner)
+    elif isinstance(value, str) and len(value) > MAX_TEXT:
+        yield f"{key}: a text of {len(value):,} characters, more than the {MAX_TEXT:,} allowed."
+    elif isinstance(value, str) and (bad := _UNWRITABLE.search(value)):
+        written = shown(value, 200) if key == "overrides" else f"{key}={shown(value, 200)}"
+        yield (
+            f"{written}: holds the byte 0x{ord(bad[0]) - 0xDC00:02x}, which is not UTF-8. Rename "
+            "the file or folder, or use a link to it."
+        )
 
 
 def is_word(value: Any) -> bool:

@@ -532,7 +532,7 @@ YAMLS = {
     "deep dicts": ("{a: " * 50_000, "nested deeper"),
     "deep blocks": ("- " * 100_000, "nested deeper"),
     "deep keys": ("? " * 100_000, "nested deeper"),
-    "1 MB": ("a: 1\n" * 200_000, "larger than 256 KiB"),
+    "2 MB": ("a: 1\n" * 400_000, "larger than 1024 KiB"),
     "150,000 values": ("[" + "1," * 101_000 + "]", "more than 100,000"),
     "a tag of Python": ("x: !!python/object/apply:os.mkdir [gotcha]", "line 1, column 4: the tag"),
     "a name of Python": ("!!python/name:os.system", "the tag"),

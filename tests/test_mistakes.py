@@ -22,7 +22,7 @@ ROWS = [
     ("tracker=wandbb", "tracker=wandbb", "'wandb'"),
     ("tracker=[local,wandbb]", "tracker=wandbb", "'wandb'"),
     ("experiment=minst", "experiment=minst", "'mnist'"),
-    ("optimizer=0.1", "optimizer=0.1", "group"),
+    ("optimizer=0.1", "optimizer=0.1", "adamw"),
     ("model=null", "model=null", "group"),
     ("~model", "model"),
     ("budget=foo", "budget=foo"),

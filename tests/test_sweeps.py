@@ -12,6 +12,7 @@ from test_run import assert_equal_state, files_of, losses_of, metrics_of, state_
 
 from ddpm import run_dir
 from ddpm.errors import InputError
+from ddpm.paths import check_sweep_name
 from ddpm.sweeps import folder, serial, side_by_side
 
 QUICK = [word for word in TINY if not word.startswith("job.max_steps")] + ["job.max_steps=6"]
@@ -309,11 +310,11 @@ def test_a_damaged_configuration_does_not_end_the_sweep(run, tmp_path):
 
 
 def test_check_name():
-    for name in (None, "a", 1, "study-1.b", "some/where"):
-        folder.check_name(name)
-    for name in (True, 1.5, "", "a b", "..", "-\n"):
+    for name in (None, "a", 1, True, 1.5, "study-1.b", "some/where"):
+        check_sweep_name(name)
+    for name in ("", "a b", "..", "-\n", "a/\0", [1]):
         with pytest.raises(InputError, match="sweep="):
-            folder.check_name(name)
+            check_sweep_name(name)
 
 
 # side by side

@@ -6,7 +6,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from torch import nn
 
-from ddpm import exported, pretrained, run_dir
+from ddpm import exported, pretrained, run_dir, shell
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.jobs.run import Run
@@ -52,11 +52,12 @@ def export(
         if trained == "train_classifier":
             run.say(
                 "guide    python run.py job=sample checkpoint=<a run of the same data> "
-                f"guidance=classifier guidance.classifier={file}"
+                f"guidance=classifier {shell.word('guidance.classifier', file)}"
             )
         else:
-            asked = "" if weights == "ema" else f" job.weights={weights}"
-            run.say(f"sample   python run.py job=sample checkpoint={file}{asked}")
+            words = ["job=sample", shell.word("checkpoint", file)]
+            words += [] if weights == "ema" else [f"job.weights={weights}"]
+            run.say(f"sample   {shell.command(*words)}")
     fabric.barrier()
 
 

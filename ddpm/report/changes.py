@@ -5,6 +5,7 @@ import re
 from itertools import pairwise
 from typing import Any
 
+from ddpm import shell
 from ddpm.report.differences import Flat, frozen, text
 from ddpm.report.runs import RunRecord
 
@@ -14,7 +15,6 @@ _SILENT = ("run_id", "code", "overrides", "version", "tracker", "team", "diffusi
 _SILENT += ("classifier_source", "output_dir", "data_dir", "data.data_dir", "resume", "sweep")
 _SILENT += ("resume_allow", "budget", "size", "rate", "hydra")
 _KEY = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")  # no `_target_`: what is built is not chosen here
-_PLAIN = re.compile(r"[A-Za-z/][\w./-]*")  # a text that Hydra takes for itself, unless it is
 _SIMPLE = ("null", "true", "false")
 _ABSENT = object()
 
@@ -115,8 +115,4 @@ def _quoted(value: Any) -> str:
     """A value as Hydra reads it back."""
     if not isinstance(value, str):
         return _text(value)
-    if _PLAIN.fullmatch(value) and value.lower() not in (*_SIMPLE, "nan", "inf", "infinity"):
-        return value
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
-    tail = re.search(r"\\*$", escaped)
-    return f"'{escaped}{tail[0] if tail else ''}'"
+    return shell.quoted(value)

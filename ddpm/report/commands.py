@@ -1,9 +1,9 @@
 """The commands that do a run again, and that sample from it, to be pasted into a shell."""
 
 import os
-import shlex
 from pathlib import Path
 
+from ddpm import shell
 from ddpm.report import changes
 from ddpm.report.runs import RunRecord
 
@@ -20,7 +20,7 @@ def again(run: RunRecord) -> str | None:
     if not run.config:
         return None
     words = [word for word in changes.words(run) if _is_setting(word)]
-    return shlex.join(["python", "run.py", *words])
+    return shell.command(*map(shell.bash_word, words))
 
 
 def _is_setting(word: str) -> bool:
@@ -33,7 +33,7 @@ def sample(run: RunRecord) -> str | None:
     """The command that draws images from a trained run's newest checkpoint, if it has one."""
     if run.job != "train" or not any((run.folder / "checkpoints").glob("*.pt")):
         return None
-    return shlex.join(["python", "run.py", "job=sample", f"checkpoint={place(run.folder)}"])
+    return shell.command("job=sample", shell.word("checkpoint", place(run.folder)))
 
 
 def place(folder: Path) -> Path:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpm.metrics import final
 from ddpm.report import differences
 from ddpm.report.differences import Flat
 from ddpm.report.numbers import NONE, interval
 from ddpm.report.runs import LOSS, MEMORY, SPEED, RunRecord
 
-FINAL = 0.1  # the share of the logged losses, from the end, whose mean is the final loss
 # Groups that say what a loss means: of two that differ here, the smaller one is not the better.
 _LOSS_MEANS = ("job", "data", "schedule", "objective", "weighting")
 _UP = ("accuracy", "precision", "recall", "density", "coverage", "inception", "psnr", "ssim")
@@ -82,7 +82,7 @@ def figures(run: RunRecord) -> dict[str, float]:
     found: dict[str, float] = {}
     if LOSS in run.metrics:
         values = run.metrics[LOSS][1]
-        found["loss"] = float(values[-max(1, round(FINAL * len(values))) :].mean())
+        found["loss"] = final(values.tolist())
     for name, (_, values) in sorted(run.metrics.items()):
         if name.startswith("eval/"):
             found[name] = float(values[-1])

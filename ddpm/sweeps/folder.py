@@ -7,6 +7,7 @@ and one with more values adds theirs. Each job's `config.yaml` is there before t
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -18,38 +19,27 @@ from typing import Any, Self
 
 from ddpm import catalog, inherit, run_dir
 from ddpm.errors import InputError
+from ddpm.paths import as_text
 from ddpm.plan import Plan
 
+logger = logging.getLogger(__name__)
+
 OVER = ("done", "pruned")  # states of jobs that are not run again
-_NAME = re.compile(r"[\w.+-]+")
-# In what two jobs may differ and still come to the same result, beside inherit.INCIDENTAL.
-_INCIDENTAL = (
+# In what two jobs may differ and still come to the same result.
+INCIDENTAL = (
+    *inherit.INCIDENTAL,
     "choices",  # what they stand for is in the configuration
     *(f"job.{knob}" for knob in ("num_workers", "log_every", "save_every", "keep_checkpoints")),
     "hardware.timeout_minutes",
 )
 
 
-def of(name: str | int | None, now: str) -> str:
+def of(name: Any, now: str) -> str:
     """The folder of a sweep that is called `name`, or is to be found there; else named by time."""
     if name is None:
         return f"outputs/sweep/{now}"
-    return str(name) if "/" in str(name) else f"outputs/sweep/{name}"
-
-
-def check_name(name: Any) -> None:
-    """See that a sweep can be called so.
-
-    Raises:
-        InputError: says how it can.
-    """
-    if name is None or (isinstance(name, str) and "/" in name):
-        return
-    readable = isinstance(name, str) or type(name) is int
-    if not readable or not _NAME.fullmatch(str(name)) or str(name).startswith("."):
-        raise InputError(
-            f"sweep={name}: must be a name of letters, digits, '-', '_', '.', or a path with a '/'."
-        )
+    text = str(as_text(name))
+    return text if "/" in text else f"outputs/sweep/{text}"
 
 
 def identity(config: dict[str, Any]) -> str:
@@ -60,7 +50,7 @@ def identity(config: dict[str, Any]) -> str:
         if not isinstance(default, dict) and "${" not in str(default):
             keys.setdefault(key, default)
     source = "checkpoint" if config.get("source") else None  # moved or not, it is the same one
-    skip = [key for key in (*inherit.INCIDENTAL, *_INCIDENTAL, source) if key is not None]
+    skip = [key for key in (*INCIDENTAL, source) if key is not None]
     told = {key: value for key, value in keys.items() if not inherit.within(key, skip)}
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -76,7 +66,8 @@ def _identity_in(file: Path) -> str | None:
     if file not in _read or _read[file][0] != stamp:
         try:
             _read[file] = stamp, identity(run_dir.read_config(file.parent))
-        except InputError:
+        except InputError as error:
+            logger.warning("%s The job begins anew in another folder.", error)
             _read[file] = stamp, None
     return _read[file][1]
 

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, open_dict, read_write
 from ddpm import inherit, mistakes, private, run_dir
 from ddpm.config import plan
 from ddpm.errors import InputError
+from ddpm.paths import file_name
 from ddpm.plan import Plan
 from ddpm.sweeps.folder import OVER, SweepFolder, go_on
 
@@ -157,7 +158,7 @@ def subdir(number: int) -> str:
     with read_write(hydra_config), open_dict(hydra_config):
         before, hydra_config.job.num = hydra_config.job.num, number
         try:
-            return str(hydra_config.sweep.subdir)
+            return file_name(str(hydra_config.sweep.subdir))
         finally:
             hydra_config.job.num = before
 

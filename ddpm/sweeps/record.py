@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from ddpm import private, ranks
 from ddpm.errors import InputError
-from ddpm.sweeps import folder as sweep_folder
+from ddpm.paths import check_sweep_name
 from ddpm.sweeps.freeze import Job
 
 folder: Path | None = None  # None: this process runs no sweep
@@ -31,7 +31,7 @@ class Record(Callback):
         forget()
         try:
             private.check_config(config)  # before Hydra writes it to multirun.yaml
-            sweep_folder.check_name(config.sweep)
+            check_sweep_name(config.sweep)
             if (job := config.hydra.runtime.choices.job) in ("status", "report"):
                 raise InputError(f"job={job}: looks at a sweep and is none; leave out -m.")
             _check_alone()

@@ -13,15 +13,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from ddpm.errors import InputError, shown
 from ddpm.metrics import is_number, read_metrics
 from ddpm.sweeps import space
+from ddpm.sweeps.folder import INCIDENTAL
 
 KNOWN = "search"  # a study's attribute: its metric, its fixed words, the keys it chooses
 REPLACED = "replaced"  # another: numbers of trials that failed and count no more
 OTHER = "Say the same again, or begin another study: with another sweep= name."
 # Keys of words in which the commands that share a study may differ.
-FREE = (
-    *("sweep", "tracker", "team", "hydra"),
-    *(f"job.{knob}" for knob in ("log_every", "num_workers", "save_every", "keep_checkpoints")),
-)
+FREE = (*INCIDENTAL, "sweep", "team", "hydra")
 
 
 @contextlib.contextmanager

@@ -6,14 +6,17 @@ bytes can stand for gigabytes, or for a walk that never ends.
 """
 
 from ddpm.untrusted.archive import check_archive, read_archive
-from ddpm.untrusted.plain import MAX_TEXT, Refused, check_plain
-from ddpm.untrusted.texts import read_json, read_yaml
+from ddpm.untrusted.plain import MAX_NODES, MAX_TEXT, Refused, check_plain
+from ddpm.untrusted.texts import MAX_YAML, parse_yaml, read_json, read_yaml
 
 __all__ = [
+    "MAX_NODES",
     "MAX_TEXT",
+    "MAX_YAML",
     "Refused",
     "check_archive",
     "check_plain",
+    "parse_yaml",
     "read_archive",
     "read_json",
     "read_yaml",

@@ -24,11 +24,14 @@ class WillBeTensor:
     """Stands for a tensor in what a pickle would give; all that counts of it has been checked."""
 
 
-def check_plain(node: Any, *, tensors: bool = False) -> None:
+def check_plain(node: Any, *, tensors: bool = False, max_text: int = MAX_TEXT) -> None:
     """Hold a value against what plain data are: dicts with text or whole numbers as keys, lists,
     tuples, texts, numbers, booleans, None; with `tensors`, dense ones that own what they show.
 
     What is referred to twice counts twice, so that a small graph cannot unfold to a huge tree.
+
+    Args:
+        max_text: characters in one text.
 
     Raises:
         Refused: something else is in it, or it is too deep, too many or too long.
@@ -49,12 +52,12 @@ def check_plain(node: Any, *, tensors: bool = False) -> None:
             for key in dict.keys(value):
                 if type(key) not in (str, int):
                     raise Refused(f"{_in(name)}the key {shown(repr(key))} is not a text")
-                _check_scalar(key, name)
+                _check_scalar(key, name, max_text)
             walks.append(iter(dict.items(value)))  # not .items(), which a file could hide
         elif kind is list or kind is tuple:
             walks.append(zip(itertools.repeat(name), value, strict=False))
         elif kind in (str, int, float, bool, type(None)):
-            _check_scalar(value, name)
+            _check_scalar(value, name, max_text)
         elif not tensors:
             raise Refused(f"{_in(name)}{shown(kind.__name__)} is not plain data")
         elif kind is not WillBeTensor:
@@ -63,9 +66,9 @@ def check_plain(node: Any, *, tensors: bool = False) -> None:
             raise Refused(f"nested deeper than {MAX_DEPTH}")
 
 
-def _check_scalar(value: Any, name: Any) -> None:
-    if type(value) is str and len(value) > MAX_TEXT:
-        raise Refused(f"{_in(name)}a text of {len(value):,} characters")
+def _check_scalar(value: Any, name: Any, max_text: int) -> None:
+    if type(value) is str and len(value) > max_text:
+        raise Refused(f"{_in(name)}a text of {len(value):,} characters, more than {max_text:,}")
     if type(value) is int and value.bit_length() > 64:
         raise Refused(f"{_in(name)}a whole number of {value.bit_length()} bits")
 

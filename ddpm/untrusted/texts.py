@@ -16,7 +16,7 @@ from ddpm.untrusted.plain import (
     regular_size,
 )
 
-MAX_YAML = 256 * 1024
+MAX_YAML = 1024 * 1024  # bytes
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -35,7 +35,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 
 
 def read_yaml(path: Path) -> Any:
-    """The plain data of a YAML file of at most 256 KiB.
+    """The plain data of a YAML file of at most MAX_YAML bytes.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
@@ -45,6 +45,15 @@ def read_yaml(path: Path) -> Any:
         raise Refused(f"larger than {MAX_YAML // 1024} KiB")
     with open(path, "rb") as file:
         data = file.read(MAX_YAML + 1)  # whatever has grown since
+    return parse_yaml(data)
+
+
+def parse_yaml(data: bytes) -> Any:
+    """The plain data of what a YAML file holds.
+
+    Raises:
+        Refused: as `read_yaml` does.
+    """
     if len(data) > MAX_YAML:
         raise Refused(f"larger than {MAX_YAML // 1024} KiB")
     try:
@@ -106,8 +115,9 @@ def _vet_yaml(text: str) -> None:
             raise Refused(f"{where}more than {MAX_NODES:,} values")
 
 
-def read_json(text: bytes | str, limit: int) -> Any:
-    """The plain data of a JSON text of at most `limit` bytes or characters.
+def read_json(text: bytes | str, limit: int, *, max_text: int = MAX_TEXT) -> Any:
+    """The plain data of a JSON text of at most `limit` bytes or characters, with no text in it of
+    more than `max_text` characters.
 
     Raises:
         Refused: it is longer, not JSON, names a key twice, or is not plain data.
@@ -125,7 +135,7 @@ def read_json(text: bytes | str, limit: int) -> Any:
         raise Refused("not UTF-8") from None
     except ValueError as error:
         raise error if isinstance(error, Refused) else Refused(shown(error, 200)) from None
-    check_plain(made)
+    check_plain(made, max_text=max_text)
     return made
 
 

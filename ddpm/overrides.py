@@ -1,0 +1,74 @@
+"""Overrides, the `key=value` words of a command line, as Hydra reads them."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+
+from ddpm import shell
+
+_KEY = re.compile(r"[+~]{0,2}([\w./@:-]+)=", re.ASCII)
+
+
+def parse(word: str) -> Override | None:
+    """A word as Hydra reads it; None where Hydra cannot."""
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def values(words: Iterable[str]) -> dict[str, Any]:
+    """Keys and values of the words that set one value, quotes removed; of two with the same key the
+    last counts. A value may still refer to others, by `${...}`."""
+    found = {}
+    for override in filter(None, map(parse, words)):
+        if not (override.is_sweep_override() or override.is_delete()):
+            found[override.key_or_group] = override.value()
+    return found
+
+
+def with_text_values(word: str, keys: Iterable[str]) -> str:
+    """The word with its value in quotes where it sets one of `keys`, which hold texts, and Hydra
+    would read a number or a boolean: `output_dir=007`, `sweep=1`, `runs=[1,true]`.
+
+    Quoted is what was typed: `1e3` and not `1000.0`.
+    """
+    override = parse(word)
+    if override is None or override.key_or_group not in keys or "=" not in word:
+        return word
+    head, _, typed = word.partition("=")
+    typed, value = typed.strip(), override._value
+    if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
+        return f"{head}={_quoted_parts(typed.split(','), value.list)}"
+    if override.value_type != ValueType.ELEMENT:
+        return word
+    if isinstance(value, list):
+        return f"{head}=[{_quoted_parts(typed[1:-1].split(','), value)}]"
+    return f"{head}={_quoted_parts([typed], [value])}"
+
+
+def _quoted_parts(texts: list[str], elements: list[Any]) -> str:
+    """Comma-separated texts, in quotes those that Hydra reads as numbers or booleans."""
+    if len(texts) != len(elements):  # a comma within quotes or brackets
+        return ",".join(texts)
+    return ",".join(
+        f'"{text.strip()}"' if isinstance(element, bool | int | float) else text
+        for text, element in zip(texts, elements, strict=True)
+    )
+
+
+def spelled_with_quotes(word: str) -> str | None:
+    """How to type a word whose value Hydra cannot read as one text: the value in quotes of Hydra's,
+    the word in quotes of the shell. None where that would not help."""
+    key = _KEY.match(word)
+    if key is None:
+        return None
+    value = word[key.end() :].strip()
+    if len(value) > 1 and value[0] in "'\"" and value[-1] == value[0]:
+        value = value[1:-1]
+    spelled = f"{key[0]}{shell.quoted(value)}"
+    return shell.bash_word(spelled) if parse(spelled) is not None else None
