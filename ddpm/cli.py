@@ -56,7 +56,7 @@ def main() -> None:
             traceback.print_exception(error)
         if message is None:
             sys.exit(1)
-        if "planned" not in _single and (hint := mistakes.misread_file()):
+        if "no such key" in message and (hint := mistakes.misread_file()):
             message += "" if hint in message else f"\n{hint}"
         print(message, file=sys.stderr)
         sys.exit(2)
@@ -64,6 +64,7 @@ def main() -> None:
 
 def _prepare_arguments() -> None:
     """Flags to the front, where Hydra's parser wants them, and what a run takes over to the end."""
+    _check_folder()
     if os.environ.get("DDPM_TEAM") == "":  # for Hydra that is a name; for a shell it is none
         del os.environ["DDPM_TEAM"]
     private.check_words(sys.argv[1:])  # first of all: other messages repeat what they are about
@@ -87,6 +88,21 @@ def _prepare_arguments() -> None:
     _check_chosen_files(first, rest)
     inherit.taken[:] = inherit.inherited(rest)
     sys.argv[1:] = [*first, *rest, *inherit.taken]
+
+
+def _check_folder() -> None:
+    """See that there is a current folder: paths are relative to it.
+
+    Raises:
+        InputError: it was deleted.
+    """
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(
+            f"The current folder does not exist any more ({error.strerror}). Change to one that "
+            "does."
+        ) from None
 
 
 def _check_chosen_files(flags: list[str], words: list[str]) -> None:

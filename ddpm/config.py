@@ -129,6 +129,7 @@ def _plan(
         config["data"]["root"] = _absolute(config["data"]["root"])
     _place_pictures(config["job"])
     config["job"] |= {key: look_up(config, path) for key, path in wires.items()}
+    stored.check_values(config)
     check_targets(config)
     for line in rules.doubts(config):
         logger.warning("%s", line)

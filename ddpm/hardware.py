@@ -1,6 +1,7 @@
 """Devices, precision and processes: the arguments of Lightning Fabric, and what it leaves open."""
 
 import hashlib
+import importlib.util
 import logging
 import os
 import resource
@@ -177,6 +178,36 @@ def fast_bf16(device: torch.device) -> bool:
         capabilities: dict[str, Any] = dict(torch.cpu.get_capabilities())
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
     return False
+
+
+def check_compiler(device: torch.device) -> None:
+    """See that torch.compile has what it needs on this device: a C++ compiler, on a GPU Triton.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if device.type == "cuda":
+        missing = None if importlib.util.find_spec("triton") else "Triton (pip install triton)"
+    elif device.type == "cpu":
+        missing = None if _has_cpp_compiler() else "a C++ compiler, g++ or clang++ (or CXX=...)"
+    else:
+        return
+    if missing:
+        raise InputError(
+            f"job.compile=true: on this device torch.compile needs {missing}, and there is none. "
+            "Install it, or leave job.compile out."
+        )
+
+
+def _has_cpp_compiler() -> bool:
+    from torch._inductor import exc
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except exc.InvalidCxxCompiler:
+        return False
+    return True
 
 
 def describe(made: Fabric) -> str:

@@ -91,6 +91,10 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
         job(run=run, fabric=fabric)
     except torch.OutOfMemoryError as error:
         raise InputError(_out_of_memory(plan.config, error)) from error
+    except Exception as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise InputError(_not_compiled(error)) from error
+        raise
     if not run.leads:
         return None
     return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.figures
@@ -128,6 +132,16 @@ def _out_of_memory(config: dict[str, Any], error: Exception) -> str:
         f"{data['image_size']} pixels with hardware.precision={config['hardware']['precision']} "
         f"({str(error).splitlines()[0][:160]}).\n{smaller[0].upper()}{smaller[1:]}, a smaller "
         "job.batch_size, or hardware.precision=bf16-mixed needs less."
+    )
+
+
+def _not_compiled(error: Exception) -> str:
+    """That torch.compile failed, with the first line of what the compiler says."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    reason = next((line for line in lines if "rror" in line), lines[0] if lines else "")
+    return (
+        f"job.compile=true: the network cannot be compiled here ({shown(reason, 200)}).\n"
+        "HYDRA_FULL_ERROR=1 shows all of the compiler's report. Without job.compile it runs."
     )
 
 

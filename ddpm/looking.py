@@ -84,7 +84,7 @@ def _chosen(named: dict[str, Any], job: str) -> tuple[list[Path], str, Path]:
 
 def _sweep_dir() -> str:
     """Where a sweep of this name is put: a team or the command line may have moved all of them."""
-    return HydraConfig.get().sweep.dir
+    return paths.as_text(HydraConfig.get().sweep.dir)
 
 
 def _trackers(cfg: DictConfig, folders: list[Path], *, asked: bool) -> dict[str, Any]:

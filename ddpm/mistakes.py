@@ -3,6 +3,7 @@
 import errno
 import re
 import sys
+import traceback
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -38,6 +39,8 @@ def explain(error: BaseException) -> str | None:
             return catalog.unreadable(cause, "a YAML file")
         if isinstance(cause, UnicodeDecodeError) and (broken := _not_text()):
             return broken
+    if isinstance(error, RecursionError) and _is_of_hydra(error):
+        return "The defaults lists of the chosen files refer to each other in a circle."
     if isinstance(error, OverrideParseException):
         return _unreadable_override(str(error.override))
     if "Ambiguous value" in text:
@@ -59,6 +62,12 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in FULL:  # in the middle of a file: no name
         return f"{error.strerror}: nothing can be written. With room, the same command goes on."
     return None
+
+
+def _is_of_hydra(error: BaseException) -> bool:
+    """Whether an error was raised while Hydra composed the configuration."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return any(file.endswith("defaults_list.py") for file in files)
 
 
 def _unreadable_override(word: str) -> str:

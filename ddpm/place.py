@@ -53,6 +53,8 @@ def choose(
         parent = Path("outputs") / job / file_name(name)
         begun = _unfinished(parent, hparams) if job in SAMPLING else None
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+        if begun is None:
+            run_dir.check_writable(parent)
         return begun or Place(parent / now, unique=True)
     folder = Path(given)
     if job in SAMPLING and (folder / "config.yaml").exists():

@@ -293,8 +293,8 @@ def doubts(config: dict[str, Any]) -> list[str]:
     wanted, levels = _attention(config)
     if wanted and not set(wanted) & set(levels):
         lines.append(
-            f"model.attention_resolutions={wanted}: no level of this network has one of these; they "
-            f"have {', '.join(map(str, levels))} pixels. Attention is left in the middle alone."
+            f"model.attention_resolutions={wanted}: no level of this network has one of these: "
+            f"they have {', '.join(map(str, levels))} pixels. Only the middle has attention."
         )
     if (workers := job.get("num_workers") or 0) > (cores := os.cpu_count() or 1):
         lines.append(f"job.num_workers={workers}: more than the {cores} cores here, and slower.")

@@ -38,17 +38,34 @@ def check_free(path: Path) -> None:
             f"output_dir={path}: the folder holds a run already ({state}). "
             f"Go on with it by {shell.word('resume', path)}, or choose another folder."
         )
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    check_writable(path)
+
+
+def check_writable(path: Path, key: str = "output_dir") -> None:
+    """See, without making anything, that a folder can be made and written to.
+
+    Args:
+        key: what names the folder, for messages.
+
+    Raises:
+        InputError: it cannot; says which of its parents is in the way.
+    """
+    parents = (path, *path.absolute().parents)
+    dangling = next((p for p in parents if p.is_symlink() and not p.exists()), None)
+    if dangling is not None:
+        raise InputError(
+            f"{key}={path}: {dangling} is a link to {os.readlink(dangling)}, which does not exist."
+        )
+    there = next(p for p in parents if p.exists())
     if not there.is_dir():
-        raise InputError(f"output_dir={path}: {there} is a file.")
+        raise InputError(f"{key}={path}: {there} is a file.")
     try:
-        with tempfile.TemporaryFile(
-            dir=there
-        ):  # permissions alone do not tell, least of all root's
+        # permissions alone do not tell, least of all root's
+        with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         raise InputError(
-            f"output_dir={path}: {there} cannot be written to ({error.strerror})."
+            f"{key}={path}: {there} cannot be written to ({error.strerror})."
         ) from None
 
 

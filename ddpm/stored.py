@@ -51,14 +51,23 @@ def to_yaml(config: dict[str, Any]) -> str:
     Raises:
         InputError: it could not be read back; names the key and what is wrong with its value.
     """
-    if wrong := list(_unreadable("", config))[:5]:
-        raise InputError("\n".join(wrong))
+    check_values(config)
     text = yaml.dump(config, Dumper=_Plain, sort_keys=False)
     try:
         check_shape(parse_yaml(text.encode()))
     except Refused as error:
         raise InputError(f"This run's configuration could not be read back: {error}.") from None
     return text
+
+
+def check_values(config: dict[str, Any]) -> None:
+    """See that a reader of the configuration would take each of its values.
+
+    Raises:
+        InputError: names the keys, and what is wrong with their values.
+    """
+    if wrong := list(_unreadable("", config))[:5]:
+        raise InputError("\n".join(wrong))
 
 
 class _Plain(yaml.SafeDumper):
@@ -79,6 +88,8 @@ def _unreadable(key: str, value: Any) -> Iterator[str]:
         else:
             for inner in value:
                 yield from _unreadable(key, inner)
+    elif isinstance(value, int) and value.bit_length() > 64:
+        yield f"{key}: a whole number of {value.bit_length()} bits, more than 64."
     elif isinstance(value, str) and len(value) > MAX_TEXT:
         yield f"{key}: a text of {len(value):,} characters, more than the {MAX_TEXT:,} allowed."
     elif isinstance(value, str) and (bad := _UNWRITABLE.search(value)):

@@ -14,7 +14,7 @@ from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.errors import InputError
-from ddpm.hardware import mesh_of
+from ddpm.hardware import check_compiler, mesh_of
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
 from ddpm.jobs.pace import due, rank_rows, total_steps
@@ -201,6 +201,7 @@ class Loop(ABC):
     def make_step(self, fabric: Fabric, learned: Learned, rows: slice) -> Step:
         """One step of training, as a function of its number, images and labels."""
         if self.compile:  # in place, so that names in checkpoints stay clean
+            check_compiler(fabric.device)
             learned.model.compile()
             learned.ema.model.compile()
         model, optimizer = fabric.setup(learned.model, learned.optimizer)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 
-from ddpm import private, ranks
+from ddpm import private, ranks, run_dir
 from ddpm.errors import InputError
-from ddpm.paths import check_sweep_name
+from ddpm.paths import as_text, check_sweep_name
 from ddpm.sweeps.freeze import Job
 
 folder: Path | None = None  # None: this process runs no sweep
@@ -35,11 +35,14 @@ class Record(Callback):
             if (job := config.hydra.runtime.choices.job) in ("status", "report"):
                 raise InputError(f"job={job}: looks at a sweep and is none; leave out -m.")
             _check_alone()
+            folder = Path(as_text(config.hydra.sweep.dir))
+            run_dir.check_writable(folder, "hydra.sweep.dir")
         except InputError as error:
             if ranks.leads_machine():
                 print(error, file=sys.stderr)
             sys.exit(2)  # of other exceptions Hydra makes a warning
-        folder = Path(config.hydra.sweep.dir)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.sweep.dir = str(folder)  # Hydra makes this folder, and knows no `~`
 
 
 def _check_alone() -> None:
