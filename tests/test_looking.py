@@ -144,7 +144,7 @@ def test_lines_to_paste_are_quoted(tmp_path, capsys):
         perform._say_trained({"dir": folder, "state": state, "step": 1}, job)
     lines = [line for line in capsys.readouterr().out.splitlines() if "run.py" in line]
     assert len(lines) == 3
-    assert all(shlex.split(line)[-1].endswith(f"={folder}") for line in lines)
+    assert all(shlex.split(line)[-1].endswith(f'="{folder}"') for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def test_values_come_back_as_they_were(value, tmp_path):
     ("key", "value"),
     [
         ("tracker.wandb.notes", "x" * (MAX_TEXT + 1)),
-        ("data.root", os.fsdecode(b"/data/caf\xe9")),
+        ("data.root", os.fsdecode(b"caf\xe9")),
         ("job.labels", list(range(MAX_NODES // 2 + 1))),
         ("job.first_seed", 2**65),
         ("optimizer.betas", [[[[[[0.5]]]]]] * (MAX_NODES // 5)),
