@@ -74,20 +74,28 @@ def _prepare_arguments() -> None:
     for word in words:
         flag = word.split("=")[0]
         if not flag.startswith("-"):
-            rest.append(overrides.with_text_values(word, _texts()))
+            rest.append(word)
             continue
         if not any(name.startswith(flag) for name in known):
             raise InputError(f"{word}: there is no such flag.{nearest(flag, known)}")
-        first.append(word)
+        first.append(_with_home(word))
         if word in known and known[word].nargs is None:  # --config-dir mine
             first += [value for value in [next(words, None)] if value is not None]
-    if {"-m", "--multirun"} & set(first):
+    multirun = not {"-m", "--multirun"}.isdisjoint(first)
+    rest = [overrides.with_text_values(word, _texts(), multirun=multirun) for word in rest]
+    if multirun:
         if any(word in ("-c", "--cfg") for word in first):
             raise InputError("--cfg shows the configuration of one run; leave out -m.")
         _check_one_sweep(rest)
     _check_chosen_files(first, rest)
     inherit.taken[:] = inherit.inherited(rest)
     sys.argv[1:] = [*first, *rest, *inherit.taken]
+
+
+def _with_home(word: str) -> str:
+    """`--config-dir=~/mine` with the home folder: after a `=`, shells leave `~` as it is."""
+    flag, equals, value = word.partition("=")
+    return f"{flag}={os.path.expanduser(value)}" if equals else word
 
 
 def _check_folder() -> None:

@@ -31,7 +31,7 @@ def values(words: Iterable[str]) -> dict[str, Any]:
     return found
 
 
-def with_text_values(word: str, keys: Iterable[str]) -> str:
+def with_text_values(word: str, keys: Iterable[str], *, multirun: bool = True) -> str:
     """The word with its value in quotes where it sets one of `keys`, which hold texts, and Hydra
     would read a number or a boolean: `output_dir=007`, `sweep=1`, `runs=[1,true]`.
 
@@ -43,6 +43,8 @@ def with_text_values(word: str, keys: Iterable[str]) -> str:
     head, _, typed = word.partition("=")
     typed, value = typed.strip(), override._value
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
+        if not multirun:  # a mistake; the message repeats what was typed
+            return word
         return f"{head}={_quoted_parts(typed.split(','), value.list)}"
     if override.value_type != ValueType.ELEMENT:
         return word
