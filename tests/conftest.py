@@ -52,7 +52,8 @@ def run(tmp_path, data_dir, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DDPM_DATA", str(data_dir))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(local, "loss_curve", lambda *_: curve_of_a_loss())
+    curve = curve_of_a_loss()
+    monkeypatch.setattr(local, "loss_curve", lambda *_: curve)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])

@@ -39,7 +39,7 @@ GlobalHydra.instance().clear()
 with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
     compose("config", TINY)
 importlib.import_module("ddpm.catalog").keys()
-curve_of_a_loss()
+CURVE = curve_of_a_loss()
 
 # Signals whose handlers this process may have changed; torch's loaders set that of SIGCHLD.
 FRESH = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
@@ -85,7 +85,7 @@ def _run() -> None:
     from ddpm.sweeps import record
     from ddpm.trackers import local
 
-    local.loss_curve = lambda *_: curve_of_a_loss()
+    local.loss_curve = lambda *_: CURVE
     torch.set_num_threads(1)
     GlobalHydra.instance().clear()
     cli._single.clear()

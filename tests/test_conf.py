@@ -67,7 +67,8 @@ def hydra():
 
 @pytest.fixture(autouse=True)
 def one_curve(monkeypatch):
-    monkeypatch.setattr(local, "loss_curve", lambda *_: curve_of_a_loss())
+    curve = curve_of_a_loss()
+    monkeypatch.setattr(local, "loss_curve", lambda *_: curve)
 
 
 @functools.cache

@@ -351,7 +351,9 @@ def test_every_parameter_gets_a_gradient(name):
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["resunet", *(pytest.param(m, marks=pytest.mark.slow) for m in ("convnet", "unet"))]
+)
 def test_networks_compile_without_graph_breaks(name):
     model = small(name) if name == "convnet" else small(name, widths=[8], image_size=8)
     x, t = batch(model, size=8)
