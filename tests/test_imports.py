@@ -15,7 +15,6 @@ MODULES = {
 }
 
 
-
 @functools.cache
 def tree(path):
     return ast.parse(path.read_text())
@@ -254,9 +253,7 @@ def test_nobody_below_imports_what_is_above():
 
 def test_only_the_gate_instantiates():
     for path in [*FILES, ROOT / "run.py"]:
-        words = {
-            n.attr for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute)
-        }
+        words = {n.attr for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute)}
         words |= {n.id for n in ast.walk(tree(path)) if isinstance(n, ast.Name)}
         words |= {name.rpartition(".")[2] for name in imports(path)}
         assert ("instantiate" in words) is (path == ROOT / "ddpm" / "build.py"), path
