@@ -263,9 +263,10 @@ def check_betas(betas: Tensor, objective: Objective) -> None:
     inner, last = betas[:-1], betas[-1:]
     fine = betas.dim() == 1 and len(betas) > 0
     if not fine or not ((inner > 0) & (inner < 1)).all() or not ((last > 0) & (last <= 1)).all():
+        span = f", from {betas.min():g} to {betas.max():g}" if betas.numel() else ""
         raise InputError(
             f"schedule: betas must be (T,), each above 0 and below 1, the last at most 1; these "
-            f"are {tuple(betas.shape)}, from {betas.min():g} to {betas.max():g}."
+            f"are {tuple(betas.shape)}{span}."
         )
     if ((1 - betas).cumprod(0)[:-1] < 1e-60).any():
         raise InputError(

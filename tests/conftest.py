@@ -1,6 +1,7 @@
 """What all tests stand on: one thread, no accounts, no network, and a run that takes seconds."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ os.environ.pop("WANDB_API_KEY", None)
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import pytest
+from shared_parts import curve_of_a_loss, share_compositions
+
+share_compositions()
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,17 +34,26 @@ TINY = [
 ]
 
 
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Where the digits are cached, once for all runs of this process."""
+    return tmp_path_factory.mktemp("data")
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
+def run(tmp_path, data_dir, monkeypatch, capfd):
     """Call run.py's entry in this process, in an empty folder: (exit status, stdout, stderr)."""
     from hydra.core.global_hydra import GlobalHydra
 
     from ddpm import cli
     from ddpm.sweeps import record
+    from ddpm.trackers import local
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DDPM_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("DDPM_DATA", str(data_dir))
     monkeypatch.setenv("HOME", str(tmp_path))
+    curve = curve_of_a_loss()
+    monkeypatch.setattr(local, "loss_curve", lambda *_: curve)
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
@@ -60,9 +73,31 @@ def run(tmp_path, monkeypatch, capfd):
     return call
 
 
+@pytest.fixture(scope="session")
+def finished_runs():
+    """Folders of finished runs by their words: copied from, and never written to."""
+    return {}
+
+
 @pytest.fixture
-def tiny(run, tmp_path):
+def finished(run, finished_runs, tmp_path, tmp_path_factory):
+    """Ask for a finished run of these words, in the folder `run`.
+
+    It is trained once in this process; each test has a copy of its own.
+    """
+
+    def get(*words: str) -> Path:
+        if words not in finished_runs:
+            status, out, err = run(*words, "output_dir=run")
+            assert status == 0, out + err
+            finished_runs[words] = tmp_path_factory.mktemp("finished") / "run"
+            shutil.move(tmp_path / "run", finished_runs[words])
+        return Path(shutil.copytree(finished_runs[words], tmp_path / "run"))
+
+    return get
+
+
+@pytest.fixture
+def tiny(finished):
     """A finished tiny run: its folder."""
-    status, out, err = run(*TINY, "output_dir=run")
-    assert status == 0, out + err
-    return tmp_path / "run"
+    return finished(*TINY)

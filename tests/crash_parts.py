@@ -12,6 +12,9 @@ from pathlib import Path
 
 import torch
 from conftest import ROOT, TINY
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from shared_parts import curve_of_a_loss
 
 DATA = tempfile.mkdtemp()  # the digits are cached once for all runs
 atexit.register(shutil.rmtree, DATA)  # not by the copies, which end by os._exit
@@ -30,6 +33,13 @@ for name in (
     *("ddpm.samplers.ddim", "ddpm.guidance.none", "ddpm.weightings.uniform", "torch._dynamo"),
 ):
     importlib.import_module(name)
+
+# So, too, what a composition reads, and the one picture of a loss for tests that look at none.
+GlobalHydra.instance().clear()
+with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    compose("config", TINY)
+importlib.import_module("ddpm.catalog").keys()
+CURVE = curve_of_a_loss()
 
 # Signals whose handlers this process may have changed; torch's loaders set that of SIGCHLD.
 FRESH = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
@@ -71,11 +81,11 @@ def start(folder: Path, *arguments: str, crash: str | None = None) -> int:
 
 
 def _run() -> None:
-    from hydra.core.global_hydra import GlobalHydra
-
     from ddpm import cli
     from ddpm.sweeps import record
+    from ddpm.trackers import local
 
+    local.loss_curve = lambda *_: CURVE
     torch.set_num_threads(1)
     GlobalHydra.instance().clear()
     cli._single.clear()

@@ -14,9 +14,17 @@ from ddpm import Pipeline
 from ddpm.build import build
 from ddpm.diffusion import NO_LABEL
 from ddpm.errors import InputError
+from ddpm.guidance.classifier import from_run
+from ddpm.guidance.classifier_free import ClassifierFree
+from ddpm.guidance.none import Unguided
 from ddpm.jobs.step import Step
 from ddpm.randomness import StepNoise
+from ddpm.samplers.ddim import DDIM
+from ddpm.samplers.ddpm import DDPM
+from ddpm.samplers.dpm_solver import DPMSolver
+from ddpm.samplers.heun import Heun
 
+SLOW = pytest.mark.slow
 # So much that a few steps tell labels, steps and schedules apart.
 QUICK = ["optimizer.lr=1e-2", "job.warmup_steps=0", "schedule.T=40", "job.save_every=null"]
 WORDS = [*TINY, *QUICK, "job.sample_every=null", "job.num_samples=2"]
@@ -289,17 +297,24 @@ def test_labels_are_refused_where_there_are_none(row, run, unconditional, tmp_pa
     assert "trained without labels (data.conditional=false)" in err
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "respaced", "heun", "dpm_solver"])
-def test_every_sampler_goes_with_every_guidance(sampler, conditional, classifier, draw):
-    steps = [] if sampler == "ddpm" else ["sampler.steps=3"]
-    asked = [f"sampler={sampler}", *steps, "job.num_samples=2"]
+SAMPLERS = {
+    "ddim": DDIM(steps=3, eta=0.0),
+    "ddpm": DDPM(steps=None, variance="fixed_large"),
+    "respaced": DDPM(steps=3, variance="auto"),
+    "heun": Heun(steps=3),
+    "dpm_solver": DPMSolver(steps=3, order=2),
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_goes_with_every_guidance(sampler, conditional, classifier):
+    """On the command line, test_conf.py composes each of them, and the tests here some of both."""
+    guidances = [Unguided(), ClassifierFree(scale=2.0), from_run(classifier=classifier, scale=8.0)]
     images = [
-        draw(conditional, *asked, "guidance=none"),
-        draw(conditional, *asked, "guidance=classifier_free"),
-        draw(
-            *(conditional, *asked, "guidance=classifier", "guidance.scale=8"),
-            f"guidance.classifier={classifier}",
-        ),
+        Pipeline.from_checkpoint(
+            conditional, sampler=SAMPLERS[sampler], guidance=guidance, device="cpu"
+        ).sample(2, labels=range(10))
+        for guidance in guidances
     ]
     for one, other in itertools.combinations(images, 2):
         assert one.shape == (2, 1, 16, 16)
@@ -397,7 +412,10 @@ def test_a_learned_schedule_learns_and_is_what_is_drawn_with(run, trained, draw,
     assert losses_of(tmp_path / "parts") == losses_of(folder)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "quadratic", "sigmoid"])
+@pytest.mark.parametrize(
+    "schedule",
+    ["linear", *(pytest.param(s, marks=SLOW) for s in ("cosine", "quadratic", "sigmoid"))],
+)
 def test_a_schedule_that_ends_in_pure_noise(schedule, run, draw, tmp_path):
     words = [f"schedule={schedule}", "schedule.zero_terminal_snr=true"]
     err = refused(run, tmp_path, *WORDS, *words)

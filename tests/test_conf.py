@@ -13,11 +13,13 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from shared_parts import curve_of_a_loss
 
 from ddpm import rules, run_dir
 from ddpm.build import build, check_targets
 from ddpm.jobs.run import Run
 from ddpm.plan import Plan
+from ddpm.trackers import local
 
 CONF = ROOT / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -61,6 +63,12 @@ def hydra():
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def one_curve(monkeypatch):
+    curve = curve_of_a_loss()
+    monkeypatch.setattr(local, "loss_curve", lambda *_: curve)
 
 
 @functools.cache

@@ -87,7 +87,7 @@ def test_posterior_mean_is_eq_11_without_clipping():
 
 @pytest.mark.parametrize("bad", [[0.0, 0.1], [0.1, 1.1], [1.0, 0.1], [float("nan")], [[0.1]], []])
 def test_betas_out_of_range_are_refused(bad):
-    with pytest.raises((InputError, RuntimeError), match=r"betas|min\(\)"):
+    with pytest.raises(InputError, match="betas"):
         GaussianDiffusion(betas=torch.tensor(bad))
 
 

@@ -21,6 +21,7 @@ import yaml
 from conftest import ROOT, TINY
 from hostile_parts import watched
 from omegaconf import OmegaConf
+from omegaconf.errors import UnsupportedInterpolationType
 
 from ddpm import build as gate
 from ddpm import catalog
@@ -414,5 +415,5 @@ def test_no_resolver_but_those_of_omegaconf_and_hydra(run):
     known |= {"oc.select", "hydra", "now", "python_version"}
     known |= {"sweep_dir"}  # ddpm.sweeps.folder.of
     assert set(BaseContainer._resolvers) == known
-    with pytest.raises(Exception, match="Unsupported interpolation type eval"):
+    with pytest.raises(UnsupportedInterpolationType):
         OmegaConf.to_container(OmegaConf.create({"x": "${eval:1+1}"}), resolve=True)

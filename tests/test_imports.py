@@ -1,6 +1,7 @@
 """Who may import whom, read from the source: the layers of the package stay layers."""
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -12,6 +13,12 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in FILES
 }
+
+
+@functools.cache
+def tree(path):
+    return ast.parse(path.read_text())
+
 
 # Where a package of others may be imported.
 HYDRA = {
@@ -187,8 +194,7 @@ def inside(name, area):
 
 def imports(path, *, top_only=False):
     """The modules a file imports; of ours, `from ddpm.jobs import x` counts as ddpm.jobs.x."""
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_only else ast.walk(tree)
+    nodes = tree(path).body if top_only else ast.walk(tree(path))
     for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -254,17 +260,15 @@ def test_nobody_below_imports_what_is_above():
 
 def test_only_the_gate_instantiates():
     for path in [*FILES, ROOT / "run.py"]:
-        words = {
-            n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)
-        }
-        words |= {n.id for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Name)}
+        words = {n.attr for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute)}
+        words |= {n.id for n in ast.walk(tree(path)) if isinstance(n, ast.Name)}
         words |= {name.rpartition(".")[2] for name in imports(path)}
         assert ("instantiate" in words) is (path == ROOT / "ddpm" / "build.py"), path
 
 
 def calls(path):
     """Every call in a file: the dotted name, and the node."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Call):
             yield ast.unparse(node.func), node
 

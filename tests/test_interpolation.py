@@ -108,7 +108,7 @@ def tiles(strip, rows, columns, size=16):
     return [[small[:, y : y + size, x : x + size] for x in starts[1]] for y in starts[0]]
 
 
-def test_a_strip_between_two_digits(run, tiny, tmp_path):
+def test_a_strip_between_two_digits(run, tiny, data_dir, tmp_path):
     status, out, err = run(*INTERPOLATE, *FAST, "job.indices=[5,9]", "output_dir=s")
     assert status == 0, err
     assert out.splitlines()[-1].split() == ["done", "s/strip.png"]
@@ -117,7 +117,7 @@ def test_a_strip_between_two_digits(run, tiny, tmp_path):
     assert sorted(names[0] + names[1]) == sorted(f.name for f in (tmp_path / "s/samples").iterdir())
     keys = {"split": "train", "channels": 1, "image_size": 16, "num_classes": 10}
     keys |= {"fit": "resize", "background": 0, "flip": False}
-    pair = Digits(data_dir=tmp_path / "data", **keys).__getitems__([5, 9])[0]
+    pair = Digits(data_dir=data_dir, **keys).__getitems__([5, 9])[0]
     rows = tiles(load_png(tmp_path / "s" / "strip.png"), 2, 5)
     for row, files in zip(rows, names, strict=True):
         assert torch.equal(row[0], pair[0])

@@ -157,7 +157,7 @@ def test_the_classifier_depends_on_image_and_step_and_not_on_its_neighbours():
     ],
 )
 def test_the_classifier_says_what_is_allowed(changes, text):
-    with pytest.raises(Exception, match=text):
+    with pytest.raises(InputError, match=text):
         build("classifier", **(CLASSIFIER | changes))
 
 
@@ -351,7 +351,9 @@ def test_every_parameter_gets_a_gradient(name):
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", ["resunet", *(pytest.param(m, marks=pytest.mark.slow) for m in ("convnet", "unet"))]
+)
 def test_networks_compile_without_graph_breaks(name):
     model = small(name) if name == "convnet" else small(name, widths=[8], image_size=8)
     x, t = batch(model, size=8)

@@ -341,11 +341,10 @@ def test_a_resumed_run_cannot_become_another(change, run, tiny):
 
 
 @pytest.fixture
-def trained(run, tmp_path):
+def trained(finished):
     """A run whose weights have moved, and whose sampler takes steps enough for shades of grey."""
     changes = ["optimizer.lr=1e-2", "job.warmup_steps=0", "sampler.steps=20", "job.save_every=null"]
-    go(run, *TINY, *changes, "output_dir=run")
-    return tmp_path / "run"
+    return finished(*TINY, *changes, "schedule.T=100")
 
 
 def test_samples_from_a_folder_and_from_a_file(run, trained, tmp_path):

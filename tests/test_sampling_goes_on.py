@@ -108,10 +108,9 @@ def assert_whole(folder, job, straight):
 
 SLOW = pytest.mark.slow
 PLACES = [
-    ("sample", "run.filled"),
-    ("sample", "sample.saved:2"),
     ("sample", "sample.saved:5"),
     ("sample", "run.grid"),
+    *(pytest.param("sample", place, marks=SLOW) for place in ("run.filled", "sample.saved:2")),
     ("interpolate", "sample.saved:4"),
     ("inpaint", "sample.saved:5"),
     *(pytest.param("sample", f"sample.saved:{k}", marks=SLOW) for k in (1, 3, 4, 6, 7)),

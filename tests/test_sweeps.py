@@ -1,5 +1,6 @@
 """Sweeps that survive: the same command goes on, and each job is what it would be alone."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -13,7 +14,7 @@ from test_run import assert_equal_state, files_of, losses_of, metrics_of, state_
 from ddpm import run_dir
 from ddpm.errors import InputError
 from ddpm.paths import check_sweep_name
-from ddpm.sweeps import folder, serial, side_by_side
+from ddpm.sweeps import folder, serial, side_by_side, slots
 
 QUICK = [word for word in TINY if not word.startswith("job.max_steps")] + ["job.max_steps=6"]
 SWEEP = ["-m", *QUICK, "sweep=study"]
@@ -211,13 +212,15 @@ def test_what_was_refused_and_is_not_asked_for_again_is_forgotten(run, tmp_path,
     assert len(jobs_of(tmp_path)) == 1
 
 
-def test_a_job_that_another_process_has_just_taken_is_no_failure(run, tmp_path, monkeypatch):
+def test_a_job_that_another_process_has_just_taken_is_no_failure(
+    run, data_dir, tmp_path, monkeypatch
+):
     monkeypatch.setattr(serial, "attempt", lambda job: None)
     run(*SWEEP, "seed=1")
     (job,) = jobs_of(tmp_path).values()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DDPM_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("DDPM_DATA", str(data_dir))
     monkeypatch.setattr(run_dir, "is_locked", lambda path: False)  # when it was looked at
     with run_dir.lock(job):
         _, out, _ = run(*SWEEP, "seed=1")
@@ -340,7 +343,9 @@ def test_slots_run_jobs_side_by_side_and_resume(tmp_path):
         assert [row["step"] for row in metrics_of(job)] == list(range(10, 301, 10))
 
 
-def test_a_crash_frees_the_slot(tmp_path):
+def test_a_crash_frees_the_slot(tmp_path, monkeypatch):
+    # A copy of the launcher has all modules; `-m slow` has jobs that import them.
+    monkeypatch.setattr(slots, "get_context", lambda _: multiprocessing.get_context("fork"))
     words = [*SWEEP, "hydra/launcher=slots", "seed=1,2"]
     status = go(tmp_path, *words, crash="train.step:4")  # each job of itself
     assert status == 1, said(tmp_path)
