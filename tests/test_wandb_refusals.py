@@ -1,7 +1,5 @@
 """What W&B refuses costs the setting that it refuses, never the tracking of a run."""
 
-import logging
-
 import pytest
 from tracker_parts import info, said
 from wandb_parts import (
@@ -14,9 +12,7 @@ from wandb_parts import (
     wandb_run,
 )
 
-from ddpm.errors import InputError
-from ddpm.trackers.base import Trackers, open_trackers
-from ddpm.trackers.wandb import Wandb
+from ddpm.trackers.base import Trackers
 from ddpm.wb import opening
 
 __all__ = ["nobody_is_logged_in", "run_dir", "server"]
@@ -200,12 +196,3 @@ def test_the_id_of_a_run_under_an_agent_is_its_own(run_dir, tmp_path, monkeypatc
         wandb_run(folder, mode="offline", run=info(run_id=run_id)).close("done")
     found = [finished(folder)[0].run for folder in (run_dir, tmp_path / "other")]
     assert [(run.run_id, run.sweep_id) for run in found] == [("fromagent", "sw1"), ("other", "sw1")]
-
-
-def test_a_setting_that_the_user_must_change_still_ends_the_run(run_dir, caplog):
-    def mistaken(**_):
-        raise InputError("key=value: must be another")
-
-    with caplog.at_level(logging.WARNING), pytest.raises(InputError):
-        open_trackers({"w": mistaken}, run_dir=run_dir, run=info(), hparams={}, start_step=0)
-    assert Wandb.__init__.__kwdefaults__ == {"job_type": None}, "older runs lack the key"
