@@ -120,7 +120,8 @@ def _check_value(key: str, value: Any, *, typed: bool = False) -> None:
     """
     parts = _parts(key)
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
-    digits_count = key.startswith(_ENVIRONMENT) or (typed and is_password(parts[-1]))
+    name = next((part for part in reversed(parts) if not part.isdecimal()), "")
+    digits_count = key.startswith(_ENVIRONMENT) or (typed and is_password(name))
     if is_secret_place(parts) and (not is_harmless(value) or (numeric and digits_count)):
         raise InputError(
             f"{key}: is named like a secret, and such text is for no command line and no file. "
