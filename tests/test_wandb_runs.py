@@ -3,12 +3,20 @@
 Offline, by the real client; what it wrote is read back.
 """
 
+from pathlib import Path
+
 import pytest
 import yaml
 from conftest import TINY
 from mistake_parts import assert_answered, contents
 from wandb_parts import forget, nobody_is_logged_in
 from wandb_reader import read_run, run_files
+
+from ddpm.plan import Plan
+from ddpm.sweeps.freeze import Job
+from ddpm.sweeps.naming import name_jobs
+from ddpm.sweeps.table import shared
+from ddpm.wb import limits
 
 __all__ = ["nobody_is_logged_in"]
 
@@ -76,7 +84,7 @@ def test_what_is_typed_counts_more(run, tmp_path, variables):
     assert told(part(tmp_path / "run")) == ["mine", "me", "my name", ["b"], "n", "g", "j"]
 
 
-@pytest.mark.parametrize("how", ["typed", "variable"])
+@pytest.mark.parametrize("how", ["variable", pytest.param("typed", marks=pytest.mark.slow)])
 def test_a_team_counts_more_than_variables_and_less_than_an_experiment(
     how, run, tmp_path, variables, monkeypatch
 ):
@@ -108,19 +116,26 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("first", [[], ["-m"]], ids=["run", "sweep"])
 @pytest.mark.parametrize(("word", "variables", "message"), WRONG)
 def test_what_cannot_be_is_told_before_anything_is_touched(
-    word, variables, message, first, run, tmp_path, monkeypatch
+    word, variables, message, run, tmp_path, monkeypatch
 ):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    status, _, err = run(*first, *SHORT, word, "sweep=s" if first else "output_dir=run")
+    status, _, err = run(*SHORT, word, "output_dir=run")
     assert_answered(status, err, message)
-    assert not list(tmp_path.rglob("*.wandb"))
+    assert set(contents(tmp_path)) == {"home"}
+
+
+@pytest.mark.parametrize(("word", "variables", "message"), [WRONG[0], WRONG[4]])
+def test_a_sweep_of_what_cannot_be_begins_no_job(
+    word, variables, message, run, tmp_path, monkeypatch
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    status, _, err = run("-m", *SHORT, word, "sweep=s")
+    assert_answered(status, err, message)
     assert not list(tmp_path.rglob("config.yaml"))
-    if not first:
-        assert set(contents(tmp_path)) == {"home"}
 
 
 def test_a_report_is_shown_where_variables_say_under_its_own_name(run, tmp_path, variables):
@@ -143,61 +158,96 @@ def jobs(tmp_path, sweep="s"):
     return [parts(folder)[-1] for folder in folders]
 
 
-def test_the_jobs_of_a_sweep_have_names_of_their_own(run, tmp_path, monkeypatch):
+def test_the_jobs_of_a_sweep_have_names_of_their_own_and_stay_where_they_began(
+    run, tmp_path, monkeypatch
+):
     monkeypatch.setenv("WANDB_NAME", "mine")
     monkeypatch.setenv("WANDB_PROJECT", "pets")
-    status, _, err = run("-m", "sweep=s", *SHORT, "seed=1,2")
+    words = ["-m", "sweep=s", *SHORT, "seed=1,2"]
+    status, _, err = run(*words)
     assert (status, err) == (0, "")
     assert [job.display_name for job in jobs(tmp_path)] == ["mine seed=1", "mine seed=2"]
-    assert {job.run_group for job in jobs(tmp_path)} == {"s"}
+    assert {(job.run_group, job.project) for job in jobs(tmp_path)} == {("s", "pets")}
     assert len({job.run_id for job in jobs(tmp_path)}) == 2
-    # Another job of the same sweep, in a shell without the variables; what was begun stays.
-    for name in ("WANDB_NAME", "WANDB_PROJECT"):
-        monkeypatch.delenv(name)
-    status, _, err = run("-m", "sweep=s", *SHORT, "seed=3", "tracker.wandb.name=mine")
+    # The same command in another shell, where one job has to go on.
+    first = sorted(tmp_path.glob("outputs/sweep/s/0-*"))[0]
+    (first / "status.json").write_text('{"state": "failed", "step": 1}')
+    monkeypatch.delenv("WANDB_NAME")
+    monkeypatch.setenv("WANDB_PROJECT", "others")
+    status, _, err = run(*words)
     assert (status, err) == (0, "")
-    assert jobs(tmp_path)[2].display_name.startswith("mine ")
-    assert "seed=3" in jobs(tmp_path)[2].display_name
-
-
-def test_names_that_were_made_different_stay_as_they_are(run, tmp_path):
-    name = "tracker.wandb.name='run-${seed}'"
-    status, _, err = run("-m", "sweep=s", *SHORT, "seed=1,2", name)
-    assert (status, err) == (0, "")
-    assert [job.display_name for job in jobs(tmp_path)] == ["run-1", "run-2"]
+    assert [record.project for record in parts(first)] == ["pets", "pets"]
+    assert [record.display_name for record in parts(first)] == ["mine seed=1", "mine seed=1"]
+    assert (settings(first)["project"], settings(first)["name"]) == ("pets", "mine")
 
 
 def test_long_names_say_what_differs_and_the_whole_is_in_the_configuration(run, tmp_path):
-    notes = "tracker.wandb.notes=" + "n" * 150
-    group = "g" * 140
-    words = [f"tracker.wandb.group={group}", notes, "optimizer.lr=1e-3,2e-3", "seed=1,2"]
+    notes, group = "tracker.wandb.notes=" + "n" * 150, "g" * 140
+    words = [f"tracker.wandb.group={group}", notes, "seed=1,2"]
     status, _, err = run("-m", "sweep=s", *SHORT, *words)
     assert (status, err) == (0, "")
     found = jobs(tmp_path)
-    assert [job.display_name for job in found] == [
-        f"optimizer.lr={lr} seed={seed}" for lr in ("0.001", "0.002") for seed in (1, 2)
-    ]
+    assert [job.display_name for job in found] == ["seed=1", "seed=2"]
     (short,) = {job.run_group for job in found}
     assert len(short) <= 128
     folder = sorted(tmp_path.glob("outputs/sweep/s/0-*"))[0]
     (file,) = run_files(folder)
     assert read_run(file).config["full_group"] == group
-    assert "seed=1" in read_run(file).config["overrides"]
-    assert notes in read_run(file).config["overrides"]
+    assert {"seed=1", notes} <= set(read_run(file).config["overrides"])
 
 
-def test_a_sweep_that_goes_on_elsewhere_stays_in_its_project(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_PROJECT", "pets")
-    words = ["-m", "sweep=s", *SHORT, "seed=1,2"]
-    assert run(*words)[0] == 0
-    folder = sorted(tmp_path.glob("outputs/sweep/s/0-*"))[0]
-    (folder / "status.json").write_text('{"state": "failed", "step": 1}')
-    monkeypatch.setenv("WANDB_PROJECT", "others")
-    assert run(*words)[0] == 0
-    assert [record.project for record in parts(folder)] == ["pets", "pets"]
-    assert settings(folder)["project"] == "pets"
+def plan(words, name=None):
+    """As much of a job's plan as its name needs."""
+    config = {"tracker": {"wandb": {"name": name}}}
+    flags = dict.fromkeys(("in_sweep", "chosen", "unique", "resume", "trains"), True)
+    who = {"name": " ".join(words), "group": "s", "tags": [], "title": " ".join(words)}
+    rest = {"output_dir": Path("x"), "changes": [], "checkpoint": None}
+    return Plan(config=config, hparams=config, **flags, **who, **rest)
 
 
+def named(*jobs):
+    """The names that W&B shows for jobs, each of words and a name."""
+    made = [Job(i, words, plan=plan(words, name)) for i, (words, name) in enumerate(jobs)]
+    common = shared([job.words for job in made])
+    for job in made:
+        job.title = " ".join(word for word in job.words if word not in common)
+    name_jobs([*made, Job(99, ["refused"], error="no")])
+    return [
+        limits.labelled(name, job.plan.title) if name else limits.shortened(job.plan.name)
+        for job, (_, name) in zip(made, jobs, strict=True)
+    ]
+
+
+LONG = [f"data_dir=/{'d' * 120}", "tracker.wandb.notes=x"]
+
+
+def test_names_of_jobs():
+    a, b = ["lr=1", "seed=1"], ["lr=1", "seed=2"]
+    assert named((a, None), (b, None)) == ["lr=1 seed=1", "lr=1 seed=2"]
+    assert named((a, "mine"), (b, "mine")) == ["mine seed=1", "mine seed=2"]
+    assert named((a, "one"), (b, "two")) == ["one", "two"]
+    assert named((a, "one"), (b, None)) == ["one", "lr=1 seed=2"]
+    assert named((a, "mine")) == ["mine lr=1 seed=1"]
+    assert named((a, "mine"), (a, "mine")) == ["mine 0", "mine 1"]
+    assert named(([*LONG, *a], None), ([*LONG, *b], None)) == ["seed=1", "seed=2"]
+    assert named((["tracker.wandb.name=x"], "x")) == ["x 0"]
+
+
+def test_names_of_jobs_that_differ_in_much():
+    words = [[f"one.two.knob{i}={'v' * 20}{seed}" for i in range(5)] for seed in (1, 2)]
+    first, second = named(*((one, None) for one in words))
+    assert first.startswith("knob0=vvv")
+    assert first != second
+    assert max(map(len, (first, second))) <= 128
+    same = [[f"one.knob={'v' * 100}{seed}", f"two.knob={'v' * 100}"] for seed in (1, 2)]
+    first, second = named(*(([*one, f"x={one[0]}"], None) for one in same))
+    assert first != second
+    made = named(*(([f"data.root=/{'p' * 200}/{i}/{'q' * 200}"], "n" * 200) for i in range(5)))
+    assert len(set(made)) == 5
+    assert max(map(len, made)) <= 128
+
+
+@pytest.mark.slow
 def test_the_sampling_job_that_goes_on_stays_in_its_project(run, tmp_path, monkeypatch):
     assert run(*TINY, "job.max_steps=2", "output_dir=run")[0] == 0
     words = ["job=sample", "checkpoint=run", "job.num_samples=2", "sampler.steps=1"]

@@ -1,5 +1,6 @@
 """What trackers call the jobs of a sweep, so that no two look alike."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,15 +16,14 @@ def name_jobs(jobs: Sequence[Job]) -> None:
 
     A single job may be one of several commands for the same sweep: it counts as one of several.
     """
-    given = [look_up(job.plan.config, f"{PLACE}.name") if job.plan else None for job in jobs]
-    for job, name in zip(jobs, given, strict=True):
-        if job.plan is None:
-            continue
-        title = title_of(job.text.split(" "))
-        alike = name is not None and (len(jobs) == 1 or given.count(name) > 1)
+    planned = [job for job in jobs if job.plan is not None]
+    given = [look_up(job.plan.config, f"{PLACE}.name") for job in planned]
+    for job, name in zip(planned, given, strict=True):
+        title = title_of(job.title.split(" "))
+        alike = name is not None and (len(planned) == 1 or given.count(name) > 1)
         job.plan = replace(
             job.plan,
-            name=job.plan.name if len(job.plan.name) <= limits.NAME else title,
+            name=job.plan.name if len(job.plan.name) <= limits.NAME else title or job.plan.name,
             title=(title or str(job.number)) if alike else "",
         )
 
@@ -35,9 +35,6 @@ def title_of(words: Sequence[str]) -> str:
     title = " ".join(kept)
     if len(title) <= limits.NAME:
         return title
-    short = [key.rpartition(".")[2] + "=" + value for key, _, value in map(_split, kept)]
-    return limits.shortened(" ".join(short if len(set(short)) == len(kept) else kept))
-
-
-def _split(word: str) -> tuple[str, str, str]:
-    return word.partition("=")
+    short = [re.sub(r"^[^=]*\.(?=[^=.]*=)", "", word) for word in kept]
+    keys = {word.partition("=")[0] for word in short}
+    return limits.shortened(" ".join(short if len(keys) == len(kept) else kept))
