@@ -31,6 +31,7 @@ from ddpm import (
     shell,
     stored,
     team,
+    wandb_settings,
 )
 from ddpm.build import check_targets
 from ddpm.errors import InputError
@@ -39,7 +40,6 @@ from ddpm.plan import Plan
 from ddpm.rules import look_up
 from ddpm.sweeps import folder as sweep_folder
 from ddpm.wb import limits
-from ddpm.wb import settings as wandb_settings
 
 OmegaConf.register_new_resolver("sweep_dir", sweep_folder.of, replace=True)
 

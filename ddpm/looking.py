@@ -10,11 +10,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import composed, paths, private, rules, run_dir
+from ddpm import composed, paths, private, rules, run_dir, wandb_settings
 from ddpm.build import build
 from ddpm.errors import InputError, nearest
 from ddpm.sweeps import folder
-from ddpm.wb import settings as wandb_settings
 
 JOBS = ("status", "report")
 _NAMED = ("sweep", "runs", "output_dir")

@@ -20,8 +20,9 @@ def test_what_is_too_long_is_cut_and_stays_different(letter, tmp_path):
 def test_a_folder_of_the_longest_name_can_be_made(tmp_path):
     from ddpm import run_dir
 
+    config = {"choices": {"model": "unet", "data": "digits"}, "model": {}, "data": {}}
     for name in ("n" * 255, "é" * 127, "🙂" * 63):
-        made = run_dir.create(tmp_path / name, {"a": 1}, unique=False)
+        made = run_dir.create(tmp_path / name, config, unique=False)
         assert (made.name, (made / "config.yaml").is_file()) == (name, True)
 
 

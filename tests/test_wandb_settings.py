@@ -10,8 +10,9 @@ from tracker_parts import NODES, knobs
 from wandb_parts import nobody_is_logged_in
 
 from ddpm import catalog, rules
+from ddpm import wandb_settings as settings
 from ddpm.errors import InputError
-from ddpm.wb import limits, settings
+from ddpm.wb import limits
 
 __all__ = ["nobody_is_logged_in"]
 

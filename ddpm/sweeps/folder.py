@@ -17,11 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ddpm import catalog, inherit, run_dir
+from ddpm import catalog, inherit, run_dir, wandb_settings
 from ddpm.errors import InputError
 from ddpm.paths import as_text
 from ddpm.plan import Plan
-from ddpm.wb import settings as wandb_settings
 
 logger = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from ddpm.rules import look_up
 from ddpm.sweeps.freeze import Job
+from ddpm.wandb_settings import PLACE
 from ddpm.wb import limits
-from ddpm.wb.settings import PLACE
 
 
 def name_jobs(jobs: Sequence[Job]) -> None:
