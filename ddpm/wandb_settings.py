@@ -32,6 +32,7 @@ VARIABLES = {
     "notes": "WANDB_NOTES",
     "job_type": "WANDB_JOB_TYPE",
 }
+KEYS = tuple(f"{PLACE}.{name}" for name in VARIABLES)  # all of them texts
 # What conf/tracker/wandb.yaml says where nobody has changed it.
 DEFAULTS: dict[str, Any] = dict.fromkeys(VARIABLES) | {"project": "ddpm", "tags": []}
 

@@ -77,11 +77,12 @@ def test_variables_count_are_stored_and_are_kept(run, tmp_path, variables, monke
 
 
 def test_what_is_typed_counts_more(run, tmp_path, variables):
-    mine = ["project=mine", "entity=me", "name=my name", "tags=[b]", "notes=n", "group=g"]
+    mine = ["project=007", "entity=me", "name=1.10", "tags=[2026,1e3,b]", "notes=true", "group=5"]
     words = [f"tracker.wandb.{word}" for word in (*mine, "job_type=j")]
     status, _, err = run(*SHORT, *words, "output_dir=run")
     assert (status, err) == (0, "")
-    assert told(part(tmp_path / "run")) == ["mine", "me", "my name", ["b"], "n", "g", "j"]
+    tags = ["2026", "1e3", "b"]
+    assert told(part(tmp_path / "run")) == ["007", "me", "1.10", tags, "true", "5", "j"]
 
 
 @pytest.mark.parametrize("how", ["variable", pytest.param("typed", marks=pytest.mark.slow)])
