@@ -16,7 +16,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import catalog, inherit, looking, mistakes, overrides, paths, private, ranks
+from ddpm import (
+    catalog,
+    inherit,
+    looking,
+    mistakes,
+    overrides,
+    paths,
+    private,
+    ranks,
+    wandb_settings,
+)
 from ddpm.config import plan
 from ddpm.errors import InputError, ToldElsewhere, nearest
 from ddpm.perform import perform
@@ -132,7 +142,7 @@ def _check_chosen_files(flags: list[str], words: list[str]) -> None:
 
 def _texts() -> set[str]:
     """Keys and groups whose values are texts, also where they look like numbers."""
-    return {*paths.KEYS, *catalog.groups()}
+    return {*paths.KEYS, *catalog.groups(), *wandb_settings.KEYS}
 
 
 def _check_one_sweep(words: list[str]) -> None:

@@ -18,13 +18,28 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import catalog, code, composed, inherit, paths, place, private, rules, shell, stored, team
+from ddpm import (
+    catalog,
+    code,
+    composed,
+    inherit,
+    paths,
+    place,
+    private,
+    rules,
+    run_dir,
+    shell,
+    stored,
+    team,
+    wandb_settings,
+)
 from ddpm.build import check_targets
 from ddpm.errors import InputError
 from ddpm.mistakes import no_such_key, no_such_option
 from ddpm.plan import Plan
 from ddpm.rules import look_up
 from ddpm.sweeps import folder as sweep_folder
+from ddpm.wb import limits
 
 OmegaConf.register_new_resolver("sweep_dir", sweep_folder.of, replace=True)
 
@@ -90,6 +105,9 @@ def _plan(
     resume, allowed = _resume(config, hydra_config), config.get("resume_allow", [])
     rules.check({"resume_allow": allowed}, {})  # before it is asked
     changes: list[str] = []
+    untyped: tuple[str, ...] = ()
+    if resume is None or "tracker" in keys:
+        untyped = wandb_settings.fill(config, overrides, _folders(), config["choices"])
     if resume is not None:
         older, revealed = private.reveal(inherit.stored_run(resume), hidden, keys)
         config, changes = inherit.merge(
@@ -102,6 +120,7 @@ def _plan(
             wires=_wires(cfg.diffusion),
         )
         hidden += revealed
+        wandb_settings.keep(config, older, untyped)
     elif (source := config.get("checkpoint")) is not None:
         file, parts = inherit.stored_parts(source, config["choices"]["job"])
         # Somebody's file: of the environment it may ask where data are, and nothing else.
@@ -117,6 +136,7 @@ def _plan(
         config["checkpoint"] = str(file.absolute())
         hidden += revealed
     config["code"] = code.state()
+    wandb_settings.mend(config)
     rules.follow(config)
     rules.check(config, catalog.defaults(config["choices"]))
     if "model.attention_resolutions" in keys:
@@ -137,14 +157,15 @@ def _plan(
     hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
     hparams = {"version": stored.VERSION, **private.hide(hparams, hidden)}
     stored.to_yaml(hparams)  # refuses what a resumed run could not read, before a folder is made
-    return _placed(config | {"resume_allow": allowed}, hparams, hydra_config, resume, changes)
+    config |= {"resume_allow": allowed}
+    return _placed(config, hparams, hydra_config, resume, changes, untyped)
 
 
 def _run_id(hydra_config: DictConfig) -> str:
     """A new one; or the one that W&B's sweep agent has given to the run it starts."""
     given = os.environ.get("WANDB_RUN_ID")
-    alone = "WANDB_SWEEP_ID" in os.environ and hydra_config.mode != RunMode.MULTIRUN
-    return given if alone and stored.is_word(given) else secrets.token_hex(4)
+    alone = limits.in_sweep() and hydra_config.mode != RunMode.MULTIRUN
+    return given if alone and limits.is_run_id(given) else secrets.token_hex(4)
 
 
 def _resume(config: dict[str, Any], hydra_config: DictConfig) -> str | None:
@@ -196,13 +217,19 @@ def _placed(
     hydra_config: DictConfig,
     resume: str | None,
     changes: list[str],
+    untyped: tuple[str, ...],
 ) -> Plan:
     """The plan, with a folder and a name."""
     choices = config["choices"]
     sweep = hydra_config.mode == RunMode.MULTIRUN
     name = f"{choices['model']}-{choices['data']}"
     found = place.choose(config, hparams, name, _of_sweep(hydra_config) if sweep else None, resume)
+    if found.begun and resume is None:
+        for settings in (config, hparams):
+            wandb_settings.keep(settings, run_dir.read_config(found.folder), untyped)
     source = resume or config.get("checkpoint")
+    several = sweep or limits.in_sweep()
+    asked = " ".join(config["overrides"])
     parts = ("model", "data", "schedule", "optimizer", "sampler")
     return Plan(
         config=config,
@@ -215,9 +242,11 @@ def _placed(
         trains=choices["job"] in inherit.TRAINING,
         changes=changes,
         checkpoint=None if source is None else Path(source),
-        name=" ".join(config["overrides"]) if sweep or "WANDB_SWEEP_ID" in os.environ else name,
+        name=asked if several else name,
         group=Path(hydra_config.sweep.dir).name if sweep else None,
         tags=[str(choices[part]) for part in parts],
+        title=asked if several else "",
+        untyped=untyped,
     )
 
 

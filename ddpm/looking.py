@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import composed, paths, private, run_dir
+from ddpm import composed, paths, private, rules, run_dir, wandb_settings
 from ddpm.build import build
 from ddpm.errors import InputError, nearest
 from ddpm.sweeps import folder
@@ -45,10 +46,10 @@ def look(cfg: DictConfig) -> None:
         print(status.table(folders))
         return
     output = Path(named["output_dir"]) if named["output_dir"] is not None else place
+    trackers = _trackers(cfg, folders, asked=any(key.startswith("tracker") for key in typed))
     files = report.write(folders, output, title)
     for file in files:
         print(f"report   {file}")
-    trackers = _trackers(cfg, folders, asked=any(key.startswith("tracker") for key in typed))
     if trackers:
         _show(trackers, files, output, title)
 
@@ -93,11 +94,29 @@ def _trackers(cfg: DictConfig, folders: list[Path], *, asked: bool) -> dict[str,
     Where W&B is told, this start says, or its team: the runs may be somebody else's.
     """
     composed.drop_unchosen(cfg)
-    trackers = OmegaConf.to_container(cfg.tracker, resolve=True)
     if asked:
-        return trackers
-    known = "wandb" in trackers and any(map(_tracked, folders))
-    return {"wandb": trackers["wandb"]} if known else {}
+        return _said(cfg)
+    known = "wandb" in cfg.tracker and any(map(_tracked, folders))
+    return {"wandb": _said(cfg)["wandb"]} if known else {}
+
+
+def _said(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of the trackers. A report has a name and a job type of its own, unless the
+    command line gives it others.
+
+    Raises:
+        InputError: one of them has a value that is not allowed.
+    """
+    hydra_config = HydraConfig.get()
+    config = {"tracker": OmegaConf.to_container(cfg.tracker, resolve=True)}
+    overrides = OverridesParser.create().parse_overrides(private.as_typed(hydra_config))
+    folders = [Path(s.path) for s in hydra_config.runtime.config_sources if s.schema == "file"]
+    untyped = wandb_settings.fill(config, overrides, folders, dict(hydra_config.runtime.choices))
+    for key in {"name", "job_type"} & set(untyped):
+        config["tracker"]["wandb"][key] = None
+    wandb_settings.mend(config)
+    rules.check(config, {})
+    return config["tracker"]
 
 
 def _tracked(path: Path) -> bool:

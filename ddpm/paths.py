@@ -3,6 +3,7 @@
 A folder may be called `123`, `true` or `7.5`; `~` means the home folder wherever a path is given.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ NAMES = ("sweep",)  # or a path, which has a "/" in it
 KEYS = (*PATHS, *LISTS, *NAMES)
 
 LONGEST_NAME = 255  # bytes of a file's name, on nearly every file system
+LONGEST_MADE = LONGEST_NAME - 60  # with room for what is added: "-2", ".tmp", a process's number
 _NAME = re.compile(r"[\w.+-]+")
 
 
@@ -93,7 +95,13 @@ def check_sweep_name(name: Any) -> None:
 
 def file_name(text: str) -> str:
     """A text as the name of one file or folder: other characters than letters, digits and `_.+=-`
-    become `_`, and what is longer than a file system takes is cut."""
+    become `_`. Of what is longer than a file system takes the middle is left out, and a digest
+    keeps apart what differs there."""
     name = re.sub(r"[^\w.+=-]", "_", text).lstrip(".") or "_"
-    room = LONGEST_NAME - 60  # for what is added: "-2", ".tmp", a process's number
-    return name.encode(errors="replace")[:room].decode(errors="ignore")
+    data = name.encode(errors="replace")
+    if len(data) <= LONGEST_MADE:
+        return data.decode()
+    digest = hashlib.sha256(data).hexdigest()[:12]
+    half = (LONGEST_MADE - len(digest) - 4) // 2
+    head, tail = data[:half].decode(errors="ignore"), data[-half:].decode(errors="ignore")
+    return f"{head}..{digest}..{tail}"

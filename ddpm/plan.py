@@ -21,6 +21,8 @@ class Plan:
         changes: what differs from the run it goes on with, one line each.
         checkpoint: the file, or the folder whose newest checkpoint, the run starts from.
         name, group, tags: what trackers call the run; the group is the sweep it belongs to.
+        title: what tells a job from the others of its sweep, where their names are all the same.
+        untyped: settings of W&B that nobody has typed.
     """
 
     config: dict[str, Any]
@@ -36,3 +38,5 @@ class Plan:
     name: str
     group: str | None
     tags: list[str]
+    title: str = ""
+    untyped: tuple[str, ...] = ()

@@ -1,5 +1,7 @@
-"""Secrets stay out of files: what is named like one is refused, and what comes from the environment
-is written as the text `${oc.env:NAME}`, to be read from there again.
+"""Secrets stay out of files: text that is named like one is refused, and what comes from the
+environment is written as the text `${oc.env:NAME}`, to be read from there again.
+
+Which names and values count as secrets: ddpm/secret_names.py.
 """
 
 import os
@@ -9,22 +11,29 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, RangeSweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from ddpm.errors import InputError
+from ddpm.secret_names import (
+    is_harmless,
+    is_password,
+    is_secret,
+    is_secret_place,
+    is_secret_variable,
+)
 
 ADVICE = "Set WANDB_API_KEY in the environment, or run `wandb login`."
 OPEN = {"DDPM_DATA"}  # where data are: no secret, and needed where the variable is not set
 _PLACES = ("data", "data_dir")  # keys of a stored configuration that may read the environment
 LEAST = 8  # characters of an environment variable that could not be there by chance
-
-# Words that occur in names of secrets, wherever; and words that do when they stand alone.
-_SECRET = re.compile(
-    r"passw|passphrase|sshpass|secret|token|credential|api_?keys?|(private|access|auth)_?key|bearer"
-    r"|webhook|database_url|_pwd($|_)|(^|_)(key|pat|auth|dsn)($|_)",
-    re.IGNORECASE,
-)
+_ENVIRONMENT = "hydra.job.env_set."  # all that stands there becomes text
+# A value that is another key's, or a number of the environment.
+_REFERENCE = re.compile(r"\$\{[\w.\[\]]+\}|\$\{oc\.decode:\$\{oc\.env:\w+(,[\d.e+-]{0,18})?\}\}")
 _NAMES_IN_VALUE = re.compile(r"""[{,]\s*["']?([\w.-]+)["']?\s*:""")
 _READS = re.compile(r"oc\.env:\s*[\"']?([\w.-]+)")
 _TEXT = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)(?:,([\w./~+-]*))?\}")
@@ -41,11 +50,6 @@ class Hidden(NamedTuple):
     text: str
 
 
-def is_secret(name: str) -> bool:
-    """Whether a key or variable is named like a secret: `wandb_api_key`, `MY_TOKEN`."""
-    return _SECRET.search(name.replace("-", "_")) is not None
-
-
 def check_words(words: Iterable[str]) -> None:
     """Refuse words of the command line that are, name or read a secret.
 
@@ -53,12 +57,32 @@ def check_words(words: Iterable[str]) -> None:
         InputError: naming the key, never the value.
     """
     for word in words:
-        key, _, value = word.partition("=")
+        key, equals, value = word.partition("=")
         key = key.lstrip("+~-")
         inner = _NAMES_IN_VALUE.findall(value)
-        for name in [key, *inner]:
-            _check_key(name)
+        if is_secret_place(_parts(key)) or any(map(is_secret, inner)):
+            # Without a value it may be a flag, and its value the next word.
+            for path, leaf in _read_value(value) if equals else [((), key)]:
+                _check_value(".".join([key, *map(str, path)]), leaf, typed=True)
         _check_text(key, word)
+
+
+def _read_value(text: str) -> Iterator[tuple[Place, Any]]:
+    """The leaves of a value of the command line as Hydra reads it, all choices of a sweep after
+    each other. References to other keys are left out: what they lead to is looked at later."""
+    try:
+        read = OverridesParser.create().parse_override(f"x={text}").value()
+    except HydraException:
+        yield from (((), text), *(((name,), text) for name in _NAMES_IN_VALUE.findall(text)))
+        return
+    if isinstance(read, RangeSweep | IntervalSweep):  # of numbers
+        return
+    if isinstance(read, Glob):
+        read = text
+    for choice in read.list if isinstance(read, ChoiceSweep) else [read]:
+        for path, leaf in leaves({"": choice}):
+            if not _REFERENCE.fullmatch(str(leaf)):
+                yield path[1:], leaf
 
 
 def check_config(node: DictConfig) -> None:
@@ -69,31 +93,64 @@ def check_config(node: DictConfig) -> None:
     """
     for path, value in leaves(OmegaConf.to_container(node, resolve=False)):
         key = ".".join(map(str, path))
-        _check_key(key)
         if isinstance(value, str):
             _check_text(key, value)
+        if is_secret_place(_parts(key)):
+            _check_value(key, _resolved(node, path, value))
 
 
-def _check_key(key: str) -> None:
-    if any(is_secret(part) for part in re.split(r"[./@:]", key)):
+def _resolved(node: Any, path: Place, value: Any) -> Any:
+    """The value at a place, of a reference what it leads to; None where that is not there, which
+    is told later."""
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    try:
+        for name in path:
+            node = node[name]
+    except (OmegaConfBaseException, ValueError):
+        return None
+    return node
+
+
+def _check_value(key: str, value: Any, *, typed: bool = False) -> None:
+    """Refuse a value that could be a secret by the name of its key.
+
+    Args:
+        typed: whether it comes from the command line, where digits may be a password.
+    """
+    parts = _parts(key)
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    name = next((part for part in reversed(parts) if not part.isdecimal()), "")
+    digits_count = key.startswith(_ENVIRONMENT) or (typed and is_password(name))
+    if is_secret_place(parts) and (not is_harmless(value) or (numeric and digits_count)):
         raise InputError(
-            f"{key}: is named like a secret, and those are for no command line and no file. "
-            f"{ADVICE}"
+            f"{key}: is named like a secret, and such text is for no command line and no file. "
+            f"{ADVICE}\nIf it is none, give it another name; numbers, true, false and null are "
+            "taken under any."
         )
 
 
+def _parts(key: str) -> list[str]:
+    return re.split(r"[./@:]", key)
+
+
 def _check_text(key: str, text: str) -> None:
-    for name in filter(is_secret, _READS.findall(text)):
+    for name in filter(_is_secret_here, _READS.findall(text)):
         raise InputError(
             f"{key}: reads {name}, which is named like a secret; those are for no file. {ADVICE}"
         )
     for name, value in os.environ.items():
-        if len(value) >= LEAST and value in text and is_secret(name):
+        if len(value) >= LEAST and value in text and is_secret_variable(name, value):
             where = "the command line" if value in key else key
             raise InputError(
                 f"{where}: holds the value of the environment variable {name}, which is named "
                 f"like a secret; those are for no command line and no file. {ADVICE}"
             )
+
+
+def _is_secret_here(variable: str) -> bool:
+    """Whether a variable that is to be read is named like a secret and holds no mere number."""
+    return is_secret_variable(variable, os.environ.get(variable))
 
 
 def as_typed(hydra_config: DictConfig) -> list[str]:
@@ -146,7 +203,7 @@ def _marker(texts: dict[str, str]) -> Any:
     missing = object()
 
     def resolve(key: str, default: Any = missing) -> str | None:
-        if is_secret(key):  # however it was written
+        if _is_secret_here(key):  # however it was written
             raise InputError(f"${{oc.env:{key}}}: is named like a secret, and not read. {ADVICE}")
         if key in OPEN or key not in os.environ:
             return oc.env(key) if default is missing else oc.env(key, default)
@@ -213,7 +270,7 @@ def reveal(
 
 
 def _check_variable(key: str, match: re.Match[str]) -> None:
-    if is_secret(match[1]):
+    if _is_secret_here(match[1]):
         raise InputError(f"{key}={match[0]}: {match[1]} is named like a secret, and is not read.")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import InputError, nearest
+from ddpm.wb import limits
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,12 @@ RULES = {
     "data.conditional": boolean(),
     "model.widths": integers(),
     "model.attention_resolutions": integers(),
-    **{f"tracker.wandb.{k}": words() for k in ("entity", "project", "group", "name", "notes")},
+    "tracker.wandb.entity": Rule(str, limits.PROJECT, limits.is_project, null=True),
+    "tracker.wandb.project": Rule(
+        str, f"{limits.PROJECT} (a user or team is tracker.wandb.entity)", limits.is_project
+    ),
+    **{f"tracker.wandb.{k}": words() for k in ("group", "name", "notes", "job_type")},
+    "tracker.wandb.tags": Rule(list, limits.TAGS, limits.are_tags),
     "tracker.wandb.mode": one_of("online", "offline", "disabled", null=True),
     "tracker.wandb.artifacts": one_of("none", "last", "all"),
     "job.max_steps": integer(1, null=True),

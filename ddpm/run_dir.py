@@ -96,7 +96,8 @@ def create(path: Path, config: dict[str, Any], *, unique: bool) -> Path:
 def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
     """Fill a folder beside the path, and give it its name in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    prefix = f".{path.name[:40]}."  # a name may have 255 bytes in all
+    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=path.parent))
     temporary.chmod(0o777 & ~_umask())  # others may look into it, as into any folder
     wanted, number = path, 1
     try:

@@ -33,6 +33,7 @@ HYDRA = {
     "ddpm.team",
     "ddpm.looking",
     "ddpm.sweeps",
+    "ddpm.wandb_settings",
 }
 ONLY = {
     "hydra": HYDRA,
@@ -74,7 +75,13 @@ LEAVES = {
         "ddpm.trackers.local",
         "ddpm.wb",
     },
-    "ddpm.wb": {"ddpm.wb", "ddpm.checkpoint", "ddpm.metrics", "ddpm.run_dir"},
+    "ddpm.wb": {
+        "ddpm.wb",
+        "ddpm.checkpoint",
+        "ddpm.metrics",
+        "ddpm.run_dir",
+        "ddpm.secret_names",
+    },
     "ddpm.artifacts": {"ddpm.wb"},
     "ddpm.code": set(),
     "ddpm.team": set(),
@@ -116,11 +123,12 @@ LEAVES = {
     "ddpm.ranks": set(),
     "ddpm.sharding": set(),
     "ddpm.hardware": {"ddpm.ranks"},
-    "ddpm.rules": set(),
+    "ddpm.rules": {"ddpm.wb.limits"},
     "ddpm.errors": set(),
     "ddpm.plan": set(),
     "ddpm.catalog": set(),
-    "ddpm.private": set(),
+    "ddpm.private": {"ddpm.secret_names"},
+    "ddpm.secret_names": set(),
     "ddpm.build": {"ddpm.catalog", "ddpm.untrusted"},
 }
 UPPER = [
@@ -134,6 +142,7 @@ UPPER = [
     "ddpm.looking",
     "ddpm.perform",
     "ddpm.place",
+    "ddpm.wandb_settings",
     *(name for name in MODULES if name.startswith("ddpm.sweeps")),
 ]
 MIDDLE = {

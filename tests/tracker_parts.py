@@ -20,9 +20,9 @@ def info(**changes):
     return RunInfo(**(values | {"job_type": "train"} | changes))
 
 
-def knobs(name, **changes):
+def knobs(tracker, /, **changes):
     """The settings of a tracker's YAML file."""
-    return {k: v for k, v in NODES[name].items() if not k.startswith("_")} | changes
+    return {k: v for k, v in NODES[tracker].items() if not k.startswith("_")} | changes
 
 
 def said(caplog):

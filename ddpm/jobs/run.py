@@ -124,6 +124,7 @@ class Run:
                 group=self.plan.group,
                 tags=self.plan.tags,
                 job_type=hparams["choices"]["job"],
+                title=self.plan.title,
             ),
             hparams=hparams,
             start_step=self.step if self.plan.resume else 0,

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ddpm import catalog, inherit, run_dir
+from ddpm import catalog, inherit, run_dir, wandb_settings
 from ddpm.errors import InputError
 from ddpm.paths import as_text
 from ddpm.plan import Plan
@@ -179,7 +179,10 @@ def go_on(plan: Plan) -> Plan:
 
 def _begun(plan: Plan, folder: Path) -> Plan:
     """The plan in a folder where it was begun, as the run that it was then."""
-    run_id = run_dir.read_config(folder).get("run_id", plan.hparams["run_id"])
+    before = run_dir.read_config(folder)
+    for settings in (plan.config, plan.hparams):
+        wandb_settings.keep(settings, before, plan.untyped)
+    run_id = before.get("run_id", plan.hparams["run_id"])
     return _in(replace(plan, hparams=plan.hparams | {"run_id": run_id}), folder)
 
 

@@ -153,7 +153,8 @@ def place(job: Job, folder: SweepFolder) -> None:
 
 
 def subdir(number: int) -> str:
-    """The name of a job's folder, by the pattern of `hydra.sweep.subdir`."""
+    """The name of a job's folder, by the pattern of `hydra.sweep.subdir`, cut where it is made of
+    more words than a name can hold."""
     hydra_config = HydraConfig.get()
     with read_write(hydra_config), open_dict(hydra_config):
         before, hydra_config.job.num = hydra_config.job.num, number

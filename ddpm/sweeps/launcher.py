@@ -15,6 +15,7 @@ from ddpm.sweeps import record
 from ddpm.sweeps.attempt import figure
 from ddpm.sweeps.folder import OVER
 from ddpm.sweeps.freeze import Job, freeze
+from ddpm.sweeps.naming import name_jobs
 from ddpm.sweeps.queue import Listed, Queue
 from ddpm.sweeps.table import shared, sums
 
@@ -33,6 +34,7 @@ def launch(
     common = shared([job.words for job in jobs])
     for job in jobs:
         job.title = " ".join(word for word in job.words if word not in common)
+    name_jobs(jobs)
     _announce(jobs, common, config)
     with env_override(config.hydra.job.env_set):
         run(Listed(jobs))

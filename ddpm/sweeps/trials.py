@@ -18,6 +18,7 @@ from ddpm.metrics import final
 from ddpm.sweeps import record, space
 from ddpm.sweeps import study as shared
 from ddpm.sweeps.freeze import Job
+from ddpm.sweeps.naming import name_jobs
 
 LOOK_SECONDS = 1.0  # between two looks at what trials have logged
 MISSES = 10  # draws of what runs already, until there is nothing more to begin
@@ -66,6 +67,7 @@ class Trials:
         trial, lock = found
         job = self.freeze(space.words(trial.params), trial.number)
         job.title = " ".join(space.words(trial.params))
+        name_jobs([job])
         record.jobs.append(job)
         steps = self.study.trials[trial.number].intermediate_values
         with self.mutex:

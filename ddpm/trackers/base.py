@@ -17,13 +17,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunInfo:
-    """Who a run is. A resumed run has the `run_id` it began with."""
+    """Who a run is. A resumed run has the `run_id` it began with.
+
+    Args:
+        title: what tells a job from the others of its sweep, for names that they would share.
+    """
 
     run_id: str
     name: str
     group: str | None  # the sweep it belongs to
     tags: list[str]
     job_type: str  # train | sample
+    title: str = ""
 
 
 class Tracker(Protocol):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddpm.metrics import read_metrics
 from ddpm.trackers.base import RunInfo, grid_files
-from ddpm.wb import opening, pages, seen
+from ddpm.wb import limits, opening, pages, seen
 from ddpm.wb.uploads import Uploads, waiting_time
 
 
@@ -29,6 +29,7 @@ class Wandb:
         name: str | None,
         tags: list[str],
         notes: str | None,
+        job_type: str | None,
         mode: str | None,
         artifacts: str,
         run_dir: Path,
@@ -37,18 +38,20 @@ class Wandb:
         start_step: int,
     ) -> None:
         run_dir = Path(run_dir)
+        called = f"{name} {run.title}".strip() if name else run.name
+        group = group or run.group
         self._run, obstacle = opening.open_run(
-            opening.wanted_mode(mode),
+            limits.wanted_mode(mode),
             id=run.run_id,
             dir=str(run_dir.absolute()),
             entity=entity,
             project=project,
-            group=group or run.group,
-            name=name or run.name,
-            tags=list(dict.fromkeys(tag[:64] for tag in [*run.tags, *tags])),  # W&B takes 64
-            notes=notes,
-            job_type=run.job_type,
-            config=hparams,
+            group=limits.shortened(group) if group else None,
+            name=limits.labelled(name, run.title) if name else limits.shortened(run.name),
+            tags=limits.tags([*run.tags, *tags]),
+            notes=limits.cleaned_notes(notes) if notes else None,
+            job_type=limits.shortened(job_type or run.job_type),
+            config=hparams | _cut({"full_name": called, "full_group": group}),
             commit=(hparams.get("code") or {}).get("commit"),
         )
         self._run.define_metric("*", step_metric="step")
@@ -136,3 +139,8 @@ class Wandb:
         parts = f"{shlex.quote(str(run_dir / 'wandb'))}/offline-run-*"
         because = f" ({obstacle})" if obstacle else ""
         return f"W&B offline{because}; to upload: wandb sync {parts}"
+
+
+def _cut(texts: dict[str, str | None]) -> dict[str, str]:
+    """Those of some texts that are too long to be shown where they belong."""
+    return {name: text for name, text in texts.items() if text and len(text) > limits.NAME}

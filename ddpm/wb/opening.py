@@ -1,37 +1,42 @@
 """A W&B run is opened: online where that works, else offline; in silence, and at once."""
 
+import logging
 import os
 import ssl
 import threading
+import time
 import urllib.error
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError, shown
+from ddpm.secret_names import is_secret
+from ddpm.wb import limits
 
 if TYPE_CHECKING:
     import wandb
 
-MODES = ("online", "offline", "disabled")
+logger = logging.getLogger(__name__)
+
 ANSWER_SECONDS = 2.0  # a server that is slower than this to answer counts as out of reach
 INIT_SECONDS = 15.0  # and so does one that answers but opens no run in this time
 FINISH_SECONDS = 20.0  # upload that may be waited for at the end; the rest stays in the run folder
-
-
-def wanted_mode(mode: str | None) -> str | None:
-    """What the configuration or else the environment asks for; None if neither does.
-
-    Raises:
-        InputError: that is no mode.
-    """
-    key = "tracker.wandb.mode"
-    if mode is None:
-        key, mode = "WANDB_MODE", os.environ.get("WANDB_MODE") or None
-    if mode not in (None, *MODES):
-        allowed = ", ".join(MODES)
-        raise InputError(f"{key}={mode}: must be one of {allowed}.{nearest(str(mode), MODES)}")
-    return mode
+# Options that a run can be shown without, and the fields of `wandb.Settings` that hold them.
+COSMETIC = {
+    "tags": "run_tags",
+    "notes": "run_notes",
+    "name": "run_name",
+    "group": "run_group",
+    "job_type": "run_job_type",
+}
+# Variables of the environment for what a run says itself: its configuration has read them.
+_OURS = {f"WANDB_{name}" for name in ("PROJECT", "ENTITY", "NAME", "NOTES", "TAGS", "JOB_TYPE")}
+_OURS |= {f"WANDB_{field.upper()}" for field in COSMETIC.values()}
+_OURS |= {f"WANDB_{name}" for name in ("RUN_ID", "RESUME", "RESUME_FROM", "FORK_FROM", "REINIT")}
+_OURS |= {"WANDB_MODE", "WANDB_DIR", "WANDB_ROOT_DIR"}
+_OF_SWEEPS = {"WANDB_PROJECT", "WANDB_ENTITY"}  # what W&B's agent says, and wandb insists on
 
 
 def open_run(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | None]:
@@ -43,11 +48,11 @@ def open_run(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | Non
     Raises:
         InputError: it has to be online, and nobody is logged in.
     """
-    settings = session().settings
-    if wanted is None and settings.mode != "online":  # after the command `wandb offline`
-        wanted = settings.mode
+    settings = session(options["id"]).settings
+    if wanted is None and settings.mode in ("offline", "dryrun", "disabled"):
+        wanted = "disabled" if settings.mode == "disabled" else "offline"  # by `wandb offline`
     if wanted in ("offline", "disabled"):
-        return _init(wanted, **options), None
+        return _open(wanted, options), None
     obstacle = not_logged_in()
     if obstacle and wanted == "online":
         raise InputError(
@@ -57,20 +62,63 @@ def open_run(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | Non
     obstacle = obstacle or out_of_reach()
     if not obstacle:
         try:
-            return _init("online", **options), None
+            return _open("online", options), None
         except Exception as error:
-            obstacle = " ".join(str(error).split())[:200]
-            abandon()
-            session()
-    return _init("offline", **options), obstacle
+            obstacle = _reason(error)
+            _begin_again(options["id"])
+    return _open("offline", options), obstacle
+
+
+def _open(mode: str, options: dict[str, Any]) -> "wandb.Run":
+    """The run; without its tags, notes and the like where W&B opens it only so, and a word on it.
+
+    Raises:
+        Exception: of W&B, which does not open it in any way.
+    """
+    began = time.monotonic()
+    try:
+        return _init(mode, **options)
+    except Exception as error:
+        slow = time.monotonic() - began > INIT_SECONDS / 2  # no refusal
+        if slow or not any(options.get(name) for name in COSMETIC):
+            raise
+        refused, reason = _refused(options), _reason(error)
+        _begin_again(options["id"])
+    run = _init(mode, **options | {name: _least(name, options[name]) for name in refused})
+    logger.warning("W&B refuses %s (%s): the run is tracked without.", " or ".join(refused), reason)
+    return run
+
+
+def _refused(options: dict[str, Any]) -> list[str]:
+    """Those of a run's cosmetic options that W&B's client refuses; all, where it refuses none and
+    it must have been the server."""
+    import wandb
+
+    given = [name for name in COSMETIC if options.get(name)]
+    found = []
+    for name in given:
+        try:
+            wandb.Settings(**{COSMETIC[name]: options[name]}).to_proto()
+        except Exception:
+            found.append(name)
+    return found or given
+
+
+def _least(name: str, value: str) -> str | None:
+    """What is left of an option that was refused: plain forms of what runs are found by."""
+    return limits.plain(value) if name in ("name", "group") else None
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _init(mode: str, commit: str | None, **options: Any) -> "wandb.Run":
     """`wandb.init`, silent, in a run of its own, and with the argument list left out."""
     import wandb
 
-    if "WANDB_SWEEP_ID" in os.environ:  # the sweep says where its runs go
-        options |= {"entity": None, "project": None}
+    if limits.in_sweep():  # the sweep says where its runs go; the id is `session`'s
+        options |= {"entity": None, "project": None, "id": None}
     settings = wandb.Settings(
         mode=mode,
         silent=True,
@@ -89,11 +137,62 @@ def _init(mode: str, commit: str | None, **options: Any) -> "wandb.Run":
     return wandb.init(settings=settings, **options)
 
 
-def session() -> Any:
-    """What the runs of this process share, kept from talking."""
+def session(run_id: str | None = None) -> Any:
+    """What the runs of this process share, kept from talking.
+
+    Args:
+        run_id: of the next run; under W&B's agent wandb takes no other than that of the session.
+    """
     import wandb
 
-    return wandb.setup(wandb.Settings(silent=True))
+    in_sweep = run_id is not None and limits.in_sweep()
+    with _own_environment():
+        return wandb.setup(wandb.Settings(silent=True, **({"run_id": run_id} if in_sweep else {})))
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """Without the variables that a run has read itself, and those that W&B would refuse: one of
+    either kind would cost all tracking. Others, such as WANDB_BASE_URL, are W&B's."""
+    hidden = _OURS - (_OF_SWEEPS if limits.in_sweep() else set())
+    hidden |= {name for name in os.environ if name not in hidden and _is_refused(name)}
+    before = {name: os.environ.pop(name) for name in hidden if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+_told: set[str] = set()  # variables that were warned about
+
+
+def _is_refused(name: str) -> bool:
+    """Whether W&B refuses what a variable says; told once."""
+    import wandb
+
+    if not name.startswith("WANDB_"):
+        return False
+    try:
+        wandb.Settings().update_from_env_vars({name: os.environ[name]})
+    except Exception as error:
+        if name not in _told:
+            value = "" if is_secret(name) else f"={shown(os.environ[name])}"
+            logger.warning("%s%s: W&B refuses it, and it is left out: %s", name, value, _why(error))
+        _told.add(name)
+        return True
+    return False
+
+
+def _why(error: Exception) -> str:
+    """A reason that does not repeat the value, as pydantic's own text does."""
+    found = error.errors() if hasattr(error, "errors") else []
+    return shown(found[0]["msg"] if found else error, 160)
+
+
+def _begin_again(run_id: str) -> None:
+    """After a run that could not be opened: nothing of it may be left."""
+    abandon()
+    session(run_id)
 
 
 def abandon() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.metrics import final, is_number, read_metrics
+from ddpm.wb.limits import artifact_name
 
 if TYPE_CHECKING:
     import wandb
@@ -66,7 +67,7 @@ class Uploads:
         import wandb
 
         about: dict[str, Any] = {"step": step} | ({} if loss is None else {"loss": loss})
-        artifact = wandb.Artifact(f"{kind}-{self._id}", kind, metadata=about)
+        artifact = wandb.Artifact(artifact_name(f"{kind}-{self._id}"), kind, metadata=about)
         for file in files:  # not copied: a checkpoint can be large
             artifact.add_file(str(file), name=file.name, policy="immutable", skip_cache=True)
         best = ["best"] if loss is not None and self._done.is_best(loss) else []

@@ -1,0 +1,211 @@
+"""What only sounds secret: sizes, counts and switches of networks; and what is one all the same."""
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from ddpm import private
+from ddpm.errors import InputError
+from ddpm.secret_names import is_password, is_secret, is_secret_place, is_secret_variable
+
+SECRET = [
+    *("key", "wandb_key", "ssh_key", "key_id", "encryptionKey", "accesskey", "API_KEYS", "api.key"),
+    *("token", "tokens", "hf_token", "HF_TOKEN_2", "tokenValue", "image_tokens", "mytoken"),
+    *("secret", "client_secret", "secretsFile", "AWS_SECRET_ACCESS_KEY", "SECRET_KEY_BASE"),
+    *("AWS_ACCESS_KEY_ID", "bearer", "bearer_token", "auth", "basic_auth", "SENTRY_DSN"),
+    *("password", "passwords", "dbPassword", "password_hash", "sshpass", "MYSQL_PWD", "db.pwd"),
+    *("credentials", "GOOGLE_APPLICATION_CREDENTIALS", "passcode", "per_user_token"),
+    *("api_key_per_user", "max_planck_token", "DATABASE_URL", "slack_webhook"),
+]
+HARMLESS = [
+    *("num_tokens", "n_tokens", "numTokens", "max_tokens", "max_new_tokens", "MAX_TOKENS"),
+    *("tokens_per_image", "tokensPerPatch", "keys_per_head", "num_keys", "n_key", "max_token"),
+    *("key_dim", "keyDim", "key_size", "key_heads", "key_norm", "key_bias", "key_padding_mask"),
+    *("token_dim", "tokenDim", "token_size", "token_mixer", "token_type", "token_embedding"),
+    *("secret_dim", "password_length", "auth_heads", "bearer_width", "token_count", "pat_size"),
+    *("tokenizer", "tokenize", "tokenized", "pretokenized", "tokenisation", "detokenizer"),
+    *("TOKENIZERS_PARALLELISM", "secretary", "secretion", "secretive", "author", "authority"),
+    *("monkey", "keyboard", "turkey", "keynote", "keep", "keyframes", "hockey", "pattern", "path"),
+    *("PWD", "OLDPWD", "compass", "bypass", "forbearance", "dsn_dim", "widths", "public_key"),
+    *("sort_key", "image_key", "label_key", "query_key", "key2_dim", "", "_", "0"),
+]
+
+
+@pytest.mark.parametrize("name", SECRET)
+def test_names_of_secrets(name):
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_names_that_only_sound_so(name):
+    assert not is_secret(name)
+
+
+VALUES = ["8", "-1", "0.5", "1e-3", "true", "false", "null", "[8,16]", "[]", "[true,null,1.5]"]
+VALUES += ["8,16", "choice(1,2)", "range(1,4)", "interval(1,4)", "tag(log,interval(1e-3,1))"]
+VALUES += ["{a:1,b:[2,3]}", "{a:1},{a:2}", "", "${model.width}", "'${model.width}'", "nan", "???"]
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_numbers_booleans_and_null_may_be_typed_under_any_name(value):
+    keys = ("model.token", "+model.key", "model.secret", "++auth", "tokens")
+    private.check_words([f"{key}={value}" for key in keys])
+
+
+@pytest.mark.parametrize("value", [8, -1, 2.5, 1e-3, True, False, None, [8, 16], [], {"a": 1}, {}])
+def test_numbers_booleans_and_null_may_stand_in_files_under_any_name(value):
+    named = {name: value for name in SECRET if "." not in name}
+    private.check_config(OmegaConf.create({"model": named, "list": [named]}))
+
+
+@pytest.mark.parametrize("value", ["auto", "learned", 8])
+def test_text_may_stand_under_names_that_only_sound_secret(value):
+    private.check_config(OmegaConf.create({"model": dict.fromkeys(HARMLESS, value)}))
+    private.check_words([f"model.{name}={value}" for name in HARMLESS])
+
+
+TEXT = ["abc", "'123456'", "12ab", "[1,abc]", "{a:abc}", "{a:{b:[abc]}}", "abc,1", "choice(1,abc)"]
+TEXT += ["1,2,abc", "glob(*)", "a b", "0x1f", "1_a", "99999999999999999999", "${oc.env:NO,abc}"]
+TEXT += ["'${model.width}abc'", "${a}${b}x", "{dim:8,value:abc}"]
+
+
+@pytest.mark.parametrize(
+    "key", ["model.token", "+wandb_api_key", "secret", "x.password", "auth.of"]
+)
+@pytest.mark.parametrize("value", TEXT)
+def test_text_under_a_secret_name_is_refused(key, value):
+    with pytest.raises(InputError) as error:
+        private.check_words([f"{key}={value}"])
+    assert str(error.value).startswith(key.lstrip("+"))
+    assert "abc" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"token": "abc"},
+        {"token": ["abc"]},
+        {"token": {"value": "abc"}},
+        {"tokens": [{"x": "abc"}]},
+        {"password": "123456"},
+        {"api_key": 10**18},
+        {"key": "${other}", "other": "abc"},
+        {"key": "${oc.env:HOME}"},
+        {"key": "${oc.env:NOT_THERE,abc}"},
+        {"a": [{"b": {"hf_token": "abc"}}]},
+    ],
+)
+def test_text_under_a_secret_name_of_a_file_is_refused(node):
+    with pytest.raises(InputError, match="named like a secret"):
+        private.check_config(OmegaConf.create(node))
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"key": "${other}", "other": 8},
+        {"key": "${other.dim}", "other": {"dim": 8}},
+        {"key": "${oc.decode:${oc.env:DIM}}"},
+        {"key": "???"},
+        {"token": ""},
+        {"token": {"dim": 8, "init": "zeros", "type": "learned", "norm": "rms"}},
+        {"tokens": [{"dim": 8, "kind": "cls"}]},
+        {"key": "${nobody}"},  # which is told later
+    ],
+)
+def test_what_leads_to_a_number_is_one(node, monkeypatch):
+    monkeypatch.setenv("DIM", "16")
+    private.check_config(OmegaConf.create(node))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("password", digits) for digits in ("123456", "0", "12.5", "1e5")),
+        *(("+db_password", "20260101"), ("api_key", "12345678"), ("MYSQL_PWD", "1234")),
+        *(("x.secret_key", "5"), ("passphrase", "[1,2]"), ("private_key", "1,2")),
+        ("+hydra.job.env_set.HF_TOKEN", "123456"),
+        ("+hydra.job.env_set", "{TOKEN:123456}"),
+    ],
+)
+def test_digits_typed_for_a_password_are_its_text(key, value):
+    with pytest.raises(InputError, match="named like a secret"):
+        private.check_words([f"{key}={value}"])
+
+
+@pytest.mark.parametrize("value", ["null", "true", "false", ""])
+def test_a_password_may_be_none(value):
+    private.check_words([f"password={value}"])
+
+
+@pytest.mark.parametrize("name", ["password", "PGPASSWORD", "apikey", "my_api_key", "db_pwd2"])
+def test_names_of_passwords(name):
+    assert is_password(name)
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize("name", ["token", "num_tokens", "key", "PWD", "secret", "key_dim"])
+def test_names_of_no_passwords(name):
+    assert not is_password(name)
+
+
+@pytest.mark.parametrize(
+    ("key", "secret"),
+    [
+        ("wandb.token.value", True),
+        ("token.0", True),
+        ("credentials.user", True),
+        ("token.dim", False),
+        ("auth.type", False),
+        ("model.num_tokens", False),
+        ("model.tokens.0.dim", False),
+        ("model.width", False),
+    ],
+)
+def test_places(key, secret):
+    assert is_secret_place(key.split(".")) is secret
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secret"),
+    [
+        ("HF_TOKEN", "hf_abcdefgh", True),
+        ("HF_TOKEN", "12345678", False),
+        ("HF_TOKEN", "1" * 40, True),
+        ("HF_TOKEN", "false", False),
+        ("HF_TOKEN", None, True),
+        ("NUM_TOKENS", "text of any kind", False),
+        ("TOKENIZERS_PARALLELISM", "somewhere", False),
+        ("DB_PASSWORD", "12345678", True),
+        ("WANDB_API_KEY", "1234567890", True),
+        ("PWD", "/somewhere/else", False),
+    ],
+)
+def test_variables(name, value, secret):
+    assert is_secret_variable(name, value) is secret
+
+
+def test_values_are_found_that_are_those_of_secret_variables(monkeypatch):
+    monkeypatch.setenv("SIZE_TOKEN", "12345678")
+    monkeypatch.setenv("NUM_TOKENS", "20260101")
+    monkeypatch.setenv("KEY_DIM", "/shared/pictures")
+    private.check_words(["seed=12345678", "seed=20260101", "data_dir=/shared/pictures"])
+    private.check_config(OmegaConf.create({"seed": 12345678, "notes": "x 12345678 y"}))
+    monkeypatch.setenv("DB_PASSWORD", "12345678")
+    private.check_config(OmegaConf.create({"seed": 12345678}))
+    with pytest.raises(InputError, match="DB_PASSWORD"):
+        private.check_config(OmegaConf.create({"notes": "x 12345678 y"}))
+    with pytest.raises(InputError, match="DB_PASSWORD"):
+        private.check_words(["seed=12345678"])
+
+
+def test_numbers_may_be_read_from_variables_that_sound_secret(monkeypatch):
+    monkeypatch.setenv("HF_TOKENS", "8")
+    cfg = OmegaConf.create({"model": {"width": "${oc.decode:${oc.env:HF_TOKENS}}"}})
+    private.check_config(cfg)
+    assert private.hidden(cfg) == []
+    monkeypatch.setenv("HF_TOKENS", "hf_abc")
+    with pytest.raises(InputError, match="HF_TOKENS"):
+        private.check_config(cfg)
+    with pytest.raises(InterpolationResolutionError, match="HF_TOKENS"):
+        private.hidden(cfg)
