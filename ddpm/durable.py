@@ -1,13 +1,88 @@
-"""What must be on the disk before anybody builds on it."""
+"""Files on the disk: written through, replaced, and known by their times.
 
+What a file system does not offer is done without; what fails on one that offers it is an error.
+"""
+
+import errno
 import os
+import shutil
+import time
 from pathlib import Path
+
+from ddpm.file_locks import UNSUPPORTED
+
+# What SMB and some FUSE answer while another process has the file open that is to be replaced.
+_IN_USE = (errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM)
+_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between the tries to replace it
+COARSE_SECONDS = 3  # FAT counts times in steps of two
+
+
+def sync(file: int) -> None:
+    """Wait until the bytes of an open file are on the disk, where the file system can say so.
+
+    Raises:
+        OSError: they could not be written.
+    """
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the folder's entries on the disk: without it a power cut can undo a rename."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Put the folder's entries on the disk: without it a power cut can undo a rename.
+
+    Raises:
+        OSError: they could not be written.
+    """
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EACCES, errno.EISDIR}:
+            raise
+        return  # no such thing as an open folder
+    try:
+        sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace(new: Path | str, path: Path | str) -> None:
+    """`os.replace`; where `path` cannot be replaced while another process reads it, try again.
+
+    Raises:
+        OSError: as `os.replace` does.
+    """
+    for seconds in _PAUSES:
+        try:
+            os.replace(new, path)
+            return
+        except OSError as error:
+            if error.errno not in _IN_USE or not os.access(Path(path).parent, os.W_OK):
+                raise
+        time.sleep(seconds)
+    os.replace(new, path)
+
+
+def free_bytes(folder: Path) -> int | None:
+    """The room on the disk; None where the file system does not tell, as some FUSE do not."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return usage.free if usage.total else None
+
+
+def stamp(file: Path) -> tuple[int, ...] | None:
+    """What changes with a file; None: it changed a moment ago, on a file system that counts times
+    in seconds, and could do so again unseen.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    found = file.stat()
+    in_seconds = found.st_mtime_ns % 10**9 == 0
+    if in_seconds and abs(time.time() - found.st_mtime) < COARSE_SECONDS:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

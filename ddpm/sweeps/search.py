@@ -4,8 +4,10 @@ The study lies in the sweep's folder. The same command goes on with it, trials t
 first, then those that failed; several processes that say the same share it.
 """
 
+import contextlib
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,7 @@ def search(
             of.run(trials)
     finally:
         shared.say_best(study, metric)
-        os.close(here)
+        here.release()
     if trials.wrong is not None:
         raise InputError(trials.wrong)
 
@@ -135,9 +137,24 @@ def _storage(given: str | None, folder: Path) -> Any:
     """A database by its URL, or a journal: a file that several processes may write."""
     if given is not None and "://" in given:
         return given
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-    return optuna.storages.JournalStorage(JournalFileBackend(given or str(folder / JOURNAL)))
+    file = given or str(folder / JOURNAL)
+    # Optuna's own lock is a symbolic link; where there are none, it has one that is a file.
+    lock = None if _has_links(Path(file).parent) else JournalFileOpenLock(file)
+    return optuna.storages.JournalStorage(JournalFileBackend(file, lock))
+
+
+def _has_links(folder: Path) -> bool:
+    """Whether a file system has symbolic links, as FAT, some SMB and FUSE have not."""
+    link = folder / f".{secrets.token_hex(6)}.tmp"
+    try:
+        os.symlink("nothing", link)
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):
+        link.unlink()
+    return True
 
 
 def _sampler(name: str, seed: int | None) -> optuna.samplers.BaseSampler:
