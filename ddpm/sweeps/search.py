@@ -130,6 +130,8 @@ def _open(
         where = folder / JOURNAL if given is None else f"hydra.sweeper.storage={given}"
         reason = str(error).split("\n")[0]
         message = f"{where}: cannot be read as a study ({type(error).__name__}: {reason})."
+        if given is not None and given.startswith("sqlite"):
+            message += " SQLite needs a file system with locks; the default study needs none."
         raise InputError(re.sub(r"//[^/@\s]*@", "//***@", message)) from None
 
 
