@@ -65,6 +65,24 @@ def replace(new: Path | str, path: Path | str) -> None:
     os.replace(new, path)
 
 
+def rename_folder(new: Path, path: Path) -> None:
+    """`os.rename` for a folder of files. Where the file system renames files and no folders, the
+    files move one by one, config.yaml before the others.
+
+    Raises:
+        OSError: there is a folder with something in it (ENOTEMPTY, EEXIST), or another reason.
+    """
+    try:
+        os.rename(new, path)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EXDEV, errno.EACCES}:
+            raise
+        path.mkdir()
+        for file in sorted(new.iterdir(), key=lambda file: file.name != "config.yaml"):
+            replace(file, path / file.name)
+        new.rmdir()
+
+
 def free_bytes(folder: Path) -> int | None:
     """The room on the disk; None where the file system does not tell, as some FUSE do not."""
     try:

@@ -292,7 +292,7 @@ def find(path: Path) -> Taken | None:
     """What `take` would raise now, without a try to take the lock; None: it is free."""
     try:
         _check_holders(path, remove=False)
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        file = _open_to_look(path)
     except Taken as taken:
         return taken
     except FileNotFoundError:
@@ -311,6 +311,16 @@ def find(path: Path) -> Taken | None:
     finally:
         os.close(file)
     return None
+
+
+def _open_to_look(path: Path) -> int:
+    """Open a file, for writing where that is allowed: NFS locks no other files (EBADF)."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return os.open(path, os.O_RDONLY | os.O_NONBLOCK)
 
 
 # Locks of the kernel

@@ -13,7 +13,7 @@ from typing import Any
 
 from ddpm import file_locks, shell, stored
 from ddpm.crash import crashpoint
-from ddpm.durable import replace
+from ddpm.durable import rename_folder, replace
 from ddpm.durable import sync as wait_for_disk
 from ddpm.errors import InputError
 from ddpm.untrusted import Refused, read_yaml
@@ -106,7 +106,7 @@ def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
         crashpoint("run.filled")
         while True:
             try:
-                _give_name(temporary, path)
+                rename_folder(temporary, path)  # fails where one with something in it is
                 crashpoint("run.created")
                 return path
             except OSError as error:
@@ -117,23 +117,6 @@ def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-
-
-def _give_name(temporary: Path, path: Path) -> None:
-    """Rename the folder of a new run.
-
-    Raises:
-        OSError: there is one of that name with something in it (ENOTEMPTY, EEXIST), or another
-            reason.
-    """
-    try:
-        os.rename(temporary, path)
-    except OSError as error:
-        if error.errno not in file_locks.UNSUPPORTED | {errno.EXDEV, errno.EACCES}:
-            raise
-        path.mkdir()  # some file systems rename files and no folders
-        replace(temporary / "config.yaml", path / "config.yaml")
-        temporary.rmdir()
 
 
 def sync(file: Path) -> None:

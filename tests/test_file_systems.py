@@ -9,6 +9,7 @@ calls of the kernel that refuse.
 
 import errno
 import mmap
+import multiprocessing
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
+from crash_parts import go, said
 from file_system_parts import error
 from test_checkpoint import state
 from test_data import Large, build, everything, folder, tree  # noqa: F401
@@ -29,6 +31,15 @@ from ddpm.errors import InputError
 from ddpm.jobs import reading
 from ddpm.report import status as table
 from ddpm.wb import uploads
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run on a file system that offers all."""
+    home = tmp_path_factory.mktemp("straight")
+    assert go(home, *TINY, "output_dir=run") == 0, said(home)
+    return home / "run"
+
 
 MISSING = [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS]
 FAILING = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
@@ -79,14 +90,12 @@ def test_what_does_not_reach_the_disk_is_a_failure(code, where, tmp_path, monkey
         checkpoint.save(tmp_path, state(5), 2)
 
 
-def test_a_run_without_fsync(run, tmp_path, monkeypatch):
+def test_a_run_without_fsync(tmp_path, monkeypatch):
     refuse(monkeypatch, os, "fsync", errno.EINVAL)
-    status, out, err = run(*TINY, "output_dir=run", "job.max_steps=2")
-    assert status == 0, out + err
+    assert go(tmp_path, *TINY, "output_dir=run", "job.max_steps=2") == 0, said(tmp_path)
     assert status_of(tmp_path / "run")["saved"] == 2
     assert (tmp_path / "run" / "loss.png").stat().st_size
-    status, out, err = run("job=export", "checkpoint=run", "output_dir=e")
-    assert status == 0, out + err
+    assert go(tmp_path, "job=export", "checkpoint=run", "output_dir=e") == 0, said(tmp_path)
 
 
 # renames
@@ -119,6 +128,16 @@ def test_folders_that_cannot_be_renamed(code, tmp_path, monkeypatch):
         assert run_dir.read_config(path) == CONFIG
         assert [file.name for file in path.iterdir()] == ["config.yaml"]
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["now", "now-2"]
+    (tmp_path / "got").mkdir()
+    for name in ("a.pt", "config.yaml"):
+        (tmp_path / "got" / name).write_text(name)
+    moved = refuse(
+        monkeypatch, os, "replace", errno.ENOSPC, where=lambda new, _: new.suffix == ".pt"
+    )
+    with pytest.raises(OSError, match="No space"):
+        durable.rename_folder(tmp_path / "got", tmp_path / "kept")
+    assert moved
+    assert [file.name for file in (tmp_path / "kept").iterdir()] == ["config.yaml"]
 
 
 def test_a_real_failure_to_rename_leaves_nothing(tmp_path, monkeypatch):
@@ -283,11 +302,11 @@ def test_a_damaged_cache_is_built_again_without_a_memory_map(left, tree, caplog)
 
 
 @pytest.mark.usefixtures("_no_maps")
-def test_a_run_without_a_memory_map_is_the_same_run(run, tiny, tmp_path):
-    status, out, err = run(*TINY, "output_dir=other")
-    assert status == 0, out + err
-    assert_equal_state(state_of(tmp_path / "other", 6), state_of(tiny, 6))
-    assert losses_of(tmp_path / "other") == losses_of(tiny)
+@pytest.mark.parametrize("_no_maps", [errno.ENODEV], indirect=True)
+def test_a_run_without_a_memory_map_is_the_same_run(straight, tmp_path):
+    assert go(tmp_path, *TINY, "output_dir=run") == 0, said(tmp_path)
+    assert_equal_state(state_of(tmp_path / "run", 6), state_of(straight, 6))
+    assert losses_of(tmp_path / "run") == losses_of(straight)
 
 
 def short(file, buffers, place):
@@ -326,8 +345,8 @@ def test_a_disk_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch):
         data.__getitems__([3])
 
 
-def test_an_export_is_read_without_a_memory_map(run, tiny, tmp_path, monkeypatch):
-    assert run("job=export", "checkpoint=run", "output_dir=e")[0] == 0
+def test_an_export_is_read_without_a_memory_map(straight, tmp_path, monkeypatch):
+    assert go(tmp_path, "job=export", f"checkpoint={straight}", "output_dir=e") == 0, said(tmp_path)
     file = tmp_path / "e" / exported.NAME
     mapped = exported._tensors(file)
 
@@ -394,15 +413,24 @@ def test_as_many_read_ahead_as_there_is_shared_memory_for(
 
 
 @pytest.mark.parametrize("what", [error(errno.ENOSYS), error(errno.ENOENT), ImportError("none")])
-def test_a_run_without_shared_memory(what, run, tiny, tmp_path, monkeypatch):
+def test_without_semaphores_nothing_reads_ahead(what, monkeypatch, caplog):
+    refuse_with(what, monkeypatch)
+    assert reading._possible(2, 100) == 0
+    assert "the training process reads itself" in caplog.text
+
+
+def refuse_with(what, monkeypatch):
     def refused(*arguments, **options):
         raise what
 
     monkeypatch.setattr(reading, "get_context", lambda: SimpleNamespace(Lock=refused))
-    status, out, err = run(*TINY, "output_dir=other", "job.num_workers=2")
-    assert status == 0, out + err
-    assert "job.num_workers=2: the training process reads itself" in out + err
-    assert losses_of(tmp_path / "other") == losses_of(tiny)
+
+
+def test_a_run_without_shared_memory_is_the_same_run(straight, tmp_path, monkeypatch):
+    refuse_with(error(errno.ENOSYS), monkeypatch)
+    assert go(tmp_path, *TINY, "output_dir=run", "job.num_workers=2") == 0, said(tmp_path)
+    assert "job.num_workers=2: the training process reads itself" in said(tmp_path)
+    assert losses_of(tmp_path / "run") == losses_of(straight)
 
 
 def test_the_stand_in_for_images_knows_what_arrays_do(tmp_path):
@@ -415,3 +443,21 @@ def test_the_stand_in_for_images_knows_what_arrays_do(tmp_path):
     for index in (1797, -1798):
         with pytest.raises(IndexError):
             data._read_rows(rows, np.asarray([index]))
+
+
+def test_processes_that_cannot_start_are_explained(run, monkeypatch):
+    import torch.multiprocessing
+
+    real = torch.multiprocessing.get_context
+
+    def context(method=None):
+        made = real(method)
+        made.SimpleQueue = lambda: (_ for _ in ()).throw(error(errno.ENOENT))
+        return made
+
+    monkeypatch.setattr(torch.multiprocessing, "get_context", context)
+    monkeypatch.setattr(multiprocessing, "get_context", context)
+    words = [word for word in TINY if not word.startswith("hardware")]
+    status, out, err = run(*words, "hardware=ddp", "hardware.accelerator=cpu", "hardware.devices=2")
+    assert status == 2, out + err
+    assert "They need shared memory" in err

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from ddpm import file_locks
-from ddpm.durable import free_bytes
+from ddpm.durable import free_bytes, rename_folder
 from ddpm.errors import InputError, shown
 from ddpm.wb import opening
 
@@ -91,16 +91,14 @@ def _is_checkpoint(entry: Any) -> bool:
 
 
 def _keep(got: Path, folder: Path) -> Path:
-    """Give the file its folder, whole, in one move; another process may have been faster."""
+    """Give the file its folder, whole, in one move."""
     whole = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         shutil.move(got, whole / got.name)
         _add_configuration(whole / got.name)
-        try:
-            whole.rename(folder)
-        except OSError:
-            if not _checkpoints(folder):
-                raise
+        if not _checkpoints(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+            rename_folder(whole, folder)
     finally:
         shutil.rmtree(whole, ignore_errors=True)
     return _checkpoints(folder)[0]
