@@ -3,11 +3,14 @@
 What a file system does not offer is done without; what fails on one that offers it is an error.
 """
 
+import contextlib
 import errno
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ddpm.file_locks import UNSUPPORTED
 
@@ -81,6 +84,31 @@ def rename_folder(new: Path, path: Path) -> None:
         for file in sorted(new.iterdir(), key=lambda file: file.name != "config.yaml"):
             replace(file, path / file.name)
         new.rmdir()
+
+
+@contextlib.contextmanager
+def bare_copies() -> Iterator[None]:
+    """While open, what libraries copy by `shutil` may go without modes and times, where those cannot
+    be set, as on FAT and SMB."""
+    before = {name: getattr(shutil, name) for name in ("copymode", "copystat")}
+
+    def tolerant(call: Callable[..., None]) -> Callable[..., None]:
+        def copy(*arguments: Any, **options: Any) -> None:
+            try:
+                call(*arguments, **options)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED | {errno.EACCES}:
+                    raise
+
+        return copy
+
+    for name, call in before.items():
+        setattr(shutil, name, tolerant(call))
+    try:
+        yield
+    finally:
+        for name, call in before.items():
+            setattr(shutil, name, call)
 
 
 def free_bytes(folder: Path) -> int | None:

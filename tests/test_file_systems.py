@@ -180,6 +180,24 @@ def _nameless(flags):
     return flags & os.O_TMPFILE == os.O_TMPFILE
 
 
+@pytest.mark.parametrize("copy", [shutil.copy2, shutil.copy, shutil.move])
+def test_libraries_copy_without_modes_and_times(copy, tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("a")
+    for name in ("chmod", "utime"):
+        refuse(monkeypatch, os, name, errno.EPERM)
+    refuse(monkeypatch, os, "rename", errno.EXDEV)
+    with durable.bare_copies():
+        copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "a"
+    (tmp_path / "a").touch()
+    with pytest.raises(PermissionError):
+        copy(tmp_path / "a", tmp_path / "b")
+    refuse(monkeypatch, os, "chmod", errno.EIO)
+    refuse(monkeypatch, os, "utime", errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"), durable.bare_copies():
+        copy(tmp_path / "a", tmp_path / "c")
+
+
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS])
 def test_a_file_to_upload_is_copied_where_there_are_no_hard_links(code, tmp_path, monkeypatch):
     refuse(monkeypatch, os, "link", code)
@@ -195,12 +213,22 @@ def test_a_study_without_symbolic_links(code, tmp_path, monkeypatch):
     from ddpm.sweeps import search
 
     refuse(monkeypatch, os, "symlink", code)
+    refuse(monkeypatch, os, "fsync", errno.EINVAL)
     for _ in range(2):
         study = search._open(None, tmp_path, optuna.pruners.NopPruner(), "minimize")
         trial = study.ask()
         study.tell(trial, 1.0)
     assert len(study.trials) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
+
+
+def test_a_study_that_does_not_reach_the_disk_is_a_failure(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    from ddpm.sweeps import search
+
+    refuse(monkeypatch, os, "fsync", errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        search._open(None, tmp_path, optuna.pruners.NopPruner(), "minimize")
 
 
 def test_with_symbolic_links_a_study_is_locked_as_optuna_does(tmp_path):
@@ -211,7 +239,7 @@ def test_with_symbolic_links_a_study_is_locked_as_optuna_does(tmp_path):
     from ddpm.sweeps import search
 
     storage = search._storage(None, tmp_path)
-    assert type(storage._backend._lock) is JournalFileSymlinkLock
+    assert type(storage._backend._own_lock) is JournalFileSymlinkLock
     assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
 
 

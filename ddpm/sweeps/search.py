@@ -5,6 +5,7 @@ first, then those that failed; several processes that say the same share it.
 """
 
 import contextlib
+import json
 import os
 import re
 import secrets
@@ -14,8 +15,14 @@ from typing import Any
 import optuna
 from hydra.types import HydraContext
 from omegaconf import DictConfig
+from optuna.storages.journal import (
+    JournalFileBackend,
+    JournalFileOpenLock,
+    JournalFileSymlinkLock,
+)
 from optuna.trial import TrialState
 
+from ddpm import durable
 from ddpm.errors import InputError, nearest
 from ddpm.sweeps import launcher, space
 from ddpm.sweeps import study as shared
@@ -139,12 +146,28 @@ def _storage(given: str | None, folder: Path) -> Any:
     """A database by its URL, or a journal: a file that several processes may write."""
     if given is not None and "://" in given:
         return given
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+    return optuna.storages.JournalStorage(_Journal(given or str(folder / JOURNAL)))
 
-    file = given or str(folder / JOURNAL)
-    # Optuna's own lock is a symbolic link; where there are none, it has one that is a file.
-    lock = None if _has_links(Path(file).parent) else JournalFileOpenLock(file)
-    return optuna.storages.JournalStorage(JournalFileBackend(file, lock))
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, for file systems without symbolic links or `fsync`, too."""
+
+    def __init__(self, file: str) -> None:
+        # Of its two locks a link is the default, and may be held by a script of the user's.
+        lock = JournalFileSymlinkLock if _has_links(Path(file).parent) else JournalFileOpenLock
+        self._own_file, self._own_lock = file, lock(file)
+        super().__init__(file, self._own_lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        self._own_lock.acquire()
+        try:
+            with open(self._own_file, "ab") as file:
+                file.write("".join(lines).encode())
+                file.flush()
+                durable.sync(file.fileno())
+        finally:
+            self._own_lock.release()
 
 
 def _has_links(folder: Path) -> bool:
