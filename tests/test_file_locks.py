@@ -400,7 +400,13 @@ def test_kinds_respect_each_other(first, second, tmp_path):
 # what stands on them
 
 
-@pytest.mark.parametrize(("kind", "code"), [("record", errno.ENOSYS), ("folder", errno.ENOLCK)])
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        pytest.param("record", errno.ENOSYS, marks=pytest.mark.slow),
+        ("folder", errno.ENOLCK),
+    ],
+)
 def test_a_run_and_its_resume(kind, code, run, tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, kind, code)
     status, out, err = run(*TINY, "output_dir=run", "job.sample_every=null")

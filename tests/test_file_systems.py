@@ -25,7 +25,7 @@ from test_checkpoint import state
 from test_data import Large, build, everything, folder, tree  # noqa: F401
 from test_run import assert_equal_state, losses_of, state_of, status_of
 
-from ddpm import asked, checkpoint, durable, exported, run_dir
+from ddpm import asked, checkpoint, composed, durable, exported, run_dir
 from ddpm.data import base
 from ddpm.errors import InputError
 from ddpm.jobs import reading
@@ -269,23 +269,9 @@ def test_a_folder_may_have_the_longest_name_there_is(tmp_path):
         assert run_dir.read_config(path) == CONFIG
 
 
-def test_options_with_long_names_are_a_sweep(run, tmp_path, monkeypatch):
-    from conftest import ROOT
-    from test_sweeps import jobs_of
-
-    from ddpm.sweeps import serial
-
-    monkeypatch.setattr(serial, "attempt", lambda job: None)
-    for group, option in (("model", "convnet"), ("data", "digits")):
-        own = tmp_path / "own" / group / f"{'long' * 40}.yaml"
-        own.parent.mkdir(parents=True)
-        shutil.copy(ROOT / "conf" / group / f"{option}.yaml", own)
-    words = [word for word in TINY if not word.startswith("model=")]
-    words += [f"model={'long' * 40}", f"data={'long' * 40}", "sweep=study", "seed=1,2"]
-    for _ in range(2):
-        _, out, err = run("--config-dir", "own", "-m", *words)
-        assert "too long" not in out + err
-        assert len(jobs_of(tmp_path)) == 2
+def test_an_option_may_have_a_name_that_makes_others_too_long(tmp_path):
+    """Presets are looked for by the names of several options: conf/size/<model>_<data>.yaml."""
+    composed.check_files([tmp_path], {"size": "x" * 300})
 
 
 # memory maps
