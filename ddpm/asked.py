@@ -7,6 +7,8 @@ Signals reach processes of one machine; a file reaches a run on any. Whoever wan
 import os
 from pathlib import Path
 
+from ddpm import durable
+
 FILE = "stop"
 
 
@@ -15,7 +17,7 @@ def to_stop(folder: Path, state: str = "preempted") -> None:
     temporary = folder / f".{FILE}.{os.getpid()}.tmp"
     try:
         temporary.write_text(state)
-        os.replace(temporary, folder / FILE)  # half of "pruned" would be read as "preempted"
+        durable.replace(temporary, folder / FILE)  # half of "pruned" would read as "preempted"
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -8,7 +8,6 @@ import errno
 import io
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import nn
 
 from ddpm import exported, stored
 from ddpm.crash import crashpoint
-from ddpm.durable import sync_folder
+from ddpm.durable import free_bytes, replace, sync, sync_folder
 from ddpm.errors import InputError, causes, shown
 from ddpm.sharding import share
 from ddpm.untrusted import Refused, check_archive, read_archive
@@ -48,7 +47,7 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
         _write(temporary, {"format": exported.FORMAT, "schema": SCHEMA, **state})
-        os.replace(temporary, path)
+        replace(temporary, path)
         crashpoint("checkpoint.renamed")
         sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on ENOSPC
@@ -79,7 +78,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
         torch.save(state, file)
         file.flush()
         crashpoint("checkpoint.written")
-        os.fsync(file.fileno())
+        sync(file.fileno())
     crashpoint("checkpoint.synced")
     try:
         check_archive(path)
@@ -91,9 +90,10 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 def _not_written(path: Path, state: dict[str, Any], error: Exception) -> str:
     """Why there is no new checkpoint, and which one there still is."""
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors(state)) / 1e6
-    free = shutil.disk_usage(path.parent).free / 1e6
+    free = free_bytes(path.parent)
     full = "no space left on the disk, or in a quota" if _is_full(error) else str(error)
-    reason = f"{full}; it needs {needed:.1f} MB, {free:.1f} MB are free"
+    room = "" if free is None else f", {free / 1e6:.1f} MB are free"
+    reason = f"{full}; it needs {needed:.1f} MB{room}"
     others = list_checkpoints(path.parent)
     kept = f"The newest good one is {others[-1]}." if others else "There is no older one."
     return f"{path}: the checkpoint could not be written ({reason}). {kept}"

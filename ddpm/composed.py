@@ -1,5 +1,6 @@
 """What Hydra composed, before it is resolved: keys that nobody reads, values that are not there."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ def check_files(folders: Iterable[Path], choices: dict[str, Any]) -> None:
     """
     options = [(group, name) for group, c in choices.items() for name in catalog.as_list(c)]
     paths = [folder / str(group) / f"{name}.yaml" for folder in folders for group, name in options]
-    for path in filter(Path.is_file, paths):
+    for path in filter(os.path.isfile, paths):  # a name may be too long for one
         if problem := catalog.misread(path):
             raise InputError(problem)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

@@ -1,13 +1,134 @@
-"""What must be on the disk before anybody builds on it."""
+"""Files on the disk: written through, replaced, and known by their times.
 
+What a file system does not offer is done without; what fails on one that offers it is an error.
+"""
+
+import contextlib
+import errno
 import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from ddpm.file_locks import UNSUPPORTED
+
+# What SMB and some FUSE answer while another process has the file open that is to be replaced.
+_IN_USE = (errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM)
+_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between the tries to replace it
+COARSE_SECONDS = 3  # FAT counts times in steps of two
+
+
+def sync(file: int) -> None:
+    """Wait until the bytes of an open file are on the disk, where the file system can say so.
+
+    Raises:
+        OSError: they could not be written.
+    """
+    try:
+        os.fsync(file)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the folder's entries on the disk: without it a power cut can undo a rename."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Put the folder's entries on the disk: without it a power cut can undo a rename.
+
+    Raises:
+        OSError: they could not be written.
+    """
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EACCES, errno.EISDIR}:
+            raise
+        return  # no such thing as an open folder
+    try:
+        sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def replace(new: Path | str, path: Path | str) -> None:
+    """`os.replace`; where `path` cannot be replaced while another process reads it, try again.
+
+    Raises:
+        OSError: as `os.replace` does.
+    """
+    for seconds in _PAUSES:
+        try:
+            os.replace(new, path)
+            return
+        except OSError as error:
+            if error.errno not in _IN_USE or not os.access(Path(path).parent, os.W_OK):
+                raise
+        time.sleep(seconds)
+    os.replace(new, path)
+
+
+def rename_folder(new: Path, path: Path) -> None:
+    """`os.rename` for a folder of files. Where the file system renames files and no folders, the
+    files move one by one, config.yaml before the others.
+
+    Raises:
+        OSError: there is a folder with something in it (ENOTEMPTY, EEXIST), or another reason.
+    """
+    try:
+        os.rename(new, path)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED | {errno.EXDEV, errno.EACCES}:
+            raise
+        path.mkdir()
+        for file in sorted(new.iterdir(), key=lambda file: file.name != "config.yaml"):
+            replace(file, path / file.name)
+        new.rmdir()
+
+
+@contextlib.contextmanager
+def bare_copies() -> Iterator[None]:
+    """While open, libraries may copy files by `shutil` to where modes and times cannot be set, as on
+    FAT and SMB: they go without."""
+    before = {name: getattr(shutil, name) for name in ("copymode", "copystat")}
+
+    def tolerant(call: Callable[..., None]) -> Callable[..., None]:
+        def copy(*arguments: Any, **options: Any) -> None:
+            try:
+                call(*arguments, **options)
+            except OSError as error:
+                if error.errno not in UNSUPPORTED | {errno.EACCES}:
+                    raise
+
+        return copy
+
+    for name, call in before.items():
+        setattr(shutil, name, tolerant(call))
+    try:
+        yield
+    finally:
+        for name, call in before.items():
+            setattr(shutil, name, call)
+
+
+def free_bytes(folder: Path) -> int | None:
+    """The room on the disk; None where the file system does not tell, as some FUSE do not."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return usage.free if usage.total else None
+
+
+def stamp(file: Path) -> tuple[int, ...] | None:
+    """What changes with a file; None: it changed a moment ago, on a file system that counts times
+    in seconds, and could do so again unseen.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    found = file.stat()
+    in_seconds = found.st_mtime_ns % 10**9 == 0
+    if in_seconds and abs(time.time() - found.st_mtime) < COARSE_SECONDS:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -20,10 +20,11 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load
 from torch import Tensor
 
 from ddpm import stored
-from ddpm.durable import sync_folder
+from ddpm.durable import replace, sync, sync_folder
 from ddpm.errors import InputError, shown
 from ddpm.untrusted import MAX_YAML, Refused, read_json
 
@@ -309,7 +310,16 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt", device="cpu") as file:
             # Copies: what the library gives is the file itself, which can shrink under us.
             return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except OSError:  # not every file system can map a file into memory
+        return _tensors_unmapped(path)
     except Exception as error:  # whatever the library meets in a file that is not ours
+        raise Refused(str(error)) from error
+
+
+def _tensors_unmapped(path: Path) -> dict[str, Tensor]:
+    try:
+        return load(path.read_bytes())
+    except Exception as error:
         raise Refused(str(error)) from error
 
 
@@ -350,7 +360,7 @@ def _replacing(*paths: Path) -> Iterator[list[Path]]:
     try:
         yield temporary
         for new, path in zip(temporary, paths, strict=True):
-            os.replace(new, path)
+            replace(new, path)
         sync_folder(paths[0].parent)
     finally:
         for new in temporary:
@@ -359,4 +369,4 @@ def _replacing(*paths: Path) -> Iterator[list[Path]]:
 
 def _sync(file: BinaryIO) -> None:
     file.flush()
-    os.fsync(file.fileno())
+    sync(file.fileno())

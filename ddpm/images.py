@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ddpm import durable
+
 
 def normalize(images: Tensor) -> Tensor:
     """uint8 0..255 to float32 in [-1, 1], any shape."""
@@ -101,7 +103,8 @@ def _replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         with open(temporary, "rb") as file:
-            os.fsync(file.fileno())  # or a machine that vanishes may leave the name and no bytes
-        os.replace(temporary, path)
+            # Without it a machine that vanishes may leave the name and no bytes.
+            durable.sync(file.fileno())
+        durable.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

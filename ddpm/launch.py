@@ -62,6 +62,12 @@ def _in_children(fabric: Fabric, rank: Callable[[Fabric], Any]) -> Any:
                 f"a process of the run is gone ({shown(error)}); often because memory is short. "
                 "Its folder can be resumed."
             ) from error
+        except OSError as error:  # of this process, before any of them has begun
+            reason = shown(error.strerror or error)
+            raise InputError(
+                f"The processes of the run cannot be started ({reason}). They need shared memory "
+                "(on Linux /dev/shm) and room in memory; hardware.devices=1 needs no processes."
+            ) from error
 
 
 def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:

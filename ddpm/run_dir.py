@@ -2,23 +2,24 @@
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
+import secrets
 import shutil
-import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm import shell, stored
+from ddpm import file_locks, shell, stored
 from ddpm.crash import crashpoint
-from ddpm.errors import InputError, shown
+from ddpm.durable import rename_folder, replace
+from ddpm.durable import sync as wait_for_disk
+from ddpm.errors import InputError
 from ddpm.untrusted import Refused, read_yaml
 
 MAX_ERROR = 8000  # characters of an error in status.json; the report reads 64 KiB of it
+LOCK = "run.lock"  # the file that is locked while a process works on the run
 STATES = ("waiting", "running", "done", "failed", "preempted", "pruned")
 
 
@@ -60,8 +61,9 @@ def check_writable(path: Path, key: str = "output_dir") -> None:
     if not there.is_dir():
         raise InputError(f"{key}={path}: {there} is a file.")
     try:
-        # permissions alone do not tell, least of all root's
-        with tempfile.TemporaryFile(dir=there):
+        # Permissions alone do not tell, least of all root's. It is removed when it is closed: some
+        # file systems cannot remove an open file.
+        with tempfile.NamedTemporaryFile(prefix=".", suffix=".tmp", dir=there):
             pass
     except OSError as error:
         raise InputError(
@@ -96,16 +98,15 @@ def create(path: Path, config: dict[str, Any], *, unique: bool) -> Path:
 def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
     """Fill a folder beside the path, and give it its name in one move."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{path.name[:40]}."  # a name may have 255 bytes in all
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".tmp", dir=path.parent))
-    temporary.chmod(0o777 & ~_umask())  # others may look into it, as into any folder
+    temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
+    temporary.mkdir()
     wanted, number = path, 1
     try:
         write_config(temporary, config)
         crashpoint("run.filled")
         while True:
             try:
-                os.rename(temporary, path)  # fails where a folder with something in it is
+                rename_folder(temporary, path)  # fails where one with something in it is
                 crashpoint("run.created")
                 return path
             except OSError as error:
@@ -118,17 +119,10 @@ def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
         raise
 
 
-def _umask() -> int:
-    """The mask of this process, which Python tells only in exchange for another."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
 def sync(file: Path) -> None:
     """Put a file on the disk, if it is there and can be."""
     with contextlib.suppress(OSError), open(file, "rb") as opened:
-        os.fsync(opened.fileno())
+        wait_for_disk(opened.fileno())
 
 
 def clean(path: Path) -> None:
@@ -139,70 +133,49 @@ def clean(path: Path) -> None:
                 left.unlink(missing_ok=True)
 
 
-_held: list[int] = []  # open lock files of this process
-
-
-def _let_go() -> None:
-    """In a process forked from this one (a reader of data) the lock is none of its own: it would
-    outlive a `kill -9` of this one."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_let_go)
-
-
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
+def lock(path: Path, *, new: bool = False) -> Iterator[None]:
     """Hold the run folder against a second process; freed when this one ends, however it ends.
+
+    Args:
+        new: it was made for this run, and is free for the next one where it cannot be locked.
 
     Raises:
         Busy: another process holds it; the message says which.
+        InputError: the folder cannot be locked.
     """
-    file = os.open(path / "run.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    _held.append(file)
     try:
-        try:
-            _flock(file)
-        except BlockingIOError:
-            holder = shown(os.pread(file, 200, 0).decode(errors="replace")) or "another process"
-            raise Busy(f"{path}: this run is being worked on by {holder}.") from None
-        with contextlib.suppress(OSError):  # on a full disk it is held without a name
-            os.ftruncate(file, 0)
-            os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+        held = file_locks.take(path / LOCK)
+    except file_locks.Taken as taken:
+        message = f"{path}: this run is being worked on by {taken.holder}. {taken.remedy}"
+        raise Busy(message.rstrip()) from None
+    except OSError as error:
+        if new:
+            _remove_new(path)
+        raise InputError(f"{path}: the folder cannot be locked ({error.strerror}).") from error
+    try:
         yield
     finally:
-        if file in _held:
-            _held.remove(file)
-            os.close(file)
+        held.release()
 
 
-def _flock(file: int) -> None:
-    """Take the lock; not at the first try, perhaps: somebody may just look whether it is taken.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    for seconds in (0.05, 0.1, 0):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if not seconds:
-                raise
-            time.sleep(seconds)
+def _remove_new(path: Path) -> None:
+    """Remove the folder of a run that has not begun; what was in it before stays."""
+    with contextlib.suppress(OSError):
+        (path / "config.yaml").unlink()
+        (path / LOCK).unlink(missing_ok=True)
+        path.rmdir()
 
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the run folder at this moment."""
-    try:
-        with open(path / "run.lock") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return False
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    return file_locks.is_taken(path / LOCK)
+
+
+def remedy(path: Path) -> str:
+    """What to do about a lock whose holder may have ended, unseen from here; else empty."""
+    taken = file_locks.find(path / LOCK)
+    return taken.remedy if taken is not None else ""
 
 
 def write_config(path: Path, config: dict[str, Any], step: int | None = None) -> None:
@@ -332,7 +305,7 @@ def _write(path: Path, text: str, *, durable: bool = False) -> None:
             file.write(text)
             if durable:
                 file.flush()
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+                wait_for_disk(file.fileno())
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

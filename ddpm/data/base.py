@@ -1,7 +1,6 @@
 """What every data set shares: pictures decoded once, to one size, into one memory map."""
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -13,7 +12,7 @@ from contextlib import closing, contextmanager
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from ddpm import durable, file_locks
 from ddpm.data.pictures import FITS, MODES, ImageFiles, open_image, square
 from ddpm.errors import InputError
 
@@ -127,10 +127,10 @@ class ImageData(Dataset):
                 if self._read() is None:  # no other process was faster
                     self._build()
 
-    def _read(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def _read(self) -> "tuple[np.ndarray | _Rows, np.ndarray] | None":
         """The images, still on disk, and their labels; None where they are missing or damaged."""
         try:
-            images = np.load(self.cache_file, mmap_mode="r").view(np.ndarray)
+            images = _mapped(self.cache_file)
             labels = np.load(self.cache_file.with_suffix(".labels.npy"))
         except (OSError, ValueError, EOFError):
             return None
@@ -147,8 +147,8 @@ class ImageData(Dataset):
                 found = self._write(file)
             with open(f"{labels}.tmp", "wb") as file:
                 np.save(file, np.array(found, dtype=np.int64))
-            os.replace(f"{labels}.tmp", labels)
-            os.replace(f"{images}.tmp", images)
+            durable.replace(f"{labels}.tmp", labels)
+            durable.replace(f"{images}.tmp", images)
         finally:
             for path in (images, labels):
                 Path(f"{path}.tmp").unlink(missing_ok=True)
@@ -201,8 +201,9 @@ class ImageData(Dataset):
             return square(picture, **{key: getattr(self, key) for key in keys} | changes)
 
     @cached_property
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 (N, C, H, W), a read-only memory map, and int64 (N,)."""
+    def arrays(self) -> "tuple[np.ndarray | _Rows, np.ndarray]":
+        """uint8 (N, C, H, W), a read-only memory map, and int64 (N,). Where the file system has no
+        memory maps, only the shape and the place in the file of the former."""
         self.prepare()
         if (arrays := self._read()) is None:
             raise InputError(f"data: {str(self.cache_file)!r} was removed a moment ago. Try again.")
@@ -212,8 +213,8 @@ class ImageData(Dataset):
         return len(self.arrays[1])
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        images, labels = self.arrays
-        return torch.from_numpy(images[index].copy()), int(labels[index])
+        images, labels = self.__getitems__([index])
+        return images[0], int(labels[0])
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """uint8 (B, C, H, W) and int64 (B,): a whole batch at once.
@@ -223,20 +224,25 @@ class ImageData(Dataset):
         """
         images, labels = self.arrays
         index = np.asarray(indices, dtype=np.int64)
-        chosen = images[index] if images.nbytes <= LARGE else self._read_rows(images, index)
+        small = isinstance(images, np.ndarray) and images.nbytes <= LARGE
+        chosen = images[index] if small else self._read_rows(images, index)
         return torch.from_numpy(chosen), torch.from_numpy(labels[index])
 
     @cached_property
     def _file(self) -> BinaryIO:
         return open(self.cache_file, "rb", buffering=0)
 
-    def _read_rows(self, images: np.ndarray, index: np.ndarray) -> np.ndarray:
+    def _read_rows(self, images: "np.ndarray | _Rows", index: np.ndarray) -> np.ndarray:
         """`images[index]` without the map. Read by it, the file would count as this process's
         memory, page by page, where a cluster limits that."""
-        chosen = np.empty((len(index), *images.shape[1:]), images.dtype)
+        offset = images.offset if isinstance(images, _Rows) else images.base.offset
+        chosen = np.empty((len(index), *images.shape[1:]), np.uint8)
+        count = images.shape[0]
         for row, number in zip(chosen, index.tolist(), strict=True):
-            place = images.base.offset + number * row.nbytes  # of the memory map it is a view of
-            if os.preadv(self._file.fileno(), [row], place) != row.nbytes:
+            if not -count <= number < count:
+                raise IndexError(f"image {number} of {count}")
+            place = offset + number % count * row.nbytes
+            if not _read_into(row, self._file.fileno(), place):
                 raise InputError(f"data: {str(self.cache_file)!r} has lost its end. Try again.")
         return chosen
 
@@ -244,6 +250,57 @@ class ImageData(Dataset):
         """All but what is on disk: a worker process opens the files for itself."""
         left = ("arrays", "sources", "_file")
         return {key: v for key, v in self.__dict__.items() if key not in left}
+
+
+class _Rows(NamedTuple):
+    """Images in a .npy file that cannot be mapped into memory.
+
+    Args:
+        shape: (N, C, H, W), as uint8.
+        offset: the bytes before the first one.
+    """
+
+    shape: tuple[int, ...]
+    offset: int
+
+
+def _mapped(path: Path) -> np.ndarray | _Rows:
+    """The images of a .npy file, which stay on disk.
+
+    Raises:
+        OSError, ValueError, EOFError: there is no such file, or it is damaged.
+    """
+    try:
+        return np.load(path, mmap_mode="r").view(np.ndarray)
+    except OSError as error:
+        if error.errno not in file_locks.UNSUPPORTED | {errno.EACCES}:
+            raise
+    with open(path, "rb") as file:  # 9p, and FUSE that caches nothing, have no memory maps
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("not written by this program")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        offset, size = file.tell(), file.seek(0, os.SEEK_END)
+    if dtype != np.uint8 or size < offset + math.prod(shape):
+        raise ValueError("not written to its end")
+    return _Rows(shape, offset)
+
+
+def _read_into(row: np.ndarray, file: int, place: int) -> bool:
+    """Fill an array from an open file; false where the file ends before."""
+    left = memoryview(row).cast("B")
+    while left:
+        try:
+            count = os.preadv(file, [left], place)
+        except (AttributeError, OSError) as error:  # not every system has it
+            if isinstance(error, OSError) and error.errno not in file_locks.UNSUPPORTED:
+                raise
+            data = os.pread(file, len(left), place)
+            count = len(data)
+            left[:count] = data
+        if not count:
+            return False
+        left, place = left[count:], place + count
+    return True
 
 
 def fetch(dataset: str, data_dir: Path, by_hand: str, **arguments: Any) -> Any:
@@ -267,16 +324,20 @@ def writing(folder: Path, name: str) -> Iterator[None]:
     """One process at a time (the kernel frees the lock of one that dies); explains what fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f"{name}.lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with file_locks.held(folder / f"{name}.lock", wait=True):
             yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise InputError(
             f"data: cannot write to {str(folder)!r} ({error.strerror or error}).\n"
-            f"{'Free some space there' if full else 'Make it writable'}, or set data_dir=... "
+            f"{_CURES.get(error.errno, 'See what is wrong with it')}, or set data_dir=... "
             "(or the environment variable DDPM_DATA) to another folder."
         ) from error
+
+
+_CURES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Make it writable"),
+}
 
 
 def digest(value: Any) -> str:

@@ -1,18 +1,26 @@
 """Batches on their way from the data set to the device, read ahead by other processes if asked."""
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ddpm.data.base import ImageData
+from ddpm.durable import free_bytes
 from ddpm.errors import InputError, shown
 from ddpm.randomness import Order
 
+AHEAD = 2  # batches that a process reads ahead
+SHARED = Path("/dev/shm")  # where Linux has shared memory
 READER_SECONDS = 600  # that a batch may take to be read, before its reader counts as hung
+
+logger = logging.getLogger(__name__)
 
 
 def load(
@@ -23,11 +31,13 @@ def load(
     Raises:
         InputError: a process that reads ahead died, or does not answer.
     """
+    num_workers = _possible(num_workers, (order.rows.stop - order.rows.start) * _image_bytes(data))
     loader = DataLoader(
         data,
         batch_sampler=order,
         collate_fn=as_is,  # `data` gathers a whole batch at once
         num_workers=num_workers,
+        prefetch_factor=AHEAD if num_workers else None,
         pin_memory=device.type == "cuda",
         timeout=READER_SECONDS if num_workers else 0,
     )
@@ -42,6 +52,35 @@ def load(
             f"job.num_workers={num_workers}: a process that reads ahead is gone ({reason}). Memory "
             "or /dev/shm may be short; job.num_workers=0 reads in the training process."
         ) from error
+
+
+def _possible(num_workers: int, batch_bytes: int) -> int:
+    """As many of the wanted processes as there is shared memory for: it holds the batches that they
+    hand over. Containers may have little of it, or none. The images are the same with any number.
+    """
+    if not num_workers:
+        return 0
+    try:
+        get_context().Lock()
+        torch.zeros(1).share_memory_()
+    except (OSError, RuntimeError, ImportError) as error:
+        possible, why = 0, shown((str(error) or type(error).__name__).splitlines()[0])
+    else:
+        free = free_bytes(SHARED)
+        if free is None:
+            return num_workers
+        possible = min(num_workers, free // max(1, AHEAD * batch_bytes))
+        why = f"{SHARED} has room for {free / 1e6:,.0f} MB, {num_workers} need "
+        why += f"{num_workers * AHEAD * batch_bytes / 1e6:,.0f} MB"
+    if possible < num_workers:
+        reads = f"{possible} read ahead" if possible else "the training process reads itself"
+        logger.warning("job.num_workers=%d: %s (%s).", num_workers, reads, why)
+    return possible
+
+
+def _image_bytes(data: ImageData) -> int:
+    """The size of an image."""
+    return data.channels * data.image_size**2
 
 
 def started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:

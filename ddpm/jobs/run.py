@@ -74,7 +74,7 @@ class Run:
         if not self.leads:
             yield
             return
-        with run_dir.lock(self.dir):
+        with run_dir.lock(self.dir, new=not self.plan.resume):
             run_dir.clean(self.dir)
             asked.forget(self.dir)
             run_dir.write_config(self.dir, hparams, self.step if self.plan.resume else None)

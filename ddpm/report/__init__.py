@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ddpm import durable
 from ddpm.errors import InputError
 
 
@@ -42,7 +43,7 @@ def _replace(path: Path, text: str) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
-        os.replace(temporary, path)
+        durable.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ddpm import run_dir
+from ddpm import durable, run_dir
 from ddpm.errors import shown
 from ddpm.metrics import parse, read_tail
 from ddpm.report import numbers
@@ -111,15 +111,14 @@ def read(folder: Path) -> Job:
     )
 
 
-_seen: dict[Path, tuple[tuple[int, int], Any]] = {}
+_seen: dict[Path, tuple[tuple[int, ...] | None, Any]] = {}
 
 
 def _cached(file: Path, read_file: Callable[[Path], _T], otherwise: _T) -> _T:
     """What a function makes of a file; of one that has not changed, what it made before."""
     try:
-        found = file.stat()
-        stamp = found.st_mtime_ns, found.st_size
-        if file not in _seen or _seen[file][0] != stamp:
+        stamp = durable.stamp(file)
+        if stamp is None or file not in _seen or _seen[file][0] != stamp:
             _seen[file] = stamp, read_file(file)
         return _seen[file][1]
     except (OSError, Refused):

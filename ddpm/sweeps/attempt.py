@@ -12,9 +12,7 @@ from ddpm.config import plan
 from ddpm.metrics import read_metrics
 from ddpm.perform import Preempted, perform
 from ddpm.sweeps import freeze, record
-from ddpm.sweeps.folder import SweepFolder
-
-_ELSEWHERE = "elsewhere  {} is being worked on by another process"
+from ddpm.sweeps.folder import SweepFolder, elsewhere
 
 
 def attempt(job: freeze.Job) -> None:
@@ -26,13 +24,13 @@ def attempt(job: freeze.Job) -> None:
         print(f"{state:8} {job.folder} was {state} before: {job.text}", flush=True)
         return
     if state == "running" and ranks.leads():  # the others of this run are to join it
-        print(_ELSEWHERE.format(job.folder), flush=True)
+        print(elsewhere(job.folder), flush=True)
         return
     try:
         result = perform(job.plan)
         job.succeeded = result is None or result["state"] == "done"
     except run_dir.Busy:  # it was quicker
-        print(_ELSEWHERE.format(job.folder), flush=True)
+        print(elsewhere(job.folder), flush=True)
     except Preempted:
         if job.folder is None or asked.end_of(job.folder) is None:
             raise

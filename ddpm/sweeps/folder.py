@@ -4,11 +4,9 @@ A job is found again by its configuration, not by its number: the same command g
 and one with more values adds theirs. Each job's `config.yaml` is there before the first one runs.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -17,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ddpm import catalog, inherit, run_dir, wandb_settings
+from ddpm import catalog, durable, file_locks, inherit, run_dir, wandb_settings
 from ddpm.errors import InputError
 from ddpm.paths import as_text
 from ddpm.plan import Plan
@@ -55,15 +53,16 @@ def identity(config: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
-_read: dict[Path, tuple[tuple[int, int], str | None]] = {}  # a search asks for each trial anew
+# A search asks for each trial anew.
+_read: dict[Path, tuple[tuple[int, ...] | None, str | None]] = {}
 
 
 def _identity_in(file: Path) -> str | None:
     """What a configuration's result depends on; None where it is damaged: that job begins anew, in
     another folder."""
     file = file.absolute()
-    stamp = file.stat().st_mtime_ns, file.stat().st_size
-    if file not in _read or _read[file][0] != stamp:
+    stamp = durable.stamp(file)
+    if stamp is None or file not in _read or _read[file][0] != stamp:
         try:
             _read[file] = stamp, identity(run_dir.read_config(file.parent))
         except InputError as error:
@@ -88,12 +87,11 @@ class SweepFolder:
     def __enter__(self) -> Self:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self._lock = file_locks.take(self.path / ".lock", wait=True)
         except OSError as error:
             raise InputError(
                 f"{self.path}: cannot be the folder of a sweep ({error.strerror})."
             ) from None
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._clean()
         for file in sorted(_files(self.path, "config.yaml"), key=_by_number):
             if (found := _identity_in(file)) is not None:
@@ -106,7 +104,7 @@ class SweepFolder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        os.close(self._lock)
+        self._lock.release()
 
     def _clean(self) -> None:
         """Remove what a kill left half-made, and what is known of jobs that were refused."""
@@ -196,6 +194,13 @@ def _in(plan: Plan, folder: Path) -> Plan:
         resume=True,
         checkpoint=folder if plan.trains else plan.checkpoint,
     )
+
+
+def elsewhere(folder: Path) -> str:
+    """What to say of a job whose folder is locked."""
+    remedy = run_dir.remedy(folder)
+    line = f"elsewhere  {folder} is being worked on by another process"
+    return f"{line}. {remedy}" if remedy else line
 
 
 def _files(path: Path, name: str) -> list[Path]:

@@ -4,16 +4,25 @@ The study lies in the sweep's folder. The same command goes on with it, trials t
 first, then those that failed; several processes that say the same share it.
 """
 
+import contextlib
+import json
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import Any
 
 import optuna
 from hydra.types import HydraContext
 from omegaconf import DictConfig
+from optuna.storages.journal import (
+    JournalFileBackend,
+    JournalFileOpenLock,
+    JournalFileSymlinkLock,
+)
 from optuna.trial import TrialState
 
+from ddpm import durable
 from ddpm.errors import InputError, nearest
 from ddpm.sweeps import launcher, space
 from ddpm.sweeps import study as shared
@@ -93,7 +102,7 @@ def search(
             of.run(trials)
     finally:
         shared.say_best(study, metric)
-        os.close(here)
+        here.release()
     if trials.wrong is not None:
         raise InputError(trials.wrong)
 
@@ -128,6 +137,8 @@ def _open(
         where = folder / JOURNAL if given is None else f"hydra.sweeper.storage={given}"
         reason = str(error).split("\n")[0]
         message = f"{where}: cannot be read as a study ({type(error).__name__}: {reason})."
+        if given is not None and given.startswith("sqlite"):
+            message += " SQLite needs a file system with locks; the default study needs none."
         raise InputError(re.sub(r"//[^/@\s]*@", "//***@", message)) from None
 
 
@@ -135,9 +146,40 @@ def _storage(given: str | None, folder: Path) -> Any:
     """A database by its URL, or a journal: a file that several processes may write."""
     if given is not None and "://" in given:
         return given
-    from optuna.storages.journal import JournalFileBackend
+    return optuna.storages.JournalStorage(_Journal(given or str(folder / JOURNAL)))
 
-    return optuna.storages.JournalStorage(JournalFileBackend(given or str(folder / JOURNAL)))
+
+class _Journal(JournalFileBackend):
+    """Optuna's journal, for file systems without symbolic links or `fsync`, too."""
+
+    def __init__(self, file: str) -> None:
+        # Of its two locks a link is the default, and may be held by a script of the user's.
+        lock = JournalFileSymlinkLock if _has_links(Path(file).parent) else JournalFileOpenLock
+        self._own_file, self._own_lock = file, lock(file)
+        super().__init__(file, self._own_lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(log, separators=(",", ":")) + "\n" for log in logs]
+        self._own_lock.acquire()
+        try:
+            with open(self._own_file, "ab") as file:
+                file.write("".join(lines).encode())
+                file.flush()
+                durable.sync(file.fileno())
+        finally:
+            self._own_lock.release()
+
+
+def _has_links(folder: Path) -> bool:
+    """Whether a file system has symbolic links, as FAT, some SMB and FUSE have not."""
+    link = folder / f".{secrets.token_hex(6)}.tmp"
+    try:
+        os.symlink("nothing", link)
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):
+        link.unlink()
+    return True
 
 
 def _sampler(name: str, seed: int | None) -> optuna.samplers.BaseSampler:

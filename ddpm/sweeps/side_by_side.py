@@ -8,6 +8,7 @@ from ddpm import run_dir
 from ddpm.errors import InputError
 from ddpm.perform import Preempted
 from ddpm.signals import GracefulStop
+from ddpm.sweeps.folder import elsewhere
 from ddpm.sweeps.freeze import Job
 from ddpm.sweeps.overview import Overview
 from ddpm.sweeps.queue import Queue
@@ -117,7 +118,7 @@ def _begin(queue: Queue, runner: Runner, overview: Overview) -> bool:
     elif job.over:
         overview.say(f"{state:8} {job.folder} was {state} before: {job.text}")
     elif state == "running":
-        overview.say(f"elsewhere  {job.folder} is being worked on by another process")
+        overview.say(elsewhere(job.folder))
     elif _started(job, runner, overview):
         return True
     queue.ended(job)

@@ -3,16 +3,18 @@
 submitit's own way to watch needs accounting (`sacct`), and waits minutes between two looks.
 """
 
+import contextlib
 import json
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import JobPaths
 
 import ddpm
 from ddpm.errors import InputError
@@ -116,7 +118,8 @@ class Slurm(Runner[InQueue]):
         )
         executor.update_parameters(**self.options, **devices(job, self.gpus_per_node))
         try:
-            number = executor.submit(Task(job)).job_id
+            with _links_optional():
+                number = executor.submit(Task(job)).job_id
         except (submitit.core.utils.FailedJobError, OSError) as error:
             reason = " ".join(str(error).split())[-300:]
             raise InputError(f"Slurm refuses the job ({reason}).") from None
@@ -162,6 +165,26 @@ class Slurm(Runner[InQueue]):
             "The jobs stay in the queue, and the same command watches them again; "
             f"scancel {numbers} ends them."
         )
+
+
+@contextlib.contextmanager
+def _links_optional() -> Iterator[None]:
+    """While open, submitit bears a file system without symbolic links: when a job is in the queue,
+    it leaves one in the place of the script, for people."""
+    move = JobPaths.move_temporary_file
+
+    def bear(self: JobPaths, path: Path, name: str, keep_as_symlink: bool = False) -> None:
+        try:
+            move(self, path, name, keep_as_symlink)
+        except OSError:
+            if not keep_as_symlink or Path(path).exists():
+                raise
+
+    JobPaths.move_temporary_file = bear
+    try:
+        yield
+    finally:
+        JobPaths.move_temporary_file = move
 
 
 def devices(job: Job, gpus_per_node: int | None) -> dict[str, int]:

@@ -2,15 +2,16 @@
 which of them count."""
 
 import contextlib
-import fcntl
-import os
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from ddpm import file_locks
 from ddpm.errors import InputError, shown
+from ddpm.file_locks import Lock
 from ddpm.metrics import is_number, read_metrics
 from ddpm.sweeps import space
 from ddpm.sweeps.folder import INCIDENTAL
@@ -21,46 +22,37 @@ OTHER = "Say the same again, or begin another study: with another sweep= name."
 # Keys of words in which the commands that share a study may differ.
 FREE = (*INCIDENTAL, "sweep", "team", "hydra")
 
+logger = logging.getLogger(__name__)
+_told: set[Path] = set()  # locks that are held, perhaps by a process that has ended
+
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """One process at a time: opens the study, or asks it for a trial."""
-    file = os.open(folder / ".study.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with file_locks.held(folder / ".study.lock", wait=True):
         yield
-    finally:
-        os.close(file)
 
 
-def join(folder: Path) -> tuple[int, bool]:
-    """Say that this process works on the study, until it closes the file or ends; call `alone`.
+def join(folder: Path) -> tuple[Lock, bool]:
+    """Say that this process works on the study, until it releases the lock or ends; call `alone`.
 
     Returns:
-        the file, and whether no other process works on the study.
+        the lock, and whether no other process works on the study.
     """
-    file = os.open(folder / ".study.users", os.O_RDWR | os.O_CREAT, 0o666)
-    first = _try(file)
-    fcntl.flock(file, fcntl.LOCK_SH)
-    return file, first
+    return file_locks.join(folder / ".study.users")
 
 
-def hold(folder: Path, number: int) -> int | None:
+def hold(folder: Path, number: int) -> Lock | None:
     """What shows that a process answers for a trial, freed however that ends; None: it has."""
     (folder / ".trials").mkdir(exist_ok=True)
-    file = os.open(folder / ".trials" / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    if _try(file):
-        return file
-    os.close(file)
-    return None
-
-
-def _try(file: int) -> bool:
+    file = folder / ".trials" / f"{number}.lock"
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return file_locks.take(file)
+    except file_locks.Taken as taken:
+        if taken.remedy and file not in _told:
+            _told.add(file)
+            logger.warning("trial %d is held by %s. %s", number, taken.holder, taken.remedy)
+        return None
 
 
 def cut_torn(journal: Path) -> None:

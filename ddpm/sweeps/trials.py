@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ddpm import asked
+from ddpm.file_locks import Lock
 from ddpm.metrics import final
 from ddpm.sweeps import record, space
 from ddpm.sweeps import study as shared
@@ -32,7 +32,7 @@ class Live:
 
     job: Job
     trial: Trial
-    lock: int
+    lock: Lock
     reported: int  # the step up to which Optuna knows what it has logged
 
 
@@ -74,22 +74,22 @@ class Trials:
             self.live[job.number] = Live(job, trial, lock, max(steps, default=-1))
         return job
 
-    def _left_over(self) -> tuple[Trial, int] | None:
+    def _left_over(self) -> tuple[Trial, Lock] | None:
         """A trial without a result that no process answers for."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if (lock := shared.hold(self.folder, frozen.number)) is None:
                 continue
             trial = Trial(self.study, frozen._trial_id)
             if self.study.trials[frozen.number].state != TrialState.RUNNING:
-                os.close(lock)  # it got its result just now
+                lock.release()  # it got its result just now
             elif not space.holds(self.distributions, frozen.params):
                 self._forget(trial)  # its process ended before all was chosen
-                os.close(lock)
+                lock.release()
             else:
                 return trial, lock
         return None
 
-    def _new(self) -> tuple[Trial, int] | None:
+    def _new(self) -> tuple[Trial, Lock] | None:
         """A trial of what was not tried; what was is told at once."""
         misses = 0
         while misses < MISSES and len(begun := shared.begun(self.study)) < self.n_trials:
@@ -139,7 +139,7 @@ class Trials:
             self.study.tell(one.trial, value if good else None, None if good else other)
             shown = "-" if value is None else f"{value:.4g}"
             print(f"trial {job.number}  {state}, {self.metric} {shown}", flush=True)
-        os.close(one.lock)
+        one.lock.release()
 
     def _missed(self, message: str) -> None:
         """A job has not logged the metric. If none ever has, the others are stopped, too."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ddpm import durable
 from ddpm.images import save_png
 from ddpm.metrics import is_number, read_metrics
 from ddpm.smoothing import smooth
@@ -147,8 +148,8 @@ def _replace(path: Path, data: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+            durable.sync(file.fileno())
+        durable.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

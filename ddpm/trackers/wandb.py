@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ddpm.durable import bare_copies
 from ddpm.metrics import read_metrics
 from ddpm.trackers.base import RunInfo, grid_files
 from ddpm.wb import limits, opening, pages, seen
@@ -96,11 +97,12 @@ class Wandb:
 
     def _send(self, row: dict[str, Any]) -> None:
         """Offline, W&B would number the rows of each start from 0, as if they were the same."""
-        if self._seen.rows:
-            self._run.log(row, step=self._seen.rows, commit=True)
-            self._seen.rows = 0
-        else:
-            self._run.log(row)
+        with bare_copies():
+            if self._seen.rows:
+                self._run.log(row, step=self._seen.rows, commit=True)
+                self._seen.rows = 0
+            else:
+                self._run.log(row)
 
     def _find_out(self, run_dir: Path) -> seen.Seen:
         """What W&B has of this run already, before this start adds to it."""

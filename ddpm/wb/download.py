@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ddpm import file_locks
+from ddpm.durable import free_bytes, rename_folder
 from ddpm.errors import InputError, shown
 from ddpm.wb import opening
 
@@ -38,7 +40,10 @@ def fetch(name: str, cache: Path) -> Found:
     folder = cache / digest
     if there := _checkpoints(folder):
         return Found(there[0], full, digest)
-    return Found(_download(artifact, folder), full, digest)
+    cache.mkdir(parents=True, exist_ok=True)
+    with file_locks.held(cache / f"{digest}.lock", wait=True):  # jobs of a sweep come together
+        there = _checkpoints(folder)
+        return Found(there[0] if there else _download(artifact, folder), full, digest)
 
 
 def _ask(name: str) -> Any:
@@ -62,11 +67,14 @@ def _download(artifact: Any, folder: Path) -> Path:
     if len(names) != 1:
         raise InputError(f"it holds {len(names)} checkpoints (.pt, .safetensors); one is needed.")
     entry = artifact.get_entry(names[0])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if (size := entry.size or 0) > (free := shutil.disk_usage(folder.parent).free):
+    size, free = entry.size or 0, free_bytes(folder.parent)
+    if free is not None and size > free:
         raise InputError(f"it has {size:,} bytes, {folder.parent} has room for {free:,}.")
     print(f"download {artifact.qualified_name} ({size / 1e6:.1f} MB)", flush=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+    place = {"prefix": f".{folder.name}.", "dir": folder.parent, "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**place) as temporary:
         try:
             got = Path(entry.download(root=temporary, skip_cache=True))
         except Exception as error:
@@ -83,16 +91,14 @@ def _is_checkpoint(entry: Any) -> bool:
 
 
 def _keep(got: Path, folder: Path) -> Path:
-    """Give the file its folder, whole, in one move; another process may have been faster."""
-    whole = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
+    """Give the file its folder, whole, in one move."""
+    whole = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         shutil.move(got, whole / got.name)
         _add_configuration(whole / got.name)
-        try:
-            whole.rename(folder)
-        except OSError:
-            if not _checkpoints(folder):
-                raise
+        if not _checkpoints(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+            rename_folder(whole, folder)
     finally:
         shutil.rmtree(whole, ignore_errors=True)
     return _checkpoints(folder)[0]
