@@ -352,29 +352,30 @@ def test_guidance_is_built_alone(option):
 
 # building and stepping
 
-# Every network and every sampler with every schedule, objectives in turn: test_gaussian.py has all
-# three together, with figures.
-COMBINATIONS = [
-    *(
-        {"model": model, "schedule": schedule, "objective": objective}
-        for (model, schedule), objective in zip(
-            itertools.product(NETWORKS, GROUPS["schedule"]), itertools.cycle(GROUPS["objective"])
-        )
-    ),
-    *(
-        {"model": "convnet", "schedule": schedule, "objective": objective, "sampler": sampler}
-        for (schedule, sampler), objective in zip(
-            itertools.product(GROUPS["schedule"], GROUPS["sampler"]),
-            itertools.cycle(GROUPS["objective"]),
-        )
-    ),
-    *(
-        {"model": "convnet", "objective": objective, "weighting": weighting, "optimizer": optimizer}
-        for objective, weighting, optimizer in itertools.product(
-            GROUPS["objective"], GROUPS["weighting"], GROUPS["optimizer"]
-        )
-    ),
-]
+# test_gaussian.py has all schedules, objectives and samplers together, with figures.
+VARIED = ("schedule", "sampler", "model", "objective", "weighting", "optimizer")
+
+
+def pairwise(options):
+    """Rows of one option of each group, few of them, such that any two options meet in one."""
+    left = {
+        frozenset([(group, option), (other, its)])
+        for group, other in itertools.combinations(options, 2)
+        for option, its in itertools.product(options[group], options[other])
+    }
+    while left:
+        row = dict(sorted(min(left, key=sorted)))
+        for group in (group for group in options if group not in row):
+            met = {
+                o: sum(frozenset([(group, o), pair]) in left for pair in row.items())
+                for o in options[group]
+            }
+            row[group] = max(options[group], key=met.get)
+        left -= set(map(frozenset, itertools.combinations(row.items(), 2)))
+        yield {group: row[group] for group in options}
+
+
+COMBINATIONS = list(pairwise({g: NETWORKS if g == "model" else GROUPS[g] for g in VARIED}))
 
 
 @pytest.fixture(scope="module")
@@ -383,8 +384,7 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.mark.parametrize("choices", COMBINATIONS, ids=lambda choices: "-".join(choices.values()))
-def test_every_combination_takes_a_step_and_draws_a_picture(choices, data_dir, tmp_path):
-    choices = {"sampler": "ddim", "schedule": "linear", "optimizer": "adam"} | choices
+def test_any_two_options_take_a_step_and_draw_a_picture(choices, data_dir, tmp_path):
     cfg = composed(
         *(f"{group}={option}" for group, option in choices.items()),
         *(override for option in choices.values() for override in SMALL.get(option, [])),

@@ -540,7 +540,7 @@ def test_dangling_link_is_named(tree):
 @pytest.mark.parametrize("limit", [50, 20])  # more than the limit, and more than twice of it
 def test_huge_image_is_refused(tree, monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    fails(folder(tree[0]), "1.png", "64 pixels", f"{limit if limit == 50 else 2 * limit} pixels")
+    fails(folder(tree[0]), "1.png")
 
 
 @pytest.mark.parametrize(
