@@ -48,40 +48,42 @@ and on the GPU machine, in the checkout:
 
 import argparse
 import fnmatch
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from gpu_parts.against_cpu import sampling_parts, training_parts
+from gpu_parts.aside import Aside
 from gpu_parts.left_out import left_out_parts
 from gpu_parts.part import MARGIN, Machine, Part, Result, run_part
-from gpu_parts.programs import Program, Runs, program_parts
+from gpu_parts.process import Process
+from gpu_parts.programs import Runs, program_parts
 from gpu_parts.report import tables, write_json
 from gpu_parts.speed import speed_parts
 
 EAGER = ["fp32", "bf16"]
-COMPILED = ["fp32 compiled", "bf16 compiled"]
+COMPILED = ["bf16 compiled", "fp32 compiled"]
+RESERVE = 130.0  # seconds of the budget that the parts that measure speed may need
 
 
 def all_parts(machine: Machine) -> list[Part]:
     """Every part, the most telling and the quickest first: the budget may end before the list."""
     runs = Runs(machine)
-    compiled = training_parts(machine, COMPILED)
-    models = [part for part in compiled if part.name.startswith("train/model=")]
-    return [
+    parts = [
         *training_parts(machine, EAGER),
         *sampling_parts(machine, EAGER, runs.classifier),
         *left_out_parts(machine),
         *program_parts(runs),
-        *speed_parts(machine, EAGER),
-        *speed_parts(machine, ["bf16 compiled"]),
-        *models,
-        *(part for part in compiled if part not in models),
-        *sampling_parts(machine, COMPILED, runs.classifier),
+        *speed_parts(machine, [*EAGER, "bf16 compiled"]),
     ]
+    for mode in COMPILED:
+        parts += training_parts(machine, [mode])
+        parts += sampling_parts(machine, [mode], runs.classifier)
+    return parts
 
 
 def select(parts: Sequence[Part], only: Sequence[str]) -> list[Part]:
@@ -101,36 +103,102 @@ def chooses(text: str, name: str) -> bool:
     return name == text or name.startswith(f"{text}/") or fnmatch.fnmatchcase(name, text)
 
 
-def check(parts: Sequence[Part], machine: Machine, budget: float, output: Path) -> list[Result]:
-    """Run the parts one after the other, print and write what came of them, and return it.
+class Check:
+    """Runs parts, and prints and writes what comes of them.
 
-    The results so far are printed also when the check is interrupted.
+    Args:
+        output: the JSON file, written anew after each part.
+        budget: seconds for all of it, from now on.
     """
-    began = time.monotonic()
-    results: list[Result] = []
+
+    def __init__(self, machine: Machine, output: Path, budget: float) -> None:
+        self.machine, self.output, self.budget = machine, output, budget
+        self.began = time.monotonic()
+        self.deadline = self.began + budget - MARGIN
+        self.results: list[Result] = []
+        self.processes: list[Process] = []
+
+    def __call__(self, parts: Sequence[Part], groups: Sequence[Sequence[Part]] = ()) -> None:
+        """Run the parts one after the other, and beside them groups in a process each; last of all,
+        when nothing else runs, the parts that measure speed.
+
+        What there is until then is printed also where this is interrupted.
+        """
+        timed = [part for part in parts if part.name.startswith("speed/")]
+        compiled = [part for part in timed if part.name.endswith("compiled")]
+        reserve = min(RESERVE, self.budget / 3) if timed else 0
+        try:
+            beside = [
+                self.aside(f"beside-{n}", group, reserve) for n, group in enumerate(groups) if group
+            ]
+            if groups and compiled:  # fills the compiler's cache; not looked at
+                self.aside("rehearsal", compiled, reserve)
+            if self.machine.is_gpu:  # it has cores for all of them at once
+                self.start(program for part in parts for program in part.programs)
+            self.run([part for part in parts if part not in timed])
+            for process in beside:
+                self.add(process.results())
+            self.stop()
+            self.run(timed)
+        finally:
+            self.stop()
+            seconds = time.monotonic() - self.began
+            print(tables(self.machine, self.results, seconds, self.budget), flush=True)
+
+    def run(self, parts: Sequence[Part]) -> None:
+        """Run parts in this process, or in a new one from where the GPU has failed this one."""
+        for number, part in enumerate(parts, start=1):
+            self.processes += part.programs
+            result = run_part(part, self.machine, self.deadline)
+            self.add([result])
+            if result.status == "failed" and is_lost(self.machine) and parts[number:]:
+                self.add(self.aside(f"after-{len(self.results)}", parts[number:]).results())
+                return
+
+    def aside(self, name: str, parts: Sequence[Part], reserve: float = 0) -> Aside:
+        """Start a process for some parts, which leaves so many seconds of the budget."""
+        process = Aside(self.machine, name, parts, self.deadline - reserve)
+        self.start([process])
+        return process
+
+    def start(self, processes: Iterable[Process]) -> None:
+        for process in processes:
+            self.processes.append(process)
+            process.start()
+
+    def stop(self) -> None:
+        """End what still runs in the background."""
+        for process in self.processes:
+            process.kill()
+
+    def add(self, results: Sequence[Result]) -> None:
+        """Take up results, say on stderr how far the check is, and write the JSON."""
+        for result in results:
+            line = f"{result.status:8}{result.seconds:6.1f} s  {result.name}"
+            print(line, file=sys.stderr, flush=True)
+        self.results += results
+        write_json(self.output, self.machine, self.results, self.budget)
+
+
+def is_lost(machine: Machine) -> bool:
+    """Whether the GPU has met an error after which this process cannot use it any more."""
+    if not machine.is_gpu:
+        return False
     try:
-        if machine.is_gpu:  # it has cores for all of them at once
-            for program in programs_of(parts):
-                program.start()
-        for part in parts:
-            result = run_part(part, machine, began + budget - MARGIN)
-            results.append(result)
-            show(result)
-            write_json(output, machine, results, budget)
-    finally:
-        for program in programs_of(parts):
-            program.kill()
-        print(tables(machine, results, time.monotonic() - began, budget), flush=True)
-    return results
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return True
+    return False
 
 
-def programs_of(parts: Sequence[Part]) -> list[Program]:
-    return [program for part in parts for program in part.programs]
-
-
-def show(result: Result) -> None:
-    """Say on stderr how far the check is."""
-    print(f"{result.status:8}{result.seconds:6.1f} s  {result.name}", file=sys.stderr, flush=True)
+def split(parts: Sequence[Part]) -> tuple[list[Part], list[list[Part]]]:
+    """The parts for this process, and groups for processes beside it: a GPU machine has cores to
+    compile while other parts run."""
+    groups = [
+        [part for part in parts if part.name.endswith(f"/{mode}") and "speed/" not in part.name]
+        for mode in COMPILED
+    ]
+    return [part for part in parts if not any(part in group for group in groups)], groups
 
 
 def device_of(name: str) -> torch.device:
@@ -154,8 +222,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=300, help="seconds for all of it")
     parser.add_argument("--only", nargs="+", default=[], help="names, or train, or train/model=*")
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"))
+    parser.add_argument("--in-order", action="store_true", help="no parts beside each other")
     parser.add_argument("--list", action="store_true", help="only print the names of the parts")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does
     device = torch.device("cpu") if options.list else device_of(options.device)
     with tempfile.TemporaryDirectory() as work:
         machine = Machine(device, Path(work))
@@ -163,8 +233,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.list:
             print("\n".join(part.name for part in parts))
             return 0
-        results = check(parts, machine, options.budget, options.output)
-    return int(any(result.status == "failed" for result in results))
+        check = Check(machine, options.output, options.budget)
+        if machine.is_gpu and not options.in_order:
+            check(*split(parts))
+        else:
+            check(parts)
+    return int(any(result.status == "failed" for result in check.results))
 
 
 if __name__ == "__main__":

@@ -138,8 +138,10 @@ def sampling_variants() -> list[Variant]:
 def check_training(machine: Machine, variant: Variant, mode: Mode, figures: Figures) -> None:
     """One step of training against the CPU's."""
     words = (*variant.around, *variant.words)
-    if variant.is_published and not machine.is_gpu:
+    if not machine.is_gpu and variant.is_published:
         words += narrow(words)
+    elif not machine.is_gpu and mode.compiled:
+        words += tiny(words)
     words += one_step(words)
     with exact():
         expected = reference_step(words, variant.batch)
@@ -196,6 +198,18 @@ def narrow(words: tuple[str, ...]) -> tuple[str, ...]:
     """Words that give the network of these words few channels, where a CPU stands in for a GPU."""
     widths = configuration(*words)["model"].get("widths", [])
     return (f"model.widths={[NARROW] * len(widths)}".replace(" ", ""),) if widths else ()
+
+
+def tiny(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Words for the smallest network of its kind: compiled for a CPU, others take minutes."""
+    smallest = {
+        "widths": "[16]",
+        "num_blocks": "1",
+        "num_res_blocks": "1",
+        "attention_resolutions": "[]",
+    }
+    model = configuration(*words)["model"]
+    return tuple(f"model.{name}={value}" for name, value in smallest.items() if name in model)
 
 
 def one_step(words: tuple[str, ...]) -> tuple[str, ...]:

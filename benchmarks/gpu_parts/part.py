@@ -10,14 +10,16 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from ddpm.hardware import fast_bf16
+from gpu_parts.process import Process
 
 Figures = dict[str, Any]  # what a part measured: numbers and short texts, for the table and JSON
 MARGIN = 5.0  # seconds of the budget that are kept for the report
+PATIENCE = {"cuda": 150.0, "cpu": 1000.0}  # seconds after which a part counts as hung
 
 
 class Skipped(Exception):
@@ -30,12 +32,6 @@ class CheckFailed(Exception):
 
 class OutOfTime(BaseException):
     """The budget ended. No `except Exception` of a library holds it up."""
-
-
-class Startable(Protocol):
-    """A process that may run in the background until a part waits for it."""
-
-    def start(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class Part:
     check: Callable[[Figures], None]
     needs: tuple[str, ...] = ()
     seconds: float = 1.0
-    programs: Sequence[Startable] = ()
+    programs: Sequence[Process] = ()
 
 
 @dataclass
@@ -104,12 +100,14 @@ def run_part(part: Part, machine: Machine, deadline: float) -> Result:
         left = deadline - began
         if reason := why_not(part, machine, left):
             raise Skipped(reason)
-        with time_limit(left):
+        with time_limit(min(left, PATIENCE[machine.device.type])):
             part.check(result.figures)
     except Skipped as reason:
         result.status, result.reason = "skipped", str(reason)
     except OutOfTime:
-        result.status, result.reason = "skipped", "the budget ended while it ran"
+        ended = time.monotonic() >= deadline
+        result.status = "skipped" if ended else "failed"
+        result.reason = "the budget ended while it ran" if ended else "it hung, and was given up"
     except Exception as error:
         result.status = "failed"
         result.reason = f"{type(error).__name__}: {error}"

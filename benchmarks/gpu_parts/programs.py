@@ -3,10 +3,7 @@
 import functools
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ from torch import Tensor
 from ddpm import checkpoint
 from ddpm.catalog import keys
 from gpu_parts.part import CheckFailed, Figures, Machine, Part, Skipped
+from gpu_parts.process import Process
 
 RUN = Path(__file__).parent.parent.parent / "run.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
@@ -29,7 +27,7 @@ SAME_PRECISION, OTHER_PRECISION = 1e-2, 3e-2
 FACTOR = 10.0  # by how much more than two undisturbed runs a resumed one may differ from another
 
 
-class Program:
+class Program(Process):
     """A process of run.py that writes its run folder into a folder of its own.
 
     Args:
@@ -37,7 +35,7 @@ class Program:
         name: of its folder.
         words: of the command line.
         launcher: what stands between Python and run.py, e.g. torchrun.
-        folder: where to run instead, for a run that goes on or builds on another.
+        folder: where to run instead, for a run that goes on with another.
         status: how it must end.
     """
 
@@ -51,31 +49,18 @@ class Program:
         folder: Path | None = None,
         status: int = 0,
     ) -> None:
-        self.folder = folder or machine.work / name
-        self.log = machine.work / f"{name}.log"
-        self.command = [sys.executable, *launcher, str(RUN), *words]
-        self.environment = os.environ | {"DDPM_DATA": str(machine.work / "data")}
+        super().__init__(
+            [*launcher, str(RUN), *words],
+            folder or machine.work / name,
+            machine.work / f"{name}.log",
+            {"DDPM_DATA": str(machine.work / "data")},
+        )
         self.status = status
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def run(self) -> Path:
         """The run folder."""
         return self.folder / "run"
-
-    def start(self) -> None:
-        """Start it, unless it has been started."""
-        if self.process is None:
-            self.folder.mkdir(exist_ok=True)
-            with open(self.log, "wb") as log:
-                self.process = subprocess.Popen(
-                    self.command,
-                    cwd=self.folder,
-                    env=self.environment,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
 
     def wait(self) -> str:
         """Start it if need be, and wait for its end: what it printed.
@@ -83,22 +68,11 @@ class Program:
         Raises:
             CheckFailed: it ended with another status than expected.
         """
-        self.start()
-        assert self.process is not None
-        status = self.process.wait()
-        text = self.log.read_text(errors="replace")
+        status, text = self.end(), self.printed()
         if status != self.status:
-            raise CheckFailed(f"{self} ended with status {status}:\n{text[-2000:]}")
+            words = " ".join(self.command[self.command.index(str(RUN)) :])
+            raise CheckFailed(f"{words} ended with status {status}:\n{text[-2000:]}")
         return text
-
-    def kill(self) -> None:
-        """As kill -9, with all its children."""
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-
-    def __str__(self) -> str:
-        return " ".join(self.command[self.command.index(str(RUN)) :])
 
 
 class Runs:

@@ -12,8 +12,16 @@ from ddpm.hardware import memory
 from ddpm.jobs.train import Train
 from ddpm.pipeline import Pipeline
 from ddpm.pretrained import ready
-from gpu_parts.against_cpu import narrow, random_images
-from gpu_parts.configuration import MODES, Mode, build_fabric, build_job, configuration, needs
+from gpu_parts.against_cpu import random_images
+from gpu_parts.configuration import (
+    MODES,
+    SMALL,
+    Mode,
+    build_fabric,
+    build_job,
+    configuration,
+    needs,
+)
 from gpu_parts.part import Figures, Machine, Part
 
 WORDS = ("experiment=ho2020_cifar10", "sampler=respaced")
@@ -44,10 +52,11 @@ def measure(
 ) -> None:
     """Images per second, peak memory, and how long the first call took.
 
-    Float32 is measured as PyTorch comes and run.py uses it: convolutions on a GPU in TF32.
+    Float32 is measured as PyTorch comes and run.py uses it: convolutions on a GPU in TF32. On a CPU
+    the network is a tiny one.
     """
-    words = WORDS if machine.is_gpu else (*WORDS, *narrow(WORDS))
-    batch = configuration(*words)["job"]["batch_size"] if machine.is_gpu else 4
+    words = WORDS if machine.is_gpu else SMALL
+    batch = configuration(*words)["job"]["batch_size"] if machine.is_gpu else 8
     free(machine)
     call, steps = make(machine, words, batch, mode)
     began = time.monotonic()
