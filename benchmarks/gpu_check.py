@@ -47,12 +47,15 @@ and on the GPU machine, in the checkout:
 """
 
 import argparse
+import contextlib
+import faulthandler
 import fnmatch
+import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -67,6 +70,7 @@ from gpu_parts.speed import speed_parts
 
 EAGER = ["fp32", "bf16"]
 COMPILED = ["bf16 compiled", "fp32 compiled"]
+LATEST = 15.0  # seconds after the budget at which the check is ended by force
 RESERVE = 130.0  # seconds of the budget that the parts that measure speed may need
 
 
@@ -201,6 +205,32 @@ def split(parts: Sequence[Part]) -> tuple[list[Part], list[list[Part]]]:
     return [part for part in parts if not any(part in group for group in groups)], groups
 
 
+@contextlib.contextmanager
+def watchdog(seconds: float) -> Iterator[None]:
+    """End this process after so many seconds, with a traceback, also where it waits for a GPU that
+    never answers. The JSON then holds what there was until then."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@contextlib.contextmanager
+def compiler_cache(folder: Path) -> Iterator[None]:
+    """A cache of torch.compile for this check and all its processes alone: a process that is killed
+    while it compiles can leave half a file in the one that all programs share."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    if before is None:  # else it is that of the check which started this one, or chosen by hand
+        os.environ[name] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+
+
 def device_of(name: str) -> torch.device:
     """The device to check.
 
@@ -234,10 +264,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(part.name for part in parts))
             return 0
         check = Check(machine, options.output, options.budget)
-        if machine.is_gpu and not options.in_order:
-            check(*split(parts))
-        else:
-            check(parts)
+        with compiler_cache(machine.work / "compiled"), watchdog(options.budget + LATEST):
+            if machine.is_gpu and not options.in_order:
+                check(*split(parts))
+            else:
+                check(parts)
     return int(any(result.status == "failed" for result in check.results))
 
 

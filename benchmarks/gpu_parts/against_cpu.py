@@ -227,12 +227,12 @@ def one_step(words: tuple[str, ...]) -> tuple[str, ...]:
     return (*linear, "job.warmup_steps=0", "job.ema_decay=0.5")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # the modes of a variant come one after the other
 def reference_step(words: tuple[str, ...], batch: int) -> Tensors:
     return train_step(words, batch, "cpu", REFERENCE)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def reference_images(words: tuple[str, ...]) -> Tensor:
     return images(words, "cpu", REFERENCE)
 

@@ -27,7 +27,7 @@ class Process:
     ) -> None:
         self.command = [sys.executable, *arguments]
         self.folder, self.log = folder, log
-        self.environment = os.environ | (environment or {})
+        self.environment = environment or {}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -38,7 +38,7 @@ class Process:
                 self.process = subprocess.Popen(
                     self.command,
                     cwd=self.folder,
-                    env=self.environment,
+                    env=os.environ | import_paths() | self.environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -60,3 +60,9 @@ class Process:
     def printed(self) -> str:
         """What it has printed so far."""
         return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+
+def import_paths() -> dict[str, str]:
+    """PYTHONPATH as it is understood here, for a process in another folder."""
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {"PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in paths if path)}
