@@ -226,6 +226,24 @@ def test_the_rest_goes_on_in_a_new_process_where_the_gpu_has_failed_this_one(
     assert results[1].figures["difference"] == 0
 
 
+@pytest.mark.slow
+def test_groups_run_beside_the_rest_and_speed_is_measured_last(machine, tmp_path):
+    ran = []
+    names = ["train/objective=v/fp32", "not finite/optimizer=adam/on the device"]
+    group = gpu_check.select(gpu_check.all_parts(machine), names)
+    parts = [
+        Part("speed/it/bf16 compiled", lambda figures: ran.append("speed")),
+        Part("run/it", lambda figures: ran.append("run")),
+    ]
+    check = gpu_check.Check(machine, tmp_path / "out.json", 200)
+    check(parts, [group])
+    assert ran == ["run", "speed"]
+    found = {result.name: result.status for result in check.results}
+    assert list(found) == ["run/it", *names, "speed/it/bf16 compiled"]
+    assert list(found.values()) == ["passed", "passed", "skipped", "passed"]
+    assert all(process.process.poll() is not None for process in check.processes)
+
+
 def test_a_process_that_dies_costs_the_part_that_it_was_at(machine, monkeypatch):
     monkeypatch.setattr(aside, "SCRIPT", machine.work / "dies.py")
     first, second = Part("run/a", None), Part("run/b", None)

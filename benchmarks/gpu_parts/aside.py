@@ -39,15 +39,15 @@ class Aside(Process):
         ended = self.process.poll() is not None
         self.kill()
         found = self.written()
-        left = [part for part in self.parts if part.name not in found]
-        for number, part in enumerate(left):
-            # The first one without a result is the one that was running.
-            status = "failed" if ended and number == 0 else "skipped"
-            reason = "the budget ended" if not ended else "its process ended"
-            found[part.name] = Result(part.name, status, 0.0, reason)
-            if status == "failed":
-                found[part.name].reason = f"its process ended with status {self.process.returncode}"
-                found[part.name].traceback = self.printed()[-4000:]
+        lost = [part.name for part in self.parts if part.name not in found]
+        if ended and lost:
+            first = lost.pop(0)  # the one that was running
+            reason = f"its process ended with status {self.process.returncode}"
+            text = self.printed()[-4000:]
+            found[first] = Result(first, "failed", 0.0, reason, traceback=text)
+        for name in lost:
+            reason = "its process ended" if ended else "the budget ended"
+            found[name] = Result(name, "skipped", 0.0, reason)
         return [found[part.name] for part in self.parts]
 
     def written(self) -> dict[str, Result]:
