@@ -1,5 +1,6 @@
 """Real runs of run.py on the device: killed and resumed, on several strategies, out of memory."""
 
+import contextlib
 import functools
 import json
 import math
@@ -269,9 +270,12 @@ def check_alike(plain: Program, other: Program, allowed: float, figures: Figures
 
 
 def losses(program: Program) -> dict[int, float]:
-    """The loss of each step that was logged and not left out."""
-    lines = (program.run / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    """The loss of each step that was logged and not left out. The last line of a killed run may be
+    half a line."""
+    rows = []
+    for line in (program.run / "metrics.jsonl").read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
     return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
 
@@ -289,6 +293,7 @@ def check_out_of_memory(program: Program | None, figures: Figures) -> None:
     """Too large a batch is answered by our message, and no traceback."""
     assert program is not None
     text = program.wait()
-    figures["message"] = next((line for line in text.splitlines() if "memory" in line), "")[:160]
-    if "job.batch_size=" not in figures["message"] or "Traceback" in text:
+    lines = [line for line in text.splitlines() if "job.batch_size=" in line and "memory" in line]
+    figures["message"] = lines[0][:160] if lines else ""
+    if not lines or "Traceback" in text:
         raise CheckFailed(f"another message was expected:\n{text[-2000:]}")

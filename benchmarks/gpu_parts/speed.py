@@ -64,6 +64,8 @@ def measure(
     figures["first call s"] = round(time.monotonic() - began, 1)
     calls = rate(call, machine.device, SECONDS if machine.is_gpu else 0.5)
     figures["batch"] = batch
+    if machine.is_gpu and mode.precision == "32-true":
+        figures["TF32 in convolutions"] = torch.backends.cudnn.allow_tf32
     if steps == 1:
         figures["images/s"] = round(calls * batch, 1)
     else:
