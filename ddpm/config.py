@@ -18,7 +18,20 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import catalog, code, composed, inherit, paths, place, private, rules, shell, stored, team
+from ddpm import (
+    catalog,
+    code,
+    composed,
+    inherit,
+    listing,
+    paths,
+    place,
+    private,
+    rules,
+    shell,
+    stored,
+    team,
+)
 from ddpm.build import check_targets
 from ddpm.errors import InputError
 from ddpm.mistakes import no_such_key, no_such_option
@@ -167,7 +180,7 @@ def _resume(config: dict[str, Any], hydra_config: DictConfig) -> str | None:
             "output_dir=... (a Slurm job needs none)."
         )
     config["output_dir"] = folder
-    return folder if (Path(folder) / "config.yaml").exists() else None
+    return folder if listing.exists(Path(folder) / "config.yaml") else None
 
 
 def _place_pictures(job: dict[str, Any]) -> None:
@@ -202,6 +215,7 @@ def _placed(
     sweep = hydra_config.mode == RunMode.MULTIRUN
     name = f"{choices['model']}-{choices['data']}"
     found = place.choose(config, hparams, name, _of_sweep(hydra_config) if sweep else None, resume)
+    place.check_apart(found.folder, config, resume)
     source = resume or config.get("checkpoint")
     parts = ("model", "data", "schedule", "optimizer", "sampler")
     return Plan(

@@ -91,6 +91,7 @@ RULES = {
     "optimizer.weight_decay": number("a finite number from 0", lambda x: x >= 0),
     "data.image_size": integer(1),
     "data.conditional": boolean(),
+    "data.on_error": one_of("stop", "skip"),
     "model.widths": integers(),
     "model.attention_resolutions": integers(),
     **{f"tracker.wandb.{k}": words() for k in ("entity", "project", "group", "name", "notes")},

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from ddpm import listing
 from ddpm.errors import InputError, shown
 from ddpm.wb import opening
 
@@ -115,4 +116,4 @@ def _add_configuration(file: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if _FILE.fullmatch(path.name))
+    return [path for path in listing.paths(folder) if _FILE.fullmatch(path.name)]
