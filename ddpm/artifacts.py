@@ -49,6 +49,19 @@ def _fetched(source: str) -> Any:
 
 
 def cache() -> Path:
-    """Where downloads stay, by digest: `DDPM_CACHE`, or a folder in the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("DDPM_CACHE") or Path(home) / "hydra-ddpm") / "artifacts"
+    """Where downloads stay, by digest: `DDPM_CACHE`, or a folder in the user's cache.
+
+    Raises:
+        InputError: neither is set, and the user has no home.
+    """
+    if own := os.environ.get("DDPM_CACHE"):
+        return Path(os.path.expanduser(own), "artifacts")
+    if user := os.environ.get("XDG_CACHE_HOME"):
+        return Path(user, "hydra-ddpm", "artifacts")
+    try:
+        return Path.home() / ".cache" / "hydra-ddpm" / "artifacts"
+    except RuntimeError:  # as in a container that runs under a number without a name
+        raise InputError(
+            "this user has no home folder for downloads: set the environment variable DDPM_CACHE "
+            "to a folder."
+        ) from None

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ddpm import listing
 from ddpm.errors import InputError
 
 # In a checkout conf/ stands beside the package, in an installed wheel inside it.
@@ -32,13 +33,13 @@ class Key(NamedTuple):
 @functools.cache
 def groups() -> dict[str, list[str]]:
     """The groups and their options."""
-    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    folders = [path for path in listing.paths(CONF) if path.is_dir() and path.name != "hydra"]
     return {folder.name: [path.stem for path in yaml_files(folder)] for folder in folders}
 
 
 def yaml_files(folder: Path) -> list[Path]:
     """The YAML files in a folder, sorted, without hidden ones: `._x.yaml` is a macOS attribute."""
-    return sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("."))
+    return [path for path in listing.paths(folder, "*.yaml") if not path.name.startswith(".")]
 
 
 @functools.cache
@@ -60,7 +61,7 @@ def keys() -> list[Key]:
 @functools.cache
 def targets() -> frozenset[str]:
     """Every `_target_` that a file names; those of Hydra's own plugins are no parts of a run."""
-    folders = sorted(path for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    folders = [path for path in listing.paths(CONF) if path.is_dir() and path.name != "hydra"]
     files = [path for folder in (CONF, *folders) for path in yaml_files(folder)]
     texts = (path.read_text(encoding="utf-8") for path in files)
     pattern = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)

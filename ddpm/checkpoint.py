@@ -6,6 +6,7 @@ A checkpoint is one `torch.save` of a dict of plain types and tensors, so that i
 
 import errno
 import io
+import logging
 import os
 import re
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddpm import exported, stored
+from ddpm import exported, listing, stored
 from ddpm.crash import crashpoint
 from ddpm.durable import free_bytes, replace, sync, sync_folder
 from ddpm.errors import InputError, causes, shown
@@ -25,6 +26,8 @@ SCHEMA = 1  # raise it when the meaning of an entry changes
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")
 # Entries that are there or not: diffusion (a schedule that learns), meter (what was measured since
 # the last line of the log), scaler (of float16), data (the fingerprint of the images), made_with.
+logger = logging.getLogger(__name__)
+
 _NAME = re.compile(r"step-(\d+)\.pt")
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")  # torch.compile's and DDP's
 
@@ -56,12 +59,22 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     crashpoint("checkpoint.kept")
-    # Newer ones than this were passed over as damaged when the run went on from an older one.
-    known = [old for old in list_checkpoints(folder) if _step_of(old) <= state["step"]]
-    for old in known[:-keep] if keep >= 0 else []:
+    if keep >= 0:
+        _delete_older(folder, state["step"], keep)
+    return path
+
+
+def _delete_older(folder: Path, step: int, keep: int) -> None:
+    """Delete all but the newest `keep` of the checkpoints up to a step: newer ones were passed over
+    as damaged when the run went on from an older one."""
+    try:
+        known = [old for old in list_checkpoints(folder) if _step_of(old) <= step]
+    except listing.Unreachable as error:  # the new one is written: no reason to end the run
+        logger.warning("%s Older checkpoints stay for now.", error)
+        return
+    for old in known[:-keep]:
         old.unlink(missing_ok=True)
         crashpoint("checkpoint.deleted")
-    return path
 
 
 class _File(io.BufferedWriter):
@@ -94,8 +107,11 @@ def _not_written(path: Path, state: dict[str, Any], error: Exception) -> str:
     full = "no space left on the disk, or in a quota" if _is_full(error) else str(error)
     room = "" if free is None else f", {free / 1e6:.1f} MB are free"
     reason = f"{full}; it needs {needed:.1f} MB{room}"
-    others = list_checkpoints(path.parent)
-    kept = f"The newest good one is {others[-1]}." if others else "There is no older one."
+    try:
+        others = list_checkpoints(path.parent)
+        kept = f"The newest good one is {others[-1]}." if others else "There is no older one."
+    except listing.Unreachable as unlistable:
+        kept = str(unlistable)
     return f"{path}: the checkpoint could not be written ({reason}). {kept}"
 
 
@@ -119,8 +135,12 @@ def tensors(node: Any) -> list[torch.Tensor]:
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder by step, oldest first; by name, for clocks and copies lie."""
-    return sorted((p for p in folder.glob("step-*.pt") if _NAME.fullmatch(p.name)), key=_step_of)
+    """The checkpoints in a folder by step, oldest first; by name, for clocks and copies lie.
+
+    Raises:
+        Unreachable: the folder cannot be listed, so nobody knows.
+    """
+    return sorted((p for p in listing.paths(folder) if _NAME.fullmatch(p.name)), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
@@ -205,7 +225,7 @@ def find(path: str | Path) -> tuple[Path, dict[str, Any]]:
     path = Path(path)
     if not path.is_dir():
         return path, load(path)
-    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    folder = path / "checkpoints" if listing.exists(path / "checkpoints") else path
     for candidate in reversed(list_checkpoints(folder)):
         try:
             return candidate, load(candidate)

@@ -23,6 +23,7 @@ from ddpm import (
     code,
     composed,
     inherit,
+    listing,
     paths,
     place,
     private,
@@ -188,7 +189,7 @@ def _resume(config: dict[str, Any], hydra_config: DictConfig) -> str | None:
             "output_dir=... (a Slurm job needs none)."
         )
     config["output_dir"] = folder
-    return folder if (Path(folder) / "config.yaml").exists() else None
+    return folder if listing.exists(Path(folder) / "config.yaml") else None
 
 
 def _place_pictures(job: dict[str, Any]) -> None:
@@ -227,6 +228,7 @@ def _placed(
     if found.begun and resume is None:
         for settings in (config, hparams):
             wandb_settings.keep(settings, run_dir.read_config(found.folder), untyped)
+    place.check_apart(found.folder, config, resume)
     source = resume or config.get("checkpoint")
     several = sweep or limits.in_sweep()
     asked = " ".join(config["overrides"])

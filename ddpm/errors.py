@@ -1,7 +1,7 @@
 """Mistakes of the person at the keyboard, told apart from mistakes of the program."""
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class InputError(ValueError):
@@ -33,3 +33,9 @@ def shown(value: object, limit: int = 80) -> str:
     text = str(value)
     cut = text[:limit] + ("..." if len(text) > limit else "")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
+def listed(texts: Sequence[str], most: int) -> str:
+    """`a, b, and 3 more`: texts in a row, of which only the first so many are shown."""
+    more = f", and {len(texts) - most:,} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

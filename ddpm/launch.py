@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessExitedException
 
-from ddpm import checkpoint, ranks, run_dir, signals
+from ddpm import checkpoint, listing, ranks, run_dir, signals
 from ddpm.build import build
 from ddpm.errors import InputError, ToldElsewhere, shown
 from ddpm.hardware import is_first_to_say, starts_processes
@@ -165,7 +165,7 @@ def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:
         found = checkpoint.list_checkpoints(plan.output_dir / "checkpoints")
         if path.is_dir() and not found:
             status = run_dir.read_status(plan.output_dir)
-            begun = (plan.output_dir / "metrics.jsonl").exists()
+            begun = listing.exists(plan.output_dir / "metrics.jsonl")
             if (
                 status.get("state") != "done"
                 and status.get("saved") is None

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import composed, paths, private, rules, run_dir, wandb_settings
+from ddpm import composed, listing, paths, private, rules, run_dir, wandb_settings
 from ddpm.build import build
 from ddpm.errors import InputError, nearest
 from ddpm.sweeps import folder
@@ -70,14 +70,14 @@ def _chosen(named: dict[str, Any], job: str) -> tuple[list[Path], str, Path]:
         if not runs:
             raise InputError("runs=[]: names no run folders.")
         for path in runs:
-            if not any((Path(path) / name).is_file() for name in ("config.yaml", "status.json")):
+            if not folder.is_job(Path(path)):
                 raise InputError(f"runs: {path} is not the folder of a run (no config.yaml).")
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         title = Path(runs[0]).name if len(runs) == 1 else f"{len(runs)} runs"
         return [Path(path) for path in runs], title, Path("outputs/report") / now
     path = Path(folder.of(sweep, "")) if "/" in sweep else Path(_sweep_dir())
     if not (found := folder.jobs(path)):
-        there = [p.name for p in path.parent.glob("*") if p.is_dir()]
+        there = [e.name for e in listing.entries(path.parent) if listing.is_folder(e)]
         known = f" There are {', '.join(sorted(there)[:8])}." if there else ""
         raise InputError(f"sweep={sweep}: no jobs in {path}.{nearest(sweep, there)}{known}")
     return found, path.name, path

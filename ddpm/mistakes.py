@@ -4,12 +4,13 @@ import errno
 import re
 import sys
 import traceback
+from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import catalog, overrides, paths
+from ddpm import catalog, listing, overrides, paths
 from ddpm.errors import InputError, causes, nearest, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -129,7 +130,7 @@ def _missing_config(error: MissingConfigException, text: str) -> str:
     if plugin := re.search(r"Could not find 'hydra/(launcher|sweeper)/([^']+)'", text):
         return _missing_plugin(*plugin.groups())
     if "primary config" in text:
-        names = ", ".join(sorted(path.stem for path in catalog.CONF.glob("*.yaml")))
+        names = ", ".join(path.stem for path in catalog.yaml_files(catalog.CONF))
         return (
             f"--config-name={error.missing_cfg_file}: there is no such configuration, only "
             f"{names}. Leave the flag out."
@@ -142,7 +143,7 @@ def _missing_plugin(kind: str, name: str) -> str:
     start = f"hydra/{kind}={name}: there is no such {kind}"
     if package := PLUGINS.get((kind, name)):
         return f"{start} installed. `pip install {package}` brings it."
-    ours = sorted(path.stem for path in (catalog.CONF / "hydra" / kind).glob("*.yaml"))
+    ours = [path.stem for path in catalog.yaml_files(catalog.CONF / "hydra" / kind)]
     known = [*ours, "basic", *(option for of, option in PLUGINS if of == kind)]
     return f"{start}.{nearest(name, known)} It can be {', '.join(known)}."
 
@@ -150,18 +151,30 @@ def _missing_plugin(kind: str, name: str) -> str:
 def misread_file() -> str | None:
     """What Hydra reads otherwise than it was meant, of the first such file in the user's own
     folders: the likely cause of a mistake that seems to be elsewhere."""
-    folders = catalog.own_folders(sys.argv)
-    files = (path for folder in folders for path in sorted(folder.rglob("*.yaml")))
-    problems = (catalog.misread(path) for path in files if not path.name.startswith("."))
-    return next(filter(None, problems), None)
+    try:
+        problems = map(catalog.misread, _yaml_below(catalog.own_folders(sys.argv)))
+        return next(filter(None, problems), None)
+    except listing.Unreachable as error:
+        return str(error)
+
+
+def _yaml_below(folders: list[Path]) -> list[Path]:
+    """All YAML files in folders and below, without hidden ones.
+
+    Raises:
+        Unreachable: a folder cannot be listed.
+    """
+    files = (path for folder in folders for path in listing.below(folder, "*.yaml"))
+    return [path for path in files if not path.name.startswith(".")]
 
 
 def _not_text() -> str | None:
     """Which YAML file is not in UTF-8; the error itself does not say."""
-    folders = [*catalog.own_folders(sys.argv), catalog.CONF]
-    for path in (path for folder in folders for path in folder.rglob("*.yaml")):
-        if path.name.startswith("."):
-            continue
+    try:
+        files = _yaml_below([*catalog.own_folders(sys.argv), catalog.CONF])
+    except listing.Unreachable as error:
+        return str(error)
+    for path in files:
         try:
             path.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ddpm import ranks, shell
+from ddpm import listing, ranks, shell
 from ddpm.inherit import TRAINING
 from ddpm.plan import Plan
 
@@ -66,6 +66,14 @@ def _say_trained(result: dict[str, Any], job: str) -> None:
             f"guidance=classifier {shell.word('guidance.classifier', folder)}"
         )
         return
-    pictures = sorted((folder / "samples").glob("step-*.png"))
-    print(f"picture  {pictures[-1] if pictures else 'none'}")
+    print(f"picture  {_newest_picture(folder)}")
     print(f"sample   {shell.command('job=sample', shell.word('checkpoint', folder))}")
+
+
+def _newest_picture(folder: Path) -> str:
+    """The last preview of a run; or why it is not known: the training itself is done."""
+    try:
+        pictures = listing.paths(folder / "samples", "step-*.png")
+    except listing.Unreachable as error:
+        return str(error)
+    return str(pictures[-1]) if pictures else "none"

@@ -1,13 +1,17 @@
 """Which folder a run gets: the one it goes on in, the given one, the sweep's, or a new one."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ddpm import run_dir
+from ddpm import listing, run_dir, shell
 from ddpm.errors import InputError
 from ddpm.inherit import SAMPLING, TRAINING, differences, run_folder
 from ddpm.paths import file_name
+from ddpm.rules import look_up
+
+WRITTEN = ("samples", "checkpoints", "tensorboard", "wandb")  # folders in that of a run
 
 
 class Place(NamedTuple):
@@ -57,15 +61,37 @@ def choose(
             run_dir.check_writable(parent)
         return begun or Place(parent / now, unique=True)
     folder = Path(given)
-    if job in SAMPLING and (folder / "config.yaml").exists():
+    if job in SAMPLING and listing.exists(folder / "config.yaml"):
         return _same_run(folder, hparams)
     run_dir.check_free(folder)
-    if job in SAMPLING and any((folder / "samples").glob("*")):
+    if job in SAMPLING and listing.entries(folder / "samples"):
         raise InputError(
             f"output_dir={folder}: its samples are of an unknown run (no config.yaml); they would "
             "mix. Choose another folder."
         )
     return Place(folder)
+
+
+def check_apart(folder: Path, config: dict[str, Any], resume: str | None) -> None:
+    """See that a run does not write where its images are read from. Where its folder lies below
+    those images, the data set leaves it out.
+
+    Raises:
+        InputError: its previews would become images of the data set.
+    """
+    root = look_up(config, "data.root")
+    if not isinstance(root, str):
+        return
+    own, images = (Path(os.path.realpath(path)) for path in (folder, root))
+    if images == own or any(images.is_relative_to(own / name) for name in WRITTEN):
+        given = shell.word("resume" if resume else "output_dir", resume or folder)
+        cure = "Choose another output_dir; it may lie within data.root."
+        if resume is not None:
+            cure = "Move the images to a folder of their own and say data.root=<that folder>."
+        raise InputError(
+            f"{given}: the run writes its own pictures into {shell.word('data.root', root)}, among "
+            f"the images of the data set.\n{cure}"
+        )
 
 
 def _same_run(folder: Path, hparams: dict[str, Any]) -> Place:
@@ -85,7 +111,7 @@ def _same_run(folder: Path, hparams: dict[str, Any]) -> Place:
 
 def _unfinished(parent: Path, hparams: dict[str, Any]) -> Place | None:
     """The newest run of the same configuration that was stopped before its end, if any."""
-    named = (path for path in parent.glob("*") if not path.name.startswith("."))  # as `create` does
+    named = (p for p in listing.paths(parent) if not p.name.startswith("."))  # as `create` does
     for folder in sorted(named, reverse=True):
         if run_dir.read_status(folder).get("state") == "done" or run_dir.is_locked(folder):
             continue

@@ -92,6 +92,7 @@ RULES = {
     "optimizer.weight_decay": number("a finite number from 0", lambda x: x >= 0),
     "data.image_size": integer(1),
     "data.conditional": boolean(),
+    "data.on_error": one_of("stop", "skip"),
     "model.widths": integers(),
     "model.attention_resolutions": integers(),
     "tracker.wandb.entity": Rule(str, limits.PROJECT, limits.is_project, null=True),

@@ -3,20 +3,23 @@
 import contextlib
 import errno
 import json
+import logging
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm import file_locks, shell, stored
+from ddpm import file_locks, listing, shell, stored
 from ddpm.crash import crashpoint
 from ddpm.durable import rename_folder, replace
 from ddpm.durable import sync as wait_for_disk
 from ddpm.errors import InputError
 from ddpm.untrusted import Refused, read_yaml
+
+logger = logging.getLogger(__name__)
 
 MAX_ERROR = 8000  # characters of an error in status.json; the report reads 64 KiB of it
 LOCK = "run.lock"  # the file that is locked while a process works on the run
@@ -27,13 +30,19 @@ class Busy(InputError):
     """Another process works on the run."""
 
 
+def holds_run(names: Container[str]) -> bool:
+    """Whether a folder with files of these names is that of a run."""
+    later = ("status.json", "metrics.jsonl", "about.json")  # written when a run begins
+    return "config.yaml" in names and any(name in names for name in later)
+
+
 def check_free(path: Path) -> None:
     """See, without making anything, that a run may have this folder.
 
     Raises:
         InputError: it holds a run already, or cannot be made or written to.
     """
-    if (path / "config.yaml").exists():
+    if listing.exists(path / "config.yaml"):
         state = read_status(path).get("state", "unfinished")
         raise InputError(
             f"output_dir={path}: the folder holds a run already ({state}). "
@@ -127,10 +136,15 @@ def sync(file: Path) -> None:
 
 def clean(path: Path) -> None:
     """Remove what a process that was killed left half-written in a run's folder and one below."""
-    for pattern in (".*.tmp", "*/.*.tmp"):
-        for left in path.glob(pattern):
-            if left.is_file():
-                left.unlink(missing_ok=True)
+    try:
+        folders = [path, *(Path(e.path) for e in listing.entries(path) if listing.is_folder(e))]
+        left = [file for folder in folders for file in listing.paths(folder, ".*.tmp")]
+    except listing.Unreachable as error:  # such files do no harm, they only take room
+        logger.warning("%s What an earlier start left half-written in it stays.", error)
+        return
+    for file in left:
+        if file.is_file():
+            file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -214,13 +228,15 @@ def read_config(path: Path) -> dict[str, Any]:
     """The configuration a run was started with.
 
     Raises:
-        InputError: the folder is not that of a run.
+        InputError: the folder is not that of a run, or `Unreachable`: nobody can say.
     """
     file = path / "config.yaml"
     try:
         config = read_yaml(file)
         stored.check_shape(config)
-    except OSError:
+    except OSError as error:
+        if error.errno not in listing.MISSING:
+            raise listing.Unreachable(file, error, "read") from None
         raise InputError(f"{path} is not the folder of a run (no config.yaml).") from None
     except Refused as error:
         raise InputError(f"{file} is not the configuration of a run: {error}.") from None

@@ -14,7 +14,16 @@ def check_shadows() -> None:
     if not os.path.isfile(os.path.join(folder, "run.py")):
         return  # started in another way, or with -P, by which Python does not look there
     modules = set(sys.stdlib_module_names) - sys.modules.keys() - set(sys.builtin_module_names)
-    for name in sorted(os.listdir(folder)):
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        print(
+            f"{folder}: cannot be listed ({error.strerror}), so that nobody knows whether a file "
+            "in it hides a module of Python.",
+            file=sys.stderr,
+        )
+        return
+    for name in names:
         package = os.path.isfile(os.path.join(folder, name, "__init__.py"))
         module, suffix = os.path.splitext(name)
         if module in modules and (suffix in (".py", ".pyc", ".so") or (package and not suffix)):

@@ -6,9 +6,10 @@ import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -21,13 +22,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ddpm import durable, file_locks
-from ddpm.data.pictures import FITS, MODES, ImageFiles, open_image, square
-from ddpm.errors import InputError
+from ddpm import durable, file_locks, listing
+from ddpm.data.pictures import FITS, MODES, ImageFiles, Unreadable, open_image, square
+from ddpm.errors import InputError, listed, shown
 
 __all__ = ["ImageData", "ImageFiles", "check", "fetch", "is_int"]
 
 LARGE = 1 << 30  # bytes, from which on images are not read by the memory map
+ON_ERROR = ("stop", "skip")
+NAMED = 20  # damaged pictures in a message
 CACHE_VERSION = 1  # to be raised when the same settings give other pixels
 
 logger = logging.getLogger(__name__)
@@ -40,7 +43,9 @@ class ImageData(Dataset):
     Constructors check their arguments and touch no file: `prepare`, or the first use, does.
     `fit` and `background` are explained in `pictures.square`. `flip`: whether a mirrored image is
     as likely as the image; the training loop does it. `conditional`: whether the network is told
-    the labels.
+    the labels. `on_error`: whether pictures that cannot be read stop the run, or are left out.
+
+    `notes`: what is to be said of the files when they have been looked for, a line each.
     """
 
     name: ClassVar[str]
@@ -61,6 +66,7 @@ class ImageData(Dataset):
         background: int,
         flip: bool,
         conditional: bool = False,
+        on_error: str = "stop",
     ) -> None:
         check("split", split, split in self.splits, ", ".join(self.splits))
         check("channels", channels, is_int(channels, 1) and channels in MODES, "1, 3")
@@ -71,10 +77,14 @@ class ImageData(Dataset):
         check("background", background, is_int(background, 0, 255), "an integer from 0 to 255")
         check("flip", flip, isinstance(flip, bool), "true, false")
         check("conditional", conditional, isinstance(conditional, bool), "true, false")
-        self.data_dir = self.root = Path(data_dir).expanduser()
+        self.data_dir = self.root = Path(os.path.expanduser(data_dir))
         self.split, self.channels, self.image_size = split, channels, image_size
         self.num_classes, self.fit, self.background, self.flip = num_classes, fit, background, flip
-        self.conditional = conditional
+        check("on_error", on_error, on_error in ON_ERROR, ", ".join(ON_ERROR))
+        self.conditional, self.on_error = conditional, on_error
+        self.notes: list[str] = []
+        self.skipped: list[str] = []  # names of damaged pictures
+        self._prepared = False
 
     def files(self, split: str) -> list[Path]:
         """The files under `root` that tell whether the images have changed."""
@@ -83,37 +93,54 @@ class ImageData(Dataset):
     def images(self, split: str) -> Iterable[tuple[Image.Image, int]]:
         """Pictures and labels (0 where there are no classes); first fetches what is missing.
 
-        Where the iterable has a length, the progress bar has an end.
+        Where the iterable has a length, the progress bar has an end. Of `ImageFiles`, which are
+        opened one by one, all damaged ones can be named or left out.
         """
         raise NotImplementedError
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that the pixels depend on, besides the files."""
-        keys = "name", "split", "channels", "image_size", "fit", "center_crop", "background"
+        keys = ["name", "split", "channels", "image_size", "fit", "center_crop", "background"]
+        keys += ["on_error"] if self.on_error != "stop" else []  # which there was before that key
         return {key: getattr(self, key) for key in keys}
 
     @cached_property
     def sources(self) -> list[tuple[str, int, int]]:
         """Name, bytes and modification time (ns) of each of the files, which are fetched first."""
         paths = self.files(self.split)
-        if not all(os.path.lexists(path) for path in paths):
+        if not all(listing.stat(path, follow_links=False) for path in paths):
             with writing(self.data_dir / "cache", self.name):
                 self.images(self.split)
             paths = self.files(self.split)
-        names = ("/".join(path.parts[len(self.root.parts) :]) for path in paths)
-        stats = (os.stat(path, follow_symlinks=path.exists()) for path in paths)
+        for note in self.notes if _leads() else []:
+            logger.warning("%s: %s", shown(self.root, 200), note)
+        stats = [_stat(path) for path in paths]
+        names = map(self._name, paths)
         return [(n, stat.st_size, stat.st_mtime_ns) for n, stat in zip(names, stats, strict=True)]
+
+    def _name(self, path: Path) -> str:
+        """The path of a file below `root`."""
+        return "/".join(path.parts[len(self.root.parts) :])
+
+    @cached_property
+    def _sources_digest(self) -> str:
+        """SHA-256 of the settings and the files' names and sizes."""
+        return digest([self.settings, [(name, size) for name, size, _ in self.sources]])
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the settings and the files' names and sizes: equal for a copy of the data."""
-        return digest([self.settings, [(name, size) for name, size, _ in self.sources]])
+        """SHA-256 of what the images are made from: equal for a copy of the data. Where pictures
+        may be left out, it depends on which ones were, and they are prepared for it."""
+        if self.on_error == "stop":
+            return self._sources_digest
+        self.prepare()
+        return digest([self._sources_digest, self.skipped])
 
     @cached_property
     def cache_file(self) -> Path:
         """`<data_dir>/cache/<name>-<split>-<size>-<hash>.npy`, with labels in `.labels.npy`."""
-        key = digest([CACHE_VERSION, self.fingerprint, [mtime for *_, mtime in self.sources]])
+        key = digest([CACHE_VERSION, self._sources_digest, [mtime for *_, mtime in self.sources]])
         stem = f"{self.name}-{self.split}-{self.image_size}-{key[:16]}"
         return self.data_dir / "cache" / f"{stem}.npy"
 
@@ -124,37 +151,121 @@ class ImageData(Dataset):
         check("num_classes", self.num_classes, self.num_classes in (None, count), allowed)
         if self._read() is None:
             with writing(self.cache_file.parent, self.name):
+                self._remove(self._leftovers())
                 if self._read() is None:  # no other process was faster
                     self._build()
+        elif not self._prepared:
+            self._tidy()
+        if not self._prepared:
+            self._prepared = True
+            if self.skipped and _leads():
+                logger.warning("%s", self._skipped_line())
+
+    @property
+    def _parts(self) -> dict[str, Path]:
+        """The files of the cache, beside the images: labels, and which pictures were skipped."""
+        endings = {"labels": ".labels.npy", "skipped": ".skipped.json"}
+        if self.on_error == "stop":
+            del endings["skipped"]
+        return {part: self.cache_file.with_suffix(ending) for part, ending in endings.items()}
 
     def _read(self) -> "tuple[np.ndarray | _Rows, np.ndarray] | None":
-        """The images, still on disk, and their labels; None where they are missing or damaged."""
+        """The images, still on disk, and their labels; None where they are missing or damaged.
+
+        Raises:
+            Unreachable: they are there, and cannot be read now.
+        """
         try:
             images = _mapped(self.cache_file)
-            labels = np.load(self.cache_file.with_suffix(".labels.npy"))
-        except (OSError, ValueError, EOFError):
+            labels = np.load(self._parts["labels"])
+            if "skipped" in self._parts:
+                names = json.loads(self._parts["skipped"].read_text())
+                self.skipped = [str(name) for name in names]
+        except OSError as error:
+            if error.errno not in (None, *listing.MISSING, errno.EACCES, errno.EPERM):
+                raise listing.Unreachable(self.cache_file, error, "read") from None
+            return None
+        except (ValueError, EOFError, TypeError):
             return None
         shape = (len(labels), self.channels, self.image_size, self.image_size)
         return (images, labels) if images.shape == shape else None
 
     def _build(self) -> None:
-        """Write both files under temporary names; the images take their own name last."""
-        images, labels = self.cache_file, self.cache_file.with_suffix(".labels.npy")
+        """Write all files under temporary names; the images take their own name last.
+
+        Raises:
+            InputError: pictures are damaged, and are not to be left out.
+        """
+        images, parts = self.cache_file, self._parts
         if images.exists():
             logger.warning("%s is damaged: building it again", images)
         try:
             with open(f"{images}.tmp", "wb") as file:
-                found = self._write(file)
-            with open(f"{labels}.tmp", "wb") as file:
-                np.save(file, np.array(found, dtype=np.int64))
-            durable.replace(f"{labels}.tmp", labels)
-            durable.replace(f"{images}.tmp", images)
+                labels, damaged = self._write(file)
+            if damaged and (self.on_error == "stop" or not labels):
+                raise self._refusal(damaged, len(labels) + len(damaged))
+            with open(f"{parts['labels']}.tmp", "wb") as file:
+                np.save(file, np.array(labels, dtype=np.int64))
+            self.skipped = [self._name(error.path) for error in damaged]
+            if "skipped" in parts:
+                Path(f"{parts['skipped']}.tmp").write_text(json.dumps(self.skipped))
+            for path in (*parts.values(), images):
+                durable.replace(f"{path}.tmp", path)
         finally:
-            for path in (images, labels):
+            for path in (images, *parts.values()):
                 Path(f"{path}.tmp").unlink(missing_ok=True)
 
-    def _write(self, file: BinaryIO) -> list[int]:
-        """Stream the images as one .npy array; returns their labels.
+    def _refusal(self, damaged: Sequence[Unreadable], count: int) -> InputError:
+        """That pictures are damaged, naming the first of them, and what to do."""
+        if len(damaged) == 1:
+            wrong = str(damaged[0])
+        else:
+            names = [f"{self._name(e.path)!r} ({shown(e.reason, 80)})" for e in damaged]
+            wrong = (
+                f"data: cannot read {len(damaged):,} of {count:,} images in {str(self.root)!r}: "
+                f"{listed(names, NAMED)}.\nRepair or remove them."
+            )
+        if self.on_error == "skip":
+            return InputError(f"{wrong} None is left.")
+        return InputError(f"{wrong} Or leave out what is damaged: data.on_error=skip.")
+
+    def _skipped_line(self) -> str:
+        """How many pictures are left out, and the first of them."""
+        count = len(self.skipped) + len(self)
+        return (
+            f"data.on_error=skip: left out {len(self.skipped):,} of {count:,} images, which cannot "
+            f"be read: {listed([repr(name) for name in self.skipped], NAMED)}"
+        )
+
+    def _leftovers(self) -> list[Path]:
+        """Temporary files in the cache: whoever has the lock of this data set may remove them, for
+        nobody else writes them."""
+        splits = "|".join(map(re.escape, self.splits))
+        ours = re.compile(
+            rf"{re.escape(self.name)}-({splits})-\d+-[0-9a-f]{{16}}"
+            r"\.(npy|labels\.npy|skipped\.json)\.tmp"
+        )
+        try:
+            found = listing.paths(self.cache_file.parent, "*.tmp")
+        except listing.Unreachable as error:
+            logger.warning("%s What stopped builds have left in it stays.", error)
+            return []
+        return [path for path in found if ours.fullmatch(path.name)]
+
+    def _tidy(self) -> None:
+        """Remove what stopped builds have left, if none is at work now."""
+        with suppress(OSError, file_locks.Taken):
+            if self._leftovers():
+                with file_locks.held(self.cache_file.with_name(f"{self.name}.lock")):
+                    self._remove(self._leftovers())
+
+    @staticmethod
+    def _remove(paths: Iterable[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    def _write(self, file: BinaryIO) -> tuple[list[int], list[Unreadable]]:
+        """Stream the images as one .npy array; returns their labels, and what cannot be read.
 
         Plain writes: a full disk is an error to them, but a SIGBUS to a store into a memory map.
         The header comes again when the length is known; numpy leaves room in it for that.
@@ -163,16 +274,31 @@ class ImageData(Dataset):
         header = {"descr": "|u1", "fortran_order": False, "shape": (0, *shape)}
         np.lib.format.write_array_header_1_0(file, header)
         labels: list[int] = []
+        damaged: list[Unreadable] = []
         images = self.images(self.split)
-        pairs = iter(tqdm(images, f"caching {self.name}", unit=" images", disable=None, delay=1))
+        pairs = images.pairs() if isinstance(images, ImageFiles) else images
+        bar = tqdm(pairs, f"caching {self.name}", unit=" images", disable=None, delay=1)
+        items = iter(bar)
         with ThreadPoolExecutor() as pool:  # Pillow decodes and scales without the GIL
-            while chunk := list(islice(pairs, 128)):  # so many files are open at once
+            while chunk := list(islice(items, 128)):
                 pictures, chunk_labels = zip(*chunk, strict=True)
-                file.write(np.stack(list(pool.map(self._pixels, pictures))).tobytes())
-                labels.extend(chunk_labels)
+                made = list(pool.map(self._try_pixels, pictures))
+                labels += [n for n, m in zip(chunk_labels, made, strict=True) if _is_image(m)]
+                damaged += [m for m in made if not _is_image(m)]
+                if damaged:
+                    bar.set_postfix(damaged=len(damaged))
+                if not damaged or self.on_error == "skip":  # else all that counts is their names
+                    file.write(b"".join(m.tobytes() for m in made if _is_image(m)))
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, header | {"shape": (len(labels), *shape)})
-        return labels
+        return labels, damaged
+
+    def _try_pixels(self, picture: Image.Image | Path) -> np.ndarray | Unreadable:
+        """uint8 (C, H, W) of a picture, or of a file; or what is wrong with it."""
+        try:
+            return self._pixels(open_image(picture) if isinstance(picture, Path) else picture)
+        except Unreadable as error:
+            return error
 
     def read(self, path: Path) -> Tensor:
         """Any picture file as it would be in this data set: uint8 (C, H, W).
@@ -338,6 +464,24 @@ _CURES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space there"),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "Make it writable"),
 }
+
+
+def _stat(path: Path) -> os.stat_result:
+    """Of a file; of the link itself, where it leads nowhere: reading it says so."""
+    found = listing.stat(path) or listing.stat(path, follow_links=False)
+    if found is None:
+        raise InputError(f"data: there is no file {str(path)!r} any more. Try again.")
+    return found
+
+
+def _is_image(made: np.ndarray | Unreadable) -> bool:
+    return isinstance(made, np.ndarray)
+
+
+def _leads() -> bool:
+    """Whether this process is the first of those that train together, which says what all see."""
+    known = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return not known or torch.distributed.get_rank() == 0
 
 
 def digest(value: Any) -> str:

@@ -1,19 +1,25 @@
 """Any tree of PNG, JPEG, WebP or BMP files."""
 
+import heapq
 import os
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ddpm import listing, run_dir
 from ddpm.data.base import ImageData, ImageFiles
-from ddpm.errors import InputError
+from ddpm.errors import InputError, listed, shown
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
+NAMED = 5  # folders or endings in a line
 
 
 class Folder(ImageData):
-    """The images below `root`, in the order of their paths; hidden files and folders are left out.
+    """The images below `root`, in the order of their paths. Left out are hidden files and folders,
+    and folders that hold a run of this program, whose previews are no images of the data set.
 
     The folders directly below `root` are the classes if every image lies in one of them.
     """
@@ -24,7 +30,7 @@ class Folder(ImageData):
         super().__init__(**arguments)
         if not root:
             raise InputError("data.root: say where the images are, data.root=/path/to/a/folder")
-        self.root = Path(root).expanduser()
+        self.root = Path(os.path.expanduser(root))
 
     @cached_property
     def class_names(self) -> list[str] | None:
@@ -32,21 +38,55 @@ class Folder(ImageData):
         return sorted(folders) if "" not in folders else None
 
     def files(self, split: str) -> list[Path]:
-        if not self.root.is_dir():
-            raise InputError(f"data.root: there is no folder {str(self.root.absolute())!r}")
-        files: list[str] = []
-        for folder, subfolders, names in os.walk(self.root, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            files += [os.path.join(folder, name) for name in names if not name.startswith(".")]
-        images = [Path(file) for file in sorted(files) if file.lower().endswith(SUFFIXES)]
-        if not images:
-            counts = Counter(Path(file).suffix or "without suffix" for file in files).most_common(5)
-            found = ", ".join(f"{count} {suffix!r}" for suffix, count in counts) or "no files"
+        try:
+            tree = self._tree()
+        except listing.Unreachable as error:
             raise InputError(
-                f"data.root: no images in {str(self.root.absolute())!r} (found: {found}).\n"
+                f"data.root: {error}\n"
+                "Its images would be missing: mend that, or choose another data.root."
+            ) from error
+        images = [file for file in sorted(tree.files) if file.lower().endswith(SUFFIXES)]
+        others = [file for file in tree.files if not file.lower().endswith(SUFFIXES)]
+        if not images:
+            raise InputError(
+                f"data.root: no images in {str(self.root.absolute())!r} "
+                f"(found: {_endings(others) or 'no files'}).\n"
                 f"Read are {', '.join(SUFFIXES)}, also in folders within."
             )
-        return images
+        cache = os.path.abspath(self.data_dir / "cache")  # perhaps within `root`
+        others = [file for file in others if os.path.dirname(os.path.abspath(file)) != cache]
+        self.notes = list(self._notes(tree, others))
+        return [Path(file) for file in images]
+
+    def _tree(self) -> "Tree":
+        """What is below the root.
+
+        Raises:
+            InputError: there is no such folder, a run has begun in it, or `Unreachable`.
+        """
+        if not listing.exists(self.root) or not self.root.is_dir():
+            raise InputError(f"data.root: there is no folder {str(self.root.absolute())!r}")
+        if run_dir.holds_run({entry.name for entry in listing.entries(self.root)}):
+            raise InputError(
+                f"data.root: {str(self.root.absolute())!r} is the folder of a run (config.yaml), "
+                "whose previews would be among the images.\n"
+                "Move the images to a folder of their own, or choose a folder within, as samples."
+            )
+        return walk(str(self.root))
+
+    def _notes(self, tree: "Tree", others: Sequence[str]) -> Iterator[str]:
+        """What was left out, in one line for each reason."""
+        if tree.again:
+            yield f"read once, though links lead to them again: {self._folders(tree.again)}"
+        if tree.runs:
+            yield f"left out, because they hold runs: {self._folders(tree.runs)}"
+        if others:
+            yield f"left out by their endings: {_endings(others)}"
+
+    def _folders(self, paths: Sequence[str]) -> str:
+        """`2 folders (cats/back, dogs/back)`."""
+        names = [shown(os.path.relpath(path, self.root), 100) for path in sorted(paths)]
+        return f"{len(paths)} folder{'s' * (len(paths) > 1)} ({listed(names, NAMED)})"
 
     def images(self, split: str) -> ImageFiles:
         paths = [self.root / name for name, *_ in self.sources]
@@ -54,3 +94,58 @@ class Folder(ImageData):
         return ImageFiles(
             paths, [index.get(name.partition("/")[0], 0) for name, *_ in self.sources]
         )
+
+
+@dataclass
+class Tree:
+    """What `walk` has found, as paths.
+
+    Args:
+        files: all that are no folders.
+        again: folders that had been read by another path.
+        runs: folders that hold runs.
+    """
+
+    files: list[str] = field(default_factory=list)
+    again: list[str] = field(default_factory=list)
+    runs: list[str] = field(default_factory=list)
+
+
+def walk(root: str) -> Tree:
+    """All files below a folder, but for hidden ones and those of runs. Links are followed; each
+    folder is read once, by its real path if that is below the root, so that no circle is endless.
+
+    Raises:
+        Unreachable: a folder cannot be listed.
+    """
+    tree = Tree()
+    met: set[tuple[int, int] | str] = set()
+    todo = [(False, root)]  # a heap: real folders first, then links, each by their paths
+    while todo:
+        _, folder = heapq.heappop(todo)
+        found = listing.stat(folder)
+        # Not every file system numbers its folders.
+        numbered = found is not None and found.st_ino
+        identity = (found.st_dev, found.st_ino) if numbered else os.path.realpath(folder)
+        if identity in met:
+            tree.again.append(folder)
+            continue
+        met.add(identity)
+        inside = listing.entries(folder, needed=True)
+        if folder != root and run_dir.holds_run({entry.name for entry in inside}):
+            tree.runs.append(folder)
+            continue
+        for entry in inside:
+            if entry.name.startswith("."):
+                continue
+            if listing.is_folder(entry):
+                heapq.heappush(todo, (entry.is_symlink(), entry.path))
+            else:
+                tree.files.append(entry.path)
+    return tree
+
+
+def _endings(files: Sequence[str]) -> str:
+    """`3 '.gif', 1 '.txt'`: the most frequent endings."""
+    counts = Counter(Path(file).suffix.lower() or "without suffix" for file in files)
+    return listed([f"{n} {shown(ending, 20)!r}" for ending, n in counts.most_common()], NAMED)

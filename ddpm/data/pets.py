@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import ClassVar
 
+from ddpm import listing
 from ddpm.data.base import ImageData, ImageFiles, fetch
 
 BY_HAND = (
@@ -28,9 +29,9 @@ class Pets(ImageData):
 
     def files(self, split: str) -> list[Path]:
         folder = self.root / "oxford-iiit-pet"
-        listing = "trainval.txt" if split == "train" else "test.txt"
-        photographs = sorted((folder / "images").glob("*.jpg")) or [folder / "images"]
-        return [folder / "annotations" / listing, *photographs]
+        table = "trainval.txt" if split == "train" else "test.txt"
+        photographs = listing.paths(folder / "images", "*.jpg") or [folder / "images"]
+        return [folder / "annotations" / table, *photographs]
 
     def images(self, split: str) -> ImageFiles:
         official = "trainval" if split == "train" else "test"

@@ -1,8 +1,11 @@
 """A picture file becomes a square of uint8 pixels: opened, converted, framed, scaled."""
 
+import errno
 import math
 import os
+import resource
 import stat
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,13 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from ddpm.errors import InputError, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # the well-trodden ones of Pillow's many parsers
 MODES = {1: "L", 3: "RGB"}
 FITS = ("crop", "pad", "resize")
+
+# Text and colour profile of a PNG, unpacked, in bytes. Pillow allows 1 MB, and good pictures have
+# more: prompts, edit histories, profiles of printers. Without a bound 64 kB could become 64 MB.
+MAX_TEXT = 64 * 1024**2
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
+
+# What the file system can say that is about the picture itself; whatever else it says is about the
+# machine: too many open files, no memory, a disk or a network that fails.
+_OF_THE_PICTURE = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EINVAL, errno.ENXIO),
+)
+_LEVELS = {"L;2": 3, "L;4": 15}  # of grey, from 0; Pillow stretches them to 255
+_opening = threading.Lock()  # for the filter of warnings, which all threads share
 
 Box = tuple[float, float, float, float]
 ORIENTATION = 0x0112  # EXIF
@@ -30,25 +47,62 @@ class Unreadable(InputError):
         super().__init__(
             f"data: cannot read image {str(path)!r} ({shown(reason, 200)}). Repair or remove it."
         )
-        self.reason = reason
+        self.path, self.reason = Path(path), reason
+
+
+class OutOfReach(InputError):
+    """A picture that this machine cannot read now, whatever is in it."""
+
+    def __init__(self, path: str | Path, error: Exception) -> None:
+        self.reason = getattr(error, "strerror", None) or str(error) or "no memory left"
+        super().__init__(
+            f"data: cannot read image {str(path)!r} ({shown(self.reason, 200)}), which is not the "
+            f"picture's fault. {_advice(getattr(error, 'errno', None) or errno.ENOMEM)}"
+        )
+
+
+def _advice(code: int) -> str:
+    if code == errno.EMFILE:
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"This process may have {most} files open at a time: raise that, by ulimit -n."
+    return {
+        errno.ENFILE: "All programs of this machine together have too many files open.",
+        errno.ENOMEM: "Free some memory.",
+        errno.EACCES: "Make it readable.",
+        errno.EPERM: "Make it readable.",
+    }.get(code, "Look after the disk or the network it lies on, and try again.")
 
 
 def open_image(path: Path) -> Image.Image:
-    """A PNG, JPEG, WebP or BMP file, not decoded yet; `InputError` for others and huge ones."""
+    """A PNG, JPEG, WebP or BMP file, not decoded yet.
+
+    Raises:
+        Unreadable: it is another file, or too huge.
+        OutOfReach: the machine cannot read it now.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would make us wait for ever
             raise Unreadable(path, "not a file")
-        with warnings.catch_warnings():
+        with _opening, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return Image.open(path, formats=FORMATS)
-    except Image.UnidentifiedImageError as error:
-        raise Unreadable(path, "not a PNG, JPEG, WebP or BMP file") from error
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise Unreadable(path, str(error)) from error
-    except Unreadable:
+    except InputError:
         raise
     except Exception as error:  # whatever a parser meets in a file that lies
-        raise Unreadable(path, getattr(error, "strerror", None) or _said(error)) from error
+        raise _fault(path, error) from error
+
+
+def _fault(path: str | Path, error: Exception) -> InputError:
+    """What to raise for an error that came up while a picture was opened or decoded."""
+    code = getattr(error, "errno", None)
+    no_memory = isinstance(error, MemoryError) or "out of memory" in str(error)  # a decoder's
+    if no_memory or (code is not None and code not in _OF_THE_PICTURE):
+        return OutOfReach(path, error)
+    if isinstance(error, Image.UnidentifiedImageError):
+        return Unreadable(path, "not a PNG, JPEG, WebP or BMP file")
+    if "MAX_TEXT_" in str(error):
+        return Unreadable(path, f"more than {MAX_TEXT // 1024**2} MB of text or colour profile")
+    return Unreadable(path, getattr(error, "strerror", None) or _said(error))
 
 
 def _said(error: Exception) -> str:
@@ -65,6 +119,10 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def pairs(self) -> list[tuple[Path, int]]:
+        """Paths and labels; nothing is opened."""
+        return list(zip(map(Path, self.paths), self.labels, strict=True))
+
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
         yield from zip(map(open_image, self.paths), self.labels, strict=True)
 
@@ -80,17 +138,54 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def convert(image: Image.Image, mode: str, background: int) -> Image.Image:
-    """8-bit `L` or `RGB`: 16-bit grey is scaled, transparency laid over a grey background."""
-    if image.mode.startswith("I"):  # Pillow itself would clip at 255
-        image = Image.fromarray(
-            ((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8)
-        )
-    elif image.has_transparency_data:
+    """8-bit `L` or `RGB`, as a viewer shows it: 16-bit grey is scaled, what is transparent by an
+    alpha channel, a palette or a colour named in the file is laid over a grey background. Gamma and
+    colour profiles are left alone, as Pillow does. The orientation stays in `info`."""
+    image = _eight_bits(image)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (background, background, background, 255))
         canvas.alpha_composite(image.convert("RGBA"))
         canvas.info = image.info  # its orientation
         image = canvas
     return image.convert(mode)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The picture with 8 bits for each channel, its metadata, and the right pixels transparent.
+
+    A PNG without alpha channel can name one colour that is transparent (tRNS), in the depth of the
+    file. Pillow compares it with pixels in a depth of its own: shallow grey is stretched by then,
+    16-bit grey clipped, and of 16-bit colours half the bits are gone.
+    """
+    colour, raw = image.info.get("transparency"), _raw_mode(image)
+    if raw in _LEVELS and isinstance(colour, int):
+        most = _LEVELS[raw]
+        image.info["transparency"] = (colour & most) * 255 // most
+    if image.mode.startswith("I"):
+        deep = np.asarray(image).clip(0, 65535).astype(np.uint32)  # (H, W)
+        pixels = ((deep + 128) // 257).astype(np.uint8)
+        matches = deep == colour if isinstance(colour, int) else None
+    elif raw == "RGB;16B" and isinstance(colour, tuple):
+        low = Image.open(image.fp, formats=("PNG",))
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
+        lower_bytes = np.asarray(low).astype(np.uint32)  # (H, W, 3)
+        pixels = np.asarray(image)
+        matches = (pixels * np.uint32(256) + lower_bytes == colour).all(axis=-1)
+    else:
+        return image
+    made = Image.fromarray(pixels)
+    if matches is not None:
+        made.putalpha(Image.fromarray(np.where(matches, 0, 255).astype(np.uint8)))
+    made.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return made
+
+
+def _raw_mode(image: Image.Image) -> str | None:
+    """How the pixels of a PNG that is not decoded yet lie in the file, as `L;4` or `RGB;16B`."""
+    tiles = getattr(image, "tile", None)
+    return tiles[0].args if tiles and isinstance(tiles[0].args, str) else None
 
 
 def frame(
@@ -122,6 +217,9 @@ def square(
     `fit`: `crop` scales the centre square (its side: `center_crop` pixels, None: the shorter side),
     `resize` stretches the whole, `pad` shrinks what is too large, enlarges nothing and centres it.
     `background`: grey level 0..255 behind transparent and padded pixels.
+
+    Raises:
+        Unreadable, OutOfReach: as for `open_image`.
     """
     width, height = image.size
     (left, top, right, bottom), target = frame(width, height, image_size, fit, center_crop)
@@ -130,11 +228,11 @@ def square(
         zoom = 2 * max(target[0] / (right - left), target[1] / (bottom - top))
         image.draft(None, (math.ceil(width * zoom), math.ceil(height * zoom)))
         decoded = convert(image, MODES[channels], background)
+        x, y = decoded.width / width, decoded.height / height
+        box = left * x, top * y, min(right * x, decoded.width), min(bottom * y, decoded.height)
+        scaled = decoded.resize(target, resample, box)
     except Exception as error:  # whatever a decoder meets in a file that lies
-        raise Unreadable(getattr(image, "filename", "?"), _said(error)) from error
-    x, y = decoded.width / width, decoded.height / height
-    box = left * x, top * y, min(right * x, decoded.width), min(bottom * y, decoded.height)
-    scaled = decoded.resize(target, resample, box)
+        raise _fault(getattr(image, "filename", None) or "?", error) from error
     with suppress(Exception):  # of damaged metadata
         ImageOps.exif_transpose(scaled, in_place=True)
     w, h = scaled.size

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ddpm.data.pictures import Unreadable
+from ddpm.data.pictures import OutOfReach, Unreadable
 from ddpm.errors import InputError
 
 Made = TypeVar("Made")
@@ -20,3 +20,5 @@ def read_picture(key: str, path: str, read: Callable[[Path], Made], hint: str = 
         return read(Path(path))
     except Unreadable as error:
         raise InputError(f"{key}: cannot read {path!r} ({error.reason}).{hint}") from error
+    except OutOfReach as error:
+        raise InputError(f"{key}: {str(error).removeprefix('data: ')}") from error

@@ -1,9 +1,13 @@
 """What a run that is done gives to its trackers: its last checkpoint, and what it drew."""
 
+import logging
 from pathlib import Path
 
+from ddpm import listing
 from ddpm.checkpoint import list_checkpoints
 from ddpm.trackers.base import Trackers, grid_files
+
+logger = logging.getLogger(__name__)
 
 PICTURES = 1000  # single ones, at most; of larger lots the grid alone is shown around
 BESIDE = ("grid.png", "strip.png", "denoising.gif", "labels.json")
@@ -11,9 +15,15 @@ BESIDE = ("grid.png", "strip.png", "denoising.gif", "labels.json")
 
 def offer(tracker: Trackers, folder: Path, step: int, *, trains: bool) -> None:
     """Name the files that are on the disk; a tracker takes what it wants."""
-    if trains and (checkpoints := list_checkpoints(folder / "checkpoints")):
+    try:
+        checkpoints = list_checkpoints(folder / "checkpoints") if trains else []
+        samples = drawn(folder, trains=trains)
+    except listing.Unreachable as error:  # the run itself is done
+        logger.warning("The trackers get no files: %s", error)
+        return
+    if checkpoints:
         tracker.log_files("model", step, checkpoints[-1:], final=True)
-    tracker.log_files("samples", step, drawn(folder, trains=trains), final=True)
+    tracker.log_files("samples", step, samples, final=True)
 
 
 def drawn(folder: Path, *, trains: bool) -> list[Path]:
@@ -21,6 +31,6 @@ def drawn(folder: Path, *, trains: bool) -> list[Path]:
     if trains:
         previews = grid_files(folder, "samples")
         return [previews[max(previews)]] if previews else []
-    pictures = sorted((folder / "samples").glob("*.png"))
+    pictures = listing.paths(folder / "samples", "*.png")
     beside = [folder / name for name in BESIDE if (folder / name).is_file()]
     return [*(pictures if len(pictures) <= PICTURES else []), *beside]

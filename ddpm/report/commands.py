@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from ddpm import shell
+from ddpm import listing, shell
 from ddpm.report import changes
 from ddpm.report.runs import RunRecord
 
@@ -31,7 +31,11 @@ def _is_setting(word: str) -> bool:
 
 def sample(run: RunRecord) -> str | None:
     """The command that draws images from a trained run's newest checkpoint, if it has one."""
-    if run.job != "train" or not any((run.folder / "checkpoints").glob("*.pt")):
+    try:
+        saved = listing.paths(run.folder / "checkpoints", "*.pt")
+    except listing.Unreachable:  # is one of the run's problems
+        return None
+    if run.job != "train" or not saved:
         return None
     return shell.command("job=sample", shell.word("checkpoint", place(run.folder)))
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from ddpm.data.pictures import Unreadable, convert, open_image
+from ddpm.data.pictures import OutOfReach, Unreadable, convert, open_image
 from ddpm.errors import shown
 from ddpm.report.runs import RunRecord
 from ddpm.report.study import Study
@@ -114,7 +114,7 @@ def _encoded(
             if max(image.size) > MAX_SIDE:
                 raise Unreadable(file, f"{image.width} x {image.height} pixels")
             picture = convert(image, "L" if image.mode in ("1", "L") else "RGB", 255)
-    except Unreadable as error:
+    except (Unreadable, OutOfReach) as error:
         problems[file] = f"{file.parent.parent.name}: {file.name} cannot be read ({error.reason})."
         return None
     except Exception as error:  # whatever a decoder meets in a file that lies

@@ -2,15 +2,15 @@
 checked, and where it is damaged the record says so."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ddpm import run_dir
+from ddpm import listing, run_dir
 from ddpm.errors import InputError, shown
 from ddpm.metrics import is_number, parse, read_tail
 from ddpm.untrusted import Refused, read_json, read_yaml
@@ -29,6 +29,7 @@ _MOST_UNTIL = 20  # configurations of before that are read, the newest
 _PREVIEW = re.compile(r"step-(\d{1,12})\.png")
 _GRIDS = ("grid.png", "strip.png")  # of jobs that sample
 
+_T = TypeVar("_T")
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, (n,) each, all finite
 
 
@@ -106,13 +107,15 @@ def read(folder: Path) -> RunRecord:
         InputError: the folder is not that of a run.
     """
     folder = Path(folder)
-    if not any((folder / name).exists() for name in ("config.yaml", "status.json")):
-        raise InputError(f"{folder} is not the folder of a run (no config.yaml, no status.json).")
     problems: list[str] = []
+    names = ("config.yaml", "status.json")
+    if not any(_seen(True, problems, listing.exists, folder / name) for name in names):
+        raise InputError(f"{folder} is not the folder of a run (no config.yaml, no status.json).")
     config = _config(folder, problems)
     status = read_object(folder / "status.json", problems)
     metrics = _metrics(folder / "metrics.jsonl", problems)
-    if changed := len(list(folder.glob("config.until-step-*.yaml"))):
+    before = _seen([], problems, listing.paths, folder, "config.until-step-*.yaml")
+    if changed := len(before):
         often = "once" if changed == 1 else f"{changed} times"
         problems.append(f"its settings or the code changed {often} on the way (config.until-*)")
     state = status.get("state", "unknown" if status or metrics else "waiting")
@@ -120,7 +123,8 @@ def read(folder: Path) -> RunRecord:
         state = "unknown"
     if state == "running" and not run_dir.is_locked(folder):
         state = "killed"
-    grids = [folder / name for name in _GRIDS if (folder / name).is_file()]
+    grids = [folder / n for n in _GRIDS if _seen(False, problems, listing.exists, folder / n)]
+    _seen([], problems, listing.paths, folder / "checkpoints")
     error = status.get("error")
     return RunRecord(
         folder=folder,
@@ -132,11 +136,20 @@ def read(folder: Path) -> RunRecord:
         error=None if error is None else shown(error, 2000),
         about=read_object(folder / "about.json", problems),
         metrics=metrics,
-        pictures=_pictures(folder / "samples"),
+        pictures=_pictures(_seen([], problems, listing.paths, folder / "samples", "step-*.png")),
         grid=grids[0] if grids else None,
-        before=tuple(_before(folder)),
-        problems=tuple(problems),
+        before=tuple(_before(before)),
+        problems=tuple(dict.fromkeys(problems)),
     )
+
+
+def _seen(otherwise: _T, problems: list[str], look: Callable[..., _T], *arguments: Any) -> _T:
+    """What a function of `listing` finds; where it cannot, `otherwise`, and the problem is kept."""
+    try:
+        return look(*arguments)
+    except listing.Unreachable as error:
+        problems.append(str(error).removesuffix("."))
+        return otherwise
 
 
 def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
@@ -157,9 +170,9 @@ def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
     return config
 
 
-def _before(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Steps, and the configurations until there; what is damaged is left out."""
-    named = ((_UNTIL.fullmatch(path.name), path) for path in folder.glob("config.until-step-*"))
+    named = ((_UNTIL.fullmatch(path.name), path) for path in files)
     for step, path in sorted((int(match[1]), path) for match, path in named if match)[
         -_MOST_UNTIL:
     ]:
@@ -171,8 +184,12 @@ def _before(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield step, config
 
 
-def read_object(file: Path, problems: list[str]) -> dict[str, Any]:
-    """A small JSON file; empty where there is none. What is wrong with it goes to `problems`."""
+def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:
+    """A small JSON file; empty where there is none. What is wrong with it goes to `problems`.
+
+    Raises:
+        OSError, Refused: without `problems`, what is wrong.
+    """
     try:
         if regular_size(file) > MAX_JSON:
             raise Refused(f"larger than {MAX_JSON // 1024} KiB")
@@ -180,6 +197,8 @@ def read_object(file: Path, problems: list[str]) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, Refused) as error:
+        if problems is None:
+            raise
         problems.append(f"{file.name} is damaged: {shown(error, 200)}")
         return {}
     return found if isinstance(found, dict) else {}
@@ -212,8 +231,8 @@ def _metrics(file: Path, problems: list[str]) -> dict[str, Series]:
     }
 
 
-def _pictures(folder: Path) -> dict[int, Path]:
-    named = ((_PREVIEW.fullmatch(path.name), path) for path in folder.glob("step-*.png"))
+def _pictures(files: list[Path]) -> dict[int, Path]:
+    named = ((_PREVIEW.fullmatch(path.name), path) for path in files)
     return dict(sorted((int(match[1]), path) for match, path in named if match))
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ddpm import durable, run_dir
 from ddpm.errors import shown
+from ddpm.listing import MISSING
 from ddpm.metrics import parse, read_tail
 from ddpm.report import numbers
 from ddpm.report.numbers import NONE
@@ -25,7 +26,8 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Job:
-    """What a line tells. `left` and `whole`: seconds still to go and in all, where known."""
+    """What a line tells. `left` and `whole`: seconds still to go and in all, where known;
+    `unread`: the first of its files that could not be read, and why."""
 
     folder: Path
     words: list[str]
@@ -37,6 +39,7 @@ class Job:
     left: float | None
     whole: float | None
     error: str
+    unread: str
 
 
 def table(folders: Sequence[Path], width: int | None = None) -> str:
@@ -77,13 +80,14 @@ def time_left(jobs: Sequence[Job]) -> float | None:
 
 def read(folder: Path) -> Job:
     """How a job stands. Of its files only those are read that have changed since the last time."""
-    status = _cached(folder / "status.json", lambda file: read_object(file, []), {})
-    words, batch = _cached(folder / "config.yaml", _words, ([], None))
-    last = _cached(folder / "metrics.jsonl", _last, {})
+    unread: list[str] = []
+    status = _cached(folder / "status.json", read_object, {}, unread)
+    words, batch = _cached(folder / "config.yaml", _words, ([], None), unread)
+    last = _cached(folder / "metrics.jsonl", _last, {}, unread)
     refused = status.get("words")  # of a job that has no configuration
     if not words and isinstance(refused, list):
         words = [shown(word, 200) for word in refused if not str(word).startswith("sweep=")]
-    state = status.get("state", "waiting")
+    state = status.get("state", "unknown" if unread else "waiting")
     if state not in run_dir.STATES:
         state = "unknown"
     if state == "running" and not run_dir.is_locked(folder):
@@ -108,20 +112,26 @@ def read(folder: Path) -> Job:
         left=left if state == "running" else None,
         whole=whole,
         error=shown(status["error"], 200) if isinstance(status.get("error"), str) else "",
+        unread=unread[0] if unread else "",
     )
 
 
 _seen: dict[Path, tuple[tuple[int, ...] | None, Any]] = {}
 
 
-def _cached(file: Path, read_file: Callable[[Path], _T], otherwise: _T) -> _T:
-    """What a function makes of a file; of one that has not changed, what it made before."""
+def _cached(file: Path, read_file: Callable[[Path], _T], otherwise: _T, unread: list[str]) -> _T:
+    """What a function makes of a file; of one that has not changed, what it made before. A file
+    that is there and cannot be read is named in `unread`."""
     try:
         stamp = durable.stamp(file)
         if stamp is None or file not in _seen or _seen[file][0] != stamp:
             _seen[file] = stamp, read_file(file)
         return _seen[file][1]
-    except (OSError, Refused):
+    except Refused:
+        return otherwise
+    except OSError as error:
+        if error.errno not in MISSING:
+            unread.append(f"{file.name} cannot be read ({error.strerror})")
         return otherwise
 
 
@@ -168,8 +178,14 @@ def _row(name: str, job: Job, words: str) -> tuple[str, ...]:
         numbers.number(job.loss),
         NONE if job.speed is None else f"{job.speed:,.0f}",
         numbers.duration(job.left),
-        f"{job.state}: {job.error}" if job.error and job.state != "done" else job.state,
+        _state(job),
     )
+
+
+def _state(job: Job) -> str:
+    """The state, and what there is to say of it."""
+    why = job.unread or (job.error if job.state != "done" else "")
+    return f"{job.state}: {why}" if why else job.state
 
 
 def _fitted(rows: Sequence[tuple[str, ...]], width: int) -> list[int]:

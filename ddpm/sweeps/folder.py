@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ddpm import catalog, durable, file_locks, inherit, run_dir, wandb_settings
+from ddpm import catalog, durable, file_locks, inherit, listing, run_dir, wandb_settings
 from ddpm.errors import InputError
 from ddpm.paths import as_text
 from ddpm.plan import Plan
@@ -59,12 +59,18 @@ _read: dict[Path, tuple[tuple[int, ...] | None, str | None]] = {}
 
 def _identity_in(file: Path) -> str | None:
     """What a configuration's result depends on; None where it is damaged: that job begins anew, in
-    another folder."""
+    another folder.
+
+    Raises:
+        Unreachable: it cannot be read, which may pass.
+    """
     file = file.absolute()
     stamp = durable.stamp(file)
     if stamp is None or file not in _read or _read[file][0] != stamp:
         try:
             _read[file] = stamp, identity(run_dir.read_config(file.parent))
+        except listing.Unreachable:
+            raise
         except InputError as error:
             logger.warning("%s The job begins anew in another folder.", error)
             _read[file] = stamp, None
@@ -92,10 +98,11 @@ class SweepFolder:
             raise InputError(
                 f"{self.path}: cannot be the folder of a sweep ({error.strerror})."
             ) from None
-        self._clean()
-        for file in sorted(_files(self.path, "config.yaml"), key=_by_number):
-            if (found := _identity_in(file)) is not None:
-                self.known.setdefault(found, []).append(file.parent)
+        try:
+            self._take_stock()
+        except BaseException:
+            self._lock.release()
+            raise
         return self
 
     def __exit__(
@@ -106,14 +113,21 @@ class SweepFolder:
     ) -> None:
         self._lock.release()
 
+    def _take_stock(self) -> None:
+        """Find the jobs that are there, after what is left of others was removed."""
+        self._clean()
+        for file in sorted(_files(self.path, "config.yaml"), key=_by_number):
+            if (found := _identity_in(file)) is not None:
+                self.known.setdefault(found, []).append(file.parent)
+
     def _clean(self) -> None:
         """Remove what a kill left half-made, and what is known of jobs that were refused."""
-        for left in self.path.glob(".*.tmp"):
+        for left in listing.paths(self.path, ".*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         for file in _files(self.path, "status.json") if self.begins else []:
             if (
                 "words" in run_dir.read_status(file.parent)
-                and len(list(file.parent.iterdir())) == 1
+                and len(listing.entries(file.parent)) == 1
             ):
                 shutil.rmtree(file.parent, ignore_errors=True)
 
@@ -149,8 +163,8 @@ class SweepFolder:
         used = {_number(file.parent) for file in _files(self.path, "config.yaml")}
         for candidate in (*{number} - used, self._next(), self._next() + 1):
             folder = self.path / self.subdir(candidate)
-            refused = (folder / "status.json").exists() and not (folder / "config.yaml").exists()
-            if not (folder / "config.yaml").exists() and not (unused and refused):
+            taken = listing.exists(folder / "config.yaml")
+            if not taken and not (unused and listing.exists(folder / "status.json")):
                 return folder
         raise InputError(
             f"hydra.sweep.subdir: {folder.name} would be the folder of several jobs; put "
@@ -159,7 +173,7 @@ class SweepFolder:
 
     def _next(self) -> int:
         """A number above all that stand before the names of folders."""
-        return 1 + max((_number(path) for path in self.path.iterdir()), default=-1)
+        return 1 + max((_number(path) for path in listing.paths(self.path)), default=-1)
 
 
 def go_on(plan: Plan) -> Plan:
@@ -169,7 +183,7 @@ def go_on(plan: Plan) -> Plan:
         InputError: the folder is another run's.
     """
     file = plan.output_dir / "config.yaml"
-    if file.exists() and _identity_in(file) == identity(plan.hparams):
+    if listing.exists(file) and _identity_in(file) == identity(plan.hparams):
         return _begun(plan, plan.output_dir)
     run_dir.check_free(plan.output_dir)
     return plan
@@ -204,8 +218,13 @@ def elsewhere(folder: Path) -> str:
 
 
 def _files(path: Path, name: str) -> list[Path]:
-    """The files of this name in the folders of jobs; what begins with a dot is not there yet."""
-    return [file for file in path.glob(f"*/{name}") if not file.parent.name.startswith(".")]
+    """The files of this name in the folders of jobs; what begins with a dot is not there yet.
+
+    Raises:
+        Unreachable: nobody can say whether a folder holds one: its job would begin anew.
+    """
+    folders = [folder for folder in listing.paths(path) if not folder.name.startswith(".")]
+    return [folder / name for folder in folders if listing.exists(folder / name)]
 
 
 def _by_number(file: Path) -> tuple[int, str]:
@@ -219,8 +238,18 @@ def _number(folder: Path) -> int:
 
 
 def jobs(path: Path) -> list[Path]:
-    """The folders of a sweep's jobs, in their order."""
-    found = {
-        file.parent for name in ("config.yaml", "status.json") for file in path.glob(f"*/{name}")
-    }
+    """The folders of a sweep's jobs, in their order; also those that cannot be looked into.
+
+    Raises:
+        Unreachable: the sweep's folder itself cannot be listed.
+    """
+    found = [folder for folder in listing.paths(path) if is_job(folder)]
     return sorted(found, key=lambda folder: (_number(folder), folder.name))
+
+
+def is_job(folder: Path) -> bool:
+    """Whether a folder holds a job; also where nobody can say: whoever reads it says why."""
+    try:
+        return any(listing.exists(folder / name) for name in ("config.yaml", "status.json"))
+    except listing.Unreachable:
+        return True

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
+from ddpm import listing
 from ddpm.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,8 @@ def grid_file(run_dir: Path, name: str, step: int) -> Path:
 
 def grid_files(run_dir: Path, name: str) -> dict[int, Path]:
     """The pictures that are there, by their steps."""
-    found = {path: path.stem.removeprefix("step-") for path in (run_dir / name).glob("step-*.png")}
+    files = listing.paths(run_dir / name, "step-*.png")
+    found = {path: path.stem.removeprefix("step-") for path in files}
     return {int(step): path for path, step in found.items() if step.isdecimal()}
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ddpm import durable
+from ddpm import durable, listing
 from ddpm.images import save_png
 from ddpm.metrics import is_number, read_metrics
 from ddpm.smoothing import smooth
@@ -118,7 +118,7 @@ def import_plotting() -> None:
 
 def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
     """Take out of the file what a resume at `start_step` will write again; returns what stays."""
-    if not path.exists():
+    if not listing.exists(path):
         return []
     rows = [row for row in read_metrics(path) if row["step"] <= start_step]
     data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from ddpm import file_locks
+from ddpm import file_locks, listing
 from ddpm.durable import free_bytes, rename_folder
 from ddpm.errors import InputError, shown
 from ddpm.wb import opening
@@ -121,4 +121,4 @@ def _add_configuration(file: Path) -> None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if _FILE.fullmatch(path.name))
+    return [path for path in listing.paths(folder) if _FILE.fullmatch(path.name)]

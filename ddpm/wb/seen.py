@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ddpm import listing
+
 _BLOCK = 32768  # a .wandb file is a LevelDB log: records cut into fragments that lie in blocks
 _FULL, _FIRST, _LAST = 1, 2, 4
 _CAPTION = re.compile(r"step (\d+)")
@@ -51,11 +53,17 @@ def caption(step: int) -> str:
 def in_files(run_dir: Path) -> Seen:
     """What earlier starts of an offline run have written: `wandb sync` will upload it all."""
     seen = Seen()
-    for path in run_dir.glob("wandb/*run-*/run-*.wandb"):
+    for path in _parts(run_dir, "*run-*"):
         for number, row in read_rows(path):
             seen.rows = max(seen.rows, number + 1)
             seen.add(row)
     return seen
+
+
+def _parts(run_dir: Path, pattern: str) -> list[Path]:
+    """The file of each start of a run, in the folders whose names match."""
+    folders = listing.paths(run_dir / "wandb", pattern)
+    return [file for folder in folders for file in listing.paths(folder, "run-*.wandb")]
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -90,5 +98,5 @@ def _records(data: bytes) -> Iterator[bytes]:
 
 def mark_synced(run_dir: Path) -> None:
     """Offline parts whose rows were logged anew, online: `wandb sync` is to pass them over."""
-    for path in run_dir.glob("wandb/offline-run-*/run-*.wandb"):
+    for path in _parts(run_dir, "offline-run-*"):
         path.with_name(f"{path.name}.synced").touch()
