@@ -106,6 +106,18 @@ def to_children() -> Iterator[list[int]]:
             _hand_over(received[0], before)
 
 
+def leave_to_parent() -> None:
+    """Let signals that ask to stop mean nothing in a process that only reads ahead for another one.
+
+    A signal to a whole group of processes reaches both. The other process still needs its batches
+    to finish its step, and ends this one afterwards. A second SIGTERM counts: the other process
+    sends it to one that does not answer.
+    """
+    for number in map(_number, _ASKING):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Set the handler of all signals that ask to stop; the ones that were there."""
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows none
