@@ -25,6 +25,7 @@ from ddpm import (
     paths,
     private,
     ranks,
+    streams,
     wandb_settings,
 )
 from ddpm.config import plan
@@ -39,17 +40,20 @@ _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of
 
 def main() -> None:
     """Run what the command line asks for; exit status 0, 2 for a mistake in it, else 1."""
+    streams.protect()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are to reach us, not to be printed by Hydra
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         _prepare_arguments()
         ours_by_default()
-        _hydra_main()
+        _answer()
         if "error" in _single:
             raise _single["error"]
         if record.folder is not None and not table.summary():
             sys.exit(1)
+        if _single.get("only_prints", record.folder is None):
+            _check_printed()
     except KeyboardInterrupt as stop:
         if record.folder is not None:
             table.summary()
@@ -70,6 +74,30 @@ def main() -> None:
             message += "" if hint in message else f"\n{hint}"
         print(message, file=sys.stderr)
         sys.exit(2)
+
+
+def _answer() -> None:
+    """Let Hydra do what the command line asks for."""
+    try:
+        _hydra_main()
+    except SystemExit as end:
+        if end.code or record.folder is not None:
+            raise
+        # else Hydra has printed a help text
+
+
+def _check_printed() -> None:
+    """See that the reader got the output of a command that does nothing but print.
+
+    Exits with status 1 where a part of it is lost: without a word where the reader has gone.
+    """
+    sys.stdout.flush()
+    error = streams.loss_of("stdout")
+    if error is None:
+        return
+    if not isinstance(error, BrokenPipeError):
+        print(f"stdout: {streams.reason(error)}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _prepare_arguments() -> None:
@@ -162,8 +190,10 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     """One run; or one job of a sweep, for launchers that are not ours."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return attempt_composed(cfg)
+    job = HydraConfig.get().runtime.choices.job
+    _single["only_prints"] = job == "status"
     try:
-        if HydraConfig.get().runtime.choices.job in looking.JOBS:
+        if job in looking.JOBS:
             looking.look(cfg)
             return None
         with ranks.one_tells():

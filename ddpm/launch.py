@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessExitedException
 
-from ddpm import checkpoint, listing, ranks, run_dir, signals
+from ddpm import checkpoint, listing, ranks, run_dir, signals, streams
 from ddpm.build import build
 from ddpm.errors import InputError, ToldElsewhere, shown
 from ddpm.hardware import is_first_to_say, starts_processes
@@ -77,6 +77,7 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
         InputError: the user has to change something; ToldElsewhere where another process of the
             same run has said so in the same words.
     """
+    streams.protect()  # where this process was spawned for the run
     try:
         return _run_rank(fabric, plan)
     except InputError as error:

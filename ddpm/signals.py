@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-_ASKING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2")
+_ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 # One request may come twice: to the whole group of processes, and handed on by the parent.
 _ECHO_SECONDS = 0.5
 _TORCHRUN_SECONDS = 3.0
+_END_OF_SESSION = {signal.SIGTERM, signal.SIGHUP}  # systemd sends both, one right after the other
 
 
 class StoppedAtOnce(KeyboardInterrupt):
@@ -69,7 +70,8 @@ class GracefulStop:
             return seconds < _TORCHRUN_SECONDS
         # Ctrl-C at a terminal asks all processes at once, and the parent hands it on as well.
         handed_on = number != signal.SIGINT or multiprocessing.parent_process() is not None
-        return number == self.received and handed_on and seconds < _ECHO_SECONDS
+        same = number == self.received or {number, self.received} == _END_OF_SESSION
+        return same and handed_on and seconds < _ECHO_SECONDS
 
 
 def _parent_died() -> bool:
@@ -104,11 +106,29 @@ def to_children() -> Iterator[list[int]]:
             _hand_over(received[0], before)
 
 
+def leave_to_parent() -> None:
+    """Let signals that ask to stop mean nothing in a process that only reads ahead for another one.
+
+    A signal to a whole group of processes reaches both. The other process still needs its batches
+    to finish its step, and ends this one afterwards. A second SIGTERM counts: the other process
+    sends it to one that does not answer.
+    """
+    for number in map(_number, _ASKING):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Set the handler of all signals that ask to stop; the ones that were there."""
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows none
         return {}
-    return {number: signal.signal(number, handler) for number in map(_number, _ASKING)}
+    numbers = [number for number in map(_number, _ASKING) if not _under_nohup(number)]
+    return {number: signal.signal(number, handler) for number in numbers}
+
+
+def _under_nohup(number: int) -> bool:
+    """Whether it is the end of a terminal that this process was told to outlive."""
+    return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
 def _restore(before: dict[int, Any]) -> None:

@@ -42,7 +42,8 @@ importlib.import_module("ddpm.catalog").keys()
 CURVE = curve_of_a_loss()
 
 # Signals whose handlers this process may have changed; torch's loaders set that of SIGCHLD.
-FRESH = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGCHLD)
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+FRESH = (*ASKING, signal.SIGCHLD)
 
 SAMPLE = ["job=sample", "hardware=cpu", "tracker=local"]
 

@@ -1,9 +1,10 @@
 """Signals that ask a run to stop: step finished, saved, told, and gone on with to the bit.
 
-Covered are SIGTERM, SIGINT, SIGUSR1 and SIGUSR2 to one process and to several, to one of them and
-to the whole group; a second signal; a cluster's own handlers; a parent that dies and leaves its
-children; and two processes in one folder. What cannot be held: a signal before the run has a folder
-ends it as it would end any program, and there is nothing to save yet.
+Covered are SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 to one process and to several, to one of
+them and to the whole group; a second signal; a cluster's own handlers; a parent that dies and
+leaves its children; and two processes in one folder. test_hangup.py has more of SIGHUP. What cannot
+be held: a signal before the run has a folder ends it as it would end any program, and there is
+nothing to save yet.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ from ddpm.jobs.train import Train
 from ddpm.signals import GracefulStop
 
 RUN = [*(word for word in LONG_STEPS if "batch_size" not in word), "job.batch_size=16"]
-ALL = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
+ALL = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]
 
 
 def slowly(numbers):
@@ -91,7 +92,7 @@ def assert_goes_on(home, straight, monkeypatch):
     assert_same_run(home / "run", straight)
 
 
-@pytest.mark.parametrize("number", [*ALL[:2], *slowly(ALL[2:])], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [*ALL[:3], *slowly(ALL[3:])], ids=lambda number: number.name)
 def test_the_step_is_finished_and_saved(number, in_step, straight, tmp_path, monkeypatch):
     in_step(4, lambda: send(number))
     assert go(tmp_path, *RUN, "output_dir=run") == 128 + number, said(tmp_path)
@@ -395,10 +396,21 @@ PAIR = [
 ]
 
 
+@contextlib.contextmanager
+def as_at_a_terminal():
+    """While open, SIGHUP is not ignored, as it may be where these tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def pair(tmp_path):
     """Two processes that train, and the one that started them: (it, their ids)."""
-    parent = process(tmp_path, *PAIR, start_new_session=True)
+    with as_at_a_terminal():
+        parent = process(tmp_path, *PAIR, start_new_session=True)
     log, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
     while not (log.exists() and log.read_text().count("\n") >= 3):
         assert parent.poll() is None, parent.communicate()
@@ -439,10 +451,13 @@ def gone(pids, seconds=60):
         (os.kill, signal.SIGTERM),
         *(
             pytest.param(ask, number, marks=pytest.mark.slow)
-            for ask, number in ((os.kill, signal.SIGINT), *((os.killpg, n) for n in (2, 15)))
+            for ask, number in (
+                *((os.kill, n) for n in (1, 2)),
+                *((os.killpg, n) for n in (1, 2, 15)),
+            )
         ),
     ],
-    ids=["parent+TERM", "parent+INT", "group+INT", "group+TERM"],
+    ids=["parent+TERM", "parent+HUP", "parent+INT", "group+HUP", "group+INT", "group+TERM"],
 )
 def test_two_processes_stop_after_the_same_step(ask, number, pair, tmp_path):
     parent, children = pair

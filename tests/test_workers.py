@@ -22,7 +22,7 @@ from torch.utils.data import get_worker_info
 from tracker_parts import GRID
 from tracker_parts import said as warned
 
-from ddpm import checkpoint, run_dir
+from ddpm import checkpoint, run_dir, signals
 from ddpm.data.base import ImageData
 from ddpm.jobs import reading, run, train
 from ddpm.jobs.train import Train
@@ -170,6 +170,46 @@ def test_readers_end_with_the_run_that_is_killed_and_hold_none_of_its_locks(tmp_
     while any(map(lives, readers)):
         assert time.monotonic() < deadline, "a reader outlives the run"
         time.sleep(0.01)
+
+
+ASKING = [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 10))]
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_a_signal_to_the_whole_group_leaves_the_readers_to_the_run(number, straight, tmp_path):
+    """A cluster, systemd and a terminal send it to all processes; the step needs its images."""
+    words = [*READ_AHEAD, "job.num_workers=2", "job.max_steps=100000", "job.save_every=null"]
+    child = start(tmp_path, *words)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.stat().st_size > 0, child)
+    readers = children_of(child)
+    os.killpg(child, number)
+    assert wait(child) == 128 + number, said(tmp_path)
+    told = status_of(tmp_path / "run")
+    assert told == {"state": "preempted", "step": told["step"], "saved": told["step"]}
+    assert not any(map(lives, readers))
+
+
+def test_a_reader_can_be_ended_all_the_same():
+    """The run sends SIGTERM to one that does not answer, and again when it ends."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+
+    def read():
+        signals.leave_to_parent()
+        ready.set()
+        time.sleep(600)
+
+    reader = context.Process(target=read)
+    reader.start()
+    assert ready.wait(60)
+    for number in (1, 2, 10, 12, signal.SIGTERM):
+        os.kill(reader.pid, number)
+        reader.join(0.1)
+        assert reader.is_alive(), number
+    reader.terminate()
+    reader.join(60)
+    assert reader.exitcode == -signal.SIGTERM
 
 
 # memory

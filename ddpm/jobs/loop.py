@@ -136,14 +136,14 @@ class Loop(ABC):
         progress: Progress,
     ) -> None:
         """Steps, and what is due between them: the log first, then the checkpoint, then pictures,
-        so that whatever a kill takes is made again."""
+        so that whatever a kill takes is made again. The console comes after the checkpoint: writing
+        to it may block."""
         fabric, total = step.fabric, order.stop
         batches = load(self.data, order, fabric.device, self.num_workers)
         for n, (images, labels) in enumerate(batches, start=order.start):
             told = step(n, images, labels)
             crashpoint("train.step")
             meter.add(told)
-            progress.advance()
             done, last = n + 1, n + 1 == total
             stopping = not last and watch.stopping(done)
             saving = last or stopping or due(done, self.save_every)
@@ -151,6 +151,7 @@ class Loop(ABC):
                 raise InputError(self.why_broken(step, order, watch))
             looking = not stopping and self.is_seen_at(done, total)
             measured: dict[str, float] = {}
+            text = None
             if looking:
                 with meter.paused():
                     self.diffusion.refresh()
@@ -158,11 +159,15 @@ class Loop(ABC):
             if done % self.log_every == 0 or last or measured:
                 figures = meter.read(fabric, done) | step.knobs(n) | measured
                 run.log(done, figures)
-                progress.show(done, meter.text(figures))
-            with meter.paused():
-                if saving:
+                text = meter.text(figures)
+            if saving:
+                with meter.paused():
                     run.save(done, learned, meter, self.keep_checkpoints)
-                if looking:
+            progress.advance()
+            if text is not None:
+                progress.show(done, text)
+            if looking:
+                with meter.paused():
                     self.inspect(run, fabric, learned.ema.model, done)
             if stopping:
                 run.preempted(watch.signals.received, f"saved after step {done}")

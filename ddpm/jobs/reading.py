@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ddpm import signals
 from ddpm.data.base import ImageData
 from ddpm.durable import free_bytes
 from ddpm.errors import InputError, shown
@@ -40,6 +41,7 @@ def load(
         prefetch_factor=AHEAD if num_workers else None,
         pin_memory=device.type == "cuda",
         timeout=READER_SECONDS if num_workers else 0,
+        worker_init_fn=_init_reader,
     )
     try:
         for images, labels in started(loader):
@@ -94,6 +96,11 @@ def started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, handler)
     return batches
+
+
+def _init_reader(number: int) -> None:
+    """Called in each reader when it has set torch's handlers of signals."""
+    signals.leave_to_parent()
 
 
 def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

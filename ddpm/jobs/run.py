@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import asked, checkpoint, images, run_dir
+from ddpm import asked, checkpoint, images, run_dir, streams
 from ddpm.crash import crashpoint
 from ddpm.errors import InputError, shown
 from ddpm.hardware import describe
@@ -48,6 +48,7 @@ class Run:
     total: int | None = None  # steps, where that is known
     fingerprint: str = ""
     figures: dict[str, float] = field(default_factory=dict)
+    losses: str | None = None  # of console output, as far as they are noted in the folder
     tracker: Trackers = field(default_factory=lambda: Trackers([]))
 
     def __post_init__(self) -> None:
@@ -74,7 +75,7 @@ class Run:
         if not self.leads:
             yield
             return
-        with run_dir.lock(self.dir, new=not self.plan.resume):
+        with run_dir.lock(self.dir, new=not self.plan.resume), streams.forgetting():
             run_dir.clean(self.dir)
             asked.forget(self.dir)
             run_dir.write_config(self.dir, hparams, self.step if self.plan.resume else None)
@@ -95,6 +96,7 @@ class Run:
 
     def _write_status(self, state: str, error: str | None = None) -> None:
         """Tell how the run stands. A full disk ends no run; a checkpoint will tell of it."""
+        self._note_losses()
         with contextlib.suppress(OSError):
             run_dir.write_status(
                 self.dir,
@@ -105,6 +107,13 @@ class Run:
                 seconds=round(self.worked + time.monotonic() - self.began, 1),
                 error=error,
             )
+
+    def _note_losses(self) -> None:
+        """Note in `about.json` that lines of the console are lost, once for each stream."""
+        losses = streams.losses()
+        if losses is not None and losses != self.losses:
+            self.losses = losses
+            self.note(console=losses)
 
     def note(self, **facts: Any) -> None:
         """Keep facts that show when the run starts, for reports. A full disk is no harm."""

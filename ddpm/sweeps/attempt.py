@@ -1,5 +1,6 @@
 """One job of a sweep: tried, and a failure kept in its folder, so that the next one can come."""
 
+import contextlib
 import traceback
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddpm import asked, inherit, mistakes, ranks, run_dir
+from ddpm import asked, inherit, mistakes, ranks, run_dir, streams
 from ddpm.config import plan
 from ddpm.metrics import read_metrics
 from ddpm.perform import Preempted, perform
@@ -17,6 +18,7 @@ from ddpm.sweeps.folder import SweepFolder, elsewhere
 
 def attempt(job: freeze.Job) -> None:
     """Run a job, unless it is over or another process is at it; print what came of it."""
+    streams.protect()  # launchers may have started this process
     state = job.state
     if job.plan is None:
         return  # as was told
@@ -42,7 +44,8 @@ def attempt(job: freeze.Job) -> None:
         else:
             print(message, flush=True)
         job.error = message or repr(error)
-        _keep(job)
+        if job.plan.in_sweep and not run_dir.is_locked(job.folder):
+            keep_error(job)
 
 
 def attempt_composed(cfg: DictConfig) -> float | None:
@@ -74,7 +77,9 @@ def figure(job: freeze.Job, name: str = "train/loss") -> float | None:
     return values[-1] if values else None
 
 
-def _keep(job: freeze.Job) -> None:
-    """Note a failure where the run itself did not come to do so."""
-    if job.plan.in_sweep and not run_dir.is_locked(job.folder):
-        run_dir.change_status(job.folder, state="failed", error=job.error)
+def keep_error(job: freeze.Job) -> None:
+    """Note a failure in the job's folder where the run itself did not come to do so. A full disk
+    must not stop the jobs that come next."""
+    if job.folder is not None and job.plan.in_sweep:
+        with contextlib.suppress(OSError):
+            run_dir.change_status(job.folder, state="failed", error=job.error)

@@ -8,6 +8,7 @@ from ddpm import run_dir
 from ddpm.errors import InputError
 from ddpm.perform import Preempted
 from ddpm.signals import GracefulStop
+from ddpm.sweeps.attempt import keep_error
 from ddpm.sweeps.folder import elsewhere
 from ddpm.sweeps.freeze import Job
 from ddpm.sweeps.overview import Overview
@@ -131,8 +132,7 @@ def _started(job: Job, runner: Runner, overview: Overview) -> bool:
         one = runner.start(job)
     except InputError as error:
         job.error = str(error)
-        if job.folder is not None and job.plan.in_sweep:
-            run_dir.change_status(job.folder, state="failed", error=job.error)
+        keep_error(job)
         overview.say(f"failed   {job.text}: {job.error}")
         return False
     runner.running.append(one)
@@ -145,8 +145,7 @@ def _how(one: Running, crash: str | None) -> str:
     job = one.job
     if crash is not None:
         job.error = crash
-        if job.folder is not None and job.plan.in_sweep:
-            run_dir.change_status(job.folder, state="failed", error=crash)
+        keep_error(job)
     elif job.state == "failed" and job.folder is not None:
         job.error = run_dir.read_status(job.folder).get("error", "failed")
     if job.error is not None:

@@ -14,7 +14,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from ddpm.sweeps.child import work
+from ddpm.sweeps.child import OF_TERMINAL, work
 from ddpm.sweeps.freeze import Job
 from ddpm.sweeps.places import Place, environment
 from ddpm.sweeps.side_by_side import Runner, Running
@@ -51,7 +51,8 @@ class Slots(Runner[InSlot]):
         """Start a process that sees the devices of its place alone."""
         place = self.free.popleft()
         log = (job.folder if job.folder is not None else self.sweep / str(job.number)) / "job.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # without its folder the log is lost, not the job
+            log.parent.mkdir(parents=True, exist_ok=True)
         process = get_context("spawn").Process(target=work, args=(job, str(log)))
         with environment(place.variables), _interrupts_held():
             process.start()
@@ -94,10 +95,10 @@ class Slots(Runner[InSlot]):
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """While open, Ctrl-C waits; a process that is started meanwhile holds it until it has left the
-    terminal (`ddpm.sweeps.child`)."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """While open, the terminal's signals wait; a process that is started meanwhile holds them until
+    it has left the terminal (`ddpm.sweeps.child`)."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINAL)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINAL)

@@ -124,7 +124,8 @@ class Slurm(Runner[InQueue]):
             reason = " ".join(str(error).split())[-300:]
             raise InputError(f"Slurm refuses the job ({reason}).") from None
         if job.folder is not None:
-            (job.folder / FILE).write_text(json.dumps({"job": number}) + "\n")
+            with contextlib.suppress(OSError):  # a full disk: the next start cannot find it again
+                (job.folder / FILE).write_text(json.dumps({"job": number}) + "\n")
         return self._in_queue(job, number)
 
     def _in_queue(self, job: Job, number: str) -> InQueue:
