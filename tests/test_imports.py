@@ -51,7 +51,7 @@ ONLY = {
     "optuna": {"ddpm.sweeps.search", "ddpm.sweeps.space", "ddpm.sweeps.trials"},
 }
 
-ANYWHERE = {"ddpm.errors", "ddpm.listing"}
+ANYWHERE = {"ddpm.errors", "ddpm.listing", "ddpm.durable", "ddpm.file_locks"}
 
 # What a module may know of ours, besides ANYWHERE. A folder stands for all in it.
 LEAVES = {
@@ -132,6 +132,8 @@ LEAVES = {
     "ddpm.rules": {"ddpm.wb.limits"},
     "ddpm.errors": set(),
     "ddpm.listing": set(),
+    "ddpm.file_locks": set(),
+    "ddpm.streams": set(),
     "ddpm.plan": set(),
     "ddpm.catalog": set(),
     "ddpm.private": {"ddpm.secret_names"},
@@ -199,6 +201,7 @@ MIDDLE = {
         "ddpm.sharding",
         "ddpm.shell",
         "ddpm.signals",
+        "ddpm.streams",
     },
 }
 LAST = ["layers", "stages", "base", "pictures", "local"]  # shared by the files of their folder
