@@ -14,6 +14,7 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from omegaconf import base
 
@@ -74,7 +75,8 @@ def _merge(merge):
         at = [(d.package, d.parent, d.is_self, d.primary, d.override_key) for d in defaults]
         if not all(map(_is_unchanging, repo.get_sources())):
             return merge(self, defaults, _Copies(repo))
-        key = (*files, *at)
+        launcher = ConfigStore.instance().load("hydra/launcher/basic.yaml").node
+        key = (*files, *at, str(launcher))  # a run has another one than a bare composition
         if key not in known:
             known[key] = merge(self, defaults, _Copies(repo))
         return copy.deepcopy(known[key])
