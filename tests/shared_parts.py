@@ -14,9 +14,11 @@ import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.hydra import Hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from omegaconf import base
 
+LAUNCHER = "hydra/launcher/basic"  # a run puts its own in this place, a bare composition does not
 # Whose files do not change while the tests run; others are read each time.
 UNCHANGING = (f"file://{Path(__file__).parent.parent / 'conf'}", "pkg://hydra.conf")
 
@@ -53,7 +55,7 @@ def _load_config(load_config):
 
     def load(self, config_path):
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if source is None or not _is_unchanging(source):
+        if source is None or config_path == LAUNCHER or not _is_unchanging(source):
             return load_config(self, config_path)
         key = (source.scheme(), source.path, config_path)
         if key not in known:
@@ -74,7 +76,8 @@ def _merge(merge):
         at = [(d.package, d.parent, d.is_self, d.primary, d.override_key) for d in defaults]
         if not all(map(_is_unchanging, repo.get_sources())):
             return merge(self, defaults, _Copies(repo))
-        key = (*files, *at)
+        launcher = ConfigStore.instance().load(f"{LAUNCHER}.yaml").node
+        key = (*files, *at, str(launcher))
         if key not in known:
             known[key] = merge(self, defaults, _Copies(repo))
         return copy.deepcopy(known[key])

@@ -29,9 +29,9 @@ def config(folder):
     return yaml.safe_load((folder / "config.yaml").read_text())
 
 
-def test_a_team_is_for_every_job_and_binds_nobody(lab, run, tiny, tmp_path, monkeypatch):
+def test_a_team_is_for_every_job_and_binds_nobody(lab, run, tiny, data_dir, tmp_path, monkeypatch):
     monkeypatch.delenv("DDPM_DATA")
-    (tmp_path / "lab-data").symlink_to(tmp_path / "data")
+    (tmp_path / "lab-data").symlink_to(data_dir)
     status, _, err = run(*HERE, "resume=run", "team=lab", "tracker=wandb", "job.max_steps=8")
     assert status == 0, err
     (part,) = [read_run(path) for path in run_files(tiny)]
