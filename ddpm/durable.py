@@ -88,8 +88,8 @@ def rename_folder(new: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def bare_copies() -> Iterator[None]:
-    """While open, `shutil` copies files without their modes and times where those cannot be set, as
-    on FAT and SMB."""
+    """While open, `shutil` makes copies without mode and time where those cannot be set, as on FAT
+    and SMB. Libraries use it."""
     before = {name: getattr(shutil, name) for name in ("copymode", "copystat")}
 
     def tolerant(call: Callable[..., None]) -> Callable[..., None]:
