@@ -24,7 +24,7 @@ ROWS = [
     ("experiment=minst", "experiment=minst", "'mnist'"),
     ("optimizer=0.1", "optimizer=0.1", "adamw"),
     ("model=null", "model=null", "group"),
-    ("~model", "model"),
+    ("~model",),
     ("budget=foo", "budget=foo"),
     ("size=unet_digit", "size=unet_digit"),
     ("--multirn", "--multirn"),

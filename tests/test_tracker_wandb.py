@@ -133,7 +133,7 @@ def test_modes(run_dir, monkeypatch):
     with pytest.raises(InputError, match="cannot be online: not logged in"):
         wandb_run(run_dir, mode="online")
     monkeypatch.setenv("WANDB_API_KEY", "short")
-    with pytest.raises(InputError, match=r"cannot be online: .*40"):
+    with pytest.raises(InputError, match="cannot be online: "):
         wandb_run(run_dir, mode="online")
     monkeypatch.setenv("WANDB_MODE", "sometimes")
     with pytest.raises(InputError, match="WANDB_MODE=sometimes"):
