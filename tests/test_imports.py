@@ -96,10 +96,10 @@ LEAVES = {
     "ddpm.untrusted": {"ddpm.untrusted"},
     "ddpm.stored": {"ddpm.untrusted"},
     "ddpm.durable": set(),
-    "ddpm.exported": {"ddpm.durable", "ddpm.stored", "ddpm.untrusted"},
+    "ddpm.file_locks": set(),
+    "ddpm.exported": {"ddpm.stored", "ddpm.untrusted"},
     "ddpm.checkpoint": {
         "ddpm.crash",
-        "ddpm.durable",
         "ddpm.exported",
         "ddpm.sharding",
         "ddpm.stored",
