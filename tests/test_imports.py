@@ -132,7 +132,6 @@ LEAVES = {
     "ddpm.rules": {"ddpm.wb.limits"},
     "ddpm.errors": set(),
     "ddpm.listing": set(),
-    "ddpm.file_locks": set(),
     "ddpm.streams": set(),
     "ddpm.plan": set(),
     "ddpm.catalog": set(),
