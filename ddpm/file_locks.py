@@ -458,7 +458,7 @@ def _holders(path: Path, *, remove: bool = True) -> list[tuple[Path, Holder | No
     found = []
     try:
         entries = sorted(_folder(path).iterdir())
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     for entry in entries:
         try:

@@ -26,7 +26,7 @@ from ddpm import durable, file_locks, listing
 from ddpm.data.pictures import FITS, MODES, ImageFiles, Unreadable, open_image, square
 from ddpm.errors import InputError, listed, shown
 
-__all__ = ["ImageData", "ImageFiles", "check", "fetch", "is_int"]
+__all__ = ["ImageData", "ImageFiles", "PictureData", "check", "fetch", "is_int"]
 
 LARGE = 1 << 30  # bytes, from which on images are not read by the memory map
 ON_ERROR = ("stop", "skip")
@@ -43,7 +43,7 @@ class ImageData(Dataset):
     Constructors check their arguments and touch no file: `prepare`, or the first use, does.
     `fit` and `background` are explained in `pictures.square`. `flip`: whether a mirrored image is
     as likely as the image; the training loop does it. `conditional`: whether the network is told
-    the labels. `on_error`: whether pictures that cannot be read stop the run, or are left out.
+    the labels.
 
     `notes`: what is to be said of the files when they have been looked for, a line each.
     """
@@ -53,6 +53,7 @@ class ImageData(Dataset):
     resample: ClassVar[Image.Resampling] = Image.Resampling.LANCZOS
     class_names: list[str] | None = None
     center_crop: int | None = None
+    on_error: str = "stop"
 
     def __init__(
         self,
@@ -66,7 +67,6 @@ class ImageData(Dataset):
         background: int,
         flip: bool,
         conditional: bool = False,
-        on_error: str = "stop",
     ) -> None:
         check("split", split, split in self.splits, ", ".join(self.splits))
         check("channels", channels, is_int(channels, 1) and channels in MODES, "1, 3")
@@ -80,8 +80,7 @@ class ImageData(Dataset):
         self.data_dir = self.root = Path(os.path.expanduser(data_dir))
         self.split, self.channels, self.image_size = split, channels, image_size
         self.num_classes, self.fit, self.background, self.flip = num_classes, fit, background, flip
-        check("on_error", on_error, on_error in ON_ERROR, ", ".join(ON_ERROR))
-        self.conditional, self.on_error = conditional, on_error
+        self.conditional = conditional
         self.notes: list[str] = []
         self.skipped: list[str] = []  # names of damaged pictures
         self._prepared = False
@@ -94,7 +93,7 @@ class ImageData(Dataset):
         """Pictures and labels (0 where there are no classes); first fetches what is missing.
 
         Where the iterable has a length, the progress bar has an end. Of `ImageFiles`, which are
-        opened one by one, all damaged ones can be named or left out.
+        opened one by one, all damaged ones are named.
         """
         raise NotImplementedError
 
@@ -227,6 +226,8 @@ class ImageData(Dataset):
             )
         if self.on_error == "skip":
             return InputError(f"{wrong} None is left.")
+        if not isinstance(self, PictureData):
+            return InputError(wrong)
         return InputError(f"{wrong} Or leave out what is damaged: data.on_error=skip.")
 
     def _skipped_line(self) -> str:
@@ -376,6 +377,19 @@ class ImageData(Dataset):
         """All but what is on disk: a worker process opens the files for itself."""
         left = ("arrays", "sources", "_file")
         return {key: v for key, v in self.__dict__.items() if key not in left}
+
+
+class PictureData(ImageData):
+    """A data set of picture files, whose `images` are `ImageFiles`.
+
+    `on_error`: at pictures that cannot be read, `stop` names them all and ends the run, `skip`
+    leaves them out and says how many.
+    """
+
+    def __init__(self, *, on_error: str = "stop", **arguments: Any) -> None:
+        super().__init__(**arguments)
+        check("on_error", on_error, on_error in ON_ERROR, ", ".join(ON_ERROR))
+        self.on_error = on_error
 
 
 class _Rows(NamedTuple):

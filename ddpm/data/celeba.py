@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ddpm.data.base import ImageData, ImageFiles, check, fetch, is_int
+from ddpm.data.base import ImageFiles, PictureData, check, fetch, is_int
 
 BY_HAND = (
     "By hand, from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into the folder celeba there: "
@@ -12,7 +12,7 @@ BY_HAND = (
 )
 
 
-class CelebA(ImageData):
+class CelebA(PictureData):
     """162,770 (train), 19,867 (valid) or 19,962 (test) faces of 178x218 pixels; no classes.
 
     `center_crop`: side in pixels of the centre square that is scaled; None: all of the width.

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ddpm import listing, run_dir
-from ddpm.data.base import ImageData, ImageFiles
+from ddpm.data.base import ImageFiles, PictureData
 from ddpm.errors import InputError, listed, shown
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 NAMED = 5  # folders or endings in a line
 
 
-class Folder(ImageData):
+class Folder(PictureData):
     """The images below `root`, in the order of their paths. Left out are hidden files and folders,
     and folders that hold a run of this program, whose previews are no images of the data set.
 

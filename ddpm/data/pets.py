@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ddpm import listing
-from ddpm.data.base import ImageData, ImageFiles, fetch
+from ddpm.data.base import ImageFiles, PictureData, fetch
 
 BY_HAND = (
     "By hand: unpack images.tar.gz and annotations.tar.gz, from\n"
@@ -12,7 +12,7 @@ BY_HAND = (
 )
 
 
-class Pets(ImageData):
+class Pets(PictureData):
     """3,680 (train: the official trainval) or 3,669 (test) photographs of 37 breeds."""
 
     name = "pets"

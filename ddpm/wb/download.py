@@ -71,7 +71,7 @@ def _download(artifact: Any, folder: Path) -> Path:
     if free is not None and size > free:
         raise InputError(f"it has {size:,} bytes, {folder.parent} has room for {free:,}.")
     print(f"download {artifact.qualified_name} ({size / 1e6:.1f} MB)", flush=True)
-    for left in folder.parent.glob(f".{folder.name}.*"):
+    for left in listing.paths(folder.parent, f".{folder.name}.*"):
         shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
     place = {"prefix": f".{folder.name}.", "dir": folder.parent, "ignore_cleanup_errors": True}
     with tempfile.TemporaryDirectory(**place) as temporary:
