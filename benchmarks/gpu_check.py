@@ -1,6 +1,6 @@
 """Does everything work on this GPU? A smoke test for a machine that is there for a few minutes.
 
-    python benchmarks/gpu_check.py                        # under five minutes on an H100
+    python benchmarks/gpu_check.py                        # takes 300 s at most: --budget
     python benchmarks/gpu_check.py --device cpu           # the same parts, smaller, on the CPU
     python benchmarks/gpu_check.py --only speed run/hardware=fsdp 'train/model=*/bf16'
     python benchmarks/gpu_check.py --list
@@ -17,7 +17,8 @@ It runs
 
 No part ends the check: a failure is a line of the table, its traceback is in the JSON, which is
 written anew after each part. What does not fit into the budget, or lacks something here, is
-skipped, and the table says why. The exit status is 1 if a part failed.
+skipped, and the table says why. The exit status is 1 if a part failed. On a GPU the compiled parts
+run in processes of their own beside the others, and speed is measured last, alone.
 
 On a machine without a network
 ------------------------------

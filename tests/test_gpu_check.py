@@ -178,15 +178,18 @@ def test_a_device_that_computes_something_else_fails(machine, check, monkeypatch
 
 def test_one_wrong_tensor_among_many_is_seen_and_rounding_of_a_zero_is_not():
     torch.manual_seed(0)
-    good = {"large": torch.randn(1000), "small": torch.randn(3), "zero": torch.zeros(5)}
+    sizes = {"model.large": 1000, "model.small": 3, "loss": 1}
+    good = {name: torch.randn(size) for name, size in sizes.items()}
+    good |= {"model.zero": torch.zeros(5), "gradient norm": torch.tensor(1e6)}
     assert difference(good, good)[1] == 0
-    worst, by = difference(good | {"small": good["small"] * 1.1}, good)
-    assert worst == "small"
-    assert by > 0.05
-    assert difference(good | {"zero": torch.full((5,), 1e-6)}, good)[1] < 1e-4
-    broken = good | {"large": torch.full((1000,), torch.nan)}
-    assert difference(broken, good) == ("large", float("inf"))
-    with pytest.raises(CheckFailed, match="large"):
+    for name in ("model.small", "loss"):
+        worst, by = difference(good | {name: good[name] * 1.1}, good)
+        assert worst == name
+        assert by > 0.05
+    assert difference(good | {"model.zero": torch.full((5,), 1e-6)}, good)[1] < 1e-4
+    broken = good | {"model.large": torch.full((1000,), torch.nan)}
+    assert difference(broken, good) == ("model.large", float("inf"))
+    with pytest.raises(CheckFailed, match=r"model\.large"):
         compare(broken, good, 0.1, {})
 
 
