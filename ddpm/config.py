@@ -142,6 +142,8 @@ def _plan(
     rules.check(config, catalog.defaults(config["choices"]))
     if "model.attention_resolutions" in keys:
         rules.check_attention(config)
+    if hydra_config.mode != RunMode.MULTIRUN:  # where jobs run, others may be logged in
+        wandb_settings.check_login(config)
     rules.fill_in(config)
     inherit.check_classifier(config)
     config["data_dir"] = _absolute(config["data_dir"])
@@ -247,7 +249,7 @@ def _placed(
         name=asked if several else name,
         group=Path(hydra_config.sweep.dir).name if sweep else None,
         tags=[str(choices[part]) for part in parts],
-        title=asked if several else "",
+        title=limits.title_of(config["overrides"]) if several else "",
         untyped=untyped,
     )
 

@@ -2,8 +2,7 @@
 
 What counts first: the command line; then files (an experiment, a team, an option of one's own);
 then W&B's variables of the environment; then the defaults of conf/tracker/wandb.yaml. What counted
-is what the run's configuration says, so that a run that goes on keeps it. Nothing here imports
-wandb.
+is what the run's configuration says, so that a run that goes on keeps it.
 """
 
 import os
@@ -194,3 +193,16 @@ def keep(config: dict[str, Any], stored: dict[str, Any], untyped: Iterable[str])
         allowed = rule.null if value is None else isinstance(value, rule.type) and rule.test(value)
         if allowed and "${" not in str(value):
             node[key] = value
+
+
+def check_login(config: dict[str, Any]) -> None:
+    """See that somebody is logged in where a run has to be online; only there wandb is imported.
+
+    Raises:
+        InputError: nobody is.
+    """
+    node = _node(config)
+    if node is not None and limits.wanted_mode(node.get("mode")) == "online":
+        from ddpm.wb import opening
+
+        opening.check_login()

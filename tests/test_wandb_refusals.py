@@ -1,5 +1,7 @@
 """What W&B refuses costs the setting that it refuses, never the tracking of a run."""
 
+import math
+
 import pytest
 from tracker_parts import info, said
 from wandb_parts import (
@@ -196,3 +198,16 @@ def test_the_id_of_a_run_under_an_agent_is_its_own(run_dir, tmp_path, monkeypatc
         wandb_run(folder, mode="offline", run=info(run_id=run_id)).close("done")
     found = [finished(folder)[0].run for folder in (run_dir, tmp_path / "other")]
     assert [(run.run_id, run.sweep_id) for run in found] == [("fromagent", "sw1"), ("other", "sw1")]
+
+
+def test_odd_values_of_a_configuration_cost_nothing(run_dir, caplog):
+    odd = {1: "one", None: 2, "a.b": {"c.d": 3}, "": 4, "-x": 5, "a/b": 6, "_y": 7, "é": [math.nan]}
+    odd |= {"large": 2**70, "inf": [math.inf, -math.inf], "text": "\udcff", "long": "x" * 100_000}
+    hparams = {"model": odd, "many": list(range(26_000)), "overrides": ["a=b"] * 1000}
+    with Trackers([wandb_run(run_dir, mode="offline", hparams=hparams)]) as trackers:
+        log_all(trackers, (10,))
+    (run,) = finished(run_dir)
+    assert [row["step"] for row in run.rows] == [10]
+    assert run.config["many"] == hparams["many"]
+    assert (run.config["model"]["a.b"], run.config["model"]["1"]) == ({"c.d": 3}, "one")
+    assert said(caplog) == []

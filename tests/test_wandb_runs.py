@@ -114,6 +114,8 @@ WRONG = [
     ("seed=3", {"WANDB_PROJECT": "a/b"}, "WANDB_PROJECT=a/b"),
     ("seed=3", {"WANDB_TAGS": "x" * 65}, "WANDB_TAGS=xxx"),
     ("seed=3", {"WANDB_MODE": "sometimes"}, "WANDB_MODE=sometimes"),
+    ("seed=3", {"WANDB_MODE": "online"}, "not logged in"),
+    ("tracker.wandb.mode=online", {"WANDB_MODE": "offline"}, "not logged in"),
 ]
 
 

@@ -1,6 +1,5 @@
 """What trackers call the jobs of a sweep, so that no two look alike."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -19,22 +18,10 @@ def name_jobs(jobs: Sequence[Job]) -> None:
     planned = [job for job in jobs if job.plan is not None]
     given = [look_up(job.plan.config, f"{PLACE}.name") for job in planned]
     for job, name in zip(planned, given, strict=True):
-        title = title_of(job.title.split(" "))
+        title = limits.title_of(job.title.split(" "))
         alike = name is not None and (len(planned) == 1 or given.count(name) > 1)
         job.plan = replace(
             job.plan,
             name=job.plan.name if len(job.plan.name) <= limits.NAME else title or job.plan.name,
             title=(title or str(job.number)) if alike else "",
         )
-
-
-def title_of(words: Sequence[str]) -> str:
-    """Words of the command line without those for trackers; keys without their groups where all is
-    too long otherwise."""
-    kept = [word for word in words if not word.lstrip("+").startswith("tracker")]
-    title = " ".join(kept)
-    if len(title) <= limits.NAME:
-        return title
-    short = [re.sub(r"^[^=]*\.(?=[^=.]*=)", "", word) for word in kept]
-    keys = {word.partition("=")[0] for word in short}
-    return limits.shortened(" ".join(short if len(keys) == len(kept) else kept))

@@ -48,7 +48,7 @@ class Wandb:
             entity=entity,
             project=project,
             group=limits.shortened(group) if group else None,
-            name=limits.labelled(name, run.title) if name else limits.shortened(run.name),
+            name=limits.labelled(name, run.title) if name else _shown(run.name),
             tags=limits.tags([*run.tags, *tags]),
             notes=limits.cleaned_notes(notes) if notes else None,
             job_type=limits.shortened(job_type or run.job_type),
@@ -141,6 +141,11 @@ class Wandb:
         parts = f"{shlex.quote(str(run_dir / 'wandb'))}/offline-run-*"
         because = f" ({obstacle})" if obstacle else ""
         return f"W&B offline{because}; to upload: wandb sync {parts}"
+
+
+def _shown(name: str) -> str:
+    """A run's own name, which in sweeps is made of words, as it fits."""
+    return limits.shortened(name if len(name) <= limits.NAME else limits.title_of(name.split(" ")))
 
 
 def _cut(texts: dict[str, str | None]) -> dict[str, str]:

@@ -8,7 +8,7 @@ of more than 128 characters. Nothing here imports wandb.
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ddpm.errors import InputError, nearest, shown
@@ -99,6 +99,18 @@ def labelled(name: str, label: str, limit: int = NAME) -> str:
     if len(whole) <= limit or len(label) > limit // 2:
         return shortened(whole, limit)
     return f"{shortened(name, limit - len(label) - 1)} {label}"
+
+
+def title_of(words: Sequence[str]) -> str:
+    """Words of the command line without those for trackers; keys without their groups where all is
+    too long otherwise."""
+    kept = [word for word in words if not word.lstrip("+").startswith("tracker")]
+    title = " ".join(kept)
+    if len(title) <= NAME:
+        return title
+    short = [re.sub(r"^[^=]*\.(?=[^=.]*=)", "", word) for word in kept]
+    keys = {word.partition("=")[0] for word in short}
+    return shortened(" ".join(short if len(keys) == len(kept) else kept))
 
 
 def plain(text: str) -> str:

@@ -55,10 +55,7 @@ def open_run(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | Non
         return _open(wanted, options), None
     obstacle = not_logged_in()
     if obstacle and wanted == "online":
-        raise InputError(
-            f"W&B cannot be online: {obstacle}. "
-            "Run `wandb login`, or choose tracker.wandb.mode=offline."
-        )
+        raise InputError(_cannot_be_online(obstacle))
     obstacle = obstacle or out_of_reach()
     if not obstacle:
         try:
@@ -67,6 +64,26 @@ def open_run(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | Non
             obstacle = _reason(error)
             _begin_again(options["id"])
     return _open("offline", options), obstacle
+
+
+def check_login() -> None:
+    """See, before a run has a folder, that it can be online as it has to be.
+
+    Raises:
+        InputError: nobody is logged in.
+    """
+    session()
+    obstacle = not_logged_in()
+    abandon()  # processes may be forked before the run opens
+    if obstacle:
+        raise InputError(_cannot_be_online(obstacle))
+
+
+def _cannot_be_online(obstacle: str) -> str:
+    return (
+        f"W&B cannot be online: {obstacle}. "
+        "Run `wandb login`, or choose tracker.wandb.mode=offline."
+    )
 
 
 def _open(mode: str, options: dict[str, Any]) -> "wandb.Run":
