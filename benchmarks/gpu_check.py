@@ -1,4 +1,4 @@
-"""Does everything work on this GPU? A smoke test for a machine that is there for a few minutes.
+r"""Does everything work on this GPU? A smoke test for a machine that is there for a few minutes.
 
     python benchmarks/gpu_check.py                        # takes 300 s at most: --budget
     python benchmarks/gpu_check.py --device cpu           # the same parts, smaller, on the CPU
@@ -37,12 +37,12 @@ These wheels are to be carried along, all of them pure Python, 0.7 MB together:
 
 where there is a network:
 
-    python -m pip wheel --no-deps -w wheels hydra-core==1.3.8 omegaconf==2.3.1 \\
+    python -m pip wheel --no-deps -w wheels hydra-core==1.3.8 omegaconf==2.3.1 \
         antlr4-python3-runtime==4.9.3 lightning-fabric==2.6.6
 
 and on the GPU machine, in the checkout:
 
-    python -m pip install --no-index --no-deps --find-links wheels --target site \\
+    python -m pip install --no-index --no-deps --find-links wheels --target site \
         hydra-core omegaconf antlr4-python3-runtime lightning-fabric
     PYTHONPATH=site:. python benchmarks/gpu_check.py --output gpu_check.json
 """

@@ -161,7 +161,7 @@ def scene(tmp_path):
     for name, text in FILES.items():
         path = tmp_path / "mine" / "experiment" / f"{name}.yaml"
         path.write_text(f"# @package _global_\n{text}\n")
-    (tmp_path / "mine" / "experiment" / "bytes.yaml").write_bytes(b"\xff\xfe\x00job")
+    (tmp_path / "mine" / "experiment" / "bytes.yaml").write_bytes(b"name: caf\xe9")
     (tmp_path / "mine" / "model" / "own.yaml").write_text(
         "_target_: ddpm.models.convnet.ConvNet\nimage_size: ${data.image_size}\nwidth: 4\n"
     )
