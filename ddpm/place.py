@@ -54,7 +54,7 @@ def choose(
     if sweep is not None and job in TRAINING:
         return Place(Path(given), chosen=True)
     if given is None:
-        parent = Path("outputs") / job / file_name(name)
+        parent = Path("outputs") / file_name(job) / file_name(name)
         begun = _unfinished(parent, hparams) if job in SAMPLING else None
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         if begun is None:

@@ -48,7 +48,7 @@ ROWS = [
     *(("B7", f"job.max_steps={v}", f"job.max_steps={v}", "whole number") for v in ("1.5", "10k")),
     *(("B8", f"optimizer.lr={v}", f"optimizer.lr={v}", "finite") for v in ("-1", "nan", "inf")),
     *(("B9", f"seed={v}", "seed=", "whole number from 0 to 2^32") for v in ("null", "True", "")),
-    ("B10", "model=5", "model=5", "group"),
+    ("B10", "model=5", "model=5", "unet"),
     # what is not there
     ("B11", "data_dir=??? seed=???", "data_dir: must be given", "seed: must be given"),
     ("B11", "job=inpaint", "checkpoint: must", "job.image: must", "job.mask: must"),

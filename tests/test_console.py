@@ -377,7 +377,7 @@ def test_a_command_that_only_prints_fails_where_it_cannot(
     words, cases, run, without_output, tmp_path
 ):
     (tmp_path / "run").mkdir()
-    run_dir.write_config(tmp_path / "run", {})
+    run_dir.write_config(tmp_path / "run", {"choices": {"job": "train"}, "model": {}, "data": {}})
     for error, told in cases:
         assert without_output(error, *words) == (1, told)
     status, out, err = run(*words)
