@@ -165,9 +165,7 @@ def in_step(monkeypatch):
 # one run
 
 
-@pytest.mark.parametrize(
-    "wrong", ["both full", "missing", *slowly(*(WRONG.keys() - {"both full", "missing"}))]
-)
+@pytest.mark.parametrize("wrong", ["both full", "missing", *slowly(*list(WRONG)[1:-2], "closed")])
 def test_a_run_with_any_console_ends_as_any_run(wrong, begin_with, straight, tmp_path):
     begin_with(WRONG[wrong])
     assert go(tmp_path, *RUN) == 0
@@ -522,7 +520,7 @@ def bash(tmp_path, command, **options):
 def test_real_redirections(redirection, tmp_path):
     """Python's own flush at the end would make 120 of the status."""
     done = bash(tmp_path, f"set -o pipefail; ($run) {redirection}")
-    assert done.wait(timeout=120) == 0
+    assert done.wait(timeout=280) == 0
     assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
 
 
@@ -531,7 +529,7 @@ def test_a_real_path_in_another_locale(tmp_path):
     for number, setting in enumerate(("PYTHONIOENCODING=ascii", "LC_ALL=C", "LC_ALL=POSIX")):
         words = f"\"output_dir='ñandú{number}'\""
         done = bash(tmp_path, f"{setting} $run {words}", stdout=subprocess.PIPE)
-        out, _ = done.communicate(timeout=120)
+        out, _ = done.communicate(timeout=280)
         assert done.returncode == 0
         assert status_of(tmp_path / f"ñandú{number}")["state"] == "done"
         shown = "\\xf1and\\xfa" if number == 0 else "ñandú"
@@ -546,12 +544,12 @@ def test_ctrl_c_with_tee(tmp_path):
         " exit ${PIPESTATUS[0]}",
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 200
     while log_lines(tmp_path / "run") < 3:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.killpg(done.pid, signal.SIGINT)
-    assert done.wait(timeout=120) == 130
+    assert done.wait(timeout=280) == 130
     told = status_of(tmp_path / "run")
     assert told == {"state": "preempted", "step": told["step"], "saved": told["step"]}
 
@@ -569,7 +567,7 @@ def test_ctrl_c_with_tee(tmp_path):
 )
 def test_real_processes_of_a_run(words, redirection, tmp_path):
     done = bash(tmp_path, f"$run {words} {redirection}")
-    assert done.wait(timeout=240) == 0
+    assert done.wait(timeout=280) == 0
     assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
     if "wandb" in words:
         assert list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))
@@ -580,7 +578,7 @@ def test_real_processes_of_a_run(words, redirection, tmp_path):
 def test_a_real_sweep_side_by_side(redirection, tmp_path):
     words = "-m sweep=study seed=1,2 hydra/launcher=slots output_dir=null"
     done = bash(tmp_path, f"set -o pipefail; ($run {words}) {redirection}")
-    assert done.wait(timeout=240) == 0
+    assert done.wait(timeout=280) == 0
     jobs = sorted((tmp_path / "outputs" / "sweep" / "study").glob("*-*"))
     assert [status_of(job)["state"] for job in jobs] == ["done", "done"]
     assert all("done     6 steps" in (job / "job.log").read_text() for job in jobs)
