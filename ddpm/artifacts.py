@@ -27,7 +27,7 @@ def find(source: str) -> Source:
         InputError: it names an artifact that cannot be had.
     """
     if not source.startswith(PREFIX):
-        return Source(Path(source).expanduser(), {})
+        return Source(Path(os.path.expanduser(source)), {})
     found = _fetched(source)
     return Source(found.file, {"artifact": found.name, "digest": found.digest})
 

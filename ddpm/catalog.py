@@ -129,10 +129,9 @@ def misread(path: Path) -> str | None:
         return f"{path}: begins with a byte order mark; save it as UTF-8 without one."
     header = True
     for number, line in enumerate(data.decode(errors="replace").splitlines(), start=1):
-        marks = re.match(r"\s*#\s*@package\b", line)
-        if marks and not header:
+        if not header and re.match(r"#\s*@package\b", line):
             return f"{path}:{number}: `{line.strip()}` has no effect here; make it the first line."
-        header = header and (marks is not None or not line.strip())
+        header = header and (not line.strip() or re.match(r"\s*#\s*@", line) is not None)
     return None
 
 

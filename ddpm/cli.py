@@ -144,11 +144,8 @@ def _check_folder() -> None:
     """
     try:
         os.getcwd()
-    except OSError as error:
-        raise InputError(
-            f"The current folder does not exist any more ({error.strerror}). Change to one that "
-            "does."
-        ) from None
+    except FileNotFoundError:
+        raise InputError("The current folder was deleted. Change to one that exists.") from None
 
 
 def _check_chosen_files(flags: list[str], words: list[str]) -> None:
@@ -164,7 +161,7 @@ def _check_chosen_files(flags: list[str], words: list[str]) -> None:
     for group, choice in chosen:
         for option in filter(None, catalog.as_list(choice)):
             for file in (folder / group / f"{option}.yaml" for folder in folders):
-                if file.is_file() and (problem := catalog.misread(file)):
+                if os.path.isfile(file) and (problem := catalog.misread(file)):
                     raise InputError(problem)
 
 

@@ -17,6 +17,7 @@ from ddpm.file_locks import UNSUPPORTED
 # What SMB and some FUSE answer while another process has the file open that is to be replaced.
 _IN_USE = (errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM)
 _PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between the tries to replace it
+_NO_FSYNC = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 COARSE_SECONDS = 3  # FAT counts times in steps of two
 
 
@@ -29,7 +30,7 @@ def sync(file: int) -> None:
     try:
         os.fsync(file)
     except OSError as error:
-        if error.errno not in UNSUPPORTED:
+        if error.errno not in _NO_FSYNC:
             raise
 
 

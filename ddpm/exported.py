@@ -35,7 +35,9 @@ ENTRIES = ("schema", "step", "run_id", "weights", "hparams", "sha256")
 PARTS = ("model", "schedule", "objective", "weighting", "diffusion", "data", "sampler", "guidance")
 NETWORK, DIFFUSION = "network.", "diffusion."  # before the names of the tensors of each
 
-MAX_HEADER = 4 * 1024**2  # bytes; a tensor takes some 100
+# Bytes. JSON within JSON takes up to four times as many as the YAML that a run writes: \\\" for ".
+MAX_CONFIGURATION = 4 * MAX_YAML
+MAX_HEADER = 2 * MAX_CONFIGURATION  # with the tensors, of which one takes some 100
 MAX_DIMENSIONS = 16
 
 DTYPES = {
@@ -228,7 +230,7 @@ def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, str], dict[str
     text = file.read(length)
     if len(text) < length:
         raise Refused("it ends in the header")
-    header = read_json(_decoded(text), MAX_HEADER, max_text=MAX_YAML)
+    header = read_json(_decoded(text), MAX_HEADER, max_text=MAX_CONFIGURATION)
     if not isinstance(header, dict):
         raise Refused("its header is no object")
     metadata = header.pop("__metadata__", None)
@@ -252,7 +254,7 @@ def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, str], dict[str
 
 
 def _read_configuration(text: str) -> dict[str, Any]:
-    hparams = read_json(text, MAX_YAML)
+    hparams = read_json(text, MAX_CONFIGURATION)
     stored.check_shape(hparams)
     if "${" in json.dumps(hparams):  # what the environment of whoever reads it says
         raise Refused("its configuration refers to what is not in it, by ${...}")

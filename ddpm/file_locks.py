@@ -214,17 +214,18 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def take(path: Path, *, wait: bool = False) -> Lock:
+def take(path: Path, *, wait: bool = False, probe: bool = True) -> Lock:
     """Lock a file, which is made where it is missing, for this process alone.
 
     Args:
         wait: until the process that holds it frees it.
+        probe: try again a moment later: another process may hold it just to look at it.
 
     Raises:
         Taken: another process holds it, and `wait` is false.
         OSError: the file cannot be opened, or the disk fails.
     """
-    pauses, began, noticed = list(PROBE_SECONDS), time.monotonic(), False
+    pauses, began, noticed = list(PROBE_SECONDS if probe else ()), time.monotonic(), False
     while True:
         try:
             return _take(path, wait)

@@ -53,7 +53,7 @@ def exists(path: str | Path) -> bool:
     """Whether there is something under this name; a link that leads nowhere counts as nothing.
 
     Raises:
-        Unreachable: nobody can say.
+        Unreachable: it cannot be determined, for the reason given.
     """
     return stat(path) is not None
 
@@ -62,7 +62,7 @@ def stat(path: str | Path, *, follow_links: bool = True) -> os.stat_result | Non
     """What `os.stat` says of a path; None where nothing is there.
 
     Raises:
-        Unreachable: nobody can say.
+        Unreachable: it cannot be determined, for the reason given.
     """
     try:
         return os.stat(path, follow_symlinks=follow_links)
@@ -76,7 +76,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder, or a link to one.
 
     Raises:
-        Unreachable: nobody can say.
+        Unreachable: it cannot be determined, for the reason given.
     """
     try:
         return entry.is_dir()

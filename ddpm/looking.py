@@ -36,7 +36,7 @@ def look(cfg: DictConfig) -> None:
                 f"{key}: job={job} looks at runs that are there; it takes sweep= or runs=."
             )
     private.check_config(cfg)
-    named = OmegaConf.to_container(OmegaConf.masked_copy(cfg, _NAMED), resolve=True)
+    named = {key: _plain(cfg[key]) for key in _NAMED}
     paths.settle(named, words)
     folders, title, place = _chosen(named, job)
     from ddpm import report  # numpy comes in here
@@ -52,6 +52,10 @@ def look(cfg: DictConfig) -> None:
         print(f"report   {file}")
     if trackers:
         _show(trackers, files, output, title)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _chosen(named: dict[str, Any], job: str) -> tuple[list[Path], str, Path]:

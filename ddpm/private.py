@@ -227,7 +227,7 @@ def hide(node: dict[str, Any], found: Iterable[Hidden]) -> dict[str, Any]:
             now = holder[name]
         except (KeyError, IndexError, TypeError):
             continue
-        if now == value or now == str(Path(value).expanduser().absolute()):
+        if now == value or now == str(Path(os.path.expanduser(value)).absolute()):
             holder[name] = text
     return copy
 

@@ -261,7 +261,7 @@ def _check_together(config: dict[str, Any]) -> list[str]:
         root = look_up(config, "data.root")
         if not root:
             wrong.append("data.root: say where the images are, data.root=/path/to/a/folder")
-        elif not Path(root).expanduser().is_dir():
+        elif not os.path.isdir(os.path.expanduser(root)):
             wrong.append(f"data.root: there is no folder {str(Path(root).absolute())!r}")
     wrong += _check_process(config) + _check_labels(config)
     for key, leader in FOLLOW.items():
@@ -309,16 +309,16 @@ def doubts(config: dict[str, Any]) -> list[str]:
 
 
 def check_attention(config: dict[str, Any]) -> None:
-    """See that each resolution that was asked for is one of the network's.
+    """See that one of the resolutions that were asked for is one of the network's.
 
     Raises:
-        InputError: names those that are not, and the levels there are.
+        InputError: none is; names the levels there are.
     """
     wanted, levels = _attention(config)
-    if missing := [str(size) for size in wanted if size not in levels]:
+    if wanted and not set(wanted) & set(levels):
         raise InputError(
-            f"model.attention_resolutions={wanted}: no level of this network has "
-            f"{' or '.join(missing)} pixels; they have {', '.join(map(str, levels))}."
+            f"model.attention_resolutions={wanted}: no level of this network has one of these; "
+            f"they have {', '.join(map(str, levels))} pixels."
         )
 
 

@@ -228,7 +228,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The configuration a run was started with.
 
     Raises:
-        InputError: the folder is not that of a run, or `Unreachable`: nobody can say.
+        InputError: the folder is not that of a run, or `Unreachable`: it cannot be read.
     """
     file = path / "config.yaml"
     try:

@@ -1,4 +1,4 @@
-"""The settings of W&B in a run's configuration: who says them, and how they are made to fit.
+"""Where each W&B setting of a run comes from, and how unusual values are normalised.
 
 What counts first: the command line; then files (an experiment, a team, an option of one's own);
 then W&B's variables of the environment; then the defaults of conf/tracker/wandb.yaml. What counted
@@ -42,7 +42,7 @@ def fill(
     folders: Iterable[Path],
     choices: dict[str, Any],
 ) -> tuple[str, ...]:
-    """Let variables of the environment say what nobody has typed.
+    """Fill the settings that neither the command line nor a file sets from W&B's variables.
 
     Args:
         config: resolved plain data; its `tracker.wandb`, if any, is changed.
@@ -105,7 +105,7 @@ def _files(folders: Iterable[Path], choices: dict[str, Any]) -> list[Path]:
     found = [Path("config.yaml"), *(Path(str(group), f"{name}.yaml") for group, name in options)]
     ours = catalog.CONF / "tracker" / "wandb.yaml"
     paths = (folder / path for folder in folders for path in found)
-    return [path for path in paths if path != ours and path.is_file()]
+    return [path for path in paths if path != ours and os.path.isfile(path)]
 
 
 def _says_project(path: Path) -> bool:

@@ -8,13 +8,14 @@ import copy
 import os
 
 import pytest
+import torch
 import yaml
 from conftest import TINY
 
-from ddpm import catalog, run_dir, stored
+from ddpm import catalog, exported, run_dir, stored
 from ddpm.errors import InputError
 from ddpm.run_dir import read_config, write_config, write_status
-from ddpm.untrusted import MAX_NODES, MAX_TEXT
+from ddpm.untrusted import MAX_NODES, MAX_TEXT, MAX_YAML
 
 BASE = {"choices": {"job": "train"}, "model": {}, "data": {}, "job": {}}
 OPTIONS = [
@@ -213,6 +214,8 @@ def test_files_that_choose_each_other_in_a_circle(run, tmp_path):
         "",
         "# @PACKAGE x\n",
         "#  @package a.b\n",
+        f"# @mine x\n{TEXT}",
+        "notes: |\n  # @package is a word of Hydra's\n",
     ],
 )
 def test_good_files_are_not_misread(tmp_path, text):
@@ -233,3 +236,14 @@ def test_a_damaged_configuration_is_told(tmp_path):
     (tmp_path / "config.yaml").write_bytes(stored.to_yaml(BASE).encode()[:20] + b"\xff")
     with pytest.raises(InputError, match="not the configuration of a run"):
         read_config(tmp_path)
+
+
+def test_the_largest_configuration_fits_into_an_export(tmp_path):
+    """In JSON within JSON it takes more room than in config.yaml."""
+    widths = [f'"é"{n}' for n in range(MAX_NODES // 4)]
+    hparams = BASE | {"model": {"widths": widths}, "data": {"names": ["日" * 100] * 500}}
+    hparams |= {"diffusion": {}, "version": 1}
+    assert len(stored.to_yaml(hparams)) < MAX_YAML
+    state = {"step": 1, "run_id": "a", "ema": {"w": torch.zeros(1)}, "hparams": hparams}
+    path = exported.write(tmp_path, state, "ema")
+    assert exported.read_hparams(path)["model"]["widths"] == widths

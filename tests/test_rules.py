@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from ddpm import rules
 from ddpm.errors import InputError
 from ddpm.rules import check, fill_in, follow
 
@@ -106,3 +107,28 @@ def test_labels_are_all_classes_unless_given():
     config = {"data": data | {"conditional": False}, "job": {"labels": None}}
     fill_in(config)
     assert config["job"]["labels"] is None
+
+
+DATA = {"data": {"image_size": 48}}
+
+
+@pytest.mark.parametrize("wanted", [[], [48], [24, 7], [12]])
+def test_attention_at_a_level_that_there_is(wanted):
+    config = DATA | {"model": {"widths": [8, 8, 8], "attention_resolutions": wanted}}
+    rules.check_attention(config)
+    assert not rules.doubts(config)
+
+
+@pytest.mark.parametrize("wanted", [[32, 16, 8], [6], [0], [96]])
+def test_attention_at_no_level_names_those_that_there_are(wanted):
+    config = DATA | {"model": {"widths": [8, 8, 8], "attention_resolutions": wanted}}
+    with pytest.raises(InputError, match="48, 24, 12"):
+        rules.check_attention(config)
+    (line,) = rules.doubts(config)
+    assert "48, 24, 12" in line
+
+
+def test_networks_without_levels_have_no_doubts_about_attention():
+    for config in ({}, DATA, {"model": {"width": 8}} | DATA):
+        rules.check_attention(config)
+        assert not rules.doubts(config)

@@ -31,7 +31,7 @@ __all__ = ["ImageData", "ImageFiles", "PictureData", "check", "fetch", "is_int"]
 LARGE = 1 << 30  # bytes, from which on images are not read by the memory map
 ON_ERROR = ("stop", "skip")
 NAMED = 20  # damaged pictures in a message
-CACHE_VERSION = 1  # to be raised when the same settings give other pixels
+CACHE_VERSION = 2  # to be raised when the same settings give other pixels
 
 logger = logging.getLogger(__name__)
 

@@ -221,7 +221,7 @@ def _files(path: Path, name: str) -> list[Path]:
     """The files of this name in the folders of jobs; what begins with a dot is not there yet.
 
     Raises:
-        Unreachable: nobody can say whether a folder holds one: its job would begin anew.
+        Unreachable: a folder cannot be listed; its job would begin anew.
     """
     folders = [folder for folder in listing.paths(path) if not folder.name.startswith(".")]
     return [folder / name for folder in folders if listing.exists(folder / name)]
@@ -248,7 +248,7 @@ def jobs(path: Path) -> list[Path]:
 
 
 def is_job(folder: Path) -> bool:
-    """Whether a folder holds a job; also where nobody can say: whoever reads it says why."""
+    """Whether a folder holds a job, or may hold one: reading it tells why it cannot be listed."""
     try:
         return any(listing.exists(folder / name) for name in ("config.yaml", "status.json"))
     except listing.Unreachable:

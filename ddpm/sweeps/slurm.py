@@ -5,6 +5,7 @@ submitit's own way to watch needs accounting (`sacct`), and waits minutes betwee
 
 import contextlib
 import json
+import logging
 import shlex
 import subprocess
 import time
@@ -21,6 +22,8 @@ from ddpm.errors import InputError
 from ddpm.sweeps.freeze import Job
 from ddpm.sweeps.side_by_side import Runner, Running
 from ddpm.sweeps.slurm_task import Task
+
+logger = logging.getLogger(__name__)
 
 FILE = "slurm.json"  # in a job's folder: its number in the queue
 GONE = 2  # so many looks without it mean that it has left the queue
@@ -124,8 +127,14 @@ class Slurm(Runner[InQueue]):
             reason = " ".join(str(error).split())[-300:]
             raise InputError(f"Slurm refuses the job ({reason}).") from None
         if job.folder is not None:
-            with contextlib.suppress(OSError):  # a full disk: the next start cannot find it again
+            try:
                 (job.folder / FILE).write_text(json.dumps({"job": number}) + "\n")
+            except OSError as error:
+                logger.warning(
+                    "%s: cannot note that it is job %s of Slurm (%s); another start of this sweep "
+                    "would submit it a second time.",
+                    *(job.folder, number, error.strerror),
+                )
         return self._in_queue(job, number)
 
     def _in_queue(self, job: Job, number: str) -> InQueue:

@@ -47,7 +47,7 @@ def hold(folder: Path, number: int) -> Lock | None:
     (folder / ".trials").mkdir(exist_ok=True)
     file = folder / ".trials" / f"{number}.lock"
     try:
-        return file_locks.take(file)
+        return file_locks.take(file, probe=False)
     except file_locks.Taken as taken:
         if taken.remedy and file not in _told:
             _told.add(file)
@@ -86,6 +86,7 @@ def agree(
             f"hydra.sweeper.direction={direction}: {folder} has a study to {was}. {OTHER}"
         )
     if known is not None:
+        known = known | {"words": fixed(known["words"])}  # earlier versions stored more of them
         if known["metric"] != metric and logged_any(study):
             raise InputError(
                 f"hydra.sweeper.metric={metric}: {folder} has a study of {known['metric']}. {OTHER}"

@@ -1,0 +1,39 @@
+"""job.compile=true where there is nothing to compile with, or where compiling fails."""
+
+import importlib.util
+
+import pytest
+import torch
+from conftest import TINY
+
+from ddpm import hardware
+from ddpm.errors import InputError
+
+
+def test_no_compiler_is_told_before_a_folder_is_made(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "_has_cpp_compiler", lambda: False)
+    status, out, err = run(*TINY, "job.compile=true", "output_dir=run")
+    assert status == 2, out + err
+    assert "job.compile" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_needs_triton(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="Triton"):
+        hardware.check_compiler(torch.device("cuda"))
+    hardware.check_compiler(torch.device("mps"))
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_told_in_short(run, tmp_path, monkeypatch):
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\necho 'error: broken' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(hardware, "_has_cpp_compiler", lambda: True)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(compiler)))
+    status, out, err = run(*TINY, "job.compile=true", "output_dir=run")
+    assert status == 2, out + err
+    assert "job.compile" in err
+    assert len(err.splitlines()) <= 5
