@@ -61,7 +61,7 @@ from pathlib import Path
 
 import torch
 from gpu_parts.against_cpu import sampling_parts, training_parts
-from gpu_parts.aside import Aside
+from gpu_parts.aside import CACHE, Aside
 from gpu_parts.left_out import left_out_parts
 from gpu_parts.part import MARGIN, Machine, Part, Result, run_part
 from gpu_parts.process import Process
@@ -219,17 +219,18 @@ def watchdog(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def compiler_cache(folder: Path) -> Iterator[None]:
-    """A cache of torch.compile for this check and all its processes alone: a process that is killed
-    while it compiles can leave half a file in the one that all programs share."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(name)
-    if before is None:  # else it is that of the check which started this one, or chosen by hand
-        os.environ[name] = str(folder)
+    """A cache of torch.compile for this check and all its processes alone. In the one that all
+    programs share, processes wait for each other's locks, and one that was killed while it compiled
+    may have left half a file. (PyTorch sets the variable itself when it is imported.)"""
+    before = os.environ.get(CACHE)
+    os.environ[CACHE] = str(folder)
     try:
         yield
     finally:
         if before is None:
-            del os.environ[name]
+            del os.environ[CACHE]
+        else:
+            os.environ[CACHE] = before
 
 
 def device_of(name: str) -> torch.device:
@@ -254,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=[], help="names, or train, or train/model=*")
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"))
     parser.add_argument("--in-order", action="store_true", help="no parts beside each other")
+    parser.add_argument("--cache", type=Path, help="folder for torch.compile; default: a new one")
     parser.add_argument("--list", action="store_true", help="only print the names of the parts")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does
@@ -265,7 +267,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(part.name for part in parts))
             return 0
         check = Check(machine, options.output, options.budget)
-        with compiler_cache(machine.work / "compiled"), watchdog(options.budget + LATEST):
+        with (
+            compiler_cache(options.cache or machine.work / "compiled"),
+            watchdog(options.budget + LATEST),
+        ):
             if machine.is_gpu and not options.in_order:
                 check(*split(parts))
             else:

@@ -2,6 +2,7 @@
 all use of it by the process that met them."""
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from gpu_parts.part import MARGIN, Machine, Part, Result
 from gpu_parts.process import Process
 
 SCRIPT = Path(__file__).parent.parent / "gpu_check.py"
+CACHE = "TORCHINDUCTOR_CACHE_DIR"  # where torch.compile keeps what it has compiled
 GRACE = 20.0  # seconds after its deadline until such a process is killed
 
 
@@ -27,6 +29,7 @@ class Aside(Process):
         budget = deadline - time.monotonic() + MARGIN
         arguments = [str(SCRIPT), "--device", machine.device.type, f"--budget={budget:.1f}"]
         arguments += ["--in-order", "--output", str(self.output)]
+        arguments += ["--cache", os.environ[CACHE]] if CACHE in os.environ else []
         arguments += ["--only", *(part.name for part in parts)]
         super().__init__(arguments, machine.work, machine.work / f"{name}.log")
 
