@@ -241,7 +241,10 @@ def test_a_damaged_configuration_is_told(tmp_path):
 def test_the_largest_configuration_fits_into_an_export(tmp_path):
     """In JSON within JSON it takes more room than in config.yaml."""
     widths = [f'"é"{n}' for n in range(MAX_NODES // 4)]
-    hparams = BASE | {"model": {"widths": widths}, "data": {"names": ["日" * 100] * 500}}
+    hparams = BASE | {
+        "model": {"widths": widths},
+        "data": {"names": ["日" * 100] * 500, "channels": 1, "image_size": 8},
+    }
     hparams |= {"diffusion": {}, "version": 1}
     assert len(stored.to_yaml(hparams)) < MAX_YAML
     state = {"step": 1, "run_id": "a", "ema": {"w": torch.zeros(1)}, "hparams": hparams}
