@@ -51,7 +51,10 @@ def explain(error: BaseException) -> str | None:
     if key := re.search(r"Key '[^']*' is not in struct\s+full_key: (\S+)", text):
         return no_such_key(key[1])
     if "Config group override must be a string or a list" in text:
-        return f"{_scalar_group()}: a group takes the name of one of its options, no other value."
+        word = _scalar_group()
+        spelled = overrides.spelled_with_quotes(word)
+        quotes = f" An option of that name is chosen by {spelled}." if spelled else ""
+        return f"{word}: a group takes the name of one of its options, no other value.{quotes}"
     if name := re.search(r"Environment variable '([^']+)' not found", text):
         key = re.search(r"full_key: (\S+)", text)
         return f"{key[1] if key else 'a key'}: the environment variable {name[1]} is not set."

@@ -630,3 +630,11 @@ def test_pixels_of_ordinary_pictures_are_as_before(root):
     Image.fromarray(grid).save(root / "cats" / "grey.png")
     images = folder(root).arrays[0]
     assert (images[3] == grid).all()
+
+
+def test_links_that_lead_nowhere_are_told(root, tmp_path):
+    (root / "loop").symlink_to("loop")
+    (root / "gone").symlink_to(tmp_path / "unmounted")
+    made = folder(root)
+    made.files("train")
+    assert "left out, because they lead nowhere: 2 links (gone, loop)" in made.notes

@@ -77,16 +77,18 @@ class Folder(PictureData):
     def _notes(self, tree: "Tree", others: Sequence[str]) -> Iterator[str]:
         """What was left out, in one line for each reason."""
         if tree.again:
-            yield f"read once, though links lead to them again: {self._folders(tree.again)}"
+            yield f"read once, though links lead to them again: {self._named(tree.again, 'folder')}"
         if tree.runs:
-            yield f"left out, because they hold runs: {self._folders(tree.runs)}"
+            yield f"left out, because they hold runs: {self._named(tree.runs, 'folder')}"
+        if tree.broken:
+            yield f"left out, because they lead nowhere: {self._named(tree.broken, 'link')}"
         if others:
             yield f"left out by their endings: {_endings(others)}"
 
-    def _folders(self, paths: Sequence[str]) -> str:
+    def _named(self, paths: Sequence[str], kind: str) -> str:
         """`2 folders (cats/back, dogs/back)`."""
         names = [shown(os.path.relpath(path, self.root), 100) for path in sorted(paths)]
-        return f"{len(paths)} folder{'s' * (len(paths) > 1)} ({listed(names, NAMED)})"
+        return f"{len(paths)} {kind}{'s' * (len(paths) > 1)} ({listed(names, NAMED)})"
 
     def images(self, split: str) -> ImageFiles:
         paths = [self.root / name for name, *_ in self.sources]
@@ -104,11 +106,13 @@ class Tree:
         files: all that are no folders.
         again: folders that had been read by another path.
         runs: folders that hold runs.
+        broken: links that lead nowhere, and are not called like pictures.
     """
 
     files: list[str] = field(default_factory=list)
     again: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
 
 def walk(root: str) -> Tree:
@@ -140,8 +144,10 @@ def walk(root: str) -> Tree:
                 continue
             if listing.is_folder(entry):
                 heapq.heappush(todo, (entry.is_symlink(), entry.path))
-            else:
+            elif entry.name.lower().endswith(SUFFIXES) or listing.exists(entry.path):
                 tree.files.append(entry.path)
+            else:
+                tree.broken.append(entry.path)
     return tree
 
 
