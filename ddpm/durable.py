@@ -48,6 +48,9 @@ def sync_folder(folder: Path) -> None:
         return  # no such thing as an open folder
     try:
         sync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EBADF:  # said of descriptors that are not open for writing
+            raise
     finally:
         os.close(descriptor)
 

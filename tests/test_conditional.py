@@ -228,6 +228,7 @@ def test_a_classifier_says_how_much_it_knows(classifier):
         assert all(0 <= row[key] <= 1 for key in levels)
 
 
+@pytest.mark.slow
 def test_a_classifier_goes_on_by_its_folder_alone(run, classifier, tmp_path):
     go(run, *CLASSIFIER, "job.max_steps=3", "output_dir=parts")
     assert "3 to 6" in go(run, "resume=parts", "job.max_steps=6")
@@ -481,6 +482,7 @@ def test_a_run_of_before_still_draws_and_goes_on(run, unconditional, draw, tmp_p
     assert losses_of(old) == losses_of(unconditional)
 
 
+@pytest.mark.slow
 def test_a_run_whose_previews_a_classifier_leads(run, unconditional, classifier, draw, tmp_path):
     """Its previews show that, and it goes on and is sampled from by its folder alone."""
     led = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=50"]

@@ -412,7 +412,13 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("v-learned-variance", "labels-guided"),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("eps", "learned-schedule")),
+    ],
+)
 def test_an_export_draws_what_the_checkpoint_draws(kind, run, trained, tmp_path):
     words = [word for word in WORDS if kind != "v-learned-variance" or "sampler" not in word]
     source = trained(kind, *words, *KINDS[kind])
@@ -509,6 +515,7 @@ def test_weights_that_are_not_there_are_asked_for_in_vain(run, trained, tmp_path
         Pipeline.from_checkpoint("average", weights="model")
 
 
+@pytest.mark.slow
 def test_a_classifier_guides_from_an_export(run, trained, tmp_path):
     classifier = trained("classifier", *CLASSIFIER)
     source = trained("eps", *WORDS)

@@ -67,7 +67,7 @@ def is_folder(file, *_):
 # fsync
 
 
-@pytest.mark.parametrize("code", MISSING)
+@pytest.mark.parametrize("code", sorted({*MISSING} - {errno.EBADF}))
 def test_a_checkpoint_without_fsync(code, tmp_path, monkeypatch):
     refuse(monkeypatch, os, "fsync", code)
     path = checkpoint.save(tmp_path, state(3), 2)

@@ -62,6 +62,7 @@ def test_a_refused_job_is_told_with_its_reason(run, tmp_path):
     assert run("job=report", "sweep=study")[0] == 0
 
 
+@pytest.mark.slow
 def test_wandb_is_shown_the_report_of_what_it_tracked(run, tmp_path, monkeypatch):
     import sys
 
