@@ -247,6 +247,12 @@ def device_of(name: str) -> torch.device:
     return torch.device(name)
 
 
+def stop_once(number: int, frame: object) -> None:
+    """End the check, with its table. `timeout` sends its signal twice: only the first counts."""
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 1 if a part failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -258,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="folder for torch.compile; default: a new one")
     parser.add_argument("--list", action="store_true", help="only print the names of the parts")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # as Ctrl-C does
+    signal.signal(signal.SIGTERM, stop_once)
     device = torch.device("cpu") if options.list else device_of(options.device)
     with tempfile.TemporaryDirectory() as work:
         machine = Machine(device, Path(work))
