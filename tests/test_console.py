@@ -313,7 +313,8 @@ def test_a_note_that_finds_no_room_is_dropped(begin_with, straight, tmp_path, mo
     assert status_of(tmp_path / "run") == status_of(straight)
 
 
-@pytest.mark.parametrize("wrong", ["both full", *slowly("missing", "no reader")])
+@pytest.mark.slow
+@pytest.mark.parametrize("wrong", ["both full", "missing", "no reader"])
 def test_samples_and_exports(wrong, begin_with, straight, tmp_path):
     words = ["job.num_samples=3", "job.batch_size=2", f"checkpoint={straight}"]
     assert go(tmp_path, *SAMPLE, *words, "output_dir=seen") == 0, said(tmp_path)

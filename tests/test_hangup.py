@@ -95,6 +95,7 @@ def test_under_nohup_a_run_goes_on(sent, tmp_path, monkeypatch):
     assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
 
 
+@pytest.mark.slow
 def test_under_nohup_other_signals_stop_it_all_the_same(sent, tmp_path, monkeypatch):
     with_handler(monkeypatch, signal.SIG_IGN)
     sent(HUP, TERM, HUP)
