@@ -3,6 +3,7 @@
 import zipfile
 
 import pytest
+import wandb
 import yaml
 from conftest import TINY
 from mistake_parts import assert_answered, contents
@@ -42,13 +43,14 @@ def secrets(tmp_path, monkeypatch):
 @pytest.fixture
 def private_run(run, secrets):
     """A run with all trackers, whose pictures lie where variables of the environment say."""
+    wandb.teardown()  # a service of this environment, and not one that other tests have used
     status, out, err = run(
         *(word for word in TINY if word != "tracker=local"),
         *("--config-dir", "mine", "experiment=lab", "tracker=[wandb,tensorboard]", *PICTURES),
         "output_dir=run",
     )
     assert status == 0, err
-    assert run_files(secrets / "run")
+    assert run_files(secrets / "run"), err
     assert_nowhere(secrets, out, err)
     return secrets / "run"
 
