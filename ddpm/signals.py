@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -97,6 +98,7 @@ def to_children() -> Iterator[list[int]]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child.pid, number)
 
+    _start_tracker()
     before = _install(hand_on)
     try:
         yield received
@@ -104,6 +106,19 @@ def to_children() -> Iterator[list[int]]:
         _restore(before)
         if received:
             _hand_over(received[0], before)
+
+
+def _start_tracker() -> None:
+    """Start the process with which `multiprocessing` keeps track of shared memory, deaf to SIGHUP.
+
+    By itself it leaves SIGINT and SIGTERM to its parent, but not the end of a terminal: its own end
+    would be told, with a traceback, while the run still saves.
+    """
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def leave_to_parent() -> None:

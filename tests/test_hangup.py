@@ -202,7 +202,7 @@ def test_while_jobs_start(tmp_path, monkeypatch):
     with_handler(monkeypatch, signal.SIG_DFL)
     words = ["-m", *TINY, "sweep=study", "seed=1,2", "hydra/launcher=slots"]
     launcher = start(tmp_path, *words)
-    until(lambda: "start    seed=2" in said(tmp_path), launcher)
+    until(lambda: (tmp_path / "out.txt").exists() and "start    seed=2" in said(tmp_path), launcher)
     os.killpg(launcher, HUP)
     assert wait(launcher) == 129, said(tmp_path)
     for job in (tmp_path / "outputs" / "sweep" / "study").glob("*-*"):
