@@ -70,8 +70,6 @@ def main() -> None:
             traceback.print_exception(error)
         if message is None:
             sys.exit(1)
-        if "no such key" in message and (hint := mistakes.misread_file()):
-            message += "" if hint in message else f"\n{hint}"
         print(message, file=sys.stderr)
         sys.exit(2)
 

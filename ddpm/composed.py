@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpm import catalog, private
-from ddpm.errors import InputError, shown
+from ddpm.errors import InputError, NoSuchKey, shown
 from ddpm.mistakes import no_such_key
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -26,12 +27,12 @@ def check(cfg: DictConfig, choices: dict[str, Any]) -> None:
     Raises:
         InputError: naming all that do not, with the variable that is missing or the nearest key.
     """
-    wrong = [no_such_key(key) for key in _unknown(cfg, catalog.known(choices))]
-    wrong = wrong or [*_missing(cfg), *_unresolvable(cfg)]
+    unknown = [no_such_key(key) for key in _unknown(cfg, catalog.known(choices))]
+    wrong = unknown or [*_missing(cfg), *_unresolvable(cfg)]
     if len(wrong) > MOST:
         wrong[MOST - 1 :] = [f"... and {len(wrong) - MOST + 1} more like these."]
     if wrong:
-        raise InputError("\n".join(wrong))
+        raise (NoSuchKey if unknown else InputError)("\n".join(wrong))
 
 
 def drop_unchosen(cfg: DictConfig) -> None:
@@ -40,9 +41,15 @@ def drop_unchosen(cfg: DictConfig) -> None:
     for name, node in OmegaConf.to_container(cfg.tracker, resolve=False).items():
         if isinstance(node, dict) and "_target_" not in node:
             if unknown := [key for key in node if f"tracker.{name}.{key}" not in known]:
-                raise InputError(no_such_key(f"tracker.{name}.{unknown[0]}"))
+                raise NoSuchKey(no_such_key(f"tracker.{name}.{unknown[0]}"))
             OmegaConf.set_struct(cfg, False)
             del cfg.tracker[name]
+
+
+def folders() -> list[Path]:
+    """The folders that options were looked for in."""
+    sources = HydraConfig.get().runtime.config_sources
+    return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 def check_files(folders: Iterable[Path], choices: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ from ddpm import (
     wandb_settings,
 )
 from ddpm.build import check_targets
-from ddpm.errors import InputError
+from ddpm.errors import InputError, NoSuchKey
 from ddpm.mistakes import no_such_key, no_such_option
 from ddpm.plan import Plan
 from ddpm.rules import look_up
@@ -66,10 +66,10 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
     overrides = OverridesParser.create().parse_overrides(texts)
     private.check_config(cfg)
     _check_overrides(cfg, overrides, hydra_config.runtime.choices)
-    shared = team.keys(_folders(), hydra_config.runtime.choices.get("team"))
+    shared = team.keys(composed.folders(), hydra_config.runtime.choices.get("team"))
     composed.drop_unchosen(cfg)
     composed.check(cfg, hydra_config.runtime.choices)
-    composed.check_files(_folders(), hydra_config.runtime.choices)
+    composed.check_files(composed.folders(), hydra_config.runtime.choices)
     if cfg.sweep is not None and hydra_config.mode != RunMode.MULTIRUN:
         raise InputError(
             f"sweep={cfg.sweep}: names a sweep, and those begin with -m: "
@@ -108,7 +108,7 @@ def _plan(
     changes: list[str] = []
     untyped: tuple[str, ...] = ()
     if resume is None or "tracker" in keys:
-        untyped = wandb_settings.fill(config, overrides, _folders(), config["choices"])
+        untyped = wandb_settings.fill(config, overrides, composed.folders(), config["choices"])
     if resume is not None:
         older, revealed = private.reveal(inherit.stored_run(resume), hidden, keys)
         config, changes = inherit.merge(
@@ -168,7 +168,7 @@ def _run_id(hydra_config: DictConfig) -> str:
     """A new one; or the one that W&B's sweep agent has given to the run it starts."""
     given = os.environ.get("WANDB_RUN_ID")
     alone = limits.in_sweep() and hydra_config.mode != RunMode.MULTIRUN
-    return given if alone and limits.is_run_id(given) else secrets.token_hex(4)
+    return given if alone and stored.is_word(given) else secrets.token_hex(4)
 
 
 def _resume(config: dict[str, Any], hydra_config: DictConfig) -> str | None:
@@ -272,20 +272,14 @@ def _check_overrides(cfg: DictConfig, overrides: list[Override], choices: dict[s
             if not target or (
                 str(target).startswith("ddpm.") and key not in catalog.known(choices)
             ):
-                raise InputError(no_such_key(key))
+                raise NoSuchKey(no_such_key(key))
         elif root == "job" and name in cfg:
             raise InputError(f"{key}: is the run's {name}; set {name}=... instead.")
 
 
 def _is_own(group: str, option: str) -> bool:
     """Whether an option lies in a folder of the user's, which --config-dir names."""
-    return any((folder / group / f"{option}.yaml").is_file() for folder in _folders())
-
-
-def _folders() -> list[Path]:
-    """The folders that options were looked for in."""
-    sources = HydraConfig.get().runtime.config_sources
-    return [Path(source.path) for source in sources if source.schema == "file"]
+    return any((folder / group / f"{option}.yaml").is_file() for folder in composed.folders())
 
 
 def _wires(job: DictConfig) -> dict[str, str]:

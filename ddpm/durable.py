@@ -1,6 +1,6 @@
-"""Files on the disk: written through, replaced, and known by their times.
+"""Write files through to the disk, replace them, and notice that they have changed.
 
-What a file system does not offer is done without; what fails on one that offers it is an error.
+A feature that the file system lacks is skipped; one that it has and that fails is an error.
 """
 
 import contextlib

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """Something the user gave cannot be used. Shown as its message alone, without a traceback."""
 
 
+class NoSuchKey(InputError):
+    """A key that does not exist; perhaps a file put it in the wrong place."""
+
+
 class ToldElsewhere(InputError):
     """What another process of the same run has told already."""
 

@@ -492,7 +492,7 @@ def _check_holders(path: Path, *, remove: bool = True) -> None:
 
 
 def _respect(holder: Holder, file: Path) -> None:
-    """Let go what a holder may have that has not ended; `file` describes it.
+    """Raise Taken unless the holder's process has ended; `file` describes it.
 
     Raises:
         Taken: it has not, or that cannot be known.

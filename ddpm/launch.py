@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessExitedException
 
-from ddpm import checkpoint, listing, ranks, run_dir, signals, streams
+from ddpm import checkpoint, listing, ranks, run_dir, shell, signals, streams
 from ddpm.build import build
 from ddpm.errors import InputError, ToldElsewhere, shown
 from ddpm.hardware import is_first_to_say, starts_processes
@@ -146,6 +146,13 @@ def _not_compiled(error: Exception) -> str:
     """That torch.compile failed, with the first line of what the compiler says."""
     lines = [line.strip() for line in str(error).splitlines()]
     reason = next((line for line in lines if "rror" in line), lines[0] if lines else "")
+    if "file too short" in str(error):  # PyTorch writes its cache in place
+        cache = shell.bash_word(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))  # PyTorch sets it
+        return (
+            f"job.compile=true: a compiled file is incomplete ({shown(reason, 200)}): an earlier "
+            f"run was killed while it was written.\nRemove PyTorch's cache, {cache}, and run the "
+            "same command again."
+        )
     return (
         f"job.compile=true: the network cannot be compiled here ({shown(reason, 200)}).\n"
         "HYDRA_FULL_ERROR=1 shows all of the compiler's report. Without job.compile it runs."

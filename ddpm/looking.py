@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import composed, listing, paths, private, rules, run_dir, wandb_settings
+from ddpm import composed, listing, overrides, paths, private, rules, run_dir, wandb_settings
 from ddpm.build import build
 from ddpm.errors import InputError, nearest
 from ddpm.sweeps import folder
@@ -113,9 +112,9 @@ def _said(cfg: DictConfig) -> dict[str, Any]:
     """
     hydra_config = HydraConfig.get()
     config = {"tracker": OmegaConf.to_container(cfg.tracker, resolve=True)}
-    overrides = OverridesParser.create().parse_overrides(private.as_typed(hydra_config))
-    folders = [Path(s.path) for s in hydra_config.runtime.config_sources if s.schema == "file"]
-    untyped = wandb_settings.fill(config, overrides, folders, dict(hydra_config.runtime.choices))
+    typed = map(overrides.parse, private.as_typed(hydra_config))
+    choices = dict(hydra_config.runtime.choices)
+    untyped = wandb_settings.fill(config, typed, composed.folders(), choices)
     for key in {"name", "job_type"} & set(untyped):
         config["tracker"]["wandb"][key] = None
     wandb_settings.mend(config)

@@ -11,7 +11,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpm import catalog, listing, overrides, paths
-from ddpm.errors import InputError, causes, nearest, shown
+from ddpm.errors import InputError, NoSuchKey, causes, nearest, shown
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What Hydra can be given by a package of its own.
@@ -30,6 +30,8 @@ def explain(error: BaseException) -> str | None:
     """The message for a mistake of the user; None for an error of the program."""
     chain = list(causes(error))
     for cause in chain:
+        if isinstance(cause, NoSuchKey):
+            return _with_misread_file(str(cause))
         if isinstance(cause, InputError):
             return str(cause)
     text = "\n".join(str(cause) for cause in chain)
@@ -49,7 +51,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, MissingConfigException):
         return _missing_config(error, text)
     if key := re.search(r"Key '[^']*' is not in struct\s+full_key: (\S+)", text):
-        return no_such_key(key[1])
+        return _with_misread_file(no_such_key(key[1]))
     if "Config group override must be a string or a list" in text:
         word = _scalar_group()
         spelled = overrides.spelled_with_quotes(word)
@@ -151,14 +153,15 @@ def _missing_plugin(kind: str, name: str) -> str:
     return f"{start}.{nearest(name, known)} It can be {', '.join(known)}."
 
 
-def misread_file() -> str | None:
-    """What Hydra reads otherwise than it was meant, of the first such file in the user's own
-    folders: the likely cause of a mistake that seems to be elsewhere."""
+def _with_misread_file(message: str) -> str:
+    """The message, with the first file in the user's own folders that Hydra does not read as it was
+    meant: it may have put the key in the wrong place."""
     try:
         problems = map(catalog.misread, _yaml_below(catalog.own_folders(sys.argv)))
-        return next(filter(None, problems), None)
+        cause = next(filter(None, problems), None)
     except listing.Unreachable as error:
-        return str(error)
+        cause = str(error)
+    return f"{message}\n{cause}" if cause else message
 
 
 def _yaml_below(folders: list[Path]) -> list[Path]:

@@ -1,5 +1,6 @@
 """Overrides, the `key=value` words of a command line, as Hydra reads them."""
 
+import functools
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -13,8 +14,9 @@ from ddpm import shell
 _KEY = re.compile(r"[+~]{0,2}([\w./@:-]+)=", re.ASCII)
 
 
+@functools.cache
 def parse(word: str) -> Override | None:
-    """A word as Hydra reads it; None where Hydra cannot."""
+    """A word as Hydra reads it; None where Hydra cannot. Cached: do not change the result."""
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException:

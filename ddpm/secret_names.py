@@ -55,9 +55,10 @@ def _is_secret_word(words: list[str], i: int) -> bool:
     """Whether the word at `i`, by itself or with the one before it, is one of a secret."""
     if (words[i] == "key" and words[max(i - 1, 0)] in _LOOKUPS) or _is_counted(words, i):
         return False
+    if words[i] == "pwd":  # alone it is a folder: PWD, OLDPWD
+        return i > 0
     pair = "".join(words[i - 1 : i + 1]) if i else ""
-    together = _PAIRS.fullmatch(pair) if words[i] != "pwd" else i  # PWD alone is a folder
-    return bool(_SECRET.search(words[i]) or together)
+    return bool(_SECRET.search(words[i]) or _PAIRS.fullmatch(pair))
 
 
 def _is_counted(words: list[str], i: int) -> bool:

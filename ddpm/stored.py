@@ -13,7 +13,7 @@ from ddpm.errors import InputError, shown
 from ddpm.untrusted import MAX_NODES, MAX_TEXT, Refused, check_plain, parse_yaml
 
 # Names that we give: ids of runs, which become parts of paths and of artifacts' names.
-_WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+_WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 _UNWRITABLE = re.compile("[\ud800-\udfff]")  # how Python shows bytes that are not UTF-8
 MOST_VALUES = MAX_NODES // 2  # in a list; the rest is left for the other contents of a checkpoint
 VERSION = 1  # of what a run's configuration means; raise it when an older program would misread it

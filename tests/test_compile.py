@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import TINY
 
-from ddpm import hardware
+from ddpm import hardware, launch
 from ddpm.errors import InputError
 
 
@@ -37,3 +37,11 @@ def test_a_compiler_that_fails_is_told_in_short(run, tmp_path, monkeypatch):
     assert status == 2, out + err
     assert "job.compile" in err
     assert len(err.splitlines()) <= 5
+
+
+def test_a_compiled_file_that_a_kill_left_incomplete_is_named(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "some/cache")
+    error = RuntimeError("InductorError: ImportError: some/cache/ab/x.so: file too short")
+    message = launch._not_compiled(error)
+    assert "some/cache," in message
+    assert len(message.splitlines()) <= 3

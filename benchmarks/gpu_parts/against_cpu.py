@@ -254,12 +254,12 @@ def train_step(words: tuple[str, ...], batch: int, hardware: str, mode: Mode) ->
     average and its schedule: float64 on the CPU."""
     step, parameters = make_step(words, batch, hardware, mode)
     before = [parameter.detach().cpu().double() for parameter in parameters.values()]
-    told = step(0, *random_images(step))
-    if told.broken:
-        raise CheckFailed(f"loss {told.loss.item()}, gradient norm {told.grad_norm.item()}")
+    metrics = step(0, *random_images(step))
+    if metrics.broken:
+        raise CheckFailed(f"loss {metrics.loss.item()}, gradient norm {metrics.grad_norm.item()}")
     after = [parameter.detach().cpu().double() for parameter in parameters.values()]
     moved = {name: b - a for name, a, b in zip(parameters, before, after, strict=True)}
-    scalars = {"loss": told.loss, "gradient norm": told.grad_norm}
+    scalars = {"loss": metrics.loss, "gradient norm": metrics.grad_norm}
     return {name: value.cpu().double() for name, value in scalars.items()} | moved
 
 

@@ -45,7 +45,7 @@ class ImageData(Dataset):
     as likely as the image; the training loop does it. `conditional`: whether the network is told
     the labels.
 
-    `notes`: what is to be said of the files when they have been looked for, a line each.
+    `notes`: messages about files that were left out, a line each.
     """
 
     name: ClassVar[str]
@@ -112,7 +112,7 @@ class ImageData(Dataset):
             with writing(self.data_dir / "cache", self.name):
                 self.images(self.split)
             paths = self.files(self.split)
-        for note in self.notes if _leads() else []:
+        for note in self.notes if _is_rank_zero() else []:
             logger.warning("%s: %s", shown(self.root, 200), note)
         stats = [_stat(path) for path in paths]
         names = map(self._name, paths)
@@ -157,7 +157,7 @@ class ImageData(Dataset):
             self._tidy()
         if not self._prepared:
             self._prepared = True
-            if self.skipped and _leads():
+            if self.skipped and _is_rank_zero():
                 logger.warning("%s", self._skipped_line())
 
     @property
@@ -492,7 +492,7 @@ def _is_image(made: np.ndarray | Unreadable) -> bool:
     return isinstance(made, np.ndarray)
 
 
-def _leads() -> bool:
+def _is_rank_zero() -> bool:
     """Whether this process is the first of those that train together, which says what all see."""
     known = torch.distributed.is_available() and torch.distributed.is_initialized()
     return not known or torch.distributed.get_rank() == 0

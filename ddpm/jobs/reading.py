@@ -75,7 +75,9 @@ def _possible(num_workers: int, batch_bytes: int) -> int:
         why = f"{SHARED} has room for {free / 1e6:,.0f} MB, {num_workers} need "
         why += f"{num_workers * AHEAD * batch_bytes / 1e6:,.0f} MB"
     if possible < num_workers:
-        reads = f"{possible} read ahead" if possible else "the training process reads itself"
+        reads = (
+            f"{possible} read ahead" if possible else "the training process loads the data itself"
+        )
         logger.warning("job.num_workers=%d: %s (%s).", num_workers, reads, why)
     return possible
 

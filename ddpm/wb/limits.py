@@ -21,7 +21,6 @@ TAGS = f"a list of tags, texts of 1 to {TAG} characters, like [baseline, '2026']
 TAGS += "YAML reads something else"
 MODES = ("online", "offline", "disabled")
 _OLD_MODES = {"dryrun": "offline", "run": "online"}  # W&B's own names of former times
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 def is_project(text: str) -> bool:
@@ -33,11 +32,6 @@ def is_project(text: str) -> bool:
 def are_tags(values: list[Any]) -> bool:
     """Whether each of some values can be a tag."""
     return all(isinstance(tag, str) and tag.strip() and len(tag) <= TAG for tag in values)
-
-
-def is_run_id(text: str | None) -> bool:
-    """Whether W&B, file systems and names of artifacts take a text as the id of a run."""
-    return text is not None and _RUN_ID.fullmatch(text) is not None
 
 
 def in_sweep() -> bool:
