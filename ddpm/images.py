@@ -25,13 +25,22 @@ def denormalize(x_0: Tensor) -> Tensor:
 
 
 def make_grid(images: Tensor, columns: int | None = None) -> Tensor:
-    """uint8 (N, C, H, W) to one picture (C, H', W') with thin grey lines; about as many rows."""
-    from torchvision.utils import make_grid  # costs a second
+    """uint8 (N, C, H, W) to one picture (C, H', W') with thin grey lines; about as many rows.
 
-    columns = columns or math.ceil(math.sqrt(len(images)))
-    line = max(1, images.shape[-1] // 32)
-    grid = make_grid(images, nrow=columns, padding=line, pad_value=128)
-    return grid[: images.shape[1]]  # torchvision makes three channels of one
+    As `torchvision.utils.make_grid`, the import of which would take as long as that of torch.
+    """
+    columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
+    rows = math.ceil(len(images) / columns)
+    channels, height, width = images.shape[1:]
+    line = 0 if len(images) == 1 else max(1, width // 32)
+    grid = images.new_full(
+        (channels, rows * (height + line) + line, columns * (width + line) + line), 128
+    )
+    for n, image in enumerate(images):
+        top = line + n // columns * (height + line)
+        left = line + n % columns * (width + line)
+        grid[:, top : top + height, left : left + width] = image
+    return grid
 
 
 def enlarge(picture: Tensor, width: int = 512) -> Tensor:
@@ -61,12 +70,6 @@ def is_whole(path: str | Path) -> bool:
     except (OSError, SyntaxError, ValueError):
         return False
     return True
-
-
-def import_libraries() -> None:
-    """Load what pictures need later, before a tracker hooks itself into imports: one that died
-    would make them fail."""
-    import torchvision.utils  # noqa: F401
 
 
 def save_gif(

@@ -28,7 +28,11 @@ def perform(plan: Plan) -> dict[str, Any] | None:
     """
     if ranks.leads():
         print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
-    from ddpm.launch import launch  # torch comes in here, seconds after a mistake would have shown
+    from ddpm import eager  # torch comes in here, seconds after a mistake would have shown
+
+    if not plan.config["job"].get("compile"):
+        eager.import_fabric()
+    from ddpm.launch import launch
 
     result = launch(plan)
     if result is not None:

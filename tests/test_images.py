@@ -48,6 +48,16 @@ def test_grid_is_near_square_and_holds_the_images_in_order(count, rows, columns)
         assert torch.equal(grid[:, y : y + 8, x : x + 8], image)
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("columns", [1, 3, 9])
+def test_the_grid_is_that_of_torchvision(count, columns):
+    from torchvision.utils import make_grid as of_torchvision
+
+    images = torch.stack([random_image(3, 70, 40, seed) for seed in range(count)])
+    theirs = of_torchvision(images, nrow=columns, padding=1, pad_value=128)
+    assert torch.equal(make_grid(images, columns), theirs)
+
+
 def test_grid_keeps_grey_grey_and_takes_columns():
     images = torch.stack([random_image(1, 8, 8, seed) for seed in range(6)])
     assert make_grid(images, columns=6).shape == (1, 10, 55)

@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm import eager
 from ddpm.console import Progress
 from ddpm.crash import crashpoint
 from ddpm.data.base import ImageData
@@ -200,6 +201,8 @@ class Loop(ABC):
         groups: list[dict[str, Any]] = [{"params": list(net.parameters())}]
         if schedule := list(self.diffusion.parameters()):  # not to be pulled towards 0
             groups.append({"params": schedule, "weight_decay": 0.0})
+        if not self.compile:
+            eager.shield_optimizers()
         optimizer = self.optimizer(groups)
         return Learned(net, ema, self.diffusion, optimizer, fabric.strategy.precision)
 

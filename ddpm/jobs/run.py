@@ -12,7 +12,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import asked, checkpoint, images, run_dir, streams
+from ddpm import asked, checkpoint, run_dir, streams
 from ddpm.crash import crashpoint
 from ddpm.errors import InputError, shown
 from ddpm.hardware import describe
@@ -123,7 +123,6 @@ class Run:
 
     def _open_trackers(self) -> Trackers:
         hparams = self.plan.hparams
-        images.import_libraries()
         tracker = open_trackers(
             self.trackers,
             run_dir=self.dir,

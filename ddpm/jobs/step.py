@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm import eager
 from ddpm.diffusion import NO_LABEL, GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.images import normalize
@@ -158,9 +159,9 @@ class Step:
                 self.optimizer.step()
         elif self.skips_on_device(inner):
             inner.found_inf = broken.float()  # asked by its kernels: nobody waits for the device
-            self.optimizer.step()
+            eager.take_step(inner)
         elif not broken:
-            self.optimizer.step()
+            eager.take_step(inner)
 
     def skips_on_device(self, inner: torch.optim.Optimizer) -> bool:
         """Whether the optimizer can leave a step out without the CPU knowing."""

@@ -136,10 +136,8 @@ def open_trackers(
     Raises:
         InputError: a knob of theirs has a value that the user must change.
     """
-    from ddpm.trackers.local import Local, import_plotting  # which imports this file
+    from ddpm.trackers.local import Local  # which imports this file
 
-    if run.job_type == "train":
-        import_plotting()
     others: list[Tracker] = []
     for name, partial in partials.items():
         try:

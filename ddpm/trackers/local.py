@@ -110,12 +110,6 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
     return png.getvalue()
 
 
-def import_plotting() -> None:
-    """Load matplotlib before other trackers hook themselves into imports."""
-    import matplotlib.backends.backend_agg
-    import matplotlib.figure  # noqa: F401
-
-
 def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
     """Take out of the file what a resume at `start_step` will write again; returns what stays."""
     if not listing.exists(path):

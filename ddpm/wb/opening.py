@@ -3,6 +3,7 @@
 import logging
 import os
 import ssl
+import sys
 import threading
 import time
 import urllib.error
@@ -151,7 +152,32 @@ def _init(mode: str, commit: str | None, **options: Any) -> "wandb.Run":
         disable_git=True,  # it would ask in the working directory, and for the address of a remote
         x_transaction_log_flush_interval=2,  # seconds, which a kill can take
     )
-    return wandb.init(settings=settings, **options)
+    with _without_extras():
+        return wandb.init(settings=settings, **options)
+
+
+@contextmanager
+def _without_extras() -> Iterator[None]:
+    """Let `wandb.init` leave out two things that cost a run more than they give.
+
+    - It hooks itself into later imports, to tell W&B which libraries are in use; such an import
+      fails where W&B's own process has died.
+    - It imports W&B Launch, which takes a second, for inputs of a job. Whoever has set some has
+      imported it already.
+    """
+    from wandb.sdk.wandb_run import Run
+
+    names = ["_register_telemetry_import_hooks"]
+    if "wandb.sdk.launch.inputs.internal" not in sys.modules:
+        names.append("_detect_and_apply_job_inputs")
+    originals = {name: getattr(Run, name) for name in names if hasattr(Run, name)}
+    for name in originals:
+        setattr(Run, name, lambda self: None)
+    try:
+        yield
+    finally:
+        for name, method in originals.items():
+            setattr(Run, name, method)
 
 
 def session(run_id: str | None = None) -> Any:

@@ -1,0 +1,96 @@
+"""How a run starts: it imports what it uses, and no more."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+from ddpm import eager
+
+
+def imported(words, folder, data_dir):
+    """The modules that a run of run.py imports, in this order."""
+    environment = os.environ | {"DDPM_DATA": str(data_dir), "WANDB_MODE": "offline"}
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "run.py", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    lines = process.stderr.splitlines()
+    names = [line.split("|")[-1].strip() for line in lines if line.startswith("import time:")]
+    assert process.returncode == 0, process.stderr[-2000:]
+    return names
+
+
+def test_a_run_imports_nothing_that_it_does_not_use(tiny, tmp_path, data_dir):
+    words = [*TINY, "output_dir=second", "tracker=wandb"]  # the data are cached by the first
+    names = imported(words, tmp_path, data_dir)
+    assert {"torch", "lightning_fabric", "wandb", "matplotlib.figure"} <= set(names)
+    for unused in ("torch._dynamo", "torch._inductor", "torchvision", "sklearn", "pandas", "scipy"):
+        assert unused not in names
+    assert not [name for name in names if name.startswith("wandb.sdk.launch")]
+    assert names.index("matplotlib.figure") > names.index("ddpm.jobs.pace")
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_past_the_wrapper_is_the_same_step(optimizer, fused):
+    after = []
+    for step in (eager.take_step, lambda made: made.step()):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(5))
+        made = optimizer([weight], lr=0.1, fused=fused)
+        for _ in range(3):
+            weight.grad = torch.sin(weight.detach())
+            step(made)
+        after.append((weight.detach(), made.state_dict()["state"]))
+    assert torch.equal(after[0][0], after[1][0])
+    assert str(after[0][1]) == str(after[1][1])
+
+
+def test_an_optimizer_with_hooks_or_of_its_own_takes_its_own_step():
+    calls = []
+
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            calls.append("own")
+
+    weight = torch.nn.Parameter(torch.ones(1))
+    eager.take_step(Own([weight], lr=1.0))
+    hooked = torch.optim.SGD([weight], lr=1.0)
+    hooked.register_step_post_hook(lambda *_: calls.append("hook"))
+    weight.grad = torch.ones(1)
+    eager.take_step(hooked)
+    assert calls == ["own", "hook"]
+    assert weight.item() == 0
+
+
+def test_the_compiler_works_after_an_eager_start(tmp_path):
+    """In a process of its own: here it is imported already."""
+    script = """
+from ddpm import eager
+eager.import_fabric()
+eager.shield_optimizers()
+import sys, torch
+from ddpm.hardware import Fabric
+weight = torch.nn.Parameter(torch.ones(3))
+optimizer = torch.optim.Adam([weight], fused=True)
+weight.grad = torch.ones(3)
+eager.take_step(optimizer)
+optimizer.zero_grad()
+assert "torch._dynamo" not in sys.modules
+layer = torch.nn.Linear(3, 2)
+before = layer(torch.ones(1, 3))
+layer.compile(backend="eager")
+assert torch.equal(layer(torch.ones(1, 3)), before)
+torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))
+optimizer.step()
+assert "torch._dynamo" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=240)
