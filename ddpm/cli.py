@@ -26,6 +26,7 @@ from ddpm import (
     private,
     ranks,
     streams,
+    threads,
     wandb_settings,
 )
 from ddpm.config import plan
@@ -41,6 +42,7 @@ _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of
 def main() -> None:
     """Run what the command line asks for; exit status 0, 2 for a mistake in it, else 1."""
     streams.protect()
+    threads.begin()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are to reach us, not to be printed by Hydra
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

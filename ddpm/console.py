@@ -68,7 +68,7 @@ class Progress:
             left = (now - self.began) / max(step - self.start, 1) * (self.total - step)
             width = len(str(self.total))
             print(
-                f"{self.unit} {step:>{width}}/{self.total}  {text}  {_clock(left)} left", flush=True
+                f"{self.unit} {step:>{width}}/{self.total}  {text}  {clock(left)} left", flush=True
             )
 
     def say(self, text: str) -> None:
@@ -77,7 +77,8 @@ class Progress:
             tqdm.write(text)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """A duration: minutes and seconds, and hours where there are some."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -22,11 +22,13 @@ from lightning_fabric.strategies.launchers.multiprocessing import _MultiProcessi
 from torch import nn
 
 from ddpm import ranks
+from ddpm import threads as cpu_threads
 from ddpm.errors import InputError, nearest
 
 # Weights in other types than float32 have an average and samplers that do not fit them yet.
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 
+logger = logging.getLogger(__name__)
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our first lines say it all
 warnings.filterwarnings("ignore", "The `srun` command is available")  # and need not be used
 warnings.filterwarnings("ignore", "This DataLoader will create")  # rules.py has a shorter word
@@ -68,6 +70,7 @@ def fabric(
     strategy: str,
     precision: str,
     timeout_minutes: float = 30,
+    threads: int | str = "auto",
 ) -> Fabric:
     """A Fabric for the machine at hand.
 
@@ -81,6 +84,7 @@ def fabric(
         precision: "auto" (bf16-mixed where the hardware is fast at it, else 32-true), or one of
             Fabric's.
         timeout_minutes: that processes wait for each other, before one counts as hung.
+        threads: of the CPU, where the run is one process on it; "auto": one for each idle core.
 
     Raises:
         InputError: the machine has not what was asked for.
@@ -102,11 +106,18 @@ def fabric(
         )
     if not timeout_minutes > 0:
         raise InputError(f"hardware.timeout_minutes={timeout_minutes}: must be above 0.")
+    if not (threads == "auto" or (type(threads) is int and threads >= 1)):
+        raise InputError(f"hardware.threads={threads}: must be a number from 1, or 'auto'.")
     _check_precision(str(precision), accelerator, strategy)
     if precision == "auto":
         precision = "bf16-mixed" if fast_bf16(_device(accelerator)) else "32-true"
     timeout = timedelta(minutes=timeout_minutes)
     alone = not external and devices == 1 and num_nodes == 1
+    if alone and _device(accelerator).type == "cpu":
+        count, why = cpu_threads.choose(threads)
+        torch.set_num_threads(count)
+        if why:
+            logger.warning("%s", why)
     try:
         return Fabric(
             accelerator=accelerator,

@@ -94,6 +94,7 @@ LEAVES = {
     "ddpm.asked": set(),
     "ddpm.ema": set(),
     "ddpm.eager": set(),
+    "ddpm.threads": set(),
     "ddpm.untrusted": {"ddpm.untrusted"},
     "ddpm.stored": {"ddpm.untrusted"},
     "ddpm.durable": set(),
@@ -129,7 +130,7 @@ LEAVES = {
     "ddpm.signals": set(),
     "ddpm.ranks": set(),
     "ddpm.sharding": set(),
-    "ddpm.hardware": {"ddpm.ranks"},
+    "ddpm.hardware": {"ddpm.ranks", "ddpm.threads"},
     "ddpm.rules": {"ddpm.wb.limits"},
     "ddpm.errors": set(),
     "ddpm.listing": set(),
@@ -203,6 +204,7 @@ MIDDLE = {
         "ddpm.shell",
         "ddpm.signals",
         "ddpm.streams",
+        "ddpm.threads",
     },
 }
 LAST = ["layers", "stages", "base", "pictures", "local"]  # shared by the files of their folder

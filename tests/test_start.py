@@ -9,6 +9,14 @@ import torch
 from conftest import ROOT, TINY
 
 from ddpm import eager
+from ddpm.console import clock
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.jobs.outlook import Outlook
+from ddpm.jobs.preview import evaluations
+from ddpm.samplers.ddim import DDIM
+from ddpm.samplers.ddpm import DDPM
+from ddpm.samplers.dpm_solver import DPMSolver
+from ddpm.samplers.heun import Heun
 
 
 def imported(words, folder, data_dir):
@@ -94,3 +102,50 @@ optimizer.step()
 assert "torch._dynamo" in sys.modules
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=240)
+
+
+def told(steps, total, seen, look, monkeypatch, seconds=1.0):
+    """What an Outlook says of a run whose steps take so many seconds."""
+    done = 0
+    monkeypatch.setattr("ddpm.jobs.outlook.time.perf_counter", lambda: done * seconds)
+    said = []
+    outlook = Outlook(0, total, lambda n: n in seen, look, torch.device("cpu"), said.append)
+    for done in range(1, steps + 1):
+        outlook.after(done)
+    return said
+
+
+@pytest.mark.parametrize(("seconds", "at"), [(1.0, 6), (0.1, 22)])
+def test_after_the_first_steps_a_run_tells_when_it_ends(seconds, at, monkeypatch):
+    """Three seconds or twenty steps after the second step."""
+    (line,) = told(90, 1000, {500, 1000}, 10.0, monkeypatch, seconds)
+    first, end = seconds * (500 - at + 10), seconds * (1000 - at + 2 * 10)
+    assert (
+        line == f"expect   the first picture in about {clock(first)}, the end in about {clock(end)}"
+    )
+
+
+def test_a_run_without_pictures_tells_of_its_end_alone(monkeypatch):
+    assert told(90, 106, {50, 106}, 0.0, monkeypatch) == ["expect   the end in about 1:40"]
+
+
+def test_nothing_is_told_of_a_run_that_has_ended_by_then(monkeypatch):
+    assert told(3, 3, {3}, 1.0, monkeypatch) == []
+    assert told(2, 2, {2}, 1.0, monkeypatch) == []
+
+
+@pytest.mark.parametrize(
+    ("sampler", "count"),
+    [
+        (DDPM(steps=None, variance="auto"), 100),
+        (DDPM(steps=7, variance="learned"), 7),
+        (DDIM(steps=5, eta=1.0), 5),
+        (DPMSolver(steps=9, order=2), 9),
+        (Heun(steps=6), 10),  # one at x_T, which is all noise,
+    ],
+)
+def test_evaluations_of_the_network_are_counted(sampler, count):
+    assert (
+        evaluations(sampler, GaussianDiffusion(betas=torch.linspace(1e-3, 0.2, 100).double()))
+        == count
+    )

@@ -18,6 +18,7 @@ from ddpm.errors import InputError
 from ddpm.hardware import check_compiler, mesh_of
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
+from ddpm.jobs.outlook import Outlook
 from ddpm.jobs.pace import due, rank_rows, total_steps
 from ddpm.jobs.reading import load
 from ddpm.jobs.run import Run
@@ -88,6 +89,11 @@ class Loop(ABC):
         """Figures of the averaged network, for the log."""
         return {}
 
+    @property
+    def inspection_steps(self) -> float:
+        """How long `inspect` takes, about, in steps of training; 0: it draws nothing."""
+        return 0.0
+
     def inspect(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:  # noqa: B027
         """Pictures of the averaged network."""
 
@@ -140,12 +146,21 @@ class Loop(ABC):
         so that whatever a kill takes is made again. The console comes after the checkpoint: writing
         to it may block."""
         fabric, total = step.fabric, order.stop
+        outlook = Outlook(
+            order.start,
+            total,
+            is_seen_at=lambda done: self.is_seen_at(done, total),
+            look=self.inspection_steps,
+            device=fabric.device,
+            say=progress.say,
+        )
         batches = load(self.data, order, fabric.device, self.num_workers)
         for n, (images, labels) in enumerate(batches, start=order.start):
             told = step(n, images, labels)
             crashpoint("train.step")
             meter.add(told)
             done, last = n + 1, n + 1 == total
+            outlook.after(done)
             stopping = not last and watch.stopping(done)
             saving = last or stopping or due(done, self.save_every)
             if watch.gave_up(told.broken, done, look=saving):

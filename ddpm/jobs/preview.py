@@ -6,8 +6,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ddpm.diffusion import GaussianDiffusion, Prediction
 from ddpm.images import enlarge, make_grid
-from ddpm.pipeline import Pipeline, in_turn
+from ddpm.pipeline import Pipeline, Sampler, in_turn, without_gradients
 
 BATCH = 64
 
@@ -27,3 +28,18 @@ def preview(
         torch.distributed.all_gather(shares, images.to(fabric.device))
         images = torch.cat(shares).cpu()
     return enlarge(make_grid(images[:num_samples]))
+
+
+def evaluations(sampler: Sampler, diffusion: GaussianDiffusion) -> int:
+    """How often a sampler asks the network for an image: counted, on an image of one pixel."""
+    count = 0
+
+    def denoise(x_t: Tensor, t: int) -> Prediction:
+        nonlocal count
+        count += 1
+        return Prediction(x_t, x_t, torch.zeros_like(x_t))
+
+    pixel = torch.zeros(1, 1, 1, 1, device=diffusion.betas.device)
+    for _ in without_gradients(sampler(denoise, diffusion, pixel, torch.zeros_like)):
+        pass
+    return count

@@ -1,6 +1,7 @@
 """The run a job works in: its folder, its trackers, and the checkpoint it goes on from."""
 
 import contextlib
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import asked, checkpoint, run_dir, streams
+from ddpm import asked, checkpoint, run_dir, streams, threads
 from ddpm.crash import crashpoint
 from ddpm.errors import InputError, shown
 from ddpm.hardware import describe
@@ -169,6 +170,7 @@ class Run:
         if self.state is not None:
             learned.load(self.state, self.path)
             meter.restore(self.state.get("meter"))
+            self._adopt_threads(self.state.get("made_with", {}).get("threads"))
             here = made_with(self.fabric)
             for name, there in self.state.get("made_with", here).items():
                 if there != here.get(name):
@@ -178,6 +180,15 @@ class Run:
                     )
             self.state = None  # a second copy of everything: let it go
         return self.step
+
+    def _adopt_threads(self, count: Any) -> None:
+        """Take as many threads as the run was begun with: the order of sums depends on it."""
+        alone = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
+        typed = self.plan.config["hardware"].get("threads", "auto") != "auto"
+        if not alone or typed or "OMP_NUM_THREADS" in os.environ:
+            return
+        if isinstance(count, int) and 1 <= count <= len(threads.own_cores()):
+            torch.set_num_threads(count)
 
     def log(self, step: int, figures: dict[str, float]) -> None:
         """Keep the figures after `step` steps."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ddpm.guidance.base import Guidance
 from ddpm.jobs.loop import Loop
 from ddpm.jobs.pace import due
-from ddpm.jobs.preview import preview
+from ddpm.jobs.preview import evaluations, preview
 from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler
 
@@ -46,6 +46,12 @@ class Train(Loop):
 
     def due_to_inspect(self, step: int) -> bool:
         return due(step, self.sample_every, self.sample_every_epochs, self.steps_per_epoch)
+
+    @property
+    def inspection_steps(self) -> float:
+        # Forward and backward through the network take three times as long as forward alone.
+        images = evaluations(self.sampler, self.diffusion) * self.num_samples
+        return images / (3 * self.batch_size)
 
     def inspect(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:
         """A grid of samples, of all classes in turn where there are labels."""

@@ -1,0 +1,66 @@
+"""What a training run tells at its start: when its first picture comes, and when it ends."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from ddpm.console import clock
+
+WARM_UP = 2  # steps that are not measured: memory is allocated, kernels are chosen or compiled
+STEPS = 20  # that are measured,
+SECONDS = 3.0  # or so many as fit into this time
+
+
+class Outlook:
+    """Measures the first steps, and tells once what follows from them.
+
+    Args:
+        start, total: the steps done before, and those of the whole run.
+        is_seen_at: whether the network is looked at after so many steps.
+        look: how long that takes, in training steps.
+        device: is waited for once, before the measurement ends.
+        say: prints a line.
+    """
+
+    def __init__(
+        self,
+        start: int,
+        total: int,
+        is_seen_at: Callable[[int], bool],
+        look: float,
+        device: torch.device,
+        say: Callable[[str], None],
+    ) -> None:
+        self.total, self.is_seen_at, self.look = total, is_seen_at, look
+        self.device, self.say = device, say
+        self.first = start + WARM_UP
+        self.began: float | None = None
+        self.told = False
+
+    def after(self, step: int) -> None:
+        """To be called when `step` steps are done, before anything else than steps is."""
+        if self.told or step < self.first:
+            return
+        if self.began is None:
+            self._wait()
+            self.began = time.perf_counter()
+            return
+        due = step - self.first >= STEPS or time.perf_counter() - self.began > SECONDS
+        if due or self.is_seen_at(step):
+            self._wait()
+            self.told = True
+            if step < self.total:
+                self._tell(step, (time.perf_counter() - self.began) / (step - self.first))
+
+    def _tell(self, step: int, seconds: float) -> None:
+        """Say it, from the seconds that a step takes."""
+        seen = [n for n in range(step, self.total + 1) if self.is_seen_at(n)]
+        end = seconds * (self.total - step + self.look * len(seen))
+        first = seconds * (seen[0] - step + self.look) if seen and self.look else None
+        picture = "" if first is None else f"the first picture in about {clock(first)}, "
+        self.say(f"expect   {picture}the end in about {clock(end)}")
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
