@@ -45,7 +45,7 @@ def yaml_files(folder: Path) -> list[Path]:
 @functools.cache
 def keys() -> list[Key]:
     """Every key that a file defines."""
-    found = [Key(n, v, None, None) for n, v in _flatten(read(CONF / "config.yaml"), "")]
+    found = [Key(n, v, None, None) for n, v in flatten(read(CONF / "config.yaml"), "")]
     for group, options in groups().items():
         if group in _PRESETS:
             continue
@@ -53,7 +53,7 @@ def keys() -> list[Key]:
             path = CONF / group / f"{option}.yaml"
             package = re.match(r"#\s*@package\s+(\S+)", path.read_text())
             prefix = package[1] if package else group
-            pairs = _flatten(read(path), "" if prefix == "_global_" else prefix)
+            pairs = flatten(read(path), "" if prefix == "_global_" else prefix)
             found += [Key(name, value, group, option) for name, value in pairs]
     return found
 
@@ -146,14 +146,15 @@ def unreadable(error: yaml.YAMLError | UnicodeDecodeError, path: Path | str) -> 
     return f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {' '.join(problem.split())}"
 
 
-def _flatten(node: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys that a file sets, dotted, with their values; those of its groups, too."""
     for name, value in node.items():
         if name in ("defaults", "hydra", "_target_", "_partial_"):
             continue
         key = f"{prefix}.{name}" if prefix else str(name)
         yield key, _number(value)
         if isinstance(value, dict):
-            yield from _flatten(value, key)
+            yield from flatten(value, key)
 
 
 def _number(value: Any) -> Any:

@@ -66,6 +66,7 @@ RULES = {
     "seed": Rule(int, "a whole number from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32),
     "output_dir": path(null=True),
     "data_dir": path(),
+    "model.patch_size": integer(1),
     "schedule.T": integer(1),
     "schedule.rescale": boolean(),
     "schedule.zero_terminal_snr": boolean(),
@@ -329,6 +330,7 @@ def _attention(config: dict[str, Any]) -> tuple[list[int], list[int]]:
     size = look_up(config, "data.image_size")
     if not isinstance(wanted, list) or not isinstance(widths, list) or not isinstance(size, int):
         return [], []
+    size //= look_up(config, "model.patch_size") or 1
     return wanted, [size >> level for level in range(len(widths))]
 
 

@@ -21,6 +21,9 @@ ROOT = Path(__file__).parent.parent
 # A network of some thousand weights and a few steps: enough for everything but good pictures.
 TINY = [
     "model=convnet",
+    "schedule=linear",
+    "objective=eps",
+    "weighting=uniform",
     "hardware=cpu",
     "tracker=local",
     "sampler=ddim",

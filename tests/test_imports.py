@@ -95,6 +95,7 @@ LEAVES = {
     "ddpm.ema": set(),
     "ddpm.eager": set(),
     "ddpm.threads": set(),
+    "ddpm.presets": {"ddpm.catalog", "ddpm.rules"},
     "ddpm.untrusted": {"ddpm.untrusted"},
     "ddpm.stored": {"ddpm.untrusted"},
     "ddpm.durable": set(),
@@ -204,6 +205,7 @@ MIDDLE = {
         "ddpm.shell",
         "ddpm.signals",
         "ddpm.streams",
+        "ddpm.presets",
         "ddpm.threads",
     },
 }

@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import asked, checkpoint, run_dir, streams, threads
+from ddpm import asked, checkpoint, presets, run_dir, streams, threads
 from ddpm.crash import crashpoint
 from ddpm.errors import InputError, shown
 from ddpm.hardware import describe
@@ -141,6 +141,9 @@ class Run:
         self.say(f"folder   {self.dir}\ndevice   {describe(self.fabric)}")
         for place in tracker.places:
             self.say(f"tracker  {place}")
+        if self.plan.trains and not self.plan.resume:
+            for line in presets.lines(self.plan.config):
+                self.say(f"preset   {line}")
         for change in self.plan.changes:
             self.say(f"changed  {change}")
         return tracker

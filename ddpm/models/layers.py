@@ -147,13 +147,14 @@ def check_at_least_1(**knobs: int) -> None:
         require(value >= 1, f"model.{name}={value}: must be at least 1")
 
 
-def check_image_size(image_size: int, *, halvings: int, model: str) -> None:
-    """A network that halves n times takes multiples of 2^n."""
-    factor = 2**halvings
+def check_image_size(image_size: int, *, halvings: int, model: str, patch_size: int = 1) -> None:
+    """A network that halves n times takes multiples of 2^n, or of as many patches."""
+    factor = patch_size * 2**halvings
+    patches = f"takes patches of {patch_size}x{patch_size} pixels and " if patch_size > 1 else ""
     require(
         image_size >= 1 and image_size % factor == 0,
-        f"data.image_size={image_size}: model={model} halves the image {halvings} times, so the"
-        f" size must be a multiple of {factor} ({nearest_multiples(image_size, factor)})",
+        f"data.image_size={image_size}: model={model} {patches}halves the image {halvings} times, "
+        f"so the size must be a multiple of {factor} ({nearest_multiples(image_size, factor)})",
     )
 
 
