@@ -11,14 +11,14 @@ GROUPS = ("size", "budget", "rate")  # chosen by the names of data, model, job a
 def lines(config: dict[str, Any]) -> list[str]:
     """A line for each preset of a run that counts: its name, and what it sets."""
     choices = config["choices"]
-    found = [("data", choices["data"], _chosen_by_data(choices))]
+    found = [("data", choices.get("data"), _chosen_by_data(choices))]
     found += [(group, choices.get(group), _set_by(group, config)) for group in GROUPS]
     return [f"{group}={option}: {' '.join(words)}" for group, option, words in found if words]
 
 
 def _chosen_by_data(choices: dict[str, Any]) -> list[str]:
     """The options of other groups that a data set brings along, as far as they were kept."""
-    path = catalog.CONF / "data" / f"{choices['data']}.yaml"
+    path = catalog.CONF / "data" / f"{choices.get('data')}.yaml"
     entries = catalog.read(path).get("defaults", []) if path.is_file() else []
     words = []
     for entry in entries:
@@ -38,9 +38,7 @@ def _set_by(group: str, config: dict[str, Any]) -> list[str]:
     return [
         f"{key}={_written(value)}"
         for key, value in catalog.flatten(catalog.read(path))
-        if not isinstance(value, dict)
-        and look_up(config, key) == value
-        and usual.get(key) != value
+        if not isinstance(value, dict) and look_up(config, key) == value and usual.get(key) != value
     ]
 
 
