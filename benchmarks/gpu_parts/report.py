@@ -1,5 +1,6 @@
 """The results as tables in Markdown, and as JSON."""
 
+import contextlib
 import json
 import platform
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ MATRICES = {"train": "a step of training", "sample": "sampling"}
 def facts(machine: Machine) -> dict[str, Any]:
     """What the results were measured on."""
     found = {
-        "device": platform.processor() or platform.machine(),
+        "device": device_name(machine.device),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -27,12 +28,22 @@ def facts(machine: Machine) -> dict[str, Any]:
     if machine.is_gpu:
         properties = torch.cuda.get_device_properties(machine.device)
         found |= {
-            "device": properties.name,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "memory MB": round(properties.total_memory / 1e6),
         }
     return found
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def write_json(path: Path, machine: Machine, results: Sequence[Result], budget: float) -> None:
