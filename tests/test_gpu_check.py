@@ -16,10 +16,11 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import gpu_check
 from gpu_parts import aside
-from gpu_parts.against_cpu import compare, difference
+from gpu_parts.comparison import compare, difference
 from gpu_parts.configuration import MODES, variants
 from gpu_parts.part import PATIENCE, CheckFailed, Machine, Part, Skipped, time_limit
-from gpu_parts.programs import differs, strategies
+from gpu_parts.programs import strategies
+from gpu_parts.resume import differs
 
 CPU = torch.device("cpu")
 TRAINED = ("model", "objective", "schedule", "weighting", "optimizer")

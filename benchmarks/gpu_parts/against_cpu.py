@@ -13,6 +13,7 @@ from ddpm.jobs.train import Train
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.pretrained import ready
 from ddpm.randomness import StepNoise, image_noise
+from gpu_parts.comparison import TOLERANCE, Tensors, compare
 from gpu_parts.configuration import (
     MODES,
     SMALL,
@@ -26,23 +27,13 @@ from gpu_parts.configuration import (
     variants,
 )
 from gpu_parts.part import CheckFailed, Figures, Machine, Part
-from gpu_parts.programs import Program
+from gpu_parts.program import Program
 
 REFERENCE = MODES["fp32"]
-# Largest difference from the CPU's float32 result that passes, see `difference`. With TF32 off,
-# float32 differs by the order of the sums alone, which takes 1e-6 to 1e-4 of a gradient. bfloat16
-# keeps 8 bits, and its errors of 0.4 % add up over the layers; those of an image are fewer.
-TOLERANCE = {
-    "train": {"32-true": 1e-3, "bf16-mixed": 0.2},
-    "sample": {"32-true": 1e-3, "bf16-mixed": 0.03},
-}
-FLOOR = 0.01  # of the norm over all tensors, see `difference`
 SAMPLING_STEPS = 4
 BATCH = 8  # images
 PUBLISHED_BATCH = 2  # in a step of a published set-up
 NARROW = 32  # its channels where a CPU stands in for the GPU
-
-Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -163,47 +154,6 @@ def check_sampling(
     with exact(), compiling(mode):
         found = images(words, machine.hardware, mode)
     compare({"x_0": found}, {"x_0": expected}, TOLERANCE["sample"][mode.precision], figures)
-
-
-def compare(found: Tensors, expected: Tensors, allowed: float, figures: Figures) -> None:
-    """Fill in the largest difference and where it is.
-
-    Raises:
-        CheckFailed: it is above the tolerance.
-    """
-    worst, largest = difference(found, expected)
-    figures |= {"difference": largest, "at": worst, "allowed": allowed}
-    if not largest <= allowed:
-        raise CheckFailed(f"{worst} differs by {largest:.2g} of its norm, allowed is {allowed:g}")
-
-
-def difference(found: Tensors, expected: Tensors) -> tuple[str, float]:
-    """The tensor that differs most, and by how much: |found - expected| over |expected|.
-
-    Some gradients are zero but for rounding (of a bias before a normalisation, say). Therefore 1 %
-    of the norm over all tensors of the same part, "model" in "model.conv.bias", is added to the
-    denominator. What is not a number counts as infinite.
-    """
-    floors = {part: FLOOR * norm for part, norm in norms_of_parts(expected).items()}
-    differences = {
-        name: float((found[name] - tensor).norm() / (tensor.norm() + floors[part_of(name)]))
-        for name, tensor in expected.items()
-    }
-    differences = {k: v if v == v else float("inf") for k, v in differences.items()}
-    worst = max(differences, key=differences.__getitem__)
-    return worst, differences[worst]
-
-
-def norms_of_parts(tensors: Tensors) -> dict[str, Tensor]:
-    """The norm over all tensors of each part."""
-    norms: dict[str, list[Tensor]] = {}
-    for name, tensor in tensors.items():
-        norms.setdefault(part_of(name), []).append(tensor.norm())
-    return {part: torch.stack(some).norm() for part, some in norms.items()}
-
-
-def part_of(name: str) -> str:
-    return name.partition(".")[0]
 
 
 def narrow(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.jobs.step import Loss, Step
-from gpu_parts.against_cpu import BATCH, difference, make_step, random_images
+from gpu_parts.against_cpu import BATCH, make_step, random_images
+from gpu_parts.comparison import difference
 from gpu_parts.configuration import MODES, SMALL, variants
 from gpu_parts.part import CheckFailed, Figures, Machine, Part, Skipped
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gpu_parts.against_cpu import TOLERANCE
+from gpu_parts.comparison import TOLERANCE
 from gpu_parts.configuration import MODES
 from gpu_parts.part import Machine, Result
 
