@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,56 +15,19 @@ from ddpm.randomness import StepNoise, image_noise
 from gpu_parts.comparison import TOLERANCE, Tensors, compare
 from gpu_parts.configuration import (
     MODES,
-    SMALL,
     Mode,
     build_fabric,
     build_job,
     configuration,
     has_key,
-    job_of,
     needs,
-    variants,
 )
 from gpu_parts.part import CheckFailed, Figures, Machine, Part
 from gpu_parts.program import Program
+from gpu_parts.variants import BATCH, Variant, sampling_variants, training_variants
 
 REFERENCE = MODES["fp32"]
-SAMPLING_STEPS = 4
-BATCH = 8  # images
-PUBLISHED_BATCH = 2  # in a step of a published set-up
 NARROW = 32  # its channels where a CPU stands in for the GPU
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is tried: the words that name it, and the words that it is tried with."""
-
-    words: tuple[str, ...]
-    around: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return " ".join(self.words)
-
-    @property
-    def option(self) -> str:
-        return self.words[0].partition("=")[2]
-
-    @property
-    def is_published(self) -> bool:
-        """Whether it is a whole published set-up, with a network of full size."""
-        return self.words[0].startswith("experiment=")
-
-    @property
-    def batch(self) -> int:
-        return PUBLISHED_BATCH if self.is_published else BATCH
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether a classifier guides the sampling."""
-        return self.words[0].startswith("guidance=") and has_key(
-            "guidance", self.option, "guidance.classifier"
-        )
 
 
 def training_parts(machine: Machine, names: Sequence[str]) -> list[Part]:
@@ -98,32 +60,6 @@ def sampling_parts(machine: Machine, names: Sequence[str], classifier: Program) 
         for variant in sampling_variants()
         for name in names
     ]
-
-
-def training_variants() -> list[Variant]:
-    found = [
-        Variant(words, (f"job={job_of(words[0].partition('=')[2])}",))
-        for words in variants("model")
-    ]
-    for group in ("objective", "weighting", "optimizer"):
-        found += [Variant(words, SMALL) for words in variants(group)]
-    found += [Variant(words, (*SMALL, "objective=v")) for words in variants("schedule")]
-    found.append(Variant(("data.conditional=true",), SMALL))
-    return found + [Variant(words) for words in variants("experiment")]
-
-
-def sampling_variants() -> list[Variant]:
-    few = f"sampler.steps={SAMPLING_STEPS}"
-    ancestral = (*SMALL, "sampler=ddpm", few)
-    found = []
-    for sampler in [Variant(words) for words in variants("sampler")]:
-        short = (few,) if has_key("sampler", sampler.option, "sampler.steps") else ()
-        found.append(Variant(sampler.words, (*SMALL, "objective=v", *short)))
-    for guidance in [Variant(words) for words in variants("guidance")]:
-        labels = () if guidance.is_guided else ("data.conditional=true",)
-        found.append(Variant(guidance.words, (*ancestral, "objective=v", *labels)))
-    found += [Variant(words, ancestral) for words in variants("objective")]
-    return found + [Variant(words, (*ancestral, "objective=v")) for words in variants("schedule")]
 
 
 def check_training(machine: Machine, variant: Variant, mode: Mode, figures: Figures) -> None:

@@ -67,6 +67,9 @@ def tables(machine: Machine, results: Sequence[Result], seconds: float, budget: 
     for group, title in MATRICES.items():
         lines += matrix(title, [result for result in results if group_of(result) == group])
     lines += listing([result for result in results if group_of(result) not in MATRICES])
+    for result in results:
+        lines += speeds(result)
+    lines += [f"{result.name}: {text}" for result in results for text in targets_of(result)]
     lines += [
         f"failed: {result.name}: {result.reason.splitlines()[0] if result.reason else ''}"
         for result in results
@@ -118,11 +121,41 @@ def listing(results: Sequence[Result]) -> list[str]:
 
 
 def figures_of(result: Result) -> str:
-    return ", ".join(f"{name} {number(value)}" for name, value in result.figures.items())
+    """The figures that are one number or text; tables and targets have a place of their own."""
+    shown = {k: v for k, v in result.figures.items() if k not in ("rows", "ratios", "targets")}
+    return ", ".join(f"{name} {number(value)}" for name, value in shown.items())
 
 
 def number(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {number(one)}" for name, one in value.items())
     return f"{value:.4g}" if isinstance(value, float) and value < 1e4 else str(value)
+
+
+def speeds(result: Result) -> list[str]:
+    """The table of a part that has measured several: a row for each, and one for each ratio."""
+    rows = result.figures.get("rows", {})
+    if not rows:
+        return []
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [[name, *(number(row.get(c, "-")) for c in columns)] for name, row in rows.items()]
+    found = [*table([result.name, *columns], lines), ""]
+    ratios = result.figures.get("ratios", {})
+    if ratios:
+        kinds = list(next(iter(ratios.values())))
+        lines = [[pair, *(spread(both[kind]) for kind in kinds)] for pair, both in ratios.items()]
+        found += [*table([f"{result.name}, ratio", *kinds], lines), ""]
+    return found
+
+
+def spread(values: Sequence[float]) -> str:
+    median, least, most = values
+    return f"{median:.3g}x ({least:.3g}x to {most:.3g}x)"
+
+
+def targets_of(result: Result) -> list[str]:
+    """Lines that say which targets are met; a target that is not is no failure."""
+    return result.figures.get("targets", [])
 
 
 def skipped(results: Sequence[Result]) -> list[str]:

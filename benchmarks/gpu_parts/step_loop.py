@@ -1,0 +1,220 @@
+"""Where the time of the training loop goes: how long the GPU idles, how often the program waits for
+it, and what reading and noise take. The loop is that of a run, `Loop.train`."""
+
+import functools
+import itertools
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from settings import NETWORKS
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from ddpm.console import Progress
+from ddpm.jobs.meter import Meter
+from ddpm.jobs.reading import load
+from ddpm.jobs.step import Step
+from ddpm.jobs.watch import Watch
+from ddpm.randomness import Order
+from gpu_parts.configuration import MODES, build_fabric, build_job, needs
+from gpu_parts.part import Figures, Machine, Part
+from gpu_parts.speed import CELLS, TINY, Cell, start_over, target
+
+WARM, PLAIN, PROFILED = 12, 30, 10  # steps: before, measured, and recorded by the profiler
+IDLE, READ_AND_NOISE = 3.0, 1.0  # per cent, at most
+LISTED = 12  # kernels in the JSON
+# Calls of the CUDA runtime in which the program waits for the GPU; one of the second is the
+# profiler's own, at its end.
+WAITS = re.compile(r"^cuda(StreamSynchronize|DeviceSynchronize|EventSynchronize|Memcpy)$")
+OWN = "cudaDeviceSynchronize"
+
+Interval = tuple[float, float]
+
+
+def loop_parts(machine: Machine) -> list[Part]:
+    """Ho et al.'s network at both batches, eager, and the larger compiled."""
+    wanted = [(CELLS[0], "bf16"), (CELLS[1], "bf16"), (CELLS[1], "bf16 compiled")]
+    return [
+        Part(
+            f"loop/{cell}/{mode}",
+            functools.partial(check_loop, machine, cell, mode),
+            needs(MODES[mode]),
+            seconds=15.0,
+            waits=MODES[mode].compiled,
+        )
+        for cell, mode in wanted
+    ]
+
+
+def check_loop(machine: Machine, cell: Cell, mode: str, figures: Figures) -> None:
+    """Fill in the time of a step, and where it goes."""
+    start_over(machine)
+    batch = cell.batch if machine.is_gpu else 2
+    job = build_job(words_of(machine, cell), MODES[mode], batch_size=batch)
+    job.save_every = job.sample_every = job.sample_every_epochs = None
+    job.log_every = 10**9
+    fabric = build_fabric(machine.hardware, MODES[mode])
+    job.data.prepare()
+    rows = slice(0, batch)
+    learned = job.make_learned(fabric)
+    step = job.make_step(fabric, learned, rows)
+    order = Order(len(job.data), 0, batch, rows, 0, 10**9)
+    warm_up(step, job.data, order)
+    machine.wait_for_turn()
+    window = Window(machine, fabric)
+    meter = Meter(batch, job.steps_per_epoch)
+    job.train(StandIn(), step, order, learned, meter, window, Progress(order.stop, enabled=False))
+    seconds = window.seconds / PLAIN
+    figures |= {"batch": batch, "ms a step": 1000 * seconds}
+    figures["images/s"] = batch / seconds
+    figures |= reading_and_noise(step, job, order, seconds)
+    figures |= of_profile(window.profile, machine)
+    figures["targets"] = [
+        target(
+            "reading and noise",
+            figures["reading %"] + figures["noise %"],
+            READ_AND_NOISE,
+            " % of a step",
+            most=True,
+        )
+    ]
+    if "GPU idle %" in figures:
+        figures["targets"].append(
+            target("GPU idle", figures["GPU idle %"], IDLE, " % of the time", most=True)
+        )
+    del learned, step
+    start_over(machine)
+
+
+def words_of(machine: Machine, cell: Cell) -> tuple[str, ...]:
+    """The cell's network on pictures that are always there, of the size and colours it takes."""
+    data = ("data=digits", f"data_dir={machine.work / 'data'}")
+    if not machine.is_gpu:
+        return (*TINY, *data)
+    shape = ("data.channels=3", "data.image_size=32", "data.flip=true")
+    return (*NETWORKS[cell.network], *data, *shape, "model.groups=32")
+
+
+def warm_up(step: Step, data: Any, order: Order) -> None:
+    """Two steps, in which the network is compiled if it is to be."""
+    for n, batch in enumerate(itertools.islice(load(data, order, step.fabric.device, 0), 2)):
+        step(n, *batch)
+
+
+class StandIn:
+    """In place of the run: there are no files and no trackers here."""
+
+    def log(self, *arguments: Any) -> None: ...
+    def save(self, *arguments: Any) -> None: ...
+    def preempted(self, *arguments: Any) -> None: ...
+
+
+class Window(Watch):
+    """Looks at the steps as in a run, measures some of them, and ends the loop.
+
+    After the loop, `seconds` are those of PLAIN steps, and `profile` is of the PROFILED ones.
+    """
+
+    def __init__(self, machine: Machine, fabric: Any) -> None:
+        signals: Any = SimpleNamespace(wanted=False, received=None)
+        super().__init__(fabric, max_skips=5, signals=signals, folder=machine.work)
+        kind = ProfilerActivity.CUDA if machine.is_gpu else ProfilerActivity.CPU
+        self.profile = profile(activities=[kind])
+        self.seconds = 0.0
+
+    def stopping(self, done: int) -> bool:
+        asked = super().stopping(done)
+        if done == WARM:
+            self.wait()
+            self.began = time.perf_counter()
+        elif done == WARM + PLAIN:
+            self.wait()
+            self.seconds = time.perf_counter() - self.began
+            self.profile.start()
+        elif done == WARM + PLAIN + PROFILED:
+            self.profile.stop()
+            return True
+        return asked
+
+    def wait(self) -> None:
+        if self.fabric.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def reading_and_noise(step: Step, job: Any, order: Order, seconds: float) -> dict[str, float]:
+    """What reading a batch to the device, and drawing what a step needs of chance, take by
+    themselves, in per cent of a step."""
+    device = step.fabric.device
+    batches = load(job.data, order, device, job.num_workers)
+    images, labels = next(batches)
+    reading = seconds_of(lambda: next(batches), device)
+    noise = seconds_of(lambda: step.noise(0, step.rows), device)
+    prepared = seconds_of(lambda: step.draw(0, images, labels), device)
+    return {
+        "reading %": 100 * reading / seconds,
+        "noise %": 100 * noise / seconds,
+        "noise, flips and scaling %": 100 * prepared / seconds,
+    }
+
+
+def seconds_of(call: Callable[[], object], device: torch.device, times: int = 20) -> float:
+    """Seconds for a call, of several with one wait for the device at the end."""
+    call()
+    began = time.perf_counter()
+    for _ in range(times):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / times
+
+
+def of_profile(recorded: profile, machine: Machine) -> Figures:
+    """Idle share of the GPU, waits of the program for it, and the kernels that take longest."""
+    events = list(recorded.events())
+    kind = DeviceType.CUDA if machine.is_gpu else DeviceType.CPU
+    work = [event for event in events if event.device_type == kind and is_work(event)]
+    spans = [(event.time_range.start, event.time_range.end) for event in work]
+    waits = Counter(event.name for event in events if WAITS.search(event.name))
+    waits -= Counter([OWN])
+    times: Counter[str] = Counter()
+    for event, (began, ended) in zip(work, spans, strict=True):
+        times[event.name] += ended - began
+    whole = sum(times.values()) or 1.0
+    figures: Figures = {
+        "waits a step": sum(waits.values()) / PROFILED,
+        "waits": dict(waits),
+        "kernels a step": len(work) / PROFILED,
+        "longest kernels %": {
+            name[:90]: round(100 * spent / whole, 1) for name, spent in times.most_common(LISTED)
+        },
+    }
+    if machine.is_gpu:
+        figures["GPU idle %"] = 100 * idle(spans)
+    return figures
+
+
+def is_work(event: Any) -> bool:
+    """Whether an event is a kernel or a copy, and no annotation of the profiler."""
+    return not getattr(event, "is_user_annotation", False) and event.time_range.elapsed_us() > 0
+
+
+def idle(spans: Sequence[Interval]) -> float:
+    """The share of the time from the first beginning to the last end in which nothing runs."""
+    if not spans:
+        return 1.0
+    whole = max(end for _, end in spans) - min(begin for begin, _ in spans)
+    return 1 - busy(spans) / whole if whole else 0.0
+
+
+def busy(spans: Iterable[Interval]) -> float:
+    """For how long at least one of these intervals lasts."""
+    total, until = 0.0, float("-inf")
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total
