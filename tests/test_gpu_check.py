@@ -16,6 +16,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import gpu_check
 from gpu_parts import aside
+from gpu_parts.check import Check, Plan
 from gpu_parts.comparison import compare, difference
 from gpu_parts.configuration import MODES, variants
 from gpu_parts.part import PATIENCE, CheckFailed, Machine, Part, Skipped, time_limit
@@ -38,8 +39,8 @@ def check(machine, tmp_path):
 
     def run(*parts, budget=60.0):
         output = tmp_path / "out.json"
-        tried = gpu_check.Check(machine, output, budget)
-        tried(parts)
+        tried = Check(machine, output, budget)
+        tried(Plan(parts))
         return tried.results, json.loads(output.read_text())["parts"]
 
     return run
@@ -66,6 +67,7 @@ def test_parts_are_chosen_by_name_beginning_or_pattern(machine):
     assert set(chosen("train/objective=v")) == {f"train/objective=v/{mode}" for mode in MODES}
     assert len(chosen("train/objective=*/fp32")) == 2 * len(groups()["objective"])
     assert set(chosen("speed", "run/16-mixed")) == {*chosen("speed"), "run/16-mixed"}
+    assert chosen("real run") == ["real run/cifar10"]
     assert len(chosen()) == len(parts)
 
 
@@ -150,15 +152,23 @@ def test_a_part_that_hangs_fails_before_the_budget_ends(check, monkeypatch):
 def test_small_parts_pass_on_the_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     only = ["train/objective=v/bf16", "sample/sampler=heun/bf16"]
-    arguments = ["--device", "cpu", "--only", *only, "not finite/optimizer=adam/by the host"]
-    assert gpu_check.main([*arguments, "--output", "out.json"]) == 0
-    parts = json.loads((tmp_path / "out.json").read_text())["parts"]
-    assert [part["status"] for part in parts] == ["passed"] * 3
+    only += ["not finite/optimizer=adam/by the host", "speed/ho 128/fp32", "loop/ho 128/bf16"]
+    arguments = ["--device", "cpu", "--only", *only, "real run"]
+    assert gpu_check.main([*arguments, "--output", "there/out.json"]) == 0
+    parts = json.loads((tmp_path / "there" / "out.json").read_text())["parts"]
+    assert [part["status"] for part in parts] == ["passed"] * 5 + ["skipped"]
     for part in parts[:2]:
         assert 0 < part["figures"]["difference"] < part["figures"]["allowed"]
+    speed, loop = (part["figures"] for part in parts[3:5])
+    assert all(speed["rows"]["ours"][f"{what} images/s"] > 0 for what in ("training", "sampling"))
+    assert loop["images/s"] > 0
+    assert loop["kernels a step"] > 100
+    assert "--cifar" in parts[5]["reason"]
     table = capsys.readouterr().out
     assert "| a step of training | bf16 |" in table
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json"]
+    assert "| speed/ho 128/fp32 | ours |" in table
+    assert "- loop/ho 128/bf16: reading and noise: " in table
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
 
 
 def test_a_device_that_computes_something_else_fails(machine, check, monkeypatch):
@@ -231,20 +241,24 @@ def test_the_rest_goes_on_in_a_new_process_where_the_gpu_has_failed_this_one(
 
 
 @pytest.mark.slow
-def test_groups_run_beside_the_rest_and_speed_is_measured_last(machine, tmp_path):
+def test_groups_run_beside_the_rest_and_what_is_prepared_waits_for_its_turn(machine, tmp_path):
     ran = []
     names = ["train/objective=v/fp32", "not finite/optimizer=adam/on the device"]
-    group = gpu_check.select(gpu_check.all_parts(machine), names)
-    parts = [
-        Part("speed/it/bf16 compiled", lambda figures: ran.append("speed")),
-        Part("run/it", lambda figures: ran.append("run")),
-    ]
-    check = gpu_check.Check(machine, tmp_path / "out.json", 200)
-    check(parts, [group])
-    assert ran == ["run", "speed"]
+    every = gpu_check.all_parts(machine)
+    waiting = gpu_check.select(every, ["speed/ho 128/fp32"])
+    plan = Plan(
+        here=[Part("run/it", lambda figures: ran.append("run"))],
+        beside=[gpu_check.select(every, names)],
+        timed=[Part("speed/it/bf16", lambda figures: ran.append("speed"))],
+        prepared=[waiting],
+        last=[Part("real run/it", lambda figures: ran.append("real run"))],
+    )
+    check = Check(machine, tmp_path / "out.json", 250)
+    check(plan)
+    assert ran == ["run", "speed", "real run"]
     found = {result.name: result.status for result in check.results}
-    assert list(found) == ["run/it", *names, "speed/it/bf16 compiled"]
-    assert list(found.values()) == ["passed", "passed", "skipped", "passed"]
+    assert list(found) == ["run/it", *names, "speed/it/bf16", waiting[0].name, "real run/it"]
+    assert list(found.values()) == ["passed", "passed", "skipped", *["passed"] * 3]
     assert all(process.process.poll() is not None for process in check.processes)
 
 

@@ -67,9 +67,7 @@ def tables(machine: Machine, results: Sequence[Result], seconds: float, budget: 
     for group, title in MATRICES.items():
         lines += matrix(title, [result for result in results if group_of(result) == group])
     lines += listing([result for result in results if group_of(result) not in MATRICES])
-    for result in results:
-        lines += speeds(result)
-    lines += [f"{result.name}: {text}" for result in results for text in targets_of(result)]
+    lines += [*speeds(results), *targets(machine, results)]
     lines += [
         f"failed: {result.name}: {result.reason.splitlines()[0] if result.reason else ''}"
         for result in results
@@ -132,20 +130,26 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) and value < 1e4 else str(value)
 
 
-def speeds(result: Result) -> list[str]:
-    """The table of a part that has measured several: a row for each, and one for each ratio."""
-    rows = result.figures.get("rows", {})
-    if not rows:
+def speeds(results: Sequence[Result]) -> list[str]:
+    """A table of what was measured beside each other, and one of its ratios."""
+    measured = [result for result in results if "rows" in result.figures]
+    if not measured:
         return []
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    lines = [[name, *(number(row.get(c, "-")) for c in columns)] for name, row in rows.items()]
-    found = [*table([result.name, *columns], lines), ""]
-    ratios = result.figures.get("ratios", {})
-    if ratios:
-        kinds = list(next(iter(ratios.values())))
-        lines = [[pair, *(spread(both[kind]) for kind in kinds)] for pair, both in ratios.items()]
-        found += [*table([f"{result.name}, ratio", *kinds], lines), ""]
-    return found
+    columns = list(
+        dict.fromkeys(c for r in measured for row in r.figures["rows"].values() for c in row)
+    )
+    rows = [
+        [result.name, name, *(number(row.get(column, "-")) for column in columns)]
+        for result in measured
+        for name, row in result.figures["rows"].items()
+    ]
+    ratios = [
+        [result.name, pair, *map(spread, both.values())]
+        for result in measured
+        for pair, both in result.figures.get("ratios", {}).items()
+    ]
+    found = [*table(["part", "of", *columns], rows), ""]
+    return [*found, *table(["part", "ratio", "training", "sampling"], ratios), ""]
 
 
 def spread(values: Sequence[float]) -> str:
@@ -153,9 +157,13 @@ def spread(values: Sequence[float]) -> str:
     return f"{median:.3g}x ({least:.3g}x to {most:.3g}x)"
 
 
-def targets_of(result: Result) -> list[str]:
-    """Lines that say which targets are met; a target that is not is no failure."""
-    return result.figures.get("targets", [])
+def targets(machine: Machine, results: Sequence[Result]) -> list[str]:
+    """Which targets are met; one that is not is no failure."""
+    found = [(one.name, text) for one in results for text in one.figures.get("targets", [])]
+    if not found:
+        return []
+    where = "" if machine.is_gpu else ", of a GPU: on a CPU tiny networks only try the check"
+    return [f"targets{where}", *(f"- {name}: {text}" for name, text in found), ""]
 
 
 def skipped(results: Sequence[Result]) -> list[str]:

@@ -3,6 +3,7 @@ tuned in the same way."""
 
 import functools
 import gc
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -191,13 +192,14 @@ def target(what: str, value: float, wanted: float, unit: str, *, most: bool = Fa
 
 def start_over(machine: Machine) -> None:
     """Forget also what was compiled: for another batch, a network would be compiled for any."""
-    torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:  # else nothing was compiled, and importing it takes seconds
+        torch.compiler.reset()
     free(machine)
 
 
 def free(machine: Machine) -> None:
     """Give back the memory that is not needed, and count from here."""
-    gc.collect()
     if machine.is_gpu:
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from settings import NETWORKS
@@ -25,7 +25,6 @@ from gpu_parts.configuration import MODES, build_fabric, build_job, needs
 from gpu_parts.part import Figures, Machine, Part
 from gpu_parts.speed import CELLS, TINY, Cell, start_over, target
 
-WARM, PLAIN, PROFILED = 12, 30, 10  # steps: before, measured, and recorded by the profiler
 IDLE, READ_AND_NOISE = 3.0, 1.0  # per cent, at most
 LISTED = 12  # kernels in the JSON
 # Calls of the CUDA runtime in which the program waits for the GPU; one of the second is the
@@ -34,6 +33,17 @@ WAITS = re.compile(r"^cuda(StreamSynchronize|DeviceSynchronize|EventSynchronize|
 OWN = "cudaDeviceSynchronize"
 
 Interval = tuple[float, float]
+
+
+class Stretch(NamedTuple):
+    """Steps before, steps that are measured, and steps that the profiler records."""
+
+    warm: int
+    plain: int
+    profiled: int
+
+
+STRETCHES = {"cuda": Stretch(12, 30, 10), "cpu": Stretch(1, 2, 1)}
 
 
 def loop_parts(machine: Machine) -> list[Part]:
@@ -69,11 +79,11 @@ def check_loop(machine: Machine, cell: Cell, mode: str, figures: Figures) -> Non
     window = Window(machine, fabric)
     meter = Meter(batch, job.steps_per_epoch)
     job.train(StandIn(), step, order, learned, meter, window, Progress(order.stop, enabled=False))
-    seconds = window.seconds / PLAIN
+    seconds = window.seconds / window.stretch.plain
     figures |= {"batch": batch, "ms a step": 1000 * seconds}
     figures["images/s"] = batch / seconds
     figures |= reading_and_noise(step, job, order, seconds)
-    figures |= of_profile(window.profile, machine)
+    figures |= of_profile(window.profile, window.stretch.profiled, machine)
     figures["targets"] = [
         target(
             "reading and noise",
@@ -117,7 +127,7 @@ class StandIn:
 class Window(Watch):
     """Looks at the steps as in a run, measures some of them, and ends the loop.
 
-    After the loop, `seconds` are those of PLAIN steps, and `profile` is of the PROFILED ones.
+    After the loop, `seconds` is the time of the measured steps, and `profile` holds the recorded.
     """
 
     def __init__(self, machine: Machine, fabric: Any) -> None:
@@ -125,18 +135,20 @@ class Window(Watch):
         super().__init__(fabric, max_skips=5, signals=signals, folder=machine.work)
         kind = ProfilerActivity.CUDA if machine.is_gpu else ProfilerActivity.CPU
         self.profile = profile(activities=[kind])
+        self.stretch = STRETCHES[machine.device.type]
         self.seconds = 0.0
 
     def stopping(self, done: int) -> bool:
         asked = super().stopping(done)
-        if done == WARM:
+        warm, plain, profiled = self.stretch
+        if done == warm:
             self.wait()
             self.began = time.perf_counter()
-        elif done == WARM + PLAIN:
+        elif done == warm + plain:
             self.wait()
             self.seconds = time.perf_counter() - self.began
             self.profile.start()
-        elif done == WARM + PLAIN + PROFILED:
+        elif done == warm + plain + profiled:
             self.profile.stop()
             return True
         return asked
@@ -173,8 +185,9 @@ def seconds_of(call: Callable[[], object], device: torch.device, times: int = 20
     return (time.perf_counter() - began) / times
 
 
-def of_profile(recorded: profile, machine: Machine) -> Figures:
-    """Idle share of the GPU, waits of the program for it, and the kernels that take longest."""
+def of_profile(recorded: profile, steps: int, machine: Machine) -> Figures:
+    """Of so many steps: the idle share of the GPU, how often the program waits for it, and the
+    kernels that take longest."""
     events = list(recorded.events())
     kind = DeviceType.CUDA if machine.is_gpu else DeviceType.CPU
     work = [event for event in events if event.device_type == kind and is_work(event)]
@@ -186,9 +199,9 @@ def of_profile(recorded: profile, machine: Machine) -> Figures:
         times[event.name] += ended - began
     whole = sum(times.values()) or 1.0
     figures: Figures = {
-        "waits a step": sum(waits.values()) / PROFILED,
+        "waits a step": sum(waits.values()) / steps,
         "waits": dict(waits),
-        "kernels a step": len(work) / PROFILED,
+        "kernels a step": len(work) / steps,
         "longest kernels %": {
             name[:90]: round(100 * spent / whole, 1) for name, spent in times.most_common(LISTED)
         },
