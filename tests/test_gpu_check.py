@@ -15,6 +15,7 @@ from ddpm.catalog import groups
 sys.path.append(str(ROOT / "benchmarks"))
 
 import gpu_check
+import gpu_parts.check
 from gpu_parts import aside
 from gpu_parts.check import Check, Plan
 from gpu_parts.comparison import compare, difference
@@ -231,7 +232,7 @@ def test_the_rest_goes_on_in_a_new_process_where_the_gpu_has_failed_this_one(
     def broken(figures):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(gpu_check, "is_lost", lambda machine: True)
+    monkeypatch.setattr(gpu_parts.check, "is_lost", lambda machine: True)
     names = ["train/objective=v/fp32", "not finite/optimizer=adam/on the device"]
     rest = gpu_check.select(gpu_check.all_parts(machine), names)
     results, written = check(Part("run/broken", broken), *rest, budget=200)
