@@ -9,6 +9,9 @@ run does it; benchmarks/contenders.py says what each of them does. All have the 
 same weights. They are measured in turn, round after round, so that another load on the machine, or
 a clock that changes, meets all of them; a ratio is the median of the ratios within each round.
 
+GOMP_SPINCOUNT=1000 in the environment lets threads wait for each other as briefly as in a run, for
+all of them.
+
 Needs diffusers (pip install diffusers; it is among the dev requirements).
 """
 
@@ -21,9 +24,10 @@ from typing import Any
 
 import contenders
 import torch
-from contenders import COMPILED, OURS, STOCK, STOCK_FP32, TUNED, Contender, Round, Setting
+from contenders import COMPILED, OURS, STOCK, STOCK_FP32, TUNED, Contender, Round
 from gpu_parts.configuration import configuration
 from gpu_parts.report import device_name, table
+from settings import NETWORKS, Setting
 
 CPU_BATCH = 8
 KINDS = ("training", "sampling")
@@ -55,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--network", choices=list(contenders.NETWORKS), default="ho")
+    parser.add_argument("--network", choices=list(NETWORKS), default="ho")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, help="default: PyTorch's")
@@ -74,7 +78,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def setting_of(options: argparse.Namespace) -> Setting:
-    words, device = contenders.NETWORKS[options.network], torch.device(options.device)
+    words, device = NETWORKS[options.network], torch.device(options.device)
     batch = options.batch
     if batch is None:
         on_gpu = device.type == "cuda"

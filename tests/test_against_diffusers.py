@@ -11,13 +11,15 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import against_diffusers
 import contenders
-from contenders import COMPILED, OURS, STOCK, STOCK_FP32, TUNED, Setting
+from contenders import COMPILED, OURS, STOCK, STOCK_FP32, TUNED
+from diffusers_loop import unet
 from gpu_parts.against_cpu import stir
+from settings import NETWORKS, Setting
 
 pytest.importorskip("diffusers")
 
 CPU = torch.device("cpu")
-WORDS = (*contenders.NETWORKS["digits"], "model.widths=[8,16]", "model.groups=2")
+WORDS = (*NETWORKS["digits"], "model.widths=[8,16]", "model.groups=2")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -79,7 +81,7 @@ def test_compiled_is_compared_with_all_and_eager_with_eager():
 
 
 def test_the_table_and_the_json_hold_images_per_second_and_ratios(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(contenders.NETWORKS, "digits", WORDS)
+    monkeypatch.setitem(NETWORKS, "digits", WORDS)
     file = tmp_path / "out.json"
     arguments = ["--network", "digits", "--batch", "2", "--rounds", "2", "--seconds", "0.001"]
     against_diffusers.main([*arguments, "--json", str(file)])
@@ -104,4 +106,4 @@ def test_mistakes_are_answered(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="pip install diffusers"):
         against_diffusers.main([])
     with pytest.raises(ValueError, match="model=resunet"):
-        contenders.unet(Setting(("model=unet", "data=digits"), 1, "fp32", CPU))
+        unet(Setting(("model=unet", "data=digits"), 1, "fp32", CPU))

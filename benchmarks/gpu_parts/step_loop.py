@@ -36,14 +36,16 @@ Interval = tuple[float, float]
 
 
 class Stretch(NamedTuple):
-    """Steps before, steps that are measured, and steps that the profiler records."""
+    """Steps before, steps that are measured, and steps that the profiler records. After some twenty
+    a run waits for the device once, to tell how long it will take."""
 
     warm: int
     plain: int
     profiled: int
 
 
-STRETCHES = {"cuda": Stretch(12, 30, 10), "cpu": Stretch(1, 2, 1)}
+STRETCHES = {"cuda": Stretch(warm=25, plain=30, profiled=10), "cpu": Stretch(1, 2, 1)}
+ENDLESS = 100_000  # steps
 
 
 def loop_parts(machine: Machine) -> list[Part]:
@@ -67,13 +69,13 @@ def check_loop(machine: Machine, cell: Cell, mode: str, figures: Figures) -> Non
     batch = cell.batch if machine.is_gpu else 2
     job = build_job(words_of(machine, cell), MODES[mode], batch_size=batch)
     job.save_every = job.sample_every = job.sample_every_epochs = None
-    job.log_every = 10**9
+    job.log_every = ENDLESS
     fabric = build_fabric(machine.hardware, MODES[mode])
     job.data.prepare()
     rows = slice(0, batch)
     learned = job.make_learned(fabric)
     step = job.make_step(fabric, learned, rows)
-    order = Order(len(job.data), 0, batch, rows, 0, 10**9)
+    order = Order(len(job.data), 0, batch, rows, 0, ENDLESS)
     warm_up(step, job.data, order)
     machine.wait_for_turn()
     window = Window(machine, fabric)
