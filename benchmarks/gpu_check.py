@@ -64,6 +64,7 @@ from gpu_parts.against_cpu import sampling_parts, training_parts
 from gpu_parts.aside import CACHE
 from gpu_parts.check import Check, Plan, planned, share_cores
 from gpu_parts.left_out import left_out_parts
+from gpu_parts.memory import memory_parts
 from gpu_parts.part import MARGIN, Machine, Part
 from gpu_parts.program import Runs
 from gpu_parts.programs import program_parts
@@ -85,6 +86,7 @@ def all_parts(machine: Machine) -> list[Part]:
         *sampling_parts(machine, EAGER, runs.classifier),
         *left_out_parts(machine),
         *program_parts(runs),
+        *memory_parts(runs),
         *speed_parts(machine),
         *loop_parts(machine),
         *real_run_parts(machine),

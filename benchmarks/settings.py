@@ -1,5 +1,6 @@
 """What is measured: networks of this program that diffusers has, too, and how they run."""
 
+import json
 from dataclasses import dataclass
 
 import torch
@@ -59,3 +60,14 @@ class Setting:
         shape = (self.batch, data["channels"], data["image_size"], data["image_size"])
         generator = torch.Generator().manual_seed(1)
         return torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(self.device)
+
+
+def on_digits(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Words for the same network on pictures that need no download, of the size and colours that it
+    takes. (Other data may choose another network, therefore all of it is said.)"""
+    config = configuration(*words)
+    follows = ("_target_", "channels", "out_channels", "image_size", "num_classes")
+    said = {f"model.{k}": v for k, v in config["model"].items() if k not in follows}
+    said |= {f"data.{k}": config["data"][k] for k in ("channels", "image_size", "flip")}
+    more = (f"{key}={json.dumps(value).replace(' ', '')}" for key, value in said.items())
+    return (*words, "data=digits", *more)

@@ -1,5 +1,6 @@
 """benchmarks/gpu_check.py: what it measures, and in which order it does so on a GPU machine."""
 
+import json
 import sys
 import threading
 import time
@@ -9,14 +10,19 @@ import pytest
 import torch
 from conftest import ROOT
 
+from ddpm import run_dir
+
 sys.path.append(str(ROOT / "benchmarks"))
 
 import contenders
 import gpu_check
-from gpu_parts import real_run, speed
+import settings
+from gpu_parts import memory, real_run, speed
 from gpu_parts.check import Check, Plan, planned
+from gpu_parts.configuration import configuration
 from gpu_parts.part import PATIENCE, Machine, Part, Skipped, run_part
 from gpu_parts.peak import peak
+from gpu_parts.program import Runs
 from gpu_parts.report import tables
 from gpu_parts.resume import NOT_DETERMINISTIC
 from gpu_parts.step_loop import WAITS, busy, idle
@@ -199,3 +205,26 @@ def test_a_long_curve_is_thinned_to_means():
 def test_mistakes_are_answered():
     with pytest.raises(SystemExit, match="no such folder or archive"):
         gpu_check.main(["--device", "cpu", "--cifar", "not/there.tar.xz"])
+
+
+@pytest.mark.parametrize("name", ["ho", "celeba64", "ho256"])
+def test_a_network_stays_what_it_is_on_other_data(name):
+    words = settings.NETWORKS[name]
+    before, after = configuration(*words), configuration(*settings.on_digits(words))
+    assert after["data"]["_target_"].endswith("Digits")
+    assert after["model"] == before["model"]
+
+
+def test_expected_memory_is_held_against_the_peak(tmp_path):
+    run = Runs(Machine(CPU, tmp_path)).train("memory")
+    run.end = lambda: 0
+    run.run.mkdir(parents=True)
+    run.log.write_text("done")
+    rows = [{"step": n, "train/memory_mb": mb} for n, mb in ((1, 900.0), (2, 1000.0))]
+    (run.run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for told, verdict in ((1120.0, "12 %, at most 15 % wanted: met"), (800.0, "NOT met")):
+        run_dir.note(run.run, expected_memory_mb=told)
+        figures = {}
+        memory.check_memory(Machine(torch.device("cuda"), tmp_path), run, figures)
+        assert (figures["expected MB"], figures["measured MB"]) == (told, 1000.0)
+        assert figures["targets"][0].endswith(verdict)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from settings import NETWORKS
+from settings import NETWORKS, on_digits
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -104,12 +104,9 @@ def check_loop(machine: Machine, cell: Cell, mode: str, figures: Figures) -> Non
 
 
 def words_of(machine: Machine, cell: Cell) -> tuple[str, ...]:
-    """The cell's network on pictures that are always there, of the size and colours it takes."""
-    data = ("data=digits", f"data_dir={machine.work / 'data'}")
-    if not machine.is_gpu:
-        return (*TINY, *data)
-    shape = ("data.channels=3", "data.image_size=32", "data.flip=true")
-    return (*NETWORKS[cell.network], *data, *shape, "model.groups=32")
+    """The cell's network; a tiny one on a CPU."""
+    words = NETWORKS[cell.network] if machine.is_gpu else TINY
+    return (*on_digits(words), f"data_dir={machine.work / 'data'}")
 
 
 def warm_up(step: Step, data: Any, order: Order) -> None:
