@@ -1,50 +1,81 @@
-r"""Does everything work on this GPU? A smoke test for a machine that is there for a few minutes.
+r"""The whole GPU check, for a machine that is there for a few minutes: does everything work on this
+GPU, how fast is it, and what does a real run come to?
 
-    python benchmarks/gpu_check.py                        # takes 300 s at most: --budget
-    python benchmarks/gpu_check.py --device cpu           # the same parts, smaller, on the CPU
+    python benchmarks/gpu_check.py --cifar cifar10-jpeg.tar.xz    # takes 520 s at most: --budget
     python benchmarks/gpu_check.py --only speed run/hardware=fsdp 'train/model=*/bf16'
+    python benchmarks/gpu_check.py --device cpu                   # the same parts, smaller
     python benchmarks/gpu_check.py --list
 
-It runs
+Correct results:
 
 - train/, sample/: a training step, and a few sampling steps, of every model, objective, schedule,
   weighting, optimizer, sampler, guidance and published set-up that conf/ holds, with every boolean
   of an option turned, in fp32 and bf16, eager and compiled, each against fp32 on the CPU;
 - not finite/: a step that is not finite is left out, by the host and by the optimizer's kernels;
-- run/: real runs of run.py: kill -9 and resume, job=sample, each strategy for several devices with
-  one device, float16, torch.compile, a batch too large for the memory;
-- speed/: images per second and peak memory of the network of Ho et al. 2020 at batch 128.
+- run/: real runs of run.py: kill -9 and resume, also with deterministic algorithms, to the bit
+  (and which operations have none); job=sample; each strategy for several devices with one device;
+  float16; torch.compile; a batch too large for the memory;
+- memory/: the memory that a run says it expects, beside the peak that is then measured.
+
+Speed, each part with the GPU for itself:
+
+- speed/: training and sampling of Ho et al.'s network at 32x32 (batch 128 and 512), of CelebA's at
+  64x64 and of one for 256x256, eager and compiled: images per second, share of the card's dense
+  bf16 peak (MFU: three forward passes for a training step), peak memory, beside diffusers tuned in
+  the same way in the same process, if it is installed (contenders.py, also without a GPU:
+  against_diffusers.py);
+- loop/: the training loop of a run under torch's profiler: how long the GPU idles, how often the
+  program waits for it, what reading and noise take, which kernels take longest;
+- real run/: data=folder on the 50,000 pictures of CIFAR-10 for four minutes (--run-seconds): loss
+  curve, samples (a PNG beside the JSON), images and steps per second from Enter to the end, the
+  size of the checkpoint. Needs --cifar, a folder or an archive with train/<class>/*.jpg in it.
 
 No part ends the check: a failure is a line of the table, its traceback is in the JSON, which is
 written anew after each part. What does not fit into the budget, or lacks something here, is
-skipped, and the table says why. The exit status is 1 if a part failed. On a GPU the compiled parts
-run in processes of their own beside the others, and speed is measured last, alone.
+skipped, and the table says why. Targets stand beside the figures as met or not met; one that is not
+met is no failure. The exit status is 1 if a part failed.
+
+On a GPU the machine's cores are used at once: the eager training steps run here; what compiles, the
+eager sampling and the programs run in processes of their own beside it, until the time that the
+rest needs has come. Then speed is measured, first eager, while networks are still being compiled
+for the compiled parts, then those one by one. The real run comes last.
 
 On a machine without a network
 ------------------------------
 Needed is Python >= 3.11 with torch >= 2.11, torchvision, numpy, pillow, einops, safetensors,
 scikit-learn, matplotlib, tqdm, PyYAML, packaging, fsspec, typing-extensions and
 lightning-utilities; a C compiler, Triton and Python's headers for the compiled parts. wandb and the
-data sets are not needed: the digits come with scikit-learn.
+usual data sets are not needed: the digits come with scikit-learn.
 
-These wheels are to be carried along, all of them pure Python, 0.7 MB together:
+These wheels are to be carried along, all of them pure Python:
 
     hydra-core 1.3.8                  169 kB
     omegaconf 2.3.1                    80 kB
     antlr4-python3-runtime 4.9.3      145 kB   on the index only as source: `pip wheel` builds it
     lightning-fabric 2.6.6            257 kB   comes with pytorch-lightning, too, but not with
                                                lightning alone
+    diffusers 0.42.1                 6356 kB   for the comparison alone; without it, ours is
+    importlib-metadata 10.2.0          34 kB   measured alone
 
-where there is a network:
+diffusers itself needs huggingface-hub (1.32 to 2), regex, requests, filelock, safetensors >= 0.8,
+numpy and pillow; where transformers is installed, those are, too. UNet2DModel, DDPMScheduler and
+EMAModel were imported with these wheels beside Python 3.12, torch 2.11, huggingface-hub 1.33 and
+with or without transformers 5.17. Where there is a network, in the checkout:
 
-    python -m pip wheel --no-deps -w wheels hydra-core==1.3.8 omegaconf==2.3.1 \
-        antlr4-python3-runtime==4.9.3 lightning-fabric==2.6.6
+    mkdir gpu && echo /gpu/ >> "$(git rev-parse --git-path info/exclude)"
+    python -m pip wheel --no-deps -w gpu hydra-core==1.3.8 omegaconf==2.3.1 \
+        antlr4-python3-runtime==4.9.3 lightning-fabric==2.6.6 diffusers==0.42.1 \
+        importlib-metadata==10.2.0
+    cp <...>/cifar10-jpeg.tar.xz gpu/      # 18.8 MB; 26 MB together
 
-and on the GPU machine, in the checkout:
+Take the checkout with the folder gpu/ to the GPU machine, and there, in the checkout:
 
-    python -m pip install --no-index --no-deps --find-links wheels --target site \
-        hydra-core omegaconf antlr4-python3-runtime lightning-fabric
-    PYTHONPATH=site:. python benchmarks/gpu_check.py --output gpu_check.json
+    python3 -m pip install --no-index --no-deps --no-compile --find-links gpu --target /tmp/site \
+        hydra-core omegaconf antlr4-python3-runtime lightning-fabric diffusers importlib-metadata
+    PYTHONPATH=/tmp/site:. python3 benchmarks/gpu_check.py --cifar gpu/cifar10-jpeg.tar.xz \
+        --output "${OUT:-out}/gpu_check.json"
+
+Bring back gpu_check.json, gpu_check-grid.png and what was printed.
 """
 
 import argparse

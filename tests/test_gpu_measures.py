@@ -42,6 +42,7 @@ def test_on_a_gpu_what_measures_runs_alone_and_what_compiles_is_prepared_before(
     here = {part.name for part in plan.here}
     assert {"train/objective=v/bf16", "run/hardware=ddp"} < here
     assert not any(name.endswith("compiled") or name.startswith("sample/") for name in here)
+    assert plan.here[-1].name.startswith("train/experiment=")
     assert [part.name for part in plan.last] == ["real run/cifar10"]
     assert all(part.name.split("/")[0] in ("speed", "loop") for part in plan.timed)
     for group in plan.prepared:
