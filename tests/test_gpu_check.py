@@ -4,11 +4,14 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 from ddpm.catalog import groups
 
@@ -282,6 +285,28 @@ def test_a_process_that_dies_costs_the_part_that_it_was_at(machine, monkeypatch)
 
 
 @pytest.mark.slow
+def test_a_real_run_trains_as_long_as_it_may_and_draws_samples(tmp_path):
+    generator = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "few.tar.xz", "w:xz") as archive:
+        for name in ("train/cat/0.png", "train/dog/0.png", "train/dog/1.png", "test/cat/0.png"):
+            file = tmp_path / "one.png"
+            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(file)
+            archive.add(file, f"few/{name}")
+    arguments = ["--device", "cpu", "--only", "real run", "--cifar", str(tmp_path / "few.tar.xz")]
+    arguments += ["--run-seconds", "5", "--output", str(tmp_path / "out.json")]
+    assert gpu_check.main(arguments) == 0
+    (part,) = json.loads((tmp_path / "out.json").read_text())["parts"]
+    assert part["status"] == "passed"
+    figures = part["figures"]
+    assert figures["steps"] >= 10
+    assert figures["images/s"] == pytest.approx(figures["steps/s"] * figures["batch"])
+    assert str(figures["steps"] // 10 * 10) in figures["loss"]
+    assert 0 < figures["checkpoint MB"] < 5
+    assert Image.open(tmp_path / "out-grid.png").size[0] >= 32
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_all_parts_pass_on_the_cpu(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--device", "cpu"]
@@ -289,5 +314,9 @@ def test_all_parts_pass_on_the_cpu(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
-    assert {part["reason"] for part in parts if part["status"] == "skipped"} == {"needs a GPU"}
+    reasons = {part["reason"] for part in parts if part["status"] == "skipped"}
+    assert reasons == {
+        "needs a GPU",
+        "needs --cifar, the pictures of CIFAR-10 as a folder or an archive",
+    }
     assert len(parts) > 200
