@@ -314,9 +314,6 @@ def test_all_parts_pass_on_the_cpu(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
-    reasons = {part["reason"] for part in parts if part["status"] == "skipped"}
-    assert reasons == {
-        "needs a GPU",
-        "needs --cifar, the pictures of CIFAR-10 as a folder or an archive",
-    }
+    reasons = {part["reason"].split(",")[0] for part in parts if part["status"] == "skipped"}
+    assert reasons == {"needs a GPU", "needs --cifar"}
     assert len(parts) > 200

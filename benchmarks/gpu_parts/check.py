@@ -167,8 +167,9 @@ def is_lost(machine: Machine) -> bool:
     return False
 
 
-def share_cores(machine: Machine) -> None:
-    """Leave cores to the processes beside this one, which take two each."""
-    if machine.is_gpu and "OMP_NUM_THREADS" not in os.environ:
+def share_cores() -> None:
+    """Leave cores to the processes beside this one, which take two each, and compile with four."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "4")
+    if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
         os.environ["OMP_NUM_THREADS"] = "2"

@@ -15,7 +15,7 @@ from gpu_parts.part import CheckFailed, Figures, Machine, Part, Skipped, no_comp
 from gpu_parts.program import Program, losses
 
 PREEMPTED = 143  # the exit status of a run that was asked to stop
-ENDING = 40.0  # seconds of its time that are kept for the checkpoint and the samples
+ENDING = 30.0  # seconds of its time that are kept for the checkpoint and the samples
 LEAST = 90.0  # seconds that must be left to begin
 POINTS = 16  # of the loss curve
 SAMPLES = 64

@@ -23,7 +23,7 @@ from ddpm.jobs.watch import Watch
 from ddpm.randomness import Order
 from gpu_parts.configuration import MODES, build_fabric, build_job, needs
 from gpu_parts.part import Figures, Machine, Part
-from gpu_parts.speed import CELLS, TINY, Cell, start_over, target
+from gpu_parts.speed import CELLS, TINY, Cell, free, start_over, target
 
 IDLE, READ_AND_NOISE = 3.0, 1.0  # per cent, at most
 LISTED = 12  # kernels in the JSON
@@ -77,6 +77,7 @@ def check_loop(machine: Machine, cell: Cell, mode: str, figures: Figures) -> Non
     step = job.make_step(fabric, learned, rows)
     order = Order(len(job.data), 0, batch, rows, 0, ENDLESS)
     warm_up(step, job.data, order)
+    free(machine)  # other processes may need it until then
     machine.wait_for_turn()
     window = Window(machine, fabric)
     meter = Meter(batch, job.steps_per_epoch)
@@ -205,7 +206,9 @@ def of_profile(recorded: profile, steps: int, machine: Machine) -> Figures:
             name[:90]: round(100 * spent / whole, 1) for name, spent in times.most_common(LISTED)
         },
     }
-    if machine.is_gpu:
+    if not spans:
+        figures["profile"] = "the profiler recorded no kernels here"
+    elif machine.is_gpu:
         figures["GPU idle %"] = 100 * idle(spans)
     return figures
 
