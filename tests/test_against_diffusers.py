@@ -55,6 +55,14 @@ def test_a_step_changes_the_weights_and_sampling_goes_down_to_the_image(name):
     assert not x_t[0].requires_grad
 
 
+@pytest.mark.parametrize(("name", "is_tuned"), [(STOCK, False), (TUNED, True), (OURS, True)])
+def test_stock_is_contiguous_and_the_others_are_channels_last(name, is_tuned):
+    one = contenders.make(name, Setting(WORDS, 2, "fp32", CPU))
+    weight = one.network.mid_block.resnets[0].conv1.weight
+    assert weight.is_contiguous() != is_tuned
+    assert weight.is_contiguous(memory_format=torch.channels_last) == is_tuned
+
+
 def test_flop_are_those_of_both_networks():
     setting = Setting(WORDS, 2, "fp32", CPU)
     ours, theirs = (contenders.make(name, setting) for name in (OURS, TUNED))
