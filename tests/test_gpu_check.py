@@ -307,10 +307,10 @@ def test_a_real_run_trains_as_long_as_it_may_and_draws_samples(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(5400)
 def test_all_parts_pass_on_the_cpu(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--device", "cpu"]
-    command += ["--budget", "3500"]
+    command += ["--budget", "5300"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
