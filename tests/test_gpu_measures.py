@@ -22,7 +22,7 @@ from gpu_parts.check import Check, Plan, planned
 from gpu_parts.configuration import configuration
 from gpu_parts.part import PATIENCE, Machine, Part, Skipped, run_part
 from gpu_parts.peak import peak
-from gpu_parts.program import Runs
+from gpu_parts.program import RUN, Runs
 from gpu_parts.report import tables
 from gpu_parts.resume import NOT_DETERMINISTIC
 from gpu_parts.step_loop import WAITS, busy, idle
@@ -229,3 +229,26 @@ def test_expected_memory_is_held_against_the_peak(tmp_path):
         memory.check_memory(Machine(torch.device("cuda"), tmp_path), run, figures)
         assert (figures["expected MB"], figures["measured MB"]) == (told, 1000.0)
         assert figures["targets"][0].endswith(verdict)
+
+
+def test_on_a_gpu_the_real_run_is_ho_et_als_network_on_the_pictures(tmp_path):
+    gpu = Machine(torch.device("cuda"), tmp_path)
+    run = real_run.RealRun(gpu, tmp_path)
+    words = run.trained.command[run.trained.command.index(str(RUN)) + 1 :]
+    found = configuration(*words)
+    assert found["model"] == configuration("experiment=ho2020_cifar10")["model"]
+    assert found["data"]["_target_"].endswith("Folder")
+    assert found["data"]["root"] == str(tmp_path)
+    assert found["job"]["batch_size"] == 128
+    assert found["sampler"]["variance"] == "auto"
+
+
+@pytest.mark.parametrize("name", list(memory.CASES))
+def test_on_a_gpu_memory_is_that_of_the_networks_named(name, tmp_path):
+    case = memory.CASES[name]._replace(more=())
+    one = memory.program(Runs(Machine(torch.device("cuda"), tmp_path)), name, case)
+    words = one.command[one.command.index(str(RUN)) + 1 :]
+    found = configuration(*words)
+    assert found["model"] == configuration(*case.words)["model"]
+    assert found["job"]["batch_size"] == case.batch
+    assert found["job"]["sample_every_epochs"] is None

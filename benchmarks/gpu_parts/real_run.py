@@ -69,7 +69,7 @@ class RealRun:
             *network,
             *("data=folder", f"data.root={self.root}", "data.image_size=32", "data.flip=true"),
             *("job.ema_decay=0.999", "job.ema_ramp=10", "job.sample_every=null"),
-            *("sampler=respaced", "sampler.steps=2", "job.num_samples=1"),
+            *("sampler=respaced", "sampler.steps=2", "sampler.variance=auto", "job.num_samples=1"),
             *(f"hardware={self.machine.hardware}", "tracker=local", "output_dir=run"),
             f"job.compile={str(compiled).lower()}",
         ]
