@@ -1,50 +1,81 @@
-r"""Does everything work on this GPU? A smoke test for a machine that is there for a few minutes.
+r"""The whole GPU check, for a machine that is there for a few minutes: does everything work on this
+GPU, how fast is it, and what does a real run come to?
 
-    python benchmarks/gpu_check.py                        # takes 300 s at most: --budget
-    python benchmarks/gpu_check.py --device cpu           # the same parts, smaller, on the CPU
+    python benchmarks/gpu_check.py --cifar cifar10-jpeg.tar.xz    # takes 525 s at most: --budget
     python benchmarks/gpu_check.py --only speed run/hardware=fsdp 'train/model=*/bf16'
+    python benchmarks/gpu_check.py --device cpu                   # the same parts, smaller
     python benchmarks/gpu_check.py --list
 
-It runs
+Correct results:
 
 - train/, sample/: a training step, and a few sampling steps, of every model, objective, schedule,
   weighting, optimizer, sampler, guidance and published set-up that conf/ holds, with every boolean
   of an option turned, in fp32 and bf16, eager and compiled, each against fp32 on the CPU;
 - not finite/: a step that is not finite is left out, by the host and by the optimizer's kernels;
-- run/: real runs of run.py: kill -9 and resume, job=sample, each strategy for several devices with
-  one device, float16, torch.compile, a batch too large for the memory;
-- speed/: images per second and peak memory of the network of Ho et al. 2020 at batch 128.
+- run/: real runs of run.py: kill -9 and resume, also with deterministic algorithms, to the bit
+  (and which operations have none); job=sample; each strategy for several devices with one device;
+  float16; torch.compile; a batch too large for the memory;
+- memory/: the memory that a run says it expects, beside the peak that is then measured.
+
+Speed, each part with the GPU for itself:
+
+- speed/: training and sampling of Ho et al.'s network at 32x32 (batch 128 and 512), of CelebA's at
+  64x64 and of one for 256x256, eager and compiled: images per second, share of the card's dense
+  bf16 peak (MFU: three forward passes for a training step), peak memory, beside diffusers tuned in
+  the same way in the same process, if it is installed (contenders.py, also without a GPU:
+  against_diffusers.py);
+- loop/: the training loop of a run under torch's profiler: how long the GPU idles, how often the
+  program waits for it, what reading and noise take, which kernels take longest;
+- real run/: data=folder on the 50,000 pictures of CIFAR-10 for four minutes (--run-seconds): loss
+  curve, samples (a PNG beside the JSON), images and steps per second from Enter to the end, the
+  size of the checkpoint. Needs --cifar, a folder or an archive with train/<class>/*.jpg in it.
 
 No part ends the check: a failure is a line of the table, its traceback is in the JSON, which is
 written anew after each part. What does not fit into the budget, or lacks something here, is
-skipped, and the table says why. The exit status is 1 if a part failed. On a GPU the compiled parts
-run in processes of their own beside the others, and speed is measured last, alone.
+skipped, and the table says why. Targets stand beside the figures as met or not met; one that is not
+met is no failure. The exit status is 1 if a part failed.
+
+On a GPU the machine's cores are used at once: the eager training steps run here; what compiles, the
+eager sampling and the programs run in processes of their own beside it, until the time that the
+rest needs has come. Then speed is measured, first eager, while networks are still being compiled
+for the compiled parts, then those one by one. The real run comes last.
 
 On a machine without a network
 ------------------------------
 Needed is Python >= 3.11 with torch >= 2.11, torchvision, numpy, pillow, einops, safetensors,
 scikit-learn, matplotlib, tqdm, PyYAML, packaging, fsspec, typing-extensions and
 lightning-utilities; a C compiler, Triton and Python's headers for the compiled parts. wandb and the
-data sets are not needed: the digits come with scikit-learn.
+usual data sets are not needed: the digits come with scikit-learn.
 
-These wheels are to be carried along, all of them pure Python, 0.7 MB together:
+These wheels are to be carried along, all of them pure Python:
 
     hydra-core 1.3.8                  169 kB
     omegaconf 2.3.1                    80 kB
     antlr4-python3-runtime 4.9.3      145 kB   on the index only as source: `pip wheel` builds it
     lightning-fabric 2.6.6            257 kB   comes with pytorch-lightning, too, but not with
                                                lightning alone
+    diffusers 0.42.1                 6356 kB   for the comparison alone; without it, ours is
+    importlib-metadata 10.2.0          34 kB   measured alone
 
-where there is a network:
+diffusers itself needs huggingface-hub (1.32 to 2), regex, requests, filelock, safetensors >= 0.8,
+numpy and pillow; where transformers is installed, those are, too. UNet2DModel, DDPMScheduler and
+EMAModel were imported with these wheels beside Python 3.12, torch 2.11, huggingface-hub 1.33 and
+with or without transformers 5.17. Where there is a network, in the checkout:
 
-    python -m pip wheel --no-deps -w wheels hydra-core==1.3.8 omegaconf==2.3.1 \
-        antlr4-python3-runtime==4.9.3 lightning-fabric==2.6.6
+    mkdir gpu && echo /gpu/ >> "$(git rev-parse --git-path info/exclude)"
+    python -m pip wheel --no-deps -w gpu hydra-core==1.3.8 omegaconf==2.3.1 \
+        antlr4-python3-runtime==4.9.3 lightning-fabric==2.6.6 diffusers==0.42.1 \
+        importlib-metadata==10.2.0
+    cp <...>/cifar10-jpeg.tar.xz gpu/      # 18.8 MB; 26 MB together
 
-and on the GPU machine, in the checkout:
+Take the checkout with the folder gpu/ to the GPU machine, and there, in the checkout:
 
-    python -m pip install --no-index --no-deps --find-links wheels --target site \
-        hydra-core omegaconf antlr4-python3-runtime lightning-fabric
-    PYTHONPATH=site:. python benchmarks/gpu_check.py --output gpu_check.json
+    python3 -m pip install --no-index --no-deps --no-compile --find-links gpu --target /tmp/site \
+        hydra-core omegaconf antlr4-python3-runtime lightning-fabric diffusers importlib-metadata
+    PYTHONPATH=/tmp/site:. python3 benchmarks/gpu_check.py --cifar gpu/cifar10-jpeg.tar.xz \
+        --output "${OUT:-out}/gpu_check.json"
+
+Bring back gpu_check.json, gpu_check-grid.png and what was printed.
 """
 
 import argparse
@@ -56,23 +87,26 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from gpu_parts.against_cpu import sampling_parts, training_parts
-from gpu_parts.aside import CACHE, Aside
+from gpu_parts.aside import CACHE
+from gpu_parts.check import Check, Plan, planned, share_cores
 from gpu_parts.left_out import left_out_parts
-from gpu_parts.part import MARGIN, Machine, Part, Result, run_part
-from gpu_parts.process import Process
-from gpu_parts.programs import Runs, program_parts
-from gpu_parts.report import tables, write_json
+from gpu_parts.memory import memory_parts
+from gpu_parts.part import MARGIN, Machine, Part
+from gpu_parts.program import Runs
+from gpu_parts.programs import program_parts
+from gpu_parts.real_run import real_run_parts
 from gpu_parts.speed import speed_parts
+from gpu_parts.step_loop import loop_parts
 
 EAGER = ["fp32", "bf16"]
 COMPILED = ["bf16 compiled", "fp32 compiled"]
-LATEST = 15.0  # seconds after the budget at which the check is ended by force
-RESERVE = 130.0  # seconds of the budget that the parts that measure speed may need
+BUDGET = 525.0
+LATEST = 12.0  # seconds after the budget at which the check is ended by force
 
 
 def all_parts(machine: Machine) -> list[Part]:
@@ -83,7 +117,10 @@ def all_parts(machine: Machine) -> list[Part]:
         *sampling_parts(machine, EAGER, runs.classifier),
         *left_out_parts(machine),
         *program_parts(runs),
-        *speed_parts(machine, [*EAGER, "bf16 compiled"]),
+        *memory_parts(runs),
+        *speed_parts(machine),
+        *loop_parts(machine),
+        *real_run_parts(machine),
     ]
     for mode in COMPILED:
         parts += training_parts(machine, [mode])
@@ -108,102 +145,16 @@ def chooses(text: str, name: str) -> bool:
     return name == text or name.startswith(f"{text}/") or fnmatch.fnmatchcase(name, text)
 
 
-class Check:
-    """Runs parts, and prints and writes what comes of them.
-
-    Args:
-        output: the JSON file, written anew after each part.
-        budget: seconds for all of it, from now on.
-    """
-
-    def __init__(self, machine: Machine, output: Path, budget: float) -> None:
-        self.machine, self.output, self.budget = machine, output, budget
-        self.began = time.monotonic()
-        self.deadline = self.began + budget - MARGIN
-        self.results: list[Result] = []
-        self.processes: list[Process] = []
-
-    def __call__(self, parts: Sequence[Part], groups: Sequence[Sequence[Part]] = ()) -> None:
-        """Run the parts one after the other, and beside them groups in a process each; last of all,
-        when nothing else runs, the parts that measure speed.
-
-        What there is until then is printed also where this is interrupted.
-        """
-        timed = [part for part in parts if part.name.startswith("speed/")]
-        compiled = [part for part in timed if part.name.endswith("compiled")]
-        reserve = min(RESERVE, self.budget / 3) if timed else 0
-        try:
-            beside = [
-                self.aside(f"beside-{n}", group, reserve) for n, group in enumerate(groups) if group
-            ]
-            if groups and compiled:  # fills the compiler's cache; not looked at
-                self.aside("rehearsal", compiled, reserve)
-            if self.machine.is_gpu:  # it has cores for all of them at once
-                self.start(program for part in parts for program in part.programs)
-            self.run([part for part in parts if part not in timed])
-            for process in beside:
-                self.add(process.results())
-            self.stop()
-            self.run(timed)
-        finally:
-            self.stop()
-            seconds = time.monotonic() - self.began
-            print(tables(self.machine, self.results, seconds, self.budget), flush=True)
-
-    def run(self, parts: Sequence[Part]) -> None:
-        """Run parts in this process, or in a new one from where the GPU has failed this one."""
-        for number, part in enumerate(parts, start=1):
-            self.processes += part.programs
-            result = run_part(part, self.machine, self.deadline)
-            self.add([result])
-            if result.status == "failed" and is_lost(self.machine) and parts[number:]:
-                self.add(self.aside(f"after-{len(self.results)}", parts[number:]).results())
-                return
-
-    def aside(self, name: str, parts: Sequence[Part], reserve: float = 0) -> Aside:
-        """Start a process for some parts, which leaves so many seconds of the budget."""
-        process = Aside(self.machine, name, parts, self.deadline - reserve)
-        self.start([process])
-        return process
-
-    def start(self, processes: Iterable[Process]) -> None:
-        for process in processes:
-            self.processes.append(process)
-            process.start()
-
-    def stop(self) -> None:
-        """End what still runs in the background."""
-        for process in self.processes:
-            process.kill()
-
-    def add(self, results: Sequence[Result]) -> None:
-        """Take up results, say on stderr how far the check is, and write the JSON."""
-        for result in results:
-            line = f"{result.status:8}{result.seconds:6.1f} s  {result.name}"
-            print(line, file=sys.stderr, flush=True)
-        self.results += results
-        write_json(self.output, self.machine, self.results, self.budget)
-
-
-def is_lost(machine: Machine) -> bool:
-    """Whether the GPU has met an error after which this process cannot use it any more."""
-    if not machine.is_gpu:
-        return False
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return True
-    return False
-
-
-def split(parts: Sequence[Part]) -> tuple[list[Part], list[list[Part]]]:
-    """The parts for this process, and groups for processes beside it: a GPU machine has cores to
-    compile while other parts run."""
+def beside(parts: Sequence[Part]) -> list[list[Part]]:
+    """Groups for processes of their own: the eager sampling, and what is compiled, by mode."""
+    kinds = [(what, mode) for mode in COMPILED for what in ("train", "sample")]
     groups = [
-        [part for part in parts if part.name.endswith(f"/{mode}") and "speed/" not in part.name]
-        for mode in COMPILED
+        [p for p in parts if p.name.startswith(f"{what}/") and p.name.endswith(f"/{mode}")]
+        for what, mode in kinds
     ]
-    return [part for part in parts if not any(part in group for group in groups)], groups
+    taken = {part.name for group in groups for part in group}
+    drawn = [p for p in parts if p.name.startswith("sample/") and p.name not in taken]
+    return [drawn, *groups]
 
 
 @contextlib.contextmanager
@@ -257,17 +208,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 1 if a part failed."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
-    parser.add_argument("--budget", type=float, default=300, help="seconds for all of it")
+    parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for all of it")
+    parser.add_argument("--cifar", type=Path, help="the pictures of CIFAR-10: a folder, an archive")
+    parser.add_argument("--run-seconds", type=float, default=240, help="for the real run")
     parser.add_argument("--only", nargs="+", default=[], help="names, or train, or train/model=*")
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"))
     parser.add_argument("--in-order", action="store_true", help="no parts beside each other")
     parser.add_argument("--cache", type=Path, help="folder for torch.compile; default: a new one")
+    parser.add_argument("--turn", type=Path, help=argparse.SUPPRESS)  # see Machine
     parser.add_argument("--list", action="store_true", help="only print the names of the parts")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, stop_once)
     device = torch.device("cpu") if options.list else device_of(options.device)
+    if options.cifar and not options.cifar.exists():
+        sys.exit(f"--cifar {options.cifar}: there is no such folder or archive.")
+    options.output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as work:
-        machine = Machine(device, Path(work))
+        machine = Machine(
+            device,
+            Path(work),
+            turn=options.turn,
+            cifar=options.cifar and options.cifar.absolute(),
+            run_seconds=options.run_seconds,
+            output=options.output.absolute(),
+            deadline=began + options.budget - MARGIN,
+        )
         parts = select(all_parts(machine), options.only)
         if options.list:
             print("\n".join(part.name for part in parts))
@@ -278,9 +244,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             watchdog(options.budget + LATEST),
         ):
             if machine.is_gpu and not options.in_order:
-                check(*split(parts))
+                share_cores()
+                check(planned(parts, beside(parts)))
             else:
-                check(parts)
+                check(Plan(parts))
     return int(any(result.status == "failed" for result in check.results))
 
 

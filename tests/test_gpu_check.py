@@ -4,22 +4,28 @@ import json
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from PIL import Image
 
 from ddpm.catalog import groups
 
 sys.path.append(str(ROOT / "benchmarks"))
 
 import gpu_check
+import gpu_parts.check
 from gpu_parts import aside
-from gpu_parts.against_cpu import compare, difference
+from gpu_parts.check import Check, Plan
+from gpu_parts.comparison import compare, difference
 from gpu_parts.configuration import MODES, variants
 from gpu_parts.part import PATIENCE, CheckFailed, Machine, Part, Skipped, time_limit
-from gpu_parts.programs import differs, strategies
+from gpu_parts.programs import strategies
+from gpu_parts.resume import differs
 
 CPU = torch.device("cpu")
 TRAINED = ("model", "objective", "schedule", "weighting", "optimizer")
@@ -37,8 +43,8 @@ def check(machine, tmp_path):
 
     def run(*parts, budget=60.0):
         output = tmp_path / "out.json"
-        tried = gpu_check.Check(machine, output, budget)
-        tried(parts)
+        tried = Check(machine, output, budget)
+        tried(Plan(parts))
         return tried.results, json.loads(output.read_text())["parts"]
 
     return run
@@ -65,6 +71,7 @@ def test_parts_are_chosen_by_name_beginning_or_pattern(machine):
     assert set(chosen("train/objective=v")) == {f"train/objective=v/{mode}" for mode in MODES}
     assert len(chosen("train/objective=*/fp32")) == 2 * len(groups()["objective"])
     assert set(chosen("speed", "run/16-mixed")) == {*chosen("speed"), "run/16-mixed"}
+    assert chosen("real run") == ["real run/cifar10"]
     assert len(chosen()) == len(parts)
 
 
@@ -149,15 +156,23 @@ def test_a_part_that_hangs_fails_before_the_budget_ends(check, monkeypatch):
 def test_small_parts_pass_on_the_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     only = ["train/objective=v/bf16", "sample/sampler=heun/bf16"]
-    arguments = ["--device", "cpu", "--only", *only, "not finite/optimizer=adam/by the host"]
-    assert gpu_check.main([*arguments, "--output", "out.json"]) == 0
-    parts = json.loads((tmp_path / "out.json").read_text())["parts"]
-    assert [part["status"] for part in parts] == ["passed"] * 3
+    only += ["not finite/optimizer=adam/by the host", "speed/ho 128/fp32", "loop/ho 128/bf16"]
+    arguments = ["--device", "cpu", "--only", *only, "real run"]
+    assert gpu_check.main([*arguments, "--output", "there/out.json"]) == 0
+    parts = json.loads((tmp_path / "there" / "out.json").read_text())["parts"]
+    assert [part["status"] for part in parts] == ["passed"] * 5 + ["skipped"]
     for part in parts[:2]:
         assert 0 < part["figures"]["difference"] < part["figures"]["allowed"]
+    speed, loop = (part["figures"] for part in parts[3:5])
+    assert all(speed["rows"]["ours"][f"{what} images/s"] > 0 for what in ("training", "sampling"))
+    assert loop["images/s"] > 0
+    assert loop["kernels a step"] > 100
+    assert "--cifar" in parts[5]["reason"]
     table = capsys.readouterr().out
     assert "| a step of training | bf16 |" in table
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.json"]
+    assert "| speed/ho 128/fp32 | ours |" in table
+    assert "- loop/ho 128/bf16: reading and noise: " in table
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
 
 
 def test_a_device_that_computes_something_else_fails(machine, check, monkeypatch):
@@ -220,7 +235,7 @@ def test_the_rest_goes_on_in_a_new_process_where_the_gpu_has_failed_this_one(
     def broken(figures):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(gpu_check, "is_lost", lambda machine: True)
+    monkeypatch.setattr(gpu_parts.check, "is_lost", lambda machine: True)
     names = ["train/objective=v/fp32", "not finite/optimizer=adam/on the device"]
     rest = gpu_check.select(gpu_check.all_parts(machine), names)
     results, written = check(Part("run/broken", broken), *rest, budget=200)
@@ -230,20 +245,24 @@ def test_the_rest_goes_on_in_a_new_process_where_the_gpu_has_failed_this_one(
 
 
 @pytest.mark.slow
-def test_groups_run_beside_the_rest_and_speed_is_measured_last(machine, tmp_path):
+def test_groups_run_beside_the_rest_and_what_is_prepared_waits_for_its_turn(machine, tmp_path):
     ran = []
     names = ["train/objective=v/fp32", "not finite/optimizer=adam/on the device"]
-    group = gpu_check.select(gpu_check.all_parts(machine), names)
-    parts = [
-        Part("speed/it/bf16 compiled", lambda figures: ran.append("speed")),
-        Part("run/it", lambda figures: ran.append("run")),
-    ]
-    check = gpu_check.Check(machine, tmp_path / "out.json", 200)
-    check(parts, [group])
-    assert ran == ["run", "speed"]
+    every = gpu_check.all_parts(machine)
+    waiting = gpu_check.select(every, ["speed/ho 128/fp32"])
+    plan = Plan(
+        here=[Part("run/it", lambda figures: ran.append("run"))],
+        beside=[gpu_check.select(every, names)],
+        timed=[Part("speed/it/bf16", lambda figures: ran.append("speed"))],
+        prepared=[waiting],
+        last=[Part("real run/it", lambda figures: ran.append("real run"))],
+    )
+    check = Check(machine, tmp_path / "out.json", 250)
+    check(plan)
+    assert ran == ["run", "speed", "real run"]
     found = {result.name: result.status for result in check.results}
-    assert list(found) == ["run/it", *names, "speed/it/bf16 compiled"]
-    assert list(found.values()) == ["passed", "passed", "skipped", "passed"]
+    assert list(found) == ["run/it", *names, "speed/it/bf16", waiting[0].name, "real run/it"]
+    assert list(found.values()) == ["passed", "passed", "skipped", *["passed"] * 3]
     assert all(process.process.poll() is not None for process in check.processes)
 
 
@@ -266,12 +285,35 @@ def test_a_process_that_dies_costs_the_part_that_it_was_at(machine, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+def test_a_real_run_trains_as_long_as_it_may_and_draws_samples(tmp_path):
+    generator = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "few.tar.xz", "w:xz") as archive:
+        for name in ("train/cat/0.png", "train/dog/0.png", "train/dog/1.png", "test/cat/0.png"):
+            file = tmp_path / "one.png"
+            pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(file)
+            archive.add(file, f"few/{name}")
+    arguments = ["--device", "cpu", "--only", "real run", "--cifar", str(tmp_path / "few.tar.xz")]
+    arguments += ["--run-seconds", "5", "--output", str(tmp_path / "out.json")]
+    assert gpu_check.main(arguments) == 0
+    (part,) = json.loads((tmp_path / "out.json").read_text())["parts"]
+    assert part["status"] == "passed"
+    figures = part["figures"]
+    assert figures["steps"] >= 10
+    assert figures["images/s"] == pytest.approx(figures["steps/s"] * figures["batch"])
+    assert str(figures["steps"] // 10 * 10) in figures["loss"]
+    assert 0 < figures["checkpoint MB"] < 5
+    assert Image.open(tmp_path / "out-grid.png").size[0] >= 32
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
 def test_all_parts_pass_on_the_cpu(tmp_path):
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--device", "cpu"]
-    command += ["--budget", "3500"]
+    command += ["--budget", "5300"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
-    assert {part["reason"] for part in parts if part["status"] == "skipped"} == {"needs a GPU"}
+    reasons = {part["reason"].split(",")[0] for part in parts if part["status"] == "skipped"}
+    assert reasons == {"needs a GPU", "needs --cifar"}
     assert len(parts) > 200

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,68 +12,22 @@ from ddpm.jobs.train import Train
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.pretrained import ready
 from ddpm.randomness import StepNoise, image_noise
+from gpu_parts.comparison import TOLERANCE, Tensors, compare
 from gpu_parts.configuration import (
     MODES,
-    SMALL,
     Mode,
     build_fabric,
     build_job,
     configuration,
     has_key,
-    job_of,
     needs,
-    variants,
 )
 from gpu_parts.part import CheckFailed, Figures, Machine, Part
-from gpu_parts.programs import Program
+from gpu_parts.program import Program
+from gpu_parts.variants import BATCH, Variant, sampling_variants, training_variants
 
 REFERENCE = MODES["fp32"]
-# Largest difference from the CPU's float32 result that passes, see `difference`. With TF32 off,
-# float32 differs by the order of the sums alone, which takes 1e-6 to 1e-4 of a gradient. bfloat16
-# keeps 8 bits, and its errors of 0.4 % add up over the layers; those of an image are fewer.
-TOLERANCE = {
-    "train": {"32-true": 1e-3, "bf16-mixed": 0.2},
-    "sample": {"32-true": 1e-3, "bf16-mixed": 0.03},
-}
-FLOOR = 0.01  # of the norm over all tensors, see `difference`
-SAMPLING_STEPS = 4
-BATCH = 8  # images
-PUBLISHED_BATCH = 2  # in a step of a published set-up
 NARROW = 32  # its channels where a CPU stands in for the GPU
-
-Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What is tried: the words that name it, and the words that it is tried with."""
-
-    words: tuple[str, ...]
-    around: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        return " ".join(self.words)
-
-    @property
-    def option(self) -> str:
-        return self.words[0].partition("=")[2]
-
-    @property
-    def is_published(self) -> bool:
-        """Whether it is a whole published set-up, with a network of full size."""
-        return self.words[0].startswith("experiment=")
-
-    @property
-    def batch(self) -> int:
-        return PUBLISHED_BATCH if self.is_published else BATCH
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether a classifier guides the sampling."""
-        return self.words[0].startswith("guidance=") and has_key(
-            "guidance", self.option, "guidance.classifier"
-        )
 
 
 def training_parts(machine: Machine, names: Sequence[str]) -> list[Part]:
@@ -109,32 +62,6 @@ def sampling_parts(machine: Machine, names: Sequence[str], classifier: Program) 
     ]
 
 
-def training_variants() -> list[Variant]:
-    found = [
-        Variant(words, (f"job={job_of(words[0].partition('=')[2])}",))
-        for words in variants("model")
-    ]
-    for group in ("objective", "weighting", "optimizer"):
-        found += [Variant(words, SMALL) for words in variants(group)]
-    found += [Variant(words, (*SMALL, "objective=v")) for words in variants("schedule")]
-    found.append(Variant(("data.conditional=true",), SMALL))
-    return found + [Variant(words) for words in variants("experiment")]
-
-
-def sampling_variants() -> list[Variant]:
-    few = f"sampler.steps={SAMPLING_STEPS}"
-    ancestral = (*SMALL, "sampler=ddpm", few)
-    found = []
-    for sampler in [Variant(words) for words in variants("sampler")]:
-        short = (few,) if has_key("sampler", sampler.option, "sampler.steps") else ()
-        found.append(Variant(sampler.words, (*SMALL, "objective=v", *short)))
-    for guidance in [Variant(words) for words in variants("guidance")]:
-        labels = () if guidance.is_guided else ("data.conditional=true",)
-        found.append(Variant(guidance.words, (*ancestral, "objective=v", *labels)))
-    found += [Variant(words, ancestral) for words in variants("objective")]
-    return found + [Variant(words, (*ancestral, "objective=v")) for words in variants("schedule")]
-
-
 def check_training(machine: Machine, variant: Variant, mode: Mode, figures: Figures) -> None:
     """One step of training against the CPU's."""
     words = (*variant.around, *variant.words)
@@ -163,47 +90,6 @@ def check_sampling(
     with exact(), compiling(mode):
         found = images(words, machine.hardware, mode)
     compare({"x_0": found}, {"x_0": expected}, TOLERANCE["sample"][mode.precision], figures)
-
-
-def compare(found: Tensors, expected: Tensors, allowed: float, figures: Figures) -> None:
-    """Fill in the largest difference and where it is.
-
-    Raises:
-        CheckFailed: it is above the tolerance.
-    """
-    worst, largest = difference(found, expected)
-    figures |= {"difference": largest, "at": worst, "allowed": allowed}
-    if not largest <= allowed:
-        raise CheckFailed(f"{worst} differs by {largest:.2g} of its norm, allowed is {allowed:g}")
-
-
-def difference(found: Tensors, expected: Tensors) -> tuple[str, float]:
-    """The tensor that differs most, and by how much: |found - expected| over |expected|.
-
-    Some gradients are zero but for rounding (of a bias before a normalisation, say). Therefore 1 %
-    of the norm over all tensors of the same part, "model" in "model.conv.bias", is added to the
-    denominator. What is not a number counts as infinite.
-    """
-    floors = {part: FLOOR * norm for part, norm in norms_of_parts(expected).items()}
-    differences = {
-        name: float((found[name] - tensor).norm() / (tensor.norm() + floors[part_of(name)]))
-        for name, tensor in expected.items()
-    }
-    differences = {k: v if v == v else float("inf") for k, v in differences.items()}
-    worst = max(differences, key=differences.__getitem__)
-    return worst, differences[worst]
-
-
-def norms_of_parts(tensors: Tensors) -> dict[str, Tensor]:
-    """The norm over all tensors of each part."""
-    norms: dict[str, list[Tensor]] = {}
-    for name, tensor in tensors.items():
-        norms.setdefault(part_of(name), []).append(tensor.norm())
-    return {part: torch.stack(some).norm() for part, some in norms.items()}
-
-
-def part_of(name: str) -> str:
-    return name.partition(".")[0]
 
 
 def narrow(words: tuple[str, ...]) -> tuple[str, ...]:

@@ -21,17 +21,32 @@ class Aside(Process):
     Args:
         name: of its log, among other such processes.
         deadline: on the clock of `time.monotonic`.
+        turn: whether it is to wait for `give_turn` before it measures anything.
     """
 
-    def __init__(self, machine: Machine, name: str, parts: Sequence[Part], deadline: float) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        name: str,
+        parts: Sequence[Part],
+        deadline: float,
+        *,
+        turn: bool = False,
+    ) -> None:
         self.parts, self.deadline = parts, deadline
+        self.turn = machine.work / f"{name}.turn"
         self.output = machine.work / f"{name}.json"
         budget = deadline - time.monotonic() + MARGIN
         arguments = [str(SCRIPT), "--device", machine.device.type, f"--budget={budget:.1f}"]
         arguments += ["--in-order", "--output", str(self.output)]
         arguments += ["--cache", os.environ[CACHE]] if CACHE in os.environ else []
+        arguments += ["--turn", str(self.turn)] if turn else []
         arguments += ["--only", *(part.name for part in parts)]
         super().__init__(arguments, machine.work, machine.work / f"{name}.log")
+
+    def give_turn(self) -> None:
+        """Nothing else uses the GPU now."""
+        self.turn.touch()
 
     def results(self) -> list[Result]:
         """Wait for its end: what came of each part."""

@@ -58,12 +58,14 @@ def configuration(*words: str) -> dict[str, Any]:
 
 
 def build_fabric(hardware: str, mode: Mode) -> Fabric:
-    """Fabric for one device.
+    """Fabric for one device, with as many threads as there are.
 
     Args:
         hardware: an option of conf/hardware.
     """
     words = (f"hardware={hardware}", f"hardware.precision={mode.precision}")
+    if has_key("hardware", hardware, "hardware.threads"):  # "auto" would change them
+        words += (f"hardware.threads={torch.get_num_threads()}",)
     return build(configuration(*words)["hardware"], "hardware")
 
 

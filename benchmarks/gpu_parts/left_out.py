@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.jobs.step import Loss, Step
-from gpu_parts.against_cpu import BATCH, difference, make_step, random_images
+from gpu_parts.against_cpu import make_step, random_images
+from gpu_parts.comparison import difference
 from gpu_parts.configuration import MODES, SMALL, variants
 from gpu_parts.part import CheckFailed, Figures, Machine, Part, Skipped
+from gpu_parts.variants import BATCH
 
 TOLERANCE = 1e-4  # between the two ways, which do the same sums
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import math
 import shutil
 import signal
 import sysconfig
@@ -41,10 +42,21 @@ class Machine:
     Args:
         device: "cuda" or "cpu".
         work: an empty folder for everything that is written.
+        turn: a file that appears when it is this process's turn to have the GPU for itself; None:
+            it has it already.
+        cifar: the pictures of CIFAR-10, a folder or an archive, if they are there.
+        run_seconds: for the real run.
+        output: the JSON file; pictures go beside it.
+        deadline: of all parts, on the clock of `time.monotonic`.
     """
 
     device: torch.device
     work: Path
+    turn: Path | None = None
+    cifar: Path | None = None
+    run_seconds: float = 240.0
+    output: Path = Path("gpu_check.json")
+    deadline: float = math.inf
 
     @property
     def is_gpu(self) -> bool:
@@ -54,6 +66,11 @@ class Machine:
     def hardware(self) -> str:
         """The option of conf/hardware for this device."""
         return "gpu" if self.is_gpu else "cpu"
+
+    def wait_for_turn(self) -> None:
+        """Wait until nothing else uses the GPU, with what is to be measured compiled and ready."""
+        while self.turn is not None and not self.turn.exists():
+            time.sleep(0.05)
 
 
 @dataclass(frozen=True)
@@ -67,6 +84,7 @@ class Part:
         needs: keys of NEEDS.
         seconds: do not start the part with less time left than this.
         programs: processes that the part waits for. They are started early on a GPU machine.
+        waits: it takes as long as other parts let it wait, or as it was asked to take.
     """
 
     name: str
@@ -74,6 +92,7 @@ class Part:
     needs: tuple[str, ...] = ()
     seconds: float = 1.0
     programs: Sequence[Process] = ()
+    waits: bool = False
 
 
 @dataclass
@@ -100,7 +119,7 @@ def run_part(part: Part, machine: Machine, deadline: float) -> Result:
         left = deadline - began
         if reason := why_not(part, machine, left):
             raise Skipped(reason)
-        with time_limit(min(left, PATIENCE[machine.device.type])):
+        with time_limit(left if part.waits else min(left, PATIENCE[machine.device.type])):
             part.check(result.figures)
     except Skipped as reason:
         result.status, result.reason = "skipped", str(reason)

@@ -1,120 +1,28 @@
 """Real runs of run.py on the device: killed and resumed, on several strategies, out of memory."""
 
-import contextlib
 import functools
-import json
 import math
-import signal
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from ddpm import checkpoint
 from ddpm.catalog import keys
-from gpu_parts.part import CheckFailed, Figures, Machine, Part
-from gpu_parts.process import Process
+from gpu_parts.part import CheckFailed, Figures, Part
+from gpu_parts.program import COMPARED, Program, Runs, losses
+from gpu_parts.resume import resume_parts
 
-RUN = Path(__file__).parent.parent.parent / "run.py"
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1")
-SAVES = 6  # checkpoints in the run that is killed
-COMPARED = 5  # first losses, of two runs that should be alike
 # Largest relative difference of these losses. Other strategies do the same sums in another order;
 # float16 and bfloat16 round differently.
 SAME_PRECISION, OTHER_PRECISION = 1e-2, 3e-2
-FACTOR = 10.0  # by how much more than two undisturbed runs a resumed one may differ from another
-
-
-class Program(Process):
-    """A process of run.py that writes its run folder into a folder of its own.
-
-    Args:
-        machine: gives the device and the folder for all folders.
-        name: of its folder.
-        words: of the command line.
-        launcher: what stands between Python and run.py, e.g. torchrun.
-        folder: where to run instead, for a run that goes on with another.
-        status: how it must end.
-    """
-
-    def __init__(
-        self,
-        machine: Machine,
-        name: str,
-        words: Sequence[str],
-        *,
-        launcher: Sequence[str] = (),
-        folder: Path | None = None,
-        status: int = 0,
-    ) -> None:
-        super().__init__(
-            [*launcher, str(RUN), *words],
-            folder or machine.work / name,
-            machine.work / f"{name}.log",
-            {"DDPM_DATA": str(machine.work / "data")},
-        )
-        self.status = status
-
-    @property
-    def run(self) -> Path:
-        """The run folder."""
-        return self.folder / "run"
-
-    def wait(self) -> str:
-        """Start it if need be, and wait for its end: what it printed.
-
-        Raises:
-            CheckFailed: it ended with another status than expected.
-        """
-        status, text = self.end(), self.printed()
-        if status != self.status:
-            words = " ".join(self.command[self.command.index(str(RUN)) :])
-            raise CheckFailed(f"{words} ended with status {status}:\n{text[-2000:]}")
-        return text
-
-
-class Runs:
-    """The runs that several parts look at."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.steps = 600 if machine.is_gpu else 30
-        self.every = [
-            *(f"hardware={machine.hardware}", "tracker=local", "sampler.steps=2"),
-            *("job.num_samples=2", "job.sample_every=null", "job.log_every=1", "job.batch_size=16"),
-            "job.warmup_steps=10",
-        ]
-        self.whole = [f"job.max_steps={self.steps}", f"job.save_every={self.steps // SAVES}"]
-        self.alone = self.train("alone", *self.whole)
-        self.twin = self.train("twin", *self.whole)
-        self.killed = self.train("killed", *self.whole)
-        self.classifier = self.program(
-            "classifier", *self.every[:2], "job=train_classifier", "job.max_steps=4"
-        )
-
-    def program(self, name: str, *words: str, **knobs: Any) -> Program:
-        return Program(self.machine, name, [*words, "output_dir=run"], **knobs)
-
-    def train(self, name: str, *words: str, **knobs: Any) -> Program:
-        """A training run of a few steps, unless the words give more."""
-        every = [*self.every, f"job.max_steps={COMPARED}", *words]
-        last = {word.partition("=")[0]: word for word in every}  # what is said later counts
-        return self.program(name, *last.values(), **knobs)
 
 
 def program_parts(runs: Runs) -> list[Part]:
     """All parts that start run.py."""
     machine = runs.machine
-    undisturbed = [runs.alone, runs.twin] if machine.is_gpu else [runs.alone]
     parts = [
-        Part(
-            "run/kill -9 and resume",
-            functools.partial(check_resume, runs, undisturbed),
-            programs=undisturbed,
-        ),
+        *resume_parts(runs),
         Part("run/job=sample", functools.partial(check_sample, runs), programs=[runs.alone]),
         Part(
             "run/job=train_classifier",
@@ -168,72 +76,6 @@ def alike(
     return Part(f"run/{name}", check, needs, programs=[plain, other])
 
 
-def check_resume(runs: Runs, undisturbed: Sequence[Program], figures: Figures) -> None:
-    """A run that is killed and resumed ends with the weights of one that was left alone.
-
-    To the bit where two undisturbed runs are equal to the bit. Where they are not (some kernels of
-    a GPU add in any order) the resumed run must be about as near to one of them as the other is.
-    """
-    for program in undisturbed:
-        program.start()
-    killed = runs.killed
-    killed.start()
-    figures["killed after step"] = kill_after_checkpoint(killed)
-    resumed = Program(runs.machine, "resumed", ["resume=run"], folder=killed.folder)
-    for program in (resumed, *undisturbed):
-        program.wait()
-    first, *others = [final_state(program) for program in undisturbed]
-    twins = max((differs(first, other) for other in others), default=0.0)
-    found = differs(first, final_state(killed))
-    figures |= {"difference": found, "of two undisturbed runs": twins, "steps": runs.steps}
-    if found > FACTOR * twins:
-        raise CheckFailed(f"the resumed run differs by {found:.2g}, two undisturbed by {twins:.2g}")
-
-
-def kill_after_checkpoint(program: Program) -> int:
-    """Kill a run soon after its first checkpoint: the last step that it logged.
-
-    Raises:
-        CheckFailed: it ended before.
-    """
-    assert program.process is not None
-    while not list(program.run.glob("checkpoints/step-*.pt")):
-        if program.process.poll() is not None:
-            program.wait()
-            raise CheckFailed("the run left no checkpoint")
-        time.sleep(0.01)
-    program.kill()
-    if program.process.returncode != -signal.SIGKILL:
-        raise CheckFailed("the run ended before it was killed")
-    return max(losses(program), default=0)
-
-
-def final_state(program: Program) -> dict[str, Tensor]:
-    """All tensors of the newest checkpoint: network, average, optimizer."""
-    _, state = checkpoint.find(program.run)
-    found: dict[str, Tensor] = {}
-
-    def gather(node: Any, name: str) -> None:
-        if isinstance(node, Tensor):
-            found[name] = node.double()
-        elif isinstance(node, dict):
-            for key, value in node.items():
-                gather(value, f"{name}.{key}")
-
-    for part in ("model", "ema", "diffusion", "optimizer", "scaler"):
-        gather(state[part], part)
-    return found | {"step": torch.tensor(float(state["step"]))}
-
-
-def differs(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """The largest difference of two states relative to the norm of a tensor; 0: equal bits."""
-    if a.keys() != b.keys():
-        raise CheckFailed(f"the checkpoints hold different entries: {sorted(a.keys() ^ b.keys())}")
-    pairs = [(a[name], b[name]) for name in a if not torch.equal(a[name], b[name])]
-    found = [float((x - y).norm() / x.norm().clamp(min=1e-30)) for x, y in pairs]
-    return max((math.inf if value != value else value for value in found), default=0.0)
-
-
 def check_sample(runs: Runs, figures: Figures) -> None:
     """job=sample draws from the checkpoint of a run."""
     runs.alone.wait()
@@ -267,16 +109,6 @@ def check_alike(plain: Program, other: Program, allowed: float, figures: Figures
         figures["scale"] = state["scaler"]["scale"]
     if not figures["difference"] <= allowed:
         raise CheckFailed(f"losses differ by {figures['difference']:.2g}: {found}, {expected}")
-
-
-def losses(program: Program) -> dict[int, float]:
-    """The loss of each step that was logged and not left out. The last line of a killed run may be
-    half a line."""
-    rows = []
-    for line in (program.run / "metrics.jsonl").read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            rows.append(json.loads(line))
-    return {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
 
 
 def large(runs: Runs) -> Program:

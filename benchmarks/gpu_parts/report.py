@@ -1,5 +1,6 @@
 """The results as tables in Markdown, and as JSON."""
 
+import contextlib
 import json
 import platform
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gpu_parts.against_cpu import TOLERANCE
+from gpu_parts.comparison import TOLERANCE
 from gpu_parts.configuration import MODES
 from gpu_parts.part import Machine, Result
 
@@ -19,7 +20,7 @@ MATRICES = {"train": "a step of training", "sample": "sampling"}
 def facts(machine: Machine) -> dict[str, Any]:
     """What the results were measured on."""
     found = {
-        "device": platform.processor() or platform.machine(),
+        "device": device_name(machine.device),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -27,12 +28,22 @@ def facts(machine: Machine) -> dict[str, Any]:
     if machine.is_gpu:
         properties = torch.cuda.get_device_properties(machine.device)
         found |= {
-            "device": properties.name,
             "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "memory MB": round(properties.total_memory / 1e6),
         }
     return found
+
+
+def device_name(device: torch.device) -> str:
+    """The model of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def write_json(path: Path, machine: Machine, results: Sequence[Result], budget: float) -> None:
@@ -56,6 +67,7 @@ def tables(machine: Machine, results: Sequence[Result], seconds: float, budget: 
     for group, title in MATRICES.items():
         lines += matrix(title, [result for result in results if group_of(result) == group])
     lines += listing([result for result in results if group_of(result) not in MATRICES])
+    lines += [*speeds(results), *targets(machine, results)]
     lines += [
         f"failed: {result.name}: {result.reason.splitlines()[0] if result.reason else ''}"
         for result in results
@@ -107,11 +119,51 @@ def listing(results: Sequence[Result]) -> list[str]:
 
 
 def figures_of(result: Result) -> str:
-    return ", ".join(f"{name} {number(value)}" for name, value in result.figures.items())
+    """The figures that are one number or text; tables and targets have a place of their own."""
+    shown = {k: v for k, v in result.figures.items() if k not in ("rows", "ratios", "targets")}
+    return ", ".join(f"{name} {number(value)}" for name, value in shown.items())
 
 
 def number(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name}: {number(one)}" for name, one in value.items())
     return f"{value:.4g}" if isinstance(value, float) and value < 1e4 else str(value)
+
+
+def speeds(results: Sequence[Result]) -> list[str]:
+    """A table of what was measured beside each other, and one of its ratios."""
+    measured = [result for result in results if "rows" in result.figures]
+    if not measured:
+        return []
+    columns = list(
+        dict.fromkeys(c for r in measured for row in r.figures["rows"].values() for c in row)
+    )
+    rows = [
+        [result.name, name, *(number(row.get(column, "-")) for column in columns)]
+        for result in measured
+        for name, row in result.figures["rows"].items()
+    ]
+    ratios = [
+        [result.name, pair, *map(spread, both.values())]
+        for result in measured
+        for pair, both in result.figures.get("ratios", {}).items()
+    ]
+    found = [*table(["part", "of", *columns], rows), ""]
+    return [*found, *table(["part", "ratio", "training", "sampling"], ratios), ""]
+
+
+def spread(values: Sequence[float]) -> str:
+    median, least, most = values
+    return f"{median:.3g}x ({least:.3g}x to {most:.3g}x)"
+
+
+def targets(machine: Machine, results: Sequence[Result]) -> list[str]:
+    """Which targets are met; one that is not is no failure."""
+    found = [(one.name, text) for one in results for text in one.figures.get("targets", [])]
+    if not found:
+        return []
+    where = "" if machine.is_gpu else ", of a GPU: on a CPU tiny networks only try the check"
+    return [f"targets{where}", *(f"- {name}: {text}" for name, text in found), ""]
 
 
 def skipped(results: Sequence[Result]) -> list[str]:

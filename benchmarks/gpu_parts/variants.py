@@ -1,0 +1,67 @@
+"""What is tried in a step of training, and in sampling: every option of conf/."""
+
+from dataclasses import dataclass
+
+from gpu_parts.configuration import SMALL, has_key, job_of, variants
+
+SAMPLING_STEPS = 4
+BATCH = 8  # images
+PUBLISHED_BATCH = 2  # in a step of a published set-up
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is tried: the words that name it, and the words that it is tried with."""
+
+    words: tuple[str, ...]
+    around: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.words)
+
+    @property
+    def option(self) -> str:
+        return self.words[0].partition("=")[2]
+
+    @property
+    def is_published(self) -> bool:
+        """Whether it is a whole published set-up, with a network of full size."""
+        return self.words[0].startswith("experiment=")
+
+    @property
+    def batch(self) -> int:
+        return PUBLISHED_BATCH if self.is_published else BATCH
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a classifier guides the sampling."""
+        return self.words[0].startswith("guidance=") and has_key(
+            "guidance", self.option, "guidance.classifier"
+        )
+
+
+def training_variants() -> list[Variant]:
+    found = [
+        Variant(words, (f"job={job_of(words[0].partition('=')[2])}",))
+        for words in variants("model")
+    ]
+    for group in ("objective", "weighting", "optimizer"):
+        found += [Variant(words, SMALL) for words in variants(group)]
+    found += [Variant(words, (*SMALL, "objective=v")) for words in variants("schedule")]
+    found.append(Variant(("data.conditional=true",), SMALL))
+    return found + [Variant(words) for words in variants("experiment")]
+
+
+def sampling_variants() -> list[Variant]:
+    few = f"sampler.steps={SAMPLING_STEPS}"
+    ancestral = (*SMALL, "sampler=ddpm", few)
+    found = []
+    for sampler in [Variant(words) for words in variants("sampler")]:
+        short = (few,) if has_key("sampler", sampler.option, "sampler.steps") else ()
+        found.append(Variant(sampler.words, (*SMALL, "objective=v", *short)))
+    for guidance in [Variant(words) for words in variants("guidance")]:
+        labels = () if guidance.is_guided else ("data.conditional=true",)
+        found.append(Variant(guidance.words, (*ancestral, "objective=v", *labels)))
+    found += [Variant(words, ancestral) for words in variants("objective")]
+    return found + [Variant(words, (*ancestral, "objective=v")) for words in variants("schedule")]
