@@ -237,7 +237,7 @@ class Loop(ABC):
             learned.optimizer,
             batch=self.batch_size,
             share=share,
-            least=1 if auto else share // self.parts,
+            parts=None if auto else self.parts,
             looked_at=self.looked_at(trial.fabric),
         )
         if auto:

@@ -3,7 +3,8 @@
 What the network keeps for the backward pass is measured, not guessed: it goes forward and backward
 once with two images and once with three, every tensor is counted, and each operation's sum is
 extended in a straight line to the images of a step. A large network does so with fake tensors,
-which have a size and no content. A compiled network takes less than is expected here.
+which have a size and no content, with all images at once where their number is known. A compiled
+network takes less than is expected here.
 """
 
 import contextlib
@@ -60,7 +61,7 @@ class Expected:
         update: what the optimizer's step takes beside them.
         image, noise: of each image of this device's share, and of the global batch.
         batch, share: images of a step, on all devices and on this one.
-        traces: of a forward and backward pass, with two images and with three.
+        traces: of a forward and backward pass, by its number of images.
         preview: of a forward pass that draws or measures, or 0 where it cannot be the largest.
     """
 
@@ -72,15 +73,15 @@ class Expected:
     noise: int
     batch: int
     share: int
-    traces: tuple[Trace, Trace]
+    traces: dict[int, Trace]
     preview: int = 0
 
     def total(self, parts: int) -> int:
         """With the share of a step in so many parts."""
-        images = -(-self.share // parts)
-        live = extended(*(trace.live for trace in self.traces), images)
+        images = self.share // parts
+        live = extended({n: trace.live for n, trace in self.traces.items()}, images)
         if parts == 1:
-            gradients = extended(*(trace.gradients for trace in self.traces), images)
+            gradients = extended({n: trace.gradients for n, trace in self.traces.items()}, images)
             passes = max(map(sum, zip(live, gradients, strict=True)))
         else:  # from the second part on, all gradients are there
             passes = self.gradients + max(live)
@@ -104,11 +105,15 @@ class Expected:
         return self.total(parts) - self.held
 
 
-def extended(two: list[int], three: list[int], images: int) -> list[int]:
-    """Bytes after each operation with so many images, from those with two and with three."""
-    if len(two) != len(three):  # other operations: of the peaks alone
-        two, three = [max(two, default=0)], [max(three, default=0)]
-    return [a + (b - a) * (images - TWO) for a, b in zip(two, three, strict=True)]
+def extended(known: dict[int, list[int]], images: int) -> list[int]:
+    """Bytes after each operation with so many images, on a straight line through what is known of
+    two numbers of images."""
+    if images in known:
+        return known[images]
+    (n, one), (m, other) = known.items()
+    if len(one) != len(other):  # other operations: of the peaks alone
+        one, other = [max(one, default=0)], [max(other, default=0)]
+    return [max(0, a + (b - a) * (images - n) // (m - n)) for a, b in zip(one, other, strict=True)]
 
 
 class Trial:
@@ -154,8 +159,12 @@ class Trial:
         t = torch.zeros(number, dtype=torch.int64, device=device)
         return x_0, t, torch.zeros_like(x_0), torch.zeros_like(t) if self.labelled else None
 
-    def trace(self, number: int) -> Trace:
-        """What a forward and backward pass of so many images takes, operation by operation."""
+    def trace(self, number: int, images: int) -> Trace:
+        """What a forward and backward pass of so many images takes, operation by operation.
+
+        Args:
+            images: that it stands for.
+        """
         finished: list[tuple[int, int]] = []  # operations before a gradient was finished; its bytes
 
         def take(weight: Tensor) -> None:
@@ -166,9 +175,9 @@ class Trial:
         hooks = [weight.register_post_accumulate_grad_hook(take) for weight in weights]
         try:
             with self._apart(self.measured), self.fake or contextlib.nullcontext():
-                images = self.images(number)
-                with Ledger() as ledger:
-                    self._pass(self.measured, images)
+                inputs = self.images(number)
+                with Ledger(memory.with_loss(self.fabric.device, images / number)) as ledger:
+                    self._pass(self.measured, inputs)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -254,7 +263,7 @@ def expected(
     *,
     batch: int,
     share: int,
-    least: int,
+    parts: int | None,
     looked_at: int,
 ) -> Expected:
     """What training with these images takes on this device.
@@ -263,7 +272,7 @@ def expected(
         make_optimizer: makes an optimizer of groups of weights.
         optimizer: the one of the run.
         batch, share: images of a step, on all devices and on this one.
-        least: images that go through the network at once, at least.
+        parts: in how many the share goes through the network; None: not chosen yet.
         looked_at: images that go forward at once in a preview or a measurement.
     """
     fabric, weights = trial.fabric, trial.weights
@@ -277,11 +286,14 @@ def expected(
     elif isinstance(fabric.strategy, DDPStrategy):
         kept += weights  # the buffers in which gradients travel
     pixels = trial.shape[0] * trial.shape[1] * trial.shape[2]
-    traces = (trial.trace(TWO), trial.trace(THREE))
+    at_once = 1 if parts is None else share // parts
+    # Of fake tensors any number takes the same time.
+    numbers = (TWO, THREE) if parts is None or not trial.fake else (at_once,)
+    traces = {number: trial.trace(number, at_once) for number in numbers}
     preview = 0
-    if looked_at > least:  # of fewer, training takes more
-        pair = [trial.forward(number) for number in (TWO, THREE)]
-        (preview,) = extended(pair[:1], pair[1:], looked_at)
+    if looked_at > at_once:  # of fewer, training takes more
+        numbers = (looked_at,) if trial.fake else (TWO, THREE)
+        (preview,) = extended({n: [trial.forward(n)] for n in numbers}, looked_at)
     return Expected(
         kept=kept,
         held=held,
