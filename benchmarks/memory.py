@@ -119,7 +119,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("overrides", nargs="*", help="as for run.py")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 16])
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument(
+        "--steps", type=int, default=3, help="from 2, where the optimizer remembers"
+    )
     parser.add_argument("--recompute", action="store_true", help="the same with job.recompute, too")
     parser.add_argument("--only", choices=("expect", "measure"), help=argparse.SUPPRESS)
     options = parser.parse_args()

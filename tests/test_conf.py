@@ -239,6 +239,8 @@ def test_an_experiment_composes_and_its_parts_can_be_built(experiment):
     [
         (["experiment=ho2020_cifar10"], 35_746_307),
         (["experiment=celeba64"], 78_700_803),
+        (["experiment=pets128"], 71_436_803),
+        (["experiment=folder256"], 113_673_219),
         (["experiment=mnist"], 35_741_697),
         (["model=resunet", "data=cifar10"], 35_746_307),
         (

@@ -101,7 +101,7 @@ def test_blocks_are_the_outermost_of_the_types_that_a_network_names():
 
 def test_a_network_without_blocks_is_refused(run, tmp_path):
     options = {"channels": 1, "out_channels": 1, "image_size": 8, "num_classes": None}
-    with pytest.raises(InputError, match="job.recompute=true: ConvNet has no blocks"):
+    with pytest.raises(InputError, match="ConvNet has no blocks to recompute"):
         blocks(ConvNet(**options, width=4, time_conditioning=True))
     words = ["model=convnet", "hardware=cpu", "tracker=local", "job.recompute=true"]
     status, _, err = run(*words, "output_dir=run")
