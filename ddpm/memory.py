@@ -51,6 +51,10 @@ class Ledger(TorchDispatchMode):
     def peak(self) -> int:
         return max(self.after, default=0)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # PyTorch would import its compiler in order to keep it away from here
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _DEVICE_OF:
             return func(*args)
