@@ -1,5 +1,6 @@
 """The memory that a run expects, and job.accumulate=auto."""
 
+import dataclasses
 import functools
 import json
 
@@ -236,6 +237,13 @@ def test_the_fewest_parts_that_are_expected_to_fit_are_taken(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 1100)
     with pytest.raises(InputError, match="not even one image of 16 pixels"):
         choose(trial, needs)
+
+
+def test_a_preview_is_told_of_and_splits_no_step(monkeypatch):
+    trial, needs = trial_of(network()), dataclasses.replace(needs_of(4), preview=9000)
+    monkeypatch.setattr(memory, "available", lambda device: 2000)
+    assert needs.total(1) == 10000
+    assert choose(trial, needs) == 1
 
 
 def test_on_a_device_that_can_be_tried_what_fits_is_tried():

@@ -78,6 +78,10 @@ class Expected:
 
     def total(self, parts: int) -> int:
         """With the share of a step in so many parts."""
+        return max(self.training(parts), self.kept + self.preview)
+
+    def training(self, parts: int) -> int:
+        """The same without previews, which a run can do without."""
         images = self.share // parts
         live = extended({n: trace.live for n, trace in self.traces.items()}, images)
         if parts == 1:
@@ -87,7 +91,7 @@ class Expected:
             passes = self.gradients + max(live)
         step = max(passes, self.gradients + self.update)
         step += self.share * self.image + self.batch * self.noise
-        return self.kept + max(step, self.preview)
+        return self.kept + step
 
     def text(self, parts: int) -> str:
         """The expected memory in words."""
@@ -99,10 +103,6 @@ class Expected:
             f"about {memory.text(total)}: {memory.text(self.kept)} for weights, their average and "
             f"the optimizer, {rest} for {at_once}{more}"
         )
-
-    def needs(self, parts: int) -> int:
-        """Beside what is there before the first step."""
-        return self.total(parts) - self.held
 
 
 def extended(known: dict[int, list[int]], images: int) -> list[int]:
@@ -339,7 +339,7 @@ def free(fabric: Fabric) -> int | None:
 def warn(needs: Expected, parts: int, fabric: Fabric) -> None:
     """Say it where the expected memory is not there."""
     room = free(fabric)
-    if room is not None and needs.needs(parts) > room:
+    if room is not None and needs.total(parts) - needs.held > room:
         logger.warning(
             "job.batch_size=%d: about %s of memory are needed and %s are free. job.recompute=true, "
             "job.accumulate=auto or a smaller job.batch_size needs less.",
@@ -375,7 +375,7 @@ def choose(trial: Trial, needs: Expected, *, tries: bool | None = None) -> int:
     if chosen > needs.share:
         raise InputError(
             f"job.accumulate=auto: not even one image of {trial.shape[-1]} pixels at a time fits: "
-            f"that takes about {memory.text(needs.total(needs.share))}, and "
+            f"that takes about {memory.text(needs.training(needs.share))}, and "
             f"{memory.text((room or 0) + needs.held)} are free. job.recompute=true or a smaller "
             "network needs less."
         )
@@ -385,6 +385,6 @@ def choose(trial: Trial, needs: Expected, *, tries: bool | None = None) -> int:
 def _fits(trial: Trial, needs: Expected, parts: int, room: int | None, tries: bool) -> bool:
     if tries:
         others = needs.kept - needs.held + needs.share * needs.image + needs.batch * needs.noise
-        spare = round(SPARE * needs.total(parts))
+        spare = round(SPARE * needs.training(parts))
         return trial.fits(needs.share // parts, parts, others + spare)
-    return room is None or needs.needs(parts) * (1 + SPARE) <= room
+    return room is None or (needs.training(parts) - needs.held) * (1 + SPARE) <= room
