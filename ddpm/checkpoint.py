@@ -25,7 +25,8 @@ from ddpm.untrusted import Refused, check_archive, read_archive
 SCHEMA = 1  # raise it when the meaning of an entry changes
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")
 # Entries that are there or not: diffusion (a schedule that learns), meter (what was measured since
-# the last line of the log), scaler (of float16), data (the fingerprint of the images), made_with.
+# the last line of the log), scaler (of float16), data (the fingerprint of the images), made_with,
+# chosen (what the run chose for itself: accumulate).
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d+)\.pt")

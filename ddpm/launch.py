@@ -134,11 +134,12 @@ def _out_of_memory(config: dict[str, Any], error: Exception) -> str:
     job, data = config["job"], config["data"]
     accumulate = job.get("accumulate")
     smaller = f"a larger job.accumulate (now {accumulate})" if accumulate else "a smaller batch"
+    more = "job.recompute=true, " if job.get("recompute") is False else ""
     return (
         f"job.batch_size={job.get('batch_size')}: the device has not enough memory for images of "
         f"{data['image_size']} pixels with hardware.precision={config['hardware']['precision']} "
         f"({str(error).splitlines()[0][:160]}).\n{smaller[0].upper()}{smaller[1:]}, a smaller "
-        "job.batch_size, or hardware.precision=bf16-mixed needs less."
+        f"job.batch_size, {more}or hardware.precision=bf16-mixed needs less."
     )
 
 

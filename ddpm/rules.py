@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from ddpm.errors import InputError, nearest
@@ -15,7 +16,7 @@ from ddpm.wb import limits
 class Rule:
     """A value's type, what is allowed in words and as a test, and whether null is."""
 
-    type: type
+    type: type | UnionType
     allowed: str
     test: Callable[[Any], bool]
     null: bool = False
@@ -107,13 +108,19 @@ RULES = {
     "job.max_steps": integer(1, null=True),
     "job.max_epochs": positive(null=True),
     "job.batch_size": integer(1),
-    "job.accumulate": integer(1),
+    "job.accumulate": Rule(
+        int | str,
+        "a whole number from 1, or auto",
+        lambda x: x == "auto" or (type(x) is int and x >= 1),
+        options=("auto",),
+    ),
     "job.warmup_steps": integer(0),
     "job.decay_steps": integer(1, null=True),
     "job.clip_grad_norm": positive(null=True),
     "job.ema_decay": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "job.ema_ramp": number("a number from 1 (1: no ramp)", lambda x: x >= 1),
     "job.compile": boolean(),
+    "job.recompute": boolean(),
     "job.label_dropout": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "job.labels": Rule(list, "a list of classes, like [3, 8]", lambda x: len(x) > 0, null=True),
     "job.evaluate_every": integer(1, null=True),
@@ -247,7 +254,12 @@ def _check_together(config: dict[str, Any]) -> list[str]:
     if "max_steps" in job and job["max_steps"] is None and job.get("max_epochs") is None:
         wrong.append("job.max_steps=null, job.max_epochs=null: one of them must say when to stop.")
     parts, batch = job.get("accumulate", 1), job.get("batch_size", 0)
-    if batch % parts:
+    parts = 1 if parts == "auto" else parts
+    if parts > batch > 0:
+        wrong.append(
+            f"job.accumulate={parts}: must be at most job.batch_size={batch}, the images of a step."
+        )
+    elif batch % parts:
         wrong.append(f"job.batch_size={batch}: must be divisible by job.accumulate={parts}.")
     else:
         wrong += _check_shares(config, batch, parts)
@@ -434,10 +446,12 @@ def look_up(config: dict[str, Any], key: str) -> Any:
     return node
 
 
-def _convert(value: Any, wanted: type) -> Any:
+def _convert(value: Any, wanted: type | UnionType) -> Any:
     """1e3 as 1000, 1 as 1.0, 5 as "5"; True is no number and no text."""
     if isinstance(value, bool):
         return str(value) if wanted in (int, float) else value
+    if wanted == int | str:  # numbers stay numbers
+        wanted = int
     if wanted is str and isinstance(value, int):
         return str(value)
     if wanted is int and isinstance(value, float) and value.is_integer():

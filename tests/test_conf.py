@@ -146,7 +146,8 @@ def test_the_groups_and_options_are_the_documented_ones():
         }
         == GROUPS
     )
-    named = {"mnist", "pets64", "attention_unet64", "ho2020_cifar10", "celeba64"}
+    named = {"mnist", "pets64", "attention_unet64", "ho2020_cifar10", "celeba64", "pets128"}
+    named.add("folder256")
     assert named <= set(GROUPS["experiment"])
 
 
@@ -213,7 +214,8 @@ def look_up(config, key):
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_an_experiment_composes_and_its_parts_can_be_built(experiment):
     path = CONF / "experiment" / f"{experiment}.yaml"
-    cfg = composed(f"experiment={experiment}")
+    root = ["data.root=pictures"] if "/data: folder" in path.read_text() else []
+    cfg = composed(f"experiment={experiment}", *root)
     config = plain(cfg)
     check_targets(config)
     rules.check(config, {})
@@ -239,6 +241,8 @@ def test_an_experiment_composes_and_its_parts_can_be_built(experiment):
     [
         (["experiment=ho2020_cifar10"], 35_746_307),
         (["experiment=celeba64"], 78_700_803),
+        (["experiment=pets128"], 71_436_803),
+        (["experiment=folder256"], 113_673_219),
         (["experiment=mnist"], 35_741_697),
         (["model=resunet", "data=cifar10"], 35_746_307),
         (

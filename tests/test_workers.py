@@ -221,7 +221,7 @@ def out_of_memory():
 
 def test_where_the_memory_is_short_the_run_says_what_needs_less(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        at_call(patch, Train, "loss", 4, out_of_memory)
+        at_call(patch, Train, "loss", 6, out_of_memory)  # two calls measure what it needs
         assert go(tmp_path, *RUN) == 2
     words = said(tmp_path)
     assert "job.batch_size=8: the device has not enough memory for images of 16 pixels" in words

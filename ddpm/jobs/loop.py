@@ -17,6 +17,7 @@ from ddpm.ema import EMA
 from ddpm.errors import InputError
 from ddpm.hardware import check_compiler, mesh_of
 from ddpm.jobs.learned import Learned
+from ddpm.jobs.memory import Expected, Trial, choose, expected, splits, warn
 from ddpm.jobs.meter import Meter
 from ddpm.jobs.outlook import Outlook
 from ddpm.jobs.pace import due, rank_rows, total_steps
@@ -25,6 +26,7 @@ from ddpm.jobs.run import Run
 from ddpm.jobs.step import LearningRate, Step
 from ddpm.jobs.watch import Watch
 from ddpm.randomness import Order, StepNoise
+from ddpm.recompute import blocks, recompute
 from ddpm.sharding import shard
 from ddpm.signals import GracefulStop
 
@@ -49,7 +51,7 @@ class Loop(ABC):
         max_steps: int | None,
         max_epochs: float | None,
         batch_size: int,
-        accumulate: int,
+        accumulate: int | str,
         warmup_steps: int,
         decay_steps: int | None,
         clip_grad_norm: float | None,
@@ -61,6 +63,7 @@ class Loop(ABC):
         log_every: int,
         save_every: int | None,
         keep_checkpoints: int,
+        recompute: bool = False,
     ) -> None:
         self.net, self.diffusion, self.data = model, diffusion, data
         self.optimizer, self.seed = optimizer, seed
@@ -73,6 +76,10 @@ class Loop(ABC):
         self.max_skips = max_skips
         self.log_every, self.save_every = log_every, save_every
         self.keep_checkpoints = keep_checkpoints
+        self.recompute = recompute
+        if recompute:
+            blocks(model)  # refuses a network without any
+        self.parts = 1 if accumulate == "auto" else accumulate  # of a step, see `plan_memory`
 
     @abstractmethod
     def loss(
@@ -97,6 +104,10 @@ class Loop(ABC):
     def inspect(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:  # noqa: B027
         """Pictures of the averaged network."""
 
+    def looked_at(self, fabric: Fabric) -> int:
+        """Images that go forward at once when the network is looked at, on each device."""
+        return 0
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
@@ -111,7 +122,8 @@ class Loop(ABC):
         self.data.prepare()
         run.check_data(self.data.fingerprint)
         total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
-        rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
+        rows = rank_rows(self.batch_size, self.parts, fabric.global_rank, fabric.world_size)
+        trial = self.make_trial(run, fabric)
         learned = self.make_learned(fabric)
         meter = Meter(self.batch_size, self.steps_per_epoch)
         start = run.restore(learned, meter)
@@ -119,6 +131,7 @@ class Loop(ABC):
         if start >= total and run.was_done:
             run.say(f"steps    all {total} are done; a larger job.max_steps goes on")
             return
+        needs = self.plan_memory(run, trial, learned, rows)
         step = self.make_step(fabric, learned, rows)
         order = Order(len(self.data), self.seed, self.batch_size, rows, start, total)
         with (
@@ -126,7 +139,7 @@ class Loop(ABC):
             run.begin(),
             Progress(total, start, enabled=run.leads) as progress,
         ):
-            self.describe(run, start, total)
+            self.describe(run, start, total, needs)
             if self.is_seen_at(start, total) and not run.has_grid(start):
                 self.inspect(run, fabric, learned.ema.model, start)  # it was killed while doing so
             watch = Watch(fabric, self.max_skips, signals, run.dir)
@@ -193,6 +206,46 @@ class Loop(ABC):
         """Whether the network is looked at after `step` steps."""
         return step > 0 and (step == total or self.due_to_inspect(step))
 
+    def make_trial(self, run: Run, fabric: Fabric) -> Trial | None:
+        """What is to measure the network's memory, on those ranks that want to know."""
+        if not run.leads and self.accumulate != "auto":
+            return None
+        return Trial(
+            self.net,
+            self.loss,
+            fabric,
+            shape=self.shape,
+            labelled=self.label_dropout is not None,
+            recomputes=self.recompute,
+        )
+
+    def plan_memory(
+        self, run: Run, trial: Trial | None, learned: Learned, rows: slice
+    ) -> Expected | None:
+        """The memory that training is expected to take. With job.accumulate=auto, in how many parts
+        a step is taken is chosen by it: once, for a run that goes on stays as it began.
+
+        Raises:
+            InputError: nothing fits.
+        """
+        if trial is None:
+            return None
+        share, auto = rows.stop - rows.start, self.accumulate == "auto"
+        needs = expected(
+            trial,
+            self.optimizer,
+            learned.optimizer,
+            batch=self.batch_size,
+            share=share,
+            parts=None if auto else self.parts,
+            looked_at=self.looked_at(trial.fabric),
+        )
+        if auto:
+            before = run.recall("accumulate")
+            self.parts = before if before in splits(share) else choose(trial, needs)
+            run.remember(accumulate=self.parts)
+        return needs
+
     def make_learned(self, fabric: Fabric) -> Learned:
         """Network and process on the device, or shared out over all, with the optimizer of both.
 
@@ -204,6 +257,8 @@ class Loop(ABC):
         if mesh is None:
             net.to(fabric.device)
         ema = EMA(net, self.ema_decay, self.ema_ramp)
+        if self.recompute:
+            recompute(net)
         if mesh is not None:
             if self.diffusion.schedule is not None:
                 raise InputError(
@@ -241,7 +296,7 @@ class Loop(ABC):
             rows=rows,
             flip=self.data.flip,
             label_dropout=self.label_dropout,
-            accumulate=self.accumulate,
+            accumulate=self.parts,
             clip_grad_norm=self.clip_grad_norm,
             learning_rate=LearningRate(
                 learned.optimizer.defaults["lr"], self.warmup_steps, self.decay_steps
@@ -268,7 +323,7 @@ class Loop(ABC):
             "checkpoint, go on: resume=<run folder> optimizer.lr=... 'resume_allow=[optimizer.lr]'."
         )
 
-    def describe(self, run: Run, start: int, total: int) -> None:
+    def describe(self, run: Run, start: int, total: int, needs: Expected | None) -> None:
         """What is about to be trained on what, and for how long."""
         parameters = sum(p.numel() for p in self.net.parameters())
         size = "x".join(str(n) for n in self.shape)
@@ -277,3 +332,7 @@ class Loop(ABC):
         run.say(f"network  {parameters:,} parameters")
         run.say(f"data     {len(self.data):,} images of {size}, {epoch}")
         run.say(f"steps    {f'{start} to ' if start else ''}{total}, batch {self.batch_size}")
+        if run.leads and needs is not None:
+            run.note(expected_memory_mb=round(needs.total(self.parts) / 1e6, 1))
+            run.say(f"memory   {needs.text(self.parts)}{', at most' if self.compile else ''}")
+            warn(needs, self.parts, run.fabric)

@@ -60,6 +60,10 @@ class Run:
         before = run_dir.read_status(self.dir) if self.plan.resume else {}
         self.was_done = before.get("state") == "done"
         self.worked = number(before.get("seconds"))
+        about = run_dir.read_about(self.dir) if self.plan.resume else {}
+        chosen = self.state.get("chosen") if self.state else about.get("chosen")
+        self.before = chosen if isinstance(chosen, dict) else {}
+        self.chosen: dict[str, int] = {}
         self.began = time.monotonic()
 
     @contextlib.contextmanager
@@ -82,7 +86,7 @@ class Run:
             run_dir.write_config(self.dir, hparams, self.step if self.plan.resume else None)
             self._write_status("running")
             here = {"device": describe(self.fabric), "host": socket.gethostname()}
-            self.note(**made_with(self.fabric) | here)
+            self.note(**made_with(self.fabric) | here, chosen=self.chosen)
             try:
                 with self._open_trackers() as self.tracker:
                     yield
@@ -168,6 +172,14 @@ class Run:
                 "'resume_allow=[data]'."
             )
 
+    def recall(self, name: str) -> Any:
+        """What this run chose for itself when it began, or None; all ranks are told the same."""
+        return self.fabric.broadcast(self.before.get(name))
+
+    def remember(self, **choices: int) -> None:
+        """Keep what the run has chosen for itself, for when it goes on."""
+        self.chosen |= choices
+
     def restore(self, learned: Learned, meter: Meter) -> int:
         """Take up all that was learned, and the optimizer's memory; return the steps done."""
         if self.state is not None:
@@ -229,6 +241,7 @@ class Run:
                 "meter": measured,
                 "data": self.fingerprint,
                 "made_with": made_with(self.fabric),
+                "chosen": self.chosen,
             }
             run_dir.sync(self.dir / "metrics.jsonl")  # a resume writes no line of before again
             file = checkpoint.save(self.dir / "checkpoints", state, keep)

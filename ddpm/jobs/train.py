@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ddpm.guidance.base import Guidance
 from ddpm.jobs.loop import Loop
 from ddpm.jobs.pace import due
-from ddpm.jobs.preview import evaluations, preview
+from ddpm.jobs.preview import BATCH, evaluations, preview
 from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler
 
@@ -52,6 +52,9 @@ class Train(Loop):
         # Forward and backward through the network take three times as long as forward alone.
         images = evaluations(self.sampler, self.diffusion) * self.num_samples
         return images / (3 * self.batch_size)
+
+    def looked_at(self, fabric: Fabric) -> int:
+        return min(BATCH, -(-self.num_samples // fabric.world_size))
 
     def inspect(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:
         """A grid of samples, of all classes in turn where there are labels."""

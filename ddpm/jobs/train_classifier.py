@@ -39,6 +39,9 @@ class TrainClassifier(Loop):
     def due_to_inspect(self, step: int) -> bool:
         return due(step, self.evaluate_every)
 
+    def looked_at(self, fabric: Fabric) -> int:
+        return -(-min(len(self.data), IMAGES) // fabric.world_size)
+
     @torch.no_grad()
     def measure(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
         """The share of training images told right at some levels of noise, always the same ones;

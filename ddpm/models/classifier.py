@@ -25,6 +25,8 @@ class NoisyClassifier(nn.Module):
     and always at the last; then the mean over all pixels.
     """
 
+    recomputable = (Stage,)
+
     def __init__(
         self,
         *,

@@ -28,7 +28,11 @@ Factory = Callable[..., nn.Module]  # a block's constructor, all but the channel
 
 
 class ResnetBlock(nn.Module):
-    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + time)))), widths C_in -> C -> C."""
+    """x + conv(dropout(silu(norm(conv(silu(norm(x))) + time)))), widths C_in -> C -> C.
+
+    With a skip, x is both joined along the channels: inside of the block, so that recomputing it
+    does not keep the joined copy.
+    """
 
     def __init__(
         self, in_channels: int, out_channels: int, emb_dim: int, *, groups: int, dropout: float
@@ -46,7 +50,9 @@ class ResnetBlock(nn.Module):
             else variance_scaling(nn.Conv2d(in_channels, out_channels, 1))
         )
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
+        if skip is not None:
+            x = torch.cat([x, skip], dim=1)
         y = self.conv1(F.silu(self.norm1(x)))
         y = y + self.time_emb_proj(emb)[:, :, None, None]
         y = self.conv2(self.dropout(F.silu(self.norm2(y))))
@@ -134,7 +140,7 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, skips: list[Tensor]) -> Tensor:
         parts = zip(self.resnets, self.attentions, reversed(skips), strict=True)
         for resnet, attention, skip in parts:
-            x = attention(resnet(torch.cat([x, skip], dim=1), emb))
+            x = attention(resnet(x, emb, skip))
         for upsample in self.upsamplers:
             x = upsample(x)
         return x
@@ -147,6 +153,8 @@ class ResUNet(nn.Module):
     (those that do not occur are passed over) and always in the middle. Numbers and parameter names
     are those of diffusers' `UNet2DModel` in its DDPM configuration: state dicts load both ways.
     """
+
+    recomputable = (ResnetBlock, SelfAttention, Downsample, Upsample)
 
     def __init__(
         self,

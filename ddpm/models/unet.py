@@ -46,6 +46,8 @@ class UNet(nn.Module):
     images without finer detail.
     """
 
+    recomputable = (Stage,)
+
     def __init__(
         self,
         *,

@@ -28,6 +28,7 @@ INCIDENTAL = (
     *inherit.INCIDENTAL,
     "choices",  # what they stand for is in the configuration
     *(f"job.{knob}" for knob in ("num_workers", "log_every", "save_every", "keep_checkpoints")),
+    "job.recompute",
     "hardware.timeout_minutes",
 )
 

@@ -1,0 +1,158 @@
+"""Memory: what operations on tensors take of it, and what the machine has."""
+
+import platform
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_DEVICE_OF = torch.ops.prim.device.default  # which device a fake tensor stands for
+
+# Of memory that is taken and given back in pieces of many sizes, glibc's malloc loses about a
+# quarter between the pieces: benchmarks/memory.py found 1.3 to 1.4 bytes taken for each one in use.
+# Pieces of 32 MiB and more it takes from the system one by one, without loss.
+MALLOC_LOSS, MALLOC_LARGE = 1.35, 32 * 2**20
+
+
+def with_loss(device: torch.device, scale: float) -> Callable[[int], int]:
+    """What a tensor of so many bytes takes on a device, if it is to be `scale` times as large."""
+    if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
+        return int
+    return lambda size: round(size * MALLOC_LOSS) if size * scale < MALLOC_LARGE else size
+
+
+class Ledger(TorchDispatchMode):
+    """Follows the bytes of all tensors that are made while it is on, real or fake ones.
+
+    Tensors of before, and views of them, do not count. Scratch memory inside of a kernel is not
+    seen.
+
+    Args:
+        weigh: what a tensor of so many bytes takes.
+
+    Attributes:
+        live: bytes of the tensors that are there now.
+        after: `live` after each operation.
+    """
+
+    def __init__(self, weigh: Callable[[int], int] = int) -> None:
+        super().__init__()
+        self.weigh = weigh
+        self.live = 0
+        self.after: list[int] = []
+        self._known: set[int] = set()
+
+    @property
+    def peak(self) -> int:
+        return max(self.after, default=0)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # PyTorch would import its compiler in order to keep it away from here
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _DEVICE_OF:
+            return func(*args)
+        kwargs = kwargs or {}
+        for tensor in tree_leaves((args, kwargs)):
+            self._see(tensor, counts=False)
+        result = func(*args, **kwargs)
+        for tensor in tree_leaves(result):
+            self._see(tensor, counts=True)
+        self.after.append(self.live)
+        return result
+
+    def _see(self, tensor: Any, *, counts: bool) -> None:
+        if not isinstance(tensor, Tensor):
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            size = self.weigh(storage.nbytes()) if counts else 0
+            self.live += size
+            weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def available(device: torch.device) -> int | None:
+    """Bytes that this process can still take on a device; None where nobody says.
+
+    On a GPU the unused part of what PyTorch holds counts as well. On a CPU it is what the machine
+    can give without swapping, or less where a control group (a container, Slurm) has a limit.
+    """
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    known = [size for size in (_machine(), *_control_groups()) if size is not None]
+    return min(known, default=None)
+
+
+def _machine(file: Path = Path("/proc/meminfo")) -> int | None:
+    """What Linux believes it can give to new programs."""
+    return _entry(file, "MemAvailable:", 1024)
+
+
+def _control_groups(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> list[int]:
+    """What is left under the limits of this process's control groups, versions 1 and 2."""
+    left = []
+    for line in _read(own).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            top = root / "memory"
+            names = (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
+        else:
+            continue
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):  # the limits of those around it hold, too
+            limit, used = (_number(folder / name) for name in names[:2])
+            if limit is not None and used is not None and limit < 2**60:  # above: none
+                cache = _entry(folder / "memory.stat", names[2], 1) or 0  # given up when needed
+                left.append(max(0, limit - used + cache))
+            if folder == top:
+                break
+    return left
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
+
+
+def _number(file: Path) -> int | None:
+    text = _read(file).strip()
+    return int(text) if text.isdecimal() else None  # "max": no limit
+
+
+def _entry(file: Path, name: str, unit: int) -> int | None:
+    """The number behind a name in a file of such lines."""
+    for line in _read(file).splitlines():
+        words = line.split()
+        if words[:1] == [name] and len(words) > 1 and words[1].isdecimal():
+            return int(words[1]) * unit
+    return None
+
+
+def text(size: float) -> str:
+    """1_340_000_000 as "1.3 GB"."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
