@@ -30,7 +30,7 @@ def perform(plan: Plan) -> dict[str, Any] | None:
         print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
     from ddpm import eager  # torch comes in here, seconds after a mistake would have shown
 
-    if not plan.config["job"].get("compile"):
+    if plan.config["job"].get("compile") is not True:
         eager.import_fabric()
     from ddpm.launch import launch
 

@@ -119,7 +119,12 @@ RULES = {
     "job.clip_grad_norm": positive(null=True),
     "job.ema_decay": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "job.ema_ramp": number("a number from 1 (1: no ramp)", lambda x: x >= 1),
-    "job.compile": boolean(),
+    "job.compile": Rule(
+        bool | str,
+        "true, false or auto",
+        lambda x: isinstance(x, bool) or x == "auto",
+        options=("true", "false", "auto"),
+    ),
     "job.recompute": boolean(),
     "job.label_dropout": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "job.labels": Rule(list, "a list of classes, like [3, 8]", lambda x: len(x) > 0, null=True),

@@ -149,3 +149,20 @@ def test_evaluations_of_the_network_are_counted(sampler, count):
         evaluations(sampler, GaussianDiffusion(betas=torch.linspace(1e-3, 0.2, 100).double()))
         == count
     )
+
+
+def test_a_compiled_run_tells_how_long_that_took(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("ddpm.jobs.outlook.time.perf_counter", lambda: now)
+    said = []
+    outlook = Outlook(
+        0, 100, lambda n: n == 100, 0.0, torch.device("cpu"), said.append, compiles=True
+    )
+    for step, now in enumerate([75.0, 76.0, 78.0, 80.0], start=1):  # noqa: B007
+        left = outlook.after(step)
+    assert said == ["compile  took 1:15", "expect   the end in about 3:12"]
+    assert left == 2.0 * (100 - 4)
+    outlook.begin(4, compiles=True)
+    now = 100.0
+    outlook.after(5)
+    assert said[2:] == ["compile  took 0:20"]

@@ -16,6 +16,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.errors import InputError
 from ddpm.hardware import check_compiler, mesh_of
+from ddpm.jobs.compiling import compile_networks, pays
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.memory import Expected, Trial, choose, expected, splits, warn
 from ddpm.jobs.meter import Meter
@@ -57,7 +58,7 @@ class Loop(ABC):
         clip_grad_norm: float | None,
         ema_decay: float,
         ema_ramp: float,
-        compile: bool,
+        compile: bool | str,
         num_workers: int,
         max_skips: int,
         log_every: int,
@@ -73,6 +74,7 @@ class Loop(ABC):
         self.clip_grad_norm = clip_grad_norm
         self.ema_decay, self.ema_ramp = ema_decay, ema_ramp
         self.compile, self.num_workers = compile, num_workers
+        self.compiled = compile is True  # auto: so far
         self.max_skips = max_skips
         self.log_every, self.save_every = log_every, save_every
         self.keep_checkpoints = keep_checkpoints
@@ -124,6 +126,10 @@ class Loop(ABC):
         total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.parts, fabric.global_rank, fabric.world_size)
         trial = self.make_trial(run, fabric)
+        self.compiled = self.compile is True
+        if self.compile == "auto" and run.recall("compile"):
+            self.compiled = True
+            run.remember(compile=1)
         learned = self.make_learned(fabric)
         meter = Meter(self.batch_size, self.steps_per_epoch)
         start = run.restore(learned, meter)
@@ -166,6 +172,7 @@ class Loop(ABC):
             look=self.inspection_steps,
             device=fabric.device,
             say=progress.say,
+            compiles=self.compiled,
         )
         batches = load(self.data, order, fabric.device, self.num_workers)
         for n, (images, labels) in enumerate(batches, start=order.start):
@@ -173,7 +180,9 @@ class Loop(ABC):
             crashpoint("train.step")
             meter.add(told)
             done, last = n + 1, n + 1 == total
-            outlook.after(done)
+            left = outlook.after(done)
+            if left is not None and self.compile_if_it_pays(run, learned, left):
+                outlook.begin(done, compiles=True)
             stopping = not last and watch.stopping(done)
             saving = last or stopping or due(done, self.save_every)
             if watch.gave_up(told.broken, done, look=saving):
@@ -201,6 +210,18 @@ class Loop(ABC):
             if stopping:
                 run.preempted(watch.signals.received, f"saved after step {done}")
                 break
+
+    def compile_if_it_pays(self, run: Run, learned: Learned, seconds_left: float) -> bool:
+        """With job.compile=auto, compile the networks of a run that goes on for long enough: from
+        the next step on, and from the first one when it is resumed."""
+        if self.compile != "auto" or self.compiled:
+            return False
+        self.compiled = run.fabric.broadcast(pays(run.fabric.device, seconds_left))
+        if self.compiled:
+            run.remember(compile=1)
+            run.note(chosen=run.chosen)
+            compile_networks(learned.model, learned.ema.model, falls_back=True)
+        return self.compiled
 
     def is_seen_at(self, step: int, total: int) -> bool:
         """Whether the network is looked at after `step` steps."""
@@ -271,17 +292,17 @@ class Loop(ABC):
         groups: list[dict[str, Any]] = [{"params": list(net.parameters())}]
         if schedule := list(self.diffusion.parameters()):  # not to be pulled towards 0
             groups.append({"params": schedule, "weight_decay": 0.0})
-        if not self.compile:
+        if not self.compiled:
             eager.shield_optimizers()
         optimizer = self.optimizer(groups)
         return Learned(net, ema, self.diffusion, optimizer, fabric.strategy.precision)
 
     def make_step(self, fabric: Fabric, learned: Learned, rows: slice) -> Step:
         """One step of training, as a function of its number, images and labels."""
-        if self.compile:  # in place, so that names in checkpoints stay clean
+        if self.compiled:
             check_compiler(fabric.device)
-            learned.model.compile()
-            learned.ema.model.compile()
+            auto = self.compile == "auto"
+            compile_networks(learned.model, learned.ema.model, falls_back=auto)
         model, optimizer = fabric.setup(learned.model, learned.optimizer)
         return Step(
             fabric=fabric,
@@ -334,5 +355,5 @@ class Loop(ABC):
         run.say(f"steps    {f'{start} to ' if start else ''}{total}, batch {self.batch_size}")
         if run.leads and needs is not None:
             run.note(expected_memory_mb=round(needs.total(self.parts) / 1e6, 1))
-            run.say(f"memory   {needs.text(self.parts)}{', at most' if self.compile else ''}")
+            run.say(f"memory   {needs.text(self.parts)}{', at most' if self.compiled else ''}")
             warn(needs, self.parts, run.fabric)

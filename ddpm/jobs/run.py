@@ -63,6 +63,8 @@ class Run:
         about = run_dir.read_about(self.dir) if self.plan.resume else {}
         chosen = self.state.get("chosen") if self.state else about.get("chosen")
         self.before = chosen if isinstance(chosen, dict) else {}
+        made = self.state.get("made_with", {}) if self.state else about
+        self.threads_before = made.get("threads")
         self.chosen: dict[str, int] = {}
         self.began = time.monotonic()
 
@@ -182,10 +184,10 @@ class Run:
 
     def restore(self, learned: Learned, meter: Meter) -> int:
         """Take up all that was learned, and the optimizer's memory; return the steps done."""
+        self._adopt_threads(self.threads_before)
         if self.state is not None:
             learned.load(self.state, self.path)
             meter.restore(self.state.get("meter"))
-            self._adopt_threads(self.state.get("made_with", {}).get("threads"))
             here = made_with(self.fabric)
             for name, there in self.state.get("made_with", here).items():
                 if there != here.get(name):
