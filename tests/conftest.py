@@ -22,7 +22,6 @@ ROOT = Path(__file__).parent.parent
 TINY = [
     "model=convnet",
     "schedule=linear",
-    "objective=eps",
     "weighting=uniform",
     "hardware=cpu",
     "tracker=local",

@@ -27,8 +27,10 @@ from ddpm.samplers.heun import Heun
 SLOW = pytest.mark.slow
 # So much that a few steps tell labels, steps and schedules apart.
 QUICK = ["optimizer.lr=1e-2", "job.warmup_steps=0", "schedule.T=40", "job.save_every=null"]
-WORDS = [*TINY, *QUICK, "job.sample_every=null", "job.num_samples=2"]
-CLASSIFIER = [word for word in WORDS if not word.startswith(("model=", "sampler", "job.num_s"))]
+WORDS = [*TINY, "objective=eps", *QUICK, "job.sample_every=null", "job.num_samples=2"]
+CLASSIFIER = [
+    word for word in WORDS if not word.startswith(("model=", "objective", "sampler", "job.num_s"))
+]
 CLASSIFIER = [word for word in CLASSIFIER if not word.startswith("job.sample")] + [
     *("job=train_classifier", "model.widths=[4,8]", "model.num_heads=1"),
     *("job.log_every=3", "job.evaluate_every=3"),

@@ -469,7 +469,7 @@ TARGETS = [
 def test_keys_are_parameters_and_parameters_are_keys(path, node):
     target = node["_target_"]
     known = parameters(PLUGINS.get(target, target))
-    given = {name for name in node if not re.fullmatch(r"_\w+_", name)}
+    given = {name for name in node if not re.fullmatch(r"_\w+_|defaults", name)}
     assert given - known.keys() == set(), "keys that nobody reads"
     later = AT_THE_CALL.get(path.parent.name, set()) if node.get("_partial_") else set()
     if target in PLUGINS:

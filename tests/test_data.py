@@ -33,6 +33,7 @@ def build(name, data_dir, **changes):
     """conf/data/<name>.yaml as the program builds it."""
     config = OmegaConf.create({"data_dir": str(data_dir), "data": None})
     config.data = OmegaConf.load(ROOT / "conf" / "data" / f"{name}.yaml")
+    config.data.pop("defaults", None)  # Hydra's
     config.data.update(changes)
     try:
         return instantiate(config.data, _convert_="all")

@@ -261,7 +261,7 @@ def test_the_end_of_a_run_is_told(tmp_path, monkeypatch, refuse, capsys):
     result = {"state": "done", "step": 7, "dir": tmp_path, "signal": None}
     monkeypatch.setattr(launch, "launch", lambda plan: result)
     refuse(tmp_path / "samples")
-    perform(SimpleNamespace(config={"choices": {"job": "train"}}, name="x"))
+    perform(SimpleNamespace(config={"choices": {"job": "train"}, "job": {}}, name="x"))
     out = capsys.readouterr().out
     assert "done     7 steps" in out
     assert f"picture  {tmp_path / 'samples'}: cannot be listed (Stale file handle)" in out

@@ -86,7 +86,11 @@ ROWS = [
     ("schedule=learned schedule.T=1 sampler=ddpm", "schedule.T=1", "T >= 2"),
     ("schedule=learned schedule.zero_terminal_snr=true", "schedule.zero_terminal_snr"),
     *(
-        (f"schedule={s} schedule.zero_terminal_snr=true", "zero_terminal_snr=true", "objective=eps")
+        (
+            f"objective=eps schedule={s} schedule.zero_terminal_snr=true",
+            "zero_terminal_snr=true",
+            "objective=eps",
+        )
         for s in ("linear", "cosine", "quadratic", "sigmoid")
     ),
     ("sampler.spacing=cubic", "sampler.spacing=cubic", "uniform, quadratic, trailing, log_snr"),
