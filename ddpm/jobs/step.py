@@ -13,7 +13,7 @@ from ddpm import eager
 from ddpm.diffusion import NO_LABEL, GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.images import normalize
-from ddpm.randomness import StepNoise, mix
+from ddpm.randomness import StepNoise, mix, seed_device
 from ddpm.sharding import norm_of
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -73,7 +73,9 @@ class Step:
     def __call__(self, n: int, images: Tensor, label: Tensor) -> Figures:
         """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W), labels (B,)."""
         # What the network itself draws (dropout) is a function of step and rank as well.
-        torch.manual_seed(mix(self.noise.seed, f"dropout/{self.fabric.global_rank}", n))
+        seed_device(
+            self.fabric.device, mix(self.noise.seed, f"dropout/{self.fabric.global_rank}", n)
+        )
         x_0, t, eps, label = self.draw(n, images, label)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(n)
