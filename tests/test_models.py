@@ -401,3 +401,23 @@ def test_the_bare_convnet_takes_no_label():
     x, t = batch()
     with pytest.raises(InputError, match="time_conditioning=false"):
         small("convnet", time_conditioning=False)(x, t, torch.tensor([0, 1]))
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 4])
+def test_a_network_on_patches_is_one_of_more_channels_and_fewer_pixels(patch_size):
+    from ddpm.models.unet import UNet
+
+    options = {"num_classes": None, "widths": [8, 16], "num_blocks": 1, "num_heads": 2, "groups": 1}
+    options |= {"attention_resolutions": [16 // patch_size]}
+    torch.manual_seed(0)
+    net = UNet(channels=3, out_channels=6, image_size=16, patch_size=patch_size, **options)
+    more = patch_size**2
+    plain = UNet(channels=3 * more, out_channels=6 * more, image_size=16 // patch_size, **options)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    plain.load_state_dict(net.state_dict())
+    x_t, t = torch.randn(2, 3, 16, 16), torch.tensor([0, 500])
+    patches = torch.nn.functional.pixel_unshuffle(x_t, patch_size)
+    wanted = torch.nn.functional.pixel_shuffle(plain(patches, t), patch_size)
+    assert net(x_t, t).shape == (2, 6, 16, 16)
+    assert torch.equal(net(x_t, t), wanted)
