@@ -245,6 +245,12 @@ def memory(device: torch.device) -> float:
         return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
+def restart_peak(device: torch.device) -> None:
+    """Forget what `memory` would tell of a GPU so far: of trials, and of the run before."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def is_first_to_say(text: str) -> bool:
     """Whether no other process of the run has said this before."""
     if not torch.distributed.is_initialized():

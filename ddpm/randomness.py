@@ -14,7 +14,7 @@ from torch.utils.data import Sampler
 
 
 def seed_device(device: torch.device, seed: int) -> None:
-    """Seed what layers such as dropout draw from on this device, and on the CPU.
+    """Seed what layers such as dropout draw from: on the CPU, and the current device of this kind.
 
     As `torch.manual_seed`, which looks at every kind of device and takes a millisecond.
     """

@@ -50,9 +50,9 @@ def _outermost(module: nn.Module, types: tuple[type[nn.Module], ...]) -> list[nn
     return [block for child in module.children() for block in _outermost(child, types)]
 
 
-def _recomputed(forward: Callable[..., Any], *inputs: Any) -> Any:
+def _recomputed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
     """What `forward` returns; the state of the random generators is put back for the second pass,
     so that dropout drops the same."""
     if not torch.is_grad_enabled():
-        return forward(*inputs)
-    return checkpoint(forward, *inputs, use_reentrant=False)
+        return forward(*inputs, **options)
+    return checkpoint(functools.partial(forward, **options), *inputs, use_reentrant=False)

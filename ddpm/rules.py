@@ -300,9 +300,10 @@ def _check_shares(config: dict[str, Any], batch: int, parts: int) -> list[str]:
     if not trains or "TORCHELASTIC_RUN_ID" in os.environ or batch % shares == 0:
         return []  # torchrun has a number of its own
     near = [n for n in (batch // shares * shares, (batch // shares + 1) * shares) if n > 0]
+    split = "" if config["job"]["accumulate"] == "auto" else f" x job.accumulate={parts}"
     return [
-        f"job.batch_size={batch}: not divisible by {math.prod(counts)} devices x "
-        f"job.accumulate={parts}; the nearest that are: {', '.join(map(str, near))}."
+        f"job.batch_size={batch}: not divisible by {math.prod(counts)} devices{split}; the nearest "
+        f"that are: {', '.join(map(str, near))}."
     ]
 
 
@@ -321,8 +322,12 @@ def doubts(config: dict[str, Any]) -> list[str]:
             f"model.attention_resolutions={wanted}: no level of this network has one of these: "
             f"they have {', '.join(map(str, levels))} pixels. Only the middle has attention."
         )
-    if (workers := job.get("num_workers") or 0) > (cores := os.cpu_count() or 1):
+    cores = os.cpu_count() or 1
+    if (workers := job.get("num_workers") or 0) > cores:
         lines.append(f"job.num_workers={workers}: more than the {cores} cores here, and slower.")
+    threads = look_up(config, "hardware.threads")
+    if isinstance(threads, int) and threads > cores:
+        lines.append(f"hardware.threads={threads}: more than the {cores} cores here, and slower.")
     return lines
 
 
@@ -347,7 +352,10 @@ def _attention(config: dict[str, Any]) -> tuple[list[int], list[int]]:
     size = look_up(config, "data.image_size")
     if not isinstance(wanted, list) or not isinstance(widths, list) or not isinstance(size, int):
         return [], []
-    size //= look_up(config, "model.patch_size") or 1
+    patch_size = look_up(config, "model.patch_size") or 1
+    if size % patch_size:
+        return [], []  # the network refuses it
+    size //= patch_size
     return wanted, [size >> level for level in range(len(widths))]
 
 

@@ -76,7 +76,7 @@ ROWS = [
     ),
     ("B19", f"{OWN} experiment=bytes", "bytes.yaml: not text in UTF-8"),
     ("B20", "job.max_steps=010", "job.max_steps=010", "whole number"),
-    ("B20", "job.compile=yes", "job.compile=yes", "true or false"),
+    ("B20", "job.compile=yes", "job.compile=yes", "true, false or auto"),
     ("B20", f"{OWN} experiment=octal", "octal.yaml:3:14: 010 means 8"),
     ("B20", f"{OWN} experiment=minutes", "minutes.yaml:3:14: 1:30 means 90"),
     ("B20", f"{OWN} experiment=off tracker=wandb", "tracker.wandb.notes=False", "in quotes"),

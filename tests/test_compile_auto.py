@@ -1,21 +1,23 @@
 """job.compile=auto: when a run is compiled, and that it stays so."""
 
+from pathlib import Path
+
+import pytest
 import torch
 from conftest import TINY
 
 from ddpm.jobs import compiling, loop
-from ddpm.jobs.compiling import pays
-
-CUDA, CPU = torch.device("cuda"), torch.device("cpu")
+from ddpm.jobs.compiling import may_compile, pays
 
 
 def test_only_a_long_run_on_a_gpu_pays_for_compiling(monkeypatch):
+    assert may_compile(torch.device("cuda"))
+    assert not may_compile(torch.device("cpu"))
     monkeypatch.setattr(compiling, "can_compile", lambda: True)
-    assert pays(CUDA, 3600.0)
-    assert not pays(CUDA, 60.0)
-    assert not pays(CPU, 1e6)
+    assert pays(3600.0)
+    assert not pays(60.0)
     monkeypatch.setattr(compiling, "can_compile", lambda: False)
-    assert not pays(CUDA, 3600.0)
+    assert not pays(3600.0)
 
 
 def test_what_compiling_on_a_gpu_needs(monkeypatch):
@@ -26,31 +28,73 @@ def test_what_compiling_on_a_gpu_needs(monkeypatch):
     assert not compiling.can_compile()
 
 
-def test_a_run_that_pays_is_compiled_once_and_again_when_it_goes_on(run, monkeypatch):
-    """The compiler is a stand-in that counts: what it does is PyTorch's affair."""
+@pytest.fixture
+def compiled(monkeypatch):
+    """Runs that may be compiled, by a stand-in that counts: the steps done before, once it is.
+
+    What a compiler does to a network is PyTorch's affair.
+    """
+    steps = []
+    real = loop.Loop.compile_now
+
+    def compile_now(self, run, learned, done, left):
+        now = real(self, run, learned, done, left)
+        if now:
+            steps.append(done)
+        return now
+
+    monkeypatch.setattr(loop.Loop, "compile_now", compile_now)
+    monkeypatch.setattr(loop, "may_compile", lambda device: True)
+    monkeypatch.setattr(loop, "can_compile", lambda: True)
+    monkeypatch.setattr(loop, "pays", lambda seconds_left: True)
     calls = []
-    monkeypatch.setattr(loop, "pays", lambda device, seconds_left: True)
     monkeypatch.setattr(loop, "compile_networks", lambda *n, falls_back: calls.append(falls_back))
     monkeypatch.setattr("ddpm.jobs.outlook.STEPS", 2)
-    words = [*TINY, "job.max_steps=12", "job.compile=auto"]
-    status, out, err = run(*words, "output_dir=run")
+    return steps, calls
+
+
+WORDS = [*TINY, "job.max_steps=12", "job.compile=auto", "output_dir=run"]
+
+
+def test_a_run_is_compiled_once_and_from_the_start_when_it_goes_on(run, compiled):
+    steps, calls = compiled
+    status, out, err = run(*WORDS)
     assert status == 0, err
-    assert calls == [True]
-    assert out.count("compile  took") == 1
-    monkeypatch.setattr(loop, "pays", lambda device, seconds_left: False)
-    status, out, err = run("resume=run", "job.max_steps=14")
+    assert (steps, calls) == ([4], [True])
+    assert out.count("with the next step") == 1
+    for total in (14, 16):
+        assert run("resume=run", f"job.max_steps={total}")[0] == 0
+    assert (steps, calls) == ([4], [True] * 3)
+
+
+def test_stopped_before_it_is_compiled_it_is_so_after_the_same_step(run, compiled):
+    steps, calls = compiled
+    assert run(*WORDS, "job.max_steps=5", "job.keep_checkpoints=-1")[0] == 0
+    for file in Path("run/checkpoints").glob("step-000000[45].pt"):
+        file.unlink()
+    status, _, err = run("resume=run/checkpoints/step-0000002.pt", "job.max_steps=12")
     assert status == 0, err
-    assert calls == [True, True]
-    assert run("resume=run", "job.max_steps=16")[0] == 0
-    assert calls == [True, True, True]
-    calls.clear()
-    assert run(*words, "output_dir=other")[0] == 0
-    assert calls == []
+    assert (steps, calls) == ([4, 4], [True, True])
+
+
+def test_what_was_not_compiled_never_is(run, compiled, monkeypatch):
+    steps, calls = compiled
+    monkeypatch.setattr(loop, "pays", lambda seconds_left: False)
+    assert run(*WORDS)[0] == 0
+    monkeypatch.setattr(loop, "pays", lambda seconds_left: True)
+    assert run("resume=run", "job.max_steps=30")[0] == 0
+    assert (steps, calls) == ([], [])
+
+
+def test_without_a_gpu_nothing_is_compiled(run, compiled, monkeypatch):
+    steps, calls = compiled
+    assert run(*WORDS)[0] == 0
+    monkeypatch.setattr(loop, "may_compile", lambda device: False)
+    assert run("resume=run", "job.max_steps=14")[0] == 0
+    assert (steps, calls) == ([4], [True])
 
 
 def test_a_wrong_value_is_refused(run):
     status, _, err = run(*TINY, "job.compile=maybe")
     assert status == 2
-    assert err.splitlines() == [
-        "job.compile=maybe: must be true, false or auto. Did you mean `true`?"
-    ] or err.startswith("job.compile=maybe: must be true, false or auto")
+    assert err.splitlines() == ["job.compile=maybe: must be true, false or auto."]

@@ -298,7 +298,7 @@ def test_where_it_does_not_fit_a_line_says_what_would_help(run, monkeypatch):
     small(monkeypatch, 1000)
     told = go(run, *TINY, "output_dir=run")
     (line,) = [line for line in told.splitlines() if line.startswith("job.batch_size=8: about")]
-    assert "job.recompute=true, job.accumulate=auto or a smaller job.batch_size" in line
+    assert "job.recompute=true and job.accumulate=auto" in line
 
 
 def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, monkeypatch):
@@ -348,3 +348,18 @@ def test_where_not_even_one_image_fits_nothing_is_made(run, tmp_path, monkeypatc
     assert (status, err.count("\n")) == (2, 1)
     assert "job.accumulate=auto: not even one image of 16 pixels at a time fits" in err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_whose_memory_cannot_be_measured_trains_all_the_same(run, monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("data-dependent\ncontrol flow")
+
+    monkeypatch.setattr("ddpm.jobs.loop.expected", fails)
+    status, out, err = run(*TINY, "output_dir=run")
+    assert status == 0, err
+    assert "data-dependent control flow" in out + err
+    assert not [line for line in out.splitlines() if line.startswith("memory ")]
+    status, _, err = run(*TINY, "job.accumulate=auto", "output_dir=other")
+    assert status == 2
+    assert err.startswith("job.accumulate=auto: ")
+    assert "data-dependent control flow" in err

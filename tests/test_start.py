@@ -121,7 +121,7 @@ def test_after_the_first_steps_a_run_tells_when_it_ends(seconds, at, monkeypatch
     (line,) = told(90, 1000, {500, 1000}, 10.0, monkeypatch, seconds)
     first, end = seconds * (500 - at + 10), seconds * (1000 - at + 2 * 10)
     assert (
-        line == f"expect   the first picture in about {clock(first)}, the end in about {clock(end)}"
+        line == f"expect   the next picture in about {clock(first)}, the end in about {clock(end)}"
     )
 
 
@@ -160,9 +160,9 @@ def test_a_compiled_run_tells_how_long_that_took(monkeypatch):
     )
     for step, now in enumerate([75.0, 76.0, 78.0, 80.0], start=1):  # noqa: B007
         left = outlook.after(step)
-    assert said == ["compile  took 1:15", "expect   the end in about 3:12"]
+    assert said == ["compile  1:15 with the next step", "expect   the end in about 3:12"]
     assert left == 2.0 * (100 - 4)
     outlook.begin(4, compiles=True)
     now = 100.0
     outlook.after(5)
-    assert said[2:] == ["compile  took 0:20"]
+    assert said[2:] == ["compile  0:20 with the next step"]

@@ -80,7 +80,9 @@ def test_only_what_our_cores_do_counts(monkeypatch, tmp_path):
 
 
 def test_waiting_threads_give_their_core_away_soon(monkeypatch):
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setattr(threads, "_before", None)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that it is put back
+    monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # somebody has decided
     threads.begin()
     assert "GOMP_SPINCOUNT" not in threads.os.environ

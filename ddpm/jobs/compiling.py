@@ -7,15 +7,21 @@ import torch
 from torch import nn
 
 PAYS = 600.0  # seconds of training that must be left for compiling, a minute or two, to pay
+NEVER = -1  # in place of the step after which a run is compiled
 
 
-def pays(device: torch.device, seconds_left: float) -> bool:
-    """Whether job.compile=auto compiles: on a GPU, in a run that is long enough.
+def may_compile(device: torch.device) -> bool:
+    """Whether job.compile=auto ever compiles: on a GPU.
 
     On a CPU it does not. There convolutions take most of a step, and oneDNN computes them with and
     without a compiler.
     """
-    return device.type == "cuda" and seconds_left > PAYS and can_compile()
+    return device.type == "cuda"
+
+
+def pays(seconds_left: float) -> bool:
+    """Whether a run is long enough for compiling to pay, and has what that needs."""
+    return seconds_left > PAYS and can_compile()
 
 
 def can_compile() -> bool:
@@ -30,9 +36,8 @@ def compile_networks(*networks: nn.Module, falls_back: bool) -> None:
     Args:
         falls_back: a network that cannot be compiled runs as before, with a warning of PyTorch's.
     """
-    if falls_back:
-        import torch._dynamo
+    import torch._dynamo
 
-        torch._dynamo.config.suppress_errors = True
+    torch._dynamo.config.suppress_errors = falls_back
     for network in networks:
         network.compile()

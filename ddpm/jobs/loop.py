@@ -1,5 +1,6 @@
 """The training loop: steps, log lines, checkpoints, and what a run of days needs around them."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,9 @@ from ddpm.crash import crashpoint
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
-from ddpm.errors import InputError
-from ddpm.hardware import check_compiler, mesh_of
-from ddpm.jobs.compiling import compile_networks, pays
+from ddpm.errors import InputError, shown
+from ddpm.hardware import check_compiler, mesh_of, restart_peak
+from ddpm.jobs.compiling import NEVER, can_compile, compile_networks, may_compile, pays
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.memory import Expected, Trial, choose, expected, splits, warn
 from ddpm.jobs.meter import Meter
@@ -30,6 +31,8 @@ from ddpm.randomness import Order, StepNoise
 from ddpm.recompute import blocks, recompute
 from ddpm.sharding import shard
 from ddpm.signals import GracefulStop
+
+logger = logging.getLogger(__name__)
 
 
 class Loop(ABC):
@@ -74,7 +77,8 @@ class Loop(ABC):
         self.clip_grad_norm = clip_grad_norm
         self.ema_decay, self.ema_ramp = ema_decay, ema_ramp
         self.compile, self.num_workers = compile, num_workers
-        self.compiled = compile is True  # auto: so far
+        self.compiled = compile is True  # auto: not yet
+        self.compile_after: int | None = None  # auto: so many steps; None: not decided yet
         self.max_skips = max_skips
         self.log_every, self.save_every = log_every, save_every
         self.keep_checkpoints = keep_checkpoints
@@ -126,10 +130,6 @@ class Loop(ABC):
         total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.parts, fabric.global_rank, fabric.world_size)
         trial = self.make_trial(run, fabric)
-        self.compiled = self.compile is True
-        if self.compile == "auto" and run.recall("compile"):
-            self.compiled = True
-            run.remember(compile=1)
         learned = self.make_learned(fabric)
         meter = Meter(self.batch_size, self.steps_per_epoch)
         start = run.restore(learned, meter)
@@ -137,6 +137,7 @@ class Loop(ABC):
         if start >= total and run.was_done:
             run.say(f"steps    all {total} are done; a larger job.max_steps goes on")
             return
+        self.recall_compiling(run, start)
         needs = self.plan_memory(run, trial, learned, rows)
         step = self.make_step(fabric, learned, rows)
         order = Order(len(self.data), self.seed, self.batch_size, rows, start, total)
@@ -181,7 +182,7 @@ class Loop(ABC):
             meter.add(told)
             done, last = n + 1, n + 1 == total
             left = outlook.after(done)
-            if left is not None and self.compile_if_it_pays(run, learned, left):
+            if self.compile_now(run, learned, done, left):
                 outlook.begin(done, compiles=True)
             stopping = not last and watch.stopping(done)
             saving = last or stopping or due(done, self.save_every)
@@ -211,17 +212,34 @@ class Loop(ABC):
                 run.preempted(watch.signals.received, f"saved after step {done}")
                 break
 
-    def compile_if_it_pays(self, run: Run, learned: Learned, seconds_left: float) -> bool:
-        """With job.compile=auto, compile the networks of a run that goes on for long enough: from
-        the next step on, and from the first one when it is resumed."""
-        if self.compile != "auto" or self.compiled:
+    def recall_compiling(self, run: Run, start: int) -> None:
+        """With job.compile=auto, a run that goes on is compiled after the step after which it was
+        compiled when it began, and not at all where it was not."""
+        if self.compile != "auto" or not may_compile(run.fabric.device):
+            return
+        self.compile_after = run.recall("compile_after")
+        if self.compile_after is not None:
+            run.remember(compile_after=self.compile_after)
+            self.compiled = 0 < self.compile_after <= start and can_compile()
+
+    def compile_now(self, run: Run, learned: Learned, done: int, left: float | None) -> bool:
+        """With job.compile=auto, compile the networks where it is time to: for the steps after
+        this one.
+
+        Args:
+            left: the seconds that are left, once they are known.
+        """
+        if self.compile != "auto" or self.compiled or not may_compile(run.fabric.device):
             return False
-        self.compiled = run.fabric.broadcast(pays(run.fabric.device, seconds_left))
-        if self.compiled:
-            run.remember(compile=1)
+        if self.compile_after is None and left is not None:
+            self.compile_after = run.fabric.broadcast(done if pays(left) else NEVER)
+            run.remember(compile_after=self.compile_after)
             run.note(chosen=run.chosen)
-            compile_networks(learned.model, learned.ema.model, falls_back=True)
-        return self.compiled
+        if done != self.compile_after or not can_compile():
+            return False
+        compile_networks(learned.model, learned.ema.model, falls_back=True)
+        self.compiled = True
+        return True
 
     def is_seen_at(self, step: int, total: int) -> bool:
         """Whether the network is looked at after `step` steps."""
@@ -252,19 +270,30 @@ class Loop(ABC):
         if trial is None:
             return None
         share, auto = rows.stop - rows.start, self.accumulate == "auto"
-        needs = expected(
-            trial,
-            self.optimizer,
-            learned.optimizer,
-            batch=self.batch_size,
-            share=share,
-            parts=None if auto else self.parts,
-            looked_at=self.looked_at(trial.fabric),
-        )
+        try:
+            needs = expected(
+                trial,
+                self.optimizer,
+                learned.optimizer,
+                batch=self.batch_size,
+                share=share,
+                parts=None if auto else self.parts,
+                looked_at=self.looked_at(trial.fabric),
+            )
+        except Exception as error:  # a network of the user's own may not be made for it
+            reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
+            if auto:
+                raise InputError(
+                    f"job.accumulate=auto: the memory that this network takes cannot be measured "
+                    f"({reason}). Give a number instead."
+                ) from error
+            logger.warning("The memory that training takes cannot be told: %s", reason)
+            return None
         if auto:
             before = run.recall("accumulate")
             self.parts = before if before in splits(share) else choose(trial, needs)
             run.remember(accumulate=self.parts)
+        restart_peak(trial.fabric.device)
         return needs
 
     def make_learned(self, fabric: Fabric) -> Learned:
@@ -292,15 +321,16 @@ class Loop(ABC):
         groups: list[dict[str, Any]] = [{"params": list(net.parameters())}]
         if schedule := list(self.diffusion.parameters()):  # not to be pulled towards 0
             groups.append({"params": schedule, "weight_decay": 0.0})
-        if not self.compiled:
+        if self.compile is not True:
             eager.shield_optimizers()
         optimizer = self.optimizer(groups)
         return Learned(net, ema, self.diffusion, optimizer, fabric.strategy.precision)
 
     def make_step(self, fabric: Fabric, learned: Learned, rows: slice) -> Step:
         """One step of training, as a function of its number, images and labels."""
-        if self.compiled:
+        if self.compile is True:
             check_compiler(fabric.device)
+        if self.compiled:
             auto = self.compile == "auto"
             compile_networks(learned.model, learned.ema.model, falls_back=auto)
         model, optimizer = fabric.setup(learned.model, learned.optimizer)

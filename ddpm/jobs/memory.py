@@ -341,8 +341,8 @@ def warn(needs: Expected, parts: int, fabric: Fabric) -> None:
     room = free(fabric)
     if room is not None and needs.total(parts) - needs.held > room:
         logger.warning(
-            "job.batch_size=%d: about %s of memory are needed and %s are free. job.recompute=true, "
-            "job.accumulate=auto or a smaller job.batch_size needs less.",
+            "job.batch_size=%d: about %s of memory are needed and %s are free. A smaller "
+            "job.batch_size needs less, and so do job.recompute=true and job.accumulate=auto.",
             needs.batch,
             memory.text(needs.total(parts)),
             memory.text(room + needs.held),

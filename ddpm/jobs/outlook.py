@@ -10,6 +10,7 @@ from ddpm.console import clock
 WARM_UP = 2  # steps that are not measured: memory is allocated, kernels are chosen
 STEPS = 20  # that are measured,
 SECONDS = 3.0  # or on a CPU so many as fit into this time
+FAR = 100_000  # steps that are asked whether they are looked at; the rest is taken to be like them
 
 
 class Outlook:
@@ -56,7 +57,9 @@ class Outlook:
             return None
         if self.compiles_since is not None:
             self._wait()
-            self.say(f"compile  took {clock(time.perf_counter() - self.compiles_since)}")
+            self.say(
+                f"compile  {clock(time.perf_counter() - self.compiles_since)} with the next step"
+            )
             self.compiles_since = None
         if step < self.first:
             return None
@@ -75,10 +78,12 @@ class Outlook:
 
     def _tell(self, step: int, seconds: float) -> float:
         """Say it, from the seconds that a step takes; returns those to the end."""
-        seen = [n for n in range(step, self.total + 1) if self.is_seen_at(n)]
-        end = seconds * (self.total - step + self.look * len(seen))
+        known = range(step, min(self.total, step + FAR) + 1)
+        seen = [n for n in known if self.is_seen_at(n)]
+        looks = len(seen) * (self.total + 1 - step) / len(known)
+        end = seconds * (self.total - step + self.look * looks)
         first = seconds * (seen[0] - step + self.look) if seen and self.look else None
-        picture = "" if first is None else f"the first picture in about {clock(first)}, "
+        picture = "" if first is None else f"the next picture in about {clock(first)}, "
         self.say(f"expect   {picture}the end in about {clock(end)}")
         return end
 

@@ -61,8 +61,10 @@ class Run:
         self.was_done = before.get("state") == "done"
         self.worked = number(before.get("seconds"))
         about = run_dir.read_about(self.dir) if self.plan.resume else {}
-        chosen = self.state.get("chosen") if self.state else about.get("chosen")
-        self.before = chosen if isinstance(chosen, dict) else {}
+        chosen = [about.get("chosen"), self.state.get("chosen") if self.state else None]
+        self.before = {}
+        for choices in chosen:  # what was chosen after the checkpoint stands in about.json
+            self.before |= choices if isinstance(choices, dict) else {}
         made = self.state.get("made_with", {}) if self.state else about
         self.threads_before = made.get("threads")
         self.chosen: dict[str, int] = {}

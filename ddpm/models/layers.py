@@ -150,10 +150,11 @@ def check_at_least_1(**knobs: int) -> None:
 def check_image_size(image_size: int, *, halvings: int, model: str, patch_size: int = 1) -> None:
     """A network that halves n times takes multiples of 2^n, or of as many patches."""
     factor = patch_size * 2**halvings
+    times = "once" if halvings == 1 else f"{halvings} times"
     patches = f"takes patches of {patch_size}x{patch_size} pixels and " if patch_size > 1 else ""
     require(
         image_size >= 1 and image_size % factor == 0,
-        f"data.image_size={image_size}: model={model} {patches}halves the image {halvings} times, "
+        f"data.image_size={image_size}: model={model} {patches}halves the image {times}, "
         f"so the size must be a multiple of {factor} ({nearest_multiples(image_size, factor)})",
     )
 

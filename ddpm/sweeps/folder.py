@@ -28,8 +28,7 @@ INCIDENTAL = (
     *inherit.INCIDENTAL,
     "choices",  # what they stand for is in the configuration
     *(f"job.{knob}" for knob in ("num_workers", "log_every", "save_every", "keep_checkpoints")),
-    "job.recompute",
-    "hardware.timeout_minutes",
+    *("job.recompute", "hardware.threads", "hardware.timeout_minutes"),
 )
 
 
@@ -48,6 +47,8 @@ def identity(config: dict[str, Any]) -> str:
     for key, default in catalog.defaults(config["choices"]).items():
         if not isinstance(default, dict) and "${" not in str(default):
             keys.setdefault(key, default)
+    if keys.get("job.compile") == "auto":  # the default; it was false before there was auto
+        keys["job.compile"] = False
     source = "checkpoint" if config.get("source") else None  # moved or not, it is the same one
     skip = [key for key in (*INCIDENTAL, source) if key is not None]
     told = {key: value for key, value in keys.items() if not inherit.within(key, skip)}
