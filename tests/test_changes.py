@@ -157,13 +157,13 @@ def test_what_agrees_may_be_said_and_is_not_shown(home, straight):
         },
         {
             "model=unet": "convnet",
-            "objective=v": "eps",
+            "objective=v": "x_0",
             "weighting=min_snr": "uniform",
             "job.label_dropout=0.5": 0.1,
         },
         {
             "job.batch_size=16": 8,
-            "job.warmup_steps=1": 100,
+            "job.warmup_steps=1": 50,
             "job.decay_steps=4": None,
             "job.clip_grad_norm=None": 1.0,
             "job.ema_decay=0.5": 0.999,
@@ -392,7 +392,7 @@ def test_a_run_of_a_newer_program_is_refused(home):
 
 
 def test_a_run_from_before_objectives_were_there_goes_on(tmp_path):
-    assert go(tmp_path, *TINY, "output_dir=run") == 0, said(tmp_path)
+    assert go(tmp_path, *TINY, "objective=eps", "output_dir=run") == 0, said(tmp_path)
     shutil.copytree(tmp_path / "run", tmp_path / "new")
 
     def change(state, config):
@@ -421,5 +421,5 @@ def test_going_back_to_an_older_checkpoint_with_new_settings(home):
     old = "resume=run/checkpoints/step-0000004.pt"
     assert go(home, old, "optimizer.lr=1e-3", "resume_allow=[optimizer.lr]") == 0, said(home)
     lr = [row["train/lr"] for row in metrics_of(home / "run")]
-    assert lr == pytest.approx([2e-6 * n for n in (1, 2, 3, 4)] + [5e-5, 6e-5])
+    assert lr == pytest.approx([4e-6 * n for n in (1, 2, 3, 4)] + [1e-4, 1.2e-4])
     assert (home / "run" / "config.until-step-0000004.yaml").exists()
