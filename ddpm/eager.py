@@ -17,7 +17,7 @@ COMPILER = "torch._dynamo"
 
 
 def import_fabric() -> None:
-    """Import lightning_fabric, without the compiler if nobody has imported that before.
+    """Import lightning_fabric without `torch._dynamo`, unless that is imported already.
 
     Fabric wants `OptimizedModule`, the class of what `torch.compile(module)` returns, in order to
     look inside. No network of ours is one: they are compiled in place, by `module.compile()`.

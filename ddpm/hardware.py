@@ -246,7 +246,7 @@ def memory(device: torch.device) -> float:
 
 
 def restart_peak(device: torch.device) -> None:
-    """Forget what `memory` would tell of a GPU so far: of trials, and of the run before."""
+    """Reset the peak that `memory` reports of a GPU: trials and earlier runs do not count."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -39,7 +39,7 @@ CASES = {
 
 
 def memory_parts(runs: Runs) -> list[Part]:
-    """A short run of each case; none where runs do not tell the memory that they expect."""
+    """A short run of each case; none if runs do not print the memory they expect."""
     if not has_key("job", "train", "job.recompute"):
         return []
     programs = {name: program(runs, name, case) for name, case in CASES.items()}
@@ -76,7 +76,7 @@ def check_memory(machine: Machine, program: Program, figures: Figures) -> None:
     text = program.wait()
     about: dict[str, Any] = run_dir.read_about(program.run)
     if EXPECTED not in about:
-        raise CheckFailed(f"the run did not tell the memory that it expects:\n{text[-1000:]}")
+        raise CheckFailed(f"the run did not print the memory it expects:\n{text[-1000:]}")
     lines = (program.run / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     measured = max(row["train/memory_mb"] for row in rows if "train/memory_mb" in row)

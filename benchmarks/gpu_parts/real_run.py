@@ -155,7 +155,7 @@ def of_run(program: Program, seconds: float) -> Figures:
 
 
 def rows_of(program: Program) -> list[dict[str, float]]:
-    """The lines of its log that tell of training."""
+    """The lines of its log that hold a training loss."""
     lines = (program.run / "metrics.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if "train/images_per_sec" in row]
 

@@ -37,7 +37,7 @@ Interval = tuple[float, float]
 
 class Stretch(NamedTuple):
     """Steps before, steps that are measured, and steps that the profiler records. After some twenty
-    a run waits for the device once, to tell how long it will take."""
+    a run waits for the device once, to estimate how long it will take."""
 
     warm: int
     plain: int
