@@ -50,7 +50,7 @@ def private_run(run, secrets):
         "output_dir=run",
     )
     assert status == 0, err
-    assert run_files(secrets / "run"), err
+    assert run_files(secrets / "run"), out + err
     assert_nowhere(secrets, out, err)
     return secrets / "run"
 
