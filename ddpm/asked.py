@@ -7,7 +7,7 @@ Signals reach processes of one machine; a file reaches a run on any. Whoever wan
 import os
 from pathlib import Path
 
-from ddpm import durable
+from ddpm.runner.safe_io import atomic
 
 FILE = "stop"
 
@@ -17,7 +17,7 @@ def to_stop(folder: Path, state: str = "preempted") -> None:
     temporary = folder / f".{FILE}.{os.getpid()}.tmp"
     try:
         temporary.write_text(state)
-        durable.replace(temporary, folder / FILE)  # half of "pruned" would read as "preempted"
+        atomic.replace(temporary, folder / FILE)  # half of "pruned" would read as "preempted"
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddpm import catalog
 from ddpm.errors import InputError, causes, nearest, shown
-from ddpm.untrusted import Refused, check_plain
+from ddpm.runner.safe_io import Refused, check_plain
 
 _DIRECTIVES = {"_target_", "_partial_"}
 

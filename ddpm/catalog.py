@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ddpm import listing
 from ddpm.errors import InputError
+from ddpm.runner.safe_io import listing
 
 # In a checkout conf/ stands beside the package, in an installed wheel inside it.
 _PACKAGE = Path(__file__).parent

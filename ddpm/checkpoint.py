@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddpm import exported, listing, stored
-from ddpm.crash import crashpoint
-from ddpm.durable import free_bytes, replace, sync, sync_folder
+from ddpm import exported, stored
 from ddpm.errors import InputError, causes, shown
+from ddpm.runner.safe_io import Refused, check_archive, listing, read_archive
+from ddpm.runner.safe_io.atomic import free_bytes, replace, sync, sync_folder
+from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.sharding import share
-from ddpm.untrusted import Refused, check_archive, read_archive
 
 SCHEMA = 1  # raise it when the meaning of an entry changes
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")

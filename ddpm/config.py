@@ -23,7 +23,6 @@ from ddpm import (
     code,
     composed,
     inherit,
-    listing,
     paths,
     place,
     private,
@@ -39,6 +38,7 @@ from ddpm.errors import InputError, NoSuchKey
 from ddpm.mistakes import no_such_key, no_such_option
 from ddpm.plan import Plan
 from ddpm.rules import look_up
+from ddpm.runner.safe_io import listing
 from ddpm.sweeps import folder as sweep_folder
 from ddpm.wb import limits
 

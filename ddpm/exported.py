@@ -24,9 +24,9 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ddpm import stored
-from ddpm.durable import replace, sync, sync_folder
 from ddpm.errors import InputError, shown
-from ddpm.untrusted import MAX_YAML, Refused, read_json
+from ddpm.runner.safe_io import MAX_YAML, Refused, read_json
+from ddpm.runner.safe_io.atomic import replace, sync, sync_folder
 
 NAME, SUFFIX, CONFIG = "model.safetensors", ".safetensors", "config.json"
 FORMAT = "hydra-ddpm"

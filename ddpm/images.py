@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ddpm import durable
+from ddpm.runner.safe_io import atomic
 
 
 def normalize(images: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def _replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb") as file:
             # Without it a machine that vanishes may leave the name and no bytes.
-            durable.sync(file.fileno())
-        durable.replace(temporary, path)
+            atomic.sync(file.fileno())
+        atomic.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm import artifacts, catalog, overrides, paths, run_dir, shell, stored
 from ddpm.errors import InputError, shown
 from ddpm.rules import look_up
-from ddpm.untrusted import Refused, read_yaml
+from ddpm.runner.safe_io import Refused, read_yaml
 
 TRAINING = ("train", "train_classifier")
 SAMPLING = ("sample", "interpolate", "inpaint")

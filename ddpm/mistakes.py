@@ -10,8 +10,9 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import catalog, listing, overrides, paths
+from ddpm import catalog, overrides, paths
 from ddpm.errors import InputError, NoSuchKey, causes, nearest, shown
+from ddpm.runner.safe_io import listing
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What Hydra can be given by a package of its own.

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from ddpm import listing, ranks, shell
+from ddpm import ranks, shell
 from ddpm.inherit import TRAINING
 from ddpm.plan import Plan
+from ddpm.runner.safe_io import listing
 
 PICTURES = ("strip.png", "grid.png", "denoising.gif")  # what jobs other than training leave
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm import file_locks, listing, shell, stored
-from ddpm.crash import crashpoint
-from ddpm.durable import rename_folder, replace
-from ddpm.durable import sync as wait_for_disk
+from ddpm import shell, stored
 from ddpm.errors import InputError
-from ddpm.untrusted import Refused, read_yaml
+from ddpm.runner.safe_io import Refused, file_locks, listing, read_yaml
+from ddpm.runner.safe_io.atomic import rename_folder, replace
+from ddpm.runner.safe_io.atomic import sync as wait_for_disk
+from ddpm.runner.safe_io.failpoint import crashpoint
 
 logger = logging.getLogger(__name__)
 

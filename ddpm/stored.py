@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ddpm.errors import InputError, shown
-from ddpm.untrusted import MAX_NODES, MAX_TEXT, Refused, check_plain, parse_yaml
+from ddpm.runner.safe_io import MAX_NODES, MAX_TEXT, Refused, check_plain, parse_yaml
 
 # Names that we give: ids of runs, which become parts of paths and of artifacts' names.
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)

@@ -26,10 +26,11 @@ from test_data import Counted, everything, folder, tree  # noqa: F401
 from test_run import losses_of, status_of
 from test_sweeps import jobs_of
 
-from ddpm import file_locks, run_dir
+from ddpm import run_dir
 from ddpm.data import base
 from ddpm.errors import InputError
 from ddpm.report import status
+from ddpm.runner.safe_io import file_locks
 from ddpm.sweeps import study
 
 fork = multiprocessing.get_context("fork")
@@ -597,5 +598,5 @@ def test_no_other_module_locks_files():
         for file in (ROOT / part).rglob("*.py")
         if "fcntl" in file.read_text()
     ]
-    assert users == ["ddpm/file_locks.py"]
+    assert users == ["ddpm/runner/safe_io/file_locks.py"]
     assert logging.getLogger(file_locks.__name__) is file_locks.logger

@@ -25,11 +25,12 @@ from test_checkpoint import state
 from test_data import Large, build, everything, folder, tree  # noqa: F401
 from test_run import assert_equal_state, losses_of, state_of, status_of
 
-from ddpm import asked, checkpoint, composed, durable, exported, run_dir
+from ddpm import asked, checkpoint, composed, exported, run_dir
 from ddpm.data import base
 from ddpm.errors import InputError
 from ddpm.jobs import reading
 from ddpm.report import status as table
+from ddpm.runner.safe_io import atomic
 from ddpm.wb import uploads
 
 
@@ -103,7 +104,7 @@ def test_a_run_without_fsync(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.ETXTBSY, errno.EACCES])
 def test_a_file_that_is_being_read_is_replaced_a_little_later(code, tmp_path, monkeypatch):
-    monkeypatch.setattr(durable, "_PAUSES", (0, 0, 0))
+    monkeypatch.setattr(atomic, "_PAUSES", (0, 0, 0))
     calls = refuse(monkeypatch, os, "replace", code, times=2)
     run_dir.write_status(tmp_path, "running", 1)
     assert len(calls) == 2
@@ -135,7 +136,7 @@ def test_folders_that_cannot_be_renamed(code, tmp_path, monkeypatch):
         monkeypatch, os, "replace", errno.ENOSPC, where=lambda new, _: new.suffix == ".pt"
     )
     with pytest.raises(OSError, match="No space"):
-        durable.rename_folder(tmp_path / "got", tmp_path / "kept")
+        atomic.rename_folder(tmp_path / "got", tmp_path / "kept")
     assert moved
     assert [file.name for file in (tmp_path / "kept").iterdir()] == ["config.yaml"]
 
@@ -186,7 +187,7 @@ def test_libraries_copy_without_modes_and_times(copy, tmp_path, monkeypatch):
     for name in ("chmod", "utime"):
         refuse(monkeypatch, os, name, errno.EPERM)
     refuse(monkeypatch, os, "rename", errno.EXDEV)
-    with durable.bare_copies():
+    with atomic.bare_copies():
         copy(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b").read_text() == "a"
     (tmp_path / "a").touch()
@@ -194,7 +195,7 @@ def test_libraries_copy_without_modes_and_times(copy, tmp_path, monkeypatch):
         copy(tmp_path / "a", tmp_path / "b")
     refuse(monkeypatch, os, "chmod", errno.EIO)
     refuse(monkeypatch, os, "utime", errno.EIO)
-    with pytest.raises(OSError, match="Input/output error"), durable.bare_copies():
+    with pytest.raises(OSError, match="Input/output error"), atomic.bare_copies():
         copy(tmp_path / "a", tmp_path / "c")
 
 
@@ -401,7 +402,7 @@ def test_free_room_that_is_not_told_stops_nothing(told, tmp_path, monkeypatch):
         return SimpleNamespace(total=told[0], used=told[1], free=told[2])
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
-    assert durable.free_bytes(tmp_path) is None
+    assert atomic.free_bytes(tmp_path) is None
     refuse(monkeypatch, os, "fsync", errno.ENOSPC)
     with pytest.raises(InputError, match=r"it needs [\d.]+ MB\)\. There is no older one"):
         checkpoint.save(tmp_path, state(3), 2)

@@ -33,7 +33,7 @@ from hostile_parts import watched
 from PIL import Image
 
 from ddpm.data.pictures import Unreadable, open_image, square, upright_size
-from ddpm.untrusted import (
+from ddpm.runner.safe_io import (
     Refused,
     check_archive,
     check_plain,
@@ -268,7 +268,7 @@ def test_a_hostile_pickle_is_refused_before_torch_sees_it(pickled, tmp_path, mon
 def test_nor_does_torch_run_what_is_refused(tmp_path, monkeypatch):
     """The second line: were the first one gone, `weights_only` would still run none of it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ddpm.untrusted.archive.vet_pickle", lambda records: None)
+    monkeypatch.setattr("ddpm.runner.safe_io.torch_archive.vet_pickle", lambda records: None)
     for steps in GADGETS.values():
         Path("x.pt").write_bytes(archive(whole(steps), FOUR))
         with watched(), pytest.raises(Refused):
@@ -734,7 +734,7 @@ import json, resource, sys
 from pathlib import Path
 from PIL import Image
 from ddpm.data.pictures import open_image, square
-from ddpm.untrusted import read_archive, read_yaml
+from ddpm.runner.safe_io import read_archive, read_yaml
 
 def picture(path):
     with open_image(path) as image:

@@ -51,7 +51,12 @@ ONLY = {
     "optuna": {"ddpm.sweeps.search", "ddpm.sweeps.space", "ddpm.sweeps.trials"},
 }
 
-ANYWHERE = {"ddpm.errors", "ddpm.listing", "ddpm.durable", "ddpm.file_locks"}
+ANYWHERE = {
+    "ddpm.errors",
+    "ddpm.runner.safe_io.listing",
+    "ddpm.runner.safe_io.atomic",
+    "ddpm.runner.safe_io.file_locks",
+}
 
 # What a module may know of ours, besides ANYWHERE. A folder stands for all in it.
 LEAVES = {
@@ -96,29 +101,34 @@ LEAVES = {
     "ddpm.eager": set(),
     "ddpm.threads": set(),
     "ddpm.presets": {"ddpm.catalog", "ddpm.rules"},
-    "ddpm.untrusted": {"ddpm.untrusted"},
-    "ddpm.stored": {"ddpm.untrusted"},
-    "ddpm.durable": set(),
-    "ddpm.file_locks": set(),
-    "ddpm.exported": {"ddpm.stored", "ddpm.untrusted"},
+    "ddpm.runner.safe_io": {"ddpm.runner.safe_io"},
+    "ddpm.stored": {"ddpm.runner.safe_io"},
+    "ddpm.runner.safe_io.atomic": set(),
+    "ddpm.runner.safe_io.file_locks": set(),
+    "ddpm.exported": {"ddpm.stored", "ddpm.runner.safe_io"},
     "ddpm.checkpoint": {
-        "ddpm.crash",
+        "ddpm.runner.safe_io.failpoint",
         "ddpm.exported",
         "ddpm.sharding",
         "ddpm.stored",
-        "ddpm.untrusted",
+        "ddpm.runner.safe_io",
     },
     "ddpm.images": set(),
     "ddpm.memory": set(),
     "ddpm.randomness": set(),
     "ddpm.recompute": set(),
-    "ddpm.crash": set(),
+    "ddpm.runner.safe_io.failpoint": set(),
     "ddpm.metrics": set(),
     "ddpm.shadows": set(),
     "ddpm.shell": set(),
     "ddpm.overrides": {"ddpm.shell"},
     "ddpm.paths": {"ddpm.shell"},
-    "ddpm.run_dir": {"ddpm.crash", "ddpm.shell", "ddpm.stored", "ddpm.untrusted"},
+    "ddpm.run_dir": {
+        "ddpm.runner.safe_io.failpoint",
+        "ddpm.shell",
+        "ddpm.stored",
+        "ddpm.runner.safe_io",
+    },
     "ddpm.report": {
         "ddpm.data.pictures",
         "ddpm.metrics",
@@ -126,7 +136,7 @@ LEAVES = {
         "ddpm.run_dir",
         "ddpm.shell",
         "ddpm.smoothing",
-        "ddpm.untrusted",
+        "ddpm.runner.safe_io",
     },
     "ddpm.smoothing": set(),
     "ddpm.console": set(),
@@ -136,13 +146,13 @@ LEAVES = {
     "ddpm.hardware": {"ddpm.ranks", "ddpm.threads"},
     "ddpm.rules": {"ddpm.wb.limits"},
     "ddpm.errors": set(),
-    "ddpm.listing": set(),
+    "ddpm.runner.safe_io.listing": set(),
     "ddpm.streams": set(),
     "ddpm.plan": set(),
     "ddpm.catalog": set(),
     "ddpm.private": {"ddpm.secret_names"},
     "ddpm.secret_names": set(),
-    "ddpm.build": {"ddpm.catalog", "ddpm.untrusted"},
+    "ddpm.build": {"ddpm.catalog", "ddpm.runner.safe_io"},
 }
 UPPER = [
     "ddpm",
@@ -194,7 +204,7 @@ MIDDLE = {
         "ddpm.trackers.base",
         "ddpm.checkpoint",
         "ddpm.console",
-        "ddpm.crash",
+        "ddpm.runner.safe_io.failpoint",
         "ddpm.eager",
         "ddpm.ema",
         "ddpm.exported",
@@ -316,7 +326,7 @@ def test_nothing_is_unpickled_or_evaluated(path):
 
 def test_checkpoints_are_read_in_one_place():
     readers = {name for name, path in MODULES.items() if "torch.load" in dict(calls(path))}
-    assert readers == {"ddpm.untrusted.archive"}
+    assert readers == {"ddpm.runner.safe_io.torch_archive"}
 
 
 def test_run_py_is_only_the_door():

@@ -15,7 +15,7 @@ from conftest import TINY
 from ddpm import catalog, exported, run_dir, stored
 from ddpm.errors import InputError
 from ddpm.run_dir import read_config, write_config, write_status
-from ddpm.untrusted import MAX_NODES, MAX_TEXT, MAX_YAML
+from ddpm.runner.safe_io import MAX_NODES, MAX_TEXT, MAX_YAML
 
 BASE = {"choices": {"job": "train"}, "model": {}, "data": {}, "job": {}}
 OPTIONS = [

@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ddpm import durable, file_locks, listing
 from ddpm.data.pictures import FITS, MODES, ImageFiles, Unreadable, open_image, square
 from ddpm.errors import InputError, listed, shown
+from ddpm.runner.safe_io import atomic, file_locks, listing
 
 __all__ = ["ImageData", "ImageFiles", "PictureData", "check", "fetch", "is_int"]
 
@@ -209,7 +209,7 @@ class ImageData(Dataset):
             if "skipped" in parts:
                 Path(f"{parts['skipped']}.tmp").write_text(json.dumps(self.skipped))
             for path in (*parts.values(), images):
-                durable.replace(f"{path}.tmp", path)
+                atomic.replace(f"{path}.tmp", path)
         finally:
             for path in (images, *parts.values()):
                 Path(f"{path}.tmp").unlink(missing_ok=True)

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddpm import listing, run_dir
+from ddpm import run_dir
 from ddpm.data.base import ImageFiles, PictureData
 from ddpm.errors import InputError, listed, shown
+from ddpm.runner.safe_io import listing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 NAMED = 5  # folders or endings in a line

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import ClassVar
 
-from ddpm import listing
 from ddpm.data.base import ImageFiles, PictureData, fetch
+from ddpm.runner.safe_io import listing
 
 BY_HAND = (
     "By hand: unpack images.tar.gz and annotations.tar.gz, from\n"

@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from ddpm import listing
 from ddpm.checkpoint import list_checkpoints
+from ddpm.runner.safe_io import listing
 from ddpm.trackers.base import Trackers, grid_files
 
 logger = logging.getLogger(__name__)

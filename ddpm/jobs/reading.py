@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from ddpm import signals
 from ddpm.data.base import ImageData
-from ddpm.durable import free_bytes
 from ddpm.errors import InputError, shown
 from ddpm.randomness import Order
+from ddpm.runner.safe_io.atomic import free_bytes
 
 AHEAD = 2  # batches that a process reads ahead
 SHARED = Path("/dev/shm")  # where Linux has shared memory

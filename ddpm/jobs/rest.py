@@ -15,10 +15,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm import run_dir
-from ddpm.crash import crashpoint
 from ddpm.errors import InputError
 from ddpm.images import is_whole, save_png
 from ddpm.jobs.run import Run
+from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.signals import GracefulStop
 
 SEEN_AFTER = 30  # seconds that a file server may keep an old answer

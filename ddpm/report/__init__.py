@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ddpm import durable
 from ddpm.errors import InputError
+from ddpm.runner.safe_io import atomic
 
 
 def write(folders: Sequence[Path], output: Path, title: str) -> list[Path]:
@@ -43,7 +43,7 @@ def _replace(path: Path, text: str) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
-        durable.replace(temporary, path)
+        atomic.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ddpm import listing, run_dir
+from ddpm import run_dir
 from ddpm.errors import InputError, shown
 from ddpm.metrics import is_number, parse, read_tail
-from ddpm.untrusted import Refused, read_json, read_yaml
-from ddpm.untrusted.plain import regular_size
+from ddpm.runner.safe_io import Refused, listing, read_json, read_yaml
+from ddpm.runner.safe_io.plain import regular_size
 
 LOSS = "train/loss"
 SPEED = "train/images_per_sec"

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ddpm import durable, run_dir
+from ddpm import run_dir
 from ddpm.errors import shown
-from ddpm.listing import MISSING
 from ddpm.metrics import parse, read_tail
 from ddpm.report import numbers
 from ddpm.report.numbers import NONE
 from ddpm.report.runs import LOSS, SPEED, figure, read_object
-from ddpm.untrusted import Refused, read_yaml
+from ddpm.runner.safe_io import Refused, atomic, read_yaml
+from ddpm.runner.safe_io.listing import MISSING
 
 TAIL = 16 * 1024  # bytes of metrics.jsonl: some dozen lines
 ORDER = ("done", "running", "failed", "killed", "preempted", "pruned", "waiting", "unknown")
@@ -123,7 +123,7 @@ def _cached(file: Path, read_file: Callable[[Path], _T], otherwise: _T, unread: 
     """What a function makes of a file; of one that has not changed, what it made before. A file
     that is there and cannot be read is named in `unread`."""
     try:
-        stamp = durable.stamp(file)
+        stamp = atomic.stamp(file)
         if stamp is None or file not in _seen or _seen[file][0] != stamp:
             _seen[file] = stamp, read_file(file)
         return _seen[file][1]

@@ -15,10 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ddpm import catalog, durable, file_locks, inherit, listing, run_dir, wandb_settings
+from ddpm import catalog, inherit, run_dir, wandb_settings
 from ddpm.errors import InputError
 from ddpm.paths import as_text
 from ddpm.plan import Plan
+from ddpm.runner.safe_io import atomic, file_locks, listing
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def _identity_in(file: Path) -> str | None:
         Unreachable: it cannot be read, which may pass.
     """
     file = file.absolute()
-    stamp = durable.stamp(file)
+    stamp = atomic.stamp(file)
     if stamp is None or file not in _read or _read[file][0] != stamp:
         try:
             _read[file] = stamp, identity(run_dir.read_config(file.parent))

@@ -22,8 +22,8 @@ from optuna.storages.journal import (
 )
 from optuna.trial import TrialState
 
-from ddpm import durable
 from ddpm.errors import InputError, nearest
+from ddpm.runner.safe_io import atomic
 from ddpm.sweeps import launcher, space
 from ddpm.sweeps import study as shared
 from ddpm.sweeps.freeze import freeze
@@ -165,7 +165,7 @@ class _Journal(JournalFileBackend):
             with open(self._own_file, "ab") as file:
                 file.write("".join(lines).encode())
                 file.flush()
-                durable.sync(file.fileno())
+                atomic.sync(file.fileno())
         finally:
             self._own_lock.release()
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from ddpm import file_locks
 from ddpm.errors import InputError, shown
-from ddpm.file_locks import Lock
 from ddpm.metrics import is_number, read_metrics
+from ddpm.runner.safe_io import file_locks
+from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.sweeps import space
 from ddpm.sweeps.folder import INCIDENTAL
 

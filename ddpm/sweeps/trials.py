@@ -13,8 +13,8 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ddpm import asked
-from ddpm.file_locks import Lock
 from ddpm.metrics import final
+from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.sweeps import record, space
 from ddpm.sweeps import study as shared
 from ddpm.sweeps.freeze import Job

@@ -10,8 +10,8 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from ddpm import listing
 from ddpm.errors import InputError
+from ddpm.runner.safe_io import listing
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ddpm import durable, listing
 from ddpm.images import save_png
 from ddpm.metrics import is_number, read_metrics
+from ddpm.runner.safe_io import atomic, listing
 from ddpm.smoothing import smooth
 from ddpm.trackers.base import RunInfo, grid_file
 
@@ -142,8 +142,8 @@ def _replace(path: Path, data: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            durable.sync(file.fileno())
-        durable.replace(temporary, path)
+            atomic.sync(file.fileno())
+        atomic.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

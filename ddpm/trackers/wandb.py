@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ddpm.durable import bare_copies
 from ddpm.metrics import read_metrics
+from ddpm.runner.safe_io.atomic import bare_copies
 from ddpm.trackers.base import RunInfo, grid_files
 from ddpm.wb import limits, opening, pages, seen
 from ddpm.wb.uploads import Uploads, waiting_time

@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from ddpm import file_locks, listing
-from ddpm.durable import free_bytes, rename_folder
 from ddpm.errors import InputError, shown
+from ddpm.runner.safe_io import file_locks, listing
+from ddpm.runner.safe_io.atomic import free_bytes, rename_folder
 from ddpm.wb import opening
 
 _FILE = re.compile(r"[A-Za-z0-9][\w.-]{0,127}\.(pt|safetensors)")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddpm import listing
+from ddpm.runner.safe_io import listing
 
 _BLOCK = 32768  # a .wandb file is a LevelDB log: records cut into fragments that lie in blocks
 _FULL, _FIRST, _LAST = 1, 2, 4

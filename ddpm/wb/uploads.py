@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm import durable
 from ddpm.metrics import final, is_number, read_metrics
+from ddpm.runner.safe_io import atomic
 from ddpm.wb.limits import artifact_name
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class _Done:
         self._entries.append({"kind": kind, "step": step, "loss": loss})
         temporary = self._file.with_name(f".{self._file.name}.tmp")
         temporary.write_text(json.dumps(self._entries))
-        durable.replace(temporary, self._file)
+        atomic.replace(temporary, self._file)
 
 
 def recent_loss(metrics: Path, step: int) -> float | None:

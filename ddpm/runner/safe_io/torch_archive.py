@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ddpm.errors import shown
-from ddpm.untrusted.pickles import Records, vet_pickle
-from ddpm.untrusted.plain import Refused, check_plain, regular_size
+from ddpm.runner.safe_io.pickle_check import Records, vet_pickle
+from ddpm.runner.safe_io.plain import Refused, check_plain, regular_size
 
 MAX_PICKLE = 16 * 1024**2
 MAX_MEMBERS = 100_000

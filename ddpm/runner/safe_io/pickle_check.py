@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ddpm.errors import shown
-from ddpm.untrusted.plain import MAX_DEPTH, Refused, WillBeTensor, check_plain
+from ddpm.runner.safe_io.plain import MAX_DEPTH, Refused, WillBeTensor, check_plain
 
 MAX_STEPS = 2_000_000  # of a pickle; a tensor takes some 35
 

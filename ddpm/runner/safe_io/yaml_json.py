@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from ddpm.errors import shown
-from ddpm.untrusted.plain import (
+from ddpm.runner.safe_io.plain import (
     MAX_DEPTH,
     MAX_NODES,
     MAX_TEXT,

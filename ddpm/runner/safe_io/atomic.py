@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm.file_locks import UNSUPPORTED
+from ddpm.runner.safe_io.file_locks import UNSUPPORTED
 
 # What SMB and some FUSE answer while another process has the file open that is to be replaced.
 _IN_USE = (errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM)

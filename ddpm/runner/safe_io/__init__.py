@@ -5,9 +5,9 @@ in a way that costs no more than its bytes before anything is made of it: a file
 bytes can stand for gigabytes, or for a walk that never ends.
 """
 
-from ddpm.untrusted.archive import check_archive, read_archive
-from ddpm.untrusted.plain import MAX_NODES, MAX_TEXT, Refused, check_plain
-from ddpm.untrusted.texts import MAX_YAML, parse_yaml, read_json, read_yaml
+from ddpm.runner.safe_io.plain import MAX_NODES, MAX_TEXT, Refused, check_plain
+from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
+from ddpm.runner.safe_io.yaml_json import MAX_YAML, parse_yaml, read_json, read_yaml
 
 __all__ = [
     "MAX_NODES",
