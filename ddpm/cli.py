@@ -25,13 +25,13 @@ from ddpm import (
     paths,
     private,
     ranks,
-    streams,
     threads,
     wandb_settings,
 )
 from ddpm.config import plan
 from ddpm.errors import InputError, ToldElsewhere, nearest
 from ddpm.perform import perform
+from ddpm.runner.terminal import streams
 from ddpm.sweeps import record, table
 from ddpm.sweeps.attempt import attempt_composed
 from ddpm.sweeps.launcher import ours_by_default

@@ -28,7 +28,6 @@ from ddpm import (
     private,
     rules,
     run_dir,
-    shell,
     stored,
     team,
     wandb_settings,
@@ -39,6 +38,7 @@ from ddpm.mistakes import no_such_key, no_such_option
 from ddpm.plan import Plan
 from ddpm.rules import look_up
 from ddpm.runner.safe_io import listing
+from ddpm.runner.terminal import shell
 from ddpm.sweeps import folder as sweep_folder
 from ddpm.wb import limits
 

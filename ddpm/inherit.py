@@ -12,10 +12,11 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import artifacts, catalog, overrides, paths, run_dir, shell, stored
+from ddpm import artifacts, catalog, overrides, paths, run_dir, stored
 from ddpm.errors import InputError, shown
 from ddpm.rules import look_up
 from ddpm.runner.safe_io import Refused, read_yaml
+from ddpm.runner.terminal import shell
 
 TRAINING = ("train", "train_classifier")
 SAMPLING = ("sample", "interpolate", "inpaint")

@@ -10,7 +10,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessExitedException
 
-from ddpm import checkpoint, ranks, run_dir, shell, signals, streams
+from ddpm import checkpoint, ranks, run_dir, signals
 from ddpm.build import build
 from ddpm.errors import InputError, ToldElsewhere, shown
 from ddpm.hardware import is_first_to_say, starts_processes
@@ -18,6 +18,7 @@ from ddpm.jobs.run import Run
 from ddpm.plan import Plan
 from ddpm.pretrained import check_fits
 from ddpm.runner.safe_io import listing
+from ddpm.runner.terminal import shell, streams
 
 # Fabric leaves these behind, and the next run of a sweep would take them for its own.
 _LEFT_BEHIND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")

@@ -9,7 +9,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
-from ddpm import shell
+from ddpm.runner.terminal import shell
 
 _KEY = re.compile(r"[+~]{0,2}([\w./@:-]+)=", re.ASCII)
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ddpm import shell
 from ddpm.errors import InputError, shown
+from ddpm.runner.terminal import shell
 
 # Keys with one path each; with a list of them, or one alone; with a name.
 PATHS = (

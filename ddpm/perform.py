@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from ddpm import ranks, shell
+from ddpm import ranks
 from ddpm.inherit import TRAINING
 from ddpm.plan import Plan
 from ddpm.runner.safe_io import listing
+from ddpm.runner.terminal import shell
 
 PICTURES = ("strip.png", "grid.png", "denoising.gif")  # what jobs other than training leave
 

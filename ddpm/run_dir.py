@@ -12,12 +12,13 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm import shell, stored
+from ddpm import stored
 from ddpm.errors import InputError
 from ddpm.runner.safe_io import Refused, file_locks, listing, read_yaml
 from ddpm.runner.safe_io.atomic import rename_folder, replace
 from ddpm.runner.safe_io.atomic import sync as wait_for_disk
 from ddpm.runner.safe_io.failpoint import crashpoint
+from ddpm.runner.terminal import shell
 
 logger = logging.getLogger(__name__)
 

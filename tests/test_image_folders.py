@@ -15,13 +15,13 @@ import yaml
 from conftest import TINY
 from PIL import Image
 
-from ddpm import shell
 from ddpm.data import base, pictures
 from ddpm.data.digits import Digits
 from ddpm.data.folder import Folder
 from ddpm.errors import InputError
 from ddpm.jobs.given import read_picture
 from ddpm.runner.safe_io import listing
+from ddpm.runner.terminal import shell
 
 CLASSES = ("cats", "dogs")
 

@@ -9,8 +9,9 @@ import pytest
 from conftest import TINY
 from omegaconf import OmegaConf
 
-from ddpm import inherit, overrides, paths, shell
+from ddpm import inherit, overrides, paths
 from ddpm.errors import InputError
+from ddpm.runner.terminal import shell
 
 # Names of folders: what shells, Hydra or YAML take for something else.
 NASTY = [

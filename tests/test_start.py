@@ -9,10 +9,10 @@ import torch
 from conftest import ROOT, TINY
 
 from ddpm import eager
-from ddpm.console import clock
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.jobs.outlook import Outlook
 from ddpm.jobs.preview import evaluations
+from ddpm.runner.terminal.progress import clock
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver

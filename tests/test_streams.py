@@ -12,8 +12,8 @@ import warnings
 import pytest
 from tqdm import tqdm
 
-from ddpm import streams
-from ddpm.console import Progress
+from ddpm.runner.terminal import streams
+from ddpm.runner.terminal.progress import Progress
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 ERRORS = {

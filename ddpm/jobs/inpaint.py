@@ -8,7 +8,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm import inpainting
-from ddpm.console import Progress
 from ddpm.data.base import ImageData
 from ddpm.data.pictures import upright_size
 from ddpm.diffusion import GaussianDiffusion
@@ -22,6 +21,7 @@ from ddpm.jobs.sample import GRID, file_name, load, make_pipeline, write_labels
 from ddpm.pipeline import Pipeline, in_turn, without_gradients
 from ddpm.randomness import image_noise
 from ddpm.rules import AREAS
+from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
 from ddpm.signals import GracefulStop
 

@@ -9,7 +9,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm import interpolation
-from ddpm.console import Progress
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
@@ -21,6 +20,7 @@ from ddpm.jobs.run import Run
 from ddpm.jobs.sample import make_pipeline
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
+from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
 from ddpm.signals import GracefulStop
 

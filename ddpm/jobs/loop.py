@@ -10,7 +10,6 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm import eager
-from ddpm.console import Progress
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
@@ -29,6 +28,7 @@ from ddpm.jobs.watch import Watch
 from ddpm.randomness import Order, StepNoise
 from ddpm.recompute import blocks, recompute
 from ddpm.runner.safe_io.failpoint import crashpoint
+from ddpm.runner.terminal.progress import Progress
 from ddpm.sharding import shard
 from ddpm.signals import GracefulStop
 

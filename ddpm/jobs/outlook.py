@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from ddpm.console import clock
+from ddpm.runner.terminal.progress import clock
 
 WARM_UP = 2  # steps that are not measured: memory is allocated, kernels are chosen
 STEPS = 20  # that are measured,

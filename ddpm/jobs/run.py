@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import asked, checkpoint, presets, run_dir, streams, threads
+from ddpm import asked, checkpoint, presets, run_dir, threads
 from ddpm.errors import InputError, shown
 from ddpm.hardware import describe
 from ddpm.jobs.learned import Learned
@@ -21,6 +21,7 @@ from ddpm.jobs.meter import Meter
 from ddpm.jobs.products import offer
 from ddpm.plan import Plan
 from ddpm.runner.safe_io.failpoint import crashpoint
+from ddpm.runner.terminal import streams
 from ddpm.trackers.base import RunInfo, Tracker, Trackers, grid_file, open_trackers
 
 

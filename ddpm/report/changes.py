@@ -5,9 +5,9 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from ddpm import shell
 from ddpm.report.differences import Flat, frozen, text
 from ddpm.report.runs import RunRecord
+from ddpm.runner.terminal import shell
 
 # What is no setting of the result, is a copy of one, or follows from another; as keys or their
 # first parts.

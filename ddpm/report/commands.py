@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from ddpm import shell
 from ddpm.report import changes
 from ddpm.report.runs import RunRecord
 from ddpm.runner.safe_io import listing
+from ddpm.runner.terminal import shell
 
 # The folder is taken by now; and whoever goes on with a run begins it, here.
 _OF_ONE_START = ("output_dir", "resume", "resume_allow", "sweep")

@@ -8,10 +8,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddpm import asked, inherit, mistakes, ranks, run_dir, streams
+from ddpm import asked, inherit, mistakes, ranks, run_dir
 from ddpm.config import plan
 from ddpm.metrics import read_metrics
 from ddpm.perform import Preempted, perform
+from ddpm.runner.terminal import streams
 from ddpm.sweeps import freeze, record
 from ddpm.sweeps.folder import SweepFolder, elsewhere
 

@@ -4,8 +4,8 @@ import os
 import signal
 import sys
 
-from ddpm import streams
 from ddpm.perform import Preempted
+from ddpm.runner.terminal import streams
 from ddpm.sweeps.attempt import attempt
 from ddpm.sweeps.freeze import Job
 
