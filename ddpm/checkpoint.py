@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddpm import exported, stored
+from ddpm import exported
 from ddpm.errors import InputError, causes, shown
+from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io import Refused, check_archive, listing, read_archive
 from ddpm.runner.safe_io.atomic import free_bytes, replace, sync, sync_folder
 from ddpm.runner.safe_io.failpoint import crashpoint
@@ -193,7 +194,7 @@ def _check_entries(state: dict[str, Any], path: Path) -> None:
         f"{name} is {shown(state[name])}"
         for name, right in {
             "step": lambda x: type(x) is int and 0 <= x < 2**53,
-            "run_id": stored.is_word,
+            "run_id": stored_config.is_word,
             "model": _is_weights,
             "ema": _is_weights,
             "diffusion": _is_weights,
@@ -202,7 +203,7 @@ def _check_entries(state: dict[str, Any], path: Path) -> None:
         if name in state and not right(state[name])
     ]
     try:
-        stored.check_shape(state["hparams"])
+        stored_config.check_shape(state["hparams"])
     except Refused as error:
         wrong.append(str(error))
     if wrong:

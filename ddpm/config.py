@@ -18,25 +18,13 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import (
-    catalog,
-    code,
-    composed,
-    inherit,
-    paths,
-    place,
-    private,
-    rules,
-    run_dir,
-    stored,
-    team,
-    wandb_settings,
-)
+from ddpm import catalog, composed, inherit, paths, place, private, rules, team, wandb_settings
 from ddpm.build import check_targets
 from ddpm.errors import InputError, NoSuchKey
 from ddpm.mistakes import no_such_key, no_such_option
 from ddpm.plan import Plan
 from ddpm.rules import look_up
+from ddpm.runner.runs import code_version, run_dir, stored_config
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 from ddpm.sweeps import folder as sweep_folder
@@ -136,7 +124,7 @@ def _plan(
         )
         config["checkpoint"] = str(file.absolute())
         hidden += revealed
-    config["code"] = code.state()
+    config["code"] = code_version.state()
     wandb_settings.mend(config)
     rules.follow(config)
     rules.check(config, catalog.defaults(config["choices"]))
@@ -152,14 +140,16 @@ def _plan(
         config["data"]["root"] = _absolute(config["data"]["root"])
     _place_pictures(config["job"])
     config["job"] |= {key: look_up(config, path) for key, path in wires.items()}
-    stored.check_values(config)
+    stored_config.check_values(config)
     check_targets(config)
     for line in rules.doubts(config):
         logger.warning("%s", line)
     hparams = {k: v for k, v in config.items() if k not in _NOT_KEPT}
     hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
-    hparams = {"version": stored.VERSION, **private.hide(hparams, hidden)}
-    stored.to_yaml(hparams)  # refuses what a resumed run could not read, before a folder is made
+    hparams = {"version": stored_config.VERSION, **private.hide(hparams, hidden)}
+    stored_config.to_yaml(
+        hparams
+    )  # refuses what a resumed run could not read, before a folder is made
     config |= {"resume_allow": allowed}
     return _placed(config, hparams, hydra_config, resume, changes, untyped)
 
@@ -168,7 +158,7 @@ def _run_id(hydra_config: DictConfig) -> str:
     """A new one; or the one that W&B's sweep agent has given to the run it starts."""
     given = os.environ.get("WANDB_RUN_ID")
     alone = limits.in_sweep() and hydra_config.mode != RunMode.MULTIRUN
-    return given if alone and stored.is_word(given) else secrets.token_hex(4)
+    return given if alone and stored_config.is_word(given) else secrets.token_hex(4)
 
 
 def _resume(config: dict[str, Any], hydra_config: DictConfig) -> str | None:

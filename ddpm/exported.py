@@ -23,8 +23,8 @@ from safetensors import safe_open
 from safetensors.torch import load
 from torch import Tensor
 
-from ddpm import stored
 from ddpm.errors import InputError, shown
+from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io import MAX_YAML, Refused, read_json
 from ddpm.runner.safe_io.atomic import replace, sync, sync_folder
 
@@ -248,14 +248,14 @@ def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, str], dict[str
         raise Refused(f"weights={metadata['weights']}, which is neither ema nor model")
     if not re.fullmatch("[0-9a-f]{64}", metadata["sha256"]):
         raise Refused("its checksum is none")
-    if not stored.is_word(metadata["run_id"]):
+    if not stored_config.is_word(metadata["run_id"]):
         raise Refused("its run_id is none")
     return header, metadata, _read_configuration(metadata["hparams"])
 
 
 def _read_configuration(text: str) -> dict[str, Any]:
     hparams = read_json(text, MAX_CONFIGURATION)
-    stored.check_shape(hparams)
+    stored_config.check_shape(hparams)
     if "${" in json.dumps(hparams):  # what the environment of whoever reads it says
         raise Refused("its configuration refers to what is not in it, by ${...}")
     for part in ("model", "diffusion", "data"):

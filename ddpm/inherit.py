@@ -12,9 +12,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import artifacts, catalog, overrides, paths, run_dir, stored
+from ddpm import artifacts, catalog, overrides, paths
 from ddpm.errors import InputError, shown
 from ddpm.rules import look_up
+from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.safe_io import Refused, read_yaml
 from ddpm.runner.terminal import shell
 
@@ -123,7 +124,7 @@ def _choices_of(path: Path) -> dict[str, Any]:
     for folder in (path, path.parent, path.parent.parent):
         try:
             config = read_yaml(folder / "config.yaml")
-            stored.check_shape(config)
+            stored_config.check_shape(config)
             return config["choices"]
         except (OSError, Refused):
             continue
@@ -147,7 +148,7 @@ def stored_run(resume: str) -> dict[str, Any]:
         config = run_dir.read_config(run_folder(resume))
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
-    stored.check_version(config, source)
+    stored_config.check_version(config, source)
     job = look_up(config, "choices.job")
     if job not in TRAINING:
         raise InputError(f"{source}: not a training run (its job: {job}).")
@@ -183,7 +184,7 @@ def _read(source: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
 
     path, about = artifacts.find(source)
     file, state = checkpoint.find(path)
-    stored.check_version(state["hparams"], f"checkpoint={source}")
+    stored_config.check_version(state["hparams"], f"checkpoint={source}")
     who = {"run_id": state["run_id"], "step": state["step"], **about}
     return file, state["hparams"], who
 

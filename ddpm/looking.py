@@ -9,9 +9,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import composed, overrides, paths, private, rules, run_dir, wandb_settings
+from ddpm import composed, overrides, paths, private, rules, wandb_settings
 from ddpm.build import build
 from ddpm.errors import InputError, nearest
+from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 from ddpm.sweeps import folder
 

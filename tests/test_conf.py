@@ -15,10 +15,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from shared_parts import curve_of_a_loss
 
-from ddpm import rules, run_dir
+from ddpm import rules
 from ddpm.build import build, check_targets
 from ddpm.jobs.run import Run
 from ddpm.plan import Plan
+from ddpm.runner.runs import run_dir
 from ddpm.trackers import local
 
 CONF = ROOT / "conf"

@@ -26,10 +26,10 @@ from test_data import Counted, everything, folder, tree  # noqa: F401
 from test_run import losses_of, status_of
 from test_sweeps import jobs_of
 
-from ddpm import run_dir
 from ddpm.data import base
 from ddpm.errors import InputError
 from ddpm.report import status
+from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks
 from ddpm.sweeps import study
 

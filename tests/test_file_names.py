@@ -18,7 +18,7 @@ def test_what_is_too_long_is_cut_and_stays_different(letter, tmp_path):
 
 
 def test_a_folder_of_the_longest_name_can_be_made(tmp_path):
-    from ddpm import run_dir
+    from ddpm.runner.runs import run_dir
 
     config = {"choices": {"model": "unet", "data": "digits"}, "model": {}, "data": {}}
     for name in ("n" * 255, "é" * 127, "🙂" * 63):

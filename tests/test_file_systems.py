@@ -25,11 +25,12 @@ from test_checkpoint import state
 from test_data import Large, build, everything, folder, tree  # noqa: F401
 from test_run import assert_equal_state, losses_of, state_of, status_of
 
-from ddpm import asked, checkpoint, composed, exported, run_dir
+from ddpm import checkpoint, composed, exported
 from ddpm.data import base
 from ddpm.errors import InputError
 from ddpm.jobs import reading
 from ddpm.report import status as table
+from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io import atomic
 from ddpm.wb import uploads
 
@@ -109,8 +110,8 @@ def test_a_file_that_is_being_read_is_replaced_a_little_later(code, tmp_path, mo
     run_dir.write_status(tmp_path, "running", 1)
     assert len(calls) == 2
     assert run_dir.read_status(tmp_path)["step"] == 1
-    asked.to_stop(tmp_path, "pruned")
-    assert asked.end_of(tmp_path) == "pruned"
+    stop_file.to_stop(tmp_path, "pruned")
+    assert stop_file.end_of(tmp_path) == "pruned"
     for never in (code, errno.ENOSPC):
         calls = refuse(monkeypatch, os, "replace", never)
         with pytest.raises(OSError, match=os.strerror(never)):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from ddpm import run_dir
+from ddpm.runner.runs import run_dir
 
 sys.path.append(str(ROOT / "benchmarks"))
 

@@ -11,7 +11,8 @@ from conftest import TINY
 from report_parts import run_folder
 from wandb_reader import read_run, run_files
 
-from ddpm import asked, looking, perform, run_dir
+from ddpm import looking, perform
+from ddpm.runner.runs import run_dir, stop_file
 
 SWEEP = ["-m", *TINY, "job.max_steps=3", "sweep=study", "seed=1,2"]
 
@@ -166,7 +167,7 @@ def test_who_asked_a_run_to_stop(signal, file, words, tmp_path):
     from ddpm.jobs.run import Run
 
     if file:
-        asked.to_stop(tmp_path)
+        stop_file.to_stop(tmp_path)
     told = []
     one = SimpleNamespace(dir=tmp_path, say=told.append)
     Run.preempted(one, signal, "saved")

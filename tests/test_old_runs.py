@@ -32,7 +32,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from ddpm.metrics import read_metrics
+from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.sweeps import folder
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "old_runs.tar.xz"

@@ -13,7 +13,7 @@ from wandb_reader import records, run_files
 
 from ddpm import catalog, private
 from ddpm.errors import InputError
-from ddpm.stored import check_version
+from ddpm.runner.runs.stored_config import check_version
 
 KEY = "4b1d" * 10
 TOKEN = "tok-77aa90cc12"

@@ -12,9 +12,10 @@ import torch
 import yaml
 from conftest import TINY
 
-from ddpm import catalog, exported, run_dir, stored
+from ddpm import catalog, exported
 from ddpm.errors import InputError
-from ddpm.run_dir import read_config, write_config, write_status
+from ddpm.runner.runs import run_dir, stored_config
+from ddpm.runner.runs.run_dir import read_config, write_config, write_status
 from ddpm.runner.safe_io import MAX_NODES, MAX_TEXT, MAX_YAML
 
 BASE = {"choices": {"job": "train"}, "model": {}, "data": {}, "job": {}}
@@ -233,7 +234,7 @@ def test_hidden_files_are_no_options(tmp_path, monkeypatch):
 
 
 def test_a_damaged_configuration_is_told(tmp_path):
-    (tmp_path / "config.yaml").write_bytes(stored.to_yaml(BASE).encode()[:20] + b"\xff")
+    (tmp_path / "config.yaml").write_bytes(stored_config.to_yaml(BASE).encode()[:20] + b"\xff")
     with pytest.raises(InputError, match="not the configuration of a run"):
         read_config(tmp_path)
 
@@ -246,7 +247,7 @@ def test_the_largest_configuration_fits_into_an_export(tmp_path):
         "data": {"names": ["日" * 100] * 500, "channels": 1, "image_size": 8},
     }
     hparams |= {"diffusion": {}, "version": 1}
-    assert len(stored.to_yaml(hparams)) < MAX_YAML
+    assert len(stored_config.to_yaml(hparams)) < MAX_YAML
     state = {"step": 1, "run_id": "a", "ema": {"w": torch.zeros(1)}, "hparams": hparams}
     path = exported.write(tmp_path, state, "ema")
     assert exported.read_hparams(path)["model"]["widths"] == widths

@@ -19,10 +19,11 @@ from conftest import ROOT
 from PIL import Image
 from report_parts import picture, run_folder
 
-from ddpm import report, run_dir
+from ddpm import report
 from ddpm.errors import InputError
 from ddpm.report import commands, markdown, numbers, pictures, spreadsheet, study, tables
 from ddpm.report.runs import read
+from ddpm.runner.runs import run_dir
 
 EVIL = "<script>alert(1)</script>"
 

@@ -3,9 +3,10 @@
 import pytest
 from report_parts import run_folder
 
-from ddpm import report, run_dir
-from ddpm.metrics import parse
+from ddpm import report
 from ddpm.report import status
+from ddpm.runner.runs import run_dir
+from ddpm.runner.runs.metrics_log import parse
 
 
 @pytest.fixture

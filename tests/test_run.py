@@ -19,7 +19,7 @@ from wandb_reader import read_run, run_files
 
 from ddpm import Pipeline
 from ddpm.images import load_png
-from ddpm.run_dir import read_about, read_status
+from ddpm.runner.runs.run_dir import read_about, read_status
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 

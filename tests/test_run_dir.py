@@ -14,8 +14,8 @@ import signal
 
 import pytest
 
-from ddpm import run_dir
 from ddpm.errors import InputError
+from ddpm.runner.runs import run_dir
 
 CONFIG = {"a": [1, 2], "b": None, "model": {}, "data": {}, "choices": {"job": "train"}}
 

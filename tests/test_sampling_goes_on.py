@@ -19,8 +19,8 @@ from crash_parts import TINY, go, said
 from PIL import Image
 from test_run import files_of, process, status_of
 
-from ddpm import run_dir
 from ddpm.images import load_png
+from ddpm.runner.runs import run_dir
 
 # 7 images in batches of 3, of noise and labels, so that nothing is the same by chance.
 COMMON = ["hardware=cpu", "tracker=local", "sampler.eta=1"]

@@ -9,8 +9,8 @@ from conftest import TINY
 from crash_parts import go, said, start, until, wait
 from test_run import metrics_of, status_of
 
-from ddpm import asked, run_dir
 from ddpm.errors import InputError
+from ddpm.runner.runs import run_dir, stop_file
 from ddpm.sweeps import folder
 
 optuna = pytest.importorskip("optuna")
@@ -332,12 +332,12 @@ def test_a_file_asks_a_run_to_stop(tmp_path):
 
 
 def test_words_of_the_file(tmp_path):
-    assert asked.end_of(tmp_path) is None
+    assert stop_file.end_of(tmp_path) is None
     for text, end in (("", "preempted"), ("pruned\n", "pruned"), ("x" * 99, "preempted")):
         (tmp_path / "stop").write_text(text)
-        assert asked.end_of(tmp_path) == end
-    asked.to_stop(tmp_path, "pruned")
+        assert stop_file.end_of(tmp_path) == end
+    stop_file.to_stop(tmp_path, "pruned")
     assert [path.name for path in tmp_path.iterdir()] == ["stop"]
-    assert asked.end_of(tmp_path) == "pruned"
-    asked.forget(tmp_path)
-    assert asked.end_of(tmp_path) is None
+    assert stop_file.end_of(tmp_path) == "pruned"
+    stop_file.forget(tmp_path)
+    assert stop_file.end_of(tmp_path) is None

@@ -7,8 +7,9 @@ from mistake_parts import assert_answered, contents
 from wandb_parts import nobody_is_logged_in
 from wandb_reader import read_run, run_files
 
-from ddpm import code, team
+from ddpm import team
 from ddpm.errors import InputError
+from ddpm.runner.runs import code_version
 
 __all__ = ["nobody_is_logged_in"]
 
@@ -121,10 +122,10 @@ def test_the_state_of_the_code(tmp_path, monkeypatch):
         subprocess.run(["git", "-C", str(tmp_path), *who, *words], check=True, capture_output=True)
 
     def state():
-        code.state.cache_clear()
-        return code.state()
+        code_version.state.cache_clear()
+        return code_version.state()
 
-    monkeypatch.setattr(code, "ROOT", tmp_path)
+    monkeypatch.setattr(code_version, "ROOT", tmp_path)
     assert state() is None
     (tmp_path / "ddpm").mkdir()
     (tmp_path / "conf").mkdir()
@@ -145,4 +146,4 @@ def test_the_state_of_the_code(tmp_path, monkeypatch):
     assert state() == {"commit": head, "dirty": True}
     monkeypatch.setenv("PATH", "")
     assert state() is None
-    code.state.cache_clear()
+    code_version.state.cache_clear()

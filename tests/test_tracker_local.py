@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from tracker_parts import GRID, info, said
 
-from ddpm.metrics import read_metrics
+from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.trackers.local import Local, smooth
 
 

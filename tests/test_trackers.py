@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from tracker_parts import CONF, GRID, HPARAMS, NODES, info, knobs, said
 
 from ddpm.errors import InputError
-from ddpm.metrics import read_metrics
+from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.trackers.base import Trackers, open_trackers
 from ddpm.trackers.tensorboard import TensorBoard
 

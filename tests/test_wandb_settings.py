@@ -12,7 +12,7 @@ from wandb_parts import nobody_is_logged_in
 from ddpm import catalog, rules
 from ddpm import wandb_settings as settings
 from ddpm.errors import InputError
-from ddpm.stored import is_word
+from ddpm.runner.runs.stored_config import is_word
 from ddpm.wb import limits
 
 __all__ = ["nobody_is_logged_in"]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from settings import NETWORKS, on_digits
 
-from ddpm import run_dir
+from ddpm.runner.runs import run_dir
 from gpu_parts.configuration import SMALL, has_key
 from gpu_parts.part import CheckFailed, Figures, Machine, Part
 from gpu_parts.program import Program, Runs

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm import asked, checkpoint
+from ddpm import checkpoint
+from ddpm.runner.runs import stop_file
 from gpu_parts.configuration import SMALL
 from gpu_parts.part import CheckFailed, Figures, Machine, Part, Skipped, no_compiler
 from gpu_parts.program import Program, losses
@@ -105,7 +106,7 @@ def check_real_run(run: RealRun | None, figures: Figures) -> None:
     ends = min(began + machine.run_seconds, machine.deadline) - ENDING
     while time.monotonic() < max(ends, first + 1) and trained.process.poll() is None:
         time.sleep(0.1)
-    asked.to_stop(trained.run)
+    stop_file.to_stop(trained.run)
     text = trained.wait()
     seconds = time.monotonic() - began
     figures |= of_run(trained, seconds)

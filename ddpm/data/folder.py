@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddpm import run_dir
 from ddpm.data.base import ImageFiles, PictureData
 from ddpm.errors import InputError, listed, shown
+from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")

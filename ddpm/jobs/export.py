@@ -6,10 +6,11 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from torch import nn
 
-from ddpm import exported, pretrained, run_dir
+from ddpm import exported, pretrained
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.jobs.run import Run
+from ddpm.runner.runs import run_dir
 from ddpm.runner.terminal import shell
 
 WRITERS = {"safetensors": exported.write}

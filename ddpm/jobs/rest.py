@@ -14,10 +14,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import run_dir
 from ddpm.errors import InputError
 from ddpm.images import is_whole, save_png
 from ddpm.jobs.run import Run
+from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.signals import GracefulStop
 

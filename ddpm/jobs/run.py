@@ -13,13 +13,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import asked, checkpoint, presets, run_dir, threads
+from ddpm import checkpoint, presets, threads
 from ddpm.errors import InputError, shown
 from ddpm.hardware import describe
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
 from ddpm.jobs.products import offer
 from ddpm.plan import Plan
+from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal import streams
 from ddpm.trackers.base import RunInfo, Tracker, Trackers, grid_file, open_trackers
@@ -87,7 +88,7 @@ class Run:
             return
         with run_dir.lock(self.dir, new=not self.plan.resume), streams.forgetting():
             run_dir.clean(self.dir)
-            asked.forget(self.dir)
+            stop_file.forget(self.dir)
             run_dir.write_config(self.dir, hparams, self.step if self.plan.resume else None)
             self._write_status("running")
             here = {"device": describe(self.fabric), "host": socket.gethostname()}
@@ -257,11 +258,11 @@ class Run:
     def preempted(self, signal: int | None, how: str) -> None:
         """The run ends early, because it was asked to: by a signal, by a file in its folder, or by
         the end of the process that started it."""
-        end = asked.end_of(self.dir)
+        end = stop_file.end_of(self.dir)
         self.end, self.signal = end or "preempted", signal
         by = "the end of the process that started it"
         if signal is not None or end is not None:
-            by = "a signal" if signal is not None else f"the file {self.dir / asked.FILE}"
+            by = "a signal" if signal is not None else f"the file {self.dir / stop_file.FILE}"
         self.say(f"stopped  asked to by {by}, {how}")
 
 

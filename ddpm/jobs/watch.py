@@ -6,7 +6,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import asked
+from ddpm.runner.runs import stop_file
 from ddpm.signals import GracefulStop
 
 EVERY = 10  # steps between two looks at a device that would have to be waited for
@@ -60,4 +60,4 @@ class Watch:
     def asked_by_file(self, done: int) -> bool:
         """Whether somebody has put the file there; looked for by the first rank, now and then."""
         looks = done % EVERY == 0 and self.fabric.is_global_zero
-        return looks and asked.end_of(self.folder) is not None
+        return looks and stop_file.end_of(self.folder) is not None

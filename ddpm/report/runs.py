@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ddpm import run_dir
 from ddpm.errors import InputError, shown
-from ddpm.metrics import is_number, parse, read_tail
+from ddpm.runner.runs import run_dir
+from ddpm.runner.runs.metrics_log import is_number, parse, read_tail
 from ddpm.runner.safe_io import Refused, listing, read_json, read_yaml
 from ddpm.runner.safe_io.plain import regular_size
 

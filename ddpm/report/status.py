@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ddpm import run_dir
 from ddpm.errors import shown
-from ddpm.metrics import parse, read_tail
 from ddpm.report import numbers
 from ddpm.report.numbers import NONE
 from ddpm.report.runs import LOSS, SPEED, figure, read_object
+from ddpm.runner.runs import run_dir
+from ddpm.runner.runs.metrics_log import parse, read_tail
 from ddpm.runner.safe_io import Refused, atomic, read_yaml
 from ddpm.runner.safe_io.listing import MISSING
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.metrics import final
 from ddpm.report import differences
 from ddpm.report.differences import Flat
 from ddpm.report.numbers import NONE, interval
 from ddpm.report.runs import LOSS, MEMORY, SPEED, RunRecord
+from ddpm.runner.runs.metrics_log import final
 
 # Groups that say what a loss means: of two that differ here, the smaller one is not the better.
 _LOSS_MEANS = ("job", "data", "schedule", "objective", "weighting")

@@ -8,10 +8,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddpm import asked, inherit, mistakes, ranks, run_dir
+from ddpm import inherit, mistakes, ranks
 from ddpm.config import plan
-from ddpm.metrics import read_metrics
 from ddpm.perform import Preempted, perform
+from ddpm.runner.runs import run_dir, stop_file
+from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.terminal import streams
 from ddpm.sweeps import freeze, record
 from ddpm.sweeps.folder import SweepFolder, elsewhere
@@ -35,7 +36,7 @@ def attempt(job: freeze.Job) -> None:
     except run_dir.Busy:  # it was quicker
         print(elsewhere(job.folder), flush=True)
     except Preempted:
-        if job.folder is None or asked.end_of(job.folder) is None:
+        if job.folder is None or stop_file.end_of(job.folder) is None:
             raise
         # Somebody has asked this one job to stop, by a file: the others are to go on.
     except Exception as error:

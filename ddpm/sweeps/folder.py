@@ -15,10 +15,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ddpm import catalog, inherit, run_dir, wandb_settings
+from ddpm import catalog, inherit, wandb_settings
 from ddpm.errors import InputError
 from ddpm.paths import as_text
 from ddpm.plan import Plan
+from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import atomic, file_locks, listing
 
 logger = logging.getLogger(__name__)

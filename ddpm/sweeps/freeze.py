@@ -13,11 +13,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from ddpm import inherit, mistakes, private, run_dir
+from ddpm import inherit, mistakes, private
 from ddpm.config import plan
 from ddpm.errors import InputError
 from ddpm.paths import file_name
 from ddpm.plan import Plan
+from ddpm.runner.runs import run_dir
 from ddpm.sweeps.folder import OVER, SweepFolder, go_on
 
 

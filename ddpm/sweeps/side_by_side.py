@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from ddpm import run_dir
 from ddpm.errors import InputError
 from ddpm.perform import Preempted
+from ddpm.runner.runs import run_dir
 from ddpm.signals import GracefulStop
 from ddpm.sweeps.attempt import keep_error
 from ddpm.sweeps.folder import elsewhere

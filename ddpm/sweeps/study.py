@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ddpm.errors import InputError, shown
-from ddpm.metrics import is_number, read_metrics
+from ddpm.runner.runs.metrics_log import is_number, read_metrics
 from ddpm.runner.safe_io import file_locks
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.sweeps import space

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ddpm import run_dir
 from ddpm.errors import InputError
-from ddpm.metrics import read_metrics
+from ddpm.runner.runs import run_dir
+from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.sweeps import folder, record
 from ddpm.sweeps.freeze import Job
 

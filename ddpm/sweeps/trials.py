@@ -12,8 +12,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ddpm import asked
-from ddpm.metrics import final
+from ddpm.runner.runs import stop_file
+from ddpm.runner.runs.metrics_log import final
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.sweeps import record, space
 from ddpm.sweeps import study as shared
@@ -150,7 +150,7 @@ class Trials:
         with self.mutex:
             for one in self.live.values():
                 if one.job.folder is not None:
-                    asked.to_stop(one.job.folder)
+                    stop_file.to_stop(one.job.folder)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -175,7 +175,7 @@ class Trials:
     def _look(self, one: Live) -> None:
         self._report(one)
         if one.trial.should_prune() and one.job.folder is not None:
-            asked.to_stop(one.job.folder, "pruned")
+            stop_file.to_stop(one.job.folder, "pruned")
 
     def _report(self, one: Live) -> None:
         """Hand on what a trial has logged since the last time."""

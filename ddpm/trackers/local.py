@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.images import save_png
-from ddpm.metrics import is_number, read_metrics
+from ddpm.runner.runs.metrics_log import is_number, read_metrics
 from ddpm.runner.safe_io import atomic, listing
 from ddpm.smoothing import smooth
 from ddpm.trackers.base import RunInfo, grid_file

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ddpm.metrics import read_metrics
+from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.safe_io.atomic import bare_copies
 from ddpm.trackers.base import RunInfo, grid_files
 from ddpm.wb import limits, opening, pages, seen

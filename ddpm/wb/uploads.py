@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm.metrics import final, is_number, read_metrics
+from ddpm.runner.runs.metrics_log import final, is_number, read_metrics
 from ddpm.runner.safe_io import atomic
 from ddpm.wb.limits import artifact_name
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm import stored
 from ddpm.errors import InputError
+from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io import Refused, file_locks, listing, read_yaml
 from ddpm.runner.safe_io.atomic import rename_folder, replace
 from ddpm.runner.safe_io.atomic import sync as wait_for_disk
@@ -200,7 +200,7 @@ def write_config(path: Path, config: dict[str, Any], step: int | None = None) ->
         step: where a run goes on with other settings: the old ones are kept as
             `config.until-step-0000500.yaml`.
     """
-    text = stored.to_yaml(config)
+    text = stored_config.to_yaml(config)
     file = path / "config.yaml"
     old = file.read_text() if step is not None and file.exists() else None
     if old == text:
@@ -234,7 +234,7 @@ def read_config(path: Path) -> dict[str, Any]:
     file = path / "config.yaml"
     try:
         config = read_yaml(file)
-        stored.check_shape(config)
+        stored_config.check_shape(config)
     except OSError as error:
         if error.errno not in listing.MISSING:
             raise listing.Unreachable(file, error, "read") from None

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 PARTS = ("ddpm", "conf", "run.py")  # what a result can depend on
 SECONDS = 2.0  # that git may take; on a slow network disk there is no answer, rather than a wait
 
