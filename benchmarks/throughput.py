@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.build import build
 from ddpm.catalog import CONF
-from ddpm.hardware import describe
+from ddpm.runner.distributed.fabric import describe
 
 
 def rate(call: Callable[[], None], device: torch.device, seconds: float) -> float:

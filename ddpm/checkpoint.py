@@ -17,11 +17,11 @@ from torch import nn
 
 from ddpm import exported
 from ddpm.errors import InputError, causes, shown
+from ddpm.runner.distributed.fsdp import share
 from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io import Refused, check_archive, listing, read_archive
 from ddpm.runner.safe_io.atomic import free_bytes, replace, sync, sync_folder
 from ddpm.runner.safe_io.failpoint import crashpoint
-from ddpm.sharding import share
 
 SCHEMA = 1  # raise it when the meaning of an entry changes
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")

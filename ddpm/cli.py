@@ -16,21 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import (
-    catalog,
-    inherit,
-    looking,
-    mistakes,
-    overrides,
-    paths,
-    private,
-    ranks,
-    threads,
-    wandb_settings,
-)
+from ddpm import catalog, inherit, looking, mistakes, overrides, paths, private, wandb_settings
 from ddpm.config import plan
 from ddpm.errors import InputError, ToldElsewhere, nearest
 from ddpm.perform import perform
+from ddpm.runner.distributed import ranks, threads
 from ddpm.runner.terminal import streams
 from ddpm.sweeps import record, table
 from ddpm.sweeps.attempt import attempt_composed

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from ddpm import ranks
 from ddpm.inherit import TRAINING
 from ddpm.plan import Plan
+from ddpm.runner.distributed import ranks
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 

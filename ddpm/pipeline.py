@@ -77,8 +77,8 @@ class Pipeline:
             InputError: the file is missing, damaged, or not a checkpoint of this program.
         """
         from ddpm.build import build  # Hydra is not needed to use a pipeline made by hand
-        from ddpm.hardware import fast_bf16
         from ddpm.pretrained import load_network
+        from ddpm.runner.distributed.fabric import fast_bf16
 
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model, diffusion, hparams, _ = load_network(path, weights, device)

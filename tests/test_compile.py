@@ -6,12 +6,13 @@ import pytest
 import torch
 from conftest import TINY
 
-from ddpm import hardware, launch
+from ddpm import launch
 from ddpm.errors import InputError
+from ddpm.runner.distributed import fabric
 
 
 def test_no_compiler_is_told_before_a_folder_is_made(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(hardware, "_has_cpp_compiler", lambda: False)
+    monkeypatch.setattr(fabric, "_has_cpp_compiler", lambda: False)
     status, out, err = run(*TINY, "job.compile=true", "output_dir=run")
     assert status == 2, out + err
     assert "job.compile" in err
@@ -22,8 +23,8 @@ def test_no_compiler_is_told_before_a_folder_is_made(run, tmp_path, monkeypatch)
 def test_a_gpu_needs_triton(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="Triton"):
-        hardware.check_compiler(torch.device("cuda"))
-    hardware.check_compiler(torch.device("mps"))
+        fabric.check_compiler(torch.device("cuda"))
+    fabric.check_compiler(torch.device("mps"))
 
 
 @pytest.mark.slow
@@ -31,7 +32,7 @@ def test_a_compiler_that_fails_is_told_in_short(run, tmp_path, monkeypatch):
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\necho 'error: broken' >&2\nexit 1\n")
     compiler.chmod(0o755)
-    monkeypatch.setattr(hardware, "_has_cpp_compiler", lambda: True)
+    monkeypatch.setattr(fabric, "_has_cpp_compiler", lambda: True)
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(compiler)))
     status, out, err = run(*TINY, "job.compile=true", "output_dir=run")
     assert status == 2, out + err

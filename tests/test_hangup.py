@@ -18,8 +18,9 @@ from conftest import ROOT
 from crash_parts import TINY, go, said, start, until, wait
 from test_run import losses_of, status_of
 
-from ddpm import cli, signals
+from ddpm import cli
 from ddpm.jobs.step import Step
+from ddpm.runner.distributed import signals
 from ddpm.runner.runs import run_dir
 from ddpm.sweeps import child
 

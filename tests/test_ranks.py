@@ -20,10 +20,11 @@ from crash_parts import SAMPLE, TINY, go, said
 from test_numbers import ranks
 from test_run import files_of, losses_of, metrics_of, state_of, status_of
 
-from ddpm import launch, sharding
+from ddpm import launch
 from ddpm.jobs import rest
 from ddpm.models.convnet import ConvNet
 from ddpm.models.unet import UNet
+from ddpm.runner.distributed import fsdp
 
 FULL = "hardware.precision=32-true"
 CPU = ["hardware.accelerator=cpu", FULL]
@@ -159,11 +160,11 @@ def test_blocks_are_what_a_network_is_made_of():
     size = {"channels": 1, "out_channels": 1, "image_size": 8, "num_classes": None}
     options = {"num_blocks": 1, "groups": 2, "num_heads": 1, "attention_resolutions": [4]}
     unet = UNet(**size, widths=[4, 8, 8], **options)
-    assert [type(block).__name__ for block in sharding.blocks(unet)] == [
+    assert [type(block).__name__ for block in fsdp.blocks(unet)] == [
         *("TimeEmbedding", "Stage", "Down", "Down", "Up", "Up", "Stage")
     ]
     net = ConvNet(**size, width=8, time_conditioning=True)
-    assert [type(block).__name__ for block in sharding.blocks(net)] == ["TimeEmbedding"]
+    assert [type(block).__name__ for block in fsdp.blocks(net)] == ["TimeEmbedding"]
 
 
 # images

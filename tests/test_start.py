@@ -86,7 +86,7 @@ from ddpm import eager
 eager.import_fabric()
 eager.shield_optimizers()
 import sys, torch
-from ddpm.hardware import Fabric
+from ddpm.runner.distributed.fabric import Fabric
 weight = torch.nn.Parameter(torch.ones(3))
 optimizer = torch.optim.Adam([weight], fused=True)
 weight.grad = torch.ones(3)

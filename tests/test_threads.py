@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from ddpm import threads
-from ddpm.threads import Usage
+from ddpm.runner.distributed import threads
+from ddpm.runner.distributed.threads import Usage
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_only_what_our_cores_do_counts(monkeypatch, tmp_path):
     lines = ["cpu  9 9 9 9 9 9 9 9 0 0", "cpu0 900 0 0 1 0 0 0 0 0 0"]
     lines += ["cpu1 100 20 30 7 7 4 5 7 0 0", "cpu3 200 0 0 1 0 0 0 0 0 0", "intr 5 5", "ctxt 88"]
     stat.write_text("\n".join(lines))
-    monkeypatch.setattr("ddpm.threads.os.sysconf", lambda name: 100)
+    monkeypatch.setattr("ddpm.runner.distributed.threads.os.sysconf", lambda name: 100)
     assert threads.usage().total == pytest.approx((100 + 20 + 30 + 4 + 5 + 200) / 100)
     stat.unlink()
     assert threads.usage() is None

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ddpm.hardware import fast_bf16
+from ddpm.runner.distributed.fabric import fast_bf16
 from gpu_parts.process import Process
 
 Figures = dict[str, Any]  # what a part measured: numbers and short texts, for the table and JSON

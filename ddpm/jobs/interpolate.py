@@ -20,9 +20,9 @@ from ddpm.jobs.run import Run
 from ddpm.jobs.sample import make_pipeline
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
+from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
-from ddpm.signals import GracefulStop
 
 ROWS = 32  # of strip.png, at most
 WIDTH = 1024  # of it, about

@@ -8,10 +8,11 @@ import torch
 from lightning_fabric.plugins import Precision
 from torch import Tensor, nn
 
-from ddpm import checkpoint, pretrained, sharding
+from ddpm import checkpoint, pretrained
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.errors import InputError
+from ddpm.runner.distributed import fsdp
 
 
 @dataclass
@@ -45,12 +46,12 @@ class Learned:
         }
         for part in ("model", "ema", "diffusion"):
             for name, weight in state[part].items():
-                if not sharding.shared_finite(weight):
+                if not fsdp.shared_finite(weight):
                     raise InputError(
                         f"the weights are not finite any more ({part}: {name}): no checkpoint of "
                         "them is written. A lower optimizer.lr helps; earlier checkpoints are good."
                     )
-        return sharding.whole(state, keep)
+        return fsdp.whole(state, keep)
 
     def load(self, state: dict[str, Any], path: Path) -> None:
         """Take up what a checkpoint holds; the knobs of the optimizer stay as configured."""
@@ -89,6 +90,6 @@ class Learned:
 
 def like(value: Tensor, weight: Tensor) -> Tensor:
     """A tensor with the layout and on the device, or the devices, of a weight of its shape."""
-    if sharding.is_shared(weight):
-        return sharding.share(value, weight)
+    if fsdp.is_shared(weight):
+        return fsdp.share(value, weight)
     return torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -14,7 +14,6 @@ from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.errors import InputError, shown
-from ddpm.hardware import check_compiler, mesh_of, restart_peak
 from ddpm.jobs.compiling import NEVER, can_compile, compile_networks, may_compile, pays
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.memory import Expected, Trial, choose, expected, splits, warn
@@ -27,10 +26,11 @@ from ddpm.jobs.step import LearningRate, Step
 from ddpm.jobs.watch import Watch
 from ddpm.randomness import Order, StepNoise
 from ddpm.recompute import blocks, recompute
+from ddpm.runner.distributed.fabric import check_compiler, mesh_of, restart_peak
+from ddpm.runner.distributed.fsdp import shard
+from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
-from ddpm.sharding import shard
-from ddpm.signals import GracefulStop
 
 logger = logging.getLogger(__name__)
 

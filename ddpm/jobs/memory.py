@@ -21,11 +21,12 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ddpm import eager, memory, sharding
+from ddpm import eager, memory
 from ddpm.errors import InputError
-from ddpm.hardware import mesh_of
 from ddpm.memory import Ledger
 from ddpm.recompute import recompute
+from ddpm.runner.distributed import fsdp
+from ddpm.runner.distributed.fabric import mesh_of
 
 Images = tuple[Tensor, Tensor, Tensor, Tensor | None]  # x_0, t, eps, label
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -143,7 +144,7 @@ class Trial:
         self.shared = mesh_of(fabric) is not None
         weights = list(net.parameters())
         self.weights = sum(weight.nbytes for weight in weights)
-        self.largest = max(map(_bytes, sharding.blocks(net)), default=0)
+        self.largest = max(map(_bytes, fsdp.blocks(net)), default=0)
         pixels = shape[1] * shape[2]
         self.measured, self.fake = net, None
         if self.shared or sum(weight.numel() for weight in weights) * pixels > SMALL:
@@ -324,7 +325,7 @@ def _tensors(optimizer: torch.optim.Optimizer) -> Iterator[int]:
     for entries in optimizer.state.values():
         for value in entries.values():
             if isinstance(value, Tensor) and value.dim() > 0:
-                yield (value.to_local() if sharding.is_shared(value) else value).nbytes
+                yield (value.to_local() if fsdp.is_shared(value) else value).nbytes
 
 
 def free(fabric: Fabric) -> int | None:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ddpm import signals
 from ddpm.data.base import ImageData
 from ddpm.errors import InputError, shown
 from ddpm.randomness import Order
+from ddpm.runner.distributed import signals
 from ddpm.runner.safe_io.atomic import free_bytes
 
 AHEAD = 2  # batches that a process reads ahead

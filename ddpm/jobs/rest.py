@@ -17,9 +17,9 @@ from torch import Tensor
 from ddpm.errors import InputError
 from ddpm.images import is_whole, save_png
 from ddpm.jobs.run import Run
+from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
-from ddpm.signals import GracefulStop
 
 SEEN_AFTER = 30  # seconds that a file server may keep an old answer
 

@@ -13,13 +13,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import checkpoint, presets, threads
+from ddpm import checkpoint, presets
 from ddpm.errors import InputError, shown
-from ddpm.hardware import describe
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
 from ddpm.jobs.products import offer
 from ddpm.plan import Plan
+from ddpm.runner.distributed import threads
+from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal import streams

@@ -15,8 +15,8 @@ from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif
 from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
 from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler, in_turn
+from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.terminal.progress import Progress
-from ddpm.signals import GracefulStop
 
 GRID = 256  # images in grid.png, at most
 ANIMATED = 16  # images in denoising.gif

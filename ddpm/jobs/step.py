@@ -14,7 +14,7 @@ from ddpm.diffusion import NO_LABEL, GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.images import normalize
 from ddpm.randomness import StepNoise, mix, seed_device
-from ddpm.sharding import norm_of
+from ddpm.runner.distributed.fsdp import norm_of
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 QUARTERS = 4  # of 0..T-1, whose losses are told apart

@@ -6,8 +6,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.runs import stop_file
-from ddpm.signals import GracefulStop
 
 EVERY = 10  # steps between two looks at a device that would have to be waited for
 

@@ -7,9 +7,10 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from ddpm import private, ranks
+from ddpm import private
 from ddpm.errors import InputError
 from ddpm.paths import as_text, check_sweep_name
+from ddpm.runner.distributed import ranks
 from ddpm.runner.runs import run_dir
 from ddpm.sweeps.freeze import Job
 

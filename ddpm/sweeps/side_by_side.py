@@ -6,8 +6,8 @@ from typing import Generic, TypeVar
 
 from ddpm.errors import InputError
 from ddpm.perform import Preempted
+from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.runs import run_dir
-from ddpm.signals import GracefulStop
 from ddpm.sweeps.attempt import keep_error
 from ddpm.sweeps.folder import elsewhere
 from ddpm.sweeps.freeze import Job

@@ -1,6 +1,6 @@
 """Jobs in processes of this machine: one for each GPU, or for each so many CPU cores.
 
-The processes are those of `multiprocessing`: they learn by themselves (`ddpm.signals`) when this
+The processes are those of `multiprocessing`: they learn by themselves (`ddpm.runner.distributed.signals`) when this
 one dies, and may start processes of their own, as hardware=ddp does. A job's process ends with it,
 so that a crash takes nothing with it but the job.
 """

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from submitit.helpers import DelayedSubmission
 
-from ddpm import ranks
 from ddpm.perform import Preempted
+from ddpm.runner.distributed import ranks
 from ddpm.sweeps.attempt import attempt
 from ddpm.sweeps.freeze import Job
 

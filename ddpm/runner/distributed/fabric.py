@@ -21,9 +21,9 @@ from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, Stra
 from lightning_fabric.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import nn
 
-from ddpm import ranks
-from ddpm import threads as cpu_threads
 from ddpm.errors import InputError, nearest
+from ddpm.runner.distributed import ranks
+from ddpm.runner.distributed import threads as cpu_threads
 
 # Weights in other types than float32 have an average and samplers that do not fit them yet.
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
