@@ -115,10 +115,12 @@ def _choices_of(path: Path) -> dict[str, Any]:
     """The options of a run, of whose folder, checkpoints or exports the path is one."""
     export = path / "model.safetensors" if path.is_dir() else path
     if export.suffix == ".safetensors" and export.is_file():
-        from ddpm import exported  # torch, only where a checkpoint is to be read
+        from ddpm.runner.checkpoints import (
+            safetensors_file,  # torch, only where a checkpoint is to be read
+        )
 
         try:
-            return exported.read_hparams(export)["choices"]
+            return safetensors_file.read_hparams(export)["choices"]
         except InputError:  # which is told when the run is planned
             return {}
     for folder in (path, path.parent, path.parent.parent):
@@ -180,7 +182,7 @@ def stored_parts(source: str, job: str) -> tuple[Path, dict[str, Any]]:
 
 def _read(source: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """File, configuration, and run and step of a checkpoint."""
-    from ddpm import checkpoint  # torch, only where a checkpoint is to be read
+    from ddpm.runner.checkpoints import checkpoint  # torch, only where a checkpoint is to be read
 
     path, about = artifacts.find(source)
     file, state = checkpoint.find(path)

@@ -25,7 +25,8 @@ from test_run import (
     status_of,
 )
 
-from ddpm import Pipeline, checkpoint
+from ddpm import Pipeline
+from ddpm.runner.checkpoints import checkpoint
 
 RUN = [*TINY, "data.conditional=true", "output_dir=run"]
 MORE = ["resume=run", "job.max_steps=8"]

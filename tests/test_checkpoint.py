@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm import checkpoint
 from ddpm.errors import InputError
+from ddpm.runner.checkpoints import checkpoint
 
 
 def state(step=1, size=4):

@@ -19,8 +19,8 @@ from crash_parts import TINY, go, said, start, wait
 from test_checkpoint import state
 from test_run import assert_equal_state, files_of, losses_of, state_of, status_of
 
-from ddpm import checkpoint
 from ddpm.errors import InputError
+from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.runs import run_dir
 from ddpm.trackers import local
 

@@ -17,8 +17,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_run import SAMPLE, go, pngs
 
-from ddpm import Pipeline, checkpoint, exported
+from ddpm import Pipeline
 from ddpm.errors import InputError
+from ddpm.runner.checkpoints import checkpoint, safetensors_file
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.heun import Heun
 
@@ -58,7 +59,7 @@ def made(**changes):
     g = torch.Generator().manual_seed(0)
     weights = {
         f"layer.{name}": (3 * torch.randn(3, 5, generator=g)).to(dtype)
-        for name, dtype in exported.DTYPES.items()
+        for name, dtype in safetensors_file.DTYPES.items()
     }
     weights |= {"scalar": torch.tensor(1.5), "none": torch.empty(0, 4)}
     weights |= {"channels_last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)}
@@ -77,7 +78,7 @@ def made(**changes):
 def file(tmp_path):
     """A file of a few kilobytes."""
     small = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
-    return exported.write(tmp_path, made(ema=small), "ema")
+    return safetensors_file.write(tmp_path, made(ema=small), "ema")
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +105,9 @@ def trained(run, runs):
 
 def test_a_round_trip_of_every_type_and_shape(tmp_path):
     given = made()
-    path = exported.write(tmp_path, given, "ema")
+    path = safetensors_file.write(tmp_path, given, "ema")
     assert {p.name for p in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
-    state = exported.read(path)
+    state = safetensors_file.read(path)
     assert (state["step"], state["run_id"], state["schema"]) == (7, "0123abcd", 1)
     assert "model" not in state
     assert "optimizer" not in state
@@ -115,14 +116,14 @@ def test_a_round_trip_of_every_type_and_shape(tmp_path):
         for name, tensor in given[entry].items():
             assert state[entry][name].dtype == tensor.dtype
             assert torch.equal(state[entry][name], tensor), name
-    other = exported.read(exported.write(tmp_path, given, "model"))
+    other = safetensors_file.read(safetensors_file.write(tmp_path, given, "model"))
     assert torch.equal(other["model"]["other"], torch.zeros(2))
     assert "ema" not in other
 
 
 def test_other_programs_can_read_it(tmp_path):
     given = made()
-    path = exported.write(tmp_path, given, "ema")
+    path = safetensors_file.write(tmp_path, given, "ema")
     tensors = load_file(path)
     assert torch.equal(tensors["network.layer.BF16"], given["ema"]["layer.BF16"])
     assert torch.equal(tensors["diffusion.schedule.weight"], torch.ones(4, dtype=torch.float64))
@@ -137,23 +138,23 @@ def test_other_programs_can_read_it(tmp_path):
 
 
 def test_tensors_are_aligned(tmp_path):
-    header, start, _ = parts(exported.write(tmp_path, made(), "ema"))
+    header, start, _ = parts(safetensors_file.write(tmp_path, made(), "ema"))
     assert start % 8 == 0
     for name, entry in header.items():
         if name != "__metadata__":
-            assert entry["data_offsets"][0] % exported.DTYPES[entry["dtype"]].itemsize == 0
+            assert entry["data_offsets"][0] % safetensors_file.DTYPES[entry["dtype"]].itemsize == 0
 
 
 def test_nothing_of_this_machine_is_shared(tmp_path):
-    path = exported.write(tmp_path, made(), "ema")
+    path = safetensors_file.write(tmp_path, made(), "ema")
     for name in ("model.safetensors", "config.json"):
         assert b"marker" not in (tmp_path / name).read_bytes()
-    hparams = exported.read_hparams(path)
+    hparams = safetensors_file.read_hparams(path)
     assert hparams["data"]["root"] is None
     assert "guidance" not in hparams
     assert hparams["choices"] == {"job": "train", "model": "convnet", "guidance": "none"}
     assert hparams["seed"] == 3
-    assert exported.shared(hparams) == hparams
+    assert safetensors_file.shared(hparams) == hparams
 
 
 def test_a_full_disk_leaves_nothing_and_spares_what_is_there(tmp_path):
@@ -163,13 +164,13 @@ def test_a_full_disk_leaves_nothing_and_spares_what_is_there(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
         try:
             with pytest.raises(InputError, match=r"safetensors: the export could not be written"):
-                exported.write(tmp_path, big, "ema")
+                safetensors_file.write(tmp_path, big, "ema")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, old)
         assert {p.name for p in tmp_path.iterdir()} == before
         if before:
-            assert exported.read(tmp_path / "model.safetensors")["step"] == 8
-        exported.write(tmp_path, made(step=8), "ema")
+            assert safetensors_file.read(tmp_path / "model.safetensors")["step"] == 8
+        safetensors_file.write(tmp_path, made(step=8), "ema")
 
 
 def test_what_is_no_plain_data_is_not_written(tmp_path):
@@ -180,7 +181,7 @@ def test_what_is_no_plain_data_is_not_written(tmp_path):
         {"ema": {"x": torch.zeros(1, dtype=torch.complex64)}},
     ):
         with pytest.raises(InputError, match="could not be written"):
-            exported.write(tmp_path, made(**broken), "ema")
+            safetensors_file.write(tmp_path, made(**broken), "ema")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,7 +210,7 @@ def put(path, header, data, *, length=None):
 def assert_refused(path, *words):
     """In one line that names the file, and no other error."""
     with pytest.raises(InputError) as error:
-        exported.read(path)
+        safetensors_file.read(path)
     message = str(error.value)
     assert message.startswith(f"checkpoint={path}: ")
     assert len(message) < len(str(path)) + 400
@@ -220,9 +221,9 @@ def assert_refused(path, *words):
 
 def test_what_is_put_together_here_is_read(file):
     header, _, data = parts(file)
-    before = exported.read(file)
+    before = safetensors_file.read(file)
     put(file, header, data)
-    after = exported.read(file)
+    after = safetensors_file.read(file)
     assert after["hparams"] == before["hparams"]
     assert torch.equal(after["ema"]["a"], before["ema"]["a"])
 
@@ -234,9 +235,9 @@ def test_every_flipped_bit_is_noticed(file):
         changed[at] ^= 1 << at % 8
         file.write_bytes(bytes(changed))
         with pytest.raises(InputError):
-            exported.read(file)
+            safetensors_file.read(file)
     file.write_bytes(content)
-    exported.read(file)
+    safetensors_file.read(file)
 
 
 def test_every_cut_is_noticed(file):
@@ -354,7 +355,7 @@ def test_tensors_that_do_not_fit_the_file_are_refused(layout, file):
 def test_a_name_twice_is_refused(file):
     header, _, _ = parts(file)
     put(file, {"__metadata__": header["__metadata__"], "network.a": entry(0, 32)}, bytes(32))
-    assert exported.read(file)["ema"]["a"].shape == (8,)
+    assert safetensors_file.read(file)["ema"]["a"].shape == (8,)
     text = json.dumps({"__metadata__": header["__metadata__"]}, separators=(",", ":"))
     again = json.dumps({"network.a": entry(0, 32)})[1:-1]
     put(file, f"{text[:-1]},{again},{again}}}", bytes(32))

@@ -25,11 +25,12 @@ from test_checkpoint import state
 from test_data import Large, build, everything, folder, tree  # noqa: F401
 from test_run import assert_equal_state, losses_of, state_of, status_of
 
-from ddpm import checkpoint, composed, exported
+from ddpm import composed
 from ddpm.data import base
 from ddpm.errors import InputError
 from ddpm.jobs import reading
 from ddpm.report import status as table
+from ddpm.runner.checkpoints import checkpoint, safetensors_file
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io import atomic
 from ddpm.wb import uploads
@@ -363,14 +364,14 @@ def test_a_disk_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch):
 
 def test_an_export_is_read_without_a_memory_map(straight, tmp_path, monkeypatch):
     assert go(tmp_path, "job=export", f"checkpoint={straight}", "output_dir=e") == 0, said(tmp_path)
-    file = tmp_path / "e" / exported.NAME
-    mapped = exported._tensors(file)
+    file = tmp_path / "e" / safetensors_file.NAME
+    mapped = safetensors_file._tensors(file)
 
     def refused(*arguments, **options):
         raise OSError("No such device (os error 19)")  # as the library says it, without a number
 
-    monkeypatch.setattr(exported, "safe_open", refused)
-    unmapped = exported._tensors(file)
+    monkeypatch.setattr(safetensors_file, "safe_open", refused)
+    unmapped = safetensors_file._tensors(file)
     assert mapped.keys() == unmapped.keys()
     assert all(torch.equal(mapped[name], unmapped[name]) for name in mapped)
     assert checkpoint.find(tmp_path / "e")[1]["step"] == 6

@@ -70,7 +70,7 @@ torch.optim.optimizer.functools.partial torch.optim.lr_scheduler.LambdaLR
 torch.optim.Adam.__class__ torch.optim.Adam.load_state_dict torch.optim.Optimizer
 ddpm.build.hydra.utils.instantiate ddpm.build.build ddpm.build.OmegaConf.create ddpm.cli.main
 ddpm.cli.os._exit ddpm.launch.launch ddpm.runner.safe_io.read_archive ddpm.runner.runs.run_dir.os.remove
-ddpm.checkpoint.shutil.rmtree ddpm.checkpoint.torch.load ddpm.trackers.local.open
+ddpm.runner.checkpoints.checkpoint.shutil.rmtree ddpm.runner.checkpoints.checkpoint.torch.load ddpm.trackers.local.open
 ddpm.models.unet.UNet.__init__ ddpm.models.unet.UNet.__init__.__globals__
 ddpm.models.unet.UNet.__init__.__globals__.__getitem__ ddpm.models.unet.UNet.__class__
 ddpm.models.unet.UNet.__mro__ ddpm.models.unet.UNet.__subclasses__ ddpm.models.unet.torch.load

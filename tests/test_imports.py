@@ -51,7 +51,7 @@ ONLY = {
     "PIL": {"ddpm.data", "ddpm.images", "ddpm.report", "ddpm.trackers"},
     "jinja2": {"ddpm.report"},
     "sklearn": {"ddpm.data.digits"},
-    "safetensors": {"ddpm.exported"},
+    "safetensors": {"ddpm.runner.checkpoints.safetensors_file"},
     "submitit": {"ddpm.sweeps.slurm", "ddpm.sweeps.slurm_task"},
     "optuna": {"ddpm.sweeps.search", "ddpm.sweeps.space", "ddpm.sweeps.trials"},
 }
@@ -93,7 +93,7 @@ LEAVES = {
     },
     "ddpm.wb": {
         "ddpm.wb",
-        "ddpm.checkpoint",
+        "ddpm.runner.checkpoints.checkpoint",
         "ddpm.runner.runs.metrics_log",
         "ddpm.runner.runs.run_dir",
         "ddpm.secret_names",
@@ -110,10 +110,13 @@ LEAVES = {
     "ddpm.runner.runs.stored_config": {"ddpm.runner.safe_io"},
     "ddpm.runner.safe_io.atomic": set(),
     "ddpm.runner.safe_io.file_locks": set(),
-    "ddpm.exported": {"ddpm.runner.runs.stored_config", "ddpm.runner.safe_io"},
-    "ddpm.checkpoint": {
+    "ddpm.runner.checkpoints.safetensors_file": {
+        "ddpm.runner.runs.stored_config",
+        "ddpm.runner.safe_io",
+    },
+    "ddpm.runner.checkpoints.checkpoint": {
         "ddpm.runner.safe_io.failpoint",
-        "ddpm.exported",
+        "ddpm.runner.checkpoints.safetensors_file",
         "ddpm.runner.distributed.fsdp",
         "ddpm.runner.runs.stored_config",
         "ddpm.runner.safe_io",
@@ -180,7 +183,7 @@ MIDDLE = {
     # Parts reach jobs and the pipeline as arguments: no model, schedule or data set by name.
     "ddpm.interpolation": {"ddpm.diffusion", "ddpm.samplers.base"},
     "ddpm.inpainting": {"ddpm.diffusion", "ddpm.samplers.base"},
-    "ddpm.pretrained": {"ddpm.build", "ddpm.checkpoint", "ddpm.diffusion"},
+    "ddpm.pretrained": {"ddpm.build", "ddpm.runner.checkpoints.checkpoint", "ddpm.diffusion"},
     "ddpm.guidance": {
         "ddpm.guidance.base",
         "ddpm.diffusion",
@@ -210,12 +213,12 @@ MIDDLE = {
         "ddpm.data.pictures",
         "ddpm.rules",
         "ddpm.trackers.base",
-        "ddpm.checkpoint",
+        "ddpm.runner.checkpoints.checkpoint",
         "ddpm.runner.terminal.progress",
         "ddpm.runner.safe_io.failpoint",
         "ddpm.eager",
         "ddpm.ema",
-        "ddpm.exported",
+        "ddpm.runner.checkpoints.safetensors_file",
         "ddpm.runner.distributed.fabric",
         "ddpm.images",
         "ddpm.memory",

@@ -9,12 +9,13 @@ import pytest
 from conftest import ROOT
 from report_parts import run_folder
 
-from ddpm import catalog, checkpoint, mistakes, place, report
+from ddpm import catalog, mistakes, place, report
 from ddpm.data.pets import Pets
 from ddpm.errors import InputError
 from ddpm.jobs import products
 from ddpm.perform import perform
 from ddpm.report import commands, runs, status
+from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks, listing
 from ddpm.shadows import check_shadows

@@ -12,8 +12,9 @@ import torch
 import yaml
 from conftest import TINY
 
-from ddpm import catalog, exported
+from ddpm import catalog
 from ddpm.errors import InputError
+from ddpm.runner.checkpoints import safetensors_file
 from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.runs.run_dir import read_config, write_config, write_status
 from ddpm.runner.safe_io import MAX_NODES, MAX_TEXT, MAX_YAML
@@ -249,5 +250,5 @@ def test_the_largest_configuration_fits_into_an_export(tmp_path):
     hparams |= {"diffusion": {}, "version": 1}
     assert len(stored_config.to_yaml(hparams)) < MAX_YAML
     state = {"step": 1, "run_id": "a", "ema": {"w": torch.zeros(1)}, "hparams": hparams}
-    path = exported.write(tmp_path, state, "ema")
-    assert exported.read_hparams(path)["model"]["widths"] == widths
+    path = safetensors_file.write(tmp_path, state, "ema")
+    assert safetensors_file.read_hparams(path)["model"]["widths"] == widths

@@ -195,7 +195,7 @@ def test_the_same_one_after_a_while_stops_at_once(in_step, tmp_path, monkeypatch
 
 
 def test_a_second_one_in_the_middle_of_a_checkpoint(straight, tmp_path, monkeypatch):
-    from ddpm import checkpoint
+    from ddpm.runner.checkpoints import checkpoint
 
     write, count = checkpoint._File.write, iter(range(10**6))
 
@@ -231,7 +231,7 @@ def test_during_a_preview_and_during_a_checkpoint_it_waits(straight, tmp_path, m
     assert (tmp_path / "run" / "samples" / "step-000006.png").exists()
     assert_stopped(tmp_path, 7)
     monkeypatch.undo()
-    from ddpm import checkpoint
+    from ddpm.runner.checkpoints import checkpoint
 
     sync = checkpoint.sync_folder
 

@@ -22,10 +22,10 @@ from torch.utils.data import get_worker_info
 from tracker_parts import GRID
 from tracker_parts import said as warned
 
-from ddpm import checkpoint
 from ddpm.data.base import ImageData
 from ddpm.jobs import reading, run, train
 from ddpm.jobs.train import Train
+from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed import signals
 from ddpm.runner.runs import run_dir
 from ddpm.trackers.base import Trackers

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpm import checkpoint
+from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.runs import stop_file
 from gpu_parts.configuration import SMALL
 from gpu_parts.part import CheckFailed, Figures, Machine, Part, Skipped, no_compiler

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpm import checkpoint
+from ddpm.runner.checkpoints import checkpoint
 from gpu_parts.part import CheckFailed, Figures, Part
 from gpu_parts.program import Program, Runs, losses
 

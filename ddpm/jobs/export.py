@@ -6,14 +6,15 @@ from pathlib import Path
 from lightning_fabric import Fabric
 from torch import nn
 
-from ddpm import exported, pretrained
+from ddpm import pretrained
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.jobs.run import Run
+from ddpm.runner.checkpoints import safetensors_file
 from ddpm.runner.runs import run_dir
 from ddpm.runner.terminal import shell
 
-WRITERS = {"safetensors": exported.write}
+WRITERS = {"safetensors": safetensors_file.write}
 
 
 def export(
@@ -49,7 +50,7 @@ def export(
         file = WRITERS[format](run.dir, state, weights)
         run.say(
             f"done     {file} ({file.stat().st_size / 1e6:.1f} MB): {weights} of {run.path}, "
-            f"step {run.step}; {exported.CONFIG} beside it"
+            f"step {run.step}; {safetensors_file.CONFIG} beside it"
         )
         if trained == "train_classifier":
             run.say(
@@ -74,7 +75,7 @@ def make_folder(path: Path, *, unique: bool) -> Path:
     """
     if not unique:
         run_dir.check_free(path)
-        if (path / exported.NAME).exists():
+        if (path / safetensors_file.NAME).exists():
             raise InputError(f"output_dir={path}: holds an export already; choose another folder.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

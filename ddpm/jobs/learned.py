@@ -8,10 +8,11 @@ import torch
 from lightning_fabric.plugins import Precision
 from torch import Tensor, nn
 
-from ddpm import checkpoint, pretrained
+from ddpm import pretrained
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema import EMA
 from ddpm.errors import InputError
+from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed import fsdp
 
 

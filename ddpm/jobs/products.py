@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from ddpm.checkpoint import list_checkpoints
+from ddpm.runner.checkpoints.checkpoint import list_checkpoints
 from ddpm.runner.safe_io import listing
 from ddpm.trackers.base import Trackers, grid_files
 

@@ -110,7 +110,7 @@ def _add_configuration(file: Path) -> None:
     Raises:
         InputError: it is no checkpoint of this program.
     """
-    from ddpm import checkpoint
+    from ddpm.runner.checkpoints import checkpoint
     from ddpm.runner.runs import run_dir  # torch, only where something was downloaded
 
     try:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddpm import exported
 from ddpm.errors import InputError, causes, shown
+from ddpm.runner.checkpoints import safetensors_file
 from ddpm.runner.distributed.fsdp import share
 from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io import Refused, check_archive, listing, read_archive
@@ -51,7 +51,7 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     path = folder / f"step-{state['step']:07d}.pt"
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
-        _write(temporary, {"format": exported.FORMAT, "schema": SCHEMA, **state})
+        _write(temporary, {"format": safetensors_file.FORMAT, "schema": SCHEMA, **state})
         replace(temporary, path)
         crashpoint("checkpoint.renamed")
         sync_folder(folder)
@@ -157,8 +157,8 @@ def load(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"checkpoint={path}: there is no such file.")
-    if path.suffix == exported.SUFFIX:
-        state, entries = exported.read(path), ()
+    if path.suffix == safetensors_file.SUFFIX:
+        state, entries = safetensors_file.read(path), ()
     else:
         state, entries = _read(path), ENTRIES
     if missing := [entry for entry in entries if entry not in state]:
@@ -177,7 +177,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(
             f"checkpoint={path}: not a whole checkpoint of this program ({error})."
         ) from None
-    if not isinstance(state, dict) or state.get("format") != exported.FORMAT:
+    if not isinstance(state, dict) or state.get("format") != safetensors_file.FORMAT:
         raise InputError(f"checkpoint={path}: not a checkpoint of this program.")
     schema = state.get("schema")
     if not isinstance(schema, int) or schema > SCHEMA:
@@ -233,7 +233,7 @@ def find(path: str | Path) -> tuple[Path, dict[str, Any]]:
             return candidate, load(candidate)
         except InputError as error:
             print(f"Passed over: {error}")
-    if (export := path / exported.NAME).is_file():
+    if (export := path / safetensors_file.NAME).is_file():
         return export, load(export)
     raise InputError(f"checkpoint={path}: the folder holds no whole checkpoint (step-*.pt).")
 
