@@ -28,7 +28,7 @@ from ddpm.runner.runs import code_version, run_dir, stored_config
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 from ddpm.sweeps import folder as sweep_folder
-from ddpm.wb import limits
+from ddpm.trackers.wandb_client import limits
 
 OmegaConf.register_new_resolver("sweep_dir", sweep_folder.of, replace=True)
 

@@ -12,12 +12,13 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import artifacts, catalog, overrides, paths
+from ddpm import catalog, overrides, paths
 from ddpm.errors import InputError, shown
 from ddpm.rules import look_up
 from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.safe_io import Refused, read_yaml
 from ddpm.runner.terminal import shell
+from ddpm.trackers.wandb_client import reference
 
 TRAINING = ("train", "train_classifier")
 SAMPLING = ("sample", "interpolate", "inpaint")
@@ -75,7 +76,7 @@ def inherited(words: list[str]) -> list[str]:
     if not source or source == "auto":
         return []
     try:
-        path = Path(source) if key == "resume" else artifacts.find(source).path
+        path = Path(source) if key == "resume" else reference.find(source).path
     except InputError:  # reported when the run is planned
         return []
     choices = _choices_of(path)
@@ -184,7 +185,7 @@ def _read(source: str) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     """File, configuration, and run and step of a checkpoint."""
     from ddpm.runner.checkpoints import checkpoint  # torch, only where a checkpoint is to be read
 
-    path, about = artifacts.find(source)
+    path, about = reference.find(source)
     file, state = checkpoint.find(path)
     stored_config.check_version(state["hparams"], f"checkpoint={source}")
     who = {"run_id": state["run_id"], "step": state["step"], **about}
@@ -202,7 +203,7 @@ def check_classifier(config: dict[str, Any]) -> None:
         return
     try:
         _, hparams, who = _read(given)
-        config["guidance"]["classifier"] = str(artifacts.find(given).path.absolute())
+        config["guidance"]["classifier"] = str(reference.find(given).path.absolute())
     except InputError as error:
         raise InputError(str(error).replace("checkpoint=", "guidance.classifier=", 1)) from None
     if (job := look_up(hparams, "choices.job")) != "train_classifier":

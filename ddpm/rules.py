@@ -9,7 +9,7 @@ from types import UnionType
 from typing import Any
 
 from ddpm.errors import InputError, nearest
-from ddpm.wb import limits
+from ddpm.trackers.wandb_client import limits
 
 
 @dataclass(frozen=True)

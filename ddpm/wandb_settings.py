@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm import catalog, private, rules
 from ddpm.errors import InputError, shown
 from ddpm.secret_names import is_secret_variable
-from ddpm.wb import limits
+from ddpm.trackers.wandb_client import limits
 
 PLACE = "tracker.wandb"
 VARIABLES = {
@@ -203,6 +203,6 @@ def check_login(config: dict[str, Any]) -> None:
     """
     node = _node(config)
     if node is not None and limits.wanted_mode(node.get("mode")) == "online":
-        from ddpm.wb import opening
+        from ddpm.trackers.wandb_client import session
 
-        opening.check_login()
+        session.check_login()

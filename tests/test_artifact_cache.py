@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from ddpm import artifacts
 from ddpm.errors import InputError
+from ddpm.trackers.wandb_client import reference
 
 
 @pytest.fixture
@@ -32,16 +32,16 @@ def homeless(monkeypatch):
 def test_a_cache_that_is_set_asks_for_no_home(homeless, monkeypatch, variables, place):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert artifacts.cache() == Path(place)
+    assert reference.cache() == Path(place)
 
 
 def test_without_a_home_the_variable_is_named(homeless):
     with pytest.raises(InputError, match="set the environment variable DDPM_CACHE"):
-        artifacts.cache()
+        reference.cache()
 
 
 def test_at_home_by_default(monkeypatch, tmp_path):
     for name in ("DDPM_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert artifacts.cache() == tmp_path / ".cache" / "hydra-ddpm" / "artifacts"
+    assert reference.cache() == tmp_path / ".cache" / "hydra-ddpm" / "artifacts"

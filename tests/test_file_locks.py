@@ -535,7 +535,7 @@ class Entry(SimpleNamespace):
 
 @pytest.mark.parametrize("kind", LIVING)
 def test_a_download_is_made_once(kind, tmp_path, monkeypatch):
-    from ddpm.wb import download
+    from ddpm.trackers.wandb_client import download
 
     offer(monkeypatch, tmp_path, kind)
     entry, cache = Entry(), tmp_path / "cache" / "artifacts"

@@ -33,7 +33,7 @@ from ddpm.report import status as table
 from ddpm.runner.checkpoints import checkpoint, safetensors_file
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io import atomic
-from ddpm.wb import uploads
+from ddpm.trackers.wandb_client import uploads
 
 
 @pytest.fixture(scope="module")

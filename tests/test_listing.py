@@ -21,7 +21,7 @@ from ddpm.runner.safe_io import file_locks, listing
 from ddpm.shadows import check_shadows
 from ddpm.sweeps import folder
 from ddpm.trackers.base import Trackers, grid_files
-from ddpm.wb import download, seen
+from ddpm.trackers.wandb_client import download, history
 
 CODES = [errno.ESTALE, errno.EACCES, errno.EIO, errno.ENFILE]
 
@@ -194,9 +194,9 @@ def test_a_folder_of_samples_is_not_taken_for_empty(tmp_path, refuse):
 def test_offline_parts_of_a_run_are_not_guessed(tmp_path, refuse):
     """W&B would be given the same steps twice."""
     (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
-    assert seen.in_files(tmp_path) == seen.Seen()
+    assert history.in_files(tmp_path) == history.Seen()
     refuse(tmp_path / "wandb" / "offline-run-1")
-    raises(lambda: seen.in_files(tmp_path), tmp_path / "wandb" / "offline-run-1")
+    raises(lambda: history.in_files(tmp_path), tmp_path / "wandb" / "offline-run-1")
 
 
 def test_a_job_that_cannot_be_looked_into_does_not_begin_anew(tmp_path, refuse):

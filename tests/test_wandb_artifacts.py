@@ -11,9 +11,8 @@ from PIL import Image
 from wandb_artifact_server import StoredArtifact
 from wandb_parts import forget, nobody_is_logged_in, server
 
-from ddpm import artifacts
 from ddpm.errors import InputError
-from ddpm.wb import download
+from ddpm.trackers.wandb_client import download, reference
 
 __all__ = ["nobody_is_logged_in", "server"]
 
@@ -23,7 +22,7 @@ SAMPLE = ["job=sample", "hardware=cpu", "job.num_samples=2", "sampler.steps=2"]
 
 @pytest.fixture(autouse=True)
 def fresh():
-    artifacts._fetched.cache_clear()
+    reference._fetched.cache_clear()
 
 
 def config(folder):
@@ -57,7 +56,7 @@ def test_a_model_goes_up_and_is_sampled_from_by_its_name(run, server, tmp_path):
     assert drawn["choices"]["model"] == "convnet"
     assert server.runs[drawn["run_id"]].used == [model.id], "lineage"
     fresh_process()
-    found = artifacts.find(f"wandb:{name}:v0")
+    found = reference.find(f"wandb:{name}:v0")
     assert (str(found.path), found.about) == (drawn["checkpoint"], about)
     assert len([path for path in server.asked if path.startswith("GET /artifactsV2")]) == 1
     status, _, err = run(*SAMPLE, "tracker=local", "checkpoint=run", "output_dir=local")
@@ -70,7 +69,7 @@ def test_a_model_goes_up_and_is_sampled_from_by_its_name(run, server, tmp_path):
 
 def fresh_process():
     forget()
-    artifacts._fetched.cache_clear()
+    reference._fetched.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +87,7 @@ def test_a_classifier_is_asked_for_in_the_same_way(run, tiny, monkeypatch):
         status, err, "guidance.classifier=wandb:model-x: an artifact is named wandb:<en"
     )
     found = download.Found(tiny / "checkpoints" / "step-0000006.pt", "a/b/c:v1", "ab")
-    monkeypatch.setattr(artifacts, "_fetched", lambda source: found)
+    monkeypatch.setattr(reference, "_fetched", lambda source: found)
     status, _, err = run(*words, "guidance.classifier=wandb:a/b/c:best")
     assert_answered(status, err, "guidance.classifier=wandb:a/b/c:best: of job=train, not of")
 
@@ -146,7 +145,7 @@ def test_what_strangers_store_is_answered_in_a_line(server, tmp_path, monkeypatc
         if files is not None:
             stored(server, files, kind="dataset" if name == "kind" else "model", name=name)
         with pytest.raises(InputError) as told:
-            artifacts.find(f"wandb:our-lab/ddpm/{name}:best")
+            reference.find(f"wandb:our-lab/ddpm/{name}:best")
         assert answer in str(told.value), name
         assert str(told.value).startswith(f"checkpoint=wandb:our-lab/ddpm/{name}:best: ")
         assert "\n" not in str(told.value)
@@ -162,10 +161,10 @@ def test_a_hostile_checkpoint_is_data(server, tmp_path, monkeypatch):
     torch.save({"format": Hostile()}, tmp_path / "bad.bin")
     stored(server, {"a.pt": entry(server, (tmp_path / "bad.bin").read_bytes())})
     with pytest.raises(InputError, match="not a whole checkpoint"):
-        artifacts.find("wandb:our-lab/ddpm/model-x:best")
+        reference.find("wandb:our-lab/ddpm/model-x:best")
     assert not (tmp_path / "pwned").exists()
 
 
 def test_paths_are_left_as_they_are(tmp_path):
-    assert artifacts.find(str(tmp_path)) == (tmp_path, {})
+    assert reference.find(str(tmp_path)) == (tmp_path, {})
     assert download._FILE.fullmatch("step-0000006.pt")

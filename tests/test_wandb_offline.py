@@ -18,7 +18,7 @@ from wandb_parts import (
 )
 from wandb_reader import read_run, run_files
 
-from ddpm.wb import seen
+from ddpm.trackers.wandb_client import history
 
 __all__ = ["nobody_is_logged_in", "run_dir", "server"]
 
@@ -90,9 +90,9 @@ def test_what_a_kill_took_out_of_a_part_is_written_into_the_next(run_dir):
     tracker.close("failed")
     finished(run_dir)
     (path,) = run_files(run_dir)
-    numbers = [number for number, _ in seen.read_rows(path)]
+    numbers = [number for number, _ in history.read_rows(path)]
     data = path.read_bytes()
-    while len(list(seen.read_rows(path))) > 2:  # the last bytes never reached the disk
+    while len(list(history.read_rows(path))) > 2:  # the last bytes never reached the disk
         data = data[:-50]
         path.write_bytes(data)
     write_metrics(run_dir, (10, 20, 30))
@@ -109,4 +109,4 @@ def test_a_damaged_part_counts_as_empty(damage, run_dir):
     part = run_dir / "wandb" / "offline-run-x" / "run-x.wandb"
     part.parent.mkdir(parents=True)
     part.write_bytes(damage)
-    assert seen.in_files(run_dir) == seen.Seen()
+    assert history.in_files(run_dir) == history.Seen()

@@ -15,14 +15,14 @@ from wandb_parts import (
 )
 
 from ddpm.trackers.base import Trackers
-from ddpm.wb import opening
+from ddpm.trackers.wandb_client import session
 
 __all__ = ["nobody_is_logged_in", "run_dir", "server"]
 
 
 @pytest.fixture(autouse=True)
 def nothing_was_told(monkeypatch):
-    monkeypatch.setattr(opening, "_told", set())
+    monkeypatch.setattr(session, "_told", set())
 
 
 def refuse_in_the_client(monkeypatch, field):

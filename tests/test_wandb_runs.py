@@ -16,7 +16,7 @@ from ddpm.plan import Plan
 from ddpm.sweeps.freeze import Job
 from ddpm.sweeps.naming import name_jobs
 from ddpm.sweeps.table import shared
-from ddpm.wb import limits
+from ddpm.trackers.wandb_client import limits
 
 __all__ = ["nobody_is_logged_in"]
 

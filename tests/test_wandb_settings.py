@@ -13,7 +13,7 @@ from ddpm import catalog, rules
 from ddpm import wandb_settings as settings
 from ddpm.errors import InputError
 from ddpm.runner.runs.stored_config import is_word
-from ddpm.wb import limits
+from ddpm.trackers.wandb_client import limits
 
 __all__ = ["nobody_is_logged_in"]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ddpm.report.runs import LOSS, RunRecord, Series
 from ddpm.report.study import Study
-from ddpm.smoothing import smooth
+from ddpm.trackers.loss_curve import smooth
 
 SIZE = 1000
 POINTS = 240  # of a line, at most

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from ddpm.rules import look_up
 from ddpm.sweeps.freeze import Job
+from ddpm.trackers.wandb_client import limits
 from ddpm.wandb_settings import PLACE
-from ddpm.wb import limits
 
 
 def name_jobs(jobs: Sequence[Job]) -> None:

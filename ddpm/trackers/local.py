@@ -16,8 +16,8 @@ from torch import Tensor
 from ddpm.images import save_png
 from ddpm.runner.runs.metrics_log import is_number, read_metrics
 from ddpm.runner.safe_io import atomic, listing
-from ddpm.smoothing import smooth
 from ddpm.trackers.base import RunInfo, grid_file
+from ddpm.trackers.loss_curve import smooth
 
 logger = logging.getLogger(__name__)
 

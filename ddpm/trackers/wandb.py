@@ -9,8 +9,8 @@ from torch import Tensor
 from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.safe_io.atomic import bare_copies
 from ddpm.trackers.base import RunInfo, grid_files
-from ddpm.wb import limits, opening, pages, seen
-from ddpm.wb.uploads import Uploads, waiting_time
+from ddpm.trackers.wandb_client import history, limits, report_page, session
+from ddpm.trackers.wandb_client.uploads import Uploads, waiting_time
 
 
 class Wandb:
@@ -41,7 +41,7 @@ class Wandb:
         run_dir = Path(run_dir)
         called = f"{name} {run.title}".strip() if name else run.name
         group = group or run.group
-        self._run, obstacle = opening.open_run(
+        self._run, obstacle = session.open_run(
             limits.wanted_mode(mode),
             id=run.run_id,
             dir=str(run_dir.absolute()),
@@ -75,13 +75,13 @@ class Wandb:
 
         if step > self._seen.pictures.get(name, -1):
             pixels = grid.permute(1, 2, 0).cpu().numpy()  # (H, W, C)
-            picture = wandb.Image(pixels, caption=seen.caption(step))
+            picture = wandb.Image(pixels, caption=history.caption(step))
             self._send({"step": step, name: picture})
 
     def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
         """A version of the artifact `model-<run id>`, `samples-...`; a report is shown, too."""
         if kind == "report":
-            self._send(pages.row(files))
+            self._send(report_page.row(files))
         self._uploads.add(kind, step, files, final=final)
 
     def close(self, state: str) -> None:
@@ -92,7 +92,7 @@ class Wandb:
             self._uploads.finish(waiting_time(state))
             self._run.finish(exit_code=0 if state == "done" else 1)
         except Exception:
-            opening.abandon()
+            session.abandon()
             raise
 
     def _send(self, row: dict[str, Any]) -> None:
@@ -104,11 +104,11 @@ class Wandb:
             else:
                 self._run.log(row)
 
-    def _find_out(self, run_dir: Path) -> seen.Seen:
+    def _find_out(self, run_dir: Path) -> history.Seen:
         """What W&B has of this run already, before this start adds to it."""
         if self._run.offline:
-            return seen.in_files(run_dir)
-        found = seen.Seen()
+            return history.in_files(run_dir)
+        found = history.Seen()
         if self._run.resumed:
             summary = self._run.summary  # no mapping, whatever it looks like
             found.add({name: summary.get(name) for name in summary.keys()})  # noqa: SIM118
@@ -126,10 +126,10 @@ class Wandb:
             if step in rows:
                 self.log(step, {k: v for k, v in rows[step].items() if v is not None})
             if step in pictures and step > shown:
-                image = wandb.Image(str(pictures[step]), caption=seen.caption(step))
+                image = wandb.Image(str(pictures[step]), caption=history.caption(step))
                 self._send({"step": step, "samples": image})
         if not (self._run.offline or self._run.disabled):
-            seen.mark_synced(run_dir)
+            history.mark_synced(run_dir)
 
     def _find(self, run_dir: Path, obstacle: str | None) -> str | None:
         """The run's page, or the command that uploads what lies in the run folder."""

@@ -38,7 +38,7 @@ def _fetched(source: str) -> Any:
     name = source.removeprefix(PREFIX)
     if not _NAME.fullmatch(name):
         raise InputError(f"checkpoint={source}: an artifact is named {FORM}.")
-    from ddpm.wb.download import fetch
+    from ddpm.trackers.wandb_client.download import fetch
 
     try:
         return fetch(name, cache())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import InputError, shown
 from ddpm.secret_names import is_secret
-from ddpm.wb import limits
+from ddpm.trackers.wandb_client import limits
 
 if TYPE_CHECKING:
     import wandb

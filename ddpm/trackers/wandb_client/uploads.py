@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddpm.runner.runs.metrics_log import final, is_number, read_metrics
 from ddpm.runner.safe_io import atomic
-from ddpm.wb.limits import artifact_name
+from ddpm.trackers.wandb_client.limits import artifact_name
 
 if TYPE_CHECKING:
     import wandb

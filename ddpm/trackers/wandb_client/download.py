@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ddpm.errors import InputError, shown
 from ddpm.runner.safe_io import file_locks, listing
 from ddpm.runner.safe_io.atomic import free_bytes, rename_folder
-from ddpm.wb import opening
+from ddpm.trackers.wandb_client import session
 
 _FILE = re.compile(r"[A-Za-z0-9][\w.-]{0,127}\.(pt|safetensors)")
 _DIGEST = re.compile(r"[0-9a-f]{16,64}")
@@ -50,10 +50,10 @@ def _ask(name: str) -> Any:
     """The artifact that W&B has under this name."""
     import wandb
 
-    opening.session()
-    if obstacle := opening.not_logged_in():
+    session.session()
+    if obstacle := session.not_logged_in():
         raise InputError(f"{obstacle}. Run `wandb login`, or set WANDB_API_KEY.")
-    if obstacle := opening.out_of_reach():
+    if obstacle := session.out_of_reach():
         raise InputError(f"{obstacle}: an artifact needs the network.")
     try:
         return wandb.Api(timeout=ANSWER_SECONDS).artifact(name)
