@@ -19,8 +19,8 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm.build import build
-from ddpm.catalog import CONF
+from ddpm.runner.config.build import build
+from ddpm.runner.config.catalog import CONF
 from ddpm.runner.distributed.fabric import describe
 
 

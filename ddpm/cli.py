@@ -16,10 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import catalog, inherit, looking, mistakes, overrides, paths, private, wandb_settings
-from ddpm.config import plan
+from ddpm import looking
 from ddpm.errors import InputError, ToldElsewhere, nearest
 from ddpm.perform import perform
+from ddpm.runner.config import catalog, explain, merge, overrides, paths, redaction, wandb_settings
+from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
 from ddpm.runner.terminal import streams
 from ddpm.sweeps import record, table
@@ -55,7 +56,7 @@ def main() -> None:
     except ToldElsewhere:
         sys.exit(2)
     except Exception as error:
-        message = mistakes.explain(error)
+        message = explain.explain(error)
         if message is not None and "planned" not in _single and not ranks.leads_machine():
             sys.exit(2)  # all processes find the same mistake, and one of them tells
         if message is None or wants_traceback:
@@ -95,7 +96,7 @@ def _prepare_arguments() -> None:
     _check_folder()
     if os.environ.get("DDPM_TEAM") == "":  # for Hydra that is a name; for a shell it is none
         del os.environ["DDPM_TEAM"]
-    private.check_words(sys.argv[1:])  # first of all: other messages repeat what they are about
+    redaction.check_words(sys.argv[1:])  # first of all: other messages repeat what they are about
     actions = get_args_parser()._actions
     known = {flag: action for action in actions for flag in action.option_strings}
     first, rest, words = [], [], iter(sys.argv[1:])
@@ -116,8 +117,8 @@ def _prepare_arguments() -> None:
             raise InputError("--cfg shows the configuration of one run; leave out -m.")
         _check_one_sweep(rest)
     _check_chosen_files(first, rest)
-    inherit.taken[:] = inherit.inherited(rest)
-    sys.argv[1:] = [*first, *rest, *inherit.taken]
+    merge.taken[:] = merge.inherited(rest)
+    sys.argv[1:] = [*first, *rest, *merge.taken]
 
 
 def _with_home(word: str) -> str:
@@ -184,7 +185,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
             looking.look(cfg)
             return None
         with ranks.one_tells():
-            planned = plan(cfg, inherit.taken)
+            planned = plan(cfg, merge.taken)
         _single["planned"] = True
         perform(planned)
     except BaseException as error:

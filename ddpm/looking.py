@@ -9,9 +9,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import composed, overrides, paths, private, rules, wandb_settings
-from ddpm.build import build
 from ddpm.errors import InputError, nearest
+from ddpm.runner.config import overrides, paths, redaction, rules, validate, wandb_settings
+from ddpm.runner.config.build import build
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 from ddpm.sweeps import folder
@@ -29,14 +29,14 @@ def look(cfg: DictConfig) -> None:
     """
     hydra_config = HydraConfig.get()
     job = hydra_config.runtime.choices.job
-    words = private.as_typed(hydra_config)
+    words = redaction.as_typed(hydra_config)
     typed = [word.lstrip("+").split("=")[0] for word in words]
     for key in typed:
         if key.split(".")[0] not in _KEYS:
             raise InputError(
                 f"{key}: job={job} looks at runs that are there; it takes sweep= or runs=."
             )
-    private.check_config(cfg)
+    redaction.check_config(cfg)
     named = {key: _plain(cfg[key]) for key in _NAMED}
     paths.settle(named, words)
     folders, title, place = _chosen(named, job)
@@ -98,7 +98,7 @@ def _trackers(cfg: DictConfig, folders: list[Path], *, asked: bool) -> dict[str,
 
     Where W&B is told, this start says, or its team: the runs may be somebody else's.
     """
-    composed.drop_unchosen(cfg)
+    validate.drop_unchosen(cfg)
     if asked:
         return _said(cfg)
     known = "wandb" in cfg.tracker and any(map(_tracked, folders))
@@ -114,9 +114,9 @@ def _said(cfg: DictConfig) -> dict[str, Any]:
     """
     hydra_config = HydraConfig.get()
     config = {"tracker": OmegaConf.to_container(cfg.tracker, resolve=True)}
-    typed = map(overrides.parse, private.as_typed(hydra_config))
+    typed = map(overrides.parse, redaction.as_typed(hydra_config))
     choices = dict(hydra_config.runtime.choices)
-    untyped = wandb_settings.fill(config, typed, composed.folders(), choices)
+    untyped = wandb_settings.fill(config, typed, validate.folders(), choices)
     for key in {"name", "job_type"} & set(untyped):
         config["tracker"]["wandb"][key] = None
     wandb_settings.mend(config)

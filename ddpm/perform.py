@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ddpm.inherit import TRAINING
-from ddpm.plan import Plan
+from ddpm.runner.config.merge import TRAINING
+from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell

@@ -76,8 +76,10 @@ class Pipeline:
         Raises:
             InputError: the file is missing, damaged, or not a checkpoint of this program.
         """
-        from ddpm.build import build  # Hydra is not needed to use a pipeline made by hand
         from ddpm.pretrained import load_network
+        from ddpm.runner.config.build import (
+            build,  # Hydra is not needed to use a pipeline made by hand
+        )
         from ddpm.runner.distributed.fabric import fast_bf16
 
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ddpm.build import build
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, shown
 from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.config.build import build
 
 
 def load_network(

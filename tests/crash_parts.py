@@ -32,7 +32,7 @@ for name in (
 GlobalHydra.instance().clear()
 with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
     compose("config", TINY)
-importlib.import_module("ddpm.catalog").keys()
+importlib.import_module("ddpm.runner.config.catalog").keys()
 CURVE = curve_of_a_loss()
 
 # Signals whose handlers this process may have changed; torch's loaders set that of SIGCHLD.

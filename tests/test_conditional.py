@@ -11,7 +11,6 @@ from conftest import TINY
 from test_run import SAMPLE, assert_equal_state, go, losses_of, metrics_of, pngs, state_of
 
 from ddpm import Pipeline
-from ddpm.build import build
 from ddpm.diffusion import NO_LABEL
 from ddpm.errors import InputError
 from ddpm.guidance.classifier import from_run
@@ -19,6 +18,7 @@ from ddpm.guidance.classifier_free import ClassifierFree
 from ddpm.guidance.none import Unguided
 from ddpm.jobs.step import Step
 from ddpm.randomness import StepNoise
+from ddpm.runner.config.build import build
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver

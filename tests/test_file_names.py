@@ -3,7 +3,7 @@
 import pytest
 from conftest import TINY
 
-from ddpm.paths import LONGEST_MADE, file_name
+from ddpm.runner.config.paths import LONGEST_MADE, file_name
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "ж"])

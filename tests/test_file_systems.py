@@ -25,12 +25,12 @@ from test_checkpoint import state
 from test_data import Large, build, everything, folder, tree  # noqa: F401
 from test_run import assert_equal_state, losses_of, state_of, status_of
 
-from ddpm import composed
 from ddpm.data import base
 from ddpm.errors import InputError
 from ddpm.jobs import reading
 from ddpm.report import status as table
 from ddpm.runner.checkpoints import checkpoint, safetensors_file
+from ddpm.runner.config import validate
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io import atomic
 from ddpm.trackers.wandb_client import uploads
@@ -274,7 +274,7 @@ def test_a_folder_may_have_the_longest_name_there_is(tmp_path):
 
 def test_an_option_may_have_a_name_that_makes_others_too_long(tmp_path):
     """Presets are looked for by the names of several options: conf/size/<model>_<data>.yaml."""
-    composed.check_files([tmp_path], {"size": "x" * 300})
+    validate.check_files([tmp_path], {"size": "x" * 300})
 
 
 # memory maps

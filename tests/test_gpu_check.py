@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from ddpm.catalog import groups
+from ddpm.runner.config.catalog import groups
 
 sys.path.append(str(ROOT / "benchmarks"))
 

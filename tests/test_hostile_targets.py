@@ -23,10 +23,10 @@ from hostile_parts import watched
 from omegaconf import OmegaConf
 from omegaconf.errors import UnsupportedInterpolationType
 
-from ddpm import build as gate
-from ddpm import catalog
-from ddpm.build import build, check_targets
 from ddpm.errors import InputError
+from ddpm.runner.config import build as gate
+from ddpm.runner.config import catalog
+from ddpm.runner.config.build import build, check_targets
 
 TABLE = """
 os.system os.popen os._exit os.abort os.kill os.execv os.execvp os.spawnl os.posix_spawn os.fork
@@ -68,7 +68,7 @@ logging.os._exit logging.os.system random._os.system glob.os.remove torch.os.sys
 torch.hub.shutil.rmtree torch.optim.adam.os.system torch.optim.Adam.__init__
 torch.optim.optimizer.functools.partial torch.optim.lr_scheduler.LambdaLR
 torch.optim.Adam.__class__ torch.optim.Adam.load_state_dict torch.optim.Optimizer
-ddpm.build.hydra.utils.instantiate ddpm.build.build ddpm.build.OmegaConf.create ddpm.cli.main
+ddpm.runner.config.build.hydra.utils.instantiate ddpm.runner.config.build.build ddpm.runner.config.build.OmegaConf.create ddpm.cli.main
 ddpm.cli.os._exit ddpm.launch.launch ddpm.runner.safe_io.read_archive ddpm.runner.runs.run_dir.os.remove
 ddpm.runner.checkpoints.checkpoint.shutil.rmtree ddpm.runner.checkpoints.checkpoint.torch.load ddpm.trackers.local.open
 ddpm.models.unet.UNet.__init__ ddpm.models.unet.UNet.__init__.__globals__
@@ -184,10 +184,10 @@ def test_nor_does_one_in_what_hydra_composed(shape, monkeypatch):
 
 
 ALIASES = [
-    "ddpm.build.hydra.utils.instantiate",
-    "ddpm.build.OmegaConf.create",
-    "ddpm.build.functools.partial",
-    "ddpm.build.inspect.signature",
+    "ddpm.runner.config.build.hydra.utils.instantiate",
+    "ddpm.runner.config.build.OmegaConf.create",
+    "ddpm.runner.config.build.functools.partial",
+    "ddpm.runner.config.build.inspect.signature",
     "ddpm.models.unet.nn.Module",
     "ddpm.models.unet.UNet.__init__",
     "ddpm.models.unet.UNet.__init__.__globals__",
@@ -251,7 +251,10 @@ MISSIONS = [
     {"_target_": "builtins.exec", "_args_": ["open('gotcha', 'w')"]},
     {"_target_": "subprocess.run", "args": ["touch", "gotcha"]},
     {"_target_": "pathlib.Path.touch", "self": "gotcha"},
-    {"_target_": "ddpm.build.hydra.utils.instantiate", "config": {"_target_": "os.mkdir"}},
+    {
+        "_target_": "ddpm.runner.config.build.hydra.utils.instantiate",
+        "config": {"_target_": "os.mkdir"},
+    },
     {"_target_": "torch.optim.adam.os.system", "_partial_": True, "command": "touch gotcha"},
     {"_target_": "ddpm.models.unet.UNet\x1b[2K\nloaded", "x": 1},
     {"_target_": "torch.optim.\u0410dam"},

@@ -22,18 +22,18 @@ def tree(path):
 
 # Where a package of others may be imported.
 HYDRA = {
-    "ddpm.build",
+    "ddpm.runner.config.build",
     "ddpm.cli",
-    "ddpm.composed",
-    "ddpm.config",
-    "ddpm.inherit",
-    "ddpm.mistakes",
-    "ddpm.overrides",
-    "ddpm.private",
-    "ddpm.team",
+    "ddpm.runner.config.validate",
+    "ddpm.runner.config.planning",
+    "ddpm.runner.config.merge",
+    "ddpm.runner.config.explain",
+    "ddpm.runner.config.overrides",
+    "ddpm.runner.config.redaction",
+    "ddpm.runner.config.team",
     "ddpm.looking",
     "ddpm.sweeps",
-    "ddpm.wandb_settings",
+    "ddpm.runner.config.wandb_settings",
 }
 ONLY = {
     "hydra": HYDRA,
@@ -96,16 +96,16 @@ LEAVES = {
         "ddpm.runner.checkpoints.checkpoint",
         "ddpm.runner.runs.metrics_log",
         "ddpm.runner.runs.run_dir",
-        "ddpm.secret_names",
+        "ddpm.runner.config.secret_names",
     },
     "ddpm.trackers.wandb_client.reference": {"ddpm.trackers.wandb_client"},
     "ddpm.runner.runs.code_version": set(),
-    "ddpm.team": set(),
+    "ddpm.runner.config.team": set(),
     "ddpm.runner.runs.stop_file": set(),
     "ddpm.ema": set(),
     "ddpm.eager": set(),
     "ddpm.runner.distributed.threads": set(),
-    "ddpm.presets": {"ddpm.catalog", "ddpm.rules"},
+    "ddpm.runner.config.presets": {"ddpm.runner.config.catalog", "ddpm.runner.config.rules"},
     "ddpm.runner.safe_io": {"ddpm.runner.safe_io"},
     "ddpm.runner.runs.stored_config": {"ddpm.runner.safe_io"},
     "ddpm.runner.safe_io.atomic": set(),
@@ -129,8 +129,8 @@ LEAVES = {
     "ddpm.runner.runs.metrics_log": set(),
     "ddpm.shadows": set(),
     "ddpm.runner.terminal.shell": set(),
-    "ddpm.overrides": {"ddpm.runner.terminal.shell"},
-    "ddpm.paths": {"ddpm.runner.terminal.shell"},
+    "ddpm.runner.config.overrides": {"ddpm.runner.terminal.shell"},
+    "ddpm.runner.config.paths": {"ddpm.runner.terminal.shell"},
     "ddpm.runner.runs.run_dir": {
         "ddpm.runner.safe_io.failpoint",
         "ddpm.runner.terminal.shell",
@@ -155,35 +155,39 @@ LEAVES = {
         "ddpm.runner.distributed.ranks",
         "ddpm.runner.distributed.threads",
     },
-    "ddpm.rules": {"ddpm.trackers.wandb_client.limits"},
+    "ddpm.runner.config.rules": {"ddpm.trackers.wandb_client.limits"},
     "ddpm.errors": set(),
     "ddpm.runner.safe_io.listing": set(),
     "ddpm.runner.terminal.streams": set(),
-    "ddpm.plan": set(),
-    "ddpm.catalog": set(),
-    "ddpm.private": {"ddpm.secret_names"},
-    "ddpm.secret_names": set(),
-    "ddpm.build": {"ddpm.catalog", "ddpm.runner.safe_io"},
+    "ddpm.runner.config.plan": set(),
+    "ddpm.runner.config.catalog": set(),
+    "ddpm.runner.config.redaction": {"ddpm.runner.config.secret_names"},
+    "ddpm.runner.config.secret_names": set(),
+    "ddpm.runner.config.build": {"ddpm.runner.config.catalog", "ddpm.runner.safe_io"},
 }
 UPPER = [
     "ddpm",
     "ddpm.cli",
-    "ddpm.composed",
-    "ddpm.config",
-    "ddpm.inherit",
+    "ddpm.runner.config.validate",
+    "ddpm.runner.config.planning",
+    "ddpm.runner.config.merge",
     "ddpm.launch",
-    "ddpm.mistakes",
+    "ddpm.runner.config.explain",
     "ddpm.looking",
     "ddpm.perform",
-    "ddpm.place",
-    "ddpm.wandb_settings",
+    "ddpm.runner.config.output_dir",
+    "ddpm.runner.config.wandb_settings",
     *(name for name in MODULES if name.startswith("ddpm.sweeps")),
 ]
 MIDDLE = {
     # Parts reach jobs and the pipeline as arguments: no model, schedule or data set by name.
     "ddpm.interpolation": {"ddpm.diffusion", "ddpm.samplers.base"},
     "ddpm.inpainting": {"ddpm.diffusion", "ddpm.samplers.base"},
-    "ddpm.pretrained": {"ddpm.build", "ddpm.runner.checkpoints.checkpoint", "ddpm.diffusion"},
+    "ddpm.pretrained": {
+        "ddpm.runner.config.build",
+        "ddpm.runner.checkpoints.checkpoint",
+        "ddpm.diffusion",
+    },
     "ddpm.guidance": {
         "ddpm.guidance.base",
         "ddpm.diffusion",
@@ -195,7 +199,7 @@ MIDDLE = {
         "ddpm.guidance.none",  # by default
         "ddpm.images",
         "ddpm.randomness",
-        "ddpm.build",  # by from_checkpoint alone
+        "ddpm.runner.config.build",  # by from_checkpoint alone
         "ddpm.runner.distributed.fabric",
         "ddpm.pretrained",
     },
@@ -211,7 +215,7 @@ MIDDLE = {
         "ddpm.samplers.base",
         "ddpm.data.base",
         "ddpm.data.pictures",
-        "ddpm.rules",
+        "ddpm.runner.config.rules",
         "ddpm.trackers.base",
         "ddpm.runner.checkpoints.checkpoint",
         "ddpm.runner.terminal.progress",
@@ -222,7 +226,7 @@ MIDDLE = {
         "ddpm.runner.distributed.fabric",
         "ddpm.images",
         "ddpm.memory",
-        "ddpm.plan",
+        "ddpm.runner.config.plan",
         "ddpm.randomness",
         "ddpm.recompute",
         "ddpm.runner.runs.run_dir",
@@ -230,7 +234,7 @@ MIDDLE = {
         "ddpm.runner.terminal.shell",
         "ddpm.runner.distributed.signals",
         "ddpm.runner.terminal.streams",
-        "ddpm.presets",
+        "ddpm.runner.config.presets",
         "ddpm.runner.distributed.threads",
     },
 }
@@ -293,14 +297,14 @@ def test_parts_do_not_know_their_neighbours(folder):
 def test_nobody_below_imports_what_is_above():
     above = {
         "ddpm.cli",
-        "ddpm.composed",
+        "ddpm.runner.config.validate",
         "ddpm.looking",
         "ddpm.perform",
-        "ddpm.mistakes",
-        "ddpm.config",
-        "ddpm.inherit",
+        "ddpm.runner.config.explain",
+        "ddpm.runner.config.planning",
+        "ddpm.runner.config.merge",
         "ddpm.launch",
-        "ddpm.place",
+        "ddpm.runner.config.output_dir",
     }
     for name, path in MODULES.items():
         if name not in above and not inside(name, "ddpm.sweeps"):
@@ -356,7 +360,12 @@ def test_the_door_opens_without_torch():
         heavy = {"torch", "torchvision", "lightning_fabric", "wandb", "numpy", "PIL", "matplotlib"}
         assert {n.partition(".")[0] for n in names} & heavy == set(), name
         todo += [n for n in names if n in MODULES]
-    assert seen >= {"ddpm.cli", "ddpm.mistakes", "ddpm.sweeps.attempt", "ddpm.build"}
+    assert seen >= {
+        "ddpm.cli",
+        "ddpm.runner.config.explain",
+        "ddpm.sweeps.attempt",
+        "ddpm.runner.config.build",
+    }
 
 
 SOURCES = [

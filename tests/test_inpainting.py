@@ -16,7 +16,7 @@ from ddpm.images import denormalize, load_png, normalize, save_png
 from ddpm.inpainting import area, forward, inpaint, path
 from ddpm.pipeline import without_gradients
 from ddpm.randomness import image_noise
-from ddpm.rules import AREAS
+from ddpm.runner.config.rules import AREAS
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver

@@ -9,13 +9,14 @@ import pytest
 from conftest import ROOT
 from report_parts import run_folder
 
-from ddpm import catalog, mistakes, place, report
+from ddpm import report
 from ddpm.data.pets import Pets
 from ddpm.errors import InputError
 from ddpm.jobs import products
 from ddpm.perform import perform
 from ddpm.report import commands, runs, status
 from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.config import catalog, explain, output_dir
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks, listing
 from ddpm.shadows import check_shadows
@@ -158,7 +159,7 @@ WALKS = {
     "downloads": lambda path: download._checkpoints(path),
     "jobs of a sweep": lambda path: folder.jobs(path),
     "a sweep that begins": lambda path: enter_and_leave(sweep_folder(path)),
-    "runs to go on with": lambda path: place._unfinished(path, {}),
+    "runs to go on with": lambda path: output_dir._unfinished(path, {}),
     "options": lambda path: catalog.yaml_files(path),
     "photographs of pets": lambda path: Pets(
         **{"data_dir": path.parent.parent, "split": "train", "channels": 3, "image_size": 8},
@@ -186,9 +187,9 @@ def test_the_newest_checkpoint_is_not_guessed(tmp_path, refuse):
 def test_a_folder_of_samples_is_not_taken_for_empty(tmp_path, refuse):
     (tmp_path / "run" / "samples").mkdir(parents=True)
     config = {"choices": {"job": "sample"}, "output_dir": str(tmp_path / "run")}
-    assert place.choose(config, {}, "x", None, None).folder == tmp_path / "run"
+    assert output_dir.choose(config, {}, "x", None, None).folder == tmp_path / "run"
     refuse(tmp_path / "run" / "samples")
-    raises(lambda: place.choose(config, {}, "x", None, None), tmp_path / "run" / "samples")
+    raises(lambda: output_dir.choose(config, {}, "x", None, None), tmp_path / "run" / "samples")
 
 
 def test_offline_parts_of_a_run_are_not_guessed(tmp_path, refuse):
@@ -324,7 +325,7 @@ def test_the_report_names_what_it_cannot_list(sweep, tmp_path, refuse, part):
     refuse(sweep[1] / part)
     record = runs.read(sweep[1])
     place = sweep[1] if part == "." else sweep[1] / part
-    assert f"{place}: cannot be listed (Stale file handle)" in record.problems
+    assert f"{output_dir}: cannot be listed (Stale file handle)" in record.problems
     if part == "checkpoints":
         assert commands.sample(record) is None
     page, *_ = report.write(sweep, tmp_path / "report", "x")
@@ -340,9 +341,9 @@ def test_the_report_keeps_a_run_that_cannot_be_looked_into(sweep, tmp_path, refu
 
 def test_the_folders_of_conf_that_cannot_be_listed_are_named(tmp_path, refuse, monkeypatch):
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr(mistakes.sys, "argv", ["run.py", f"--config-dir={tmp_path / 'mine'}"])
+    monkeypatch.setattr(explain.sys, "argv", ["run.py", f"--config-dir={tmp_path / 'mine'}"])
     refuse(tmp_path / "mine")
-    assert f"{tmp_path / 'mine'}: cannot be listed" in mistakes._not_text()
+    assert f"{tmp_path / 'mine'}: cannot be listed" in explain._not_text()
 
 
 def test_a_checkout_that_cannot_be_listed_is_no_traceback(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from conftest import TINY
 from mistake_parts import assert_answered, contents
 from wandb_parts import finished, nobody_is_logged_in
 
-from ddpm import catalog
+from ddpm.runner.config import catalog
 
 __all__ = ["nobody_is_logged_in"]
 

@@ -3,7 +3,7 @@
 import pytest
 from conftest import TINY
 
-from ddpm import presets
+from ddpm.runner.config import presets
 
 
 def told(out):

@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from wandb_reader import records, run_files
 
-from ddpm import catalog, private
 from ddpm.errors import InputError
+from ddpm.runner.config import catalog, redaction
 from ddpm.runner.runs.stored_config import check_version
 
 KEY = "4b1d" * 10
@@ -175,13 +175,13 @@ def test_the_jobs_of_a_sweep_leave_the_text(run, secrets):
     ],
 )
 def test_names_of_secrets(name):
-    assert private.is_secret(name)
+    assert redaction.is_secret(name)
 
 
 def test_no_key_of_ours_is_named_like_a_secret():
     names = {part for key in catalog.keys() for part in key.name.split(".")}  # noqa: SIM118
     names |= {"keep_checkpoints", "monkey", "keyboard", "path", "author", *catalog.groups()}
-    assert [name for name in names if private.is_secret(name)] == []
+    assert [name for name in names if redaction.is_secret(name)] == []
 
 
 def test_what_the_environment_has_a_part_in_is_found_through_references(monkeypatch):
@@ -199,7 +199,7 @@ def test_what_the_environment_has_a_part_in_is_found_through_references(monkeypa
             "data_dir": "${oc.env:DDPM_DATA,data}",
         }
     )
-    found = private.hidden(cfg)
+    found = redaction.hidden(cfg)
     assert {h.path: h.text for h in found} == {
         ("a",): "${oc.env:PLACE}",
         ("b", "c"): "${oc.env:PLACE}/x",
@@ -208,28 +208,28 @@ def test_what_the_environment_has_a_part_in_is_found_through_references(monkeypa
     }
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert plain["a"] == "/far/away", "the resolver is put back"
-    masked = private.hide(plain, found)
+    masked = redaction.hide(plain, found)
     assert masked["b"] == {"c": "${oc.env:PLACE}/x", "list": ["y", "${oc.env:PLACE}/x"]}
     assert (masked["n"], masked["own"], plain["a"]) == (5, "/far/away", "/far/away")
-    assert private.reveal(masked, found)[0] == plain
+    assert redaction.reveal(masked, found)[0] == plain
     with pytest.raises(InputError, match=r"b\.c=.*: a stored configuration reads no environment"):
-        private.reveal({"b": masked["b"]})
+        redaction.reveal({"b": masked["b"]})
 
 
 def test_a_list_out_of_one_variable_is_refused(monkeypatch):
     monkeypatch.setenv("TAGS", "[a,b]")
     with pytest.raises(InputError, match=r"tags=\$\{oc\.env:TAGS\}: write one variable for each"):
-        private.hidden(OmegaConf.create({"tags": "${oc.decode:${oc.env:TAGS}}"}))
+        redaction.hidden(OmegaConf.create({"tags": "${oc.decode:${oc.env:TAGS}}"}))
 
 
 @pytest.mark.parametrize("text", ["${foo.bar}", "${oc.decode:x}", "${oc.env:${x}}", "$HOME", "$"])
 def test_nothing_else_of_a_stored_configuration_is_read(text):
-    assert private.reveal({"a": [text]})[0] == {"a": [text]}
+    assert redaction.reveal({"a": [text]})[0] == {"a": [text]}
 
 
 def test_a_stored_configuration_cannot_read_a_secret(secrets):
     with pytest.raises(InputError, match=r"a\.b=\$\{oc\.env:MY_TOKEN\}: MY_TOKEN is named like"):
-        private.reveal({"a": {"b": "${oc.env:MY_TOKEN}"}})
+        redaction.reveal({"a": {"b": "${oc.env:MY_TOKEN}"}})
 
 
 def test_the_version_of_a_stored_configuration():

@@ -12,9 +12,9 @@ import torch
 import yaml
 from conftest import TINY
 
-from ddpm import catalog
 from ddpm.errors import InputError
 from ddpm.runner.checkpoints import safetensors_file
+from ddpm.runner.config import catalog
 from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.runs.run_dir import read_config, write_config, write_status
 from ddpm.runner.safe_io import MAX_NODES, MAX_TEXT, MAX_YAML

@@ -2,9 +2,9 @@ import math
 
 import pytest
 
-from ddpm import rules
 from ddpm.errors import InputError
-from ddpm.rules import check, fill_in, follow
+from ddpm.runner.config import rules
+from ddpm.runner.config.rules import check, fill_in, follow
 
 
 def config(key, value):

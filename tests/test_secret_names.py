@@ -4,9 +4,14 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
-from ddpm import private
 from ddpm.errors import InputError
-from ddpm.secret_names import is_password, is_secret, is_secret_place, is_secret_variable
+from ddpm.runner.config import redaction
+from ddpm.runner.config.secret_names import (
+    is_password,
+    is_secret,
+    is_secret_place,
+    is_secret_variable,
+)
 
 SECRET = [
     *("key", "wandb_key", "ssh_key", "key_id", "encryptionKey", "accesskey", "API_KEYS", "api.key"),
@@ -49,19 +54,19 @@ VALUES += ["{a:1,b:[2,3]}", "{a:1},{a:2}", "", "${model.width}", "'${model.width
 @pytest.mark.parametrize("value", VALUES)
 def test_numbers_booleans_and_null_may_be_typed_under_any_name(value):
     keys = ("model.token", "+model.key", "model.secret", "++auth", "tokens")
-    private.check_words([f"{key}={value}" for key in keys])
+    redaction.check_words([f"{key}={value}" for key in keys])
 
 
 @pytest.mark.parametrize("value", [8, -1, 2.5, 1e-3, True, False, None, [8, 16], [], {"a": 1}, {}])
 def test_numbers_booleans_and_null_may_stand_in_files_under_any_name(value):
     named = {name: value for name in SECRET if "." not in name}
-    private.check_config(OmegaConf.create({"model": named, "list": [named]}))
+    redaction.check_config(OmegaConf.create({"model": named, "list": [named]}))
 
 
 @pytest.mark.parametrize("value", ["auto", "learned", 8])
 def test_text_may_stand_under_names_that_only_sound_secret(value):
-    private.check_config(OmegaConf.create({"model": dict.fromkeys(HARMLESS, value)}))
-    private.check_words([f"model.{name}={value}" for name in HARMLESS])
+    redaction.check_config(OmegaConf.create({"model": dict.fromkeys(HARMLESS, value)}))
+    redaction.check_words([f"model.{name}={value}" for name in HARMLESS])
 
 
 TEXT = ["abc", "'123456'", "12ab", "[1,abc]", "{a:abc}", "{a:{b:[abc]}}", "abc,1", "choice(1,abc)"]
@@ -75,7 +80,7 @@ TEXT += ["'${model.width}abc'", "${a}${b}x", "{dim:8,value:abc}"]
 @pytest.mark.parametrize("value", TEXT)
 def test_text_under_a_secret_name_is_refused(key, value):
     with pytest.raises(InputError) as error:
-        private.check_words([f"{key}={value}"])
+        redaction.check_words([f"{key}={value}"])
     assert str(error.value).startswith(key.lstrip("+"))
     assert "abc" not in str(error.value)
 
@@ -97,7 +102,7 @@ def test_text_under_a_secret_name_is_refused(key, value):
 )
 def test_text_under_a_secret_name_of_a_file_is_refused(node):
     with pytest.raises(InputError, match="named like a secret"):
-        private.check_config(OmegaConf.create(node))
+        redaction.check_config(OmegaConf.create(node))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +120,7 @@ def test_text_under_a_secret_name_of_a_file_is_refused(node):
 )
 def test_what_leads_to_a_number_is_one(node, monkeypatch):
     monkeypatch.setenv("DIM", "16")
-    private.check_config(OmegaConf.create(node))
+    redaction.check_config(OmegaConf.create(node))
 
 
 @pytest.mark.parametrize(
@@ -130,12 +135,12 @@ def test_what_leads_to_a_number_is_one(node, monkeypatch):
 )
 def test_digits_typed_for_a_password_are_its_text(key, value):
     with pytest.raises(InputError, match="named like a secret"):
-        private.check_words([f"{key}={value}"])
+        redaction.check_words([f"{key}={value}"])
 
 
 @pytest.mark.parametrize("value", ["null", "true", "false", ""])
 def test_a_password_may_be_none(value):
-    private.check_words([f"password={value}"])
+    redaction.check_words([f"password={value}"])
 
 
 @pytest.mark.parametrize("name", ["password", "PGPASSWORD", "apikey", "my_api_key", "db_pwd2"])
@@ -189,23 +194,23 @@ def test_values_are_found_that_are_those_of_secret_variables(monkeypatch):
     monkeypatch.setenv("SIZE_TOKEN", "12345678")
     monkeypatch.setenv("NUM_TOKENS", "20260101")
     monkeypatch.setenv("KEY_DIM", "/shared/pictures")
-    private.check_words(["seed=12345678", "seed=20260101", "data_dir=/shared/pictures"])
-    private.check_config(OmegaConf.create({"seed": 12345678, "notes": "x 12345678 y"}))
+    redaction.check_words(["seed=12345678", "seed=20260101", "data_dir=/shared/pictures"])
+    redaction.check_config(OmegaConf.create({"seed": 12345678, "notes": "x 12345678 y"}))
     monkeypatch.setenv("DB_PASSWORD", "12345678")
-    private.check_config(OmegaConf.create({"seed": 12345678}))
+    redaction.check_config(OmegaConf.create({"seed": 12345678}))
     with pytest.raises(InputError, match="DB_PASSWORD"):
-        private.check_config(OmegaConf.create({"notes": "x 12345678 y"}))
+        redaction.check_config(OmegaConf.create({"notes": "x 12345678 y"}))
     with pytest.raises(InputError, match="DB_PASSWORD"):
-        private.check_words(["seed=12345678"])
+        redaction.check_words(["seed=12345678"])
 
 
 def test_numbers_may_be_read_from_variables_that_sound_secret(monkeypatch):
     monkeypatch.setenv("HF_TOKENS", "8")
     cfg = OmegaConf.create({"model": {"width": "${oc.decode:${oc.env:HF_TOKENS}}"}})
-    private.check_config(cfg)
-    assert private.hidden(cfg) == []
+    redaction.check_config(cfg)
+    assert redaction.hidden(cfg) == []
     monkeypatch.setenv("HF_TOKENS", "hf_abc")
     with pytest.raises(InputError, match="HF_TOKENS"):
-        private.check_config(cfg)
+        redaction.check_config(cfg)
     with pytest.raises(InterpolationResolutionError, match="HF_TOKENS"):
-        private.hidden(cfg)
+        redaction.hidden(cfg)

@@ -12,7 +12,7 @@ from crash_parts import go, said, start, until, wait
 from test_run import assert_equal_state, files_of, losses_of, metrics_of, state_of, status_of
 
 from ddpm.errors import InputError
-from ddpm.paths import check_sweep_name
+from ddpm.runner.config.paths import check_sweep_name
 from ddpm.runner.runs import run_dir
 from ddpm.sweeps import folder, serial, side_by_side, slots
 

@@ -7,8 +7,8 @@ from mistake_parts import assert_answered, contents
 from wandb_parts import nobody_is_logged_in
 from wandb_reader import read_run, run_files
 
-from ddpm import team
 from ddpm.errors import InputError
+from ddpm.runner.config import team
 from ddpm.runner.runs import code_version
 
 __all__ = ["nobody_is_logged_in"]

@@ -12,7 +12,7 @@ from mistake_parts import assert_answered, contents
 from wandb_parts import forget, nobody_is_logged_in
 from wandb_reader import read_run, run_files
 
-from ddpm.plan import Plan
+from ddpm.runner.config.plan import Plan
 from ddpm.sweeps.freeze import Job
 from ddpm.sweeps.naming import name_jobs
 from ddpm.sweeps.table import shared

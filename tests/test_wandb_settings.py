@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from tracker_parts import NODES, knobs
 from wandb_parts import nobody_is_logged_in
 
-from ddpm import catalog, rules
-from ddpm import wandb_settings as settings
 from ddpm.errors import InputError
+from ddpm.runner.config import catalog, rules
+from ddpm.runner.config import wandb_settings as settings
 from ddpm.runner.runs.stored_config import is_word
 from ddpm.trackers.wandb_client import limits
 

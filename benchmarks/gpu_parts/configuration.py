@@ -11,11 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from lightning_fabric import Fabric
 from omegaconf import open_dict
 
-from ddpm import catalog, inherit
-from ddpm.build import build
-from ddpm.catalog import groups, keys
-from ddpm.config import plan
 from ddpm.jobs.loop import Loop
+from ddpm.runner.config import catalog, merge
+from ddpm.runner.config.build import build
+from ddpm.runner.config.catalog import groups, keys
+from ddpm.runner.config.planning import plan
 
 # A network of some thousand weights, for the parts that are not about the network.
 SMALL = ("model=convnet", "model.width=16")
@@ -100,7 +100,7 @@ def variants(group: str) -> list[tuple[str, ...]]:
 
 def job_of(model: str) -> str:
     """The job that trains a network: the one whose file chooses it, else `train`."""
-    for job in inherit.TRAINING:
+    for job in merge.TRAINING:
         defaults = catalog.read(catalog.CONF / "job" / f"{job}.yaml").get("defaults", [])
         if {"override /model": model} in defaults:
             return job

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ddpm.catalog import keys
 from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.config.catalog import keys
 from gpu_parts.part import CheckFailed, Figures, Part
 from gpu_parts.program import COMPARED, Program, Runs, losses
 from gpu_parts.resume import resume_parts

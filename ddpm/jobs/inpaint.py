@@ -20,7 +20,7 @@ from ddpm.jobs.run import Run
 from ddpm.jobs.sample import GRID, file_name, load, make_pipeline, write_labels
 from ddpm.pipeline import Pipeline, in_turn, without_gradients
 from ddpm.randomness import image_noise
-from ddpm.rules import AREAS
+from ddpm.runner.config.rules import AREAS
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler

@@ -13,13 +13,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm import presets
 from ddpm.errors import InputError, shown
 from ddpm.jobs.learned import Learned
 from ddpm.jobs.meter import Meter
 from ddpm.jobs.products import offer
-from ddpm.plan import Plan
 from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.config import presets
+from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import threads
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.runs import run_dir, stop_file

@@ -8,9 +8,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddpm import inherit, mistakes
-from ddpm.config import plan
 from ddpm.perform import Preempted, perform
+from ddpm.runner.config import explain, merge
+from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.runs.metrics_log import read_metrics
@@ -41,7 +41,7 @@ def attempt(job: freeze.Job) -> None:
             raise
         # Somebody has asked this one job to stop, by a file: the others are to go on.
     except Exception as error:
-        message = mistakes.explain(error)
+        message = explain.explain(error)
         if message is None:
             traceback.print_exception(error)
         else:
@@ -58,11 +58,11 @@ def attempt_composed(cfg: DictConfig) -> float | None:
     job = freeze.Job(number, freeze.typed(hydra_config))
     with SweepFolder(Path(hydra_config.sweep.dir), freeze.subdir) as folder:
         try:
-            job.plan = plan(cfg, inherit.taken)
+            job.plan = plan(cfg, merge.taken)
             job.words = job.plan.config["overrides"]
             freeze.place(job, folder)
         except Exception as error:
-            job.error = mistakes.explain(error)
+            job.error = explain.explain(error)
             if job.error is None:
                 raise
             job.plan, job.folder = None, folder.refuse(job.words, number, job.error)

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ddpm import catalog, inherit, wandb_settings
 from ddpm.errors import InputError
-from ddpm.paths import as_text
-from ddpm.plan import Plan
+from ddpm.runner.config import catalog, merge, wandb_settings
+from ddpm.runner.config.paths import as_text
+from ddpm.runner.config.plan import Plan
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import atomic, file_locks, listing
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 OVER = ("done", "pruned")  # states of jobs that are not run again
 # In what two jobs may differ and still come to the same result.
 INCIDENTAL = (
-    *inherit.INCIDENTAL,
+    *merge.INCIDENTAL,
     "choices",  # what they stand for is in the configuration
     *(f"job.{knob}" for knob in ("num_workers", "log_every", "save_every", "keep_checkpoints")),
     *("job.recompute", "hardware.threads", "hardware.timeout_minutes"),
@@ -45,7 +45,7 @@ def of(name: Any, now: str) -> str:
 def identity(config: dict[str, Any]) -> str:
     """What the result of a job depends on, as a digest. Keys that were not there yet when the
     configuration was written count as left alone."""
-    keys = dict(inherit.flat(config))
+    keys = dict(merge.flat(config))
     for key, default in catalog.defaults(config["choices"]).items():
         if not isinstance(default, dict) and "${" not in str(default):
             keys.setdefault(key, default)
@@ -53,7 +53,7 @@ def identity(config: dict[str, Any]) -> str:
         keys["job.compile"] = False
     source = "checkpoint" if config.get("source") else None  # moved or not, it is the same one
     skip = [key for key in (*INCIDENTAL, source) if key is not None]
-    told = {key: value for key, value in keys.items() if not inherit.within(key, skip)}
+    told = {key: value for key, value in keys.items() if not merge.within(key, skip)}
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -13,11 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
-from ddpm import inherit, mistakes, private
-from ddpm.config import plan
 from ddpm.errors import InputError
-from ddpm.paths import file_name
-from ddpm.plan import Plan
+from ddpm.runner.config import explain, merge, redaction
+from ddpm.runner.config.paths import file_name
+from ddpm.runner.config.plan import Plan
+from ddpm.runner.config.planning import plan
 from ddpm.runner.runs import run_dir
 from ddpm.sweeps.folder import OVER, SweepFolder, go_on
 
@@ -120,11 +120,11 @@ def _freeze_one(
     HydraConfig.instance().set_config(composed)
     job = Job(number, typed(HydraConfig.get()))
     try:
-        job.plan = plan(without_hydra(composed), inherit.taken)
+        job.plan = plan(without_hydra(composed), merge.taken)
         job.words = job.plan.config["overrides"]
         place(job, folder)
     except Exception as error:
-        job.error = mistakes.explain(error)
+        job.error = explain.explain(error)
         if job.error is None:
             raise
         job.plan = None
@@ -133,8 +133,8 @@ def _freeze_one(
 
 def typed(hydra_config: DictConfig) -> list[str]:
     """The words of a job that its user typed, without the name of the sweep."""
-    taken = set(inherit.taken)
-    words = private.as_typed(hydra_config)
+    taken = set(merge.taken)
+    words = redaction.as_typed(hydra_config)
     return [word for word in words if word not in taken and not word.startswith("sweep=")]
 
 

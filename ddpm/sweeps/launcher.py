@@ -9,8 +9,8 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, 
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import catalog
 from ddpm.errors import InputError, nearest
+from ddpm.runner.config import catalog
 from ddpm.sweeps import record
 from ddpm.sweeps.attempt import figure
 from ddpm.sweeps.folder import OVER

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ddpm.rules import look_up
+from ddpm.runner.config.rules import look_up
+from ddpm.runner.config.wandb_settings import PLACE
 from ddpm.sweeps.freeze import Job
 from ddpm.trackers.wandb_client import limits
-from ddpm.wandb_settings import PLACE
 
 
 def name_jobs(jobs: Sequence[Job]) -> None:

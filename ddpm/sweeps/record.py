@@ -7,9 +7,9 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 
-from ddpm import private
 from ddpm.errors import InputError
-from ddpm.paths import as_text, check_sweep_name
+from ddpm.runner.config import redaction
+from ddpm.runner.config.paths import as_text, check_sweep_name
 from ddpm.runner.distributed import ranks
 from ddpm.runner.runs import run_dir
 from ddpm.sweeps.freeze import Job
@@ -32,7 +32,7 @@ class Record(Callback):
         global folder
         forget()
         try:
-            private.check_config(config)  # before Hydra writes it to multirun.yaml
+            redaction.check_config(config)  # before Hydra writes it to multirun.yaml
             check_sweep_name(config.sweep)
             if (job := config.hydra.runtime.choices.job) in ("status", "report"):
                 raise InputError(f"job={job}: looks at a sweep and is none; leave out -m.")

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import InputError, shown
-from ddpm.secret_names import is_secret
+from ddpm.runner.config.secret_names import is_secret
 from ddpm.trackers.wandb_client import limits
 
 if TYPE_CHECKING:

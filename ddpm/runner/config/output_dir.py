@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm.errors import InputError
-from ddpm.inherit import SAMPLING, TRAINING, differences, run_folder
-from ddpm.paths import file_name
-from ddpm.rules import look_up
+from ddpm.runner.config.merge import SAMPLING, TRAINING, differences, run_folder
+from ddpm.runner.config.paths import file_name
+from ddpm.runner.config.rules import look_up
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from ddpm import catalog
-from ddpm.rules import look_up
+from ddpm.runner.config import catalog
+from ddpm.runner.config.rules import look_up
 
 GROUPS = ("size", "budget", "rate")  # chosen by the names of data, model, job and optimizer
 

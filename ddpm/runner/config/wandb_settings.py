@@ -16,9 +16,9 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import catalog, private, rules
 from ddpm.errors import InputError, shown
-from ddpm.secret_names import is_secret_variable
+from ddpm.runner.config import catalog, redaction, rules
+from ddpm.runner.config.secret_names import is_secret_variable
 from ddpm.trackers.wandb_client import limits
 
 PLACE = "tracker.wandb"
@@ -134,7 +134,7 @@ def _read(key: str) -> Any:
     if not text:
         return None
     for name, value in os.environ.items():
-        if len(value) >= private.LEAST and value in text and is_secret_variable(name, value):
+        if len(value) >= redaction.LEAST and value in text and is_secret_variable(name, value):
             raise InputError(
                 f"{variable}: holds the value of the variable {name}, which is named like a "
                 "secret; W&B shows it to others."

@@ -11,9 +11,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import catalog, private
 from ddpm.errors import InputError, NoSuchKey, shown
-from ddpm.mistakes import no_such_key
+from ddpm.runner.config import catalog, redaction
+from ddpm.runner.config.explain import no_such_key
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 # Octal numbers and minutes, in a line of their own.
@@ -94,7 +94,7 @@ def _missing(cfg: DictConfig) -> list[str]:
 def _without_value(cfg: DictConfig) -> set[str]:
     """Keys that are `???`. OmegaConf's `missing_keys` fails where another value refers to one."""
     raw = OmegaConf.to_container(cfg, resolve=False)
-    return {".".join(map(str, path)) for path, value in private.leaves(raw) if value == "???"}
+    return {".".join(map(str, path)) for path, value in redaction.leaves(raw) if value == "???"}
 
 
 def _unresolvable(cfg: DictConfig) -> list[str]:

@@ -18,12 +18,22 @@ from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from ddpm import catalog, composed, inherit, paths, place, private, rules, team, wandb_settings
-from ddpm.build import check_targets
 from ddpm.errors import InputError, NoSuchKey
-from ddpm.mistakes import no_such_key, no_such_option
-from ddpm.plan import Plan
-from ddpm.rules import look_up
+from ddpm.runner.config import (
+    catalog,
+    merge,
+    output_dir,
+    paths,
+    redaction,
+    rules,
+    team,
+    validate,
+    wandb_settings,
+)
+from ddpm.runner.config.build import check_targets
+from ddpm.runner.config.explain import no_such_key, no_such_option
+from ddpm.runner.config.plan import Plan
+from ddpm.runner.config.rules import look_up
 from ddpm.runner.runs import code_version, run_dir, stored_config
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
@@ -49,25 +59,25 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
         InputError: a value is missing, breaks its rule, or contradicts the run built on.
     """
     hydra_config = HydraConfig.get()
-    typed = private.as_typed(hydra_config)
+    typed = redaction.as_typed(hydra_config)
     texts = [text for text in typed if text not in set(inherited)]
     overrides = OverridesParser.create().parse_overrides(texts)
-    private.check_config(cfg)
+    redaction.check_config(cfg)
     _check_overrides(cfg, overrides, hydra_config.runtime.choices)
-    shared = team.keys(composed.folders(), hydra_config.runtime.choices.get("team"))
-    composed.drop_unchosen(cfg)
-    composed.check(cfg, hydra_config.runtime.choices)
-    composed.check_files(composed.folders(), hydra_config.runtime.choices)
+    shared = team.keys(validate.folders(), hydra_config.runtime.choices.get("team"))
+    validate.drop_unchosen(cfg)
+    validate.check(cfg, hydra_config.runtime.choices)
+    validate.check_files(validate.folders(), hydra_config.runtime.choices)
     if cfg.sweep is not None and hydra_config.mode != RunMode.MULTIRUN:
         raise InputError(
             f"sweep={cfg.sweep}: names a sweep, and those begin with -m: "
             f"{shell.command('-m', shell.word('sweep', cfg.sweep))} ..."
         )
-    hidden = private.hidden(cfg)
+    hidden = redaction.hidden(cfg)
     try:
         return _plan(cfg, hydra_config, overrides, texts, hidden, shared)
     except InputError as error:
-        raise InputError(private.without(str(error), hidden)) from None
+        raise InputError(redaction.without(str(error), hidden)) from None
 
 
 def _plan(
@@ -75,7 +85,7 @@ def _plan(
     hydra_config: DictConfig,
     overrides: list[Override],
     texts: list[str],
-    hidden: list[private.Hidden],
+    hidden: list[redaction.Hidden],
     shared: list[str],
 ) -> Plan:
     """The plan of a configuration all of whose values can be read."""
@@ -96,30 +106,30 @@ def _plan(
     changes: list[str] = []
     untyped: tuple[str, ...] = ()
     if resume is None or "tracker" in keys:
-        untyped = wandb_settings.fill(config, overrides, composed.folders(), config["choices"])
+        untyped = wandb_settings.fill(config, overrides, validate.folders(), config["choices"])
     if resume is not None:
-        older, revealed = private.reveal(inherit.stored_run(resume), hidden, keys)
-        config, changes = inherit.merge(
+        older, revealed = redaction.reveal(merge.stored_run(resume), hidden, keys)
+        config, changes = merge.merge(
             config,
             older,
             keys,
             f"resume={resume}",
-            fixed=inherit.RESULT_DEPENDS_ON,
+            fixed=merge.RESULT_DEPENDS_ON,
             allowed=allowed,
             wires=_wires(cfg.diffusion),
         )
         hidden += revealed
         wandb_settings.keep(config, older, untyped)
     elif (source := config.get("checkpoint")) is not None:
-        file, parts = inherit.stored_parts(source, config["choices"]["job"])
+        file, parts = merge.stored_parts(source, config["choices"]["job"])
         # Somebody's file: of the environment it may ask where data are, and nothing else.
-        data, revealed = private.reveal({"data": parts["data"]})
-        config, _ = inherit.merge(
+        data, revealed = redaction.reveal({"data": parts["data"]})
+        config, _ = merge.merge(
             config,
             parts | data,
             keys,
             f"checkpoint={source}",
-            fixed=(*inherit.TRAINED_WITH, "experiment"),
+            fixed=(*merge.TRAINED_WITH, "experiment"),
             wires=_wires(cfg.diffusion),
         )
         config["checkpoint"] = str(file.absolute())
@@ -133,7 +143,7 @@ def _plan(
     if hydra_config.mode != RunMode.MULTIRUN:  # where jobs run, others may be logged in
         wandb_settings.check_login(config)
     rules.fill_in(config)
-    inherit.check_classifier(config)
+    merge.check_classifier(config)
     config["data_dir"] = _absolute(config["data_dir"])
     config["data"]["data_dir"] = config["data_dir"]
     if config["data"].get("root") is not None:
@@ -146,7 +156,7 @@ def _plan(
         logger.warning("%s", line)
     hparams = {k: v for k, v in config.items() if k not in _NOT_KEPT}
     hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
-    hparams = {"version": stored_config.VERSION, **private.hide(hparams, hidden)}
+    hparams = {"version": stored_config.VERSION, **redaction.hide(hparams, hidden)}
     stored_config.to_yaml(
         hparams
     )  # refuses what a resumed run could not read, before a folder is made
@@ -216,11 +226,13 @@ def _placed(
     choices = config["choices"]
     sweep = hydra_config.mode == RunMode.MULTIRUN
     name = f"{choices['model']}-{choices['data']}"
-    found = place.choose(config, hparams, name, _of_sweep(hydra_config) if sweep else None, resume)
+    found = output_dir.choose(
+        config, hparams, name, _of_sweep(hydra_config) if sweep else None, resume
+    )
     if found.begun and resume is None:
         for settings in (config, hparams):
             wandb_settings.keep(settings, run_dir.read_config(found.folder), untyped)
-    place.check_apart(found.folder, config, resume)
+    output_dir.check_apart(found.folder, config, resume)
     source = resume or config.get("checkpoint")
     several = sweep or limits.in_sweep()
     asked = " ".join(config["overrides"])
@@ -233,7 +245,7 @@ def _placed(
         chosen=found.chosen,
         unique=found.unique,
         resume=found.begun,
-        trains=choices["job"] in inherit.TRAINING,
+        trains=choices["job"] in merge.TRAINING,
         changes=changes,
         checkpoint=None if source is None else Path(source),
         name=asked if several else name,
@@ -269,7 +281,7 @@ def _check_overrides(cfg: DictConfig, overrides: list[Override], choices: dict[s
 
 def _is_own(group: str, option: str) -> bool:
     """Whether an option lies in a folder of the user's, which --config-dir names."""
-    return any((folder / group / f"{option}.yaml").is_file() for folder in composed.folders())
+    return any((folder / group / f"{option}.yaml").is_file() for folder in validate.folders())
 
 
 def _wires(job: DictConfig) -> dict[str, str]:

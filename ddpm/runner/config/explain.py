@@ -10,8 +10,8 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import catalog, overrides, paths
 from ddpm.errors import InputError, NoSuchKey, causes, nearest, shown
+from ddpm.runner.config import catalog, overrides, paths
 from ddpm.runner.safe_io import listing
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -13,7 +13,7 @@ from ddpm.errors import InputError
 from ddpm.runner.safe_io import listing
 
 # In a checkout conf/ stands beside the package, in an installed wheel inside it.
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[2]
 CONF = next(p for p in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if p.is_dir())
 # Where data sets are unless told otherwise: in the checkout, or beside what is being done.
 DATA = CONF.parent / "data" if CONF.parent != _PACKAGE else Path("data")

@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm import catalog, overrides, paths
 from ddpm.errors import InputError, shown
-from ddpm.rules import look_up
+from ddpm.runner.config import catalog, overrides, paths
+from ddpm.runner.config.rules import look_up
 from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.safe_io import Refused, read_yaml
 from ddpm.runner.terminal import shell
