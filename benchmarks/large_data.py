@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from ddpm.data.base import ImageData
-from ddpm.jobs.reading import load
 from ddpm.randomness import Order
+from ddpm.training.loader import load
 
 SIZE, CHANNELS, BATCH = 64, 3, 128
 IMAGE = CHANNELS * SIZE * SIZE  # bytes

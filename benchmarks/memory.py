@@ -21,10 +21,10 @@ import torch
 from omegaconf import OmegaConf
 from torch import nn
 
-from ddpm.jobs.loop import Loop
-from ddpm.jobs.memory import Trial, expected
 from ddpm.runner.config.build import build
 from ddpm.runner.config.catalog import CONF
+from ddpm.training.expected_memory import Trial, expected
+from ddpm.training.loop import Loop
 
 
 def private_bytes() -> int:

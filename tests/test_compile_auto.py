@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from ddpm.jobs import compiling, loop
-from ddpm.jobs.compiling import may_compile, pays
+from ddpm.training import compiling, loop
+from ddpm.training.compiling import may_compile, pays
 
 
 def test_only_a_long_run_on_a_gpu_pays_for_compiling(monkeypatch):
@@ -49,7 +49,7 @@ def compiled(monkeypatch):
     monkeypatch.setattr(loop, "pays", lambda seconds_left: True)
     calls = []
     monkeypatch.setattr(loop, "compile_networks", lambda *n, falls_back: calls.append(falls_back))
-    monkeypatch.setattr("ddpm.jobs.outlook.STEPS", 2)
+    monkeypatch.setattr("ddpm.training.time_left.STEPS", 2)
     return steps, calls
 
 

@@ -16,13 +16,13 @@ from ddpm.errors import InputError
 from ddpm.guidance.classifier import from_run
 from ddpm.guidance.classifier_free import ClassifierFree
 from ddpm.guidance.none import Unguided
-from ddpm.jobs.step import Step
 from ddpm.randomness import StepNoise
 from ddpm.runner.config.build import build
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver
 from ddpm.samplers.heun import Heun
+from ddpm.training.step import Step
 
 SLOW = pytest.mark.slow
 # So much that a few steps tell labels, steps and schedules apart.

@@ -26,11 +26,11 @@ from test_run import assert_equal_state, files_of, losses_of, state_of, status_o
 
 from ddpm import cli
 from ddpm.jobs import run as run_module
-from ddpm.jobs.step import Step
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.runs import run_dir
 from ddpm.sweeps import attempt, child, serial, side_by_side, slots
 from ddpm.trackers import local
+from ddpm.training.step import Step
 
 RUN = [*TINY, "output_dir=run", "job.sample_every=2"]
 SWEEP = ["-m", *TINY, "sweep=study", "seed=1,2"]

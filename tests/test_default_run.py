@@ -5,9 +5,9 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
-from ddpm.jobs.preview import evaluations
 from ddpm.runner.config.build import build
 from ddpm.runner.config.catalog import CONF
+from ddpm.training.preview import evaluations
 
 LIMIT = 5e12  # floating-point operations, those of the previews included
 

@@ -27,13 +27,13 @@ from test_run import assert_equal_state, losses_of, state_of, status_of
 
 from ddpm.data import base
 from ddpm.errors import InputError
-from ddpm.jobs import reading
 from ddpm.report import status as table
 from ddpm.runner.checkpoints import checkpoint, safetensors_file
 from ddpm.runner.config import validate
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io import atomic
 from ddpm.trackers.wandb_client import uploads
+from ddpm.training import loader
 
 
 @pytest.fixture(scope="module")
@@ -424,15 +424,15 @@ def test_as_many_read_ahead_as_there_is_shared_memory_for(
     caplog,
 ):
     data = folder(tree[0])  # of 192 bytes each
-    monkeypatch.setattr(reading, "free_bytes", lambda folder: free)
-    assert reading._possible(4, 2 * reading._image_bytes(data)) == possible
+    monkeypatch.setattr(loader, "free_bytes", lambda folder: free)
+    assert loader._possible(4, 2 * loader._image_bytes(data)) == possible
     assert ("job.num_workers=4" in caplog.text) == (possible < 4)
 
 
 @pytest.mark.parametrize("what", [error(errno.ENOSYS), error(errno.ENOENT), ImportError("none")])
 def test_without_semaphores_nothing_reads_ahead(what, monkeypatch, caplog):
     refuse_with(what, monkeypatch)
-    assert reading._possible(2, 100) == 0
+    assert loader._possible(2, 100) == 0
     assert "the training process loads the data itself" in caplog.text
 
 
@@ -440,7 +440,7 @@ def refuse_with(what, monkeypatch):
     def refused(*arguments, **options):
         raise what
 
-    monkeypatch.setattr(reading, "get_context", lambda: SimpleNamespace(Lock=refused))
+    monkeypatch.setattr(loader, "get_context", lambda: SimpleNamespace(Lock=refused))
 
 
 def test_a_run_without_shared_memory_is_the_same_run(straight, tmp_path, monkeypatch):

@@ -19,10 +19,10 @@ from crash_parts import TINY, go, said, start, until, wait
 from test_run import losses_of, status_of
 
 from ddpm import cli
-from ddpm.jobs.step import Step
 from ddpm.runner.distributed import signals
 from ddpm.runner.runs import run_dir
 from ddpm.sweeps import child
+from ddpm.training.step import Step
 
 HUP, TERM, INT = signal.SIGHUP, signal.SIGTERM, signal.SIGINT
 RUN = [*TINY, "output_dir=run"]

@@ -11,13 +11,13 @@ from lightning_fabric import Fabric
 from test_run import assert_equal_state, losses_of, state_of
 from torch import nn
 
-from ddpm import memory
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.jobs import memory as planning
-from ddpm.jobs.memory import Expected, Trace, Trial, choose, expected, extended, splits
-from ddpm.memory import Ledger
 from ddpm.models.unet import UNet
+from ddpm.training import expected_memory as planning
+from ddpm.training import memory
+from ddpm.training.expected_memory import Expected, Trace, Trial, choose, expected, extended, splits
+from ddpm.training.memory import Ledger
 
 KIB = 1024
 ADAM = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -193,7 +193,7 @@ def test_fewer_images_at_a_time_need_less_and_recomputing_too():
     needs = expect(trial_of(net), 16)
     totals = [needs.total(parts) for parts in splits(16)]
     assert totals == sorted(totals, reverse=True)
-    from ddpm.recompute import recompute
+    from ddpm.training.recompute import recompute
 
     recompute(net)
     assert expect(trial_of(net), 16).total(1) < 0.8 * totals[0]
@@ -303,7 +303,7 @@ def test_where_it_does_not_fit_a_line_says_what_would_help(run, monkeypatch):
 
 def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, monkeypatch):
     auto = [*TINY, "job.accumulate=auto"]
-    monkeypatch.setattr("ddpm.jobs.loop.choose", lambda trial, needs: 4)
+    monkeypatch.setattr("ddpm.training.loop.choose", lambda trial, needs: 4)
     out = go(run, *auto, "output_dir=whole")
     assert "for 2 images at a time, 4 times a step" in out
     go(run, *TINY, "job.accumulate=4", "output_dir=four")
@@ -315,7 +315,9 @@ def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, mon
         assert four == pytest.approx(one, rel=1e-4)
 
     go(run, *[w for w in auto if "max_steps" not in w], "job.max_steps=4", "output_dir=half")
-    monkeypatch.setattr("ddpm.jobs.loop.choose", lambda trial, needs: 1)  # now there is more room
+    monkeypatch.setattr(
+        "ddpm.training.loop.choose", lambda trial, needs: 1
+    )  # now there is more room
     out = go(run, "resume=half", "job.max_steps=6")
     assert "4 times a step" in out
     assert_equal_state(state_of(tmp_path / "whole", 6), state_of(tmp_path / "half", 6))
@@ -354,7 +356,7 @@ def test_a_network_whose_memory_cannot_be_measured_trains_all_the_same(run, monk
     def fails(*arguments, **options):
         raise RuntimeError("data-dependent\ncontrol flow")
 
-    monkeypatch.setattr("ddpm.jobs.loop.expected", fails)
+    monkeypatch.setattr("ddpm.training.loop.expected", fails)
     status, out, err = run(*TINY, "output_dir=run")
     assert status == 0, err
     assert "data-dependent control flow" in out + err

@@ -7,7 +7,7 @@ from crash_parts import go, said
 from test_numbers import ranks
 from test_ranks import CPU, FULL, RUN, SMALL, assert_close
 
-from ddpm.jobs import memory as planning
+from ddpm.training import expected_memory as planning
 
 
 @pytest.mark.parametrize(

@@ -25,18 +25,18 @@ from test_run import assert_equal_state, metrics_of, state_of, status_of, tensor
 from torch import nn
 
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.ema import EMA
 from ddpm.errors import InputError
 from ddpm.images import normalize
-from ddpm.jobs.learned import Learned
-from ddpm.jobs.meter import Meter
-from ddpm.jobs.step import Figures, LearningRate, Step
 from ddpm.jobs.train import Train
-from ddpm.jobs.watch import Watch
 from ddpm.models.convnet import ConvNet
 from ddpm.randomness import StepNoise
 from ddpm.schedules.learned import LearnedSchedule
 from ddpm.schedules.linear import linear
+from ddpm.training.ema import EMA
+from ddpm.training.health import Watch
+from ddpm.training.meter import Meter
+from ddpm.training.state import Learned
+from ddpm.training.step import Figures, LearningRate, Step
 
 BATCH, SHAPE = 8, (1, 8, 8)
 

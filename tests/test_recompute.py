@@ -9,12 +9,12 @@ from test_run import assert_equal_state, state_of
 from torch import nn
 
 from ddpm.errors import InputError
-from ddpm.memory import Ledger
 from ddpm.models.classifier import NoisyClassifier
 from ddpm.models.convnet import ConvNet
 from ddpm.models.resunet import ResUNet
 from ddpm.models.unet import UNet
-from ddpm.recompute import blocks, recompute
+from ddpm.training.memory import Ledger
+from ddpm.training.recompute import blocks, recompute
 
 SIZE = {"channels": 1, "image_size": 16, "num_classes": 3, "widths": [8, 16], "groups": 2}
 SIZE |= {"attention_resolutions": [16], "num_heads": 2}

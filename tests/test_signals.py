@@ -25,11 +25,11 @@ from test_survival import STEPS, assert_same_run, lines_of
 from wandb_reader import read_run, run_files
 
 from ddpm.jobs import rest
-from ddpm.jobs.step import Step
 from ddpm.jobs.train import Train
 from ddpm.runner.distributed import signals
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.runs import run_dir
+from ddpm.training.step import Step
 
 RUN = [*(word for word in LONG_STEPS if "batch_size" not in word), "job.batch_size=16"]
 ALL = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2]

@@ -10,13 +10,13 @@ from conftest import ROOT, TINY
 
 from ddpm import eager
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.jobs.outlook import Outlook
-from ddpm.jobs.preview import evaluations
 from ddpm.runner.terminal.progress import clock
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver
 from ddpm.samplers.heun import Heun
+from ddpm.training.preview import evaluations
+from ddpm.training.time_left import Outlook
 
 
 def imported(words, folder, data_dir):
@@ -43,7 +43,7 @@ def test_a_run_imports_nothing_that_it_does_not_use(tiny, tmp_path, data_dir):
     for unused in ("torch._dynamo", "torch._inductor", "torchvision", "sklearn", "pandas", "scipy"):
         assert unused not in names
     assert not [name for name in names if name.startswith("wandb.sdk.launch")]
-    assert names.index("matplotlib.figure") > names.index("ddpm.jobs.pace")
+    assert names.index("matplotlib.figure") > names.index("ddpm.training.intervals")
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
@@ -107,7 +107,7 @@ assert "torch._dynamo" in sys.modules
 def told(steps, total, seen, look, monkeypatch, seconds=1.0):
     """What an Outlook says of a run whose steps take so many seconds."""
     done = 0
-    monkeypatch.setattr("ddpm.jobs.outlook.time.perf_counter", lambda: done * seconds)
+    monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: done * seconds)
     said = []
     outlook = Outlook(0, total, lambda n: n in seen, look, torch.device("cpu"), said.append)
     for done in range(1, steps + 1):
@@ -153,7 +153,7 @@ def test_evaluations_of_the_network_are_counted(sampler, count):
 
 def test_a_compiled_run_tells_how_long_that_took(monkeypatch):
     now = 0.0
-    monkeypatch.setattr("ddpm.jobs.outlook.time.perf_counter", lambda: now)
+    monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: now)
     said = []
     outlook = Outlook(
         0, 100, lambda n: n == 100, 0.0, torch.device("cpu"), said.append, compiles=True

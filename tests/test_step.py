@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ddpm.jobs.pace import due, rank_rows, total_steps
-from ddpm.jobs.step import LearningRate, by_time
+from ddpm.training.intervals import due, rank_rows, total_steps
+from ddpm.training.step import LearningRate, by_time
 
 
 def test_the_rate_rises_stays_and_falls():

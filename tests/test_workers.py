@@ -23,12 +23,13 @@ from tracker_parts import GRID
 from tracker_parts import said as warned
 
 from ddpm.data.base import ImageData
-from ddpm.jobs import reading, run, train
+from ddpm.jobs import run, train
 from ddpm.jobs.train import Train
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed import signals
 from ddpm.runner.runs import run_dir
 from ddpm.trackers.base import Trackers
+from ddpm.training import loader
 
 RUN = [*TINY, "output_dir=run"]
 READ_AHEAD = [*RUN, "job.num_workers=1"]
@@ -129,7 +130,7 @@ def test_a_reader_may_be_killed_at_any_moment(place, straight, tmp_path, monkeyp
 
 def test_a_reader_that_does_not_answer_ends_the_run(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "READER_SECONDS", 0.5)
+        patch.setattr(loader, "READER_SECONDS", 0.5)
         at_read(patch, 5, lambda: time.sleep(5))
         assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
     assert_ended_for_want_of_a_reader(tmp_path)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ddpm.jobs.step import Step
 from ddpm.jobs.train import Train
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.pretrained import ready
 from ddpm.randomness import StepNoise, image_noise
+from ddpm.training.step import Step
 from gpu_parts.comparison import TOLERANCE, Tensors, compare
 from gpu_parts.configuration import (
     MODES,

@@ -11,11 +11,11 @@ from hydra.core.hydra_config import HydraConfig
 from lightning_fabric import Fabric
 from omegaconf import open_dict
 
-from ddpm.jobs.loop import Loop
 from ddpm.runner.config import catalog, merge
 from ddpm.runner.config.build import build
 from ddpm.runner.config.catalog import groups, keys
 from ddpm.runner.config.planning import plan
+from ddpm.training.loop import Loop
 
 # A network of some thousand weights, for the parts that are not about the network.
 SMALL = ("model=convnet", "model.width=16")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm.jobs.step import Loss, Step
+from ddpm.training.step import Loss, Step
 from gpu_parts.against_cpu import make_step, random_images
 from gpu_parts.comparison import difference
 from gpu_parts.configuration import MODES, SMALL, variants

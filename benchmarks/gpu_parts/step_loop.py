@@ -15,12 +15,12 @@ from settings import NETWORKS, on_digits
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from ddpm.jobs.meter import Meter
-from ddpm.jobs.reading import load
-from ddpm.jobs.step import Step
-from ddpm.jobs.watch import Watch
 from ddpm.randomness import Order
 from ddpm.runner.terminal.progress import Progress
+from ddpm.training.health import Watch
+from ddpm.training.loader import load
+from ddpm.training.meter import Meter
+from ddpm.training.step import Step
 from gpu_parts.configuration import MODES, build_fabric, build_job, needs
 from gpu_parts.part import Figures, Machine, Part
 from gpu_parts.speed import CELLS, TINY, Cell, free, start_over, target

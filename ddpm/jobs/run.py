@@ -14,8 +14,6 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.errors import InputError, shown
-from ddpm.jobs.learned import Learned
-from ddpm.jobs.meter import Meter
 from ddpm.jobs.products import offer
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config import presets
@@ -26,6 +24,8 @@ from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal import streams
 from ddpm.trackers.base import RunInfo, Tracker, Trackers, grid_file, open_trackers
+from ddpm.training.meter import Meter
+from ddpm.training.state import Learned
 
 
 @dataclass

@@ -7,11 +7,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm.guidance.base import Guidance
-from ddpm.jobs.loop import Loop
-from ddpm.jobs.pace import due
-from ddpm.jobs.preview import BATCH, evaluations, preview
 from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler
+from ddpm.training.intervals import due
+from ddpm.training.loop import Loop
+from ddpm.training.preview import BATCH, evaluations, preview
 
 logger = logging.getLogger(__name__)
 

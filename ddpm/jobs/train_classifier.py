@@ -8,9 +8,9 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm.images import normalize
-from ddpm.jobs.loop import Loop
-from ddpm.jobs.pace import due
 from ddpm.randomness import StepNoise, mix
+from ddpm.training.intervals import due
+from ddpm.training.loop import Loop
 
 IMAGES = 512  # in a measurement of the accuracy, at most
 LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # of noise: shares of T - 1

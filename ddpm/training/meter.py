@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm.jobs.step import QUARTERS, Figures
 from ddpm.runner.distributed.fabric import memory
+from ddpm.training.step import QUARTERS, Figures
 
 COLUMNS = 3 + 2 * QUARTERS  # of a step's row: loss, gradient norm, broken; sums and numbers by time
 

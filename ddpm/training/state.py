@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ddpm import pretrained
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.ema import EMA
 from ddpm.errors import InputError
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed import fsdp
+from ddpm.training.ema import EMA
 
 
 @dataclass

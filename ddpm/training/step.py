@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ddpm import eager
 from ddpm.diffusion import NO_LABEL, GaussianDiffusion
-from ddpm.ema import EMA
 from ddpm.images import normalize
 from ddpm.randomness import StepNoise, mix, seed_device
 from ddpm.runner.distributed.fsdp import norm_of
+from ddpm.training.ema import EMA
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 QUARTERS = 4  # of 0..T-1, whose losses are told apart

@@ -12,25 +12,25 @@ from torch import Tensor, nn
 from ddpm import eager
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.ema import EMA
 from ddpm.errors import InputError, shown
-from ddpm.jobs.compiling import NEVER, can_compile, compile_networks, may_compile, pays
-from ddpm.jobs.learned import Learned
-from ddpm.jobs.memory import Expected, Trial, choose, expected, splits, warn
-from ddpm.jobs.meter import Meter
-from ddpm.jobs.outlook import Outlook
-from ddpm.jobs.pace import due, rank_rows, total_steps
-from ddpm.jobs.reading import load
 from ddpm.jobs.run import Run
-from ddpm.jobs.step import LearningRate, Step
-from ddpm.jobs.watch import Watch
 from ddpm.randomness import Order, StepNoise
-from ddpm.recompute import blocks, recompute
 from ddpm.runner.distributed.fabric import check_compiler, mesh_of, restart_peak
 from ddpm.runner.distributed.fsdp import shard
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
+from ddpm.training.compiling import NEVER, can_compile, compile_networks, may_compile, pays
+from ddpm.training.ema import EMA
+from ddpm.training.expected_memory import Expected, Trial, choose, expected, splits, warn
+from ddpm.training.health import Watch
+from ddpm.training.intervals import due, rank_rows, total_steps
+from ddpm.training.loader import load
+from ddpm.training.meter import Meter
+from ddpm.training.recompute import blocks, recompute
+from ddpm.training.state import Learned
+from ddpm.training.step import LearningRate, Step
+from ddpm.training.time_left import Outlook
 
 logger = logging.getLogger(__name__)
 

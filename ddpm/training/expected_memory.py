@@ -21,12 +21,13 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ddpm import eager, memory
+from ddpm import eager
 from ddpm.errors import InputError
-from ddpm.memory import Ledger
-from ddpm.recompute import recompute
 from ddpm.runner.distributed import fsdp
 from ddpm.runner.distributed.fabric import mesh_of
+from ddpm.training import memory
+from ddpm.training.memory import Ledger
+from ddpm.training.recompute import recompute
 
 Images = tuple[Tensor, Tensor, Tensor, Tensor | None]  # x_0, t, eps, label
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
