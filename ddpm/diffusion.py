@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ddpm import bound
+from ddpm import likelihood
 from ddpm.errors import InputError
 from ddpm.objectives.base import Objective
 from ddpm.objectives.eps import Eps
@@ -223,7 +223,9 @@ class GaussianDiffusion(nn.Module):
         mean_p, _ = self.q_posterior(x_0_hat, x_t, t)
         high = extract(self.betas, t, x_t).log()
         low = extract(self.posterior_variance, t.clamp(min=1), x_t).log() if self.T > 1 else high
-        return bound.vb_term(x_0, mean_q, low, mean_p, fraction * high + (1 - fraction) * low, t)
+        return likelihood.vb_term(
+            x_0, mean_q, low, mean_p, fraction * high + (1 - fraction) * low, t
+        )
 
     def schedule_loss(
         self, model: Model, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None = None
@@ -241,7 +243,7 @@ class GaussianDiffusion(nn.Module):
             output, _ = self.split(ask(model, x_t, t, label))
             return self.objective.predict_x_0(x_t, output, alpha, sigma)
 
-        return bound.schedule_bound(log_snr, predict_x_0, x_0, t, eps)
+        return likelihood.schedule_bound(log_snr, predict_x_0, x_0, t, eps)
 
 
 def on_host(betas: Tensor) -> list[float]:

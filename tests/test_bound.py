@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Normal, kl_divergence
 
-from ddpm.bound import (
+from ddpm.likelihood import (
     bits,
     discretized_log_likelihood,
     normal_kl,

@@ -69,9 +69,9 @@ LEAVES = {
     "ddpm.schedules": {"ddpm.schedules.base"},
     "ddpm.objectives": {"ddpm.objectives.base"},
     "ddpm.weightings": {"ddpm.weightings.base", "ddpm.objectives.base"},
-    "ddpm.bound": set(),
+    "ddpm.likelihood": set(),
     "ddpm.diffusion": {
-        "ddpm.bound",
+        "ddpm.likelihood",
         "ddpm.objectives.base",
         "ddpm.objectives.eps",  # by default
         "ddpm.weightings.base",
@@ -181,8 +181,8 @@ UPPER = [
 ]
 MIDDLE = {
     # Parts reach jobs and the pipeline as arguments: no model, schedule or data set by name.
-    "ddpm.interpolation": {"ddpm.diffusion", "ddpm.samplers.base"},
-    "ddpm.inpainting": {"ddpm.diffusion", "ddpm.samplers.base"},
+    "ddpm.editing.interpolation": {"ddpm.diffusion", "ddpm.samplers.base"},
+    "ddpm.editing.repaint": {"ddpm.diffusion", "ddpm.samplers.base"},
     "ddpm.pretrained": {
         "ddpm.runner.config.build",
         "ddpm.runner.checkpoints.checkpoint",
@@ -208,8 +208,8 @@ MIDDLE = {
         "ddpm.jobs",
         "ddpm.pipeline",
         "ddpm.pretrained",
-        "ddpm.interpolation",
-        "ddpm.inpainting",
+        "ddpm.editing.interpolation",
+        "ddpm.editing.repaint",
         "ddpm.diffusion",
         "ddpm.guidance.base",
         "ddpm.samplers.base",

@@ -12,8 +12,8 @@ from PIL import Image
 from ddpm.data.digits import Digits
 from ddpm.data.pictures import upright_size
 from ddpm.diffusion import Prediction
+from ddpm.editing.repaint import area, forward, inpaint, path
 from ddpm.images import denormalize, load_png, normalize, save_png
-from ddpm.inpainting import area, forward, inpaint, path
 from ddpm.pipeline import without_gradients
 from ddpm.randomness import image_noise
 from ddpm.runner.config.rules import AREAS

@@ -10,8 +10,8 @@ from PIL import Image
 
 from ddpm.data.digits import Digits
 from ddpm.diffusion import Prediction
+from ddpm.editing.interpolation import interpolate
 from ddpm.images import load_png, save_png
-from ddpm.interpolation import interpolate
 from ddpm.randomness import image_noise
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM

@@ -4,8 +4,8 @@ from fractions import Fraction
 import pytest
 import torch
 
-from ddpm.bound import schedule_bound
 from ddpm.errors import InputError
+from ddpm.likelihood import schedule_bound
 from ddpm.schedules.learned import LearnedSchedule
 from ddpm.schedules.linear import linear
 

@@ -7,10 +7,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ddpm import inpainting
 from ddpm.data.base import ImageData
 from ddpm.data.pictures import upright_size
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.editing import repaint
 from ddpm.errors import InputError, nearest
 from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, make_grid, normalize
@@ -60,7 +60,7 @@ def inpaint(
     pipeline = make_pipeline(
         run, fabric, model, diffusion, sampler, guidance, picture.shape, weights
     )
-    moves = inpainting.path(len(sampler.timesteps(diffusion)), resamples, jump_length)
+    moves = repaint.path(len(sampler.timesteps(diffusion)), resamples, jump_length)
     seeds = range(first_seed, first_seed + num_samples)
     every = [seeds[i : i + batch_size] for i in range(0, num_samples, batch_size)]
     batches = mine(every, fabric)
@@ -103,7 +103,7 @@ def find_mask(data: ImageData, mask: str, image: str) -> Tensor:
         InputError: the file cannot be read, is not as large as the image, or is all black.
     """
     if mask in AREAS:
-        found = inpainting.area(mask, data.image_size)
+        found = repaint.area(mask, data.image_size)
     else:
         found = read_mask(data, mask, image)
     if not found.any():
@@ -144,7 +144,7 @@ def paint(
     """Yield images (B, C, H, W) of these seeds on the way to x_0, float32, and last of all x_0."""
     device = pipeline.device
     randn_like = image_noise(seeds, device)
-    steps = inpainting.inpaint(
+    steps = repaint.inpaint(
         pipeline.denoise(pipeline.to_labels(labels)),
         pipeline.diffusion,
         pipeline.sampler,

@@ -8,9 +8,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ddpm import interpolation
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.editing import interpolation
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, load_png, make_grid, normalize
