@@ -1,6 +1,6 @@
 """Train, sample, sweep: `python run.py --help` says how."""
 
-from ddpm.shadows import check_shadows
+from ddpm.runner.execution.shadowed_modules import check_shadows
 
 check_shadows()
 

@@ -18,10 +18,10 @@ from omegaconf import DictConfig
 
 from ddpm import looking
 from ddpm.errors import InputError, ToldElsewhere, nearest
-from ddpm.perform import perform
 from ddpm.runner.config import catalog, explain, merge, overrides, paths, redaction, wandb_settings
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
+from ddpm.runner.execution.execute import perform
 from ddpm.runner.terminal import streams
 from ddpm.sweeps import record, table
 from ddpm.sweeps.attempt import attempt_composed

@@ -21,7 +21,7 @@ atexit.register(shutil.rmtree, DATA)  # not by the copies, which end by os._exit
 
 # What a run imports on its way: done once here, and not in each copy of this process.
 for name in (
-    *("ddpm.launch", "ddpm.jobs.train", "ddpm.jobs.sample", "ddpm.data.digits"),
+    *("ddpm.runner.execution.launch", "ddpm.jobs.train", "ddpm.jobs.sample", "ddpm.data.digits"),
     *("ddpm.models.convnet", "ddpm.models.resunet", "ddpm.objectives.v", "ddpm.schedules.learned"),
     *("matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.datasets"),
     *("ddpm.samplers.ddim", "ddpm.guidance.none", "ddpm.weightings.uniform", "torch._dynamo"),

@@ -6,9 +6,9 @@ import pytest
 import torch
 from conftest import TINY
 
-from ddpm import launch
 from ddpm.errors import InputError
 from ddpm.runner.distributed import fabric
+from ddpm.runner.execution import launch
 
 
 def test_no_compiler_is_told_before_a_folder_is_made(run, tmp_path, monkeypatch):

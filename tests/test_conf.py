@@ -15,10 +15,10 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from shared_parts import curve_of_a_loss
 
-from ddpm.jobs.run import Run
 from ddpm.runner.config import rules
 from ddpm.runner.config.build import build, check_targets
 from ddpm.runner.config.plan import Plan
+from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.trackers import local
 

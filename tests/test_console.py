@@ -25,8 +25,8 @@ from crash_parts import SAMPLE, TINY, go, said
 from test_run import assert_equal_state, files_of, losses_of, state_of, status_of
 
 from ddpm import cli
-from ddpm.jobs import run as run_module
 from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.execution import run as run_module
 from ddpm.runner.runs import run_dir
 from ddpm.sweeps import attempt, child, serial, side_by_side, slots
 from ddpm.trackers import local

@@ -69,7 +69,7 @@ torch.hub.shutil.rmtree torch.optim.adam.os.system torch.optim.Adam.__init__
 torch.optim.optimizer.functools.partial torch.optim.lr_scheduler.LambdaLR
 torch.optim.Adam.__class__ torch.optim.Adam.load_state_dict torch.optim.Optimizer
 ddpm.runner.config.build.hydra.utils.instantiate ddpm.runner.config.build.build ddpm.runner.config.build.OmegaConf.create ddpm.cli.main
-ddpm.cli.os._exit ddpm.launch.launch ddpm.runner.safe_io.read_archive ddpm.runner.runs.run_dir.os.remove
+ddpm.cli.os._exit ddpm.runner.execution.launch.launch ddpm.runner.safe_io.read_archive ddpm.runner.runs.run_dir.os.remove
 ddpm.runner.checkpoints.checkpoint.shutil.rmtree ddpm.runner.checkpoints.checkpoint.torch.load ddpm.trackers.local.open
 ddpm.models.unet.UNet.__init__ ddpm.models.unet.UNet.__init__.__globals__
 ddpm.models.unet.UNet.__init__.__globals__.__getitem__ ddpm.models.unet.UNet.__class__

@@ -42,9 +42,9 @@ ONLY = {
     "torch.utils.tensorboard": {"ddpm.trackers.tensorboard"},
     "matplotlib": {"ddpm.trackers.local"},
     "lightning_fabric": {
-        "ddpm.eager",
+        "ddpm.runner.execution.eager",
         "ddpm.runner.distributed.fabric",
-        "ddpm.launch",
+        "ddpm.runner.execution.launch",
         "ddpm.jobs",
     },
     "torchvision": {"ddpm.data"},
@@ -103,7 +103,7 @@ LEAVES = {
     "ddpm.runner.config.team": set(),
     "ddpm.runner.runs.stop_file": set(),
     "ddpm.training.ema": set(),
-    "ddpm.eager": set(),
+    "ddpm.runner.execution.eager": set(),
     "ddpm.runner.distributed.threads": set(),
     "ddpm.runner.config.presets": {"ddpm.runner.config.catalog", "ddpm.runner.config.rules"},
     "ddpm.runner.safe_io": {"ddpm.runner.safe_io"},
@@ -127,7 +127,7 @@ LEAVES = {
     "ddpm.training.recompute": set(),
     "ddpm.runner.safe_io.failpoint": set(),
     "ddpm.runner.runs.metrics_log": set(),
-    "ddpm.shadows": set(),
+    "ddpm.runner.execution.shadowed_modules": set(),
     "ddpm.runner.terminal.shell": set(),
     "ddpm.runner.config.overrides": {"ddpm.runner.terminal.shell"},
     "ddpm.runner.config.paths": {"ddpm.runner.terminal.shell"},
@@ -171,10 +171,10 @@ UPPER = [
     "ddpm.runner.config.validate",
     "ddpm.runner.config.planning",
     "ddpm.runner.config.merge",
-    "ddpm.launch",
+    "ddpm.runner.execution.launch",
     "ddpm.runner.config.explain",
     "ddpm.looking",
-    "ddpm.perform",
+    "ddpm.runner.execution.execute",
     "ddpm.runner.config.output_dir",
     "ddpm.runner.config.wandb_settings",
     *(name for name in MODULES if name.startswith("ddpm.sweeps")),
@@ -220,7 +220,7 @@ MIDDLE = {
         "ddpm.runner.checkpoints.checkpoint",
         "ddpm.runner.terminal.progress",
         "ddpm.runner.safe_io.failpoint",
-        "ddpm.eager",
+        "ddpm.runner.execution.eager",
         "ddpm.training.ema",
         "ddpm.runner.checkpoints.safetensors_file",
         "ddpm.runner.distributed.fabric",
@@ -299,11 +299,11 @@ def test_nobody_below_imports_what_is_above():
         "ddpm.cli",
         "ddpm.runner.config.validate",
         "ddpm.looking",
-        "ddpm.perform",
+        "ddpm.runner.execution.execute",
         "ddpm.runner.config.explain",
         "ddpm.runner.config.planning",
         "ddpm.runner.config.merge",
-        "ddpm.launch",
+        "ddpm.runner.execution.launch",
         "ddpm.runner.config.output_dir",
     }
     for name, path in MODULES.items():
@@ -345,7 +345,7 @@ def test_checkpoints_are_read_in_one_place():
 
 
 def test_run_py_is_only_the_door():
-    assert set(imports(ROOT / "run.py")) == {"ddpm.shadows", "ddpm.cli"}
+    assert set(imports(ROOT / "run.py")) == {"ddpm.runner.execution.shadowed_modules", "ddpm.cli"}
 
 
 def test_the_door_opens_without_torch():

@@ -12,14 +12,14 @@ from report_parts import run_folder
 from ddpm import report
 from ddpm.data.pets import Pets
 from ddpm.errors import InputError
-from ddpm.jobs import products
-from ddpm.perform import perform
 from ddpm.report import commands, runs, status
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config import catalog, explain, output_dir
+from ddpm.runner.execution import outputs
+from ddpm.runner.execution.execute import perform
+from ddpm.runner.execution.shadowed_modules import check_shadows
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks, listing
-from ddpm.shadows import check_shadows
 from ddpm.sweeps import folder
 from ddpm.trackers.base import Trackers, grid_files
 from ddpm.trackers.wandb_client import download, history
@@ -252,14 +252,14 @@ def test_why_nothing_could_be_saved_is_said_all_the_same(tmp_path, monkeypatch, 
 def test_a_run_that_is_done_is_done(tmp_path, refuse, caplog, trains):
     (tmp_path / "samples").mkdir()
     refuse(tmp_path / "samples")
-    products.offer(Trackers([]), tmp_path, 7, trains=trains)
+    outputs.offer(Trackers([]), tmp_path, 7, trains=trains)
     assert f"{tmp_path / 'samples'}: cannot be listed (Stale file handle)" in caplog.text
 
 
 def test_the_end_of_a_run_is_told(tmp_path, monkeypatch, refuse, capsys):
     from types import SimpleNamespace
 
-    from ddpm import launch
+    from ddpm.runner.execution import launch
 
     (tmp_path / "samples").mkdir()
     result = {"state": "done", "step": 7, "dir": tmp_path, "signal": None}
@@ -353,7 +353,7 @@ def test_a_checkout_that_cannot_be_listed_is_no_traceback(tmp_path, monkeypatch,
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("sys.path", [str(tmp_path)])
-    monkeypatch.setattr("ddpm.shadows.os.listdir", fail)
+    monkeypatch.setattr("ddpm.runner.execution.shadowed_modules.os.listdir", fail)
     check_shadows()
     assert f"{tmp_path}: cannot be listed (Permission denied)" in capsys.readouterr().err
 

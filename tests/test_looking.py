@@ -11,7 +11,8 @@ from conftest import TINY
 from report_parts import run_folder
 from wandb_reader import read_run, run_files
 
-from ddpm import looking, perform
+from ddpm import looking
+from ddpm.runner.execution import execute
 from ddpm.runner.runs import run_dir, stop_file
 
 SWEEP = ["-m", *TINY, "job.max_steps=3", "sweep=study", "seed=1,2"]
@@ -149,7 +150,7 @@ def test_a_report_in_the_folder_of_a_run_leaves_its_figures(run, tmp_path):
 def test_lines_to_paste_are_quoted(tmp_path, capsys):
     folder = tmp_path / "a b"
     for job, state in (("train", "done"), ("train", "preempted"), ("train_classifier", "done")):
-        perform._say_trained({"dir": folder, "state": state, "step": 1}, job)
+        execute._say_trained({"dir": folder, "state": state, "step": 1}, job)
     lines = [line for line in capsys.readouterr().out.splitlines() if "run.py" in line]
     assert len(lines) == 3
     assert all(shlex.split(line)[-1].endswith(f'="{folder}"') for line in lines)
@@ -164,7 +165,7 @@ def test_lines_to_paste_are_quoted(tmp_path, capsys):
     ],
 )
 def test_who_asked_a_run_to_stop(signal, file, words, tmp_path):
-    from ddpm.jobs.run import Run
+    from ddpm.runner.execution.run import Run
 
     if file:
         stop_file.to_stop(tmp_path)

@@ -20,11 +20,11 @@ from crash_parts import SAMPLE, TINY, go, said
 from test_numbers import ranks
 from test_run import files_of, losses_of, metrics_of, state_of, status_of
 
-from ddpm import launch
 from ddpm.jobs import rest
 from ddpm.models.convnet import ConvNet
 from ddpm.models.unet import UNet
 from ddpm.runner.distributed import fsdp
+from ddpm.runner.execution import launch
 
 FULL = "hardware.precision=32-true"
 CPU = ["hardware.accelerator=cpu", FULL]

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import ROOT, TINY
 
-from ddpm import eager
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.runner.execution import eager
 from ddpm.runner.terminal.progress import clock
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM

@@ -23,10 +23,11 @@ from tracker_parts import GRID
 from tracker_parts import said as warned
 
 from ddpm.data.base import ImageData
-from ddpm.jobs import run, train
+from ddpm.jobs import train
 from ddpm.jobs.train import Train
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed import signals
+from ddpm.runner.execution import run
 from ddpm.runner.runs import run_dir
 from ddpm.trackers.base import Trackers
 from ddpm.training import loader

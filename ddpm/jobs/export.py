@@ -9,8 +9,8 @@ from torch import nn
 from ddpm import pretrained
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.jobs.run import Run
 from ddpm.runner.checkpoints import safetensors_file
+from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.runner.terminal import shell
 

@@ -16,12 +16,12 @@ from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, make_grid, normalize
 from ddpm.jobs.given import read_picture
 from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
-from ddpm.jobs.run import Run
 from ddpm.jobs.sample import GRID, file_name, load, make_pipeline, write_labels
 from ddpm.pipeline import Pipeline, in_turn, without_gradients
 from ddpm.randomness import image_noise
 from ddpm.runner.config.rules import AREAS
 from ddpm.runner.distributed.signals import GracefulStop
+from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
 

@@ -16,11 +16,11 @@ from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, load_png, make_grid, normalize
 from ddpm.jobs.given import read_picture
 from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
-from ddpm.jobs.run import Run
 from ddpm.jobs.sample import make_pipeline
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
 from ddpm.runner.distributed.signals import GracefulStop
+from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ddpm.errors import InputError
 from ddpm.images import is_whole, save_png
-from ddpm.jobs.run import Run
 from ddpm.runner.distributed.signals import GracefulStop
+from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
 

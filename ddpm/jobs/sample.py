@@ -13,9 +13,9 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif
 from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
-from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler, in_turn
 from ddpm.runner.distributed.signals import GracefulStop
+from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
 
 GRID = 256  # images in grid.png, at most

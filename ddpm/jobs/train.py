@@ -7,8 +7,8 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm.guidance.base import Guidance
-from ddpm.jobs.run import Run
 from ddpm.pipeline import Pipeline, Sampler
+from ddpm.runner.execution.run import Run
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
 from ddpm.training.preview import BATCH, evaluations, preview

@@ -8,10 +8,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddpm.perform import Preempted, perform
 from ddpm.runner.config import explain, merge
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks
+from ddpm.runner.execution.execute import Preempted, perform
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.terminal import streams

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from ddpm.perform import Preempted
+from ddpm.runner.execution.execute import Preempted
 from ddpm.runner.terminal import streams
 from ddpm.sweeps.attempt import attempt
 from ddpm.sweeps.freeze import Job

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from ddpm.errors import InputError
-from ddpm.perform import Preempted
 from ddpm.runner.distributed.signals import GracefulStop
+from ddpm.runner.execution.execute import Preempted
 from ddpm.runner.runs import run_dir
 from ddpm.sweeps.attempt import keep_error
 from ddpm.sweeps.folder import elsewhere

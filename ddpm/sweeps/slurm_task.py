@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from submitit.helpers import DelayedSubmission
 
-from ddpm.perform import Preempted
 from ddpm.runner.distributed import ranks
+from ddpm.runner.execution.execute import Preempted
 from ddpm.sweeps.attempt import attempt
 from ddpm.sweeps.freeze import Job
 

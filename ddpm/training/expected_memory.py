@@ -21,10 +21,10 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ddpm import eager
 from ddpm.errors import InputError
 from ddpm.runner.distributed import fsdp
 from ddpm.runner.distributed.fabric import mesh_of
+from ddpm.runner.execution import eager
 from ddpm.training import memory
 from ddpm.training.memory import Ledger
 from ddpm.training.recompute import recompute

@@ -9,15 +9,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ddpm import eager
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, shown
-from ddpm.jobs.run import Run
 from ddpm.randomness import Order, StepNoise
 from ddpm.runner.distributed.fabric import check_compiler, mesh_of, restart_peak
 from ddpm.runner.distributed.fsdp import shard
 from ddpm.runner.distributed.signals import GracefulStop
+from ddpm.runner.execution import eager
+from ddpm.runner.execution.run import Run
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
 from ddpm.training.compiling import NEVER, can_compile, compile_networks, may_compile, pays

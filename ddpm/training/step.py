@@ -9,11 +9,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ddpm import eager
 from ddpm.diffusion import NO_LABEL, GaussianDiffusion
 from ddpm.images import normalize
 from ddpm.randomness import StepNoise, mix, seed_device
 from ddpm.runner.distributed.fsdp import norm_of
+from ddpm.runner.execution import eager
 from ddpm.training.ema import EMA
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]

@@ -30,11 +30,13 @@ def perform(plan: Plan) -> dict[str, Any] | None:
     """
     if ranks.leads():
         print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
-    from ddpm import eager  # torch comes in here, seconds after a mistake would have shown
+    from ddpm.runner.execution import (
+        eager,  # torch comes in here, seconds after a mistake would have shown
+    )
 
     if plan.config["job"].get("compile") is not True:
         eager.import_fabric()
-    from ddpm.launch import launch
+    from ddpm.runner.execution.launch import launch
 
     result = launch(plan)
     if result is not None:

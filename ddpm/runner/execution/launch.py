@@ -11,13 +11,13 @@ from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessExitedException
 
 from ddpm.errors import InputError, ToldElsewhere, shown
-from ddpm.jobs.run import Run
 from ddpm.pretrained import check_fits
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks, signals
 from ddpm.runner.distributed.fabric import is_first_to_say, starts_processes
+from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell, streams
