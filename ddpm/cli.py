@@ -16,8 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm import looking
 from ddpm.errors import InputError, ToldElsewhere, nearest
+from ddpm.jobs import report
 from ddpm.runner.config import catalog, explain, merge, overrides, paths, redaction, wandb_settings
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
@@ -181,8 +181,8 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get().runtime.choices.job
     _single["only_prints"] = job == "status"
     try:
-        if job in looking.JOBS:
-            looking.look(cfg)
+        if job in report.JOBS:
+            report.look(cfg)
             return None
         with ranks.one_tells():
             planned = plan(cfg, merge.taken)

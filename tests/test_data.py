@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 
-from ddpm.data import base, pictures
+from ddpm.data import base, decode
 from ddpm.data.digits import Digits
 from ddpm.data.folder import Folder
 from ddpm.errors import InputError
@@ -76,7 +76,7 @@ def everything(data):
 def square(picture, **changes):
     settings = {"channels": 3, "image_size": 8, "fit": "resize", "center_crop": None}
     settings |= {"background": 255, "resample": Image.Resampling.LANCZOS}
-    return pictures.square(picture, **(settings | changes))
+    return decode.square(picture, **(settings | changes))
 
 
 # -- digits ---------------------------------------------------------------------------------------

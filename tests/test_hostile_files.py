@@ -32,7 +32,7 @@ from conftest import ROOT, TINY
 from hostile_parts import watched
 from PIL import Image
 
-from ddpm.data.pictures import Unreadable, open_image, square, upright_size
+from ddpm.data.decode import Unreadable, open_image, square, upright_size
 from ddpm.runner.safe_io import (
     Refused,
     check_archive,
@@ -733,7 +733,7 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 from PIL import Image
-from ddpm.data.pictures import open_image, square
+from ddpm.data.decode import open_image, square
 from ddpm.runner.safe_io import read_archive, read_yaml
 
 def picture(path):

@@ -15,11 +15,11 @@ import yaml
 from conftest import TINY
 from PIL import Image
 
-from ddpm.data import base, pictures
+from ddpm.data import base, decode
 from ddpm.data.digits import Digits
 from ddpm.data.folder import Folder
 from ddpm.errors import InputError
-from ddpm.jobs.given import read_picture
+from ddpm.jobs.pictures import read_picture
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 
@@ -423,7 +423,7 @@ def test_the_fingerprint_knows_which_were_left_out(root, monkeypatch):
 
     def fail(path):
         if path.name == "1.png":
-            raise pictures.Unreadable(path, "too new")
+            raise decode.Unreadable(path, "too new")
         return open_image(path)
 
     monkeypatch.setattr(base, "open_image", fail)
@@ -505,9 +505,9 @@ def test_a_good_picture_is_not_blamed(root, monkeypatch, where, error, advice, o
         raise error
 
     if where == "open":
-        monkeypatch.setattr(pictures.Image, "open", fail)
+        monkeypatch.setattr(decode.Image, "open", fail)
     else:
-        monkeypatch.setattr(pictures, "convert", fail)
+        monkeypatch.setattr(decode, "convert", fail)
     with pytest.raises(InputError) as caught:
         folder(root, on_error=on_error).prepare()
     message = str(caught.value)
@@ -522,7 +522,7 @@ def test_a_good_picture_of_the_command_line_is_not_blamed(root, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(pictures.Image, "open", fail)
+    monkeypatch.setattr(decode.Image, "open", fail)
     with pytest.raises(InputError, match=r"job\.image: cannot read image .* not the picture"):
         read_picture("job.image", str(root / "cats" / "0.png"), folder(root).read, " Another hint.")
 

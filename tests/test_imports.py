@@ -31,7 +31,7 @@ HYDRA = {
     "ddpm.runner.config.overrides",
     "ddpm.runner.config.redaction",
     "ddpm.runner.config.team",
-    "ddpm.looking",
+    "ddpm.jobs.report",
     "ddpm.sweeps",
     "ddpm.runner.config.wandb_settings",
 }
@@ -65,7 +65,7 @@ ANYWHERE = {
 
 # What a module may know of ours, besides ANYWHERE. A folder stands for all in it.
 LEAVES = {
-    "ddpm.models": {"ddpm.models.layers", "ddpm.models.stages"},
+    "ddpm.models": {"ddpm.models.layers", "ddpm.models.unet_blocks"},
     "ddpm.schedules": {"ddpm.schedules.base"},
     "ddpm.objectives": {"ddpm.objectives.base"},
     "ddpm.weightings": {"ddpm.weightings.base", "ddpm.objectives.base"},
@@ -80,7 +80,7 @@ LEAVES = {
     "ddpm.samplers": {"ddpm.diffusion", "ddpm.samplers.base"},
     "ddpm.data": {
         "ddpm.data.base",
-        "ddpm.data.pictures",
+        "ddpm.data.decode",
         "ddpm.runner.runs.run_dir",  # by folder alone, which leaves out runs among the images
     },
     "ddpm.trackers": {
@@ -138,7 +138,7 @@ LEAVES = {
         "ddpm.runner.safe_io",
     },
     "ddpm.report": {
-        "ddpm.data.pictures",
+        "ddpm.data.decode",
         "ddpm.runner.runs.metrics_log",
         "ddpm.report",
         "ddpm.runner.runs.run_dir",
@@ -173,7 +173,7 @@ UPPER = [
     "ddpm.runner.config.merge",
     "ddpm.runner.execution.launch",
     "ddpm.runner.config.explain",
-    "ddpm.looking",
+    "ddpm.jobs.report",
     "ddpm.runner.execution.execute",
     "ddpm.runner.config.output_dir",
     "ddpm.runner.config.wandb_settings",
@@ -214,7 +214,7 @@ MIDDLE = {
         "ddpm.guidance.base",
         "ddpm.samplers.base",
         "ddpm.data.base",
-        "ddpm.data.pictures",
+        "ddpm.data.decode",
         "ddpm.runner.config.rules",
         "ddpm.trackers.base",
         "ddpm.runner.checkpoints.checkpoint",
@@ -298,7 +298,7 @@ def test_nobody_below_imports_what_is_above():
     above = {
         "ddpm.cli",
         "ddpm.runner.config.validate",
-        "ddpm.looking",
+        "ddpm.jobs.report",
         "ddpm.runner.execution.execute",
         "ddpm.runner.config.explain",
         "ddpm.runner.config.planning",
@@ -400,7 +400,7 @@ def test_a_part_is_one_file_of_python_and_one_of_yaml(folder):
     group = folder.removesuffix("s")
     options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"local"}
     options -= {"respaced"}  # ddpm with other arguments
-    options -= {"report", "status"}  # ddpm/looking.py: they are no runs
+    options -= {"report", "status"}  # ddpm/jobs/report.py: they are no runs
     files = {path.stem for path in (ROOT / "ddpm" / folder).glob("*.py")}
     assert options <= files
     if folder != "jobs":  # a loop may be cut into as many files as it needs

@@ -9,8 +9,8 @@ from conftest import TINY
 from gaussian_parts import MEAN, STD, best_denoise, diffusion_of
 from PIL import Image
 
+from ddpm.data.decode import upright_size
 from ddpm.data.digits import Digits
-from ddpm.data.pictures import upright_size
 from ddpm.diffusion import Prediction
 from ddpm.editing.repaint import area, forward, inpaint, path
 from ddpm.images import denormalize, load_png, normalize, save_png

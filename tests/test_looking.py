@@ -11,7 +11,7 @@ from conftest import TINY
 from report_parts import run_folder
 from wandb_reader import read_run, run_files
 
-from ddpm import looking
+from ddpm.jobs import report
 from ddpm.runner.execution import execute
 from ddpm.runner.runs import run_dir, stop_file
 
@@ -94,9 +94,9 @@ def shown(monkeypatch):
     calls = []
 
     def show(trackers, files, output, title):
-        calls.append((trackers, looking._run_id(output, title)))
+        calls.append((trackers, report._run_id(output, title)))
 
-    monkeypatch.setattr(looking, "_show", show)
+    monkeypatch.setattr(report, "_show", show)
     return calls
 
 

@@ -20,7 +20,7 @@ from png_files import (
     transparent,
 )
 
-from ddpm.data import pictures
+from ddpm.data import decode
 from ddpm.report.pictures import Grid, Group, embedded
 
 BACKGROUND = 201
@@ -30,11 +30,11 @@ TURNS = range(1, 9)
 def square(picture, **changes):
     settings = {"channels": 3, "image_size": 12, "fit": "resize", "center_crop": None}
     settings |= {"background": BACKGROUND, "resample": Image.Resampling.NEAREST}
-    return pictures.square(picture, **(settings | changes))
+    return decode.square(picture, **(settings | changes))
 
 
 def opened(data):
-    return Image.open(io.BytesIO(data), formats=pictures.FORMATS)
+    return Image.open(io.BytesIO(data), formats=decode.FORMATS)
 
 
 def samples(depth, *shape, seed=0):
@@ -182,7 +182,7 @@ def by_pillow(data, mode):
 
 def exif(turn):
     found = Image.Exif()
-    found[pictures.ORIENTATION] = turn
+    found[decode.ORIENTATION] = turn
     return found
 
 
@@ -306,7 +306,7 @@ def test_pages_show_deep_pictures_as_data_sets_do(tmp_path, turn):
 def test_the_size_of_an_upright_picture_whose_orientation_comes_last(tmp_path):
     file = tmp_path / "x.png"
     file.write_bytes(png(samples(16, 7, 12), 16, GREY, after=[orientation(6)]))
-    assert pictures.upright_size(file) == (7, 12)
+    assert decode.upright_size(file) == (7, 12)
 
 
 # -- text and colour profiles ---------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_large_texts_and_profiles_are_no_fault(tmp_path, kind, where):
     before, after = ([chunk], []) if where == "before" else ([], [chunk])
     file = tmp_path / "x.png"
     file.write_bytes(png(values, 8, GREY, *before, after=after))
-    assert (square(pictures.open_image(file), channels=1)[0] == values).all()
+    assert (square(decode.open_image(file), channels=1)[0] == values).all()
 
 
 @pytest.mark.parametrize("kind", ["zTXt", "packed iTXt", "iCCP"])
@@ -340,9 +340,9 @@ def test_texts_have_a_bound(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 100_000)
     file = tmp_path / "x.png"
     file.write_bytes(png(samples(8, 12, 12), 8, GREY, texts(200_000)[kind]))
-    with pytest.raises(pictures.Unreadable, match="more than 64 MB of text or colour profile"):
-        pictures.open_image(file)
+    with pytest.raises(decode.Unreadable, match="more than 64 MB of text or colour profile"):
+        decode.open_image(file)
 
 
 def test_the_bound_is_in_force():
-    assert PngImagePlugin.MAX_TEXT_CHUNK == PngImagePlugin.MAX_TEXT_MEMORY == pictures.MAX_TEXT
+    assert PngImagePlugin.MAX_TEXT_CHUNK == PngImagePlugin.MAX_TEXT_MEMORY == decode.MAX_TEXT

@@ -20,7 +20,7 @@ from crash_parts import SAMPLE, TINY, go, said
 from test_numbers import ranks
 from test_run import files_of, losses_of, metrics_of, state_of, status_of
 
-from ddpm.jobs import rest
+from ddpm.jobs import sampling
 from ddpm.models.convnet import ConvNet
 from ddpm.models.unet import UNet
 from ddpm.runner.distributed import fsdp
@@ -190,7 +190,7 @@ def test_fewer_batches_than_processes_are_remarked(alone, tmp_path, monkeypatch)
 
 
 def test_a_folder_that_is_not_shared_is_refused(alone, tmp_path, monkeypatch):
-    monkeypatch.setattr(rest, "_shows", lambda *_: os.environ.get("RANK") != "1")
+    monkeypatch.setattr(sampling, "_shows", lambda *_: os.environ.get("RANK") != "1")
     words = [*DRAW, f"checkpoint={alone()}", "output_dir=s", "hardware=ddp", *CPU]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
     assert said(tmp_path).count("all machines must share it") == 1

@@ -301,9 +301,9 @@ def test_files_of_other_seeds_are_left_alone(home, straight):
     ["sample", pytest.param("interpolate", marks=SLOW), pytest.param("inpaint", marks=SLOW)],
 )
 def test_a_signal_between_two_batches(job, home, straight):
-    from ddpm.jobs import rest
+    from ddpm.jobs import sampling
 
-    save = rest.save_png
+    save = sampling.save_png
 
     def ask(image, file):
         save(image, file)
@@ -312,7 +312,7 @@ def test_a_signal_between_two_batches(job, home, straight):
 
     words = [*command(job, home), "output_dir=s"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rest, "save_png", ask)
+        patch.setattr(sampling, "save_png", ask)
         assert go(home, *words) == 143, said(home)
     assert status_of(home / "s")["state"] == "preempted"
     assert len(list((home / "s" / "samples").iterdir())) == 6
@@ -325,9 +325,9 @@ def test_a_signal_between_two_batches(job, home, straight):
 
 
 def test_a_signal_when_all_is_drawn_leaves_the_grid_to_the_next(home, straight):
-    from ddpm.jobs import rest
+    from ddpm.jobs import sampling
 
-    save = rest.save_png
+    save = sampling.save_png
 
     def ask(image, file):
         save(image, file)
@@ -335,7 +335,7 @@ def test_a_signal_when_all_is_drawn_leaves_the_grid_to_the_next(home, straight):
             os.kill(os.getpid(), signal.SIGUSR1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rest, "save_png", ask)
+        patch.setattr(sampling, "save_png", ask)
         assert go(home, *command("sample", home)) == 128 + signal.SIGUSR1, said(home)
     (folder,) = folders(home)
     assert "grid.png" not in files_of(folder)
@@ -345,7 +345,7 @@ def test_a_signal_when_all_is_drawn_leaves_the_grid_to_the_next(home, straight):
 
 
 def test_a_second_signal_stops_at_once_and_leaves_no_half_picture(home, straight):
-    from ddpm.jobs import rest
+    from ddpm.jobs import sampling
 
     def insist(image, file):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -354,7 +354,7 @@ def test_a_second_signal_stops_at_once_and_leaves_no_half_picture(home, straight
 
     words = [*command("sample", home), "output_dir=s"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rest, "save_png", insist)
+        patch.setattr(sampling, "save_png", insist)
         assert go(home, *words) == 128 + signal.SIGINT, said(home)
     status = status_of(home / "s")
     assert (status["state"], status["error"]) == (

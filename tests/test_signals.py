@@ -24,7 +24,7 @@ from test_survival import RUN as LONG_STEPS
 from test_survival import STEPS, assert_same_run, lines_of
 from wandb_reader import read_run, run_files
 
-from ddpm.jobs import rest
+from ddpm.jobs import sampling
 from ddpm.jobs.train import Train
 from ddpm.runner.distributed import signals
 from ddpm.runner.distributed.signals import GracefulStop
@@ -306,7 +306,7 @@ def test_a_handler_that_returns_changes_nothing(in_step, tmp_path, monkeypatch):
 
 
 def test_a_clusters_handler_while_sampling(straight, tmp_path, monkeypatch):
-    save = rest.save_png
+    save = sampling.save_png
 
     def ask(image, file):
         save(image, file)
@@ -316,7 +316,7 @@ def test_a_clusters_handler_while_sampling(straight, tmp_path, monkeypatch):
     words = ["job=sample", "hardware=cpu", "tracker=local", f"checkpoint={straight}"]
     words += ["job.num_samples=5", "job.batch_size=2", "output_dir=run"]
     with_handler(monkeypatch, tmp_path, signal.SIGUSR1, lambda n, frame: requeue(tmp_path, n))
-    monkeypatch.setattr(rest, "save_png", ask)
+    monkeypatch.setattr(sampling, "save_png", ask)
     assert go(tmp_path, *words) == 77, said(tmp_path)
     assert (tmp_path / "requeued.txt").read_text() == "10 preempted None False\n"
     monkeypatch.undo()

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from ddpm.data.pictures import FITS, MODES, ImageFiles, Unreadable, open_image, square
+from ddpm.data.decode import FITS, MODES, ImageFiles, Unreadable, open_image, square
 from ddpm.errors import InputError, listed, shown
 from ddpm.runner.safe_io import atomic, file_locks, listing
 

@@ -8,15 +8,15 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
-from ddpm.data.pictures import upright_size
+from ddpm.data.decode import upright_size
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.editing import repaint
 from ddpm.errors import InputError, nearest
 from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, make_grid, normalize
-from ddpm.jobs.given import read_picture
-from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
+from ddpm.jobs.pictures import read_picture
 from ddpm.jobs.sample import GRID, file_name, load, make_pipeline, write_labels
+from ddpm.jobs.sampling import check_shares, mine, save_all, stopped, undrawn
 from ddpm.pipeline import Pipeline, in_turn, without_gradients
 from ddpm.randomness import image_noise
 from ddpm.runner.config.rules import AREAS

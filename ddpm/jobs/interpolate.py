@@ -14,9 +14,9 @@ from ddpm.editing import interpolation
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, load_png, make_grid, normalize
-from ddpm.jobs.given import read_picture
-from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
+from ddpm.jobs.pictures import read_picture
 from ddpm.jobs.sample import make_pipeline
+from ddpm.jobs.sampling import check_shares, mine, save_all, stopped, undrawn
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
 from ddpm.runner.distributed.signals import GracefulStop

@@ -12,7 +12,7 @@ from ddpm import pretrained
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.guidance.base import Guidance
 from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif
-from ddpm.jobs.rest import check_shares, mine, save_all, stopped, undrawn
+from ddpm.jobs.sampling import check_shares, mine, save_all, stopped, undrawn
 from ddpm.pipeline import Pipeline, Sampler, in_turn
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run

@@ -15,7 +15,7 @@ from ddpm.models.layers import (
     linear,
     require,
 )
-from ddpm.models.stages import EPS, Down, Stage
+from ddpm.models.unet_blocks import EPS, Down, Stage
 
 
 class NoisyClassifier(nn.Module):

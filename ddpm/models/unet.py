@@ -18,7 +18,7 @@ from ddpm.models.layers import (
     variance_scaling,
     zeroed,
 )
-from ddpm.models.stages import Down, Stage
+from ddpm.models.unet_blocks import Down, Stage
 
 
 class Up(Stage):

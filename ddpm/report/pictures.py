@@ -12,7 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from ddpm.data.pictures import OutOfReach, Unreadable, convert, open_image
+from ddpm.data.decode import OutOfReach, Unreadable, convert, open_image
 from ddpm.errors import shown
 from ddpm.report.runs import RunRecord
 from ddpm.report.study import Study

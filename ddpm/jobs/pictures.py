@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from ddpm.data.pictures import OutOfReach, Unreadable
+from ddpm.data.decode import OutOfReach, Unreadable
 from ddpm.errors import InputError
 
 Made = TypeVar("Made")
