@@ -28,7 +28,7 @@ from test_sweeps import jobs_of
 
 from ddpm.data import base
 from ddpm.errors import InputError
-from ddpm.report import status
+from ddpm.runner.report import status
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks
 from ddpm.sweeps import study

@@ -27,9 +27,9 @@ from test_run import assert_equal_state, losses_of, state_of, status_of
 
 from ddpm.data import base
 from ddpm.errors import InputError
-from ddpm.report import status as table
 from ddpm.runner.checkpoints import checkpoint, safetensors_file
 from ddpm.runner.config import validate
+from ddpm.runner.report import status as table
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io import atomic
 from ddpm.trackers.wandb_client import uploads

@@ -48,8 +48,8 @@ ONLY = {
         "ddpm.jobs",
     },
     "torchvision": {"ddpm.data"},
-    "PIL": {"ddpm.data", "ddpm.images", "ddpm.report", "ddpm.trackers"},
-    "jinja2": {"ddpm.report"},
+    "PIL": {"ddpm.data", "ddpm.images", "ddpm.runner.report", "ddpm.trackers"},
+    "jinja2": {"ddpm.runner.report"},
     "sklearn": {"ddpm.data.digits"},
     "safetensors": {"ddpm.runner.checkpoints.safetensors_file"},
     "submitit": {"ddpm.sweeps.slurm", "ddpm.sweeps.slurm_task"},
@@ -137,10 +137,10 @@ LEAVES = {
         "ddpm.runner.runs.stored_config",
         "ddpm.runner.safe_io",
     },
-    "ddpm.report": {
+    "ddpm.runner.report": {
         "ddpm.data.decode",
         "ddpm.runner.runs.metrics_log",
-        "ddpm.report",
+        "ddpm.runner.report",
         "ddpm.runner.runs.run_dir",
         "ddpm.runner.terminal.shell",
         "ddpm.trackers.loss_curve",

@@ -9,15 +9,15 @@ import pytest
 from conftest import ROOT
 from report_parts import run_folder
 
-from ddpm import report
 from ddpm.data.pets import Pets
 from ddpm.errors import InputError
-from ddpm.report import commands, runs, status
+from ddpm.runner import report
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config import catalog, explain, output_dir
 from ddpm.runner.execution import outputs
 from ddpm.runner.execution.execute import perform
 from ddpm.runner.execution.shadowed_modules import check_shadows
+from ddpm.runner.report import commands, run_record, status
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks, listing
 from ddpm.sweeps import folder
@@ -323,7 +323,7 @@ def test_the_status_names_a_file_that_cannot_be_read(sweep, monkeypatch):
 def test_the_report_names_what_it_cannot_list(sweep, tmp_path, refuse, part):
     (sweep[1] / "checkpoints").mkdir(exist_ok=True)
     refuse(sweep[1] / part)
-    record = runs.read(sweep[1])
+    record = run_record.read(sweep[1])
     place = sweep[1] if part == "." else sweep[1] / part
     assert f"{output_dir}: cannot be listed (Stale file handle)" in record.problems
     if part == "checkpoints":
@@ -334,7 +334,7 @@ def test_the_report_names_what_it_cannot_list(sweep, tmp_path, refuse, part):
 
 def test_the_report_keeps_a_run_that_cannot_be_looked_into(sweep, tmp_path, refuse):
     refuse(sweep[1], stat=True)
-    record = runs.read(sweep[1])
+    record = run_record.read(sweep[1])
     assert record.state == "unknown" or record.problems
     assert any("Stale file handle" in problem for problem in record.problems)
 

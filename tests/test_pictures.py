@@ -21,7 +21,7 @@ from png_files import (
 )
 
 from ddpm.data import decode
-from ddpm.report.pictures import Grid, Group, embedded
+from ddpm.runner.report.grids import Grid, Group, embedded
 
 BACKGROUND = 201
 TURNS = range(1, 9)

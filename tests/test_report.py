@@ -19,10 +19,10 @@ from conftest import ROOT
 from PIL import Image
 from report_parts import picture, run_folder
 
-from ddpm import report
 from ddpm.errors import InputError
-from ddpm.report import commands, markdown, numbers, pictures, spreadsheet, study, tables
-from ddpm.report.runs import read
+from ddpm.runner import report
+from ddpm.runner.report import commands, csv_file, grids, markdown, stats, study, tables
+from ddpm.runner.report.run_record import read
 from ddpm.runner.runs import run_dir
 
 EVIL = "<script>alert(1)</script>"
@@ -156,9 +156,7 @@ def test_seeds_are_one_setting_and_equal_seeds_are_told_of(tmp_path):
 def test_student_t_agrees_with_scipy():
     special = pytest.importorskip("scipy.special")
     for freedom in [*range(1, 60), 100, 1000]:
-        assert numbers.student_t(freedom) == pytest.approx(
-            special.stdtrit(freedom, 0.975), abs=5e-5
-        )
+        assert stats.student_t(freedom) == pytest.approx(special.stdtrit(freedom, 0.975), abs=5e-5)
 
 
 def test_the_interval_of_three_seeds(tmp_path):
@@ -168,7 +166,7 @@ def test_the_interval_of_three_seeds(tmp_path):
     found = setting.statistics["loss"]  # of the last tenth
     assert found.mean == pytest.approx(0.3)
     assert found.half == pytest.approx(4.302653 * 0.07**0.5 / 3**0.5)
-    assert numbers.with_interval(found.mean, found.half) == ("0.30", "± 0.66")
+    assert stats.with_interval(found.mean, found.half) == ("0.30", "± 0.66")
 
 
 def test_one_run_has_no_interval(tmp_path):
@@ -185,7 +183,7 @@ def test_one_run_has_no_interval(tmp_path):
     ],
 )
 def test_numbers_are_short(value, text):
-    assert numbers.number(value) == text
+    assert stats.number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -199,7 +197,7 @@ def test_numbers_are_short(value, text):
     ],
 )
 def test_durations_are_read_by_people(seconds, text):
-    assert numbers.duration(seconds) == text
+    assert stats.duration(seconds) == text
 
 
 def test_only_runs_that_are_done_are_averaged(tmp_path):
@@ -246,7 +244,7 @@ def test_runs_of_several_jobs_stand_in_one_report(tmp_path):
     picture(folder / "grid.png")
     study_ = made(tmp_path / "a", folder)
     assert study_.keys == ["job", "checkpoint"]
-    assert [g.title for g in pictures.groups(study_)] == ["Seed 0", "Drawn by job=sample"]
+    assert [g.title for g in grids.groups(study_)] == ["Seed 0", "Drawn by job=sample"]
 
 
 # What is written
@@ -331,9 +329,7 @@ def test_markdown_keeps_its_tables(hostile):
 def test_csv_is_read_back(tmp_path):
     run_folder(tmp_path / "a", [1 / 3], overrides=["model.name==1+1", "x"], model={"name": "=1+1"})
     run_folder(tmp_path / "b", [0.5], overrides=["model.name=a,\nb"], model={"name": "a,\nb"})
-    rows = list(
-        csv.DictReader(io.StringIO(spreadsheet.table(made(tmp_path / "a", tmp_path / "b"))))
-    )
+    rows = list(csv.DictReader(io.StringIO(csv_file.table(made(tmp_path / "a", tmp_path / "b")))))
     assert [row["final_loss"] for row in rows] == [repr(1 / 3), "0.5"]
     assert [row["model.name"] for row in rows] == ["'=1+1", "a,\nb"]
     assert [row["setting"] for row in rows] == ["0", "1"]
@@ -397,7 +393,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
 def test_it_is_written_without_torch(tmp_path):
     run_folder(tmp_path / "a", [1.0, 0.5], steps=(10,))
     code = (
-        "import sys; from pathlib import Path; from ddpm import report; from ddpm.report import "
+        "import sys; from pathlib import Path; from ddpm import report; from ddpm.runner.report import "
         "status; report.write([Path('a')], Path('out'), 't'); status.table([Path('a')]); "
         "print({'torch', 'hydra', 'matplotlib', 'wandb'} & set(sys.modules))"
     )
@@ -437,7 +433,7 @@ def test_previews_are_of_one_step(tmp_path):
     run_folder(tmp_path / "b", [1.0], steps=(500, 1000), seed=1)
     failed = {"state": "failed"}
     run_folder(tmp_path / "c", [1.0], steps=(500,), seed=1, status=failed)
-    first, second = pictures.groups(made(*(tmp_path / name for name in "abc")))
+    first, second = grids.groups(made(*(tmp_path / name for name in "abc")))
     assert [grid.step for grid in first.grids] == [1000]
     assert [grid.step for grid in second.grids] == [1000, 500]
 
@@ -445,13 +441,13 @@ def test_previews_are_of_one_step(tmp_path):
 def test_a_run_without_a_configuration_has_no_seed(tmp_path):
     folder = run_folder(tmp_path / "a", [1.0], steps=(10,))
     (folder / "config.yaml").write_text("a: [")
-    (group,) = pictures.groups(made(folder))
+    (group,) = grids.groups(made(folder))
     assert group.title == "Seed unknown"
 
 
 def test_squares_become_pixels_again(tmp_path):
     folder = run_folder(tmp_path / "a", [1.0], steps=(10,))
-    ((group,), problems) = pictures.embedded(pictures.groups(made(folder)))
+    ((group,), problems) = grids.embedded(grids.groups(made(folder)))
     (grid,) = group.grids
     assert (grid.width, grid.height, problems) == (24, 16, [])
     data = base64.b64decode(grid.data.partition(",")[2])
@@ -461,12 +457,12 @@ def test_squares_become_pixels_again(tmp_path):
 
 
 def test_many_large_pictures_are_made_smaller(tmp_path, monkeypatch):
-    monkeypatch.setattr(pictures, "BUDGET", 60_000)
+    monkeypatch.setattr(grids, "BUDGET", 60_000)
     for i in range(3):
         folder = run_folder(tmp_path / str(i), [1.0], seed=i)
         picture(folder / "samples" / "step-000010.png", (300, 200), scale=1)
-    found = pictures.groups(made(*(tmp_path / str(i) for i in range(3))))
-    groups, _ = pictures.embedded(found)
+    found = grids.groups(made(*(tmp_path / str(i) for i in range(3))))
+    groups, _ = grids.embedded(found)
     sizes = [len(grid.data) * 3 / 4 for group in groups for grid in group.grids]
     assert len(sizes) == 3
     assert sum(sizes) < 61_000
@@ -476,7 +472,7 @@ def test_a_damaged_picture_is_named_and_left_out(tmp_path):
     folder = run_folder(tmp_path / "a", [1.0], steps=(10,))
     file = folder / "samples" / "step-000010.png"
     file.write_bytes(file.read_bytes()[:200])
-    groups, (problem,) = pictures.embedded(pictures.groups(made(folder)))
+    groups, (problem,) = grids.embedded(grids.groups(made(folder)))
     assert groups == []
     assert problem.startswith("a: step-000010.png cannot be read")
 

@@ -8,9 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from report_parts import config, run_folder
 
-from ddpm import report
-from ddpm.report import changes, commands
-from ddpm.report.runs import read
+from ddpm.runner import report
+from ddpm.runner.report import changes, commands
+from ddpm.runner.report.run_record import read
 
 
 def resumed(path, *, until=(), **now):

@@ -6,9 +6,9 @@ import xml.etree.ElementTree
 import pytest
 from report_parts import run_folder
 
-from ddpm import report
-from ddpm.report import curves, study
-from ddpm.report.runs import read
+from ddpm.runner import report
+from ddpm.runner.report import curves, study
+from ddpm.runner.report.run_record import read
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 

@@ -3,8 +3,8 @@
 import pytest
 from report_parts import run_folder
 
-from ddpm import report
-from ddpm.report import status
+from ddpm.runner import report
+from ddpm.runner.report import status
 from ddpm.runner.runs import run_dir
 from ddpm.runner.runs.metrics_log import parse
 

@@ -40,8 +40,8 @@ def look(cfg: DictConfig) -> None:
     named = {key: _plain(cfg[key]) for key in _NAMED}
     paths.settle(named, words)
     folders, title, place = _chosen(named, job)
-    from ddpm import report  # numpy comes in here
-    from ddpm.report import status
+    from ddpm.runner import report  # numpy comes in here
+    from ddpm.runner.report import status
 
     if job == "status":
         print(status.table(folders))

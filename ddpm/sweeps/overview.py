@@ -51,7 +51,7 @@ class Overview:
         now = time.monotonic()
         if not self.terminal or now - self.drawn < DRAW_SECONDS:
             return
-        from ddpm.report.status import table
+        from ddpm.runner.report.status import table
 
         self.drawn = now
         text = _fitting(table(self.folders))

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from ddpm.report import changes, commands, pictures, tables
-from ddpm.report.study import Study
-from ddpm.report.tables import Table
+from ddpm.runner.report import changes, commands, grids, tables
+from ddpm.runner.report.study import Study
+from ddpm.runner.report.tables import Table
 
 _MARKS = re.compile(r"([\\`*_\[\]<>|#~&$!])")
 _MEASURED = (
@@ -29,8 +29,8 @@ def markdown(study: Study, output: Path, curves: Path | None) -> str:
         lines += ["## Settings", "", *_table(tables.of_settings(study)), ""]
         lines += [_MEASURED, ""]
     if curves is not None:
-        lines += ["## Curves", "", f"![curves of all runs]({pictures.link(curves, output)})", ""]
-    if groups := pictures.groups(study):
+        lines += ["## Curves", "", f"![curves of all runs]({grids.link(curves, output)})", ""]
+    if groups := grids.groups(study):
         lines += ["## Samples", ""]
         for group in groups:
             lines += [f"### {plain(group.title)}", "", *_grids(group, output), ""]
@@ -76,14 +76,12 @@ def _table(content: Table) -> list[str]:
     return lines
 
 
-def _grids(group: pictures.Group, output: Path) -> list[str]:
+def _grids(group: grids.Group, output: Path) -> list[str]:
     """Four pictures in a row of a table without a heading."""
     lines = []
     for start in range(0, len(group.grids), 4):
         four = group.grids[start : start + 4]
-        images = [
-            f'<img src="{pictures.link(grid.file, output)}" width="{WIDTH}">' for grid in four
-        ]
+        images = [f'<img src="{grids.link(grid.file, output)}" width="{WIDTH}">' for grid in four]
         lines += ["| " + " | ".join(plain(grid.caption) for grid in four) + " |"]
         lines += ["|" + "---|" * len(four), "| " + " | ".join(images) + " |", ""]
     return lines

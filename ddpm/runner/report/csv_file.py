@@ -5,8 +5,8 @@ import io
 import re
 from collections.abc import Iterator
 
-from ddpm.report import commands
-from ddpm.report.study import Study, figures
+from ddpm.runner.report import commands
+from ddpm.runner.report.study import Study, figures
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _COLUMNS = {"loss": "final_loss", "images/s": "images_per_sec", "memory": "memory_mb"}

@@ -5,8 +5,8 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from ddpm.report.differences import Flat, frozen, text
-from ddpm.report.runs import RunRecord
+from ddpm.runner.report.config_diff import Flat, frozen, text
+from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.terminal import shell
 
 # What is no setting of the result, is a copy of one, or follows from another; as keys or their

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddpm.report.runs import LOSS, RunRecord, Series
-from ddpm.report.study import Study
+from ddpm.runner.report.run_record import LOSS, RunRecord, Series
+from ddpm.runner.report.study import Study
 from ddpm.trackers.loss_curve import smooth
 
 SIZE = 1000

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from ddpm.report import changes
-from ddpm.report.runs import RunRecord
+from ddpm.runner.report import changes
+from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 

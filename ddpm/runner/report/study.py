@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpm.report import differences
-from ddpm.report.differences import Flat
-from ddpm.report.numbers import NONE, interval
-from ddpm.report.runs import LOSS, MEMORY, SPEED, RunRecord
+from ddpm.runner.report import config_diff
+from ddpm.runner.report.config_diff import Flat
+from ddpm.runner.report.run_record import LOSS, MEMORY, SPEED, RunRecord
+from ddpm.runner.report.stats import NONE, interval
 from ddpm.runner.runs.metrics_log import final
 
 # Groups that say what a loss means: of two that differ here, the smaller one is not the better.
@@ -111,8 +111,8 @@ def direction(measure: str) -> int:
 def make(runs: Sequence[RunRecord], title: str) -> Study:
     """Put runs, of different folders, together."""
     known = [run for run in runs if run.config]
-    flats = [differences.settings(run) for run in known]
-    keys = differences.differing(known, flats)
+    flats = [config_diff.settings(run) for run in known]
+    keys = config_diff.differing(known, flats)
     settings = _settings(known, flats, keys)
     measures = list(dict.fromkeys(name for run in runs for name in figures(run)))
     order = ["loss", *sorted(m for m in measures if m.startswith("eval/"))]
@@ -139,7 +139,7 @@ def make(runs: Sequence[RunRecord], title: str) -> Study:
 def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str]) -> list[Setting]:
     found: dict[tuple[str, ...], Setting] = {}
     for run, flat in zip(runs, flats, strict=True):
-        cells = tuple(differences.cell(flat, key) for key in keys)
+        cells = tuple(config_diff.cell(flat, key) for key in keys)
         if cells not in found:
             found[cells] = Setting(len(found), dict(zip(keys, cells, strict=True)), [])
         found[cells].runs.append(run)
@@ -169,8 +169,8 @@ def _mark_best(study: Study) -> int:
     """Mark the best of each measure, of settings that can be compared; how many sorts of loss."""
     sorts: dict[tuple[str, ...], list[Setting]] = {}
     for setting in study.settings:
-        flat = differences.settings(setting.runs[0])
-        meaning = [differences.text(v) for k, v in flat.items() if _meaning(k)]
+        flat = config_diff.settings(setting.runs[0])
+        meaning = [config_diff.text(v) for k, v in flat.items() if _meaning(k)]
         sorts.setdefault(tuple(meaning), []).append(setting)
     for measure in study.measures:
         sign = direction(measure)

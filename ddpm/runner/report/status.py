@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ddpm.errors import shown
-from ddpm.report import numbers
-from ddpm.report.numbers import NONE
-from ddpm.report.runs import LOSS, SPEED, figure, read_object
+from ddpm.runner.report import stats
+from ddpm.runner.report.run_record import LOSS, SPEED, figure, read_object
+from ddpm.runner.report.stats import NONE
 from ddpm.runner.runs import run_dir
 from ddpm.runner.runs.metrics_log import parse, read_tail
 from ddpm.runner.safe_io import Refused, atomic, read_yaml
@@ -62,7 +62,7 @@ def summary(jobs: Sequence[Job]) -> str:
     counts = Counter(job.state for job in jobs)
     text = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state]) or "no jobs"
     left = time_left(jobs)
-    return text if left is None else f"{text}; about {numbers.duration(left)} left"
+    return text if left is None else f"{text}; about {stats.duration(left)} left"
 
 
 def time_left(jobs: Sequence[Job]) -> float | None:
@@ -175,9 +175,9 @@ def _row(name: str, job: Job, words: str) -> tuple[str, ...]:
         name,
         words or NONE,
         step if job.step or job.total else NONE,
-        numbers.number(job.loss),
+        stats.number(job.loss),
         NONE if job.speed is None else f"{job.speed:,.0f}",
-        numbers.duration(job.left),
+        stats.duration(job.left),
         _state(job),
     )
 

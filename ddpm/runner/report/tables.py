@@ -5,12 +5,12 @@ from datetime import datetime
 from pathlib import Path
 
 from ddpm.errors import shown
-from ddpm.report import numbers
-from ddpm.report.differences import cell
-from ddpm.report.numbers import NONE
-from ddpm.report.pictures import link
-from ddpm.report.runs import RunRecord
-from ddpm.report.study import Setting, Study, brief, figures
+from ddpm.runner.report import stats
+from ddpm.runner.report.config_diff import cell
+from ddpm.runner.report.grids import link
+from ddpm.runner.report.run_record import RunRecord
+from ddpm.runner.report.stats import NONE
+from ddpm.runner.report.study import Setting, Study, brief, figures
 
 _ERROR = 60  # characters of a reason in a table
 _EXACT = ("parameters", "seconds", "memory")  # an interval is of no interest
@@ -88,12 +88,12 @@ def _setting(study: Study, setting: Setting, devices: bool) -> Row:
 def _figure(measure: str, mean: float, half: float | None) -> tuple[str, str | None]:
     """A mean and its interval as text; of parameters and time the interval is of no interest."""
     if measure == "parameters":
-        return numbers.count(mean), None
+        return stats.count(mean), None
     if measure == "seconds":
-        return numbers.duration(mean), None
+        return stats.duration(mean), None
     if measure == "memory":
         return f"{mean:,.0f} MB", None
-    return numbers.with_interval(mean, half)
+    return stats.with_interval(mean, half)
 
 
 def _key(value: str) -> Cell:
@@ -164,7 +164,7 @@ def facts(study: Study) -> list[str]:
         f"{settings} setting{'s' * (settings != 1)}",
     ]
     if seconds := sum(run.seconds or 0 for run in study.runs):
-        found.append(f"{numbers.duration(seconds)} of compute")
+        found.append(f"{stats.duration(seconds)} of compute")
     devices = {run.device for run in study.runs} - {""}
     if len(devices) == 1:
         found.append(f"on {devices.pop()}")

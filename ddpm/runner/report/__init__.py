@@ -15,22 +15,22 @@ def write(folders: Sequence[Path], output: Path, title: str) -> list[Path]:
     Raises:
         InputError: a folder is not that of a run, there is none, or `output` cannot be written to.
     """
-    from ddpm.report import curves, drawing, markdown, page, runs, spreadsheet, study
+    from ddpm.runner.report import csv_file, curves, markdown, page, run_record, study, svg
 
     once = {Path(os.path.realpath(folder)): Path(folder) for folder in folders}
     if not once:
         raise InputError("a report of no runs: name a sweep, or folders of runs.")
-    made = study.make([runs.read(folder) for folder in once.values()], title)
+    made = study.make([run_record.read(folder) for folder in once.values()], title)
     output = Path(output)
     large, quartiles = curves.panels(made)
     drawn = output / "curves.svg" if large or quartiles else None
     texts = {
         "report.html": page.page(made, output, large, quartiles),
         "report.md": markdown.markdown(made, output, drawn),
-        "report.csv": spreadsheet.table(made),
+        "report.csv": csv_file.table(made),
     }
     if drawn is not None:
-        texts[drawn.name] = drawing.drawing(made, [*large, *quartiles])
+        texts[drawn.name] = svg.drawing(made, [*large, *quartiles])
     try:
         output.mkdir(parents=True, exist_ok=True)
         return [_replace(output / name, text) for name, text in texts.items()]

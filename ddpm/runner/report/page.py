@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ddpm.report import changes, commands, curves, pictures, tables
-from ddpm.report.study import Study
+from ddpm.runner.report import changes, commands, curves, grids, tables
+from ddpm.runner.report.study import Study
 
 _HERE = Path(__file__).parent
 
@@ -31,7 +31,7 @@ def page(
 ) -> str:
     """The page, whose links are relative to `output`."""
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    groups, damaged = pictures.embedded(pictures.groups(study))
+    groups, damaged = grids.embedded(grids.groups(study))
     return (
         environment()
         .get_template("page.html")
@@ -65,7 +65,7 @@ def _runs(study: Study, output: Path) -> list[dict[str, Any]]:
                 "setting": -1 if setting is None else setting.number,
                 "name": study.names[run.folder],
                 "label": "" if setting is None else f"{setting.label}, seed {run.seed}",
-                "link": pictures.link(run.folder, output),
+                "link": grids.link(run.folder, output),
                 "state": run.state,
                 "error": run.error,
                 "commit": run.code[0],

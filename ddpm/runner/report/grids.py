@@ -14,8 +14,8 @@ from PIL import Image
 
 from ddpm.data.decode import OutOfReach, Unreadable, convert, open_image
 from ddpm.errors import shown
-from ddpm.report.runs import RunRecord
-from ddpm.report.study import Study
+from ddpm.runner.report.run_record import RunRecord
+from ddpm.runner.report.study import Study
 
 BUDGET = 12 * 1024**2  # bytes of all pictures of a page; as text they take a third more
 LARGEST = 768  # pixels of a side

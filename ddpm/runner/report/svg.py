@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from ddpm.report.curves import Panel, style
-from ddpm.report.page import environment
-from ddpm.report.study import Study
+from ddpm.runner.report.curves import Panel, style
+from ddpm.runner.report.page import environment
+from ddpm.runner.report.study import Study
 
 COLOURS = ("#0b6aa8", "#cf5b00", "#12805c", "#b03a7c", "#7a6a00", "#5b4bb5")
 WIDTH, HEIGHT, PER_ROW = 460, 300, 2

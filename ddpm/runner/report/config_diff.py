@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ddpm.report.numbers import NONE
-from ddpm.report.runs import RunRecord
+from ddpm.runner.report.run_record import RunRecord
+from ddpm.runner.report.stats import NONE
 
 # The parts of a run, in the order of a table; `model=unet` stands for all of `model.*`.
 _ORDER = ("job", "experiment", "data", "model", "schedule", "objective", "weighting")
