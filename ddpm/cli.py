@@ -22,10 +22,10 @@ from ddpm.runner.config import catalog, explain, merge, overrides, paths, redact
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
 from ddpm.runner.execution.execute import perform
+from ddpm.runner.sweeps import callback, summary
+from ddpm.runner.sweeps.launchers.base import ours_by_default
+from ddpm.runner.sweeps.run_job import attempt_composed
 from ddpm.runner.terminal import streams
-from ddpm.sweeps import record, table
-from ddpm.sweeps.attempt import attempt_composed
-from ddpm.sweeps.launcher import ours_by_default
 
 _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
 
@@ -43,13 +43,13 @@ def main() -> None:
         _answer()
         if "error" in _single:
             raise _single["error"]
-        if record.folder is not None and not table.summary():
+        if callback.folder is not None and not summary.summary():
             sys.exit(1)
-        if _single.get("only_prints", record.folder is None):
+        if _single.get("only_prints", callback.folder is None):
             _check_printed()
     except KeyboardInterrupt as stop:
-        if record.folder is not None:
-            table.summary()
+        if callback.folder is not None:
+            summary.summary()
         if ranks.leads():
             print("Stopped.", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
@@ -72,7 +72,7 @@ def _answer() -> None:
     try:
         _hydra_main()
     except SystemExit as end:
-        if end.code or record.folder is not None:
+        if end.code or callback.folder is not None:
             raise
         # else Hydra has printed a help text
 

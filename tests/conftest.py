@@ -48,7 +48,7 @@ def run(tmp_path, data_dir, monkeypatch, capfd):
     from hydra.core.global_hydra import GlobalHydra
 
     from ddpm import cli
-    from ddpm.sweeps import record
+    from ddpm.runner.sweeps import callback
     from ddpm.trackers import local
 
     monkeypatch.chdir(tmp_path)
@@ -61,7 +61,7 @@ def run(tmp_path, data_dir, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.setattr(cli, "_single", {})
-        record.forget()
+        callback.forget()
         GlobalHydra.instance().clear()
         capfd.readouterr()
         status = 0

@@ -77,14 +77,14 @@ def start(folder: Path, *arguments: str, crash: str | None = None) -> int:
 
 def _run() -> None:
     from ddpm import cli
-    from ddpm.sweeps import record
+    from ddpm.runner.sweeps import callback
     from ddpm.trackers import local
 
     local.loss_curve = lambda *_: CURVE
     torch.set_num_threads(1)
     GlobalHydra.instance().clear()
     cli._single.clear()
-    record.forget()
+    callback.forget()
     cli.main()
 
 

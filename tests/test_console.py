@@ -28,7 +28,8 @@ from ddpm import cli
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.execution import run as run_module
 from ddpm.runner.runs import run_dir
-from ddpm.sweeps import attempt, child, serial, side_by_side, slots
+from ddpm.runner.sweeps import run_job
+from ddpm.runner.sweeps.launchers import scheduler, serial, slots, worker
 from ddpm.trackers import local
 from ddpm.training.step import Step
 
@@ -417,7 +418,7 @@ def test_the_failure_of_a_job_that_cannot_be_noted_stops_no_other(run, monkeypat
     def refuse(path, **changes):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(attempt, "perform", fail)
+    monkeypatch.setattr(run_job, "perform", fail)
     monkeypatch.setattr(run_dir, "change_status", refuse)
     status, out, _ = run(*SWEEP)
     assert status == 1
@@ -441,7 +442,7 @@ def test_a_job_goes_on_without_its_log(log, job, tmp_path):
     if process == 0:
         sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
         try:
-            child.work(job, str(tmp_path / log))
+            worker.work(job, str(tmp_path / log))
         except SystemExit as end:
             os._exit(end.code)
         finally:
@@ -492,7 +493,7 @@ def test_a_launcher_goes_on_where_it_cannot_make_or_note_anything(job, tmp_path,
     one = runner.start(job)
     job.succeeded = False
     run_dir.write_status(job.folder, "running", 3)
-    assert side_by_side._how(one, "its process was ended by signal 9").startswith("failed ")
+    assert scheduler._how(one, "its process was ended by signal 9").startswith("failed ")
 
 
 # real processes

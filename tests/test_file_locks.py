@@ -31,7 +31,7 @@ from ddpm.errors import InputError
 from ddpm.runner.report import status
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks
-from ddpm.sweeps import study
+from ddpm.runner.sweeps.search import study
 
 fork = multiprocessing.get_context("fork")
 CONFIG = {"a": 1, "model": {}, "data": {}, "choices": {"job": "train"}}

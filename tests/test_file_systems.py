@@ -213,12 +213,12 @@ def test_a_file_to_upload_is_copied_where_there_are_no_hard_links(code, tmp_path
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
 def test_a_study_without_symbolic_links(code, tmp_path, monkeypatch):
     optuna = pytest.importorskip("optuna")
-    from ddpm.sweeps import search
+    from ddpm.runner.sweeps.search import optuna_search
 
     refuse(monkeypatch, os, "symlink", code)
     refuse(monkeypatch, os, "fsync", errno.EINVAL)
     for _ in range(2):
-        study = search._open(None, tmp_path, optuna.pruners.NopPruner(), "minimize")
+        study = optuna_search._open(None, tmp_path, optuna.pruners.NopPruner(), "minimize")
         trial = study.ask()
         study.tell(trial, 1.0)
     assert len(study.trials) == 2
@@ -227,11 +227,11 @@ def test_a_study_without_symbolic_links(code, tmp_path, monkeypatch):
 
 def test_a_study_that_does_not_reach_the_disk_is_a_failure(tmp_path, monkeypatch):
     optuna = pytest.importorskip("optuna")
-    from ddpm.sweeps import search
+    from ddpm.runner.sweeps.search import optuna_search
 
     refuse(monkeypatch, os, "fsync", errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
-        search._open(None, tmp_path, optuna.pruners.NopPruner(), "minimize")
+        optuna_search._open(None, tmp_path, optuna.pruners.NopPruner(), "minimize")
 
 
 def test_with_symbolic_links_a_study_is_locked_as_optuna_does(tmp_path):
@@ -239,9 +239,9 @@ def test_with_symbolic_links_a_study_is_locked_as_optuna_does(tmp_path):
     pytest.importorskip("optuna")
     from optuna.storages.journal import JournalFileSymlinkLock
 
-    from ddpm.sweeps import search
+    from ddpm.runner.sweeps.search import optuna_search
 
-    storage = search._storage(None, tmp_path)
+    storage = optuna_search._storage(None, tmp_path)
     assert type(storage._backend._own_lock) is JournalFileSymlinkLock
     assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
 
@@ -250,7 +250,7 @@ def test_slurm_takes_a_job_where_there_are_no_symbolic_links(tmp_path, monkeypat
     pytest.importorskip("submitit")
     from submitit.core.utils import JobPaths
 
-    from ddpm.sweeps import slurm
+    from ddpm.runner.sweeps.launchers import slurm
 
     refuse(monkeypatch, os, "symlink", errno.EPERM)
     move, paths = JobPaths.move_temporary_file, JobPaths(tmp_path, "7")

@@ -21,7 +21,7 @@ from test_run import losses_of, status_of
 from ddpm import cli
 from ddpm.runner.distributed import signals
 from ddpm.runner.runs import run_dir
-from ddpm.sweeps import child
+from ddpm.runner.sweeps.launchers import worker
 from ddpm.training.step import Step
 
 HUP, TERM, INT = signal.SIGHUP, signal.SIGTERM, signal.SIGINT
@@ -147,10 +147,10 @@ def in_fork(action):
 def test_a_job_drops_what_its_terminal_sent_before_it_left_it(number):
     def act(*, again):
         signal.signal(HUP, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK, child.OF_TERMINAL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.OF_TERMINAL)
         os.kill(os.getpid(), number)
         assert signal.sigpending() == {number}
-        child._leave_terminal()
+        worker._leave_terminal()
         assert os.getsid(0) == os.getpid()
         assert signal.sigpending() == set()
         if again:
@@ -166,8 +166,8 @@ def test_a_job_drops_what_its_terminal_sent_before_it_left_it(number):
 def test_a_job_under_nohup_goes_on():
     def act():
         signal.signal(HUP, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, child.OF_TERMINAL)
-        child._leave_terminal()
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.OF_TERMINAL)
+        worker._leave_terminal()
         os.kill(os.getpid(), HUP)
 
     assert in_fork(act) == 0

@@ -32,7 +32,7 @@ HYDRA = {
     "ddpm.runner.config.redaction",
     "ddpm.runner.config.team",
     "ddpm.jobs.report",
-    "ddpm.sweeps",
+    "ddpm.runner.sweeps",
     "ddpm.runner.config.wandb_settings",
 }
 ONLY = {
@@ -52,8 +52,12 @@ ONLY = {
     "jinja2": {"ddpm.runner.report"},
     "sklearn": {"ddpm.data.digits"},
     "safetensors": {"ddpm.runner.checkpoints.safetensors_file"},
-    "submitit": {"ddpm.sweeps.slurm", "ddpm.sweeps.slurm_task"},
-    "optuna": {"ddpm.sweeps.search", "ddpm.sweeps.space", "ddpm.sweeps.trials"},
+    "submitit": {"ddpm.runner.sweeps.launchers.slurm", "ddpm.runner.sweeps.launchers.slurm_task"},
+    "optuna": {
+        "ddpm.runner.sweeps.search.optuna_search",
+        "ddpm.runner.sweeps.search.space",
+        "ddpm.runner.sweeps.search.trials",
+    },
 }
 
 ANYWHERE = {
@@ -177,7 +181,7 @@ UPPER = [
     "ddpm.runner.execution.execute",
     "ddpm.runner.config.output_dir",
     "ddpm.runner.config.wandb_settings",
-    *(name for name in MODULES if name.startswith("ddpm.sweeps")),
+    *(name for name in MODULES if name.startswith("ddpm.runner.sweeps")),
 ]
 MIDDLE = {
     # Parts reach jobs and the pipeline as arguments: no model, schedule or data set by name.
@@ -307,7 +311,7 @@ def test_nobody_below_imports_what_is_above():
         "ddpm.runner.config.output_dir",
     }
     for name, path in MODULES.items():
-        if name not in above and not inside(name, "ddpm.sweeps"):
+        if name not in above and not inside(name, "ddpm.runner.sweeps"):
             assert ours(path) & above == set(), name
 
 
@@ -363,7 +367,7 @@ def test_the_door_opens_without_torch():
     assert seen >= {
         "ddpm.cli",
         "ddpm.runner.config.explain",
-        "ddpm.sweeps.attempt",
+        "ddpm.runner.sweeps.run_job",
         "ddpm.runner.config.build",
     }
 

@@ -20,7 +20,7 @@ from ddpm.runner.execution.shadowed_modules import check_shadows
 from ddpm.runner.report import commands, run_record, status
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks, listing
-from ddpm.sweeps import folder
+from ddpm.runner.sweeps import folder
 from ddpm.trackers.base import Trackers, grid_files
 from ddpm.trackers.wandb_client import download, history
 

@@ -33,7 +33,7 @@ import yaml
 from PIL import Image
 
 from ddpm.runner.runs.metrics_log import read_metrics
-from ddpm.sweeps import folder
+from ddpm.runner.sweeps import folder
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "old_runs.tar.xz"
 WHERE = str(Path("/") / "tmp" / "old-runs" / "runs")  # the folder of then

@@ -11,7 +11,7 @@ from test_run import metrics_of, status_of
 
 from ddpm.errors import InputError
 from ddpm.runner.runs import run_dir, stop_file
-from ddpm.sweeps import folder
+from ddpm.runner.sweeps import folder
 
 optuna = pytest.importorskip("optuna")
 
@@ -22,8 +22,8 @@ from optuna.distributions import (  # noqa: E402
 )
 from optuna.trial import TrialState  # noqa: E402
 
-from ddpm.sweeps import search, space, trials  # noqa: E402
-from ddpm.sweeps import study as shared  # noqa: E402
+from ddpm.runner.sweeps.search import optuna_search, space, trials  # noqa: E402
+from ddpm.runner.sweeps.search import study as shared  # noqa: E402
 
 QUICK = [word for word in TINY if "lr=" not in word]
 SEARCH = ["-m", "hydra/sweeper=optuna", "hydra.sweeper.sampler=random", "hydra.sweeper.seed=1"]
@@ -312,7 +312,7 @@ def test_a_launcher_that_is_not_ours_is_a_mistake():
     knobs = {"metric": "x", "direction": "minimize", "n_trials": 1, "sampler": "tpe", "seed": None}
     knobs |= {"pruner": "none", "startup_trials": 0, "warmup_steps": 0}
     with pytest.raises(InputError, match="works with hydra/launcher=serial, slots or slurm"):
-        search.search(object(), None, None, [], **knobs, storage=None, params=None)
+        optuna_search.search(object(), None, None, [], **knobs, storage=None, params=None)
 
 
 # a file asks to stop

@@ -14,7 +14,8 @@ from test_run import assert_equal_state, files_of, losses_of, metrics_of, state_
 from ddpm.errors import InputError
 from ddpm.runner.config.paths import check_sweep_name
 from ddpm.runner.runs import run_dir
-from ddpm.sweeps import folder, serial, side_by_side, slots
+from ddpm.runner.sweeps import folder
+from ddpm.runner.sweeps.launchers import scheduler, serial, slots
 
 QUICK = [word for word in TINY if not word.startswith("job.max_steps")] + ["job.max_steps=6"]
 SWEEP = ["-m", *QUICK, "sweep=study"]
@@ -249,7 +250,7 @@ hydra:
 """
     (tmp_path / "mine" / "team" / "lab.yaml").write_text(text)
     seen = []
-    monkeypatch.setattr(side_by_side, "run", lambda queue, runner: seen.append(runner))
+    monkeypatch.setattr(scheduler, "run", lambda queue, runner: seen.append(runner))
     run("--config-dir", "mine", *SWEEP, "team=lab", "seed=1,2")
     assert [type(runner).__name__ for runner in seen] == ["Slots"]
     assert (

@@ -13,9 +13,9 @@ from wandb_parts import forget, nobody_is_logged_in
 from wandb_reader import read_run, run_files
 
 from ddpm.runner.config.plan import Plan
-from ddpm.sweeps.freeze import Job
-from ddpm.sweeps.naming import name_jobs
-from ddpm.sweeps.table import shared
+from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.naming import name_jobs
+from ddpm.runner.sweeps.summary import shared
 from ddpm.trackers.wandb_client import limits
 
 __all__ = ["nobody_is_logged_in"]

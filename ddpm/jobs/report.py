@@ -14,7 +14,7 @@ from ddpm.runner.config import overrides, paths, redaction, rules, validate, wan
 from ddpm.runner.config.build import build
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
-from ddpm.sweeps import folder
+from ddpm.runner.sweeps import folder
 
 JOBS = ("status", "report")
 _NAMED = ("sweep", "runs", "output_dir")

@@ -25,22 +25,22 @@ class _Frozen(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        from ddpm.sweeps import launcher
+        from ddpm.runner.sweeps.launchers import base
 
         self.hydra_context, self.config = hydra_context, config
-        self.knobs = launcher.own_knobs(self.name, self.given, config)
+        self.knobs = base.own_knobs(self.name, self.given, config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        from ddpm.sweeps import launcher
+        from ddpm.runner.sweeps.launchers import base
 
-        return launcher.launch(
+        return base.launch(
             self.run, self.config, self.hydra_context, job_overrides, initial_job_idx
         )
 
     def run(self, queue: Any) -> None:
-        """Run the jobs of a `ddpm.sweeps.queue.Queue`."""
+        """Run the jobs of a `ddpm.runner.sweeps.launchers.job_queue.Queue`."""
         raise NotImplementedError
 
 
@@ -50,42 +50,44 @@ class Serial(_Frozen):
     name = "serial"
 
     def run(self, queue: Any) -> None:
-        from ddpm.sweeps import serial
+        from ddpm.runner.sweeps.launchers import serial
 
         serial.run(queue)
 
 
 class Slots(_Frozen):
-    """`hydra/launcher=slots`: the knobs are those of `ddpm.sweeps.places.find`."""
+    """`hydra/launcher=slots`: the knobs are those of `ddpm.runner.sweeps.launchers.devices.find`."""
 
     name = "slots"
 
     def run(self, queue: Any) -> None:
         from pathlib import Path
 
-        from ddpm.sweeps import places, side_by_side, slots
+        from ddpm.runner.sweeps.launchers import devices, scheduler, slots
 
-        found = places.find(**self.knobs)
-        side_by_side.run(queue, slots.Slots(found, Path(self.config.hydra.sweep.dir)))
+        found = devices.find(**self.knobs)
+        scheduler.run(queue, slots.Slots(found, Path(self.config.hydra.sweep.dir)))
 
 
 class Slurm(_Frozen):
-    """`hydra/launcher=slurm`: the knobs are those of `ddpm.sweeps.slurm.Slurm`."""
+    """`hydra/launcher=slurm`: the knobs are those of `ddpm.runner.sweeps.launchers.slurm.Slurm`."""
 
     name = "slurm"
 
     def run(self, queue: Any) -> None:
         from pathlib import Path
 
-        from ddpm.sweeps import side_by_side
+        from ddpm.runner.sweeps.launchers import scheduler
 
-        slurm = _extra("ddpm.sweeps.slurm", "submitit", "hydra/launcher=slurm", "slurm")
+        slurm = _extra(
+            "ddpm.runner.sweeps.launchers.slurm", "submitit", "hydra/launcher=slurm", "slurm"
+        )
         sweep = Path(self.config.hydra.sweep.dir)
-        side_by_side.run(queue, slurm.Slurm(sweep, **self.knobs))
+        scheduler.run(queue, slurm.Slurm(sweep, **self.knobs))
 
 
 class Optuna(Sweeper):
-    """`hydra/sweeper=optuna`: the knobs are those of `ddpm.sweeps.search.search`."""
+    """`hydra/sweeper=optuna`: the knobs are those of `ddpm.runner.sweeps.search.optuna_search.search`."""
 
     def __init__(self, **knobs: Any) -> None:
         self.knobs = knobs
@@ -101,7 +103,9 @@ class Optuna(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        search = _extra("ddpm.sweeps.search", "optuna", "hydra/sweeper=optuna", "optuna")
+        search = _extra(
+            "ddpm.runner.sweeps.search.optuna_search", "optuna", "hydra/sweeper=optuna", "optuna"
+        )
         search.search(
             self.launcher, self.config, self.hydra_context, arguments, **_plain(self.knobs)
         )

@@ -24,10 +24,11 @@ from optuna.trial import TrialState
 
 from ddpm.errors import InputError, nearest
 from ddpm.runner.safe_io import atomic
-from ddpm.sweeps import launcher, space
-from ddpm.sweeps import study as shared
-from ddpm.sweeps.freeze import freeze
-from ddpm.sweeps.trials import Trials
+from ddpm.runner.sweeps.compose import freeze
+from ddpm.runner.sweeps.launchers import base
+from ddpm.runner.sweeps.search import space
+from ddpm.runner.sweeps.search import study as shared
+from ddpm.runner.sweeps.search.trials import Trials
 
 DIRECTIONS = ("minimize", "maximize")
 JOURNAL = "study.journal"
@@ -72,7 +73,7 @@ def search(
     fixed, distributions = space.split([*given, *arguments])
     folder = Path(config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
-    launcher.prepare(config)
+    base.prepare(config)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with shared.alone(folder):
         here, first = shared.join(folder)

@@ -19,7 +19,7 @@ from ddpm.runner.config.paths import file_name
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.config.planning import plan
 from ddpm.runner.runs import run_dir
-from ddpm.sweeps.folder import OVER, SweepFolder, go_on
+from ddpm.runner.sweeps.folder import OVER, SweepFolder, go_on
 
 
 @dataclass

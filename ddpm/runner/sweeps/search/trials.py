@@ -15,10 +15,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ddpm.runner.runs import stop_file
 from ddpm.runner.runs.metrics_log import final
 from ddpm.runner.safe_io.file_locks import Lock
-from ddpm.sweeps import record, space
-from ddpm.sweeps import study as shared
-from ddpm.sweeps.freeze import Job
-from ddpm.sweeps.naming import name_jobs
+from ddpm.runner.sweeps import callback
+from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.naming import name_jobs
+from ddpm.runner.sweeps.search import space
+from ddpm.runner.sweeps.search import study as shared
 
 LOOK_SECONDS = 1.0  # between two looks at what trials have logged
 MISSES = 10  # draws of what runs already, until there is nothing more to begin
@@ -68,7 +69,7 @@ class Trials:
         job = self.freeze(space.words(trial.params), trial.number)
         job.title = " ".join(space.words(trial.params))
         name_jobs([job])
-        record.jobs.append(job)
+        callback.jobs.append(job)
         steps = self.study.trials[trial.number].intermediate_values
         with self.mutex:
             self.live[job.number] = Live(job, trial, lock, max(steps, default=-1))

@@ -8,11 +8,11 @@ from ddpm.errors import InputError
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.execute import Preempted
 from ddpm.runner.runs import run_dir
-from ddpm.sweeps.attempt import keep_error
-from ddpm.sweeps.folder import elsewhere
-from ddpm.sweeps.freeze import Job
-from ddpm.sweeps.overview import Overview
-from ddpm.sweeps.queue import Queue
+from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.folder import elsewhere
+from ddpm.runner.sweeps.launchers.job_queue import Queue
+from ddpm.runner.sweeps.launchers.live_table import Overview
+from ddpm.runner.sweeps.run_job import keep_error
 
 LOOK_SECONDS = 1.0  # between two looks at the jobs
 

@@ -5,13 +5,13 @@ from pathlib import Path
 from ddpm.errors import InputError
 from ddpm.runner.runs import run_dir
 from ddpm.runner.runs.metrics_log import read_metrics
-from ddpm.sweeps import folder, record
-from ddpm.sweeps.freeze import Job
+from ddpm.runner.sweeps import callback, folder
+from ddpm.runner.sweeps.compose import Job
 
 
 def summary() -> bool:
     """Print the table of the sweep's jobs; whether all are done."""
-    jobs = record.jobs or _found(record.folder)
+    jobs = callback.jobs or _found(callback.folder)
     common = shared([job.words for job in jobs])
     rows = [("overrides", "loss", "images/s", "state", "folder")]
     rows += [_row(job, common) for job in jobs]
@@ -21,7 +21,7 @@ def summary() -> bool:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join(cells).rstrip())
     states = [row[3] for row in rows[1:]]
-    print(f"\n{sums(states)}, in {record.folder}", flush=True)
+    print(f"\n{sums(states)}, in {callback.folder}", flush=True)
     return all(state in folder.OVER for state in states)
 
 

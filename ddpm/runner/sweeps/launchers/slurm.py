@@ -19,9 +19,9 @@ from submitit.core.utils import JobPaths
 
 import ddpm
 from ddpm.errors import InputError
-from ddpm.sweeps.freeze import Job
-from ddpm.sweeps.side_by_side import Runner, Running
-from ddpm.sweeps.slurm_task import Task
+from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.launchers.scheduler import Runner, Running
+from ddpm.runner.sweeps.launchers.slurm_task import Task
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ddpm.runner.config.rules import look_up
 from ddpm.runner.config.wandb_settings import PLACE
-from ddpm.sweeps.freeze import Job
+from ddpm.runner.sweeps.compose import Job
 from ddpm.trackers.wandb_client import limits
 
 

@@ -1,7 +1,7 @@
 """One job after the other, in this process."""
 
-from ddpm.sweeps.attempt import attempt
-from ddpm.sweeps.queue import Queue
+from ddpm.runner.sweeps.launchers.job_queue import Queue
+from ddpm.runner.sweeps.run_job import attempt
 
 
 def run(queue: Queue) -> None:

@@ -8,8 +8,8 @@ from submitit.helpers import DelayedSubmission
 
 from ddpm.runner.distributed import ranks
 from ddpm.runner.execution.execute import Preempted
-from ddpm.sweeps.attempt import attempt
-from ddpm.sweeps.freeze import Job
+from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.run_job import attempt
 
 SECONDS = 60  # that an answer of Slurm may take
 

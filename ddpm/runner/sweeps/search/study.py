@@ -13,8 +13,8 @@ from ddpm.errors import InputError, shown
 from ddpm.runner.runs.metrics_log import is_number, read_metrics
 from ddpm.runner.safe_io import file_locks
 from ddpm.runner.safe_io.file_locks import Lock
-from ddpm.sweeps import space
-from ddpm.sweeps.folder import INCIDENTAL
+from ddpm.runner.sweeps.folder import INCIDENTAL
+from ddpm.runner.sweeps.search import space
 
 KNOWN = "search"  # a study's attribute: its metric, its fixed words, the keys it chooses
 REPLACED = "replaced"  # another: numbers of trials that failed and count no more

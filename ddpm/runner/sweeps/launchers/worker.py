@@ -5,9 +5,9 @@ import signal
 import sys
 
 from ddpm.runner.execution.execute import Preempted
+from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.run_job import attempt
 from ddpm.runner.terminal import streams
-from ddpm.sweeps.attempt import attempt
-from ddpm.sweeps.freeze import Job
 
 OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)  # signals that a terminal sends to all its processes
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from ddpm.sweeps.freeze import Job
+from ddpm.runner.sweeps.compose import Job
 
 DRAW_SECONDS = 2.0
 

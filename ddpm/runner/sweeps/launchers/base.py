@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddpm.errors import InputError, nearest
 from ddpm.runner.config import catalog
-from ddpm.sweeps import record
-from ddpm.sweeps.attempt import figure
-from ddpm.sweeps.folder import OVER
-from ddpm.sweeps.freeze import Job, freeze
-from ddpm.sweeps.naming import name_jobs
-from ddpm.sweeps.queue import Listed, Queue
-from ddpm.sweeps.table import shared, sums
+from ddpm.runner.sweeps import callback
+from ddpm.runner.sweeps.compose import Job, freeze
+from ddpm.runner.sweeps.folder import OVER
+from ddpm.runner.sweeps.launchers.job_queue import Listed, Queue
+from ddpm.runner.sweeps.naming import name_jobs
+from ddpm.runner.sweeps.run_job import figure
+from ddpm.runner.sweeps.summary import shared, sums
 
 
 def launch(
@@ -30,7 +30,7 @@ def launch(
     """Freeze jobs and run them; what each returned, also those that were over before."""
     prepare(config)
     jobs = freeze(config, context, overrides, first, begins=first == 0)
-    record.jobs += jobs
+    callback.jobs += jobs
     common = shared([job.words for job in jobs])
     for job in jobs:
         job.title = " ".join(word for word in job.words if word not in common)

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
-from ddpm.sweeps.freeze import Job
+from ddpm.runner.sweeps.compose import Job
 
 
 class Queue(Protocol):

@@ -14,12 +14,12 @@ from ddpm.runner.distributed import ranks
 from ddpm.runner.execution.execute import Preempted, perform
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.runs.metrics_log import read_metrics
+from ddpm.runner.sweeps import callback, compose
+from ddpm.runner.sweeps.folder import SweepFolder, elsewhere
 from ddpm.runner.terminal import streams
-from ddpm.sweeps import freeze, record
-from ddpm.sweeps.folder import SweepFolder, elsewhere
 
 
-def attempt(job: freeze.Job) -> None:
+def attempt(job: compose.Job) -> None:
     """Run a job, unless it is over or another process is at it; print what came of it."""
     streams.protect()  # launchers may have started this process
     state = job.state
@@ -55,23 +55,23 @@ def attempt_composed(cfg: DictConfig) -> float | None:
     """Do the same for one job of a launcher that is not ours, which composes it just now."""
     hydra_config = HydraConfig.get()
     number = hydra_config.job.num
-    job = freeze.Job(number, freeze.typed(hydra_config))
-    with SweepFolder(Path(hydra_config.sweep.dir), freeze.subdir) as folder:
+    job = compose.Job(number, compose.typed(hydra_config))
+    with SweepFolder(Path(hydra_config.sweep.dir), compose.subdir) as folder:
         try:
             job.plan = plan(cfg, merge.taken)
             job.words = job.plan.config["overrides"]
-            freeze.place(job, folder)
+            compose.place(job, folder)
         except Exception as error:
             job.error = explain.explain(error)
             if job.error is None:
                 raise
             job.plan, job.folder = None, folder.refuse(job.words, number, job.error)
-    record.jobs.append(job)
+    callback.jobs.append(job)
     attempt(job)
     return figure(job)
 
 
-def figure(job: freeze.Job, name: str = "train/loss") -> float | None:
+def figure(job: compose.Job, name: str = "train/loss") -> float | None:
     """The last value of a metric in what a job has logged, if it is there."""
     if job.folder is None or not (job.folder / "metrics.jsonl").exists():
         return None
@@ -80,7 +80,7 @@ def figure(job: freeze.Job, name: str = "train/loss") -> float | None:
     return values[-1] if values else None
 
 
-def keep_error(job: freeze.Job) -> None:
+def keep_error(job: compose.Job) -> None:
     """Note a failure in the job's folder where the run itself did not come to do so. A full disk
     must not stop the jobs that come next."""
     if job.folder is not None and job.plan.in_sweep:

@@ -12,7 +12,7 @@ from ddpm.runner.config import redaction
 from ddpm.runner.config.paths import as_text, check_sweep_name
 from ddpm.runner.distributed import ranks
 from ddpm.runner.runs import run_dir
-from ddpm.sweeps.freeze import Job
+from ddpm.runner.sweeps.compose import Job
 
 folder: Path | None = None  # None: this process runs no sweep
 jobs: list[Job] = []  # those of its command; none, where another launcher keeps them to itself

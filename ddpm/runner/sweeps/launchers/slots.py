@@ -14,10 +14,10 @@ from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from ddpm.sweeps.child import OF_TERMINAL, work
-from ddpm.sweeps.freeze import Job
-from ddpm.sweeps.places import Place, environment
-from ddpm.sweeps.side_by_side import Runner, Running
+from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.launchers.devices import Place, environment
+from ddpm.runner.sweeps.launchers.scheduler import Runner, Running
+from ddpm.runner.sweeps.launchers.worker import OF_TERMINAL, work
 
 
 @dataclass(eq=False)
@@ -96,7 +96,7 @@ class Slots(Runner[InSlot]):
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
     """While open, the terminal's signals wait; a process that is started meanwhile holds them until
-    it has left the terminal (`ddpm.sweeps.child`)."""
+    it has left the terminal (`ddpm.runner.sweeps.launchers.worker`)."""
     signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINAL)
     try:
         yield
