@@ -17,7 +17,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ddpm.errors import InputError, ToldElsewhere, nearest
-from ddpm.jobs import report
+from ddpm.jobs.report import report
+from ddpm.jobs.status import status
 from ddpm.runner.config import catalog, explain, merge, overrides, paths, redaction, wandb_settings
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
@@ -27,6 +28,7 @@ from ddpm.runner.sweeps.launchers.base import ours_by_default
 from ddpm.runner.sweeps.run_job import attempt_composed
 from ddpm.runner.terminal import streams
 
+READ_ONLY = {"report": report, "status": status}  # jobs that start no run
 _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
 
 
@@ -181,8 +183,8 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     job = HydraConfig.get().runtime.choices.job
     _single["only_prints"] = job == "status"
     try:
-        if job in report.JOBS:
-            report.look(cfg)
+        if job in READ_ONLY:
+            READ_ONLY[job](cfg)
             return None
         with ranks.one_tells():
             planned = plan(cfg, merge.taken)

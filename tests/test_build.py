@@ -9,7 +9,7 @@ from ddpm.runner.config.catalog import targets
 
 HOSTILE = [
     "os.system", "os._exit", "builtins.eval", "builtins.exec", "subprocess.run", "pickle.loads",
-    "torch.load", "torch.hub.load", "shutil.rmtree", "ddpm.runner.config.build.hydra.utils.instantiate",
+    "torch.load", "torch.hub.load", "shutil.rmtree", "ddpm.runner.config.build.hydra.utils.call",
     "torch.optim.adam.os.system", "logging.os.system", "hydra.utils.get_method", "ddpm.cli.main",
     "DDPM.models.unet.UNet", "ddpm.models.unet.UNet.__init__", "", None, 5, ["os.system"],
 ]  # fmt: skip

@@ -154,7 +154,7 @@ def test_the_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
 FULL_DISK = """
 import resource, signal, sys, torch
 from pathlib import Path
-from ddpm import checkpoint
+from ddpm.runner.checkpoints import checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 sys.path.insert(0, sys.argv[2])
 from test_checkpoint import state

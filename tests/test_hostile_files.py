@@ -33,14 +33,9 @@ from hostile_parts import watched
 from PIL import Image
 
 from ddpm.data.decode import Unreadable, open_image, square, upright_size
-from ddpm.runner.safe_io import (
-    Refused,
-    check_archive,
-    check_plain,
-    read_archive,
-    read_json,
-    read_yaml,
-)
+from ddpm.runner.safe_io.plain import Refused, check_plain
+from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
+from ddpm.runner.safe_io.yaml_json import read_json, read_yaml
 
 # Zips by hand: zipfile writes no wrong ones
 
@@ -734,7 +729,8 @@ import json, resource, sys
 from pathlib import Path
 from PIL import Image
 from ddpm.data.decode import open_image, square
-from ddpm.runner.safe_io import read_archive, read_yaml
+from ddpm.runner.safe_io.torch_archive import read_archive
+from ddpm.runner.safe_io.yaml_json import read_yaml
 
 def picture(path):
     with open_image(path) as image:

@@ -68,9 +68,12 @@ logging.os._exit logging.os.system random._os.system glob.os.remove torch.os.sys
 torch.hub.shutil.rmtree torch.optim.adam.os.system torch.optim.Adam.__init__
 torch.optim.optimizer.functools.partial torch.optim.lr_scheduler.LambdaLR
 torch.optim.Adam.__class__ torch.optim.Adam.load_state_dict torch.optim.Optimizer
-ddpm.runner.config.build.hydra.utils.instantiate ddpm.runner.config.build.build ddpm.runner.config.build.OmegaConf.create ddpm.cli.main
-ddpm.cli.os._exit ddpm.runner.execution.launch.launch ddpm.runner.safe_io.read_archive ddpm.runner.runs.run_dir.os.remove
-ddpm.runner.checkpoints.checkpoint.shutil.rmtree ddpm.runner.checkpoints.checkpoint.torch.load ddpm.trackers.local.open
+ddpm.runner.config.build.hydra.utils.instantiate ddpm.runner.config.build.build
+ddpm.runner.config.build.OmegaConf.create ddpm.cli.main
+ddpm.cli.os._exit ddpm.runner.execution.launch.launch ddpm.runner.safe_io.torch_archive.read_archive
+ddpm.runner.runs.run_dir.os.remove
+ddpm.runner.checkpoints.checkpoint.shutil.rmtree
+ddpm.runner.checkpoints.checkpoint.torch.load ddpm.trackers.local.open
 ddpm.models.unet.UNet.__init__ ddpm.models.unet.UNet.__init__.__globals__
 ddpm.models.unet.UNet.__init__.__globals__.__getitem__ ddpm.models.unet.UNet.__class__
 ddpm.models.unet.UNet.__mro__ ddpm.models.unet.UNet.__subclasses__ ddpm.models.unet.torch.load

@@ -20,20 +20,13 @@ def tree(path):
     return ast.parse(path.read_text())
 
 
-# Where a package of others may be imported.
+# Where a library may be imported.
 HYDRA = {
-    "ddpm.runner.config.build",
     "ddpm.cli",
-    "ddpm.runner.config.validate",
-    "ddpm.runner.config.planning",
-    "ddpm.runner.config.merge",
-    "ddpm.runner.config.explain",
-    "ddpm.runner.config.overrides",
-    "ddpm.runner.config.redaction",
-    "ddpm.runner.config.team",
     "ddpm.jobs.report",
+    "ddpm.jobs.status",
+    "ddpm.runner.config",
     "ddpm.runner.sweeps",
-    "ddpm.runner.config.wandb_settings",
 }
 ONLY = {
     "hydra": HYDRA,
@@ -42,9 +35,9 @@ ONLY = {
     "torch.utils.tensorboard": {"ddpm.trackers.tensorboard"},
     "matplotlib": {"ddpm.trackers.local"},
     "lightning_fabric": {
-        "ddpm.runner.execution.eager",
-        "ddpm.runner.distributed.fabric",
-        "ddpm.runner.execution.launch",
+        "ddpm.runner.distributed",
+        "ddpm.runner.execution",
+        "ddpm.training",
         "ddpm.jobs",
     },
     "torchvision": {"ddpm.data"},
@@ -52,197 +45,48 @@ ONLY = {
     "jinja2": {"ddpm.runner.report"},
     "sklearn": {"ddpm.data.digits"},
     "safetensors": {"ddpm.runner.checkpoints.safetensors_file"},
-    "submitit": {"ddpm.runner.sweeps.launchers.slurm", "ddpm.runner.sweeps.launchers.slurm_task"},
-    "optuna": {
-        "ddpm.runner.sweeps.search.optuna_search",
-        "ddpm.runner.sweeps.search.space",
-        "ddpm.runner.sweeps.search.trials",
-    },
+    "submitit": {"ddpm.runner.sweeps.launchers"},
+    "optuna": {"ddpm.runner.sweeps.search"},
 }
 
-ANYWHERE = {
-    "ddpm.errors",
-    "ddpm.runner.safe_io.listing",
-    "ddpm.runner.safe_io.atomic",
-    "ddpm.runner.safe_io.file_locks",
-}
-
-# What a module may know of ours, besides ANYWHERE. A folder stands for all in it.
-LEAVES = {
-    "ddpm.models": {"ddpm.models.layers", "ddpm.models.unet_blocks"},
-    "ddpm.schedules": {"ddpm.schedules.base"},
-    "ddpm.objectives": {"ddpm.objectives.base"},
-    "ddpm.weightings": {"ddpm.weightings.base", "ddpm.objectives.base"},
-    "ddpm.likelihood": set(),
-    "ddpm.diffusion": {
-        "ddpm.likelihood",
-        "ddpm.objectives.base",
-        "ddpm.objectives.eps",  # by default
-        "ddpm.weightings.base",
-        "ddpm.weightings.uniform",  # by default
-    },
-    "ddpm.samplers": {"ddpm.diffusion", "ddpm.samplers.base"},
-    "ddpm.data": {
-        "ddpm.data.base",
-        "ddpm.data.decode",
-        "ddpm.runner.runs.run_dir",  # by folder alone, which leaves out runs among the images
-    },
-    "ddpm.trackers": {
-        "ddpm.images",
-        "ddpm.runner.runs.metrics_log",
-        "ddpm.trackers.loss_curve",
-        "ddpm.trackers.base",
-        "ddpm.trackers.local",
-        "ddpm.trackers.wandb_client",
-    },
-    "ddpm.trackers.wandb_client": {
-        "ddpm.trackers.wandb_client",
-        "ddpm.runner.checkpoints.checkpoint",
-        "ddpm.runner.runs.metrics_log",
-        "ddpm.runner.runs.run_dir",
-        "ddpm.runner.config.secret_names",
-    },
-    "ddpm.trackers.wandb_client.reference": {"ddpm.trackers.wandb_client"},
-    "ddpm.runner.runs.code_version": set(),
-    "ddpm.runner.config.team": set(),
-    "ddpm.runner.runs.stop_file": set(),
-    "ddpm.training.ema": set(),
-    "ddpm.runner.execution.eager": set(),
-    "ddpm.runner.distributed.threads": set(),
-    "ddpm.runner.config.presets": {"ddpm.runner.config.catalog", "ddpm.runner.config.rules"},
-    "ddpm.runner.safe_io": {"ddpm.runner.safe_io"},
-    "ddpm.runner.runs.stored_config": {"ddpm.runner.safe_io"},
-    "ddpm.runner.safe_io.atomic": set(),
-    "ddpm.runner.safe_io.file_locks": set(),
-    "ddpm.runner.checkpoints.safetensors_file": {
-        "ddpm.runner.runs.stored_config",
-        "ddpm.runner.safe_io",
-    },
-    "ddpm.runner.checkpoints.checkpoint": {
-        "ddpm.runner.safe_io.failpoint",
-        "ddpm.runner.checkpoints.safetensors_file",
-        "ddpm.runner.distributed.fsdp",
-        "ddpm.runner.runs.stored_config",
-        "ddpm.runner.safe_io",
-    },
-    "ddpm.images": set(),
-    "ddpm.training.memory": set(),
-    "ddpm.randomness": set(),
-    "ddpm.training.recompute": set(),
-    "ddpm.runner.safe_io.failpoint": set(),
-    "ddpm.runner.runs.metrics_log": set(),
-    "ddpm.runner.execution.shadowed_modules": set(),
-    "ddpm.runner.terminal.shell": set(),
-    "ddpm.runner.config.overrides": {"ddpm.runner.terminal.shell"},
-    "ddpm.runner.config.paths": {"ddpm.runner.terminal.shell"},
-    "ddpm.runner.runs.run_dir": {
-        "ddpm.runner.safe_io.failpoint",
-        "ddpm.runner.terminal.shell",
-        "ddpm.runner.runs.stored_config",
-        "ddpm.runner.safe_io",
-    },
-    "ddpm.runner.report": {
-        "ddpm.data.decode",
-        "ddpm.runner.runs.metrics_log",
-        "ddpm.runner.report",
-        "ddpm.runner.runs.run_dir",
-        "ddpm.runner.terminal.shell",
-        "ddpm.trackers.loss_curve",
-        "ddpm.runner.safe_io",
-    },
-    "ddpm.trackers.loss_curve": set(),
-    "ddpm.runner.terminal.progress": set(),
-    "ddpm.runner.distributed.signals": set(),
-    "ddpm.runner.distributed.ranks": set(),
-    "ddpm.runner.distributed.fsdp": set(),
-    "ddpm.runner.distributed.fabric": {
-        "ddpm.runner.distributed.ranks",
-        "ddpm.runner.distributed.threads",
-    },
-    "ddpm.runner.config.rules": {"ddpm.trackers.wandb_client.limits"},
-    "ddpm.errors": set(),
-    "ddpm.runner.safe_io.listing": set(),
-    "ddpm.runner.terminal.streams": set(),
-    "ddpm.runner.config.plan": set(),
-    "ddpm.runner.config.catalog": set(),
-    "ddpm.runner.config.redaction": {"ddpm.runner.config.secret_names"},
-    "ddpm.runner.config.secret_names": set(),
-    "ddpm.runner.config.build": {"ddpm.runner.config.catalog", "ddpm.runner.safe_io"},
-}
-UPPER = [
-    "ddpm",
-    "ddpm.cli",
-    "ddpm.runner.config.validate",
-    "ddpm.runner.config.planning",
-    "ddpm.runner.config.merge",
-    "ddpm.runner.execution.launch",
-    "ddpm.runner.config.explain",
-    "ddpm.jobs.report",
-    "ddpm.runner.execution.execute",
-    "ddpm.runner.config.output_dir",
-    "ddpm.runner.config.wandb_settings",
-    *(name for name in MODULES if name.startswith("ddpm.runner.sweeps")),
+# The packages from the lowest to the highest: each imports only from lines above its own, and, in
+# a line of several, none of them imports from another. docs/architecture.md draws them.
+LAYERS = [
+    ["errors"],
+    ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness"],
+    ["models", "schedules", "objectives", "likelihood", "images", "runner.runs"],
+    ["weightings", "data", "runner.checkpoints"],
+    ["diffusion", "trackers"],
+    ["samplers", "runner.config", "runner.report"],
+    ["editing", "pretrained"],
+    ["guidance", "runner.execution"],
+    ["pipeline", "runner.sweeps"],
+    ["training"],
+    ["jobs"],
+    ["cli", "runner"],
 ]
-MIDDLE = {
-    # Parts reach jobs and the pipeline as arguments: no model, schedule or data set by name.
-    "ddpm.editing.interpolation": {"ddpm.diffusion", "ddpm.samplers.base"},
-    "ddpm.editing.repaint": {"ddpm.diffusion", "ddpm.samplers.base"},
-    "ddpm.pretrained": {
-        "ddpm.runner.config.build",
-        "ddpm.runner.checkpoints.checkpoint",
-        "ddpm.diffusion",
-    },
-    "ddpm.guidance": {
-        "ddpm.guidance.base",
-        "ddpm.diffusion",
-        "ddpm.pretrained",  # by from_run alone
-    },
-    "ddpm.pipeline": {
-        "ddpm.diffusion",
-        "ddpm.guidance.base",
-        "ddpm.guidance.none",  # by default
-        "ddpm.images",
-        "ddpm.randomness",
-        "ddpm.runner.config.build",  # by from_checkpoint alone
-        "ddpm.runner.distributed.fabric",
-        "ddpm.pretrained",
-    },
-    "ddpm.jobs": {
-        "ddpm.runner.runs.stop_file",
-        "ddpm.jobs",
-        "ddpm.pipeline",
-        "ddpm.pretrained",
-        "ddpm.editing.interpolation",
-        "ddpm.editing.repaint",
-        "ddpm.diffusion",
-        "ddpm.guidance.base",
-        "ddpm.samplers.base",
-        "ddpm.data.base",
-        "ddpm.data.decode",
-        "ddpm.runner.config.rules",
-        "ddpm.trackers.base",
-        "ddpm.runner.checkpoints.checkpoint",
-        "ddpm.runner.terminal.progress",
-        "ddpm.runner.safe_io.failpoint",
-        "ddpm.runner.execution.eager",
-        "ddpm.training.ema",
-        "ddpm.runner.checkpoints.safetensors_file",
-        "ddpm.runner.distributed.fabric",
-        "ddpm.images",
-        "ddpm.training.memory",
-        "ddpm.runner.config.plan",
-        "ddpm.randomness",
-        "ddpm.training.recompute",
-        "ddpm.runner.runs.run_dir",
-        "ddpm.runner.distributed.fsdp",
-        "ddpm.runner.terminal.shell",
-        "ddpm.runner.distributed.signals",
-        "ddpm.runner.terminal.streams",
-        "ddpm.runner.config.presets",
-        "ddpm.runner.distributed.threads",
-    },
+LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
+# What the method may know of the runner: reading and writing files, and building from a
+# configuration. The parts that conf/ chooses know nothing of it at all.
+METHOD = {
+    "models": set(),
+    "schedules": set(),
+    "objectives": set(),
+    "weightings": set(),
+    "samplers": set(),
+    "diffusion": set(),
+    "likelihood": set(),
+    "editing": set(),
+    "randomness": set(),
+    "guidance": set(),
+    "images": {"safe_io"},
+    "data": {"safe_io", "runs"},  # data=folder leaves out run folders among the images
+    "trackers": {"safe_io", "runs", "checkpoints"},
+    "pretrained": {"checkpoints", "config"},
+    "pipeline": {"config", "distributed"},
 }
-LAST = ["layers", "stages", "base", "pictures", "local"]  # shared by the files of their folder
+# Shared by the files of their folder; no part imports another part.
+SHARED = ["layers", "unet_blocks", "base", "decode", "local", "loss_curve"]
 
 
 def inside(name, area):
@@ -263,7 +107,13 @@ def imports(path, *, top_only=False):
 
 
 def ours(path):
-    return {name for name in imports(path) if inside(name, "ddpm")} - ANYWHERE
+    return {name for name in imports(path) if inside(name, "ddpm")}
+
+
+def unit(name):
+    """The package that a module belongs to: `runner.runs`, `models`; a file at the top is one."""
+    parts = name.split(".")[1:] or ["ddpm"]
+    return ".".join(parts[:2] if parts[0] == "runner" else parts[:1])
 
 
 @pytest.mark.parametrize("package", ONLY)
@@ -277,15 +127,38 @@ def test_a_package_is_imported_where_it_belongs(package):
     assert {u for u in users if not any(inside(u, area) for area in ONLY[package])} == set()
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_a_module_knows_only_what_is_below_it(name):
-    rules = {area: known for area, known in (LEAVES | MIDDLE).items() if inside(name, area)}
-    if not rules:
-        assert name in UPPER, f"{name} has no place in the layers: give it one here"
-        return
-    ((_, known),) = rules.items()
-    strange = {m for m in ours(MODULES[name]) if not any(inside(m, k) for k in known)}
-    assert strange == set()
+@pytest.mark.parametrize("name", sorted(set(MODULES) - {"ddpm"}))
+def test_imports_go_down(name):
+    own = unit(name)
+    assert own in LEVEL, f"{own} has no layer: give it one in LAYERS"
+    for imported in ours(MODULES[name]) - {"ddpm"}:
+        other = unit(imported)
+        if other != own:
+            assert LEVEL[other] < LEVEL[own], f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("name", METHOD)
+def test_the_method_knows_little_of_the_runner(name):
+    for module, path in MODULES.items():
+        if inside(module, f"ddpm.{name}"):
+            runner = {i.split(".")[2] for i in ours(path) if inside(i, "ddpm.runner")}
+            assert runner <= METHOD[name], module
+
+
+def test_few_modules_stand_at_the_top():
+    assert len(list((ROOT / "ddpm").glob("*.py"))) <= 10
+
+
+TORCH_FREE = ["runs", "report", "config", "safe_io", "terminal"]
+
+
+@pytest.mark.parametrize("package", TORCH_FREE)
+def test_these_packages_start_without_torch(package):
+    """torch may be imported inside of functions, where a tensor is at hand."""
+    starts = [name for name in MODULES if inside(name, f"ddpm.runner.{package}")]
+    for name in starts:
+        if name != "ddpm.runner.safe_io.torch_archive":
+            assert_light(name, {"torch", "lightning_fabric", "torchvision"})
 
 
 PARTS = ["data", "guidance", "models", "objectives", "samplers", "schedules", "weightings"]
@@ -295,24 +168,8 @@ PARTS = ["data", "guidance", "models", "objectives", "samplers", "schedules", "w
 def test_parts_do_not_know_their_neighbours(folder):
     for path in (ROOT / "ddpm" / folder).glob("*.py"):
         known = {m for m in ours(path) if inside(m, f"ddpm.{folder}")}
-        assert {m.rpartition(".")[2] for m in known} <= set(LAST), path.name
-
-
-def test_nobody_below_imports_what_is_above():
-    above = {
-        "ddpm.cli",
-        "ddpm.runner.config.validate",
-        "ddpm.jobs.report",
-        "ddpm.runner.execution.execute",
-        "ddpm.runner.config.explain",
-        "ddpm.runner.config.planning",
-        "ddpm.runner.config.merge",
-        "ddpm.runner.execution.launch",
-        "ddpm.runner.config.output_dir",
-    }
-    for name, path in MODULES.items():
-        if name not in above and not inside(name, "ddpm.runner.sweeps"):
-            assert ours(path) & above == set(), name
+        known = {m for m in known if not inside(m, "ddpm.trackers.wandb_client")}
+        assert {m.rpartition(".")[2] for m in known} <= set(SHARED), path.name
 
 
 def test_only_the_gate_instantiates():
@@ -320,7 +177,7 @@ def test_only_the_gate_instantiates():
         words = {n.attr for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute)}
         words |= {n.id for n in ast.walk(tree(path)) if isinstance(n, ast.Name)}
         words |= {name.rpartition(".")[2] for name in imports(path)}
-        assert ("instantiate" in words) is (path == ROOT / "ddpm" / "build.py"), path
+        assert ("instantiate" in words) is (path == MODULES["ddpm.runner.config.build"]), path
 
 
 def calls(path):
@@ -352,24 +209,24 @@ def test_run_py_is_only_the_door():
     assert set(imports(ROOT / "run.py")) == {"ddpm.runner.execution.shadowed_modules", "ddpm.cli"}
 
 
-def test_the_door_opens_without_torch():
-    """What --help needs: nothing that is imported at the top of it, or of what that imports."""
-    seen, todo = set(), ["ddpm.cli"]
+def assert_light(start, heavy):
+    """Nothing that is imported at the top of a module, or of what that imports, is heavy."""
+    seen, todo = set(), [start]
     while todo:
         name = todo.pop()
         if name in seen:
             continue
         seen.add(name)
         names = set(imports(MODULES[name], top_only=True))
-        heavy = {"torch", "torchvision", "lightning_fabric", "wandb", "numpy", "PIL", "matplotlib"}
         assert {n.partition(".")[0] for n in names} & heavy == set(), name
         todo += [n for n in names if n in MODULES]
-    assert seen >= {
-        "ddpm.cli",
-        "ddpm.runner.config.explain",
-        "ddpm.runner.sweeps.run_job",
-        "ddpm.runner.config.build",
-    }
+    return seen
+
+
+def test_help_needs_no_torch():
+    heavy = {"torch", "torchvision", "lightning_fabric", "wandb", "numpy", "PIL", "matplotlib"}
+    seen = assert_light("ddpm.cli", heavy)
+    assert seen >= {"ddpm.runner.config.explain", "ddpm.runner.sweeps.run_job"}
 
 
 SOURCES = [
@@ -404,8 +261,7 @@ def test_a_part_is_one_file_of_python_and_one_of_yaml(folder):
     group = folder.removesuffix("s")
     options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"local"}
     options -= {"respaced"}  # ddpm with other arguments
-    options -= {"report", "status"}  # ddpm/jobs/report.py: they are no runs
     files = {path.stem for path in (ROOT / "ddpm" / folder).glob("*.py")}
     assert options <= files
     if folder != "jobs":  # a loop may be cut into as many files as it needs
-        assert files - options <= {"__init__", *LAST}
+        assert files - options <= {"__init__", *SHARED}

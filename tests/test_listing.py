@@ -325,7 +325,7 @@ def test_the_report_names_what_it_cannot_list(sweep, tmp_path, refuse, part):
     refuse(sweep[1] / part)
     record = run_record.read(sweep[1])
     place = sweep[1] if part == "." else sweep[1] / part
-    assert f"{output_dir}: cannot be listed (Stale file handle)" in record.problems
+    assert f"{place}: cannot be listed (Stale file handle)" in record.problems
     if part == "checkpoints":
         assert commands.sample(record) is None
     page, *_ = report.write(sweep, tmp_path / "report", "x")

@@ -184,11 +184,11 @@ def test_who_asked_a_run_to_stop(signal, file, words, tmp_path):
         (["job=report", "sweep=studdy"], "Did you mean 'study'?"),
         (["job=report", "runs=[nowhere]"], "runs: nowhere is not the folder of a run"),
         (["job=report", "runs=[3]"], "runs: 3 is not the folder of a run"),
-        (["job=report", "sweep=study", "model=unet"], "model: job=report looks at runs"),
+        (["job=report", "sweep=study", "model=unet"], "model: job=report reads runs"),
         (["job=report", "sweep=study", "job.max_steps=3"], "job.max_steps"),
         (["-m", "job=status", "sweep=study"], "leave out -m"),
         (["job=report", "sweep=..\\x"], "sweep=..\\x: must be a name"),
-        (["job=status", "sweep=study", "seed=1"], "seed: job=status looks at runs"),
+        (["job=status", "sweep=study", "seed=1"], "seed: job=status reads runs"),
     ],
 )
 def test_mistakes(words, message, run, tmp_path):

@@ -17,7 +17,8 @@ from ddpm.runner.checkpoints import safetensors_file
 from ddpm.runner.config import catalog
 from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.runs.run_dir import read_config, write_config, write_status
-from ddpm.runner.safe_io import MAX_NODES, MAX_TEXT, MAX_YAML
+from ddpm.runner.safe_io.plain import MAX_NODES, MAX_TEXT
+from ddpm.runner.safe_io.yaml_json import MAX_YAML
 
 BASE = {"choices": {"job": "train"}, "model": {}, "data": {}, "job": {}}
 OPTIONS = [

@@ -393,8 +393,9 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
 def test_it_is_written_without_torch(tmp_path):
     run_folder(tmp_path / "a", [1.0, 0.5], steps=(10,))
     code = (
-        "import sys; from pathlib import Path; from ddpm import report; from ddpm.runner.report import "
-        "status; report.write([Path('a')], Path('out'), 't'); status.table([Path('a')]); "
+        "import sys; from pathlib import Path; from ddpm.runner import report; "
+        "from ddpm.runner.report import status; "
+        "report.write([Path('a')], Path('out'), 't'); status.table([Path('a')]); "
         "print({'torch', 'hydra', 'matplotlib', 'wandb'} & set(sys.modules))"
     )
     done = subprocess.run(

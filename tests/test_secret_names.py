@@ -6,7 +6,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from ddpm.errors import InputError
 from ddpm.runner.config import redaction
-from ddpm.runner.config.secret_names import (
+from ddpm.runner.safe_io.secret_names import (
     is_password,
     is_secret,
     is_secret_place,

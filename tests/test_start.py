@@ -82,7 +82,7 @@ def test_an_optimizer_with_hooks_or_of_its_own_takes_its_own_step():
 def test_the_compiler_works_after_an_eager_start(tmp_path):
     """In a process of its own: here it is imported already."""
     script = """
-from ddpm import eager
+from ddpm.runner.execution import eager
 eager.import_fabric()
 eager.shield_optimizers()
 import sys, torch

@@ -211,3 +211,13 @@ def test_odd_values_of_a_configuration_cost_nothing(run_dir, caplog):
     assert run.config["many"] == hparams["many"]
     assert (run.config["model"]["a.b"], run.config["model"]["1"]) == ({"c.d": 3}, "one")
     assert said(caplog) == []
+
+
+def test_a_dead_service_of_an_earlier_program_costs_nothing(run_dir, tmp_path, monkeypatch, caplog):
+    forget()
+    monkeypatch.setenv("WANDB_SERVICE", f"3-99999-unix-{tmp_path / 'socket'}")
+    with Trackers([wandb_run(run_dir, mode="offline")]) as trackers:
+        log_all(trackers, (10,))
+    (run,) = [run for run in finished(run_dir) if run.rows]
+    assert [row["step"] for row in run.rows] == [10]
+    assert said(caplog) == []

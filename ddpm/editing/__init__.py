@@ -1,0 +1,1 @@
+"""Algorithms on a trained network: inpainting (RePaint) and interpolation."""

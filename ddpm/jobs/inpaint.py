@@ -102,10 +102,8 @@ def find_mask(data: ImageData, mask: str, image: str) -> Tensor:
     Raises:
         InputError: the file cannot be read, is not as large as the image, or is all black.
     """
-    if mask in AREAS:
-        found = repaint.area(mask, data.image_size)
-    else:
-        found = read_mask(data, mask, image)
+    in_words = mask in AREAS
+    found = repaint.area(mask, data.image_size) if in_words else read_mask(data, mask, image)
     if not found.any():
         raise InputError(
             f"job.mask={mask}: nothing is white in the part of the picture that is used, so there "

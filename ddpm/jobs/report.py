@@ -1,10 +1,10 @@
-"""Jobs that only look at runs: job=status and job=report. Without torch, unless W&B is told."""
+"""job=report: a page about runs. Imports torch only to log the page to W&B."""
 
 import hashlib
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -16,43 +16,56 @@ from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 from ddpm.runner.sweeps import folder
 
-JOBS = ("status", "report")
 _NAMED = ("sweep", "runs", "output_dir")
 _KEYS = ("job", *_NAMED, "tracker", "team")
 
 
-def look(cfg: DictConfig) -> None:
-    """Print how runs stand, or write the report of them.
+class Selection(NamedTuple):
+    """The runs that a read-only job is about."""
+
+    folders: list[Path]
+    title: str
+    output_dir: Path  # where a report of them belongs
+    typed: list[str]  # the keys of the command line
+
+
+def report(cfg: DictConfig) -> None:
+    """job=report: write a page about runs, and show it to W&B where W&B knows one of them.
 
     Raises:
-        InputError: there are no such runs, or more was asked for than a look at them.
+        InputError: the command line names no runs, or keys that this job does not take.
     """
-    hydra_config = HydraConfig.get()
-    job = hydra_config.runtime.choices.job
-    words = redaction.as_typed(hydra_config)
+    selection = select_runs(cfg, "report")
+    from ddpm.runner.report import write  # imports numpy
+
+    asked = any(key.startswith("tracker") for key in selection.typed)
+    trackers = _trackers(cfg, selection.folders, asked=asked)
+    files = write(selection.folders, selection.output_dir, selection.title)
+    for file in files:
+        print(f"report   {file}")
+    if trackers:
+        _show(trackers, files, selection.output_dir, selection.title)
+
+
+def select_runs(cfg: DictConfig, job: str) -> Selection:
+    """The runs that the command line names by sweep= or runs=.
+
+    Raises:
+        InputError: it names none, or keys that the job does not take.
+    """
+    words = redaction.as_typed(HydraConfig.get())
     typed = [word.lstrip("+").split("=")[0] for word in words]
     for key in typed:
         if key.split(".")[0] not in _KEYS:
             raise InputError(
-                f"{key}: job={job} looks at runs that are there; it takes sweep= or runs=."
+                f"{key}: job={job} reads runs that exist; it takes sweep=<name> or runs=[<folder>]."
             )
     redaction.check_config(cfg)
     named = {key: _plain(cfg[key]) for key in _NAMED}
     paths.settle(named, words)
-    folders, title, place = _chosen(named, job)
-    from ddpm.runner import report  # numpy comes in here
-    from ddpm.runner.report import status
-
-    if job == "status":
-        print(status.table(folders))
-        return
-    output = Path(named["output_dir"]) if named["output_dir"] is not None else place
-    trackers = _trackers(cfg, folders, asked=any(key.startswith("tracker") for key in typed))
-    files = report.write(folders, output, title)
-    for file in files:
-        print(f"report   {file}")
-    if trackers:
-        _show(trackers, files, output, title)
+    folders, title, default = _chosen(named, job)
+    output_dir = Path(named["output_dir"]) if named["output_dir"] is not None else default
+    return Selection(folders, title, output_dir, typed)
 
 
 def _plain(value: Any) -> Any:
@@ -80,7 +93,7 @@ def _chosen(named: dict[str, Any], job: str) -> tuple[list[Path], str, Path]:
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         title = Path(runs[0]).name if len(runs) == 1 else f"{len(runs)} runs"
         return [Path(path) for path in runs], title, Path("outputs/report") / now
-    path = Path(folder.of(sweep, "")) if "/" in sweep else Path(_sweep_dir())
+    path = Path(paths.sweep_dir(sweep, "")) if "/" in sweep else Path(_sweep_dir())
     if not (found := folder.jobs(path)):
         there = [e.name for e in listing.entries(path.parent) if listing.is_folder(e)]
         known = f" There are {', '.join(sorted(there)[:8])}." if there else ""

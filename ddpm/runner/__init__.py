@@ -1,0 +1,1 @@
+"""What carries an experiment: configuration, processes, run folders, checkpoints, sweeps, reports."""

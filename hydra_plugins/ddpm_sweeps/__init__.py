@@ -1,4 +1,4 @@
-"""What Hydra knows of how sweeps run. All of it is in ddpm/sweeps, imported when a sweep begins."""
+"""Hydra's plugins for sweeps. The code is in ddpm/runner/sweeps, imported when a sweep begins."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +40,7 @@ class _Frozen(Launcher):
         )
 
     def run(self, queue: Any) -> None:
-        """Run the jobs of a `ddpm.runner.sweeps.launchers.job_queue.Queue`."""
+        """Run the jobs of a `Queue`."""
         raise NotImplementedError
 
 
@@ -56,7 +56,7 @@ class Serial(_Frozen):
 
 
 class Slots(_Frozen):
-    """`hydra/launcher=slots`: the knobs are those of `ddpm.runner.sweeps.launchers.devices.find`."""
+    """`hydra/launcher=slots`; its settings are the arguments of `launchers/devices.py: find`."""
 
     name = "slots"
 
@@ -70,7 +70,7 @@ class Slots(_Frozen):
 
 
 class Slurm(_Frozen):
-    """`hydra/launcher=slurm`: the knobs are those of `ddpm.runner.sweeps.launchers.slurm.Slurm`."""
+    """`hydra/launcher=slurm`; its settings are the arguments of `launchers/slurm.py: Slurm`."""
 
     name = "slurm"
 
@@ -87,7 +87,7 @@ class Slurm(_Frozen):
 
 
 class Optuna(Sweeper):
-    """`hydra/sweeper=optuna`: the knobs are those of `ddpm.runner.sweeps.search.optuna_search.search`."""
+    """`hydra/sweeper=optuna`; its settings are the arguments of `optuna_search.search`."""
 
     def __init__(self, **knobs: Any) -> None:
         self.knobs = knobs

@@ -1,0 +1,1 @@
+"""The two file formats of weights: training checkpoints (.pt) and exports (.safetensors)."""

@@ -19,9 +19,11 @@ from ddpm.errors import InputError, causes, shown
 from ddpm.runner.checkpoints import safetensors_file
 from ddpm.runner.distributed.fsdp import share
 from ddpm.runner.runs import stored_config
-from ddpm.runner.safe_io import Refused, check_archive, listing, read_archive
+from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.atomic import free_bytes, replace, sync, sync_folder
 from ddpm.runner.safe_io.failpoint import crashpoint
+from ddpm.runner.safe_io.plain import Refused
+from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
 
 SCHEMA = 1  # raise it when the meaning of an entry changes
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")
@@ -189,7 +191,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_entries(state: dict[str, Any], path: Path) -> None:
-    """See that the entries are what everybody takes them for."""
+    """Check the types of a checkpoint's entries; its configuration gets today's names."""
     wrong = [
         f"{name} is {shown(state[name])}"
         for name, right in {
@@ -203,7 +205,7 @@ def _check_entries(state: dict[str, Any], path: Path) -> None:
         if name in state and not right(state[name])
     ]
     try:
-        stored_config.check_shape(state["hparams"])
+        state["hparams"] = stored_config.read(state["hparams"])
     except Refused as error:
         wrong.append(str(error))
     if wrong:

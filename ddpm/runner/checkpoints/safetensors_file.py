@@ -25,8 +25,9 @@ from torch import Tensor
 
 from ddpm.errors import InputError, shown
 from ddpm.runner.runs import stored_config
-from ddpm.runner.safe_io import MAX_YAML, Refused, read_json
 from ddpm.runner.safe_io.atomic import replace, sync, sync_folder
+from ddpm.runner.safe_io.plain import Refused
+from ddpm.runner.safe_io.yaml_json import MAX_YAML, read_json
 
 NAME, SUFFIX, CONFIG = "model.safetensors", ".safetensors", "config.json"
 FORMAT = "hydra-ddpm"
@@ -254,8 +255,7 @@ def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, str], dict[str
 
 
 def _read_configuration(text: str) -> dict[str, Any]:
-    hparams = read_json(text, MAX_CONFIGURATION)
-    stored_config.check_shape(hparams)
+    hparams = stored_config.read(read_json(text, MAX_CONFIGURATION))
     if "${" in json.dumps(hparams):  # what the environment of whoever reads it says
         raise Refused("its configuration refers to what is not in it, by ${...}")
     for part in ("model", "diffusion", "data"):

@@ -1,0 +1,1 @@
+"""From the configuration that Hydra composed to a checked `Plan`. Without torch."""

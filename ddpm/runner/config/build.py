@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddpm.errors import InputError, causes, nearest, shown
 from ddpm.runner.config import catalog
-from ddpm.runner.safe_io import Refused, check_plain
+from ddpm.runner.safe_io.plain import Refused, check_plain
 
 _DIRECTIVES = {"_target_", "_partial_"}
 
@@ -111,8 +111,8 @@ def _check_arguments(node: Any, key: str) -> None:
 def _find(target: str, where: str) -> Any:
     """The class or function of this name, if it is one of the package that the name begins with.
 
-    A module knows what it imports, too: `ddpm.runner.config.build.hydra.utils.instantiate` begins like a name of
-    ours, and is Hydra's.
+    Modules are also reachable through what they import: `ddpm.runner.config.build.hydra` begins
+    like a name of ours, and is Hydra's.
 
     Raises:
         InputError: it is not.

@@ -16,7 +16,8 @@ from ddpm.errors import InputError, shown
 from ddpm.runner.config import catalog, overrides, paths
 from ddpm.runner.config.rules import look_up
 from ddpm.runner.runs import run_dir, stored_config
-from ddpm.runner.safe_io import Refused, read_yaml
+from ddpm.runner.safe_io.plain import Refused
+from ddpm.runner.safe_io.yaml_json import read_yaml
 from ddpm.runner.terminal import shell
 from ddpm.trackers.wandb_client import reference
 
@@ -126,9 +127,7 @@ def _choices_of(path: Path) -> dict[str, Any]:
             return {}
     for folder in (path, path.parent, path.parent.parent):
         try:
-            config = read_yaml(folder / "config.yaml")
-            stored_config.check_shape(config)
-            return config["choices"]
+            return stored_config.read(read_yaml(folder / "config.yaml"))["choices"]
         except (OSError, Refused):
             continue
     return {}

@@ -77,6 +77,15 @@ def _is_path(value: Any) -> bool:
     return isinstance(value, str) and value != "" and "\0" not in value
 
 
+def sweep_dir(name: Any, now: str) -> str:
+    """The folder of the sweep `name`: a path with a `/` is taken as it is, other names are folders
+    in outputs/sweep, and a sweep without a name is called after the time `now`."""
+    if name is None:
+        return f"outputs/sweep/{now}"
+    text = str(as_text(name))
+    return text if "/" in text else f"outputs/sweep/{text}"
+
+
 def check_sweep_name(name: Any) -> None:
     """See that a sweep can be called so.
 

@@ -36,11 +36,10 @@ from ddpm.runner.config.plan import Plan
 from ddpm.runner.config.rules import look_up
 from ddpm.runner.runs import code_version, run_dir, stored_config
 from ddpm.runner.safe_io import listing
-from ddpm.runner.sweeps import folder as sweep_folder
 from ddpm.runner.terminal import shell
 from ddpm.trackers.wandb_client import limits
 
-OmegaConf.register_new_resolver("sweep_dir", sweep_folder.of, replace=True)
+OmegaConf.register_new_resolver("sweep_dir", paths.sweep_dir, replace=True)
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Secrets stay out of files: text that is named like one is refused, and what comes from the
 environment is written as the text `${oc.env:NAME}`, to be read from there again.
 
-Which names and values count as secrets: ddpm/runner/config/secret_names.py.
+Which names and values count as secrets: ddpm/runner/safe_io/secret_names.py.
 """
 
 import os
@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omegaconf.resolvers import oc
 
 from ddpm.errors import InputError
-from ddpm.runner.config.secret_names import (
+from ddpm.runner.safe_io.secret_names import (
     is_harmless,
     is_password,
     is_secret,

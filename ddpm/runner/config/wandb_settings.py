@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ddpm.errors import InputError, shown
 from ddpm.runner.config import catalog, redaction, rules
-from ddpm.runner.config.secret_names import is_secret_variable
+from ddpm.runner.safe_io.secret_names import is_secret_variable
 from ddpm.trackers.wandb_client import limits
 
 PLACE = "tracker.wandb"

@@ -1,0 +1,1 @@
+"""From a `Plan` to running processes, a `Run` for the job, and the printed outcome."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -24,8 +24,22 @@ from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal import streams
 from ddpm.trackers.base import RunInfo, Tracker, Trackers, grid_file, open_trackers
-from ddpm.training.meter import Meter
-from ddpm.training.state import Learned
+
+
+class Saved(Protocol):
+    """The part of a run that checkpoints hold: `training.state.Learned`."""
+
+    def state(self, *, keep: bool) -> dict[str, Any]: ...
+
+    def load(self, state: dict[str, Any], path: Path | None) -> None: ...
+
+
+class Measured(Protocol):
+    """Metrics of the steps since the last log line: `training.meter.Meter`."""
+
+    def state(self, fabric: Fabric) -> Any: ...
+
+    def restore(self, state: Any) -> None: ...
 
 
 @dataclass
@@ -188,7 +202,7 @@ class Run:
         """Keep what the run has chosen for itself, for when it goes on."""
         self.chosen |= choices
 
-    def restore(self, learned: Learned, meter: Meter) -> int:
+    def restore(self, learned: Saved, meter: Measured) -> int:
         """Take up all that was learned, and the optimizer's memory; return the steps done."""
         self._adopt_threads(self.threads_before)
         if self.state is not None:
@@ -231,7 +245,7 @@ class Run:
         there = grid_file(self.dir, "samples", step).exists() if self.leads else False
         return self.fabric.broadcast(there)
 
-    def save(self, step: int, learned: Learned, meter: Meter, keep: int) -> None:
+    def save(self, step: int, learned: Saved, meter: Measured, keep: int) -> None:
         """Write a checkpoint after `step` steps. All ranks call it, the first one writes.
 
         Raises:

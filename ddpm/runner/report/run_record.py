@@ -13,8 +13,9 @@ import numpy as np
 from ddpm.errors import InputError, shown
 from ddpm.runner.runs import run_dir
 from ddpm.runner.runs.metrics_log import is_number, parse, read_tail
-from ddpm.runner.safe_io import Refused, listing, read_json, read_yaml
-from ddpm.runner.safe_io.plain import regular_size
+from ddpm.runner.safe_io import listing
+from ddpm.runner.safe_io.plain import Refused, regular_size
+from ddpm.runner.safe_io.yaml_json import read_json, read_yaml
 
 LOSS = "train/loss"
 SPEED = "train/images_per_sec"

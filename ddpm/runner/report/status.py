@@ -13,8 +13,10 @@ from ddpm.runner.report.run_record import LOSS, SPEED, figure, read_object
 from ddpm.runner.report.stats import NONE
 from ddpm.runner.runs import run_dir
 from ddpm.runner.runs.metrics_log import parse, read_tail
-from ddpm.runner.safe_io import Refused, atomic, read_yaml
+from ddpm.runner.safe_io import atomic
 from ddpm.runner.safe_io.listing import MISSING
+from ddpm.runner.safe_io.plain import Refused
+from ddpm.runner.safe_io.yaml_json import read_yaml
 
 TAIL = 16 * 1024  # bytes of metrics.jsonl: some dozen lines
 ORDER = ("done", "running", "failed", "killed", "preempted", "pruned", "waiting", "unknown")

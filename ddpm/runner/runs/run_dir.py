@@ -14,10 +14,12 @@ from typing import Any
 
 from ddpm.errors import InputError
 from ddpm.runner.runs import stored_config
-from ddpm.runner.safe_io import Refused, file_locks, listing, read_yaml
+from ddpm.runner.safe_io import file_locks, listing
 from ddpm.runner.safe_io.atomic import rename_folder, replace
 from ddpm.runner.safe_io.atomic import sync as wait_for_disk
 from ddpm.runner.safe_io.failpoint import crashpoint
+from ddpm.runner.safe_io.plain import Refused
+from ddpm.runner.safe_io.yaml_json import read_yaml
 from ddpm.runner.terminal import shell
 
 logger = logging.getLogger(__name__)
@@ -233,15 +235,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     file = path / "config.yaml"
     try:
-        config = read_yaml(file)
-        stored_config.check_shape(config)
+        return stored_config.read(read_yaml(file))
     except OSError as error:
         if error.errno not in listing.MISSING:
             raise listing.Unreachable(file, error, "read") from None
         raise InputError(f"{path} is not the folder of a run (no config.yaml).") from None
     except Refused as error:
         raise InputError(f"{file} is not the configuration of a run: {error}.") from None
-    return config
 
 
 def write_status(path: Path, state: str, step: int = 0, **more: Any) -> None:

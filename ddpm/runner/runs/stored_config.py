@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from ddpm.errors import InputError, shown
-from ddpm.runner.safe_io import MAX_NODES, MAX_TEXT, Refused, check_plain, parse_yaml
+from ddpm.runner.runs import old_names
+from ddpm.runner.safe_io.plain import MAX_NODES, MAX_TEXT, Refused, check_plain
+from ddpm.runner.safe_io.yaml_json import parse_yaml
 
 # Names that we give: ids of runs, which become parts of paths and of artifacts' names.
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
@@ -21,6 +23,19 @@ _PARTS = (
     *("model", "data", "schedule", "objective", "weighting", "diffusion", "sampler", "guidance"),
     *("job", "optimizer", "hardware", "tracker"),
 )
+
+
+def read(config: Any) -> dict[str, Any]:
+    """A stored configuration with today's names, after checking its shape.
+
+    Args:
+        config: what was found in a run folder or a checkpoint; it is not changed.
+
+    Raises:
+        Refused: it is not a configuration of this program; says why in one line.
+    """
+    check_shape(config)
+    return old_names.renamed(config)
 
 
 def check_shape(config: Any) -> None:

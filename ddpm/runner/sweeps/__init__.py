@@ -1,1 +1,1 @@
-"""Several runs of one command: where they work, in what processes, and what became of them."""
+"""Many runs of one command: their folders, how they are started, and their results."""

@@ -17,7 +17,6 @@ from typing import Any, Self
 
 from ddpm.errors import InputError
 from ddpm.runner.config import catalog, merge, wandb_settings
-from ddpm.runner.config.paths import as_text
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import atomic, file_locks, listing
@@ -32,14 +31,6 @@ INCIDENTAL = (
     *(f"job.{knob}" for knob in ("num_workers", "log_every", "save_every", "keep_checkpoints")),
     *("job.recompute", "hardware.threads", "hardware.timeout_minutes"),
 )
-
-
-def of(name: Any, now: str) -> str:
-    """The folder of a sweep that is called `name`, or is to be found there; else named by time."""
-    if name is None:
-        return f"outputs/sweep/{now}"
-    text = str(as_text(name))
-    return text if "/" in text else f"outputs/sweep/{text}"
 
 
 def identity(config: dict[str, Any]) -> str:

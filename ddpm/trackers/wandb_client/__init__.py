@@ -1,1 +1,1 @@
-"""What the W&B tracker and `checkpoint=wandb:...` are made of. Imports wandb when it is needed."""
+"""The W&B client: sessions, history, artifacts. wandb is imported when it is needed."""

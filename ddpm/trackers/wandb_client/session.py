@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import InputError, shown
-from ddpm.runner.config.secret_names import is_secret
+from ddpm.runner.safe_io.secret_names import is_secret
 from ddpm.trackers.wandb_client import limits
 
 if TYPE_CHECKING:
@@ -189,8 +189,15 @@ def session(run_id: str | None = None) -> Any:
     import wandb
 
     in_sweep = run_id is not None and limits.in_sweep()
+    settings = {"silent": True} | ({"run_id": run_id} if in_sweep else {})
     with _own_environment():
-        return wandb.setup(wandb.Settings(silent=True, **({"run_id": run_id} if in_sweep else {})))
+        try:
+            return wandb.setup(wandb.Settings(**settings))
+        except Exception:
+            # W&B's own process, as an earlier program left it in the environment; it may be dead.
+            if os.environ.pop("WANDB_SERVICE", None) is None:
+                raise
+            return wandb.setup(wandb.Settings(**settings))
 
 
 @contextmanager

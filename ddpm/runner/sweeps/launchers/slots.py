@@ -1,8 +1,8 @@
 """Jobs in processes of this machine: one for each GPU, or for each so many CPU cores.
 
-The processes are those of `multiprocessing`: they learn by themselves (`ddpm.runner.distributed.signals`) when this
-one dies, and may start processes of their own, as hardware=ddp does. A job's process ends with it,
-so that a crash takes nothing with it but the job.
+They are processes of `multiprocessing` that stop by themselves when this one dies
+(`distributed/signals.py`), and that may start processes of their own, as hardware=ddp does. Each
+job has its own process, so a crash ends that job alone.
 """
 
 import contextlib

@@ -1,0 +1,1 @@
+"""hydra/sweeper=optuna: the jobs are trials of an Optuna study."""
