@@ -1,1 +1,1 @@
-"""What carries an experiment: configuration, processes, run folders, checkpoints, sweeps, reports."""
+"""What carries an experiment: configuration, processes, run folders, sweeps, reports."""
