@@ -12,28 +12,10 @@ os.environ.pop("WANDB_API_KEY", None)
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import pytest
-from shared_parts import curve_of_a_loss, share_compositions
+from support.base import ROOT, TINY
+from support.sharing import curve_of_a_loss, share_compositions
 
 share_compositions()
-
-ROOT = Path(__file__).parent.parent
-
-# A network of some thousand weights and a few steps: enough for everything but good pictures.
-TINY = [
-    "model=convnet",
-    "schedule=linear",
-    "weighting=uniform",
-    "hardware=cpu",
-    "tracker=local",
-    "sampler=ddim",
-    "sampler.steps=2",
-    "optimizer.lr=2e-4",
-    "job.max_steps=6",
-    "job.batch_size=8",
-    "job.log_every=1",
-    "job.save_every=2",
-    "job.num_samples=4",
-]
 
 
 @pytest.fixture(scope="session")

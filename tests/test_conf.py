@@ -9,11 +9,11 @@ import re
 import pytest
 import torch
 import yaml
-from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
-from shared_parts import curve_of_a_loss
+from support.base import ROOT
+from support.sharing import curve_of_a_loss
 
 from ddpm.runner.config import rules
 from ddpm.runner.config.build import build, check_targets

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from gaussian_parts import OBJECTIVES, diffusion_of
+from support.gaussian import OBJECTIVES, diffusion_of
 from torch import nn
 
 from ddpm.diffusion import GaussianDiffusion, extract

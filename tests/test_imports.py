@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from support.base import ROOT
 
 FILES = sorted((ROOT / "ddpm").rglob("*.py"))
 MODULES = {

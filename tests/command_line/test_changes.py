@@ -1,0 +1,426 @@
+"""A run that goes on with other settings, other data, or in other surroundings.
+
+What only moves the work may change, and is shown; what the result depends on is refused with both
+values, and may change for who says so. Covered are a changed configuration, another number of
+readers, other data, another number of threads or processes, and a run of an older or a newer
+program. The images and noise of each step being the same on any number of processes is held in
+test_run.py and test_randomness.py. What cannot happen here: a half-changed run, for all is checked
+before the first file is touched, and the tests compare every byte.
+"""
+
+import shutil
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from support.crash import TINY, go, said
+from support.runs import (
+    assert_equal_state,
+    files_of,
+    losses_of,
+    metrics_of,
+    process,
+    state_of,
+    status_of,
+)
+
+from ddpm import Pipeline
+from ddpm.runner.checkpoints import checkpoint
+
+RUN = [*TINY, "data.conditional=true", "output_dir=run"]
+MORE = ["resume=run", "job.max_steps=8"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 6 steps; nobody writes to it."""
+    home = tmp_path_factory.mktemp("finished")
+    assert go(home, *RUN) == 0, said(home)
+    return home
+
+
+@pytest.fixture(scope="module")
+def straight(finished, tmp_path_factory):
+    """The same after 8 steps, nothing changed."""
+    home = tmp_path_factory.mktemp("straight")
+    shutil.copytree(finished / "run", home / "run")
+    assert go(home, *MORE) == 0, said(home)
+    return home / "run"
+
+
+@pytest.fixture
+def home(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return tmp_path
+
+
+def bytes_of(folder):
+    return {name: (folder / name).read_bytes() for name in files_of(folder)}
+
+
+def changes_of(home):
+    """What the last run in `home` has shown as changed."""
+    lines = said(home).split("train    ")[-1].splitlines()
+    return [line.removeprefix("changed  ") for line in lines if line.startswith("changed  ")]
+
+
+def refused(home, *words):
+    """The lines of a refusal that has touched nothing."""
+    before = bytes_of(home / "run")
+    (home / "out.txt").write_text("")
+    assert go(home, "resume=run", *words) == 2, said(home)
+    assert bytes_of(home / "run") == before
+    return said(home).splitlines()
+
+
+# what is free
+
+
+def test_what_only_moves_the_work_may_change_and_is_shown(home, straight):
+    new = {
+        "job.num_workers": (0, 1),
+        "job.log_every": (1, 2),
+        "job.save_every": (2, 1),
+        "job.keep_checkpoints": (3, 2),
+        "job.max_skips": (5, 7),
+        "hardware": ("cpu", "auto"),
+        "tracker": ("local", "tensorboard"),
+        "sampler": ("ddim", "heun"),
+        "sampler.steps": (2, 3),
+        "guidance": ("none", "classifier_free"),
+    }
+    assert go(home, *MORE, *(f"{key}={value}" for key, (_, value) in new.items())) == 0, said(home)
+    shown = changes_of(home)
+    assert "job.max_steps: 6 -> 8" in shown
+    for key, (old, value) in new.items():
+        assert f"{key}: {old} -> {value}" in shown
+    assert len(shown) == len(new) + 1
+    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
+    assert [row["step"] for row in metrics_of(home / "run")] == [1, 2, 3, 4, 5, 6, 8]
+    kept = [file.name for file in checkpoint.list_checkpoints(home / "run" / "checkpoints")]
+    assert kept == ["step-0000007.pt", "step-0000008.pt"]
+    assert list((home / "run" / "tensorboard").iterdir())
+
+
+def test_data_may_lie_elsewhere(home, straight):
+    assert go(home, *MORE, "data_dir=elsewhere") == 0, said(home)
+    assert changes_of(home) == ["job.max_steps: 6 -> 8"], "where data are changes nothing"
+    assert list((home / "elsewhere" / "cache").iterdir())
+    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
+
+
+@pytest.mark.slow
+def test_the_number_of_processes_may_change(home, straight):
+    pair = ["hardware=ddp", "hardware.devices=2", "hardware.accelerator=cpu"]
+    child = process(home, *MORE, *pair)
+    try:
+        out, err = child.communicate(timeout=120)
+    finally:
+        child.kill()
+    assert child.returncode == 0, out + err
+    assert "changed  hardware.devices: 1 -> 2" in out
+    assert "note     processes is 2, was 1: the results will agree" in out
+    for (step, loss), (at, other) in zip(losses_of(home / "run"), losses_of(straight), strict=True):
+        assert step == at
+        assert loss == pytest.approx(other, rel=1e-4)
+
+
+def test_what_agrees_may_be_said_and_is_not_shown(home, straight):
+    agreeing = ["model=convnet", "optimizer.lr=2e-4", "optimizer=adam", "seed=0", "schedule=linear"]
+    agreeing += ["job.batch_size=8", "data.conditional=true", "weighting=uniform", "schedule.T=1e3"]
+    assert go(home, *MORE, *agreeing) == 0, said(home)
+    assert changes_of(home) == ["job.max_steps: 6 -> 8"]
+    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
+    assert losses_of(home / "run") == losses_of(straight)
+
+
+# what the result depends on
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {
+            "optimizer.lr=0.001": 0.0002,
+            "optimizer.betas=[0.5, 0.9]": [0.9, 0.999],
+            "schedule=cosine": "linear",
+            "schedule.T=500": 1000,
+            "seed=5": 0,
+        },
+        {"data=mnist": "digits", "model.width=32": 64, "optimizer=adamw": "adam"},
+        {
+            "data.flip=True": False,
+            "data.image_size=32": 16,
+            "data.conditional=False": True,
+            "weighting.loss_type=l1": "mse",
+            "objective.learned_variance=True": False,
+        },
+        {
+            "model=unet": "convnet",
+            "objective=v": "x_0",
+            "weighting=min_snr": "uniform",
+            "job.label_dropout=0.5": 0.1,
+        },
+        {
+            "job.batch_size=16": 8,
+            "job.warmup_steps=1": 50,
+            "job.decay_steps=4": None,
+            "job.clip_grad_norm=None": 1.0,
+            "job.ema_decay=0.5": 0.999,
+        },
+        {"job.ema_ramp=1.5": 10.0},
+    ],
+    ids=lambda wrong: " ".join(word.split("=")[0] for word in wrong),
+)
+def test_what_the_result_depends_on_is_refused_by_name_with_both_values(wrong, finished):
+    """All of them, in the order of the command line, and free ones between them are not meant."""
+    typed = [word.replace("=None", "=null") for word in wrong]
+    assert refused(finished, "job.log_every=3", *typed) == [
+        f"{word}: resume=run was trained with {old}; leave it out, or let it change the result: "
+        f"'resume_allow=[{word.split('=')[0]}]'."
+        for word, old in wrong.items()
+    ]
+
+
+def test_at_most_five_are_listed(finished):
+    wrong = ["seed=1", "optimizer.lr=1", "weighting=min_snr", "job.batch_size=2", "objective=v"]
+    lines = refused(finished, *wrong, "job.ema_decay=0.5", "model.width=8")
+    assert [line.split(":")[0] for line in lines] == wrong
+
+
+def test_allowing_one_key_allows_no_other(finished):
+    (line,) = refused(finished, "seed=1", "optimizer.lr=1", "resume_allow=[seed]")
+    assert line.startswith("optimizer.lr=1")
+
+
+@pytest.mark.parametrize("given", ["optimizer.lr", "null"])
+def test_what_is_no_list_of_keys_is_refused(given, finished):
+    lines = refused(finished, "optimizer.lr=1", f"resume_allow={given}")
+    assert len(lines) <= 2
+    assert lines[0].startswith("resume_allow=")
+    assert "a list of keys, like [optimizer.lr]" in lines[0]
+
+
+# what is allowed all the same
+
+
+def go_on(home, *words):
+    """Go on for two steps with what is allowed, and see that it was shown and the old kept."""
+    before = (home / "run" / "config.yaml").read_bytes()
+    assert go(home, *MORE, *words) == 0, said(home)
+    assert (home / "run" / "config.until-step-0000006.yaml").read_bytes() == before
+    assert status_of(home / "run") == {"state": "done", "step": 8, "saved": 8}
+    return changes_of(home)
+
+
+def test_another_learning_rate_is_used(home):
+    words = ["optimizer.lr=1e-3", "job.warmup_steps=0"]
+    shown = go_on(home, *words, "resume_allow=[optimizer.lr,job.warmup_steps]")
+    assert "optimizer.lr: 0.0002 -> 0.001" in shown
+    assert [row["train/lr"] for row in metrics_of(home / "run")][6:] == [1e-3, 1e-3]
+    config = yaml.safe_load((home / "run" / "config.yaml").read_text())
+    assert config["optimizer"]["lr"] == 1e-3
+    assert "resume_allow" not in config, "it is for this start alone"
+    assert go(home, "resume=run", "job.max_steps=9") == 0, said(home)
+    assert metrics_of(home / "run")[-1]["train/lr"] == 1e-3
+
+
+def test_another_optimizer_is_used_by_its_group(home):
+    shown = go_on(home, "optimizer=adamw", "optimizer.weight_decay=0.5", "resume_allow=[optimizer]")
+    assert "optimizer: adam -> adamw" in shown
+    state = state_of(home / "run", 8)
+    assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
+    assert state["hparams"]["choices"]["optimizer"] == "adamw"
+
+
+def test_another_schedule_is_used(home):
+    shown = go_on(home, "schedule=cosine", "schedule.T=500", "resume_allow=[schedule]")
+    assert {"schedule: linear -> cosine", "schedule.T: 1000 -> 500"} <= set(shown)
+    diffusion = Pipeline.from_checkpoint(home / "run").diffusion
+    assert diffusion.T == 500
+
+
+def test_another_average_is_used(home):
+    go_on(home, "job.ema_decay=0", "resume_allow=[job.ema_decay]")
+    state = state_of(home / "run", 8)
+    for name, weight in state["model"].items():
+        assert torch.equal(weight, state["ema"][name])
+
+
+def test_another_batch_is_used(home):
+    go_on(home, "job.batch_size=16", "resume_allow=[job]")
+    assert metrics_of(home / "run")[-1]["train/epoch"] == pytest.approx(8 * 16 / 1797)
+
+
+@pytest.mark.parametrize(
+    ("words", "allowed"),
+    [
+        ("weighting=min_snr weighting.gamma=0.1", "weighting"),
+        pytest.param("weighting.loss_type=l1", "weighting", marks=pytest.mark.slow),
+        pytest.param("objective=v", "objective", marks=pytest.mark.slow),
+        ("seed=5", "seed"),
+        pytest.param("data.flip=true", "data.flip", marks=pytest.mark.slow),
+        pytest.param("job.label_dropout=0.9", "job.label_dropout", marks=pytest.mark.slow),
+    ],
+)
+def test_what_else_is_allowed_is_seen_in_the_loss(words, allowed, home, straight):
+    shown = go_on(home, *words.split(), f"resume_allow=[{allowed}]")
+    assert {word.split("=")[0] for word in words.split()} <= {line.split(":")[0] for line in shown}
+    assert losses_of(home / "run")[:6] == losses_of(straight)[:6]
+    assert losses_of(home / "run")[6:] != losses_of(straight)[6:]
+
+
+def test_a_network_of_another_shape_cannot_be_allowed(finished):
+    (line,) = refused(finished, "model.width=32", "job.max_steps=8", "resume_allow=[model]")[-1:]
+    assert "the weights are of another network" in line
+
+
+def test_an_experiment_cannot_be_allowed_as_a_whole(home):
+    """Its keys are many; whoever means them names them."""
+    (home / "conf" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\noptimizer:\n  lr: 0.003\n"
+    (home / "conf" / "experiment" / "mine.yaml").write_text(text)
+    words = ["--config-dir", "conf", "experiment=mine", "resume_allow=[experiment]"]
+    (line,) = refused(home, "job.max_steps=8", *words[:-1])
+    assert line.startswith("experiment=mine: resume=run was trained with None; leave it out")
+    (line,) = refused(home, "job.max_steps=8", *words)
+    assert line.startswith("experiment=mine: resume=run was trained with None; leave it out")
+
+
+# other data
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A run on a folder of pictures."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(12):
+        Image.new("L", (16, 16), 20 * i).save(tmp_path / "pictures" / f"{i:02d}.png")
+    words = ["data=folder", "data.root=pictures", "data.channels=1", "data.image_size=16"]
+    assert go(tmp_path, *TINY, *words, "output_dir=run") == 0, said(tmp_path)
+    return tmp_path
+
+
+def test_other_data_are_refused_or_allowed(pictures):
+    folder = pictures / "pictures"
+    one, other = folder / "05.png", folder / "99.png"
+    before = one.read_bytes()
+    for change, undo in (
+        (lambda: other.write_bytes(before), other.unlink),
+        (one.unlink, lambda: one.write_bytes(before)),
+        (lambda: one.rename(other), lambda: other.rename(one)),
+        (lambda: Image.effect_noise((16, 16), 50).save(one), lambda: one.write_bytes(before)),
+    ):
+        change()
+        line = refused(pictures, "job.max_steps=8")[-1]
+        undo()
+        assert "resume=run: the data set is not the one that the run began with" in line
+        assert "'resume_allow=[data]'" in line
+    other.write_bytes(before)
+    assert go(pictures, *MORE, "resume_allow=[data]") == 0, said(pictures)
+    assert "13 images of 1x16x16" in said(pictures)
+    assert go(pictures, "resume=run", "job.max_steps=9") == 0, "now they are the run's own"
+
+
+def test_the_same_data_in_another_folder_are_the_same(pictures):
+    shutil.copytree(pictures / "run", pictures / "copy")
+    assert go(pictures, "resume=copy", "job.max_steps=8") == 0, said(pictures)
+    shutil.copytree(pictures / "pictures", pictures / "moved", copy_function=shutil.copyfile)
+    shutil.rmtree(pictures / "pictures")
+    assert "data.root: there is no folder" in refused(pictures, "job.max_steps=8")[-1]
+    assert go(pictures, *MORE, "data.root=moved") == 0, said(pictures)
+    assert_equal_state(state_of(pictures / "run", 8), state_of(pictures / "copy", 8))
+    assert losses_of(pictures / "run") == losses_of(pictures / "copy")
+
+
+# other surroundings, other versions
+
+
+def rewrite(run, change):
+    """Write the newest checkpoint and the configuration anew, as another program would have."""
+    path = checkpoint.list_checkpoints(run / "checkpoints")[-1]
+    state = torch.load(path, weights_only=True)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    change(state, config)
+    path.unlink()
+    checkpoint.save(path.parent, state, keep=-1)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_other_surroundings_are_noted_in_a_line_each(home, straight):
+    def change(state, config):
+        state["made_with"] |= {"threads": 7, "torch": "1.0.0+cu1", "precision": "16-mixed"}
+
+    rewrite(home / "run", change)
+    assert go(home, *MORE) == 0, said(home)
+    notes = [line for line in said(home).splitlines() if line.startswith("note ")]
+    assert len(notes) == 3
+    for line, (name, here, there) in zip(
+        sorted(notes),
+        [
+            ("precision", state_of(straight, 8)["made_with"]["precision"], "16-mixed"),
+            ("threads", 1, 7),
+            ("torch", torch.__version__, "1.0.0+cu1"),
+        ],
+        strict=True,
+    ):
+        assert line.startswith(f"note     {name} is {here}, was {there}: the results will agree")
+        assert line.endswith("but not to the bit")
+    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
+
+
+def test_equal_surroundings_are_not_noted(straight):
+    assert "note " not in said(straight.parent)
+
+
+def test_a_checkpoint_that_knows_nothing_of_its_surroundings_goes_on(home, straight):
+    rewrite(home / "run", lambda state, config: [state.pop(k) for k in ("made_with", "data")])
+    assert go(home, *MORE) == 0, said(home)
+    assert "note " not in said(home)
+    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
+
+
+def test_a_run_of_a_newer_program_is_refused(home):
+    def change(state, config):
+        config["version"] = state["hparams"]["version"] = 99
+
+    rewrite(home / "run", change)
+    lines = refused(home, "job.max_steps=8")
+    assert lines[-1] == (
+        "resume=run: written by a newer version of this program (99, here 1): update it."
+    )
+
+
+def test_a_run_from_before_objectives_were_there_goes_on(tmp_path):
+    assert go(tmp_path, *TINY, "objective=eps", "output_dir=run") == 0, said(tmp_path)
+    shutil.copytree(tmp_path / "run", tmp_path / "new")
+
+    def change(state, config):
+        for node in (state["hparams"], config):
+            for group in ("objective", "weighting", "guidance"):
+                del node[group]
+                del node["choices"][group]
+                node["diffusion"].pop(group, None)
+            for knob in ("max_skips", "label_dropout", "ema_ramp"):
+                node["job"].pop(knob)
+            node.pop("version")
+            node["data"].pop("conditional")
+        del state["meter"], state["scaler"], state["made_with"], state["data"]
+
+    rewrite(tmp_path / "run", change)
+    assert go(tmp_path, "resume=run", "job.max_steps=8") == 0, said(tmp_path)
+    assert go(tmp_path, "resume=new", "job.max_steps=8") == 0, said(tmp_path)
+    assert_equal_state(state_of(tmp_path / "run", 8), state_of(tmp_path / "new", 8))
+    assert go(tmp_path, "resume=run", "objective=v") == 2
+    assert "objective=v: resume=run was trained with eps" in said(tmp_path)
+
+
+def test_going_back_to_an_older_checkpoint_with_new_settings(home):
+    newer = home / "run" / "checkpoints" / "step-0000006.pt"
+    newer.unlink()
+    old = "resume=run/checkpoints/step-0000004.pt"
+    assert go(home, old, "optimizer.lr=1e-3", "resume_allow=[optimizer.lr]") == 0, said(home)
+    lr = [row["train/lr"] for row in metrics_of(home / "run")]
+    assert lr == pytest.approx([4e-6 * n for n in (1, 2, 3, 4)] + [1e-4, 1.2e-4])
+    assert (home / "run" / "config.until-step-0000004.yaml").exists()

@@ -1,0 +1,317 @@
+"""A run that is killed, anywhere and as often as it likes, ends as one that was left alone.
+
+`kill -9` where a name is given is by `crashpoint`, at a place; the others come at any moment. The
+same with real processes, and fifty kills: `python benchmarks/soak.py`.
+"""
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from support.crash import SAMPLE, go, said, start, wait
+from support.runs import assert_equal_state, state_of
+from support.survival import RUN, STEPS, assert_same_run, lines_of
+
+NARROW = ["model.width=16"]
+
+PLACES = [
+    *("run.filled", "run.created"),
+    *(f"train.step:{n}" for n in (1, 3, 5, 12, 13)),
+    *(f"run.logged:{n}" for n in (1, 3, 4)),
+    *(f"run.grid:{n}" for n in (1, 3)),
+    *(f"checkpoint.writing:{n}" for n in (1, 4, 30, 90)),
+    *(f"checkpoint.written:{n}" for n in (1, 2, 5)),
+    *(f"checkpoint.synced:{n}" for n in (1, 3)),
+    *(f"checkpoint.verified:{n}" for n in (1, 4)),
+    *(f"checkpoint.renamed:{n}" for n in (1, 2, 5)),
+    *(f"checkpoint.kept:{n}" for n in (1, 3, 5)),
+    *(f"checkpoint.deleted:{n}" for n in (1, 3)),
+]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Runs that nobody disturbed, by what was changed in them."""
+    made = {}
+
+    def get(*changes):
+        if changes not in made:
+            home = tmp_path_factory.mktemp("straight")
+            assert go(home, *RUN, *(changes or NARROW), "output_dir=run") == 0, said(home)
+            made[changes] = home / "run"
+        return made[changes]
+
+    return get
+
+
+def finish(home, *changes, kills=()):
+    """Go on with the run in `home` as often as it takes, killed at these places on the way."""
+    for place in (*kills, None):
+        begun = (home / "run" / "config.yaml").exists()
+        words = ["resume=run"] if begun else [*RUN, *(changes or NARROW), "output_dir=run"]
+        status = go(home, *words, crash=place)
+        if place is not None and status != -9:
+            assert status == 0, said(home)  # it came to its end before that place
+    assert status == 0, said(home)
+    return home / "run"
+
+
+# The places of which each run of the tests tries all; the others are tried by `-m slow`.
+QUICK = {
+    *("run.filled", "train.step:13", "run.grid:3", "checkpoint.writing:4"),
+    *("checkpoint.verified:1", "checkpoint.renamed:5", "checkpoint.deleted:1"),
+}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in PLACES],
+)
+def test_killed_at_any_place_it_ends_as_if_left_alone(place, straight, tmp_path):
+    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash=place) == -9, said(tmp_path)
+    whole = list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
+    for path in whole:
+        torch.load(path, weights_only=True)
+    assert_same_run(finish(tmp_path), straight())
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_comes_to_its_end(straight, tmp_path):
+    kills = ["train.step:2", "checkpoint.renamed:1", "run.logged:1", "checkpoint.written:2"]
+    kills += ["run.grid:1", "checkpoint.deleted:1", "train.step:1", "checkpoint.writing:50"]
+    assert_same_run(finish(tmp_path, kills=kills), straight())
+    assert said(tmp_path).count("folder   run") > 5
+
+
+RESUNET = ["model=resunet", "model.widths=[8,8]", "model.groups=2", "model.num_res_blocks=1"]
+MODES = list(itertools.product(["32-true", "bf16-mixed"], ["false", "true"], ["0", "2"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "compiled", "workers"), MODES)
+def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeypatch):
+    compile_ = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compile_(net, backend="eager"))
+    changes = [f"hardware.precision={precision}", f"job.compile={compiled}"]
+    changes += [f"job.num_workers={workers}", *RESUNET, "model.dropout=0.2"]
+    kills = ["train.step:5", "checkpoint.written:1", "run.grid:1"]
+    assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [*RESUNET, "model.dropout=0.2", "job.recompute=true", "job.batch_size=20"],
+        [*NARROW, "job.accumulate=auto"],
+    ],
+    ids=["recompute", "accumulate"],
+)
+def test_with_what_takes_less_memory(changes, straight, tmp_path, monkeypatch):
+    """Killed before its first checkpoint and after it, a run keeps the split that it chose."""
+    room = iter([2, 5, 1, 1])  # parts that would fit, at each start
+    monkeypatch.setattr("ddpm.training.loop.choose", lambda trial, needs: 2)
+    wanted = straight(*changes)
+    kills = ["train.step:2", "train.step:5", "checkpoint.written:1"]
+    for place in (*kills, None):
+        parts = next(room)
+        monkeypatch.setattr("ddpm.training.loop.choose", lambda trial, needs, parts=parts: parts)
+        begun = (tmp_path / "run" / "config.yaml").exists()
+        words = ["resume=run"] if begun else [*RUN, *changes, "output_dir=run"]
+        assert go(tmp_path, *words, crash=place) == (0 if place is None else -9), said(tmp_path)
+    assert_same_run(tmp_path / "run", wanted)
+    assert said(tmp_path).count("2 times a step") == ("job.accumulate=auto" in changes) * 4
+
+
+@pytest.mark.slow
+def test_with_a_schedule_that_learns(straight, tmp_path):
+    changes = [*NARROW, "schedule=learned", "objective=v", "hardware.precision=32-true"]
+    kills = ["train.step:5", "checkpoint.renamed:1"]
+    assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
+
+
+def test_the_number_of_workers_may_change_on_the_way(straight, tmp_path):
+    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="train.step:8") == -9
+    assert go(tmp_path, "resume=run", "job.num_workers=2", crash="train.step:4") == -9
+    assert go(tmp_path, "resume=run", "job.num_workers=1") == 0, said(tmp_path)
+    one, other = straight(), tmp_path / "run"
+    assert_equal_state(state_of(one, STEPS), state_of(other, STEPS))
+    assert lines_of(one) == lines_of(other)
+    assert "changed  job.num_workers: 0 -> 2" in said(tmp_path)
+
+
+def test_killed_at_any_moment(straight, tmp_path):
+    moments, kills = random.Random(0), 0
+    while True:
+        begun = (tmp_path / "run" / "config.yaml").exists()
+        words = ["resume=run"] if begun else [*RUN, *NARROW, "output_dir=run"]
+        child = start(tmp_path, *words)
+        if kills < 7:
+            time.sleep(moments.uniform(0, 1.2))
+            os.kill(child, signal.SIGKILL)
+            kills += 1
+        if wait(child) == 0 and kills == 7:
+            break
+    assert_same_run(tmp_path / "run", straight())
+
+
+def test_what_was_left_half_written_is_swept_away(tmp_path):
+    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="checkpoint.written:2") == -9
+    (left,) = (tmp_path / "run" / "checkpoints").glob(".*.tmp")
+    assert left.stat().st_size > 1000
+    finish(tmp_path)
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+# checkpoints that cannot be used
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run that was killed with two checkpoints, of steps 3 and 6."""
+    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="train.step:8") == -9
+    return tmp_path / "run"
+
+
+def files(run):
+    return sorted((run / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["flipped", "foreign", *(pytest.param(d, marks=pytest.mark.slow) for d in ("cut", "empty"))],
+)
+def test_the_newest_good_checkpoint_is_used(damage, begun, straight, tmp_path):
+    _, newest = files(begun)
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    other = b"<html>moved</html>"
+    newest.write_bytes(
+        {"cut": data[:5000], "flipped": data, "empty": b"", "foreign": other}[damage]
+    )
+    assert_same_run(finish(tmp_path), straight())
+    assert f"Passed over: checkpoint={newest.relative_to(tmp_path)}" in said(tmp_path)
+    assert "steps    3 to 13" in said(tmp_path)
+
+
+def test_a_damaged_checkpoint_takes_the_place_of_no_good_one(begun, tmp_path):
+    """Of two that are kept, one is damaged and newer: the good one stays until there is a third."""
+    _, newest = files(begun)
+    newest.rename(newest.with_name("step-0000011.pt"))
+    newest.with_name("step-0000011.pt").write_bytes(b"torn")
+    assert go(tmp_path, "resume=run", crash="checkpoint.deleted:1") == -9
+    for path in files(begun):
+        if path.name != "step-0000011.pt":
+            torch.load(path, weights_only=True)
+    assert len(files(begun)) >= 3
+
+
+def test_with_no_good_checkpoint_nothing_starts_from_zero(begun, tmp_path):
+    for path in files(begun):
+        path.write_bytes(path.read_bytes()[:-300])
+    before = (begun / "metrics.jsonl").read_bytes()
+    assert go(tmp_path, "resume=run") == 2
+    assert "no whole checkpoint" in said(tmp_path)
+    shutil.rmtree(begun / "checkpoints")
+    assert go(tmp_path, "resume=run") == 2
+    assert (begun / "metrics.jsonl").read_bytes() == before
+
+
+def test_with_the_status_gone_as_well_nothing_starts_from_zero(begun, tmp_path):
+    shutil.rmtree(begun / "checkpoints")
+    (begun / "status.json").unlink()
+    before = (begun / "metrics.jsonl").read_bytes()
+    assert go(tmp_path, "resume=run") == 2
+    assert "no whole checkpoint" in said(tmp_path)
+    assert (begun / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"diffusion": None}, {"job": [1]}, {"optimizer": None}, {"data": 5}, {"choices": {}}],
+    ids=str,
+)
+def test_a_configuration_that_is_none_is_told_in_a_line(change, begun, tmp_path):
+    config = yaml.safe_load((begun / "config.yaml").read_text()) | change
+    (begun / "config.yaml").write_text(yaml.safe_dump(config))
+    assert go(tmp_path, "resume=run") == 2
+    assert "Traceback" not in said(tmp_path)
+    (newest,) = files(begun)[-1:]
+    state = torch.load(newest, weights_only=True)
+    state["hparams"] |= change
+    torch.save(state, newest)
+    assert go(tmp_path, *SAMPLE, f"checkpoint={newest}") in (0, 2)
+    assert "Traceback" not in said(tmp_path)
+
+
+def test_weights_that_are_no_numbers_are_not_drawn_with(begun, tmp_path):
+    (newest,) = files(begun)[-1:]
+    state = torch.load(newest, weights_only=True)
+    name = next(iter(state["ema"]))
+    for value, told in ((float("nan"), "not finite"), (1, "torch.int64")):
+        state["ema"][name] = torch.full(state["ema"][name].shape, value)
+        torch.save(state, newest)
+        for job in ("sample", "export"):
+            assert go(tmp_path, *SAMPLE[1:], f"job={job}", f"checkpoint={newest}") == 2
+            assert told in said(tmp_path).splitlines()[-1]
+
+
+# resume=auto
+
+
+def test_auto_begins_and_goes_on_by_the_same_command(straight, tmp_path):
+    words = [*RUN, *NARROW, "output_dir=run", "resume=auto"]
+    assert go(tmp_path, *words, crash="run.created") == -9
+    assert go(tmp_path, *words, crash="checkpoint.kept:2") == -9
+    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert "steps    6 to 13" in said(tmp_path)
+    assert_same_run(tmp_path / "run", straight())
+    assert go(tmp_path, *words) == 0
+    assert "all 13 are done" in said(tmp_path)
+
+
+def test_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    assert go(tmp_path, *RUN, *NARROW, "resume=auto", crash="train.step:7") == -9
+    assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 0, said(tmp_path)
+    assert_same_run(tmp_path / "outputs" / "train" / "slurm-4711", straight())
+
+
+@pytest.mark.slow  # test_sweeps.py does more
+def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(straight, tmp_path):
+    words = ["-m", *RUN, *NARROW, "resume=auto", "hydra.sweep.dir=sweep", "seed=1,2"]
+    assert go(tmp_path, *words, crash="train.step:20") == -9
+    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert "0-convnet-digits was done before" in said(tmp_path)
+    assert "steps    6 to 13" in said(tmp_path)
+    # The second job of a sweep is what it is alone: the first leaves nothing behind.
+    assert_same_run(tmp_path / "sweep" / "1-convnet-digits", straight(*NARROW, "seed=2"))
+
+
+@pytest.mark.slow  # test_sweeps.py does more
+def test_auto_tries_again_what_failed_before_it_began(tmp_path):
+    words = ["-m", *RUN, "resume=auto", "hydra.sweep.dir=sweep", "data=folder"]
+    words.append(f"data.root={tmp_path / 'pictures'}")
+    assert go(tmp_path, *words) == 2
+    (tmp_path / "pictures").mkdir()
+    for n in range(3):
+        Image.new("L", (20, 20), 80 * n).save(tmp_path / "pictures" / f"{n}.png")
+    assert go(tmp_path, *words, "data.channels=1", "data.image_size=16") == 0, said(tmp_path)
+
+
+def test_auto_needs_to_know_where(tmp_path):
+    assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 2
+    assert "resume=auto: goes on with the run in output_dir" in said(tmp_path)
+
+
+def test_auto_with_other_settings_is_refused(tmp_path):
+    words = [*RUN, *NARROW, "output_dir=run", "resume=auto"]
+    assert go(tmp_path, *words, crash="train.step:4") == -9
+    assert go(tmp_path, *words, "optimizer.lr=1e-3") == 2
+    assert "optimizer.lr=0.001: resume=run was trained with 0.0002" in said(tmp_path)

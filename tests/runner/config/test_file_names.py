@@ -1,0 +1,40 @@
+"""Folders whose names are made of words of the command line."""
+
+import pytest
+from support.base import TINY
+
+from ddpm.runner.config.paths import LONGEST_MADE, file_name
+
+
+@pytest.mark.parametrize("letter", ["a", "é", "ж"])
+def test_what_is_too_long_is_cut_and_stays_different(letter, tmp_path):
+    cut = {file_name(f"7-{letter * 150}{middle}{letter * 150}-end") for middle in "xyz"}
+    assert len(cut) == 3
+    for name in cut:
+        (tmp_path / name).mkdir()
+        assert len(name.encode()) <= LONGEST_MADE
+        assert name.startswith("7-")
+        assert name.endswith("-end")
+
+
+def test_a_folder_of_the_longest_name_can_be_made(tmp_path):
+    from ddpm.runner.runs import run_dir
+
+    config = {"choices": {"model": "unet", "data": "digits"}, "model": {}, "data": {}}
+    for name in ("n" * 255, "é" * 127, "🙂" * 63):
+        made = run_dir.create(tmp_path / name, config, unique=False)
+        assert (made.name, (made / "config.yaml").is_file()) == (name, True)
+
+
+@pytest.mark.slow
+def test_the_folders_of_a_sweep_may_be_named_by_all_its_words(run, tmp_path):
+    words = ["job.max_steps=1", "job.num_samples=1", "seed=1,2"]
+    words.append(f"resume_allow=[{','.join(['optimizer.lr'] * 20)}]")
+    subdir = "hydra.sweep.subdir='${hydra:job.num}-${hydra:job.override_dirname}'"
+    for _ in range(2):  # they are found again
+        status, out, err = run("-m", "sweep=s", *TINY, *words, subdir)
+        assert (status, err) == (0, "")
+    folders = [path.parent.name for path in tmp_path.glob("outputs/sweep/s/*/config.yaml")]
+    assert sorted(name[:2] for name in folders) == ["0-", "1-"]
+    assert max(len(name) for name in folders) <= LONGEST_MADE
+    assert out.count("was done before") == 2

@@ -1,0 +1,51 @@
+"""What data=digits and other presets choose, and that a run says so."""
+
+import pytest
+from support.base import TINY
+
+from ddpm.runner.config import presets
+
+
+def told(out):
+    lines = [line for line in out.splitlines() if line.startswith("preset ")]
+    return dict(line.removeprefix("preset").strip().split(": ", 1) for line in lines)
+
+
+def test_a_run_tells_what_presets_have_set_and_nobody_changed(run):
+    words = ["model=unet", "tracker=local", "sampler.steps=1", "job.max_steps=1"]
+    words += ["job.batch_size=4", "job.num_samples=1", "objective=v", "optimizer.lr=1e-4"]
+    status, out, err = run(*words, "output_dir=run")
+    assert status == 0, err
+    found = told(out)
+    assert found["data=digits"] == "schedule=cosine weighting=min_snr"
+    assert "model.patch_size=2" in found["size=unet_digits"].split()
+    assert "job.batch_size" not in found["budget=train_digits"]
+    assert "job.ema_decay=0.999" in found["budget=train_digits"].split()
+    assert "optimizer.lr" not in found["rate=train_unet_digits_adam"]
+    status, out, err = run("resume=run", "job.max_steps=2")
+    assert status == 0, err
+    assert told(out) == {}
+
+
+@pytest.mark.parametrize("words", [[], ["objective=eps", "schedule=linear", "weighting=uniform"]])
+def test_words_of_the_command_line_count_more_than_those_of_a_data_set(run, words):
+    shown = run("--cfg", "job", *words)[1]
+    wanted = (
+        ("eps.Eps", "linear.linear", "uniform.Uniform") if words else ("x_0.X0", "cosine.cosine")
+    )
+    for name in wanted:
+        assert f".{name}" in shown
+
+
+def test_other_data_sets_bring_nothing_along():
+    choices = {"data": "mnist", "schedule": "linear", "objective": "eps", "weighting": "uniform"}
+    assert presets.lines({"choices": choices}) == []
+
+
+def test_an_experiment_counts_more_than_its_data_set(run, tmp_path):
+    folder = tmp_path / "own" / "experiment"
+    folder.mkdir(parents=True)
+    text = "defaults:\n  - override /data: digits\n  - override /objective: v\n"
+    (folder / "mine.yaml").write_text(f"# @package _global_\n{text}")
+    shown = run("--config-dir", "own", "experiment=mine", *TINY[1:], "--cfg", "job")[1]
+    assert "ddpm.objectives.v.V" in shown

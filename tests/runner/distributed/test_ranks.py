@@ -1,0 +1,296 @@
+"""More than one process: they train, draw and stop as one, and share out what is too large for one.
+
+Processes are copies of this one that believe torchrun started them, or, where it takes longer, real
+agents of torchrun: two "nodes" on loopback.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from support.base import ROOT
+from support.crash import SAMPLE, go, said
+from support.rank_runs import CPU, FULL, RUN, SMALL, assert_close
+from support.ranks import ranks
+from support.runs import files_of, losses_of, metrics_of, status_of
+
+from ddpm.jobs import sampling
+from ddpm.models.convnet import ConvNet
+from ddpm.models.unet import UNet
+from ddpm.runner.distributed import fsdp
+from ddpm.runner.execution import launch
+
+DRAW = [*(word for word in SAMPLE if not word.startswith("hardware"))]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The folder of a run in one process, made when it is first asked for by its words."""
+    made = {}
+
+    def find(*words):
+        if words not in made:
+            home = tmp_path_factory.mktemp("alone")
+            assert go(home, *RUN, "hardware=cpu", FULL, *words) == 0, said(home)
+            made[words] = home / "run"
+        return made[words]
+
+    return find
+
+
+# weights shared out
+
+
+def test_shared_out_they_train_as_one(alone, tmp_path, monkeypatch):
+    words = [*RUN, "hardware=fsdp", *CPU]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    run = tmp_path / "run"
+    assert files_of(run) == files_of(alone())
+    assert_close(alone(), run)
+    assert said(tmp_path).count("python run.py job=sample") == 1
+    # One process reads its checkpoint, draws from it and goes on with it.
+    more = ["resume=run", "hardware=cpu", FULL, "job.max_steps=8"]
+    assert go(tmp_path, *more) == 0, said(tmp_path)
+    assert_close(alone("job.max_steps=8"), run, 8)
+
+
+@pytest.mark.slow
+def test_shared_out_they_go_on_with_the_run_of_one(alone, tmp_path, monkeypatch):
+    assert go(tmp_path, *RUN, "hardware=cpu", FULL, "job.max_steps=4") == 0, said(tmp_path)
+    words = ["resume=run", "hardware=fsdp", *CPU, "job.max_steps=8"]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    assert_close(alone("job.max_steps=8"), tmp_path / "run", 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["unet", "resunet"])
+@pytest.mark.parametrize("more", [["job.accumulate=2"], ["job.sample_every=2"]], ids=str)
+def test_any_network_can_be_shared_out(model, more, alone, tmp_path, monkeypatch):
+    words = [*SMALL[model], *more, "optimizer.lr=2e-5"]
+    got = ranks(tmp_path, *RUN, "hardware=fsdp", *CPU, *words, monkeypatch=monkeypatch)
+    assert got == [0, 0], said(tmp_path)
+    assert_close(alone(*words), tmp_path / "run", rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["job.compile=true"], ["hardware.precision=bf16-mixed"]], ids=str
+)
+def test_shared_out_in_every_mode(words, alone, tmp_path, monkeypatch):
+    got = ranks(tmp_path, *RUN, "hardware=fsdp", *CPU, *words, monkeypatch=monkeypatch)
+    assert got == [0, 0], said(tmp_path)
+    for (_, loss), (_, other) in zip(
+        losses_of(alone(*words)), losses_of(tmp_path / "run"), strict=True
+    ):
+        assert loss == pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_classifier_is_measured_by_all_ranks_together(strategy, tmp_path, monkeypatch):
+    words = ["job=train_classifier", "tracker=local", "data=digits", "job.batch_size=8"]
+    words += ["job.max_steps=4", "job.log_every=4", "job.evaluate_every=4", "optimizer.lr=1e-6"]
+    words += ["job.warmup_steps=0"]
+    assert go(tmp_path, *words, "output_dir=one", "hardware=cpu", FULL) == 0, said(tmp_path)
+    words += ["output_dir=two", f"hardware={strategy}", *CPU]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    one, two = (
+        {k: v for k, v in metrics_of(tmp_path / name)[-1].items() if k.startswith("eval/")}
+        for name in ("one", "two")
+    )
+    assert len(one) == 6
+    assert one == two
+    assert len(set(one.values())) > 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["schedule=learned"], "hardware=fsdp: trains no schedule"),
+        (["hardware.precision=16-mixed"], "hardware.precision=16-mixed: hardware=fsdp has"),
+    ],
+)
+def test_what_cannot_be_shared_out_is_told_before_anything_is_made(
+    words, told, tmp_path, monkeypatch
+):
+    words = [*RUN, "hardware=fsdp", *CPU, *words]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
+    assert said(tmp_path).count(told) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_blocks_are_what_a_network_is_made_of():
+    size = {"channels": 1, "out_channels": 1, "image_size": 8, "num_classes": None}
+    options = {"num_blocks": 1, "groups": 2, "num_heads": 1, "attention_resolutions": [4]}
+    unet = UNet(**size, widths=[4, 8, 8], **options)
+    assert [type(block).__name__ for block in fsdp.blocks(unet)] == [
+        *("TimeEmbedding", "Stage", "Down", "Down", "Up", "Up", "Stage")
+    ]
+    net = ConvNet(**size, width=8, time_conditioning=True)
+    assert [type(block).__name__ for block in fsdp.blocks(net)] == ["TimeEmbedding"]
+
+
+# images
+
+
+def test_two_draw_what_one_draws_to_the_byte(alone, tmp_path, monkeypatch):
+    words = [*DRAW, f"checkpoint={alone()}", "job.num_samples=7", "job.batch_size=3", FULL]
+    assert go(tmp_path, *words, "hardware=cpu", "output_dir=one") == 0, said(tmp_path)
+    words += ["hardware=ddp", *CPU, "output_dir=two"]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert files_of(one) == files_of(two)
+    for name in files_of(one):
+        if name.endswith((".png", ".gif")):
+            assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_fewer_batches_than_processes_are_remarked(alone, tmp_path, monkeypatch):
+    words = [*DRAW, f"checkpoint={alone()}", "job.num_samples=2", "hardware=ddp", *CPU]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    assert said(tmp_path).count("1 batches for 2 processes") == 1
+
+
+def test_a_folder_that_is_not_shared_is_refused(alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "_shows", lambda *_: os.environ.get("RANK") != "1")
+    words = [*DRAW, f"checkpoint={alone()}", "output_dir=s", "hardware=ddp", *CPU]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
+    assert said(tmp_path).count("all machines must share it") == 1
+    assert status_of(tmp_path / "s")["state"] == "failed"
+    assert not list((tmp_path / "s").glob("samples/*"))
+
+
+def test_another_checkpoint_on_another_machine_is_refused(alone, tmp_path, monkeypatch):
+    real = launch._checkpoint
+
+    def elsewhere(plan):
+        path, state = real(plan)
+        return path, state | {"step": state["step"] + int(os.environ.get("RANK", 0))}
+
+    monkeypatch.setattr(launch, "_checkpoint", elsewhere)
+    words = [*DRAW, f"checkpoint={alone()}", "output_dir=s", "hardware=ddp", *CPU]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
+    assert said(tmp_path).count("not all processes find what the first one finds") == 1
+    assert not (tmp_path / "s").exists()
+
+
+# mistakes
+
+
+def test_a_mistake_is_told_once(tmp_path, monkeypatch):
+    words = [*RUN, "hardware=ddp", *CPU, "optimizer.rl=1"]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
+    assert len(said(tmp_path).splitlines()) == 1, said(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_doubt_is_told_once(tmp_path, monkeypatch):
+    words = [*RUN, "hardware=ddp", *CPU, "job.ema_ramp=1", "job.max_steps=2"]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0]
+    assert said(tmp_path).count("job.ema_decay=0.999: after 2 steps") == 1
+    assert said(tmp_path).count("train    convnet-digits") == 1
+
+
+# two machines
+
+FREE = "127.0.0.1"
+
+
+def agents(folder, *words):
+    """Two nodes of torchrun with a process each, as README starts them."""
+    with socket.socket() as free:
+        free.bind((FREE, 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"HOME": str(folder), "DDPM_DATA": str(folder / "data")}
+    return [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nnodes=2"),
+                *(f"--node-rank={node}", "--nproc-per-node=1", f"--master-addr={FREE}"),
+                *(f"--master-port={port}", str(ROOT / "run.py"), *words),
+            ],
+            cwd=folder,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        for node in range(2)
+    ]
+
+
+def ended(nodes):
+    """Exit statuses, and what they said."""
+    try:
+        told = [node.communicate(timeout=200)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
+    return [node.returncode for node in nodes], told
+
+
+@pytest.mark.slow
+def test_two_machines_are_one_run(alone, tmp_path):
+    words = [*(w for w in RUN if not w.startswith(("tracker", "output_dir")))]
+    words += ["tracker=wandb", "hardware=ddp", *CPU]  # and a folder named after the time
+    status, told = ended(agents(tmp_path, *words))
+    assert status == [0, 0], told
+    (run,) = tmp_path.glob("outputs/train/convnet-digits/*")
+    assert_close(alone(), run)
+    assert len(list((run / "wandb").glob("offline-run-*"))) == 1
+    assert told[0].count("python run.py job=sample") == 1
+    assert "convnet" not in told[1]
+    # Goes on in one process, and in two again.
+    assert go(tmp_path, f"resume={run}", "hardware=cpu", FULL, "job.max_steps=8") == 0
+    words = [f"resume={run}", "hardware=ddp", *CPU, "job.max_steps=10"]
+    status, told = ended(agents(tmp_path, *words))
+    assert status == [0, 0], told
+    assert_close(alone("job.max_steps=10"), run, 10)
+
+
+@pytest.mark.slow
+def test_two_machines_save_once_when_both_are_asked_to_stop(tmp_path):
+    words = [*RUN, "hardware=ddp", *CPU, "job.max_steps=100000", "job.save_every=null"]
+    words += ["resume=auto"]
+    nodes = agents(tmp_path, *words)
+    log, deadline = tmp_path / "run" / "metrics.jsonl", time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") >= 3):
+        assert all(node.poll() is None for node in nodes)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for node in nodes:
+        node.send_signal(signal.SIGTERM)
+    status, told = ended(nodes)
+    assert 0 not in status, told
+    told = status_of(tmp_path / "run")
+    step = told["step"]
+    assert told == {"state": "preempted", "step": step, "saved": step}
+    saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert saved == [f"step-{step:07d}.pt"]
+    status, told = ended(agents(tmp_path, *words, f"job.max_steps={step + 2}"))
+    assert status == [0, 0], told
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == list(range(1, step + 3))
+
+
+@pytest.mark.slow
+def test_one_command_starts_the_processes_that_share(alone, tmp_path):
+    words = [*RUN, "hardware=fsdp", "hardware.devices=2", *CPU]
+    environment = os.environ | {"HOME": str(tmp_path), "DDPM_DATA": str(tmp_path / "data")}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run.py"), *words],
+        **{"cwd": tmp_path, "env": environment, "capture_output": True, "text": True},
+        timeout=200,
+    )
+    assert done.returncode == 0, done
+    assert done.stderr == ""
+    assert_close(alone(), tmp_path / "run")

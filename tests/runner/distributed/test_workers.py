@@ -1,0 +1,320 @@
+"""Processes that die, hang or run out of memory: the run ends with a line that helps, or goes on.
+
+Covered are a process that reads ahead and is killed, at any moment of a step, or that does not
+answer; readers whose parent is killed, and the lock of its run; a device whose memory is short;
+previews and trackers that raise. Readers have one thread each, as a fork beside OpenMP must. What a
+driver does when a GPU's memory is short cannot be tried here: torch's error is raised by hand.
+Launchers of sweeps that start processes of their own are no part of this program.
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from support.crash import TINY, go, said, start, until, wait
+from support.recorder import Recorder
+from support.runs import assert_equal_state, files_of, losses_of, state_of, status_of
+from support.trackers import GRID
+from support.trackers import said as warned
+from torch.utils.data import get_worker_info
+
+from ddpm.data.base import ImageData
+from ddpm.jobs import train
+from ddpm.jobs.train import Train
+from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.distributed import signals
+from ddpm.runner.execution import run
+from ddpm.runner.runs import run_dir
+from ddpm.trackers.base import Trackers
+from ddpm.training import loader
+
+RUN = [*TINY, "output_dir=run"]
+READ_AHEAD = [*RUN, "job.num_workers=1"]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run that nobody disturbed."""
+    home = tmp_path_factory.mktemp("straight")
+    assert go(home, *RUN) == 0, said(home)
+    return home / "run"
+
+
+def assert_same(one, other):
+    assert status_of(one) == status_of(other) == {"state": "done", "step": 6, "saved": 6}
+    assert_equal_state(state_of(one, 6), state_of(other, 6))
+    assert losses_of(one) == losses_of(other)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch):
+    """Readers look after their parent, and it after them, more often than every five seconds."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    monkeypatch.setattr(torch.utils.data._utils.worker, "MP_STATUS_CHECK_INTERVAL", 0.2)
+
+
+def at_read(monkeypatch, number, do):
+    """Let a reader do something when it is asked for the n-th batch."""
+    real, asked = ImageData.__getitems__, []
+
+    def read(self, indices):
+        asked.append(indices)
+        if get_worker_info() is not None and len(asked) == number:
+            do()
+        return real(self, indices)
+
+    monkeypatch.setattr(ImageData, "__getitems__", read)
+
+
+def at_call(monkeypatch, owner, name, number, do):
+    """Do something before the n-th call."""
+    real, calls = getattr(owner, name), []
+
+    def call(*arguments, **options):
+        calls.append(name)
+        if len(calls) == number:
+            do()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+# readers
+
+
+def assert_ended_for_want_of_a_reader(home):
+    told = status_of(home / "run")
+    assert told["state"] == "failed"
+    assert "job.num_workers=1: a process that reads ahead is gone" in told["error"]
+    assert "job.num_workers=0 reads in the training process" in told["error"]
+    assert told["error"] in said(home)
+    assert "Traceback" not in said(home)
+
+
+def test_a_reader_that_is_killed_ends_the_run_which_goes_on_without(
+    straight, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        at_read(patch, 5, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
+    assert_ended_for_want_of_a_reader(tmp_path)
+    assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, said(tmp_path)
+    assert_same(tmp_path / "run", straight)
+
+
+def kill_reader():
+    """Python's handler of a child's end is called in the middle of whatever comes next."""
+    (reader,) = multiprocessing.active_children()
+    os.kill(reader.pid, signal.SIGKILL)
+    while lives(reader.pid):
+        time.sleep(0.001)
+    time.sleep(0.01)
+
+
+PLACES = {"step": (Train, "loss", 4), "log": (run.Run, "log", 3), "save": (checkpoint, "_write", 2)}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_reader_may_be_killed_at_any_moment(place, straight, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_call(patch, *PLACES[place], kill_reader)
+        assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
+    assert_ended_for_want_of_a_reader(tmp_path)
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+    assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, said(tmp_path)
+    assert_same(tmp_path / "run", straight)
+
+
+def test_a_reader_that_does_not_answer_ends_the_run(straight, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "READER_SECONDS", 0.5)
+        at_read(patch, 5, lambda: time.sleep(5))
+        assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
+    assert_ended_for_want_of_a_reader(tmp_path)
+    assert "timed out" in said(tmp_path)
+    assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, said(tmp_path)
+    assert_same(tmp_path / "run", straight)
+
+
+def test_a_reader_has_one_thread(tmp_path, monkeypatch):
+    file = tmp_path / "threads"
+    at_read(monkeypatch, 2, lambda: file.write_text(str(torch.get_num_threads())))
+    assert go(tmp_path, *READ_AHEAD) == 0, said(tmp_path)
+    assert file.read_text() == "1"
+
+
+def children_of(process):
+    listed = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(child) for child in listed.split()]
+
+
+def lives(process):
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_readers_end_with_the_run_that_is_killed_and_hold_none_of_its_locks(tmp_path):
+    words = [*READ_AHEAD, "job.num_workers=2", "job.max_steps=100000", "job.save_every=null"]
+    child = start(tmp_path, *words)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.stat().st_size > 0, child)
+    readers = children_of(child)
+    assert len(readers) >= 2
+    assert run_dir.is_locked(tmp_path / "run")
+    os.kill(child, signal.SIGKILL)
+    assert wait(child) == -9
+    assert not run_dir.is_locked(tmp_path / "run")
+    deadline = time.monotonic() + 60
+    while any(map(lives, readers)):
+        assert time.monotonic() < deadline, "a reader outlives the run"
+        time.sleep(0.01)
+
+
+ASKING = [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 10))]
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_a_signal_to_the_whole_group_leaves_the_readers_to_the_run(number, straight, tmp_path):
+    """A cluster, systemd and a terminal send it to all processes; the step needs its images."""
+    words = [*READ_AHEAD, "job.num_workers=2", "job.max_steps=100000", "job.save_every=null"]
+    child = start(tmp_path, *words)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.stat().st_size > 0, child)
+    readers = children_of(child)
+    os.killpg(child, number)
+    assert wait(child) == 128 + number, said(tmp_path)
+    told = status_of(tmp_path / "run")
+    assert told == {"state": "preempted", "step": told["step"], "saved": told["step"]}
+    assert not any(map(lives, readers))
+
+
+def test_a_reader_can_be_ended_all_the_same():
+    """The run sends SIGTERM to one that does not answer, and again when it ends."""
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+
+    def read():
+        signals.leave_to_parent()
+        ready.set()
+        time.sleep(600)
+
+    reader = context.Process(target=read)
+    reader.start()
+    assert ready.wait(60)
+    for number in (1, 2, 10, 12, signal.SIGTERM):
+        os.kill(reader.pid, number)
+        reader.join(0.1)
+        assert reader.is_alive(), number
+    reader.terminate()
+    reader.join(60)
+    assert reader.exitcode == -signal.SIGTERM
+
+
+# memory
+
+
+def out_of_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nAnd more.")
+
+
+def test_where_the_memory_is_short_the_run_says_what_needs_less(straight, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        at_call(patch, Train, "loss", 6, out_of_memory)  # two calls measure what it needs
+        assert go(tmp_path, *RUN) == 2
+    words = said(tmp_path)
+    assert "job.batch_size=8: the device has not enough memory for images of 16 pixels" in words
+    assert "(CUDA out of memory. Tried to allocate 20.00 GiB.)" in words
+    assert "A larger job.accumulate (now 1)" in words
+    assert "Traceback" not in words
+    told = status_of(tmp_path / "run")
+    assert (told["state"], told["saved"]) == ("failed", 2)
+    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
+    assert_same(tmp_path / "run", straight)
+
+
+# previews
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError("two\nlines"), "two lines"),
+        (MemoryError(), "MemoryError"),
+    ],
+    ids=["error", "memory"],
+)
+def test_a_preview_that_cannot_be_drawn_costs_the_preview(
+    error, reason, straight, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(train, "preview", fail)
+    assert go(tmp_path, *RUN, "job.sample_every=3") == 0, said(tmp_path)
+    assert [line for line in said(tmp_path).splitlines() if "No preview" in line] == [
+        f"No preview of step {step}, the run goes on: {reason}" for step in (3, 6)
+    ]
+    assert_same(tmp_path / "run", straight)
+    assert files_of(straight) - files_of(tmp_path / "run") == {"samples/step-000006.png"}
+
+
+def test_a_preview_that_was_missed_is_drawn_when_the_run_goes_on(straight, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "preview", lambda *_: 1 / 0)
+        assert go(tmp_path, *RUN, "job.sample_every=3") == 0
+    assert go(tmp_path, "resume=run", "job.max_steps=7") == 0, said(tmp_path)
+    picture = "samples/step-000006.png"
+    assert (tmp_path / "run" / picture).read_bytes() == (straight / picture).read_bytes()
+
+
+# trackers
+
+
+class Broken(Recorder):
+    """Raises wherever it is told to."""
+
+    def __init__(self, *places):
+        super().__init__()
+        for place in places:
+            setattr(self, place, self.fail)
+
+    def fail(self, *_):
+        self.calls.append("failed")
+        raise OSError("gone")
+
+
+PLACES_OF_TRACKERS = [["log"], ["log_image"], ["close"], ["log", "log_image", "close"]]
+
+
+@pytest.mark.parametrize("places", PLACES_OF_TRACKERS, ids=" ".join)
+def test_a_tracker_may_fail_in_whatever_it_does(places, caplog):
+    bad, good = Broken(*places), Recorder()
+    with Trackers([bad, good]) as trackers:
+        trackers.log(1, {"train/loss": 0.1})
+        trackers.log_image(1, "samples", GRID)
+        trackers.log(2, {"train/loss": 0.1})
+    assert good.calls == [1, "samples", 2, "done"]
+    assert bad.calls.count("failed") == (2 if len(places) == 3 else 1)  # it is closed all the same
+    assert warned(caplog) == ["The tracker Broken is switched off, the run goes on: gone"]
+
+
+def test_a_run_whose_tracker_fails_in_all_it_does_is_the_run(straight, tmp_path, monkeypatch):
+    real = run.open_trackers
+
+    def opened(*arguments, **options):
+        trackers = real(*arguments, **options)
+        trackers._trackers.append(broken := Broken("log", "log_image", "close"))
+        trackers._live.append(broken)
+        return trackers
+
+    monkeypatch.setattr(run, "open_trackers", opened)
+    assert go(tmp_path, *RUN) == 0, said(tmp_path)
+    assert said(tmp_path).count("switched off") == 1
+    assert_same(tmp_path / "run", straight)
+    assert files_of(tmp_path / "run") == files_of(straight)

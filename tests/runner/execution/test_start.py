@@ -1,0 +1,168 @@
+"""How a run starts: it imports what it uses, and no more."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from support.base import ROOT, TINY
+
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.runner.execution import eager
+from ddpm.runner.terminal.progress import clock
+from ddpm.samplers.ddim import DDIM
+from ddpm.samplers.ddpm import DDPM
+from ddpm.samplers.dpm_solver import DPMSolver
+from ddpm.samplers.heun import Heun
+from ddpm.training.preview import evaluations
+from ddpm.training.time_left import Outlook
+
+
+def imported(words, folder, data_dir):
+    """The modules that a run of run.py imports, in this order."""
+    environment = os.environ | {"DDPM_DATA": str(data_dir), "WANDB_MODE": "offline"}
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", ROOT / "run.py", *words],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    lines = process.stderr.splitlines()
+    names = [line.split("|")[-1].strip() for line in lines if line.startswith("import time:")]
+    assert process.returncode == 0, process.stderr[-2000:]
+    return names
+
+
+def test_a_run_imports_nothing_that_it_does_not_use(tiny, tmp_path, data_dir):
+    words = [*TINY, "output_dir=second", "tracker=wandb"]  # the data are cached by the first
+    names = imported(words, tmp_path, data_dir)
+    assert {"torch", "lightning_fabric", "wandb", "matplotlib.figure"} <= set(names)
+    for unused in ("torch._dynamo", "torch._inductor", "torchvision", "sklearn", "pandas", "scipy"):
+        assert unused not in names
+    assert not [name for name in names if name.startswith("wandb.sdk.launch")]
+    assert names.index("matplotlib.figure") > names.index("ddpm.training.intervals")
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_step_past_the_wrapper_is_the_same_step(optimizer, fused):
+    after = []
+    for step in (eager.take_step, lambda made: made.step()):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(5))
+        made = optimizer([weight], lr=0.1, fused=fused)
+        for _ in range(3):
+            weight.grad = torch.sin(weight.detach())
+            step(made)
+        after.append((weight.detach(), made.state_dict()["state"]))
+    assert torch.equal(after[0][0], after[1][0])
+    assert str(after[0][1]) == str(after[1][1])
+
+
+def test_an_optimizer_with_hooks_or_of_its_own_takes_its_own_step():
+    calls = []
+
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            calls.append("own")
+
+    weight = torch.nn.Parameter(torch.ones(1))
+    eager.take_step(Own([weight], lr=1.0))
+    hooked = torch.optim.SGD([weight], lr=1.0)
+    hooked.register_step_post_hook(lambda *_: calls.append("hook"))
+    weight.grad = torch.ones(1)
+    eager.take_step(hooked)
+    assert calls == ["own", "hook"]
+    assert weight.item() == 0
+
+
+def test_the_compiler_works_after_an_eager_start(tmp_path):
+    """In a process of its own: here it is imported already."""
+    script = """
+from ddpm.runner.execution import eager
+eager.import_fabric()
+eager.shield_optimizers()
+import sys, torch
+from ddpm.runner.distributed.fabric import Fabric
+weight = torch.nn.Parameter(torch.ones(3))
+optimizer = torch.optim.Adam([weight], fused=True)
+weight.grad = torch.ones(3)
+eager.take_step(optimizer)
+optimizer.zero_grad()
+assert "torch._dynamo" not in sys.modules
+layer = torch.nn.Linear(3, 2)
+before = layer(torch.ones(1, 3))
+layer.compile(backend="eager")
+assert torch.equal(layer(torch.ones(1, 3)), before)
+torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2))
+optimizer.step()
+assert "torch._dynamo" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=240)
+
+
+def told(steps, total, seen, look, monkeypatch, seconds=1.0):
+    """What an Outlook says of a run whose steps take so many seconds."""
+    done = 0
+    monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: done * seconds)
+    said = []
+    outlook = Outlook(0, total, lambda n: n in seen, look, torch.device("cpu"), said.append)
+    for done in range(1, steps + 1):
+        outlook.after(done)
+    return said
+
+
+@pytest.mark.parametrize(("seconds", "at"), [(1.0, 6), (0.1, 22)])
+def test_after_the_first_steps_a_run_tells_when_it_ends(seconds, at, monkeypatch):
+    """Three seconds or twenty steps after the second step."""
+    (line,) = told(90, 1000, {500, 1000}, 10.0, monkeypatch, seconds)
+    first, end = seconds * (500 - at + 10), seconds * (1000 - at + 2 * 10)
+    assert (
+        line == f"expect   the next picture in about {clock(first)}, the end in about {clock(end)}"
+    )
+
+
+def test_a_run_without_pictures_tells_of_its_end_alone(monkeypatch):
+    assert told(90, 106, {50, 106}, 0.0, monkeypatch) == ["expect   the end in about 1:40"]
+
+
+def test_nothing_is_told_of_a_run_that_has_ended_by_then(monkeypatch):
+    assert told(3, 3, {3}, 1.0, monkeypatch) == []
+    assert told(2, 2, {2}, 1.0, monkeypatch) == []
+
+
+@pytest.mark.parametrize(
+    ("sampler", "count"),
+    [
+        (DDPM(steps=None, variance="auto"), 100),
+        (DDPM(steps=7, variance="learned"), 7),
+        (DDIM(steps=5, eta=1.0), 5),
+        (DPMSolver(steps=9, order=2), 9),
+        (Heun(steps=6), 10),  # one at x_T, which is all noise,
+    ],
+)
+def test_evaluations_of_the_network_are_counted(sampler, count):
+    assert (
+        evaluations(sampler, GaussianDiffusion(betas=torch.linspace(1e-3, 0.2, 100).double()))
+        == count
+    )
+
+
+def test_a_compiled_run_tells_how_long_that_took(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: now)
+    said = []
+    outlook = Outlook(
+        0, 100, lambda n: n == 100, 0.0, torch.device("cpu"), said.append, compiles=True
+    )
+    for step, now in enumerate([75.0, 76.0, 78.0, 80.0], start=1):  # noqa: B007
+        left = outlook.after(step)
+    assert said == ["compile  1:15 with the next step", "expect   the end in about 3:12"]
+    assert left == 2.0 * (100 - 4)
+    outlook.begin(4, compiles=True)
+    now = 100.0
+    outlook.after(5)
+    assert said[2:] == ["compile  0:20 with the next step"]

@@ -1,0 +1,482 @@
+"""The report: what is read, told apart, averaged, and written."""
+
+import base64
+import csv
+import hashlib
+import html.parser
+import io
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from itertools import groupby
+from urllib.parse import unquote
+
+import pytest
+from PIL import Image
+from support.base import ROOT
+from support.report_folders import picture, run_folder
+
+from ddpm.errors import InputError
+from ddpm.runner import report
+from ddpm.runner.report import commands, csv_file, grids, markdown, stats, study, tables
+from ddpm.runner.report.run_record import read
+from ddpm.runner.runs import run_dir
+
+EVIL = "<script>alert(1)</script>"
+
+
+def made(*folders, title="study"):
+    return study.make([read(folder) for folder in folders], title)
+
+
+# What is read
+
+
+def test_a_run_is_read(tmp_path):
+    folder = run_folder(tmp_path / "a", [4.0, None, 2.0, 1.0], steps=(20, 40), seed=7)
+    run = read(folder)
+    assert (run.state, run.step, run.total, run.seconds, run.seed) == ("done", 40, 40, 60, 7)
+    steps, losses = run.metrics["train/loss"]
+    assert (steps.tolist(), losses.tolist()) == ([10, 30, 40], [4, 2, 1])
+    assert list(run.pictures) == [20, 40]
+    assert run.problems == ()
+
+
+def test_numbers_that_are_none_are_left_out(tmp_path):
+    folder = run_folder(tmp_path / "a", rows=[])
+    lines = ['{"step": 1, "train/loss": NaN}', '{"step": 2, "train/loss": Infinity}', "[" * 9999]
+    lines += ['{"step": 3, "train/loss": "x"}', '{"step": true, "train/loss": 1}', '{"step": 4,']
+    lines += [f'{{"step": 5, "train/loss": {10**400}}}', '{"step": 6, "train/loss": 0.5}']
+    lines += ['{"step": 6, "train/loss": 0.25}']  # a resumed run, before its file is mended
+    (folder / "metrics.jsonl").write_text("\n".join(lines))
+    steps, losses = read(folder).metrics["train/loss"]
+    assert (steps.tolist(), losses.tolist()) == ([6], [0.25])
+
+
+@pytest.mark.parametrize(
+    ("files", "state", "problem"),
+    [
+        ({"config.yaml": "a: [1"}, "waiting", "config.yaml is damaged"),
+        ({"config.yaml": "a: 1"}, "waiting", "config.yaml is not the configuration of a run"),
+        ({"status.json": '{"state": "failed", "error": "no"}'}, "failed", None),
+        ({"status.json": '{"state": "dancing"}'}, "unknown", None),
+        ({"status.json": '{"state"'}, "waiting", "status.json is damaged"),
+        ({"status.json": '{"state": "running"}'}, "killed", None),
+    ],
+)
+def test_damaged_and_unfinished_runs_are_read_as_far_as_they_go(tmp_path, files, state, problem):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    run = read(tmp_path)
+    assert run.state == state
+    assert [line for line in run.problems if problem and problem in line] or not problem
+    assert report.write([tmp_path], tmp_path / "out", "one")
+
+
+def test_a_run_that_somebody_works_on_is_running(tmp_path):
+    folder = run_folder(tmp_path / "a", [1.0], status={"state": "running"})
+    with run_dir.lock(folder):
+        assert read(folder).state == "running"
+    assert read(folder).state == "killed"
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
+    folder = run_folder(tmp_path / "a", [1.0])
+    for name in ("metrics.jsonl", "about.json"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+    assert len(read(folder).problems) == 2
+
+
+def test_no_runs_and_folders_that_are_none_are_mistakes(tmp_path):
+    with pytest.raises(InputError, match="no runs"):
+        report.write([], tmp_path / "out", "none")
+    with pytest.raises(InputError, match="is not the folder of a run"):
+        report.write([tmp_path], tmp_path / "out", "none")
+    assert not (tmp_path / "out").exists()
+
+
+# In what runs differ
+
+
+def test_a_choice_stands_for_all_that_follows_from_it(tmp_path):
+    wide = {"model": {"widths": [64, 128]}, "choices": {"model": "convnet", "size": "convnet_x"}}
+    study_ = made(run_folder(tmp_path / "a"), run_folder(tmp_path / "b", seed=1, **wide))
+    assert study_.keys == ["model"]
+    assert [s.label for s in study_.settings] == ["unet", "convnet"]
+
+
+def test_a_key_that_was_given_is_shown_beside_a_choice(tmp_path):
+    other = {"choices": {"model": "convnet"}, "optimizer": {"lr": 1e-5}}
+    given = made(
+        run_folder(tmp_path / "a"),
+        run_folder(tmp_path / "b", overrides=["model=convnet", "optimizer.lr=1e-5"], **other),
+    )
+    assert given.keys == ["model", "optimizer.lr"]
+    assert [s.label for s in given.settings] == [
+        "unet, optimizer.lr=0.002",
+        "convnet, optimizer.lr=1e-5",
+    ]
+    assert made(tmp_path / "a", run_folder(tmp_path / "c", **other)).keys == ["model"]
+
+
+def test_a_key_that_nobody_gave_is_shown_where_nothing_explains_it(tmp_path):
+    changed = {"job": {"batch_size": 16}, "diffusion": {"betas": {"T": 10}}}
+    study_ = made(run_folder(tmp_path / "a"), run_folder(tmp_path / "b", **changed))
+    assert study_.keys == ["job.batch_size"]
+
+
+def test_what_follows_from_a_key_that_was_given_is_not_shown(tmp_path):
+    folders = [
+        run_folder(
+            tmp_path / str(flag),
+            overrides=[f"data.conditional={flag}".lower()],
+            data={"conditional": flag},
+            model={"num_classes": 11 if flag else None},
+        )
+        for flag in (False, True)
+    ]
+    assert made(*folders).keys == ["data.conditional"]
+
+
+def test_seeds_are_one_setting_and_equal_seeds_are_told_of(tmp_path):
+    folders = [run_folder(tmp_path / str(i), [1.0 + i], seed=s) for i, s in enumerate((1, 2, 2))]
+    (setting,) = made(*folders).settings
+    assert setting.statistics["loss"].n == 3
+    assert setting.notes == ["seed 2 more than once, and each run counts"]
+    assert setting.label == "unet on digits"
+
+
+# What is measured
+
+
+def test_student_t_agrees_with_scipy():
+    special = pytest.importorskip("scipy.special")
+    for freedom in [*range(1, 60), 100, 1000]:
+        assert stats.student_t(freedom) == pytest.approx(special.stdtrit(freedom, 0.975), abs=5e-5)
+
+
+def test_the_interval_of_three_seeds(tmp_path):
+    losses = (0.1, 0.2, 0.6)
+    folders = [run_folder(tmp_path / str(i), [9.0] * 9 + [x], seed=i) for i, x in enumerate(losses)]
+    (setting,) = made(*folders).settings
+    found = setting.statistics["loss"]  # of the last tenth
+    assert found.mean == pytest.approx(0.3)
+    assert found.half == pytest.approx(4.302653 * 0.07**0.5 / 3**0.5)
+    assert stats.with_interval(found.mean, found.half) == ("0.30", "± 0.66")
+
+
+def test_one_run_has_no_interval(tmp_path):
+    folder = run_folder(tmp_path / "a", [0.5])
+    (row,) = tables.of_settings(made(folder)).rows
+    assert ("0.5000", "") in [(cell.text, cell.interval) for cell in row.cells]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        *((0.12345, "0.1235"), (1234.5, "1,234"), (0, "0"), (1e-5, "1e-05"), (None, "\u2013")),
+        *((-2.5, "-2.500"), (123456.0, "123,456"), (1e12, "1e+12"), (9.99999, "10.000")),
+    ],
+)
+def test_numbers_are_short(value, text):
+    assert stats.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (7.74, "7.7 s"),
+        (59.97, "1 min 00 s"),
+        (100, "1 min 40 s"),
+        (7380, "2 h 03 min"),
+        (3e5, "3 d 11 h"),
+    ],
+)
+def test_durations_are_read_by_people(seconds, text):
+    assert stats.duration(seconds) == text
+
+
+def test_only_runs_that_are_done_are_averaged(tmp_path):
+    run_folder(tmp_path / "a", [1.0], seed=1)
+    run_folder(tmp_path / "b", [5.0], seed=2, status={"state": "failed", "error": "why"})
+    lr = {"overrides": ["optimizer.lr=1"], "optimizer": {"lr": 1}}
+    run_folder(tmp_path / "c", [0.1], status={"state": "preempted"}, **lr)
+    one, other = made(tmp_path / "a", tmp_path / "b", tmp_path / "c").settings
+    assert (one.statistics["loss"].mean, one.statistics["loss"].n) == (1.0, 1)
+    assert other.statistics["loss"].so_far
+    assert not other.statistics["loss"].best  # nor is the only one that is done
+    assert not one.statistics["loss"].best
+
+
+def test_the_best_is_marked_among_losses_that_mean_the_same(tmp_path):
+    for name, objective, lr, loss in (
+        *(("a", "eps", 1, 0.3), ("b", "eps", 2, 0.2)),
+        *(("c", "v", 1, 0.1), ("d", "v", 2, 0.05)),
+    ):
+        rows = [{"step": 10, "train/loss": loss, "eval/accuracy": loss, "eval/what": 1.0}]
+        words = [f"objective={objective}", f"optimizer.lr={lr}"]
+        run_folder(
+            tmp_path / name,
+            rows=rows,
+            overrides=words,
+            choices={"objective": objective},
+            optimizer={"lr": lr},
+        )
+    study_ = made(*(tmp_path / name for name in "abcd"))
+
+    def best(measure):
+        return [s.number for s in study_.settings if s.statistics[measure].best]
+
+    assert best("loss") == [1, 3]
+    assert best("eval/accuracy") == [0]
+    assert best("eval/what") == []  # nobody knows whether more is better
+    assert any("not on one scale" in note for note in study_.notes)
+
+
+def test_runs_of_several_jobs_stand_in_one_report(tmp_path):
+    run_folder(tmp_path / "a", [1.0], steps=(10,))
+    sampling = {"choices": {"job": "sample"}, "job": {"num_samples": 4}, "checkpoint": "runs/a"}
+    folder = run_folder(tmp_path / "b", overrides=["job=sample", "checkpoint=runs/a"], **sampling)
+    picture(folder / "grid.png")
+    study_ = made(tmp_path / "a", folder)
+    assert study_.keys == ["job", "checkpoint"]
+    assert [g.title for g in grids.groups(study_)] == ["Seed 0", "Drawn by job=sample"]
+
+
+# What is written
+
+
+class Page(html.parser.HTMLParser):
+    """The tags and texts of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A report of runs whose every text is hostile: (page, output)."""
+    word = f"model.name={EVIL}|`x`\n\"quoted\" 'twice' é ../${{x}}"
+    for name, text in ((EVIL.replace("/", "_"), word), ("b|b", "model.name=b")):
+        run_folder(
+            tmp_path / name,
+            [0.5, 0.25],
+            steps=(10,),
+            overrides=[text, "tracker=local"],
+            model={"name": text.partition("=")[2]},
+            status={"state": "failed", "error": f"{EVIL} | `"},
+            code={"commit": EVIL, "dirty": True},
+        )
+    folders = sorted(tmp_path.iterdir())
+    report.write(folders, tmp_path / "out", f"{EVIL} & more")
+    return (tmp_path / "out" / "report.html").read_text(), tmp_path / "out"
+
+
+def test_texts_of_others_stay_texts(hostile):
+    text, _ = hostile
+    page = Page(text)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert EVIL in "".join(page.texts)
+    assert not [a for _, attrs in page.tags for a in attrs if a.startswith("on")]
+
+
+def test_the_page_needs_nothing_but_itself(hostile):
+    text, _ = hostile
+    page = Page(text)
+    for tag, attrs in page.tags:
+        assert attrs.get("src", "data:image/").startswith("data:image/"), tag
+        assert not re.match(r"[\w+.-]*:|//", attrs.get("href", ""))
+    assert "@import" not in text
+    assert "url(" not in text
+    (policy,) = [a["content"] for t, a in page.tags if a.get("http-equiv")]
+    script = text.partition("<script>")[2].rpartition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+
+
+def test_links_lead_to_the_folders(hostile):
+    text, output = hostile
+    links = [a["href"] for t, a in Page(text).tags if t == "a"]
+    assert links
+    assert all((output / unquote(link)).is_dir() for link in links)
+
+
+def test_markdown_keeps_its_tables(hostile):
+    _, output = hostile
+    text = (output / "report.md").read_text()
+    lines = re.sub(r"(?ms)^(`{3,})sh$.*?^\1$", "", text).splitlines()
+    bare = [re.sub(r"\\.", "", line) for line in lines]
+    assert not [line for line in bare if "<script" in line]
+    tables_ = [list(rows) for inside, rows in groupby(bare, lambda x: x[:1] == "|") if inside]
+    assert len(tables_) >= 3
+    for rows in tables_:
+        assert len({row.count("|") for row in rows}) == 1, rows
+
+
+def test_csv_is_read_back(tmp_path):
+    run_folder(tmp_path / "a", [1 / 3], overrides=["model.name==1+1", "x"], model={"name": "=1+1"})
+    run_folder(tmp_path / "b", [0.5], overrides=["model.name=a,\nb"], model={"name": "a,\nb"})
+    rows = list(csv.DictReader(io.StringIO(csv_file.table(made(tmp_path / "a", tmp_path / "b")))))
+    assert [row["final_loss"] for row in rows] == [repr(1 / 3), "0.5"]
+    assert [row["model.name"] for row in rows] == ["'=1+1", "a,\nb"]
+    assert [row["setting"] for row in rows] == ["0", "1"]
+    assert rows[0]["parameters"] == "54785.0"
+
+
+def test_commands_can_be_pasted(tmp_path):
+    words = ["model=unet", "job.labels=[1, 2]", "x='a \"b\" $HOME é\nz'"]
+    left_out = ["output_dir=old", "resume=old", "+hydra.callbacks.x._target_=os.system"]
+    left_out += ["--config-dir=evil", "hydra/launcher=x"]
+    folder = run_folder(tmp_path / "a b", [1.0], overrides=[*words, *left_out])
+    run = read(folder)
+    again = commands.again(run)
+    assert again.isprintable()
+    asked = subprocess.run(["bash", "-c", f"printf '%s|' {again}"], capture_output=True, text=True)
+    assert asked.stdout.split("|")[:-1] == ["python", "run.py", *words]
+    assert commands.sample(run) is None
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step-0000100.pt").touch()
+    assert shlex.split(commands.sample(run))[2:] == ["job=sample", f'checkpoint="{folder}"']
+
+
+def test_a_folder_that_is_named_twice_counts_once(tmp_path, monkeypatch):
+    run_folder(tmp_path / "a", [1.0])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("a")
+    folders = [tmp_path / "a", tmp_path / "b" / ".." / "a", tmp_path / "link"]
+    (tmp_path / "b").mkdir()
+    report.write(folders, tmp_path / "out", "once")
+    assert len((tmp_path / "out" / "report.csv").read_text().splitlines()) == 2
+
+
+def test_folders_of_one_name_are_told_apart(tmp_path):
+    folders = [run_folder(tmp_path / sweep / "0-unet", [1.0]) for sweep in ("one", "two")]
+    assert list(made(*folders).names.values()) == ["one/0-unet", "two/0-unet"]
+
+
+def test_nothing_is_done_yet(tmp_path):
+    for i in range(3):
+        run_folder(tmp_path / str(i), seed=i, status=False)
+    files = report.write([tmp_path / str(i) for i in range(3)], tmp_path / "out", "soon")
+    assert [file.name for file in files] == ["report.html", "report.md", "report.csv"]
+    assert "3 waiting" in files[0].read_text()
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    run_folder(tmp_path / "a", [1.0])
+    report.write([tmp_path / "a"], tmp_path / "out", "old")
+    before = (tmp_path / "out" / "report.html").read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(InputError, match="No space left"):
+        report.write([tmp_path / "a"], tmp_path / "out", "new")
+    assert (tmp_path / "out" / "report.html").read_bytes() == before
+    assert len(list((tmp_path / "out").iterdir())) == 4
+
+
+def test_it_is_written_without_torch(tmp_path):
+    run_folder(tmp_path / "a", [1.0, 0.5], steps=(10,))
+    code = (
+        "import sys; from pathlib import Path; from ddpm.runner import report; "
+        "from ddpm.runner.report import status; "
+        "report.write([Path('a')], Path('out'), 't'); status.table([Path('a')]); "
+        "print({'torch', 'hydra', 'matplotlib', 'wandb'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "set()\n", done.stderr
+
+
+def test_the_commands_of_a_real_run_do_it_again(tiny, run, tmp_path):
+    report.write([tiny], tmp_path / "out", "one")
+    with open(tmp_path / "out" / "report.csv") as file:
+        (row,) = csv.DictReader(file)
+    status, out, _ = run(*shlex.split(row["again"])[2:], "output_dir=again")
+    assert status == 0, out
+    assert _losses(tmp_path / "again") == _losses(tiny)
+    status, out, _ = run(*shlex.split(row["sample"])[2:], "tracker=local", "job.num_samples=2")
+    assert status == 0, out
+    again = made(tiny, tmp_path / "again")
+    assert (again.keys, len(again.settings)) == ([], 1)
+
+
+def _losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(row["step"], row["train/loss"]) for row in map(json.loads, lines)]
+
+
+# Pictures
+
+
+def test_previews_are_of_one_step(tmp_path):
+    run_folder(tmp_path / "a", [1.0], steps=(500, 1000, 1500))
+    run_folder(tmp_path / "b", [1.0], steps=(500, 1000), seed=1)
+    failed = {"state": "failed"}
+    run_folder(tmp_path / "c", [1.0], steps=(500,), seed=1, status=failed)
+    first, second = grids.groups(made(*(tmp_path / name for name in "abc")))
+    assert [grid.step for grid in first.grids] == [1000]
+    assert [grid.step for grid in second.grids] == [1000, 500]
+
+
+def test_a_run_without_a_configuration_has_no_seed(tmp_path):
+    folder = run_folder(tmp_path / "a", [1.0], steps=(10,))
+    (folder / "config.yaml").write_text("a: [")
+    (group,) = grids.groups(made(folder))
+    assert group.title == "Seed unknown"
+
+
+def test_squares_become_pixels_again(tmp_path):
+    folder = run_folder(tmp_path / "a", [1.0], steps=(10,))
+    ((group,), problems) = grids.embedded(grids.groups(made(folder)))
+    (grid,) = group.grids
+    assert (grid.width, grid.height, problems) == (24, 16, [])
+    data = base64.b64decode(grid.data.partition(",")[2])
+    small = Image.open(io.BytesIO(data))
+    large = Image.open(folder / "samples" / "step-000010.png")
+    assert small.resize(large.size, Image.Resampling.NEAREST).tobytes() == large.tobytes()
+
+
+def test_many_large_pictures_are_made_smaller(tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "BUDGET", 60_000)
+    for i in range(3):
+        folder = run_folder(tmp_path / str(i), [1.0], seed=i)
+        picture(folder / "samples" / "step-000010.png", (300, 200), scale=1)
+    found = grids.groups(made(*(tmp_path / str(i) for i in range(3))))
+    groups, _ = grids.embedded(found)
+    sizes = [len(grid.data) * 3 / 4 for group in groups for grid in group.grids]
+    assert len(sizes) == 3
+    assert sum(sizes) < 61_000
+
+
+def test_a_damaged_picture_is_named_and_left_out(tmp_path):
+    folder = run_folder(tmp_path / "a", [1.0], steps=(10,))
+    file = folder / "samples" / "step-000010.png"
+    file.write_bytes(file.read_bytes()[:200])
+    groups, (problem,) = grids.embedded(grids.groups(made(folder)))
+    assert groups == []
+    assert problem.startswith("a: step-000010.png cannot be read")
+
+
+def test_markdown_escapes():
+    assert markdown.plain("a|b\nc <i> `d` [e](f) é") == "a\\|b c \\<i\\> \\`d\\` \\[e\\](f) é"

@@ -1,0 +1,480 @@
+"""What a file system need not offer is done without: no run fails for want of it.
+
+Covered are fsync of files and folders, names that cannot be replaced while they are read, folders
+that cannot be renamed, hard and symbolic links, memory maps, preadv, times in seconds, free room
+that is not told, long names and odd letters, modes that cannot be set, and shared memory. Real
+failures of the same calls (EIO, ENOSPC, permissions) stay failures. The file systems are stand-ins:
+calls of the kernel that refuse.
+"""
+
+import errno
+import mmap
+import multiprocessing
+import os
+import shutil
+import stat
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from support.base import TINY
+from support.checkpoints import state
+from support.crash import go, said
+from support.file_systems import error
+from support.image_sets import Large, build, everything, folder, tree  # noqa: F401
+from support.runs import assert_equal_state, losses_of, state_of, status_of
+
+from ddpm.data import base
+from ddpm.errors import InputError
+from ddpm.runner.checkpoints import checkpoint, safetensors_file
+from ddpm.runner.config import validate
+from ddpm.runner.report import status as table
+from ddpm.runner.runs import run_dir, stop_file
+from ddpm.runner.safe_io import atomic
+from ddpm.trackers.wandb_client import uploads
+from ddpm.training import loader
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run on a file system that offers all."""
+    home = tmp_path_factory.mktemp("straight")
+    assert go(home, *TINY, "output_dir=run") == 0, said(home)
+    return home / "run"
+
+
+MISSING = [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS]
+FAILING = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
+CONFIG = {"a": 1, "model": {}, "data": {}, "choices": {"job": "train"}}
+
+
+def refuse(monkeypatch, owner, name, code, times=10**9, where=lambda *arguments: True):
+    """Let a call fail, so many times, then do as it does."""
+    real, calls = getattr(owner, name), []
+
+    def call(*arguments, **options):
+        if where(*arguments) and len(calls) < times:
+            calls.append(arguments)
+            raise error(code)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+def is_folder(file, *_):
+    return stat.S_ISDIR(os.fstat(file).st_mode)
+
+
+# fsync
+
+
+@pytest.mark.parametrize("code", sorted({*MISSING} - {errno.EBADF}))
+def test_a_checkpoint_without_fsync(code, tmp_path, monkeypatch):
+    refuse(monkeypatch, os, "fsync", code)
+    path = checkpoint.save(tmp_path, state(3), 2)
+    assert checkpoint.load(path)["step"] == 3
+
+
+@pytest.mark.parametrize("code", [*MISSING, errno.EACCES, errno.EISDIR])
+def test_a_folder_that_cannot_be_opened(code, tmp_path, monkeypatch):
+    refuse(monkeypatch, os, "open", code, where=lambda path, *_: path == tmp_path)
+    checkpoint.save(tmp_path, state(3), 2)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-0000003.pt"]
+
+
+@pytest.mark.parametrize("where", [is_folder, lambda file: not is_folder(file)])
+@pytest.mark.parametrize("code", FAILING)
+def test_what_does_not_reach_the_disk_is_a_failure(code, where, tmp_path, monkeypatch):
+    checkpoint.save(tmp_path, state(3), 2)
+    refuse(monkeypatch, os, "fsync", code, where=where)
+    with pytest.raises(InputError, match="could not be written"):
+        checkpoint.save(tmp_path, state(5), 2)
+
+
+def test_a_run_without_fsync(tmp_path, monkeypatch):
+    refuse(monkeypatch, os, "fsync", errno.EINVAL)
+    assert go(tmp_path, *TINY, "output_dir=run", "job.max_steps=2") == 0, said(tmp_path)
+    assert status_of(tmp_path / "run")["saved"] == 2
+    assert (tmp_path / "run" / "loss.png").stat().st_size
+    assert go(tmp_path, "job=export", "checkpoint=run", "output_dir=e") == 0, said(tmp_path)
+
+
+# renames
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.ETXTBSY, errno.EACCES])
+def test_a_file_that_is_being_read_is_replaced_a_little_later(code, tmp_path, monkeypatch):
+    monkeypatch.setattr(atomic, "_PAUSES", (0, 0, 0))
+    calls = refuse(monkeypatch, os, "replace", code, times=2)
+    run_dir.write_status(tmp_path, "running", 1)
+    assert len(calls) == 2
+    assert run_dir.read_status(tmp_path)["step"] == 1
+    stop_file.to_stop(tmp_path, "pruned")
+    assert stop_file.end_of(tmp_path) == "pruned"
+    for never in (code, errno.ENOSPC):
+        calls = refuse(monkeypatch, os, "replace", never)
+        with pytest.raises(OSError, match=os.strerror(never)):
+            run_dir.write_status(tmp_path, "running", 2)
+        assert run_dir.read_status(tmp_path)["step"] == 1
+    assert len(calls) == 1, "no second try for what will not go by"
+
+
+@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EACCES])
+def test_folders_that_cannot_be_renamed(code, tmp_path, monkeypatch):
+    refuse(monkeypatch, os, "rename", code)
+    made = [run_dir.create(tmp_path / "a" / "now", CONFIG, unique=True) for _ in range(2)]
+    made.append(run_dir.create(tmp_path / "own", CONFIG, unique=False))
+    assert [path.name for path in made] == ["now", "now-2", "own"]
+    for path in made:
+        assert run_dir.read_config(path) == CONFIG
+        assert [file.name for file in path.iterdir()] == ["config.yaml"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["now", "now-2"]
+    (tmp_path / "got").mkdir()
+    for name in ("a.pt", "config.yaml"):
+        (tmp_path / "got" / name).write_text(name)
+    moved = refuse(
+        monkeypatch, os, "replace", errno.ENOSPC, where=lambda new, _: new.suffix == ".pt"
+    )
+    with pytest.raises(OSError, match="No space"):
+        atomic.rename_folder(tmp_path / "got", tmp_path / "kept")
+    assert moved
+    assert [file.name for file in (tmp_path / "kept").iterdir()] == ["config.yaml"]
+
+
+def test_a_real_failure_to_rename_leaves_nothing(tmp_path, monkeypatch):
+    refuse(monkeypatch, os, "rename", errno.EIO)
+    with pytest.raises(InputError, match="cannot make it"):
+        run_dir.create(tmp_path / "run", CONFIG, unique=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+# modes, links, names
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_run_folder_has_the_mode_of_any_folder(mask, tmp_path, monkeypatch):
+    for name in ("chmod", "fchmod"):
+        refuse(monkeypatch, os, name, errno.EPERM)
+    before = os.umask(mask)
+    try:
+        path = run_dir.create(tmp_path / "run", CONFIG, unique=False)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o777 & ~mask
+
+
+def test_a_folder_in_which_open_files_cannot_be_removed_can_be_written_to(tmp_path, monkeypatch):
+    """As SMB; where there are no nameless files either."""
+    unlink = os.unlink
+    opened = lambda path: any(  # noqa: E731
+        os.path.realpath(f"/proc/self/fd/{fd}") == os.path.realpath(path)
+        for fd in os.listdir("/proc/self/fd")
+    )
+    refuse(monkeypatch, os, "unlink", errno.EBUSY, where=lambda path, *_, **__: opened(path))
+    refuse(monkeypatch, os, "open", errno.EOPNOTSUPP, where=lambda _, flags, *__: _nameless(flags))
+    run_dir.check_free(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+    assert os.unlink is not unlink
+
+
+def _nameless(flags):
+    return flags & os.O_TMPFILE == os.O_TMPFILE
+
+
+@pytest.mark.parametrize("copy", [shutil.copy2, shutil.copy, shutil.move])
+def test_libraries_copy_without_modes_and_times(copy, tmp_path, monkeypatch):
+    (tmp_path / "a").write_text("a")
+    for name in ("chmod", "utime"):
+        refuse(monkeypatch, os, name, errno.EPERM)
+    refuse(monkeypatch, os, "rename", errno.EXDEV)
+    with atomic.bare_copies():
+        copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_text() == "a"
+    (tmp_path / "a").touch()
+    with pytest.raises(PermissionError):
+        copy(tmp_path / "a", tmp_path / "b")
+    refuse(monkeypatch, os, "chmod", errno.EIO)
+    refuse(monkeypatch, os, "utime", errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"), atomic.bare_copies():
+        copy(tmp_path / "a", tmp_path / "c")
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS])
+def test_a_file_to_upload_is_copied_where_there_are_no_hard_links(code, tmp_path, monkeypatch):
+    refuse(monkeypatch, os, "link", code)
+    (tmp_path / "a").write_bytes(b"weights")
+    held = uploads._link(tmp_path / "a", tmp_path / "held" / "a")
+    (tmp_path / "a").unlink()
+    assert held.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_study_without_symbolic_links(code, tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    from ddpm.runner.sweeps.search import optuna_search
+
+    refuse(monkeypatch, os, "symlink", code)
+    refuse(monkeypatch, os, "fsync", errno.EINVAL)
+    for _ in range(2):
+        study = optuna_search._open(None, tmp_path, optuna.pruners.NopPruner(), "minimize")
+        trial = study.ask()
+        study.tell(trial, 1.0)
+    assert len(study.trials) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
+
+
+def test_a_study_that_does_not_reach_the_disk_is_a_failure(tmp_path, monkeypatch):
+    optuna = pytest.importorskip("optuna")
+    from ddpm.runner.sweeps.search import optuna_search
+
+    refuse(monkeypatch, os, "fsync", errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        optuna_search._open(None, tmp_path, optuna.pruners.NopPruner(), "minimize")
+
+
+def test_with_symbolic_links_a_study_is_locked_as_optuna_does(tmp_path):
+    """So that a script of the user's can put trials on the list meanwhile."""
+    pytest.importorskip("optuna")
+    from optuna.storages.journal import JournalFileSymlinkLock
+
+    from ddpm.runner.sweeps.search import optuna_search
+
+    storage = optuna_search._storage(None, tmp_path)
+    assert type(storage._backend._own_lock) is JournalFileSymlinkLock
+    assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
+
+
+def test_slurm_takes_a_job_where_there_are_no_symbolic_links(tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    from submitit.core.utils import JobPaths
+
+    from ddpm.runner.sweeps.launchers import slurm
+
+    refuse(monkeypatch, os, "symlink", errno.EPERM)
+    move, paths = JobPaths.move_temporary_file, JobPaths(tmp_path, "7")
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    with slurm._links_optional():
+        paths.move_temporary_file(tmp_path / "a", "submission_file", keep_as_symlink=True)
+        assert paths.submission_file.read_text() == "a"
+        with pytest.raises(FileNotFoundError):
+            paths.move_temporary_file(tmp_path / "none", "submitted_pickle")
+    assert JobPaths.move_temporary_file is move
+
+
+def test_a_folder_may_have_the_longest_name_there_is(tmp_path):
+    for unique in (True, False):
+        path = run_dir.create(
+            tmp_path / ("x" * 255 if unique else "y" * 255), CONFIG, unique=unique
+        )
+        assert run_dir.read_config(path) == CONFIG
+
+
+def test_an_option_may_have_a_name_that_makes_others_too_long(tmp_path):
+    """Presets are looked for by the names of several options: conf/size/<model>_<data>.yaml."""
+    validate.check_files([tmp_path], {"size": "x" * 300})
+
+
+# memory maps
+
+
+@pytest.fixture(params=[errno.ENODEV, errno.EINVAL, errno.EACCES])
+def _no_maps(request, monkeypatch):
+    real = mmap.mmap
+
+    def refused(file, *arguments, **options):
+        if file == -1:  # memory of no file
+            return real(file, *arguments, **options)
+        raise error(request.param)
+
+    monkeypatch.setattr(mmap, "mmap", refused)
+
+
+@pytest.mark.usefixtures("_no_maps")
+def test_images_without_a_memory_map(tree, caplog):  # noqa: F811
+    root, pixels = tree
+    for _ in range(2):
+        data = folder(root, num_classes=2)
+        images, labels = everything(data)
+        assert (images == pixels).all()
+        assert labels == [0, 0, 1, 1, 1]
+        assert (data[-1][0].permute(1, 2, 0).numpy() == pixels[-1]).all()
+        assert [label for _, label in data] == labels
+        with pytest.raises(IndexError):
+            data[5]
+    assert "damaged" not in caplog.text, "and built once"
+
+
+@pytest.mark.usefixtures("_no_maps")
+@pytest.mark.parametrize("left", [0, 20, 200])
+def test_a_damaged_cache_is_built_again_without_a_memory_map(left, tree, caplog):  # noqa: F811
+    root, pixels = tree
+    data = folder(root)
+    data.prepare()
+    os.truncate(data.cache_file, left)
+    assert (everything(folder(root))[0] == pixels).all()
+    assert "is damaged: building it again" in caplog.text
+
+
+@pytest.mark.usefixtures("_no_maps")
+@pytest.mark.parametrize("_no_maps", [errno.ENODEV], indirect=True)
+def test_a_run_without_a_memory_map_is_the_same_run(straight, tmp_path):
+    assert go(tmp_path, *TINY, "output_dir=run") == 0, said(tmp_path)
+    assert_equal_state(state_of(tmp_path / "run", 6), state_of(straight, 6))
+    assert losses_of(tmp_path / "run") == losses_of(straight)
+
+
+def short(file, buffers, place):
+    """A file system that reads some bytes at a time."""
+    data = os.pread(file, min(1000, len(buffers[0])), place)
+    buffers[0][: len(data)] = data
+    return len(data)
+
+
+@pytest.mark.parametrize("how", ["short", "missing", *MISSING])
+def test_rows_are_read_whole(how, tmp_path, monkeypatch):
+    data = Large(tmp_path, 20)
+    index = [19, 0, 5, 5]
+    with_map = data.__getitems__(index)[0]
+    monkeypatch.setattr(base, "LARGE", 1000)
+    if how == "short":
+        monkeypatch.setattr(os, "preadv", short)
+    elif how == "missing":
+        monkeypatch.delattr(os, "preadv")
+    else:
+        refuse(monkeypatch, os, "preadv", how)
+    assert torch.equal(Large(tmp_path, 20).__getitems__(index)[0], with_map)
+    data = Large(tmp_path, 20)
+    assert len(data) == 20
+    os.truncate(data.cache_file, 200_000)
+    with pytest.raises(InputError, match="has lost its end"):
+        data.__getitems__([19])
+
+
+def test_a_disk_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch):
+    data = Large(tmp_path, 20)
+    data.prepare()
+    monkeypatch.setattr(base, "LARGE", 1000)
+    refuse(monkeypatch, os, "preadv", errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        data.__getitems__([3])
+
+
+def test_an_export_is_read_without_a_memory_map(straight, tmp_path, monkeypatch):
+    assert go(tmp_path, "job=export", f"checkpoint={straight}", "output_dir=e") == 0, said(tmp_path)
+    file = tmp_path / "e" / safetensors_file.NAME
+    mapped = safetensors_file._tensors(file)
+
+    def refused(*arguments, **options):
+        raise OSError("No such device (os error 19)")  # as the library says it, without a number
+
+    monkeypatch.setattr(safetensors_file, "safe_open", refused)
+    unmapped = safetensors_file._tensors(file)
+    assert mapped.keys() == unmapped.keys()
+    assert all(torch.equal(mapped[name], unmapped[name]) for name in mapped)
+    assert checkpoint.find(tmp_path / "e")[1]["step"] == 6
+
+
+# times, room
+
+
+def test_times_in_seconds_hide_no_change(tmp_path, monkeypatch):
+    """Of the same size, in the same second, in the same place of the disk."""
+    (tmp_path / "config.yaml").write_text("a: 1\n")
+    file = tmp_path / "status.json"
+    for step in (4, 6):
+        file.write_text(f'{{"state": "done", "step": {step}}}')
+        now = int(file.stat().st_mtime) * 10**9
+        os.utime(file, ns=(now, now))
+        assert table.read(tmp_path).step == step
+    long_ago = now - 60 * 10**9
+    os.utime(file, ns=(long_ago, long_ago))
+    assert table.read(tmp_path).step == 6
+    monkeypatch.setattr(table, "read_object", None)
+    assert table.read(tmp_path).step == 6, "what is old is not read again"
+
+
+@pytest.mark.parametrize("told", [error(errno.ENOSYS), (0, 0, 0)], ids=["error", "zero"])
+def test_free_room_that_is_not_told_stops_nothing(told, tmp_path, monkeypatch):
+    def usage(folder):
+        if isinstance(told, OSError):
+            raise told
+        return SimpleNamespace(total=told[0], used=told[1], free=told[2])
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    assert atomic.free_bytes(tmp_path) is None
+    refuse(monkeypatch, os, "fsync", errno.ENOSPC)
+    with pytest.raises(InputError, match=r"it needs [\d.]+ MB\)\. There is no older one"):
+        checkpoint.save(tmp_path, state(3), 2)
+
+
+# shared memory
+
+
+@pytest.mark.parametrize(
+    ("free", "possible"), [(None, 4), (10**9, 4), (4 * 2 * 2 * 192, 4), (2 * 2 * 192, 1), (0, 0)]
+)
+def test_as_many_read_ahead_as_there_is_shared_memory_for(
+    free,
+    possible,
+    tree,  # noqa: F811
+    monkeypatch,
+    caplog,
+):
+    data = folder(tree[0])  # of 192 bytes each
+    monkeypatch.setattr(loader, "free_bytes", lambda folder: free)
+    assert loader._possible(4, 2 * loader._image_bytes(data)) == possible
+    assert ("job.num_workers=4" in caplog.text) == (possible < 4)
+
+
+@pytest.mark.parametrize("what", [error(errno.ENOSYS), error(errno.ENOENT), ImportError("none")])
+def test_without_semaphores_nothing_reads_ahead(what, monkeypatch, caplog):
+    refuse_with(what, monkeypatch)
+    assert loader._possible(2, 100) == 0
+    assert "the training process loads the data itself" in caplog.text
+
+
+def refuse_with(what, monkeypatch):
+    def refused(*arguments, **options):
+        raise what
+
+    monkeypatch.setattr(loader, "get_context", lambda: SimpleNamespace(Lock=refused))
+
+
+def test_a_run_without_shared_memory_is_the_same_run(straight, tmp_path, monkeypatch):
+    refuse_with(error(errno.ENOSYS), monkeypatch)
+    assert go(tmp_path, *TINY, "output_dir=run", "job.num_workers=2") == 0, said(tmp_path)
+    assert "job.num_workers=2: the training process loads the data itself" in said(tmp_path)
+    assert losses_of(tmp_path / "run") == losses_of(straight)
+
+
+def test_the_stand_in_for_images_knows_what_arrays_do(tmp_path):
+    data = build("digits", tmp_path)
+    data.prepare()
+    rows = base._Rows(data.arrays[0].shape, data.arrays[0].base.offset)
+    for index in ([0], [-1, 3], [1796, 1796]):
+        index = np.asarray(index)
+        assert (data._read_rows(rows, index) == data.arrays[0][index]).all()
+    for index in (1797, -1798):
+        with pytest.raises(IndexError):
+            data._read_rows(rows, np.asarray([index]))
+
+
+def test_processes_that_cannot_start_are_explained(run, monkeypatch):
+    import torch.multiprocessing
+
+    real = torch.multiprocessing.get_context
+
+    def context(method=None):
+        made = real(method)
+        made.SimpleQueue = lambda: (_ for _ in ()).throw(error(errno.ENOENT))
+        return made
+
+    monkeypatch.setattr(torch.multiprocessing, "get_context", context)
+    monkeypatch.setattr(multiprocessing, "get_context", context)
+    words = [word for word in TINY if not word.startswith("hardware")]
+    status, out, err = run(*words, "hardware=ddp", "hardware.accelerator=cpu", "hardware.devices=2")
+    assert status == 2, out + err
+    assert "They need shared memory" in err

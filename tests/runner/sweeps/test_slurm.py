@@ -1,0 +1,204 @@
+"""Runs under a real Slurm: the script of the README, whatever drives its job out of the cluster.
+
+Slurm has five ways to do that, and tells a job in three. `scontrol requeue`, a failing node and
+pre-emption send SIGTERM, and queue it again themselves; pre-emption with a time of grace sends
+SIGTERM, too, but takes a job that ends in that time for done: the script has to queue it again; so
+it has near the time limit, where SIGUSR1 comes. `scancel` is meant: nobody begins again.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from support import slurm_jobs
+from support.base import ROOT, TINY
+from support.runs import assert_equal_state, losses_of, state_of, status_of
+from support.slurm_cluster import KILL_SECONDS, available, cluster, until
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not available(), reason="Slurm is not installed"),
+]
+
+STEPS = 1200
+CHANGED = ("job.max_steps", "job.save_every", "job.log_every")
+RUN = [
+    *(word for word in TINY if not word.startswith(CHANGED)),
+    *(f"job.max_steps={STEPS}", "job.save_every=100", "job.log_every=50", "job.sample_every=null"),
+]
+DDP = ["hardware=ddp", "hardware.accelerator=cpu", "hardware.devices=2"]
+
+SCRIPT = """#!/bin/bash
+#SBATCH --requeue --open-mode=append --signal={signal} {options}
+srun {python} {run} {words} resume=auto
+case $? in 138 | 143) scontrol requeue "$SLURM_JOB_ID" ;; esac
+"""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDPM_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def submit(home, *words, options="", signal="USR1@120"):
+    """The README's script, in the queue: the number of its job, and the run's folder."""
+    run = {"python": sys.executable, "run": ROOT / "run.py", "words": " ".join(words)}
+    (home / "job.sh").write_text(SCRIPT.format(options=options, signal=signal, **run))
+    job = slurm_jobs.submit("job.sh", cwd=home)
+    return job, home / "outputs" / "train" / f"slurm-{job}"
+
+
+def straight(home, *words):
+    """The run that nobody disturbs."""
+    command = [sys.executable, str(ROOT / "run.py"), *words, "output_dir=straight"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
+    subprocess.run(command, cwd=home, env=environment, check=True, capture_output=True)
+    return home / "straight"
+
+
+def wait_for_lines(run, count):
+    until(lambda: slurm_jobs.logged(run) >= count)
+
+
+def assert_done(job, home, run, restarts, steps=STEPS):
+    """The job has ended well, after so many new starts, and its run is the undisturbed one."""
+    end = slurm_jobs.ended(job)
+    said = (home / f"slurm-{job}.out").read_text()
+    assert (end["JobState"], end["ExitCode"], end["Restarts"]) == ("COMPLETED", "0:0", restarts), (
+        said
+    )
+    assert said.count("preempted") == int(restarts)
+    assert status_of(run)["state"] == "done"
+    assert_equal_state(state_of(run, steps), state_of(home / "straight", steps))
+    assert losses_of(run) == losses_of(home / "straight")
+
+
+@pytest.mark.parametrize("grace", [0, KILL_SECONDS])
+def test_the_script_survives(home, grace):
+    """Queued again by hand, driven out by an urgent job, and asked to stop as near the limit."""
+    straight(home, *RUN)
+    with cluster(grace=grace):
+        job, run = submit(home, *RUN)
+        wait_for_lines(run, 3)
+        slurm_jobs.requeue(job)
+        wait_for_lines(run, 9)
+        slurm_jobs.drive_out(job, home)
+        wait_for_lines(run, 15)
+        slurm_jobs.cancel(job, "--signal=USR1")
+        assert_done(job, home, run, "3")
+
+
+def test_the_time_limit(home):
+    """Where it comes is Slurm's affair, so the number of steps is chosen when it has come."""
+    begun = [word for word in RUN if not word.startswith("job.max_steps")]
+    words = home / "words"
+    words.write_text("job.max_steps=1000000")
+    with cluster():
+        job, run = submit(home, *begun, "$(cat words)", options="--time=1", signal="USR1@20")
+        until(lambda: slurm_jobs.show(job)["Restarts"] == "1", 120)
+        steps = status_of(run)["saved"] + 50
+        assert steps > 50
+        words.write_text(f"job.max_steps={steps}")
+        straight(home, *begun, words.read_text())
+        assert_done(job, home, run, "1", steps)
+
+
+def test_two_tasks_are_one_run(home):
+    words = [*RUN, *DDP]
+    straight(home, *words)
+    with cluster():
+        job, run = submit(home, *words, options="--nodes=1 --ntasks-per-node=2")
+        wait_for_lines(run, 3)
+        slurm_jobs.requeue(job)
+        assert_done(job, home, run, "1")
+        assert json.loads((run / "about.json").read_text())["processes"] == 2
+
+
+def test_a_cancelled_job_stays_so_and_is_saved(home):
+    with cluster():
+        job, run = submit(home, *RUN)
+        wait_for_lines(run, 3)
+        slurm_jobs.cancel(job)
+        end = slurm_jobs.ended(job)
+        assert (end["JobState"], end["Restarts"]) == ("CANCELLED", "0")
+        assert slurm_jobs.queued()[job] == "CANCELLED"
+    status = status_of(run)
+    assert status["state"] == "preempted"
+    assert status["step"] == status["saved"] > 0
+
+
+@pytest.mark.parametrize("how", ["no srun", "srun of one task", "a shell of salloc"])
+def test_one_process_under_slurm_starts_its_own(home, how):
+    """What Slurm says of a job's tasks is no promise that somebody starts them."""
+    words = [sys.executable, ROOT / "run.py", *TINY, *DDP, "output_dir=run"]
+    start = {
+        "no srun": ["sbatch", "--wait", "--ntasks-per-node=2", "--wrap"],
+        "srun of one task": ["sbatch", "--wait", "--ntasks-per-node=1", "--wrap"],
+        "a shell of salloc": ["salloc", "--ntasks-per-node=2", "bash", "-c"],
+    }[how]
+    text = "srun " * (how == "srun of one task") + " ".join(map(str, words))
+    with cluster():
+        made = subprocess.run([*start, text], capture_output=True, text=True, timeout=120)
+    assert made.returncode == 0, made.stderr + "".join(p.read_text() for p in home.glob("slurm*"))
+    assert status_of(home / "run")["state"] == "done"
+    assert json.loads((home / "run" / "about.json").read_text())["processes"] == 2
+
+
+# a sweep
+
+SECONDS = 200  # that it may take
+
+
+SWEEP = ["-m", "sweep=study", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1"]
+SWEEP += ["hydra.launcher.poll_seconds=1", *RUN, "seed=1,2,3,4"]
+
+
+def jobs_of(home):
+    return [home / "outputs" / "sweep" / "study" / f"{n}-convnet-digits" for n in range(4)]
+
+
+def numbers_of(home):
+    """The jobs' numbers in Slurm, with their folders."""
+    found = {job: job / "slurm.json" for job in jobs_of(home)}
+    return {json.loads(f.read_text())["job"]: job for job, f in found.items() if f.exists()}
+
+
+def launch(home, *words):
+    command = [sys.executable, str(ROOT / "run.py"), *SWEEP, *words]
+    with open(home / "launcher.txt", "a") as log:
+        return subprocess.Popen(command, cwd=home, stdout=log, stderr=subprocess.STDOUT)
+
+
+def test_a_sweep_of_which_one_job_is_requeued_ends_as_if_nothing_had_been(home):
+    with cluster():
+        launcher = launch(home)
+        until(lambda: len(numbers_of(home)) == 4)
+        disturbed = numbers_of(home)[slurm_jobs.requeue_one(numbers_of(home))]
+        assert launcher.wait(SECONDS) == 0, (home / "launcher.txt").read_text()
+    assert "4 done, 0 failed" in (home / "launcher.txt").read_text()
+    logs = "".join(p.read_text() for p in (disturbed.parent / ".slurm").glob("*_log.out"))
+    assert logs.count("preempted") == 1
+    for seed, job in enumerate(jobs_of(home), start=1):
+        undisturbed = straight(home, *RUN, f"seed={seed}")
+        assert_equal_state(state_of(job, STEPS), state_of(undisturbed, STEPS))
+        assert losses_of(job) == losses_of(undisturbed)
+        undisturbed.rename(home / f"straight-{seed}")
+
+
+def test_a_launcher_that_goes_leaves_its_jobs_and_finds_them_again(home):
+    with cluster():
+        launcher = launch(home)
+        until(lambda: len(numbers_of(home)) == 4)
+        numbers = set(numbers_of(home))
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(SECONDS) == 128 + signal.SIGINT
+        assert "the same command watches them again" in (home / "launcher.txt").read_text()
+        assert launch(home).wait(SECONDS) == 0, (home / "launcher.txt").read_text()
+        assert set(slurm_jobs.queued()) <= numbers, "none was handed over twice"
+    assert all(status_of(job)["state"] == "done" for job in jobs_of(home))

@@ -1,0 +1,309 @@
+"""Samplers against closed forms, on data for which no network is needed: see gaussian_parts.
+
+The best answer is affine in x_t, so every sampler is affine, too, in x_T and in its noise. The
+coefficients are read off a few points, which leaves nothing to chance; Monte Carlo comes last.
+
+x_T is N(0, 1), x_t should be N(sqrt(a) MEAN, v). The flow that all deterministic samplers follow
+keeps (x_t - sqrt(a) MEAN) / sqrt(v) as it is. The last step, to E[x_0 | x_t], adds nothing of what
+is uncertain in x_0, and shrinks by sqrt(a / v) STD: 0.2 % of linear's.
+"""
+
+import math
+
+import pytest
+import torch
+from support.gaussian import (
+    MEAN,
+    OBJECTIVES,
+    SCHEDULES,
+    STD,
+    answer,
+    best_denoise,
+    best_model,
+    best_x_0,
+    diffusion_of,
+    levels,
+    through,
+    variance,
+)
+
+from ddpm.samplers.base import SPACINGS
+from ddpm.samplers.ddim import DDIM
+from ddpm.samplers.ddpm import DDPM
+from ddpm.samplers.dpm_solver import DPMSolver
+from ddpm.samplers.heun import Heun
+
+ZERO = [f"{name} to zero" for name in SCHEDULES if name != "learned"]
+ALL = [*SCHEDULES, *ZERO]
+ASKED = [(s, o) for s in ALL for o in OBJECTIVES if o != "eps" or s not in ZERO]
+
+FIRST_ORDER = {
+    "ddim-0": lambda steps, spacing: DDIM(steps=steps, eta=0.0, spacing=spacing),
+    "dpm-1": lambda steps, spacing: DPMSolver(steps=steps, order=1, spacing=spacing),
+}
+SECOND_ORDER = {
+    "dpm-2": lambda steps, spacing: DPMSolver(steps=steps, order=2, spacing=spacing),
+    "heun": lambda steps, spacing: Heun(steps=steps, spacing=spacing),
+}
+DETERMINISTIC = FIRST_ORDER | SECOND_ORDER
+STOCHASTIC = {
+    "ddpm-small": lambda steps, spacing: DDPM(steps=steps, variance="fixed_small", spacing=spacing),
+    "ddpm-large": lambda steps, spacing: DDPM(steps=steps, variance="fixed_large", spacing=spacing),
+    "ddpm-auto": lambda steps, spacing: DDPM(steps=steps, variance="auto", spacing=spacing),
+    "ddim-half": lambda steps, spacing: DDIM(steps=steps, eta=0.5, spacing=spacing),
+    "ddim-1": lambda steps, spacing: DDIM(steps=steps, eta=1.0, spacing=spacing),
+}
+SAMPLERS = DETERMINISTIC | STOCHASTIC
+
+
+def column(*values, dtype=torch.float64):
+    return torch.tensor(values, dtype=dtype).reshape(-1, 1, 1, 1)
+
+
+def forbidden(x):
+    raise AssertionError("noise was drawn")
+
+
+def maps(sampler, diffusion, denoise=None, dtype=torch.float64):
+    """(slope, intercept) of each x_s as a function of x_T, last of all of x_0."""
+    denoise = denoise or best_denoise(diffusion)
+    for x in sampler(denoise, diffusion, column(0.0, 1.0, dtype=dtype), forbidden):
+        at_0, at_1 = x.flatten().tolist()
+        yield at_1 - at_0, at_0
+
+
+def flow(diffusion, t):
+    """Slope of the exact flow from x_T to x_t."""
+    end = diffusion.alphas_cumprod_at(diffusion.T - 1)
+    return math.sqrt(variance(diffusion.alphas_cumprod_at(t)) / variance(end))
+
+
+def error_of(sampler, diffusion, denoise=None):
+    """Of the standard deviation, relatively, before the last step."""
+    *_, (slope, _), _ = maps(sampler, diffusion, denoise)
+    return slope / flow(diffusion, sampler.timesteps(diffusion)[-1][0]) - 1
+
+
+def moments(sampler, diffusion, denoise=None, exact_start=False):
+    """Mean and standard deviation of each x_s, carried from step to step: x_s = k x_t + c + w z."""
+    denoise = denoise or best_denoise(diffusion)
+    end = diffusion.alphas_cumprod_at(diffusion.T - 1)
+    mean, squared = (math.sqrt(end) * MEAN, variance(end)) if exact_start else (0.0, 1.0)
+    for t, s in sampler.timesteps(diffusion):
+        x = sampler.p_sample(denoise, diffusion, column(0, 1, 0), t, s, lambda x: column(0, 0, 1))
+        c, k, w = x.flatten().tolist()
+        mean, squared = (k - c) * mean + c, (k - c) ** 2 * squared + (w - c) ** 2
+        yield s, mean, math.sqrt(squared)
+
+
+# --- what the answer means
+
+
+@pytest.mark.parametrize(("schedule", "objective"), ASKED)
+def test_the_best_answer_means_the_best_x_0_at_every_step(schedule, objective):
+    diffusion = diffusion_of(schedule, objective)
+    t = torch.arange(1000)
+    a = levels(diffusion, t)
+    x_t = torch.randn(1000, 1, 1, 4, generator=torch.Generator().manual_seed(0))
+    x_t = (a.sqrt() * MEAN + variance(a).sqrt() * x_t).float()
+    wanted = best_x_0(x_t, a)
+    x_0, eps, fraction = diffusion.predict(answer(objective, x_t, a, wanted), x_t, t)
+    assert fraction is None
+    # float32 keeps 7 digits of x_t, which eps is taken from and which alpha then divides.
+    loose = 1e-6 / a.sqrt() if objective == "eps" else 1e-6
+    assert ((x_0 - wanted).abs() < loose).all()
+    again = a.sqrt() * x_0 + (1 - a).sqrt() * eps
+    assert (again - x_t).abs().max() < 2e-6  # Eq. 4
+    loose = 1e-6 / (1 - a).sqrt()
+    assert ((eps - (x_t - a.sqrt() * wanted) / (1 - a).sqrt()).abs() < loose).all()
+
+
+# --- deterministic samplers
+
+
+@pytest.mark.parametrize("kind", DETERMINISTIC)
+@pytest.mark.parametrize("schedule", ALL)
+def test_all_steps_follow_the_exact_flow(schedule, kind):
+    diffusion = diffusion_of(schedule, "v")
+    sampler = DETERMINISTIC[kind](None, "uniform")
+    *_, (before, _), (slope, intercept) = maps(sampler, diffusion)
+    tolerance = 0.0085 if kind in FIRST_ORDER else 0.001
+    assert before == pytest.approx(flow(diffusion, 0), rel=tolerance)
+    a_0, end = diffusion.alphas_cumprod_at(0), diffusion.alphas_cumprod_at(999)
+    assert slope == pytest.approx(before * a_0**0.5 * STD**2 / variance(a_0), rel=1e-9)
+    assert slope == pytest.approx(STD / variance(end) ** 0.5, rel=tolerance + 0.007)
+    assert slope * end**0.5 * MEAN + intercept == pytest.approx(MEAN, abs=1e-9)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("kind", DETERMINISTIC)
+@pytest.mark.parametrize("schedule", ALL)
+def test_the_mean_comes_back_exactly_however_few_the_steps(schedule, kind, spacing):
+    """Of x_t = sqrt(a) MEAN the best eps is 0: any right coefficients lead it to MEAN."""
+    diffusion = diffusion_of(schedule, "v")
+    end = diffusion.alphas_cumprod_at(999)
+    for steps in (1, 2, 7, 50):
+        sampler = DETERMINISTIC[kind](steps, spacing)
+        *_, (slope, intercept) = maps(sampler, diffusion)
+        assert slope * end**0.5 * MEAN + intercept == pytest.approx(MEAN, abs=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_the_second_order_comes_closer(schedule):
+    diffusion = diffusion_of(schedule, "v")
+    for steps in (10, 20, 50, 250):
+        first = [abs(error_of(f(steps, "log_snr"), diffusion)) for f in FIRST_ORDER.values()]
+        second = [abs(error_of(f(steps, "log_snr"), diffusion)) for f in SECOND_ORDER.values()]
+        assert first[0] == pytest.approx(first[1], rel=1e-6)
+        assert max(second) < min(first)
+
+
+def test_the_order_is_what_it_says():
+    """2.5 times the steps, 2.5 or 2.5^2 = 6.25 times the accuracy; even in log-SNR."""
+    diffusion = diffusion_of("learned")
+    for kind, make in DETERMINISTIC.items():
+        few, many = (error_of(make(steps, "uniform"), diffusion) for steps in (20, 50))
+        expected = (2.3, 2.7) if kind in FIRST_ORDER else (5.0, 8.0)
+        assert expected[0] < few / many < expected[1], kind
+
+
+@pytest.mark.parametrize("kind", DETERMINISTIC)
+def test_few_steps_are_near_enough(kind):
+    """The worst of all schedules; with few steps the samplers differ most where the SNR is high."""
+    worst = {
+        steps: max(
+            abs(error_of(DETERMINISTIC[kind](steps, "log_snr"), diffusion_of(name, "v")))
+            for name in ALL
+        )
+        for steps in (20, 50, 250)
+    }
+    limits = (0.13, 0.055, 0.011) if kind in FIRST_ORDER else (0.045, 0.006, 0.001)
+    assert [worst[steps] <= limit for steps, limit in zip(worst, limits, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("schedule", ["cosine", "sigmoid"])
+def test_heun_does_not_run_away_from_all_but_pure_noise(schedule, spacing):
+    """These schedules begin with one step whose sigma is many times that of the next."""
+    sampler = Heun(steps=10, spacing=spacing)
+    assert abs(error_of(sampler, diffusion_of(schedule))) < 0.25
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("schedule", ALL)
+def test_ddim_multiplies_by_what_eq_12_says(schedule, spacing):
+    """The distance to the mean, over sqrt(v), is turned by the angle between two noise levels."""
+    diffusion = diffusion_of(schedule, "v")
+    for steps in (5, 20, 50):
+        sampler = DDIM(steps=steps, eta=0.0, spacing=spacing)
+        slope = 1.0
+        found = [slope for slope, _ in maps(sampler, diffusion)]
+        for (t, s), other in zip(sampler.timesteps(diffusion), found, strict=True):
+            a, b = diffusion.alphas_cumprod_at(t), diffusion.alphas_cumprod_at(s)
+            slope *= (math.sqrt(a * b) * STD**2 + math.sqrt((1 - a) * (1 - b))) / variance(a)
+            assert other == pytest.approx(slope, rel=1e-9)
+
+
+# --- with noise
+
+
+@pytest.mark.parametrize("kind", STOCHASTIC)
+@pytest.mark.parametrize("schedule", ALL)
+def test_all_steps_with_noise_return_mean_and_variance(schedule, kind):
+    diffusion = diffusion_of(schedule, "v")
+    *_, (s, mean, std) = moments(STOCHASTIC[kind](None, "uniform"), diffusion)
+    assert s == -1
+    assert mean == pytest.approx(MEAN, abs=2e-3)  # x_T is not quite N(0, 1)
+    assert std == pytest.approx(STD, rel=0.03)
+
+
+@pytest.mark.parametrize("steps", [250, 50, 20])
+@pytest.mark.parametrize("schedule", ALL)
+def test_few_steps_with_noise(schedule, steps):
+    """Both fixed variances are off the right one, on either side of it: section 3.2."""
+    diffusion = diffusion_of(schedule, "v")
+    found = {}
+    for kind, make in STOCHASTIC.items():
+        *_, (_, mean, found[kind]) = moments(make(steps, "log_snr"), diffusion)
+        assert mean == pytest.approx(MEAN, abs=2e-3), kind
+    assert found["ddpm-small"] < STD < found["ddpm-large"]
+    assert found["ddpm-auto"] == found["ddpm-small"]
+    assert found["ddim-1"] == pytest.approx(found["ddpm-small"], rel=1e-6)  # section 4.1, DDIM
+    assert found["ddpm-small"] < found["ddim-half"] < STD
+    limit = {250: 0.04, 50: 0.17, 20: 0.4}[steps]
+    assert found["ddpm-small"] == pytest.approx(STD, rel=limit)
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("schedule", ALL)
+def test_a_perfectly_learned_variance_makes_every_marginal_exact(schedule, spacing):
+    """The covariance of x_s and x_t is sqrt(a_t / a_s) v_s; from it the variance that is left of
+    x_s where x_t is known. It lies between the extremes, and 10 steps are as good as all."""
+    diffusion = diffusion_of(schedule, "v", learned_variance=True)
+    sampler = DDPM(steps=10, variance="auto", spacing=spacing)
+    following = dict(sampler.timesteps(diffusion))
+
+    def fraction(t):
+        s = following[t]
+        if s < 0:
+            return torch.zeros(())
+        a, b = diffusion.alphas_cumprod_at(t), diffusion.alphas_cumprod_at(s)
+        left = variance(b) - a / b * variance(b) ** 2 / variance(a)
+        large = 1 - a / b
+        small = large * (1 - b) / (1 - a)
+        assert small < left < large
+        return torch.tensor(math.log(left / small) / math.log(large / small), dtype=torch.float64)
+
+    for s, mean, std in moments(
+        sampler, diffusion, best_denoise(diffusion, fraction), exact_start=True
+    ):
+        b = diffusion.alphas_cumprod_at(s)
+        assert mean == pytest.approx(b**0.5 * MEAN, abs=1e-9)
+        left = variance(b)
+        if s < 0:  # what is uncertain of x_0 is not drawn
+            b = diffusion.alphas_cumprod_at(min(following))
+            left = STD**4 * b / variance(b)
+        assert std == pytest.approx(left**0.5, rel=1e-6)
+
+
+# --- by way of the process, in float32
+
+
+@pytest.mark.parametrize("kind", DETERMINISTIC)
+@pytest.mark.parametrize(
+    ("schedule", "objective"), [pair for pair in ASKED if pair[0].startswith(("linear", "cosine"))]
+)
+def test_the_process_in_float32_takes_the_same_way(schedule, kind, objective):
+    diffusion = diffusion_of(schedule, objective)
+    sampler = DETERMINISTIC[kind](20, "uniform")
+    denoise = through(best_model(diffusion, objective), diffusion)
+    found = list(maps(sampler, diffusion, denoise, torch.float32))
+    # cosine keeps 5e-5 of x_0 in x_T, which float32 takes it out of with 3 digits
+    tolerance = 2e-3 if objective == "eps" and schedule == "cosine" else 2e-5
+    for (slope, intercept), (slope_64, intercept_64) in zip(
+        found, maps(sampler, diffusion), strict=True
+    ):
+        assert slope == pytest.approx(slope_64, abs=tolerance)
+        assert intercept == pytest.approx(intercept_64, abs=tolerance)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("kind", SAMPLERS)
+def test_many_images_have_the_mean_and_the_variance(kind, objective):
+    """50 steps; only Monte Carlo error is allowed, 4 standard errors of 20,000 numbers."""
+    diffusion, n = diffusion_of("linear", objective), 20_000
+    sampler = SAMPLERS[kind](50, "log_snr")
+    g = torch.Generator().manual_seed(0)
+    *_, x_0 = sampler(
+        through(best_model(diffusion, objective), diffusion),
+        diffusion,
+        torch.randn(n, 1, 1, 1, generator=g),
+        lambda x: torch.randn(x.shape, generator=g),
+    )
+    if kind in DETERMINISTIC:
+        *_, (slope, intercept) = maps(sampler, diffusion)
+        mean, std = intercept, slope
+    else:
+        *_, (_, mean, std) = moments(sampler, diffusion)
+    assert x_0.mean().item() == pytest.approx(mean, abs=4 * std / n**0.5)
+    assert x_0.std().item() == pytest.approx(std, rel=4 / (2 * n) ** 0.5)

@@ -1,0 +1,22 @@
+"""The checkout, and a run that takes seconds."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+# A network of some thousand weights and a few steps: enough for everything but good pictures.
+TINY = [
+    "model=convnet",
+    "schedule=linear",
+    "weighting=uniform",
+    "hardware=cpu",
+    "tracker=local",
+    "sampler=ddim",
+    "sampler.steps=2",
+    "optimizer.lr=2e-4",
+    "job.max_steps=6",
+    "job.batch_size=8",
+    "job.log_every=1",
+    "job.save_every=2",
+    "job.num_samples=4",
+]

@@ -1,0 +1,7 @@
+"""Folders of sweeps."""
+
+from ddpm.runner.sweeps import folder
+
+
+def jobs_of(home, name="study"):
+    return {job.name: job for job in folder.jobs(home / "outputs" / "sweep" / name)}

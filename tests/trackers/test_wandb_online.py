@@ -1,0 +1,194 @@
+"""W&B online: what a server is told of a run, and that a run which goes on tells each step once."""
+
+import pytest
+from support.trackers import GRID, HPARAMS, info, said
+from support.wandb_reader import read_run, run_files
+from support.wandb_runs import (
+    killed,
+    log_all,
+    nobody_is_logged_in,
+    run_dir,
+    server,
+    wandb_run,
+    write_metrics,
+)
+
+from ddpm.trackers.base import Trackers
+
+__all__ = ["nobody_is_logged_in", "run_dir", "server"]
+
+
+def pictures(run):
+    return [row["step"] for row in run.rows if "samples" in row]
+
+
+def test_the_server_is_told_who_the_run_is_and_how_it_went(run_dir, server):
+    hparams = {**HPARAMS, "code": {"commit": "ab" * 20, "dirty": True}}
+    tracker = wandb_run(
+        run_dir, entity="our-lab", project="pets", tags=["mine"], notes="a note", hparams=hparams
+    )
+    assert tracker.where == f"{server.url}/our-lab/pets/runs/a1b2c3"
+    log_all(tracker, (50, 100))
+    tracker.log_image(100, "samples", GRID)
+    tracker.close("done")
+    run = server.runs["a1b2c3"]
+    assert {key: run.settings[key] for key in ("entity", "project", "groupName", "jobType")} == {
+        "entity": "our-lab",
+        "project": "pets",
+        "groupName": "sweep",
+        "jobType": "train",
+    }
+    assert run.settings["displayName"] == "unet-digits"
+    assert (run.settings["tags"], run.settings["notes"]) == (["unet", "mine"], "a note")
+    assert (run.settings["commit"], run.settings["repo"]) == ("ab" * 20, None)
+    assert hparams.items() <= run.config.items()
+    assert run.steps == [50, 100]
+    assert pictures(run) == [100]
+    assert (run.exit_code, run.preempting) == (0, False)
+
+
+@pytest.mark.parametrize(("state", "preempting"), [("failed", False), ("preempted", True)])
+def test_the_server_is_told_how_a_run_ended(state, preempting, run_dir, server):
+    wandb_run(run_dir).close(state)
+    run = server.runs["a1b2c3"]
+    assert (run.exit_code, run.preempting) == (1, preempting)
+
+
+def go_on(run_dir):
+    """From a checkpoint at 50 to the end, as a run does that got further before."""
+    write_metrics(run_dir, range(10, 60, 10))  # rewound to the checkpoint
+    tracker = wandb_run(run_dir, start_step=50)
+    tracker.log_image(50, "samples", GRID)
+    log_all(tracker, range(60, 110, 10))
+    tracker.log_image(100, "samples", GRID)
+    tracker.close("done")
+
+
+def assert_whole(server):
+    (run,) = server.runs.values()
+    assert run.steps == list(range(10, 110, 10))
+    assert pictures(run) == [50, 100]
+    assert [row["_step"] for row in run.rows] == list(range(len(run.rows)))
+    assert (run.starts, run.exit_code) == (2, 0)
+
+
+def begin(run_dir):
+    tracker = wandb_run(run_dir)
+    log_all(tracker, range(10, 60, 10))
+    tracker.log_image(50, "samples", GRID)
+    log_all(tracker, range(60, 90, 10))
+    return tracker
+
+
+def test_steps_that_are_done_again_are_sent_once(run_dir, server):
+    begin(run_dir).close("failed")
+    go_on(run_dir)
+    assert_whole(server)
+
+
+@pytest.mark.slow  # W&B sends every 15 seconds
+@pytest.mark.parametrize("sent", [False, True], ids=["nothing sent", "all sent"])
+def test_a_killed_run_goes_on_in_the_same_run_with_each_step_once(sent, run_dir, server):
+    def arrived():
+        rows = server.runs["a1b2c3"].rows if "a1b2c3" in server.runs else []
+        written = [row for path in run_files(run_dir) for row in read_run(path).rows]
+        return len(rows if sent else written) == 9
+
+    killed(lambda: begin(run_dir), arrived)
+    (run,) = server.runs.values()
+    assert len(run.rows) == (9 if sent else 0)
+    go_on(run_dir)
+    assert run.steps == list(range(10, 110, 10))
+    assert pictures(run) == [50, 100]
+    assert (run.starts, run.exit_code) == (2, 0)
+
+
+def test_rows_that_never_arrived_are_sent_when_the_run_goes_on(run_dir, server):
+    tracker = wandb_run(run_dir)
+    log_all(tracker, (10, 20))
+    tracker.close("failed")
+    write_metrics(run_dir, (10, 20, 30, 40, 50))
+    (run_dir / "samples").mkdir()
+    from ddpm.images import save_png
+
+    for step in (25, 50, 60):
+        save_png(GRID, run_dir / "samples" / f"step-{step:06d}.png")
+    tracker = wandb_run(run_dir, start_step=50)
+    log_all(tracker, (60, 70))
+    tracker.close("done")
+    run = server.runs["a1b2c3"]
+    assert run.steps == [10, 20, 30, 40, 50, 60, 70]
+    assert pictures(run) == [25, 50]
+
+
+def test_offline_parts_reach_the_server_when_the_run_goes_on_online(run_dir, server):
+    tracker = wandb_run(run_dir, mode="offline")
+    log_all(tracker, (10, 20))
+    tracker.close("failed")
+    write_metrics(run_dir, (10, 20))
+    tracker = wandb_run(run_dir, start_step=20)
+    log_all(tracker, (30, 40))
+    tracker.close("done")
+    assert server.runs["a1b2c3"].steps == [10, 20, 30, 40]
+    (part,) = run_dir.glob("wandb/offline-run-*/*.wandb")
+    assert part.with_name(f"{part.name}.synced").exists(), "wandb sync would send it a second time"
+
+
+def test_the_agent_of_a_sweep_says_where_its_run_goes(run_dir, server, monkeypatch):
+    for name, value in {"SWEEP_ID": "sw1", "PROJECT": "pets", "ENTITY": "our-lab"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    wandb_run(run_dir, entity="others", run=info(run_id="fromagent")).close("done")
+    (settings,) = [run.settings for run in server.runs.values()]
+    assert [settings[key] for key in ("sweep", "project", "entity")] == ["sw1", "pets", "our-lab"]
+
+
+def files(run_dir, *names):
+    made = [run_dir / name for name in names]
+    for file in made:
+        file.write_bytes(file.name.encode())
+    return made
+
+
+def test_versions_of_a_model_and_the_best_of_them(run_dir, server):
+    losses = {10: 0.5, 20: 0.2, 30: 0.3}
+    tracker = wandb_run(run_dir, artifacts="all")
+    for step, loss in losses.items():
+        with (run_dir / "metrics.jsonl").open("a") as file:
+            file.write(f'{{"step": {step}, "train/loss": {loss}}}\n')
+        (checkpoint,) = files(run_dir, f"step-{step}.pt")
+        tracker.log_files("model", step, [checkpoint], final=False)
+        checkpoint.unlink()  # as old ones are
+    tracker.log_files("model", 30, files(run_dir, "step-30.pt"), final=True)
+    tracker.log_files("samples", 30, files(run_dir, "a.png", "b.png"), final=True)
+    tracker.close("done")
+    models = [a for a in server.artifacts if a.kind == "model"]
+    assert [(a.name, a.run, sorted(a.aliases)) for a in models] == [
+        ("model-a1b2c3", "a1b2c3", ["step-10"]),
+        ("model-a1b2c3", "a1b2c3", ["best", "step-20"]),
+        ("model-a1b2c3", "a1b2c3", ["latest", "step-30"]),
+    ]
+    assert [list(a.files) for a in models] == [["step-10.pt"], ["step-20.pt"], ["step-30.pt"]]
+    assert b"step-20.pt" in server.blobs.values()
+    (samples,) = [a for a in server.artifacts if a.kind == "samples"]
+    assert (samples.name, list(samples.files)) == ("samples-a1b2c3", ["a.png", "b.png"])
+    assert list((run_dir / "wandb" / "artifacts").rglob("*.pt")) == [], "nothing is left behind"
+
+
+def test_what_is_uploaded_is_for_the_user_to_say(run_dir, server):
+    for keeps in ("last", "none"):
+        tracker = wandb_run(run_dir, run=info(run_id=keeps), artifacts=keeps)
+        tracker.log_files("model", 10, files(run_dir, "step-10.pt"), final=False)
+        tracker.log_files("model", 20, files(run_dir, "step-20.pt"), final=True)
+        tracker.close("done")
+    assert [(a.name, list(a.files)) for a in server.artifacts] == [("model-last", ["step-20.pt"])]
+
+
+def test_uploads_that_fail_are_told_once_and_the_run_goes_on(run_dir, server, caplog):
+    server.refuses = ("CreateArtifact",)
+    with Trackers([wandb_run(run_dir, artifacts="all")]) as trackers:
+        for step in (10, 20):
+            trackers.log_files("model", step, files(run_dir, f"step-{step}.pt"), final=False)
+        trackers.log(30, {"train/loss": 0.5})
+    (warning,) = said(caplog)
+    assert "An upload to W&B failed, the run goes on: " in warning
+    assert (server.runs["a1b2c3"].steps, server.runs["a1b2c3"].exit_code) == ([30], 0)

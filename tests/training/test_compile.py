@@ -1,0 +1,48 @@
+"""job.compile=true where there is nothing to compile with, or where compiling fails."""
+
+import importlib.util
+
+import pytest
+import torch
+from support.base import TINY
+
+from ddpm.errors import InputError
+from ddpm.runner.distributed import fabric
+from ddpm.runner.execution import launch
+
+
+def test_no_compiler_is_told_before_a_folder_is_made(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(fabric, "_has_cpp_compiler", lambda: False)
+    status, out, err = run(*TINY, "job.compile=true", "output_dir=run")
+    assert status == 2, out + err
+    assert "job.compile" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_needs_triton(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match="Triton"):
+        fabric.check_compiler(torch.device("cuda"))
+    fabric.check_compiler(torch.device("mps"))
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_told_in_short(run, tmp_path, monkeypatch):
+    compiler = tmp_path / "broken"
+    compiler.write_text("#!/bin/sh\necho 'error: broken' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(fabric, "_has_cpp_compiler", lambda: True)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(compiler)))
+    status, out, err = run(*TINY, "job.compile=true", "output_dir=run")
+    assert status == 2, out + err
+    assert "job.compile" in err
+    assert len(err.splitlines()) <= 5
+
+
+def test_a_compiled_file_that_a_kill_left_incomplete_is_named(monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "some/cache")
+    error = RuntimeError("InductorError: ImportError: some/cache/ab/x.so: file too short")
+    message = launch._not_compiled(error)
+    assert "some/cache," in message
+    assert len(message.splitlines()) <= 3

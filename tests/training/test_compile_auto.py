@@ -1,0 +1,100 @@
+"""job.compile=auto: when a run is compiled, and that it stays so."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.base import TINY
+
+from ddpm.training import compiling, loop
+from ddpm.training.compiling import may_compile, pays
+
+
+def test_only_a_long_run_on_a_gpu_pays_for_compiling(monkeypatch):
+    assert may_compile(torch.device("cuda"))
+    assert not may_compile(torch.device("cpu"))
+    monkeypatch.setattr(compiling, "can_compile", lambda: True)
+    assert pays(3600.0)
+    assert not pays(60.0)
+    monkeypatch.setattr(compiling, "can_compile", lambda: False)
+    assert not pays(3600.0)
+
+
+def test_what_compiling_on_a_gpu_needs(monkeypatch):
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: name == "gcc" or None)
+    assert compiling.can_compile()
+    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
+    assert not compiling.can_compile()
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Runs that may be compiled, by a stand-in that counts: the steps done before, once it is.
+
+    What a compiler does to a network is PyTorch's affair.
+    """
+    steps = []
+    real = loop.Loop.compile_now
+
+    def compile_now(self, run, learned, done, left):
+        now = real(self, run, learned, done, left)
+        if now:
+            steps.append(done)
+        return now
+
+    monkeypatch.setattr(loop.Loop, "compile_now", compile_now)
+    monkeypatch.setattr(loop, "may_compile", lambda device: True)
+    monkeypatch.setattr(loop, "can_compile", lambda: True)
+    monkeypatch.setattr(loop, "pays", lambda seconds_left: True)
+    calls = []
+    monkeypatch.setattr(loop, "compile_networks", lambda *n, falls_back: calls.append(falls_back))
+    monkeypatch.setattr("ddpm.training.time_left.STEPS", 2)
+    return steps, calls
+
+
+WORDS = [*TINY, "job.max_steps=12", "job.compile=auto", "output_dir=run"]
+
+
+def test_a_run_is_compiled_once_and_from_the_start_when_it_goes_on(run, compiled):
+    steps, calls = compiled
+    status, out, err = run(*WORDS)
+    assert status == 0, err
+    assert (steps, calls) == ([4], [True])
+    assert out.count("with the next step") == 1
+    for total in (14, 16):
+        assert run("resume=run", f"job.max_steps={total}")[0] == 0
+    assert (steps, calls) == ([4], [True] * 3)
+
+
+def test_stopped_before_it_is_compiled_it_is_so_after_the_same_step(run, compiled):
+    steps, calls = compiled
+    assert run(*WORDS, "job.max_steps=5", "job.keep_checkpoints=-1")[0] == 0
+    for file in Path("run/checkpoints").glob("step-000000[45].pt"):
+        file.unlink()
+    status, _, err = run("resume=run/checkpoints/step-0000002.pt", "job.max_steps=12")
+    assert status == 0, err
+    assert (steps, calls) == ([4, 4], [True, True])
+
+
+def test_what_was_not_compiled_never_is(run, compiled, monkeypatch):
+    steps, calls = compiled
+    monkeypatch.setattr(loop, "pays", lambda seconds_left: False)
+    assert run(*WORDS)[0] == 0
+    monkeypatch.setattr(loop, "pays", lambda seconds_left: True)
+    assert run("resume=run", "job.max_steps=30")[0] == 0
+    assert (steps, calls) == ([], [])
+
+
+def test_without_a_gpu_nothing_is_compiled(run, compiled, monkeypatch):
+    steps, calls = compiled
+    assert run(*WORDS)[0] == 0
+    monkeypatch.setattr(loop, "may_compile", lambda device: False)
+    assert run("resume=run", "job.max_steps=14")[0] == 0
+    assert (steps, calls) == ([4], [True])
+
+
+def test_a_wrong_value_is_refused(run):
+    status, _, err = run(*TINY, "job.compile=maybe")
+    assert status == 2
+    assert err.splitlines() == ["job.compile=maybe: must be true, false or auto."]

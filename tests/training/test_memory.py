@@ -1,0 +1,367 @@
+"""The memory that a run expects, and job.accumulate=auto."""
+
+import dataclasses
+import functools
+import json
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from support.base import TINY
+from support.runs import assert_equal_state, losses_of, state_of
+from torch import nn
+
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
+from ddpm.models.unet import UNet
+from ddpm.training import expected_memory as planning
+from ddpm.training import memory
+from ddpm.training.expected_memory import Expected, Trace, Trial, choose, expected, extended, splits
+from ddpm.training.memory import Ledger
+
+KIB = 1024
+ADAM = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
+
+
+# what operations take
+
+
+def test_a_ledger_counts_what_is_alive_and_no_view():
+    x = torch.zeros(256)  # from before: does not count
+    with Ledger() as ledger:
+        y = x + 1
+        z = y.view(16, 16).t()
+        assert ledger.live == KIB
+        z = z @ z
+        assert ledger.live == 2 * KIB
+        del y
+        z.add_(1)
+    assert ledger.live == KIB
+    assert ledger.peak == 2 * KIB
+
+
+def test_a_ledger_sees_what_the_backward_pass_keeps():
+    weight = nn.Parameter(torch.ones(256))
+    with Ledger() as ledger:
+        y = (weight.exp() * 2).exp()  # each exp keeps its result
+        assert ledger.live == 2 * KIB
+        y.sum().backward()
+        del y
+    assert ledger.live == weight.grad.nbytes
+
+
+def test_pieces_that_malloc_takes_lose_some(monkeypatch):
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    cpu, large = torch.device("cpu"), 32 * 2**20
+    assert memory.with_loss(cpu, 1)(1000) == 1350
+    assert memory.with_loss(cpu, 1)(large) == large
+    assert memory.with_loss(cpu, 2)(large // 2) == large // 2
+    assert memory.with_loss(torch.device("cuda"), 1)(1000) == 1000
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
+    assert memory.with_loss(cpu, 1)(1000) == 1000
+
+
+def test_straight_lines_through_two_numbers_of_images():
+    assert extended({2: [10, 30], 3: [12, 30]}, 8) == [22, 30]
+    assert extended({2: [10, 30], 3: [12, 30]}, 1) == [8, 30]
+    assert extended({2: [10], 3: [5, 40]}, 4) == [70]  # other operations: of the peaks
+    assert extended({8: [7]}, 8) == [7]
+
+
+# what is left of the machine
+
+
+def write(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+
+
+def test_the_limits_of_control_groups_hold(tmp_path):
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    own.write_text("0::/slurm/job\n")
+    write(root / "slurm", memory__max="9000\n", memory__current="8000\n")
+    write(root / "slurm" / "job", memory__max="5000\n", memory__current="3000\n")
+    write(root / "slurm" / "job", memory__stat="anon 7\ninactive_file 500\n")
+    assert memory._control_groups(root, own) == [2500, 1000]
+    (root / "slurm" / "memory.max").write_text("max\n")
+    assert memory._control_groups(root, own) == [2500]
+
+
+def test_the_limits_of_older_control_groups_hold(tmp_path):
+    root, own = tmp_path / "cgroup", tmp_path / "own"
+    own.write_text("4:memory:/job\n3:cpuset:/\n0::/\n")
+    write(
+        root / "memory" / "job",
+        memory__limit_in_bytes="5000\n",
+        memory__usage_in_bytes="3000\n",
+        memory__stat="total_inactive_file 10\n",
+    )
+    none = str(2**63 - 4096)
+    write(root / "memory", memory__limit_in_bytes=none, memory__usage_in_bytes="1")
+    assert memory._control_groups(root, own) == [2010]
+
+
+def test_where_nobody_tells_nothing_is_known(tmp_path):
+    assert memory._control_groups(tmp_path, tmp_path / "none") == []
+    assert memory._machine(tmp_path / "none") is None
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   5 kB\n")
+    assert memory._machine(tmp_path / "meminfo") == 5 * KIB
+
+
+# what training takes
+
+
+def network():
+    torch.manual_seed(0)
+    options = {"channels": 1, "out_channels": 1, "image_size": 16, "num_classes": None}
+    options |= {"widths": [16, 32], "num_blocks": 1, "groups": 2, "num_heads": 1}
+    return UNet(**options, attention_resolutions=[])
+
+
+def trial_of(net, loss=None, recomputes=False, **hardware):
+    fabric = Fabric(accelerator="cpu", devices=1, **hardware)
+    process = GaussianDiffusion(betas=torch.full((50,), 0.02, dtype=torch.float64))
+    options = {"shape": (1, 16, 16), "labelled": False, "recomputes": recomputes}
+    return Trial(net, loss or process.losses, fabric, **options)
+
+
+def expect(trial, share, parts=None):
+    optimizer = ADAM(list(trial.net.parameters()))
+    knobs = {"batch": share, "share": share, "parts": parts, "looked_at": 0}
+    return expected(trial, ADAM, optimizer, **knobs)
+
+
+def counted_step(net, share, parts):
+    """The most tensors at a time in the second step of training, weights and average as well."""
+    process = GaussianDiffusion(betas=torch.full((50,), 0.02, dtype=torch.float64))
+    optimizer = ADAM(list(net.parameters()))
+
+    def step():
+        x_0 = torch.zeros(share, 1, 16, 16)
+        eps, t = torch.zeros_like(x_0), torch.zeros(share, dtype=torch.int64)
+        for part in zip(*(tensor.chunk(parts) for tensor in (x_0, t, eps)), strict=True):
+            process.losses(net, *part).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    state = sum(v.nbytes for entries in optimizer.state.values() for v in entries.values())
+    with Ledger() as ledger:
+        step()
+    return ledger.peak + state + 2 * sum(weight.nbytes for weight in net.parameters())
+
+
+@pytest.mark.parametrize("fake", [False, True])
+@pytest.mark.parametrize(("share", "parts"), [(8, 1), (24, 1), (24, 4)])
+def test_what_is_expected_is_what_a_step_takes(share, parts, fake, monkeypatch):
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(planning, "SMALL", 0 if fake else 1e12)
+    net = network().to(memory_format=torch.channels_last)
+    trial = trial_of(net)
+    assert (trial.fake is not None) is fake
+    for known in (None, parts):
+        told = expect(trial, share, known).total(parts)
+        assert told == pytest.approx(counted_step(net, share, parts), rel=0.05)
+
+
+def test_measuring_changes_nothing():
+    net = network()
+    net.register_buffer("count", torch.zeros(1))
+    drawn = []
+
+    def loss(net, x_0, t, eps, label):
+        net.count += 1  # as BatchNorm does
+        drawn.append(torch.rand(1))
+        return net(x_0, t).mean((1, 2, 3))
+
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    trial = trial_of(net, loss)
+    torch.manual_seed(3)
+    wanted = torch.rand(2)
+    torch.manual_seed(3)
+    needs = expect(trial, 4)
+    assert choose(trial, needs, tries=True) == 1
+    assert torch.equal(torch.rand(2), wanted)
+    assert len(drawn) == 3
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    assert all(weight.grad is None for weight in net.parameters())
+
+
+def test_fewer_images_at_a_time_need_less_and_recomputing_too():
+    net = network()
+    needs = expect(trial_of(net), 16)
+    totals = [needs.total(parts) for parts in splits(16)]
+    assert totals == sorted(totals, reverse=True)
+    from ddpm.training.recompute import recompute
+
+    recompute(net)
+    assert expect(trial_of(net), 16).total(1) < 0.8 * totals[0]
+
+
+def test_other_optimizers_and_precisions_are_seen():
+    net = network()
+    adam = expect(trial_of(net), 4)
+    sgd = expected(
+        trial_of(net),
+        functools.partial(torch.optim.SGD, lr=0.1),
+        torch.optim.SGD(net.parameters(), lr=0.1),
+        batch=4,
+        share=4,
+        parts=1,
+        looked_at=0,
+    )
+    weights = sum(weight.nbytes for weight in net.parameters())
+    assert adam.kept - sgd.kept == pytest.approx(2 * weights, rel=0.01)
+    half = expect(trial_of(net, precision="bf16-mixed"), 64).total(1)
+    assert half < 0.85 * expect(trial_of(net), 64).total(1)
+
+
+# the split that fits
+
+
+def needs_of(share, image=100, kept=1000):
+    """Each image that is in the network takes so many bytes."""
+    traces = {n: Trace([n * image], [0]) for n in (2, 3)}
+    small = {"held": 0, "gradients": 0, "update": 0, "image": 0, "noise": 0}
+    return Expected(kept=kept, batch=share, share=share, traces=traces, **small)
+
+
+def test_the_fewest_parts_that_are_expected_to_fit_are_taken(monkeypatch):
+    trial, needs = trial_of(network()), needs_of(12)
+    for room, parts in ((5000, 1), (2000, 2), (1600, 3), (1300, 6), (1160, 12)):
+        monkeypatch.setattr(memory, "available", lambda device, room=room: room)
+        assert choose(trial, needs) == parts
+    monkeypatch.setattr(memory, "available", lambda device: None)  # nobody says
+    assert choose(trial, needs) == 1
+    monkeypatch.setattr(memory, "available", lambda device: 1100)
+    with pytest.raises(InputError, match="not even one image of 16 pixels"):
+        choose(trial, needs)
+
+
+def test_a_preview_is_told_of_and_splits_no_step(monkeypatch):
+    trial, needs = trial_of(network()), dataclasses.replace(needs_of(4), preview=9000)
+    monkeypatch.setattr(memory, "available", lambda device: 2000)
+    assert needs.total(1) == 10000
+    assert choose(trial, needs) == 1
+
+
+def test_on_a_device_that_can_be_tried_what_fits_is_tried():
+    seen = []
+
+    def loss(net, x_0, t, eps, label):
+        seen.append(len(x_0))
+        if len(x_0) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return net(x_0, t).mean((1, 2, 3))
+
+    def never(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    trial = trial_of(network(), loss)
+    assert choose(trial, needs_of(12), tries=True) == 3
+    assert seen == [12, 6, 4, 4]  # the second time, the gradients are there
+    with pytest.raises(InputError, match="not even one image"):
+        choose(
+            trial_of(network(), lambda *_: loss(None, range(9), 0, 0, 0)), needs_of(2), tries=True
+        )
+
+
+def test_a_share_is_split_evenly():
+    assert splits(12) == [1, 2, 3, 4, 6, 12]
+
+
+# in a run
+
+
+def go(run, *words):
+    status, out, err = run(*words)
+    assert status == 0, out + err
+    return out + err
+
+
+def small(monkeypatch, room):
+    monkeypatch.setattr(memory, "available", lambda device: room)
+
+
+def test_a_run_tells_what_it_expects_and_keeps_it(run, tmp_path, monkeypatch):
+    out = go(run, *TINY, "output_dir=run")
+    (line,) = [line for line in out.splitlines() if line.startswith("memory ")]
+    assert line.startswith("memory   about ")
+    assert "for 8 images" in line
+    about = json.loads((tmp_path / "run" / "about.json").read_text())
+    assert 1 < about["expected_memory_mb"] < 1000
+    assert "memory " not in go(run, "job=sample", "checkpoint=run", "tracker=local")
+
+
+def test_where_it_does_not_fit_a_line_says_what_would_help(run, monkeypatch):
+    small(monkeypatch, 1000)
+    told = go(run, *TINY, "output_dir=run")
+    (line,) = [line for line in told.splitlines() if line.startswith("job.batch_size=8: about")]
+    assert "job.recompute=true and job.accumulate=auto" in line
+
+
+def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, monkeypatch):
+    auto = [*TINY, "job.accumulate=auto"]
+    monkeypatch.setattr("ddpm.training.loop.choose", lambda trial, needs: 4)
+    out = go(run, *auto, "output_dir=whole")
+    assert "for 2 images at a time, 4 times a step" in out
+    go(run, *TINY, "job.accumulate=4", "output_dir=four")
+    assert_equal_state(state_of(tmp_path / "whole", 6), state_of(tmp_path / "four", 6))
+    go(run, *TINY, "output_dir=one")
+    for (_, one), (_, four) in zip(
+        losses_of(tmp_path / "one"), losses_of(tmp_path / "whole"), strict=True
+    ):
+        assert four == pytest.approx(one, rel=1e-4)
+
+    go(run, *[w for w in auto if "max_steps" not in w], "job.max_steps=4", "output_dir=half")
+    monkeypatch.setattr(
+        "ddpm.training.loop.choose", lambda trial, needs: 1
+    )  # now there is more room
+    out = go(run, "resume=half", "job.max_steps=6")
+    assert "4 times a step" in out
+    assert_equal_state(state_of(tmp_path / "whole", 6), state_of(tmp_path / "half", 6))
+    about = json.loads((tmp_path / "half" / "about.json").read_text())
+    assert about["chosen"] == {"accumulate": 4}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["job.accumulate=some"], "job.accumulate=some: must be a whole number from 1, or auto."),
+        (["job.accumulate=aut"], "Did you mean 'auto'?"),
+        (["job.accumulate=0"], "job.accumulate=0: must be a whole number from 1, or auto."),
+        (["job.accumulate=true"], "must be a whole number from 1, or auto."),
+        (["job.accumulate=16"], "job.accumulate=16: must be at most job.batch_size=8, the images"),
+        (["job.accumulate=3"], "job.batch_size=8: must be divisible by job.accumulate=3."),
+        (["job.recompute=1"], "job.recompute=1: must be true or false."),
+    ],
+)
+def test_a_split_that_cannot_work_is_told_in_a_line(words, told, run, tmp_path):
+    status, _, err = run(*TINY, *words, "output_dir=run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert told in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_where_not_even_one_image_fits_nothing_is_made(run, tmp_path, monkeypatch):
+    small(monkeypatch, 1000)
+    status, _, err = run(*TINY, "job.accumulate=auto", "output_dir=run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "job.accumulate=auto: not even one image of 16 pixels at a time fits" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_whose_memory_cannot_be_measured_trains_all_the_same(run, monkeypatch):
+    def fails(*arguments, **options):
+        raise RuntimeError("data-dependent\ncontrol flow")
+
+    monkeypatch.setattr("ddpm.training.loop.expected", fails)
+    status, out, err = run(*TINY, "output_dir=run")
+    assert status == 0, err
+    assert "data-dependent control flow" in out + err
+    assert not [line for line in out.splitlines() if line.startswith("memory ")]
+    status, _, err = run(*TINY, "job.accumulate=auto", "output_dir=other")
+    assert status == 2
+    assert err.startswith("job.accumulate=auto: ")
+    assert "data-dependent control flow" in err

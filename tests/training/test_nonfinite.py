@@ -1,0 +1,500 @@
+"""Numbers that break: no loss and no gradient that is not finite gets into what is learned.
+
+The step is left out, on all ranks together, and counted; so many in a row (`job.max_skips`) end the
+run with a line that says what helps, and every checkpoint that was written is good. Covered are
+losses and gradients that are not finite, of one part, of one rank, of the schedule alone, in
+float16 with its scale; weights that are not; and going on from the newest checkpoint with another
+rate. A sweep whose sweeper is told the loss of such a run: that of a failed one, in `test_run.py`.
+
+What only a GPU does cannot be tried here: `found_inf` in its kernels is, in those of the CPU.
+"""
+
+import copy
+import itertools
+import math
+import os
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
+from lightning_fabric.wrappers import _FabricModule
+from support.crash import TINY, go, said
+from support.ranks import ranks
+from support.runs import assert_equal_state, metrics_of, state_of, status_of, tensors
+from torch import nn
+
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
+from ddpm.images import normalize
+from ddpm.jobs.train import Train
+from ddpm.models.convnet import ConvNet
+from ddpm.randomness import StepNoise
+from ddpm.schedules.learned import LearnedSchedule
+from ddpm.schedules.linear import linear
+from ddpm.training.ema import EMA
+from ddpm.training.health import Watch
+from ddpm.training.meter import Meter
+from ddpm.training.state import Learned
+from ddpm.training.step import Figures, LearningRate, Step
+
+BATCH, SHAPE = 8, (1, 8, 8)
+
+
+class Machine:
+    """A Step and all that it works on: a small network, six batches of the same images for all.
+
+    Args:
+        broken: the steps, 0, 1, ..., in which something breaks, and what it is.
+        on_device: let the optimizer itself leave a step out, as on a GPU.
+    """
+
+    def __init__(
+        self,
+        broken=(),
+        what="nan loss",
+        *,
+        on_device=False,
+        optimizer=torch.optim.Adam,
+        accumulate=1,
+        learned=False,
+        clip=1.0,
+        scaler=None,
+        **knobs,
+    ):
+        torch.manual_seed(0)
+        plugin = {"plugins": MixedPrecision("16-mixed", "cpu", scaler)} if scaler else {}
+        fabric = Fabric(accelerator="cpu", devices=1, **plugin)
+        size = {"channels": 1, "out_channels": 1, "image_size": 8, "num_classes": None}
+        self.net = ConvNet(**size, width=4, time_conditioning=True)
+        betas = linear(50, 1e-4, 0.02, rescale=True, zero_terminal_snr=False)
+        if learned:
+            betas = LearnedSchedule(T=50, log_snr_start=9.0, log_snr_end=-9.0, hidden=8)
+        self.diffusion = GaussianDiffusion(betas=betas)
+        groups = [{"params": list(self.net.parameters())}]
+        if learned:
+            groups.append({"params": list(self.diffusion.parameters()), "weight_decay": 0.0})
+        self.inner = optimizer(groups, **{"lr": 1e-2, "fused": True} | knobs)
+        self.ema = EMA(self.net, 0.99, 10)
+        self.learned = Learned(
+            self.net, self.ema, self.diffusion, self.inner, fabric.strategy.precision
+        )
+        self.n, self.part = 0, 0
+        self.broken, self.what = broken, what
+        self.break_it()
+        model, outer = fabric.setup(self.net, self.inner)
+        self.step = Step(
+            fabric=fabric,
+            model=model,
+            optimizer=outer,
+            diffusion=self.diffusion,
+            loss=self.loss,
+            ema=self.ema,
+            noise=StepNoise(0, BATCH, SHAPE, 50, fabric.device),
+            rows=slice(0, BATCH),
+            flip=False,
+            label_dropout=None,
+            accumulate=accumulate,
+            clip_grad_norm=clip,
+            learning_rate=LearningRate(self.inner.defaults["lr"], 0, None),
+        )
+        if on_device:
+            self.step.skips_on_device = lambda inner: True
+
+    def break_it(self):
+        """Let something that is not the loss break."""
+        amount = math.nan if "nan" in self.what else 1e30
+        if self.what in ("nan gradient", "huge gradient"):
+            weight = self.net.conv_2.weight
+            weight.register_hook(lambda g: g + amount if self.breaks else g)
+        if "schedule" in self.what:
+            real = self.diffusion.schedule_loss
+            self.diffusion.schedule_loss = lambda *x: real(*x) * (amount if self.breaks else 1)
+
+    @property
+    def breaks(self):
+        return self.n in self.broken
+
+    def loss(self, model, x_0, t, eps, label):
+        value = self.diffusion.losses(model, x_0, t, eps, label)
+        self.part += 1
+        if self.breaks and (self.what == "nan loss" or (self.what == "part" and self.part == 2)):
+            return value * math.nan
+        if self.breaks and self.what == "inf loss":
+            return value + math.inf  # the gradient knows nothing of it
+        return value
+
+    def images(self, n):
+        g = torch.Generator().manual_seed(n)
+        return torch.randint(256, (BATCH, *SHAPE), generator=g, dtype=torch.uint8)
+
+    def go(self, steps=6):
+        """What each step said: was it broken?"""
+        told = []
+        for n in range(self.n, self.n + steps):
+            self.n, self.part = n, 0
+            told.append(bool(self.step(n, self.images(n), torch.zeros(BATCH))[2]))
+        self.n += 1
+        return told
+
+    def state(self):
+        return copy.deepcopy({k: v for k, v in self.learned.state().items() if k != "scaler"})
+
+
+def assert_all_finite(state):
+    for name, value in tensors(state).items():
+        assert not isinstance(value, torch.Tensor) or value.isfinite().all(), name
+    assert all(value.isfinite().all() for value in state["diffusion"].values())
+
+
+def assert_equal(one, other):
+    assert_equal_state(one, other)
+    for name, value in one["diffusion"].items():
+        assert torch.equal(value, other["diffusion"][name]), name
+
+
+WAYS = ["nan loss", "inf loss", "nan gradient", "huge gradient", "part"]
+WAYS += ["nan in the schedule", "huge in the schedule"]
+
+
+@pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
+@pytest.mark.parametrize("what", WAYS)
+def test_a_broken_step_leaves_everything_as_it_was(what, on_device):
+    parts = 2 if what == "part" else 1
+    machine = Machine([3], what, on_device=on_device, accumulate=parts, learned="schedule" in what)
+    assert machine.go(3) == [False] * 3
+    before = machine.state()
+    assert machine.go(1) == [True]
+    after = machine.state()
+    for part in ("model", "diffusion", "optimizer"):
+        one, other = ({"model": {}, "ema": {}, "optimizer": s[part]} for s in (before, after))
+        one, other = tensors(one), tensors(other)
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: a == b
+            assert same(value, other[name]), name
+    assert machine.go(2) == [False] * 2
+    assert_all_finite(machine.state())
+    assert not torch.equal(
+        machine.state()["model"]["conv_2.weight"], before["model"]["conv_2.weight"]
+    )
+
+
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_a_run_without_a_step_is_to_the_bit_the_loop_without_it(clip):
+    machine, plain = Machine([2], "nan gradient", clip=clip), Machine(clip=clip)
+    assert machine.go() == [n == 2 for n in range(6)]
+    net, optimizer = plain.net, plain.inner
+    for n in range(6):
+        t, eps, _, _ = plain.step.noise(n, slice(0, BATCH))
+        plain.diffusion.loss(net, normalize(plain.images(n)), t, eps).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), clip or math.inf)
+        if n != 2:
+            optimizer.step()
+        optimizer.zero_grad()
+        plain.ema.update(n)
+    assert_equal(machine.state(), plain.state())
+
+
+ADAMS = [torch.optim.Adam, torch.optim.AdamW]
+
+
+@pytest.mark.parametrize("optimizer", ADAMS)
+@pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
+def test_left_out_by_the_device_is_left_out_by_the_host(learned, optimizer):
+    changes = {"learned": learned, "optimizer": optimizer, "weight_decay": 0.1, "broken": [1, 2, 4]}
+    host, device = Machine(**changes), Machine(**changes, on_device=True)
+    assert host.go() == device.go()
+    assert_equal(host.state(), device.state())
+    for entry in device.state()["optimizer"]["state"].values():
+        assert entry["step"] == 3
+
+
+def test_the_first_step_may_be_broken_on_a_device():
+    host, device = Machine([0]), Machine([0], on_device=True)
+    assert host.go() == device.go() == [True] + [False] * 5
+    assert_equal(host.state(), device.state())
+
+
+# float16
+
+
+def scaler(**knobs):
+    return torch.amp.GradScaler("cpu", **{"init_scale": 256.0, "growth_interval": 1000} | knobs)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("clip", [1.0, None])
+def test_float16_is_trained_with_any_optimizer(fused, clip):
+    one, other = (
+        Machine(scaler=scaler(init_scale=s), fused=fused, clip=clip) for s in (1.0, 256.0)
+    )
+    assert one.go() == other.go() == [False] * 6
+    for name, weight in one.state()["model"].items():
+        torch.testing.assert_close(weight, other.state()["model"][name], rtol=0.1, atol=5e-3)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("what", [way for way in WAYS if way != "part"])
+def test_in_float16_a_broken_step_is_left_out_and_the_next_one_is_not(what, fused):
+    machine = Machine([2, 3], what, scaler=scaler(), learned="schedule" in what, fused=fused)
+    assert machine.go(2) == [False] * 2
+    before = machine.state()
+    assert machine.go(2) == [True] * 2
+    weights = machine.state()["model"]
+    assert all(torch.equal(weight, weights[name]) for name, weight in before["model"].items())
+    assert machine.go(2) == [False] * 2
+    assert_all_finite(machine.state())
+    assert machine.state()["optimizer"]["state"][0]["step"] == 4
+    fell = 256 / 4 if what in ("nan loss", "nan gradient") else 256
+    assert machine.learned.state()["scaler"]["scale"] == fell
+
+
+def test_the_scale_of_float16_is_in_the_checkpoint_and_comes_back():
+    machine = Machine([1], "nan gradient", scaler=scaler(growth_interval=2))
+    machine.go()
+    state = copy.deepcopy(machine.learned.state())
+    assert state["scaler"]["scale"] == 512.0  # 256, halved, doubled twice in four good steps
+    again = Machine(scaler=scaler())
+    again.learned.load(state, "x.pt")
+    assert again.learned.precision.scaler.get_scale() == 512.0
+    again.n = machine.n
+    machine.broken = []
+    assert again.go() == machine.go() == [False] * 6
+    assert_equal(again.state(), machine.state())
+
+
+# what is written
+
+
+@pytest.mark.parametrize("part", ["model", "ema", "diffusion", "buffer"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_is_in_no_checkpoint(part, value):
+    machine = Machine(learned=True)
+    machine.net.register_buffer("running", torch.zeros(2))
+    machine.learned.state()
+    named = {
+        "model": machine.net.conv_1.weight,
+        "ema": machine.ema.model.conv_1.weight,
+        "diffusion": machine.diffusion.schedule.bias_2,
+        "buffer": machine.net.running,
+    }
+    with torch.no_grad():
+        named[part].view(-1)[1] = value
+    with pytest.raises(InputError, match="not finite any more") as refused:
+        machine.learned.state()
+    assert len(str(refused.value).splitlines()) <= 5
+
+
+@pytest.mark.parametrize("optimizer", ADAMS)
+def test_what_an_optimizer_remembers_is_the_runs_and_its_knobs_are_as_configured(optimizer):
+    knobs = {"betas": (0.5, 0.6), "weight_decay": 0.3, "eps": 1e-3, "lr": 0.5}
+    old, new, hand = (
+        Machine(optimizer=optimizer),
+        *(Machine(optimizer=optimizer, **knobs) for _ in "12"),
+    )
+    old.go(3)
+    state = copy.deepcopy(old.learned.state())
+    new.learned.load(state, "x.pt")
+    (group,) = new.inner.param_groups
+    assert {name: group[name] for name in knobs} == knobs
+    hand.net.load_state_dict(state["model"])
+    hand.ema.model.load_state_dict(state["ema"])
+    for number, parameter in enumerate(hand.net.parameters()):  # memory alone, put in by hand
+        hand.inner.state[parameter] = copy.deepcopy(state["optimizer"]["state"][number])
+    new.n = hand.n = 3
+    assert new.go(2) == hand.go(2)
+    assert_equal(new.state(), hand.state())
+
+
+# figures, and how many are too many
+
+
+def meter_of(rows):
+    meter = Meter(BATCH, 2.0)
+    for row in rows:
+        by_time = torch.tensor([[row[0], 0, 0, 8 * row[0]], [1, 0, 0, 2]])
+        meter.add(Figures(*(torch.tensor(float(x)) for x in row), by_time))
+    return meter
+
+
+def test_broken_steps_are_counted_and_in_no_mean():
+    fabric = Fabric(accelerator="cpu", devices=1)
+    rows = [(1, 2, 0), (math.nan, math.inf, 1), (3, 4, 0), (5, math.nan, 1)]
+    figures = meter_of(rows).read(fabric, 4)
+    assert (figures["train/loss"], figures["train/grad_norm"]) == (2.0, 3.0)
+    assert figures["train/skipped"] == 2
+    by_time = {k: v for k, v in figures.items() if k.startswith("train/loss_q")}
+    assert by_time == {"train/loss_q1": 2.0, "train/loss_q4": 8.0}  # no other t was drawn
+    assert "loss 2.0000, 2 steps not finite" in Meter.text(figures)
+
+
+def test_where_all_steps_were_broken_there_is_no_loss():
+    fabric = Fabric(accelerator="cpu", devices=1)
+    figures = meter_of([(math.nan, 1, 1)]).read(fabric, 1)
+    assert not any(k.startswith(("train/loss", "train/grad")) for k in figures)
+    assert all(math.isfinite(value) for value in figures.values())
+    assert Meter.text(figures).startswith("1 steps not finite, ")
+
+
+def test_rows_of_a_program_without_losses_by_time_are_taken_up():
+    fabric = Fabric(accelerator="cpu", devices=1)
+    meter = meter_of([(3, 4, 0)])
+    meter.restore(torch.tensor([[1.0, 2.0, 0.0]]))
+    figures = meter.read(fabric, 2)
+    assert (figures["train/loss"], figures["train/loss_q4"]) == (2.0, 12.0)
+
+
+def test_memory_is_that_of_this_process():
+    figures = meter_of([(1, 2, 0)]).read(Fabric(accelerator="cpu", devices=1), 1)
+    before = figures["train/memory_mb"]
+    block = torch.ones(50_000_000)  # float32
+    grown = meter_of([(1, 2, 0)]).read(Fabric(accelerator="cpu", devices=1), 1)["train/memory_mb"]
+    assert 0.75 < (grown - before) / (block.nbytes / 1e6) < 1.25
+
+
+@pytest.mark.parametrize("every", [1, 4])
+@pytest.mark.parametrize(
+    ("broken", "gives_up"),
+    [("0111", 4), ("01101100110", 0), ("110110111", 9), ("0011100000", 5), ("0" * 9, 0)],
+)
+def test_only_steps_in_a_row_are_too_many(every, broken, gives_up):
+    watch = Watch(Fabric(accelerator="cpu", devices=1), 3, None, None)
+    watch.every = every
+    told = [
+        watch.gave_up(torch.tensor(one == "1"), done, look=done == len(broken))
+        for done, one in enumerate(broken, start=1)
+        if not watch.at
+    ]
+    assert any(told) == (gives_up > 0)
+    assert watch.at == gives_up
+
+
+# whole runs
+
+RUN = [*TINY, "job.warmup_steps=0", "output_dir=run"]
+
+
+def break_loss(monkeypatch, steps, value=math.nan, rank=0):
+    """Let the loss of these steps, 1, 2, ..., be `value` times itself, on one rank."""
+    real, step = Train.loss, 0
+
+    def loss(self, model, *arguments):
+        nonlocal step
+        step += isinstance(model, _FabricModule)  # not where memory is measured
+        broken = step in steps and int(os.environ.get("RANK", 0)) == rank
+        return real(self, model, *arguments) * (value if broken else 1)
+
+    monkeypatch.setattr(Train, "loss", loss)
+
+
+def test_a_run_leaves_a_broken_step_out_and_says_so(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        break_loss(patch, [3, 4])
+        assert go(tmp_path, *RUN, "job.log_every=3") == 0, said(tmp_path)
+    first, last = metrics_of(tmp_path / "run")
+    assert (first["train/skipped"], last["train/skipped"]) == (1, 1)
+    assert all(math.isfinite(value) for row in (first, last) for value in row.values())
+    assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
+
+    update, count = Step.update, itertools.count(1)
+    monkeypatch.setattr(
+        Step, "update", lambda *a: update(*a) if next(count) not in (3, 4) else None
+    )
+    assert go(tmp_path, *RUN, "output_dir=other", "job.log_every=1") == 0, said(tmp_path)
+    assert_equal_state(state_of(tmp_path / "run", 6), state_of(tmp_path / "other", 6))
+    losses = [row["train/loss"] for row in metrics_of(tmp_path / "other")]
+    assert first["train/loss"] == pytest.approx(sum(losses[:2]) / 2)
+    assert last["train/loss"] == pytest.approx(sum(losses[4:]) / 2)
+
+
+def test_a_line_of_broken_steps_alone_holds_no_null(tmp_path, monkeypatch):
+    break_loss(monkeypatch, [2, 6])
+    assert go(tmp_path, *RUN) == 0, said(tmp_path)
+    rows = metrics_of(tmp_path / "run")
+    assert [row["train/skipped"] for row in rows] == [0, 1, 0, 0, 0, 1]
+    assert all(value is not None for row in rows for value in row.values())
+    assert ["train/loss" in row for row in rows] == [True, False, True, True, True, False]
+    assert said(tmp_path).count("steps not finite") == 1  # in the last line that a person sees
+    assert_all_finite(state_of(tmp_path / "run", 6))
+
+
+def test_too_many_in_a_row_end_the_run_and_a_lower_rate_goes_on(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        break_loss(patch, range(4, 1000))
+        words = [*RUN, "job.max_skips=3", "job.save_every=1", "job.keep_checkpoints=-1"]
+        assert go(tmp_path, *words) == 2
+    told = status_of(tmp_path / "run")
+    assert told["state"] == "failed"
+    assert "loss is not finite in step 6, for image " in told["error"]
+    assert " at t=" in told["error"]
+    assert "job.max_skips=3" in told["error"]
+    assert len(told["error"].splitlines()) <= 5
+    assert told["error"] in said(tmp_path)
+    assert "Traceback" not in said(tmp_path)
+    assert told["saved"] == 5
+    for step in range(1, 6):
+        assert_all_finite(state_of(tmp_path / "run", step))
+    assert state_of(tmp_path / "run", 4)["optimizer"]["state"][0]["step"] == 3
+
+    lower = ["resume=run", "optimizer.lr=1e-4", "optimizer.betas=[0.8,0.9]"]
+    assert go(tmp_path, *lower) == 2
+    assert "resume_allow=[optimizer.lr]" in said(tmp_path)
+    assert go(tmp_path, *lower, "resume_allow=[optimizer.lr,optimizer.betas]") == 0, said(tmp_path)
+    assert "changed  optimizer.lr: 0.0002 -> 0.0001" in said(tmp_path)
+    (group,) = state_of(tmp_path / "run", 6)["optimizer"]["param_groups"]
+    assert (group["lr"], list(group["betas"])) == (1e-4, [0.8, 0.9])
+    rows = metrics_of(tmp_path / "run")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["train/lr"] for row in rows[-1:]] == [1e-4]
+    assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
+
+
+def test_weights_that_a_rate_blew_up_are_never_saved(tmp_path):
+    assert go(tmp_path, *RUN, "job.max_steps=2") == 0, said(tmp_path)
+    before = (tmp_path / "run" / "checkpoints" / "step-0000002.pt").read_bytes()
+    blown = ["optimizer.lr=1e39", "resume_allow=[optimizer.lr]", "job.save_every=1"]
+    assert go(tmp_path, "resume=run", *blown, "job.max_steps=6") == 2
+    told = status_of(tmp_path / "run")
+    assert (told["state"], told["saved"]) == ("failed", 2)
+    assert "not finite any more (model: " in told["error"]
+    (only,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert only.read_bytes() == before
+    assert go(tmp_path, "resume=run", "optimizer.lr=1e-4", *blown[1:]) == 0, said(tmp_path)
+
+
+DDP = ["hardware=ddp", "hardware.accelerator=cpu", "hardware.precision=32-true"]
+
+
+def test_what_one_rank_meets_all_leave_out(tmp_path, monkeypatch):
+    """The loss of rank 1 alone breaks, where the gradients of the other are finite."""
+    with monkeypatch.context() as patch:
+        break_loss(patch, [3], rank=1)
+        assert ranks(tmp_path, *RUN, *DDP, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    rows = metrics_of(tmp_path / "run")
+    assert [row["train/skipped"] for row in rows] == [0, 0, 1, 0, 0, 0]
+    assert_all_finite(state_of(tmp_path / "run", 6))
+    assert state_of(tmp_path / "run", 6)["optimizer"]["state"][0]["step"] == 5
+    assert go(tmp_path, *RUN, DDP[-1], "output_dir=one", "job.max_steps=2") == 0
+    one, two = metrics_of(tmp_path / "one"), rows
+    for row, other in zip(one, two, strict=False):
+        assert row["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
+
+
+def test_what_one_rank_meets_too_often_ends_all(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        break_loss(patch, range(3, 1000), rank=1)
+        words = [*RUN, *DDP, "job.max_skips=2"]
+        assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
+    told = status_of(tmp_path / "run")
+    assert (told["state"], told["saved"]) == ("failed", 2)
+    assert "not finite in step 4, for image " in told["error"]
+    assert "and 0 more" not in told["error"]
+    assert_all_finite(state_of(tmp_path / "run", 2))
+
+
+def test_precision_without_a_scale_takes_none():
+    machine = Machine()
+    assert isinstance(machine.learned.precision, Precision)
+    assert machine.learned.state()["scaler"] == {}
+    machine.learned.load(machine.learned.state() | {"scaler": scaler().state_dict()}, "x.pt")
