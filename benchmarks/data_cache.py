@@ -25,7 +25,7 @@ from ddpm.data.folder import Folder
 from ddpm.data.pets import Pets
 
 SETTINGS = {"split": "train", "channels": 3, "image_size": 64, "num_classes": None}
-SETTINGS |= {"fit": "crop", "background": 0, "flip": True}
+SETTINGS |= {"resize_mode": "crop", "background": 0, "flip": True}
 SHRINK = v2.Compose([v2.Resize(64), v2.CenterCrop(64), v2.PILToTensor()])
 BATCH = 64
 

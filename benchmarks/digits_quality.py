@@ -61,7 +61,7 @@ def real_digits(size: int, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
         channels=1,
         image_size=size,
         num_classes=10,
-        fit="resize",
+        resize_mode="resize",
         background=0,
         flip=False,
     )

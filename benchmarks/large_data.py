@@ -36,7 +36,7 @@ class Made(ImageData):
     def __init__(self, folder: Path, gigabytes: float = 0, *, written: bool) -> None:
         super().__init__(
             **{"data_dir": folder, "split": "train", "channels": CHANNELS, "image_size": SIZE},
-            **{"num_classes": None, "fit": "pad", "background": 0, "flip": False},
+            **{"num_classes": None, "resize_mode": "pad", "background": 0, "flip": False},
         )
         self.count, self.written = int(gigabytes * 1e9 / IMAGE), written
 

@@ -19,7 +19,16 @@ from omegaconf import DictConfig
 from ddpm.errors import InputError, ToldElsewhere, nearest
 from ddpm.jobs.report import report
 from ddpm.jobs.status import status
-from ddpm.runner.config import catalog, explain, merge, overrides, paths, redaction, wandb_settings
+from ddpm.runner.config import (
+    catalog,
+    explain,
+    merge,
+    overrides,
+    paths,
+    redaction,
+    renamed_keys,
+    wandb_settings,
+)
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
 from ddpm.runner.execution.execute import perform
@@ -112,6 +121,7 @@ def _prepare_arguments() -> None:
         first.append(_with_home(word))
         if word in known and known[word].nargs is None:  # --config-dir mine
             first += [value for value in [next(words, None)] if value is not None]
+    rest = renamed_keys.in_words(rest)
     multirun = not {"-m", "--multirun"}.isdisjoint(first)
     rest = [overrides.with_text_values(word, _texts(), multirun=multirun) for word in rest]
     if multirun:

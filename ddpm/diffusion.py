@@ -202,7 +202,7 @@ class GaussianDiffusion(nn.Module):
         x_t = alpha * x_0 + sigma * eps
         output, fraction = self.split(ask(model, x_t, t, label))
         target = self.objective.target(x_0, eps, alpha, sigma)
-        losses = self.loss_weights[t] * self.weighting.error(output, target)
+        losses = self.loss_weights[t] * self.objective.error(output, target)
         if fraction is not None:
             # Clipped as in sampling: far from x_0, the error of eps would drown all other terms.
             x_0_hat = self.objective.predict_x_0(x_t, output.detach(), alpha, sigma).clamp(-1, 1)

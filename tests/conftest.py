@@ -17,6 +17,8 @@ from support.sharing import curve_of_a_loss, share_compositions
 
 share_compositions()
 
+pytest_plugins = ["support.image_sets"]  # its fixtures
+
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):

@@ -276,7 +276,7 @@ def test_experiments_hold_the_published_settings():
     assert unet["optimizer"]["lr"] == 3e-4
     assert (unet["data"]["channels"], unet["data"]["image_size"]) == (3, 64)
     mnist = plain(composed("experiment=mnist"))
-    assert (mnist["data"]["image_size"], mnist["data"]["fit"]) == (32, "pad")
+    assert (mnist["data"]["image_size"], mnist["data"]["resize_mode"]) == (32, "pad")
     assert mnist["optimizer"]["lr"] == 2e-4
     pets = plain(composed("experiment=pets64"))
     assert pets["model"]["widths"] == [128, 256, 512, 512, 512]
@@ -487,7 +487,7 @@ def test_keys_are_parameters_and_parameters_are_keys(path, node):
 
 @pytest.mark.parametrize("name", ["config", *(f"job/{job}" for job in GROUPS["job"])])
 def test_top_level_keys_are_read(name):
-    sources = "".join(path.read_text() for path in (ROOT / "ddpm").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "ddpm").rglob("*.py"))
     wires = "".join(path.read_text() for path in FILES)
     for key in body(CONF / f"{name}.yaml"):
         if key not in ("hydra", "job"):

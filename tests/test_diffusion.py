@@ -184,8 +184,11 @@ def test_loss_of_a_perfect_and_of_a_silent_network(schedule, objective):
 @pytest.mark.parametrize("loss_type", ["mse", "l1", "huber"])
 @pytest.mark.parametrize("gamma", [None, 5.0])
 def test_loss_is_the_weighted_mean_of_the_errors(loss_type, gamma):
-    weighting = MinSNR(gamma=gamma, loss_type=loss_type) if gamma else Uniform(loss_type=loss_type)
-    diffusion = GaussianDiffusion(betas=linear(1000, 1e-4, 0.02), weighting=weighting)
+    diffusion = GaussianDiffusion(
+        betas=linear(1000, 1e-4, 0.02),
+        objective=Eps(loss_type=loss_type),
+        weighting=MinSNR(gamma=gamma) if gamma else Uniform(),
+    )
     x_0, t, eps = draw(diffusion)
     loss = diffusion.loss(lambda x, t: torch.zeros_like(x), x_0, t, eps)
     d = eps.abs()

@@ -132,7 +132,7 @@ class Window(Watch):
 
     def __init__(self, machine: Machine, fabric: Any) -> None:
         signals: Any = SimpleNamespace(wanted=False, received=None)
-        super().__init__(fabric, max_skips=5, signals=signals, folder=machine.work)
+        super().__init__(fabric, max_nonfinite_steps=5, signals=signals, folder=machine.work)
         kind = ProfilerActivity.CUDA if machine.is_gpu else ProfilerActivity.CPU
         self.profile = profile(activities=[kind])
         self.stretch = STRETCHES[machine.device.type]

@@ -35,14 +35,17 @@ CACHE_VERSION = 2  # to be raised when the same settings give other pixels
 
 logger = logging.getLogger(__name__)
 
+# Keys that were called otherwise when caches and fingerprints first held them.
+_FIRST_NAME = {"resize_mode": "fit"}
+
 
 class ImageData(Dataset):
     """uint8 images (C, H, W) with labels, cached under `data_dir`/cache.
 
     A data set sets the class attributes and writes `files` and `images`; the rest is done here.
     Constructors check their arguments and touch no file: `prepare`, or the first use, does.
-    `fit` and `background` are explained in `pictures.square`. `flip`: whether a mirrored image is
-    as likely as the image; the training loop does it. `conditional`: whether the network is told
+    `resize_mode` and `background` are explained in `decode.square`. `flip`: mirror half of the
+    images, at random; the training loop does it. `conditional`: whether the network is told
     the labels.
 
     `notes`: messages about files that were left out, a line each.
@@ -63,7 +66,7 @@ class ImageData(Dataset):
         channels: int,
         image_size: int,
         num_classes: int | None,
-        fit: str,
+        resize_mode: str,
         background: int,
         flip: bool,
         conditional: bool = False,
@@ -73,13 +76,14 @@ class ImageData(Dataset):
         check("image_size", image_size, is_int(image_size, 1), "an integer above 0")
         countable = num_classes is None or is_int(num_classes, 1)
         check("num_classes", num_classes, countable, "null, an integer above 0")
-        check("fit", fit, fit in FITS, ", ".join(FITS))
+        check("resize_mode", resize_mode, resize_mode in FITS, ", ".join(FITS))
         check("background", background, is_int(background, 0, 255), "an integer from 0 to 255")
         check("flip", flip, isinstance(flip, bool), "true, false")
         check("conditional", conditional, isinstance(conditional, bool), "true, false")
         self.data_dir = self.root = Path(os.path.expanduser(data_dir))
         self.split, self.channels, self.image_size = split, channels, image_size
-        self.num_classes, self.fit, self.background, self.flip = num_classes, fit, background, flip
+        self.num_classes, self.resize_mode = num_classes, resize_mode
+        self.background, self.flip = background, flip
         self.conditional = conditional
         self.notes: list[str] = []
         self.skipped: list[str] = []  # names of damaged pictures
@@ -100,9 +104,17 @@ class ImageData(Dataset):
     @property
     def settings(self) -> dict[str, Any]:
         """All that the pixels depend on, besides the files."""
-        keys = ["name", "split", "channels", "image_size", "fit", "center_crop", "background"]
+        keys = [
+            "name",
+            "split",
+            "channels",
+            "image_size",
+            "resize_mode",
+            "center_crop",
+            "background",
+        ]
         keys += ["on_error"] if self.on_error != "stop" else []  # which there was before that key
-        return {key: getattr(self, key) for key in keys}
+        return {_FIRST_NAME.get(key, key): getattr(self, key) for key in keys}
 
     @cached_property
     def sources(self) -> list[tuple[str, int, int]]:
@@ -323,7 +335,7 @@ class ImageData(Dataset):
 
     def _pixels(self, picture: Image.Image, **changes: Any) -> np.ndarray:
         """uint8 (C, H, W); gives the picture's memory back. `changes`: of how it is framed."""
-        keys = "channels", "image_size", "fit", "center_crop", "background", "resample"
+        keys = "channels", "image_size", "resize_mode", "center_crop", "background", "resample"
         with closing(picture):
             return square(picture, **{key: getattr(self, key) for key in keys} | changes)
 

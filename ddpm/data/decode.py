@@ -189,14 +189,14 @@ def _raw_mode(image: Image.Image) -> str | None:
 
 
 def frame(
-    width: int, height: int, size: int, fit: str, center_crop: int | None
+    width: int, height: int, size: int, resize_mode: str, center_crop: int | None
 ) -> tuple[Box, tuple[int, int]]:
     """Which box of a picture (left, top, right, bottom) is scaled to which (width, height)."""
-    if fit == "crop":
+    if resize_mode == "crop":
         side = min(width, height, center_crop or width)
         left, top = (width - side) // 2, (height - side) // 2
         return (left, top, left + side, top + side), (size, size)
-    if fit == "resize":
+    if resize_mode == "resize":
         return (0, 0, width, height), (size, size)
     scale = min(1, size / max(width, height))
     return (0, 0, width, height), (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -207,22 +207,23 @@ def square(
     *,
     channels: int,
     image_size: int,
-    fit: str,
+    resize_mode: str,
     center_crop: int | None,
     background: int,
     resample: Image.Resampling,
 ) -> np.ndarray:
     """uint8 (channels, image_size, image_size) of a picture, upright.
 
-    `fit`: `crop` scales the centre square (its side: `center_crop` pixels, None: the shorter side),
-    `resize` stretches the whole, `pad` shrinks what is too large, enlarges nothing and centres it.
+    `resize_mode`: `crop` scales the centre square (its side: `center_crop` pixels, None: the
+    shorter side), `resize` stretches the whole, `pad` shrinks what is too large, enlarges
+    nothing and centres it.
     `background`: grey level 0..255 behind transparent and padded pixels.
 
     Raises:
         Unreadable, OutOfReach: as for `open_image`.
     """
     width, height = image.size
-    (left, top, right, bottom), target = frame(width, height, image_size, fit, center_crop)
+    (left, top, right, bottom), target = frame(width, height, image_size, resize_mode, center_crop)
     try:
         # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the final size loses nothing visible.
         zoom = 2 * max(target[0] / (right - left), target[1] / (bottom - top))

@@ -11,7 +11,7 @@ from ddpm.data.base import ImageData
 
 
 class Digits(ImageData):
-    """1,797 digits of 8x8 pixels with grey levels 0..16, enlarged smoothly (`fit: resize`)."""
+    """1,797 digits of 8x8 pixels with grey levels 0..16, enlarged with `resize_mode=resize`."""
 
     name = "digits"
     class_names: ClassVar[list[str]] = list("0123456789")

@@ -15,10 +15,10 @@ def interpolate(
     sampler: Sampler,
     pair: Tensor,
     t: int,
-    mixes: int,
+    num_mixtures: int,
     randn_like: RandnLike,
 ) -> Iterator[Tensor]:
-    """Yield x_s (mixes, C, H, W) from step t on, last of all x_0, from one image to the other.
+    """Yield mixtures of two images, x_s (num_mixtures, C, H, W) from step t down to x_0.
 
     Both are noised to step t with the same noise, so that their mixtures (1 - l) x_t + l x_t' have
     as much of it as they, for l from 0 to 1. All mixtures share the noise of later steps, too, so
@@ -28,12 +28,12 @@ def interpolate(
         denoise: (x_t, t) -> what is believed of x_0.
         pair: (2, C, H, W) in [-1, 1].
         t: from 0 to T - 1; the larger, the more of the images is left to the network.
-        mixes: how many l, evenly spaced; at least 2.
+        num_mixtures: how many l, evenly spaced; at least 2.
         randn_like: noise like an image (1, C, H, W).
     """
     eps = randn_like(pair[:1])
     x_t = diffusion.q_sample(pair, torch.full((2,), t, device=pair.device), eps)
-    weights = torch.linspace(0, 1, mixes, device=pair.device).reshape(-1, 1, 1, 1)
+    weights = torch.linspace(0, 1, num_mixtures, device=pair.device).reshape(-1, 1, 1, 1)
     mixed = (1 - weights) * x_t[:1] + weights * x_t[1:]
 
     def shared(x: Tensor) -> Tensor:

@@ -41,10 +41,10 @@ def interpolate(
     images: Sequence[str] | None,
     indices: Sequence[int],
     t: int | None,
-    mixes: int,
+    num_mixtures: int,
     num_samples: int,
     first_seed: int,
-    label: int | None,
+    labels: Sequence[int] | None,
 ) -> None:
     """Write `samples/000000-0.png` ... named after seed and mixture, and `strip.png`: for each seed
     a row, from the first picture over the mixtures to the second.
@@ -63,7 +63,7 @@ def interpolate(
     rows = mine(seeds, fabric)
 
     def files(seed: int) -> list[Path]:
-        return [folder / name for name in names(seed, mixes)]
+        return [folder / name for name in names(seed, num_mixtures)]
 
     with (
         GracefulStop() as signals,
@@ -76,13 +76,14 @@ def interpolate(
         folder = run.dir / "samples"
         folder.mkdir(exist_ok=True)
         for number, seed in undrawn(rows, files, signals):
-            save_all(mixtures(pipeline, pair, t, mixes, seed, label), files(seed))
+            label = None if labels is None else labels[(seed - first_seed) % len(labels)]
+            save_all(mixtures(pipeline, pair, t, num_mixtures, seed, label), files(seed))
             progress.reach(number + 1)
             progress.show(number + 1, f"seed {seed}")
         if stopped(run, fabric, signals):
             return
         if run.leads:
-            run.log_grid(run.step, strip(folder, pair, seeds[:ROWS], mixes), name="strip")
+            run.log_grid(run.step, strip(folder, pair, seeds[:ROWS], num_mixtures), name="strip")
 
 
 def find_pair(data: ImageData, images: Sequence[str] | None, indices: Sequence[int]) -> Tensor:
@@ -103,30 +104,30 @@ def find_pair(data: ImageData, images: Sequence[str] | None, indices: Sequence[i
 
 
 def mixtures(
-    pipeline: Pipeline, pair: Tensor, t: int, mixes: int, seed: int, label: int | None
+    pipeline: Pipeline, pair: Tensor, t: int, num_mixtures: int, seed: int, label: int | None
 ) -> Tensor:
-    """The images between the two for the noise of a seed: uint8 (mixes, C, H, W)."""
+    """The images between the two for the noise of a seed: uint8 (num_mixtures, C, H, W)."""
     steps = interpolation.interpolate(
-        pipeline.denoise(pipeline.to_labels(None if label is None else [label] * mixes)),
+        pipeline.denoise(pipeline.to_labels(None if label is None else [label] * num_mixtures)),
         pipeline.diffusion,
         pipeline.sampler,
         normalize(pair).to(pipeline.device),
         t,
-        mixes,
+        num_mixtures,
         image_noise([seed], pipeline.device),
     )
     x_0 = deque(without_gradients(steps), maxlen=1).pop()
     return denormalize(x_0).cpu()
 
 
-def names(seed: int, mixes: int) -> list[str]:
+def names(seed: int, num_mixtures: int) -> list[str]:
     """The file names of a row."""
-    digits = len(str(mixes - 1))
-    return [f"{seed:06d}-{i:0{digits}d}.png" for i in range(mixes)]
+    digits = len(str(num_mixtures - 1))
+    return [f"{seed:06d}-{i:0{digits}d}.png" for i in range(num_mixtures)]
 
 
-def strip(folder: Path, pair: Tensor, seeds: Sequence[int], mixes: int) -> Tensor:
+def strip(folder: Path, pair: Tensor, seeds: Sequence[int], num_mixtures: int) -> Tensor:
     """The rows of these seeds, each between its two pictures: uint8 (C, H', W')."""
-    rows = [[load_png(folder / name) for name in names(seed, mixes)] for seed in seeds]
+    rows = [[load_png(folder / name) for name in names(seed, num_mixtures)] for seed in seeds]
     tiles = [tile for row in rows for tile in (pair[0], *row, pair[1])]
-    return enlarge(make_grid(torch.stack(tiles), columns=mixes + 2), WIDTH)
+    return enlarge(make_grid(torch.stack(tiles), columns=num_mixtures + 2), WIDTH)

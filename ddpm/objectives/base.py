@@ -5,10 +5,18 @@ sigma = sqrt(1 - alphas_cumprod), and knows nothing of the schedule behind the t
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from ddpm.errors import InputError
+from ddpm.errors import InputError, nearest
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "mse": F.mse_loss,
+    "l1": F.l1_loss,
+    "huber": F.smooth_l1_loss,  # squared below 1, halved, and linear above
+}
 
 
 class Objective(ABC):
@@ -19,15 +27,28 @@ class Objective(ABC):
             a reverse step lies between its two extremes (Eq. 15 of Nichol & Dhariwal 2021,
             arXiv:2102.09672).
         vlb_weight: of the variational bound in the loss, which trains them alone (their lambda).
+        loss_type: "mse" (Ho et al. 2020), "l1" or "huber".
     """
 
     needs_signal = False  # whether x_0 cannot be had where alpha = 0
 
-    def __init__(self, *, learned_variance: bool = False, vlb_weight: float = 0.001) -> None:
+    def __init__(
+        self, *, learned_variance: bool = False, vlb_weight: float = 0.001, loss_type: str = "mse"
+    ) -> None:
+        if loss_type not in LOSSES:
+            hint = nearest(str(loss_type), LOSSES)
+            raise InputError(
+                f"objective.loss_type={loss_type}: must be one of {', '.join(LOSSES)}.{hint}"
+            )
         if not vlb_weight > 0:
             raise InputError(f"objective.vlb_weight={vlb_weight}: must be above 0.")
         self.learned_variance = learned_variance
         self.vlb_weight = vlb_weight
+        self.loss_type = loss_type
+
+    def error(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean error of each image, not weighted by timestep: two of (B, C, H, W) -> (B,)."""
+        return LOSSES[self.loss_type](output, target, reduction="none").flatten(1).mean(1)
 
     @abstractmethod
     def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

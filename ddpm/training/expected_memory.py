@@ -344,7 +344,7 @@ def warn(needs: Expected, parts: int, fabric: Fabric) -> None:
     if room is not None and needs.total(parts) - needs.held > room:
         logger.warning(
             "job.batch_size=%d: about %s of memory are needed and %s are free. A smaller "
-            "job.batch_size needs less, and so do job.recompute=true and job.accumulate=auto.",
+            "job.batch_size, job.recompute=true or job.accumulate_grad_batches=auto needs less.",
             needs.batch,
             memory.text(needs.total(parts)),
             memory.text(room + needs.held),
@@ -376,8 +376,8 @@ def choose(trial: Trial, needs: Expected, *, tries: bool | None = None) -> int:
         chosen = trial.fabric.all_reduce(chosen, reduce_op="max")
     if chosen > needs.share:
         raise InputError(
-            f"job.accumulate=auto: not even one image of {trial.shape[-1]} pixels at a time fits: "
-            f"that takes about {memory.text(needs.training(needs.share))}, and "
+            f"job.accumulate_grad_batches=auto: not even one image of {trial.shape[-1]} pixels at "
+            f"a time fits: that takes about {memory.text(needs.training(needs.share))}, and "
             f"{memory.text((room or 0) + needs.held)} are free. job.recompute=true or a smaller "
             "network needs less."
         )

@@ -16,13 +16,15 @@ class Watch:
     """Looks at each step of a run, together with the other ranks.
 
     Args:
-        max_skips: so many steps in a row that are not finite end the run.
+        max_nonfinite_steps: so many steps in a row that are not finite end the run.
         signals: what asks this process to stop.
         folder: of the run; a file in it may ask, too.
     """
 
-    def __init__(self, fabric: Fabric, max_skips: int, signals: GracefulStop, folder: Path) -> None:
-        self.fabric, self.max_skips, self.signals = fabric, max_skips, signals
+    def __init__(
+        self, fabric: Fabric, max_nonfinite_steps: int, signals: GracefulStop, folder: Path
+    ) -> None:
+        self.fabric, self.max_nonfinite_steps, self.signals = fabric, max_nonfinite_steps, signals
         self.folder = folder
         self.every = 1 if fabric.device.type == "cpu" else EVERY
         self.unseen: list[Tensor] = []
@@ -41,7 +43,7 @@ class Watch:
             return False
         for at, one in enumerate(torch.stack(self.unseen).tolist(), done + 1 - len(self.unseen)):
             self.in_a_row = self.in_a_row + 1 if one else 0
-            if self.in_a_row >= self.max_skips:
+            if self.in_a_row >= self.max_nonfinite_steps:
                 self.at = at
                 return True
         self.unseen = []

@@ -22,7 +22,8 @@ def rank_rows(batch_size: int, accumulate: int, rank: int, world_size: int) -> s
         below = batch_size // parts * parts
         raise InputError(
             f"job.batch_size={batch_size}: not divisible by {world_size} devices x "
-            f"job.accumulate={accumulate}; the nearest that are: {below or parts}, {below + parts}."
+            f"job.accumulate_grad_batches={accumulate}; the nearest that are: {below or parts}, "
+            f"{below + parts}."
         )
     share = batch_size // world_size
     return slice(rank * share, (rank + 1) * share)

@@ -55,15 +55,15 @@ class Loop(ABC):
         max_steps: int | None,
         max_epochs: float | None,
         batch_size: int,
-        accumulate: int | str,
+        accumulate_grad_batches: int | str,
         warmup_steps: int,
-        decay_steps: int | None,
+        lr_decay_start: int | None,
         clip_grad_norm: float | None,
         ema_decay: float,
         ema_ramp: float,
         compile: bool | str,
         num_workers: int,
-        max_skips: int,
+        max_nonfinite_steps: int,
         log_every: int,
         save_every: int | None,
         keep_checkpoints: int,
@@ -72,20 +72,23 @@ class Loop(ABC):
         self.net, self.diffusion, self.data = model, diffusion, data
         self.optimizer, self.seed = optimizer, seed
         self.max_steps, self.max_epochs = max_steps, max_epochs
-        self.batch_size, self.accumulate = batch_size, accumulate
-        self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
+        self.batch_size = batch_size
+        self.accumulate_grad_batches = accumulate_grad_batches
+        self.warmup_steps, self.lr_decay_start = warmup_steps, lr_decay_start
         self.clip_grad_norm = clip_grad_norm
         self.ema_decay, self.ema_ramp = ema_decay, ema_ramp
         self.compile, self.num_workers = compile, num_workers
         self.compiled = compile is True  # auto: not yet
         self.compile_after: int | None = None  # auto: so many steps; None: not decided yet
-        self.max_skips = max_skips
+        self.max_nonfinite_steps = max_nonfinite_steps
         self.log_every, self.save_every = log_every, save_every
         self.keep_checkpoints = keep_checkpoints
         self.recompute = recompute
         if recompute:
             blocks(model)  # refuses a network without any
-        self.parts = 1 if accumulate == "auto" else accumulate  # of a step, see `plan_memory`
+        self.parts = (
+            1 if accumulate_grad_batches == "auto" else accumulate_grad_batches
+        )  # of a step, see `plan_memory`
 
     @abstractmethod
     def loss(
@@ -149,7 +152,7 @@ class Loop(ABC):
             self.describe(run, start, total, needs)
             if self.is_seen_at(start, total) and not run.has_grid(start):
                 self.inspect(run, fabric, learned.ema.model, start)  # it was killed while doing so
-            watch = Watch(fabric, self.max_skips, signals, run.dir)
+            watch = Watch(fabric, self.max_nonfinite_steps, signals, run.dir)
             self.train(run, step, order, learned, meter, watch, progress)
 
     def train(
@@ -247,7 +250,7 @@ class Loop(ABC):
 
     def make_trial(self, run: Run, fabric: Fabric) -> Trial | None:
         """What is to measure the network's memory, on those ranks that want to know."""
-        if not run.leads and self.accumulate != "auto":
+        if not run.leads and self.accumulate_grad_batches != "auto":
             return None
         return Trial(
             self.net,
@@ -261,15 +264,16 @@ class Loop(ABC):
     def plan_memory(
         self, run: Run, trial: Trial | None, learned: Learned, rows: slice
     ) -> Expected | None:
-        """The memory that training is expected to take. With job.accumulate=auto, in how many parts
-        a step is taken is chosen by it: once, for a run that goes on stays as it began.
+        """The memory that training is expected to take. With
+        job.accumulate_grad_batches=auto it decides the number of micro-batches; a resumed run keeps
+        the number it began with.
 
         Raises:
             InputError: nothing fits.
         """
         if trial is None:
             return None
-        share, auto = rows.stop - rows.start, self.accumulate == "auto"
+        share, auto = rows.stop - rows.start, self.accumulate_grad_batches == "auto"
         try:
             needs = expected(
                 trial,
@@ -284,8 +288,8 @@ class Loop(ABC):
             reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
             if auto:
                 raise InputError(
-                    f"job.accumulate=auto: the memory that this network takes cannot be measured "
-                    f"({reason}). Give a number instead."
+                    f"job.accumulate_grad_batches=auto: the memory that this network takes cannot "
+                    f"be measured ({reason}). Give a number instead."
                 ) from error
             logger.warning("The memory that training takes cannot be told: %s", reason)
             return None
@@ -350,7 +354,7 @@ class Loop(ABC):
             accumulate=self.parts,
             clip_grad_norm=self.clip_grad_norm,
             learning_rate=LearningRate(
-                learned.optimizer.defaults["lr"], self.warmup_steps, self.decay_steps
+                learned.optimizer.defaults["lr"], self.warmup_steps, self.lr_decay_start
             ),
         )
 
@@ -368,10 +372,11 @@ class Loop(ABC):
         lr = step.learning_rate
         return (
             f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. Steps "
-            f"like that in a row: {watch.in_a_row} (job.max_skips={self.max_skips}); none touched "
-            f"the weights.\nA lower optimizer.lr (now {lr.peak:g}) or a longer "
-            f"job.warmup_steps (now {lr.warmup_steps}) helps. If the loss was good at the newest "
-            "checkpoint, go on: resume=<run folder> optimizer.lr=... 'resume_allow=[optimizer.lr]'."
+            f"like that in a row: {watch.in_a_row} (job.max_nonfinite_steps="
+            f"{self.max_nonfinite_steps}); none touched the weights.\n"
+            f"A lower optimizer.lr (now {lr.peak:g}) or a longer job.warmup_steps (now "
+            f"{lr.warmup_steps}) helps. If the loss was good at the newest checkpoint, go on: "
+            "resume=<run folder> optimizer.lr=... 'allow_changes=[optimizer.lr]'."
         )
 
     def describe(self, run: Run, start: int, total: int, needs: Expected | None) -> None:

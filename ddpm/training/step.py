@@ -242,14 +242,15 @@ class LearningRate:
     Args:
         peak: the level.
         warmup_steps: the first so many rise from peak / warmup_steps.
-        decay_steps: from here on peak * decay_steps / n; None: level for ever, as in the paper.
+        lr_decay_start: from this step n on peak * lr_decay_start / n; None: constant, as in the
+            paper.
     """
 
     peak: float
     warmup_steps: int
-    decay_steps: int | None
+    lr_decay_start: int | None
 
     def __call__(self, n: int) -> float:
         up = (n + 1) / max(self.warmup_steps, 1)
-        down = (self.decay_steps or math.inf) / (n + 1)
+        down = (self.lr_decay_start or math.inf) / (n + 1)
         return self.peak * min(1, up, down)

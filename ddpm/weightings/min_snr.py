@@ -16,8 +16,7 @@ class MinSNR(Weighting):
     of a zero-terminal-SNR schedule is learned.
     """
 
-    def __init__(self, *, gamma: float, loss_type: str = "mse") -> None:
-        super().__init__(loss_type=loss_type)
+    def __init__(self, *, gamma: float) -> None:
         if not gamma > 0:
             raise InputError(f"weighting.gamma={gamma}: must be above 0.")
         self.gamma = gamma

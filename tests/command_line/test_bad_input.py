@@ -105,7 +105,12 @@ ROWS = [
     ("B31", "data=celeba data.conditional=true", "data.conditional=true", "has no classes"),
     ("B31", "data.num_classes=3", "data.num_classes=3", "10"),
     # devices
-    ("B32", "job.batch_size=9 job.accumulate=2", "job.batch_size=9", "job.accumulate=2"),
+    (
+        "B32",
+        "job.batch_size=9 job.accumulate_grad_batches=2",
+        "job.batch_size=9",
+        "job.accumulate_grad_batches=2",
+    ),
     (
         *("B32", "hardware=ddp hardware.accelerator=cpu hardware.devices=3 job.batch_size=100"),
         *("job.batch_size=100", "3 devices", "99, 102"),

@@ -83,7 +83,7 @@ def test_what_only_moves_the_work_may_change_and_is_shown(home, straight):
         "job.log_every": (1, 2),
         "job.save_every": (2, 1),
         "job.keep_checkpoints": (3, 2),
-        "job.max_skips": (5, 7),
+        "job.max_nonfinite_steps": (5, 7),
         "hardware": ("cpu", "auto"),
         "tracker": ("local", "tensorboard"),
         "sampler": ("ddim", "heun"),
@@ -153,7 +153,7 @@ def test_what_agrees_may_be_said_and_is_not_shown(home, straight):
             "data.flip=True": False,
             "data.image_size=32": 16,
             "data.conditional=False": True,
-            "weighting.loss_type=l1": "mse",
+            "objective.loss_type=l1": "mse",
             "objective.learned_variance=True": False,
         },
         {
@@ -165,7 +165,7 @@ def test_what_agrees_may_be_said_and_is_not_shown(home, straight):
         {
             "job.batch_size=16": 8,
             "job.warmup_steps=1": 50,
-            "job.decay_steps=4": None,
+            "job.lr_decay_start=4": None,
             "job.clip_grad_norm=None": 1.0,
             "job.ema_decay=0.5": 0.999,
         },
@@ -178,7 +178,7 @@ def test_what_the_result_depends_on_is_refused_by_name_with_both_values(wrong, f
     typed = [word.replace("=None", "=null") for word in wrong]
     assert refused(finished, "job.log_every=3", *typed) == [
         f"{word}: resume=run was trained with {old}; leave it out, or let it change the result: "
-        f"'resume_allow=[{word.split('=')[0]}]'."
+        f"'allow_changes=[{word.split('=')[0]}]'."
         for word, old in wrong.items()
     ]
 
@@ -190,15 +190,15 @@ def test_at_most_five_are_listed(finished):
 
 
 def test_allowing_one_key_allows_no_other(finished):
-    (line,) = refused(finished, "seed=1", "optimizer.lr=1", "resume_allow=[seed]")
+    (line,) = refused(finished, "seed=1", "optimizer.lr=1", "allow_changes=[seed]")
     assert line.startswith("optimizer.lr=1")
 
 
 @pytest.mark.parametrize("given", ["optimizer.lr", "null"])
 def test_what_is_no_list_of_keys_is_refused(given, finished):
-    lines = refused(finished, "optimizer.lr=1", f"resume_allow={given}")
+    lines = refused(finished, "optimizer.lr=1", f"allow_changes={given}")
     assert len(lines) <= 2
-    assert lines[0].startswith("resume_allow=")
+    assert lines[0].startswith("allow_changes=")
     assert "a list of keys, like [optimizer.lr]" in lines[0]
 
 
@@ -216,18 +216,20 @@ def go_on(home, *words):
 
 def test_another_learning_rate_is_used(home):
     words = ["optimizer.lr=1e-3", "job.warmup_steps=0"]
-    shown = go_on(home, *words, "resume_allow=[optimizer.lr,job.warmup_steps]")
+    shown = go_on(home, *words, "allow_changes=[optimizer.lr,job.warmup_steps]")
     assert "optimizer.lr: 0.0002 -> 0.001" in shown
     assert [row["train/lr"] for row in metrics_of(home / "run")][6:] == [1e-3, 1e-3]
     config = yaml.safe_load((home / "run" / "config.yaml").read_text())
     assert config["optimizer"]["lr"] == 1e-3
-    assert "resume_allow" not in config, "it is for this start alone"
+    assert "allow_changes" not in config, "it is for this start alone"
     assert go(home, "resume=run", "job.max_steps=9") == 0, said(home)
     assert metrics_of(home / "run")[-1]["train/lr"] == 1e-3
 
 
 def test_another_optimizer_is_used_by_its_group(home):
-    shown = go_on(home, "optimizer=adamw", "optimizer.weight_decay=0.5", "resume_allow=[optimizer]")
+    shown = go_on(
+        home, "optimizer=adamw", "optimizer.weight_decay=0.5", "allow_changes=[optimizer]"
+    )
     assert "optimizer: adam -> adamw" in shown
     state = state_of(home / "run", 8)
     assert state["optimizer"]["param_groups"][0]["weight_decay"] == 0.5
@@ -235,21 +237,21 @@ def test_another_optimizer_is_used_by_its_group(home):
 
 
 def test_another_schedule_is_used(home):
-    shown = go_on(home, "schedule=cosine", "schedule.T=500", "resume_allow=[schedule]")
+    shown = go_on(home, "schedule=cosine", "schedule.T=500", "allow_changes=[schedule]")
     assert {"schedule: linear -> cosine", "schedule.T: 1000 -> 500"} <= set(shown)
     diffusion = Pipeline.from_checkpoint(home / "run").diffusion
     assert diffusion.T == 500
 
 
 def test_another_average_is_used(home):
-    go_on(home, "job.ema_decay=0", "resume_allow=[job.ema_decay]")
+    go_on(home, "job.ema_decay=0", "allow_changes=[job.ema_decay]")
     state = state_of(home / "run", 8)
     for name, weight in state["model"].items():
         assert torch.equal(weight, state["ema"][name])
 
 
 def test_another_batch_is_used(home):
-    go_on(home, "job.batch_size=16", "resume_allow=[job]")
+    go_on(home, "job.batch_size=16", "allow_changes=[job]")
     assert metrics_of(home / "run")[-1]["train/epoch"] == pytest.approx(8 * 16 / 1797)
 
 
@@ -257,7 +259,7 @@ def test_another_batch_is_used(home):
     ("words", "allowed"),
     [
         ("weighting=min_snr weighting.gamma=0.1", "weighting"),
-        pytest.param("weighting.loss_type=l1", "weighting", marks=pytest.mark.slow),
+        pytest.param("objective.loss_type=l1", "objective", marks=pytest.mark.slow),
         pytest.param("objective=v", "objective", marks=pytest.mark.slow),
         ("seed=5", "seed"),
         pytest.param("data.flip=true", "data.flip", marks=pytest.mark.slow),
@@ -265,14 +267,14 @@ def test_another_batch_is_used(home):
     ],
 )
 def test_what_else_is_allowed_is_seen_in_the_loss(words, allowed, home, straight):
-    shown = go_on(home, *words.split(), f"resume_allow=[{allowed}]")
+    shown = go_on(home, *words.split(), f"allow_changes=[{allowed}]")
     assert {word.split("=")[0] for word in words.split()} <= {line.split(":")[0] for line in shown}
     assert losses_of(home / "run")[:6] == losses_of(straight)[:6]
     assert losses_of(home / "run")[6:] != losses_of(straight)[6:]
 
 
 def test_a_network_of_another_shape_cannot_be_allowed(finished):
-    (line,) = refused(finished, "model.width=32", "job.max_steps=8", "resume_allow=[model]")[-1:]
+    (line,) = refused(finished, "model.width=32", "job.max_steps=8", "allow_changes=[model]")[-1:]
     assert "the weights are of another network" in line
 
 
@@ -281,7 +283,7 @@ def test_an_experiment_cannot_be_allowed_as_a_whole(home):
     (home / "conf" / "experiment").mkdir(parents=True)
     text = "# @package _global_\noptimizer:\n  lr: 0.003\n"
     (home / "conf" / "experiment" / "mine.yaml").write_text(text)
-    words = ["--config-dir", "conf", "experiment=mine", "resume_allow=[experiment]"]
+    words = ["--config-dir", "conf", "experiment=mine", "allow_changes=[experiment]"]
     (line,) = refused(home, "job.max_steps=8", *words[:-1])
     assert line.startswith("experiment=mine: resume=run was trained with None; leave it out")
     (line,) = refused(home, "job.max_steps=8", *words)
@@ -316,9 +318,9 @@ def test_other_data_are_refused_or_allowed(pictures):
         line = refused(pictures, "job.max_steps=8")[-1]
         undo()
         assert "resume=run: the data set is not the one that the run began with" in line
-        assert "'resume_allow=[data]'" in line
+        assert "'allow_changes=[data]'" in line
     other.write_bytes(before)
-    assert go(pictures, *MORE, "resume_allow=[data]") == 0, said(pictures)
+    assert go(pictures, *MORE, "allow_changes=[data]") == 0, said(pictures)
     assert "13 images of 1x16x16" in said(pictures)
     assert go(pictures, "resume=run", "job.max_steps=9") == 0, "now they are the run's own"
 
@@ -402,7 +404,7 @@ def test_a_run_from_before_objectives_were_there_goes_on(tmp_path):
                 del node[group]
                 del node["choices"][group]
                 node["diffusion"].pop(group, None)
-            for knob in ("max_skips", "label_dropout", "ema_ramp"):
+            for knob in ("max_nonfinite_steps", "label_dropout", "ema_ramp"):
                 node["job"].pop(knob)
             node.pop("version")
             node["data"].pop("conditional")
@@ -420,7 +422,7 @@ def test_going_back_to_an_older_checkpoint_with_new_settings(home):
     newer = home / "run" / "checkpoints" / "step-0000006.pt"
     newer.unlink()
     old = "resume=run/checkpoints/step-0000004.pt"
-    assert go(home, old, "optimizer.lr=1e-3", "resume_allow=[optimizer.lr]") == 0, said(home)
+    assert go(home, old, "optimizer.lr=1e-3", "allow_changes=[optimizer.lr]") == 0, said(home)
     lr = [row["train/lr"] for row in metrics_of(home / "run")]
     assert lr == pytest.approx([4e-6 * n for n in (1, 2, 3, 4)] + [1e-4, 1.2e-4])
     assert (home / "run" / "config.until-step-0000004.yaml").exists()

@@ -76,7 +76,7 @@ ROWS = [
     ("weighting=min_snrr", "weighting=min_snrr", "'min_snr'"),
     ("guidance=classifierfree", "guidance=classifierfree", "'classifier_free'"),
     ("sampler=dpmsolver", "sampler=dpmsolver", "'dpm_solver'"),
-    ("weighting.loss_type=l2", "weighting.loss_type=l2", "mse, l1, huber"),
+    ("objective.loss_type=l2", "objective.loss_type=l2", "mse, l1, huber"),
     ("weighting=min_snr weighting.gamma=0", "weighting.gamma=0", "above 0"),
     ("weighting.gamma=5", "weighting.gamma", "weighting=min_snr"),
     ("objective.vlb_weight=0", "objective.vlb_weight=0", "above 0"),
@@ -140,7 +140,7 @@ ROWS = [
     ("model.width=abc", "model.width=abc"),
     ("diffusion.betas=5", "diffusion.betas"),
     ("data.split=valid", "data.split=valid", "train"),
-    ("data.fit=stretch", "data.fit=stretch", "crop, pad, resize"),
+    ("data.resize_mode=stretch", "data.resize_mode=stretch", "crop, pad, resize"),
     # devices
     ("hardware=gpu", "GPU", "hardware=cpu"),
     ("hardware.precision=bogus", "hardware", "bogus", "bf16-mixed"),

@@ -29,9 +29,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
 
+from ddpm.runner.runs import run_dir
 from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.sweeps import folder
 
@@ -124,7 +124,7 @@ def test_an_old_run_can_be_exported(old, run):
 
 def test_every_configuration_keeps_its_identity(old, expected):
     found = {
-        str(file.parent.relative_to(old)): folder.identity(yaml.safe_load(file.read_text()))
+        str(file.parent.relative_to(old)): folder.identity(run_dir.read_config(file.parent))
         for file in old.rglob("config.yaml")
     }
     assert found == expected["identity"]

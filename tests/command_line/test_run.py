@@ -105,7 +105,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(run, tiny, tmp_pat
 
 
 def test_accumulation_changes_no_more_than_the_last_digits(run, tiny, tmp_path):
-    go(run, *TINY, "output_dir=two", "job.accumulate=2")
+    go(run, *TINY, "output_dir=two", "job.accumulate_grad_batches=2")
     one, two = (dict(losses_of(folder)) for folder in (tiny, tmp_path / "two"))
     assert one.keys() == two.keys()
     for step, loss in one.items():
@@ -347,7 +347,7 @@ def test_what_agrees_with_the_checkpoint_may_be_said(run, trained, tmp_path):
         "data=digits",
         "schedule=linear",
         "model.width=64",
-        "data.fit=resize",
+        "data.resize_mode=resize",
     ]
     go(run, *SAMPLE, "checkpoint=run", *agreeing, "job.num_samples=1", "output_dir=s")
     assert status_of(tmp_path / "s")["state"] == "done"
@@ -444,7 +444,7 @@ def test_each_job_of_a_sweep_is_a_run_of_one_wandb_group(run, tmp_path, monkeypa
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
     changes = ["job.max_steps=2", "tracker=wandb", "optimizer.lr=1e-4,1e30", "job.warmup_steps=0"]
-    changes.append("job.max_skips=1")
+    changes.append("job.max_nonfinite_steps=1")
     try:
         status, _, _ = run("-m", *TINY, *changes)
     finally:

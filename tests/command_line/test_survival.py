@@ -109,7 +109,7 @@ def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeyp
     "changes",
     [
         [*RESUNET, "model.dropout=0.2", "job.recompute=true", "job.batch_size=20"],
-        [*NARROW, "job.accumulate=auto"],
+        [*NARROW, "job.accumulate_grad_batches=auto"],
     ],
     ids=["recompute", "accumulate"],
 )
@@ -126,7 +126,10 @@ def test_with_what_takes_less_memory(changes, straight, tmp_path, monkeypatch):
         words = ["resume=run"] if begun else [*RUN, *changes, "output_dir=run"]
         assert go(tmp_path, *words, crash=place) == (0 if place is None else -9), said(tmp_path)
     assert_same_run(tmp_path / "run", wanted)
-    assert said(tmp_path).count("2 times a step") == ("job.accumulate=auto" in changes) * 4
+    assert (
+        said(tmp_path).count("2 times a step")
+        == ("job.accumulate_grad_batches=auto" in changes) * 4
+    )
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ REAL = ROOT / "data"
 
 
 def square(picture, **changes):
-    settings = {"channels": 3, "image_size": 8, "fit": "resize", "center_crop": None}
+    settings = {"channels": 3, "image_size": 8, "resize_mode": "resize", "center_crop": None}
     settings |= {"background": 255, "resample": Image.Resampling.LANCZOS}
     return decode.square(picture, **(settings | changes))
 
@@ -180,23 +180,27 @@ def test_one_bit():
 
 def test_padding_centres_and_enlarges_nothing():
     pixels = random_pixels(28, 28)
-    found = square(Image.fromarray(pixels), fit="pad", image_size=32, channels=1, background=7)
+    found = square(
+        Image.fromarray(pixels), resize_mode="pad", image_size=32, channels=1, background=7
+    )
     expected = np.pad(pixels, 2, constant_values=7)
     assert (found[0] == expected).all()
 
 
 def test_padding_shrinks_what_is_too_large():
-    found = square(Image.new("RGB", (64, 32)), fit="pad", image_size=16)
+    found = square(Image.new("RGB", (64, 32)), resize_mode="pad", image_size=16)
     assert (found[:, 4:12] == 0).all()
     assert (found[:, :4] == 255).all()
     assert (found[:, 12:] == 255).all()
-    assert (square(Image.new("RGB", (1000, 1)), fit="pad", image_size=16) == 0).sum() == 3 * 16
+    assert (
+        square(Image.new("RGB", (1000, 1)), resize_mode="pad", image_size=16) == 0
+    ).sum() == 3 * 16
 
 
 @pytest.mark.parametrize("shape", [(60, 100, 3), (100, 60, 3), (61, 60, 3)])
 def test_crop_takes_the_centre(shape):
     pixels = random_pixels(*shape)
-    found = square(Image.fromarray(pixels), fit="crop", image_size=60).transpose(1, 2, 0)
+    found = square(Image.fromarray(pixels), resize_mode="crop", image_size=60).transpose(1, 2, 0)
     top, left = (shape[0] - 60) // 2, (shape[1] - 60) // 2
     assert (found == pixels[top : top + 60, left : left + 60]).all()
 
@@ -207,7 +211,11 @@ def test_crop_scales_the_centre(center_crop, first):
     ramp = np.tile(2 * np.arange(100, dtype=np.uint8), (60, 1))
     side = min(60, center_crop or 60)
     found = square(
-        Image.fromarray(ramp), fit="crop", image_size=10, channels=1, center_crop=center_crop
+        Image.fromarray(ramp),
+        resize_mode="crop",
+        image_size=10,
+        channels=1,
+        center_crop=center_crop,
     )[0].astype(float)
     middles = first + (np.arange(10) + 0.5) * side / 10 - 0.5
     assert np.abs(found - 2 * middles)[:, 1:-1].max() <= 1
@@ -216,7 +224,9 @@ def test_crop_scales_the_centre(center_crop, first):
 
 def test_resize_stretches():
     ramp = np.tile(2 * np.arange(100, dtype=np.uint8), (60, 1))
-    found = square(Image.fromarray(ramp), fit="resize", image_size=10, channels=1)[0].astype(float)
+    found = square(Image.fromarray(ramp), resize_mode="resize", image_size=10, channels=1)[
+        0
+    ].astype(float)
     assert np.abs(found - 2 * (np.arange(10) * 10 + 4.5))[:, 1:-1].max() <= 1
 
 
@@ -225,10 +235,10 @@ def test_jpeg_decoded_small_looks_the_same(tmp_path):
     waves = np.stack([np.sin(x + y), np.cos(x * y / 9), np.sin(y)], axis=-1) * 120 + 127
     path = save(tmp_path / "x.jpg", waves.astype(np.uint8), quality=95)
     picture = Image.open(path)
-    small = square(picture, fit="crop", image_size=64).astype(float)
+    small = square(picture, resize_mode="crop", image_size=64).astype(float)
     assert picture.size == (192, 128), "not decoded at a quarter"
     whole = Image.fromarray(np.asarray(Image.open(path)))
-    difference = np.abs(small - square(whole, fit="crop", image_size=64))
+    difference = np.abs(small - square(whole, resize_mode="crop", image_size=64))
     assert difference.mean() < 1
     assert difference.max() < 10
 
@@ -281,7 +291,7 @@ def test_constructors_touch_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"image_size": 4}, {"channels": 1}, {"fit": "pad"}, {"background": 0}],
+    [{"image_size": 4}, {"channels": 1}, {"resize_mode": "pad"}, {"background": 0}],
     ids=lambda change: next(iter(change)),
 )
 def test_other_settings_other_cache(tree, change):
@@ -428,14 +438,17 @@ def fails(data, *parts):
         ({"image_size": 16.0}, "data.image_size=16.0"),
         ({"image_size": True}, "data.image_size=True"),
         ({"split": "trian"}, "data.split=trian: not possible, allowed: train"),
-        ({"fit": "stretch"}, "data.fit=stretch: not possible, allowed: crop, pad, resize"),
+        (
+            {"resize_mode": "stretch"},
+            "data.resize_mode=stretch: not possible, allowed: crop, pad, resize",
+        ),
         ({"background": 256}, "data.background=256: not possible, allowed: an integer from 0 to"),
         ({"num_classes": -1}, "data.num_classes=-1"),
         ({"flip": "yes"}, "data.flip=yes: not possible, allowed: true, false"),
     ],
 )
 def test_arguments_are_checked_when_given(tmp_path, change, message):
-    arguments = {"channels": 1, "image_size": 16, "split": "train", "fit": "resize"}
+    arguments = {"channels": 1, "image_size": 16, "split": "train", "resize_mode": "resize"}
     arguments |= {"background": 0, "num_classes": 10, "flip": False, "data_dir": tmp_path}
     Digits(**arguments)
     with pytest.raises(InputError) as caught:

@@ -28,7 +28,7 @@ TURNS = range(1, 9)
 
 
 def square(picture, **changes):
-    settings = {"channels": 3, "image_size": 12, "fit": "resize", "center_crop": None}
+    settings = {"channels": 3, "image_size": 12, "resize_mode": "resize", "center_crop": None}
     settings |= {"background": BACKGROUND, "resample": Image.Resampling.NEAREST}
     return decode.square(picture, **(settings | changes))
 
@@ -131,7 +131,7 @@ def test_every_orientation_of_every_kind(depth, kind, where, turn):
     height, width = expected.shape[:2]
     top, left = (12 - height) // 2, (12 - width) // 2
     framed[top : top + height, left : left + width] = expected
-    found = shown(png(values, depth, kind, *chunks, after=after), fit="pad")
+    found = shown(png(values, depth, kind, *chunks, after=after), resize_mode="pad")
     deep = depth == 16 and kind in (GREY_ALPHA, COLOUR_ALPHA)  # cut off to 8 bits, twice
     assert np.abs(found - framed).max() <= (2.6 if deep else 1)
 

@@ -28,7 +28,7 @@ CLASSES = ("cats", "dogs")
 
 def folder(root, **changes):
     """A `Folder` of `root` with its cache beside it."""
-    settings = {"channels": 3, "image_size": 8, "num_classes": None, "fit": "resize"}
+    settings = {"channels": 3, "image_size": 8, "num_classes": None, "resize_mode": "resize"}
     settings |= {"split": "train", "background": 255, "flip": False, "root": root}
     return Folder(**({"data_dir": Path(root).parent} | settings | changes))
 
@@ -303,7 +303,7 @@ def test_a_run_that_began_in_its_images_is_told_to_move_them(run, root, tmp_path
     assert status == 2, out + err
     assert "resume=pics" in err
     assert "Move the images" in err
-    assert "resume_allow" not in err
+    assert "allow_changes" not in err
     for kind in CLASSES:
         (tmp_path / "moved").mkdir(exist_ok=True)
         (root / kind).rename(tmp_path / "moved" / kind)
@@ -615,10 +615,10 @@ def test_fingerprints_and_caches_of_before_hold(tmp_path, monkeypatch):
         "efd1d85845a58210034c06f2d9e078e81fc25c995097248c0540d5ea07bea956"
     )
     assert colour.cache_file.name == "folder-train-8-2ac8306c7a2940e2.npy"
-    grey = folder(tmp_path / "images", fit="pad", background=0, channels=1, image_size=4)
+    grey = folder(tmp_path / "images", resize_mode="pad", background=0, channels=1, image_size=4)
     assert grey.fingerprint == "3f2740d3fbadaa2e1561d50c50181e246a1d3183cf1c867e9943dc18defa9925"
     assert grey.cache_file.name == "folder-train-4-fa7d4b0efbd11564.npy"
-    settings = {"channels": 1, "image_size": 16, "num_classes": 10, "fit": "resize"}
+    settings = {"channels": 1, "image_size": 16, "num_classes": 10, "resize_mode": "resize"}
     digits = Digits(data_dir=tmp_path, split="train", background=0, flip=False, **settings)
     assert digits.fingerprint == (
         "40fc05f62e9c4f83725bf6c2a69830442446a6e4263a716dbc44a4a9e2e3c4b1"

@@ -27,11 +27,11 @@ SAMPLERS = [
 ]
 
 
-def between(sampler, pair=PAIR, t=500, mixes=5, seed=0, denoise=None):
+def between(sampler, pair=PAIR, t=500, num_mixtures=5, seed=0, denoise=None):
     diffusion = diffusion_of("linear")
     randn_like = image_noise([seed], torch.device("cpu"))
     denoise = denoise or best_denoise(diffusion)
-    *_, x_0 = interpolate(denoise, diffusion, sampler, pair, t, mixes, randn_like)
+    *_, x_0 = interpolate(denoise, diffusion, sampler, pair, t, num_mixtures, randn_like)
     return x_0.float()
 
 
@@ -60,7 +60,7 @@ def test_what_is_mixed_has_the_same_noise_throughout():
         seen.append((t, x_t.clone()))
         return Prediction(x_t, torch.zeros_like(x_t))
 
-    between(DDIM(steps=20, eta=0.0), t=321, mixes=3, denoise=denoise)
+    between(DDIM(steps=20, eta=0.0), t=321, num_mixtures=3, denoise=denoise)
     t, x_t = seen[0]
     assert t == 321
     eps = image_noise([0], torch.device("cpu"))(PAIR[:1])
@@ -93,7 +93,7 @@ def test_little_noise_keeps_the_pictures_and_seeds_differ():
 # the command line
 
 INTERPOLATE = ["job=interpolate", "hardware=cpu", "tracker=local", "checkpoint=run"]
-FAST = ["job.num_samples=2", "job.mixes=3"]
+FAST = ["job.num_samples=2", "job.num_mixtures=3"]
 
 
 def of_files(folder, names):
@@ -116,7 +116,7 @@ def test_a_strip_between_two_digits(run, tiny, data_dir, tmp_path):
     names = [[f"{seed:06d}-{i}.png" for i in range(3)] for seed in range(2)]
     assert sorted(names[0] + names[1]) == sorted(f.name for f in (tmp_path / "s/samples").iterdir())
     keys = {"split": "train", "channels": 1, "image_size": 16, "num_classes": 10}
-    keys |= {"fit": "resize", "background": 0, "flip": False}
+    keys |= {"resize_mode": "resize", "background": 0, "flip": False}
     pair = Digits(data_dir=data_dir, **keys).__getitems__([5, 9])[0]
     rows = tiles(load_png(tmp_path / "s" / "strip.png"), 2, 5)
     for row, files in zip(rows, names, strict=True):
@@ -130,7 +130,12 @@ def test_files_of_any_size_and_format(run, tiny, tmp_path):
     (tmp_path / "in").mkdir()
     Image.new("RGB", (50, 30), (255, 255, 255)).save(tmp_path / "in" / "a.webp")
     Image.new("L", (9, 40), 40).save(tmp_path / "in" / "b.bmp")
-    given = ["job.images=[in/a.webp,in/b.bmp]", "job.t=3", "job.first_seed=7", "job.mixes=11"]
+    given = [
+        "job.images=[in/a.webp,in/b.bmp]",
+        "job.t=3",
+        "job.first_seed=7",
+        "job.num_mixtures=11",
+    ]
     status, _, err = run(*INTERPOLATE, *FAST, *given, "job.num_samples=1", "output_dir=s")
     assert status == 0, err
     images = of_files(tmp_path / "s", [f"000007-{i:02d}.png" for i in range(11)]).float()
@@ -151,14 +156,14 @@ def test_a_row_depends_on_its_seed_alone(run, tiny, tmp_path):
 
 def test_a_label(run, tmp_path):
     assert run(*TINY, "data.conditional=true", "output_dir=run")[0] == 0
-    given = ["job.label=3", "guidance=classifier_free"]
+    given = ["job.labels=3", "guidance=classifier_free"]
     status, _, err = run(*INTERPOLATE, *FAST, *given, "output_dir=s")
     assert status == 0, err
     status, _, err = run(*INTERPOLATE, *FAST, "output_dir=none")
     assert status == 0, err
-    status, _, err = run(*INTERPOLATE, *FAST, "job.label=10", "output_dir=more")
+    status, _, err = run(*INTERPOLATE, *FAST, "job.labels=10", "output_dir=more")
     assert status == 2
-    assert "job.label=10: 10 is not one of 0 to 9" in err
+    assert "job.labels=10: 10 is not one of 0 to 9" in err
 
 
 MISTAKES = [
@@ -173,10 +178,10 @@ MISTAKES = [
     ("job.indices=null", ["job.indices"]),
     ("job.t=1000", ["job.t=1000", "0 to 999"]),
     ("job.t=-1", ["job.t=-1"]),
-    ("job.mixes=1", ["job.mixes=1", "from 2"]),
+    ("job.num_mixtures=1", ["job.num_mixtures=1", "from 2"]),
     ("job.num_samples=0", ["job.num_samples=0"]),
-    ("job.label=3", ["job.label=3", "without labels"]),
-    ("job.label=-1", ["job.label=-1"]),
+    ("job.labels=3", ["job.labels=3", "without labels"]),
+    ("job.labels=-1", ["job.labels=-1"]),
 ]
 
 

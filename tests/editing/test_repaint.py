@@ -308,7 +308,7 @@ def test_words_for_masks():
 def digits(tmp_path):
     def make(**changes):
         keys = {"split": "train", "channels": 1, "image_size": 16, "num_classes": 10}
-        keys |= {"fit": "resize", "background": 255, "flip": False}
+        keys |= {"resize_mode": "resize", "background": 255, "flip": False}
         return Digits(data_dir=tmp_path, **(keys | changes))
 
     return make
@@ -319,7 +319,7 @@ def test_a_mask_is_framed_like_its_picture(digits, tmp_path):
     grey[:, 5:15, 15:25] = 255
     save_png(grey, tmp_path / "a.png")
     for fit in ("crop", "resize", "pad"):
-        data = digits(image_size=20, fit=fit)
+        data = digits(image_size=20, resize_mode=fit)
         mask = data.read_mask(tmp_path / "a.png")
         assert mask.shape == (1, 20, 20)
         assert mask.dtype == torch.bool
@@ -345,7 +345,7 @@ def test_a_picture_that_lies_on_its_side_is_as_large_as_it_is_seen(digits, tmp_p
 def test_a_mask_is_white_from_128_on_and_black_where_there_is_nothing(digits, tmp_path):
     pixels = torch.tensor([[127, 128], [0, 255]], dtype=torch.uint8)[None]
     save_png(pixels, tmp_path / "a.png")
-    mask = digits(image_size=4, fit="pad").read_mask(tmp_path / "a.png")
+    mask = digits(image_size=4, resize_mode="pad").read_mask(tmp_path / "a.png")
     assert mask[0, 1:3, 1:3].tolist() == [[False, True], [False, True]]
     assert mask.sum() == 2
     Image.new("RGBA", (2, 2), (255, 255, 255, 0)).save(tmp_path / "clear.png")

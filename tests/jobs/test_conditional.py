@@ -194,7 +194,7 @@ def test_what_is_dropped_does_not_depend_on_who_does_it():
 
 
 def test_a_conditional_run_in_small_parts_is_the_same(run, conditional, tmp_path):
-    go(run, *WORDS, "data.conditional=true", "job.accumulate=4", "output_dir=two")
+    go(run, *WORDS, "data.conditional=true", "job.accumulate_grad_batches=4", "output_dir=two")
     one, two = dict(losses_of(conditional)), dict(losses_of(tmp_path / "two"))
     assert two[1] == pytest.approx(one[1], rel=1e-4)
     assert two[2] == pytest.approx(one[2], rel=1e-2)
@@ -505,7 +505,7 @@ def test_between_two_pictures_guidance_needs_a_class(run, conditional, tmp_path)
     error = refused(
         run, tmp_path, "job=interpolate", f"checkpoint={conditional}", "guidance=classifier_free"
     )
-    assert "job.label" in error
+    assert "job.labels" in error
 
 
 def test_labels_in_python_are_checked(conditional, unconditional):
@@ -525,7 +525,7 @@ def test_a_classifier_is_no_pipeline(classifier):
 def test_small_parts_leave_the_learned_schedule_as_it_is(run, tmp_path):
     words = [*WORDS, "schedule=learned", "hardware.precision=32-true"]
     go(run, *words, "output_dir=one")
-    go(run, *words, "job.accumulate=4", "output_dir=parts")
+    go(run, *words, "job.accumulate_grad_batches=4", "output_dir=parts")
     one, parts = (
         state_of(tmp_path / name, 6)["diffusion"]["schedule.weight_2"] for name in ("one", "parts")
     )

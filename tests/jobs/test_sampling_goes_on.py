@@ -30,7 +30,13 @@ JOBS = {
         *("job.labels=[3,1,8]", "guidance=classifier_free", *COMMON),
     ],
     "interpolate": [
-        *("job=interpolate", "job.num_samples=3", "job.mixes=3", "job.t=300", "job.label=2"),
+        *(
+            "job=interpolate",
+            "job.num_samples=3",
+            "job.num_mixtures=3",
+            "job.t=300",
+            "job.labels=2",
+        ),
         *COMMON,
     ],
     "inpaint": [

@@ -34,7 +34,7 @@ def build(name, data_dir, **changes):
 
 def folder(root, kind=Folder, **changes):
     """A `Folder` of `root` with its cache beside it."""
-    settings = {"channels": 3, "image_size": 8, "num_classes": None, "fit": "resize"}
+    settings = {"channels": 3, "image_size": 8, "num_classes": None, "resize_mode": "resize"}
     settings |= {"split": "train", "background": 255, "flip": False, "root": root}
     return kind(data_dir=Path(root).parent, **(settings | changes))
 
@@ -83,7 +83,13 @@ class Large(base.ImageData):
 
     def __init__(self, folder, count):
         self.count = count
-        size = {"channels": 3, "image_size": 64, "fit": "pad", "background": 0, "flip": False}
+        size = {
+            "channels": 3,
+            "image_size": 64,
+            "resize_mode": "pad",
+            "background": 0,
+            "flip": False,
+        }
         super().__init__(data_dir=folder, split="train", num_classes=None, **size)
 
     def files(self, split):

@@ -1,4 +1,4 @@
-"""The memory that a run expects, and job.accumulate=auto."""
+"""The memory that a run expects, and job.accumulate_grad_batches=auto."""
 
 import dataclasses
 import functools
@@ -298,15 +298,15 @@ def test_where_it_does_not_fit_a_line_says_what_would_help(run, monkeypatch):
     small(monkeypatch, 1000)
     told = go(run, *TINY, "output_dir=run")
     (line,) = [line for line in told.splitlines() if line.startswith("job.batch_size=8: about")]
-    assert "job.recompute=true and job.accumulate=auto" in line
+    assert "job.recompute=true and job.accumulate_grad_batches=auto" in line
 
 
 def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, monkeypatch):
-    auto = [*TINY, "job.accumulate=auto"]
+    auto = [*TINY, "job.accumulate_grad_batches=auto"]
     monkeypatch.setattr("ddpm.training.loop.choose", lambda trial, needs: 4)
     out = go(run, *auto, "output_dir=whole")
     assert "for 2 images at a time, 4 times a step" in out
-    go(run, *TINY, "job.accumulate=4", "output_dir=four")
+    go(run, *TINY, "job.accumulate_grad_batches=4", "output_dir=four")
     assert_equal_state(state_of(tmp_path / "whole", 6), state_of(tmp_path / "four", 6))
     go(run, *TINY, "output_dir=one")
     for (_, one), (_, four) in zip(
@@ -328,12 +328,24 @@ def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, mon
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["job.accumulate=some"], "job.accumulate=some: must be a whole number from 1, or auto."),
-        (["job.accumulate=aut"], "Did you mean 'auto'?"),
-        (["job.accumulate=0"], "job.accumulate=0: must be a whole number from 1, or auto."),
-        (["job.accumulate=true"], "must be a whole number from 1, or auto."),
-        (["job.accumulate=16"], "job.accumulate=16: must be at most job.batch_size=8, the images"),
-        (["job.accumulate=3"], "job.batch_size=8: must be divisible by job.accumulate=3."),
+        (
+            ["job.accumulate_grad_batches=some"],
+            "job.accumulate_grad_batches=some: must be a whole number from 1, or auto.",
+        ),
+        (["job.accumulate_grad_batches=aut"], "Did you mean 'auto'?"),
+        (
+            ["job.accumulate_grad_batches=0"],
+            "job.accumulate_grad_batches=0: must be a whole number from 1, or auto.",
+        ),
+        (["job.accumulate_grad_batches=true"], "must be a whole number from 1, or auto."),
+        (
+            ["job.accumulate_grad_batches=16"],
+            "job.accumulate_grad_batches=16: must be at most job.batch_size=8, the images",
+        ),
+        (
+            ["job.accumulate_grad_batches=3"],
+            "job.batch_size=8: must be divisible by job.accumulate_grad_batches=3.",
+        ),
         (["job.recompute=1"], "job.recompute=1: must be true or false."),
     ],
 )
@@ -346,9 +358,9 @@ def test_a_split_that_cannot_work_is_told_in_a_line(words, told, run, tmp_path):
 
 def test_where_not_even_one_image_fits_nothing_is_made(run, tmp_path, monkeypatch):
     small(monkeypatch, 1000)
-    status, _, err = run(*TINY, "job.accumulate=auto", "output_dir=run")
+    status, _, err = run(*TINY, "job.accumulate_grad_batches=auto", "output_dir=run")
     assert (status, err.count("\n")) == (2, 1)
-    assert "job.accumulate=auto: not even one image of 16 pixels at a time fits" in err
+    assert "job.accumulate_grad_batches=auto: not even one image of 16 pixels at a time fits" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -361,7 +373,7 @@ def test_a_network_whose_memory_cannot_be_measured_trains_all_the_same(run, monk
     assert status == 0, err
     assert "data-dependent control flow" in out + err
     assert not [line for line in out.splitlines() if line.startswith("memory ")]
-    status, _, err = run(*TINY, "job.accumulate=auto", "output_dir=other")
+    status, _, err = run(*TINY, "job.accumulate_grad_batches=auto", "output_dir=other")
     assert status == 2
-    assert err.startswith("job.accumulate=auto: ")
+    assert err.startswith("job.accumulate_grad_batches=auto: ")
     assert "data-dependent control flow" in err

@@ -1,4 +1,4 @@
-"""job.recompute=true and job.accumulate=auto with more than one process."""
+"""job.recompute=true and job.accumulate_grad_batches=auto with more than one process."""
 
 import json
 
@@ -29,7 +29,12 @@ def test_processes_agree_on_the_finest_split_and_train_as_one(
         "_fits",
         lambda trial, needs, parts, room, tries: parts > trial.fabric.global_rank,
     )
-    words += ["job.accumulate=auto", "job.recompute=true", f"hardware={strategy}", *CPU]
+    words += [
+        "job.accumulate_grad_batches=auto",
+        "job.recompute=true",
+        f"hardware={strategy}",
+        *CPU,
+    ]
     assert ranks(tmp_path, *RUN, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
     assert "for 2 images at a time, 2 times a step" in said(tmp_path)
     about = json.loads((tmp_path / "run" / "about.json").read_text())

@@ -1,12 +1,9 @@
-"""Numbers that break: no loss and no gradient that is not finite gets into what is learned.
+"""Non-finite losses and gradients never reach the weights.
 
-The step is left out, on all ranks together, and counted; so many in a row (`job.max_skips`) end the
-run with a line that says what helps, and every checkpoint that was written is good. Covered are
-losses and gradients that are not finite, of one part, of one rank, of the schedule alone, in
-float16 with its scale; weights that are not; and going on from the newest checkpoint with another
-rate. A sweep whose sweeper is told the loss of such a run: that of a failed one, in `test_run.py`.
-
-What only a GPU does cannot be tried here: `found_inf` in its kernels is, in those of the CPU.
+Such a step is left out, on all ranks together, and counted; `job.max_nonfinite_steps` of them in a
+row end the run with a line that says what helps, and every checkpoint that was written is good.
+Covered are losses and gradients of one part, of one rank, of the schedule alone, in float16 with
+its scale; non-finite weights; and resuming from the newest checkpoint with another rate.
 """
 
 import copy
@@ -422,13 +419,13 @@ def test_a_line_of_broken_steps_alone_holds_no_null(tmp_path, monkeypatch):
 def test_too_many_in_a_row_end_the_run_and_a_lower_rate_goes_on(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_loss(patch, range(4, 1000))
-        words = [*RUN, "job.max_skips=3", "job.save_every=1", "job.keep_checkpoints=-1"]
+        words = [*RUN, "job.max_nonfinite_steps=3", "job.save_every=1", "job.keep_checkpoints=-1"]
         assert go(tmp_path, *words) == 2
     told = status_of(tmp_path / "run")
     assert told["state"] == "failed"
     assert "loss is not finite in step 6, for image " in told["error"]
     assert " at t=" in told["error"]
-    assert "job.max_skips=3" in told["error"]
+    assert "job.max_nonfinite_steps=3" in told["error"]
     assert len(told["error"].splitlines()) <= 5
     assert told["error"] in said(tmp_path)
     assert "Traceback" not in said(tmp_path)
@@ -439,8 +436,8 @@ def test_too_many_in_a_row_end_the_run_and_a_lower_rate_goes_on(tmp_path, monkey
 
     lower = ["resume=run", "optimizer.lr=1e-4", "optimizer.betas=[0.8,0.9]"]
     assert go(tmp_path, *lower) == 2
-    assert "resume_allow=[optimizer.lr]" in said(tmp_path)
-    assert go(tmp_path, *lower, "resume_allow=[optimizer.lr,optimizer.betas]") == 0, said(tmp_path)
+    assert "allow_changes=[optimizer.lr]" in said(tmp_path)
+    assert go(tmp_path, *lower, "allow_changes=[optimizer.lr,optimizer.betas]") == 0, said(tmp_path)
     assert "changed  optimizer.lr: 0.0002 -> 0.0001" in said(tmp_path)
     (group,) = state_of(tmp_path / "run", 6)["optimizer"]["param_groups"]
     assert (group["lr"], list(group["betas"])) == (1e-4, [0.8, 0.9])
@@ -453,7 +450,7 @@ def test_too_many_in_a_row_end_the_run_and_a_lower_rate_goes_on(tmp_path, monkey
 def test_weights_that_a_rate_blew_up_are_never_saved(tmp_path):
     assert go(tmp_path, *RUN, "job.max_steps=2") == 0, said(tmp_path)
     before = (tmp_path / "run" / "checkpoints" / "step-0000002.pt").read_bytes()
-    blown = ["optimizer.lr=1e39", "resume_allow=[optimizer.lr]", "job.save_every=1"]
+    blown = ["optimizer.lr=1e39", "allow_changes=[optimizer.lr]", "job.save_every=1"]
     assert go(tmp_path, "resume=run", *blown, "job.max_steps=6") == 2
     told = status_of(tmp_path / "run")
     assert (told["state"], told["saved"]) == ("failed", 2)
@@ -484,7 +481,7 @@ def test_what_one_rank_meets_all_leave_out(tmp_path, monkeypatch):
 def test_what_one_rank_meets_too_often_ends_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_loss(patch, range(3, 1000), rank=1)
-        words = [*RUN, *DDP, "job.max_skips=2"]
+        words = [*RUN, *DDP, "job.max_nonfinite_steps=2"]
         assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
     told = status_of(tmp_path / "run")
     assert (told["state"], told["saved"]) == ("failed", 2)

@@ -94,16 +94,16 @@ def test_the_weight_is_on_the_squared_error_of_x_0():
 def test_errors(loss_type, function):
     output, target = torch.randn(2, 8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     expected = function(output - target).mean((1, 2, 3))
-    for weighting in (Uniform(loss_type=loss_type), MinSNR(gamma=5.0, loss_type=loss_type)):
-        torch.testing.assert_close(weighting.error(output, target), expected)
-    assert Uniform().loss_type == "mse"
-    torch.testing.assert_close(Uniform().error(output, target).mean(), F.mse_loss(output, target))
+    for objective in (Eps, V, X0):
+        torch.testing.assert_close(objective(loss_type=loss_type).error(output, target), expected)
+    assert Eps().loss_type == "mse"
+    torch.testing.assert_close(Eps().error(output, target).mean(), F.mse_loss(output, target))
 
 
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: Uniform(loss_type="l2"), "weighting.loss_type=l2: must be one of mse, l1, huber"),
+        (lambda: Eps(loss_type="l2"), "objective.loss_type=l2: must be one of mse, l1, huber"),
         (lambda: MinSNR(gamma=0.0), "weighting.gamma=0.0"),
         (lambda: MinSNR(gamma=float("nan")), "weighting.gamma=nan"),
     ],

@@ -33,7 +33,7 @@ BEFORE = {"objective": "eps", "weighting": "uniform", "guidance": "none"}
 _TRAINING_KNOBS = (
     "batch_size",
     "warmup_steps",
-    "decay_steps",
+    "lr_decay_start",
     "clip_grad_norm",
     "ema_decay",
     "ema_ramp",
@@ -48,7 +48,7 @@ RESULT_DEPENDS_ON = (
 )
 _NEEDED = ("run_id", "seed", "schedule", "diffusion", "optimizer", "hardware", "tracker", "job")
 _ELSEWHERE = ("data.root", "data.data_dir")  # where data are is the machine's affair
-_ABOUT_THE_RUN = ("resume", "resume_allow", "checkpoint", "hydra", "output_dir", "data_dir")
+_ABOUT_THE_RUN = ("resume", "allow_changes", "checkpoint", "hydra", "output_dir", "data_dir")
 taken: list[str] = []  # what the command of this process has taken over: see `inherited`
 # In what two sampling runs may differ and still draw the same images.
 INCIDENTAL = (
@@ -307,7 +307,7 @@ def _refusal(key: str, old: Any, new: Any, source: str) -> str:
     if key in _PRESETS:
         told += ", or give the keys it sets one by one"
     elif source.startswith("resume"):
-        told += f", or let it change the result: 'resume_allow=[{key}]'"
+        told += f", or let it change the result: 'allow_changes=[{key}]'"
     return f"{told}."
 
 

@@ -25,6 +25,7 @@ from ddpm.runner.config import (
     output_dir,
     paths,
     redaction,
+    renamed_keys,
     rules,
     team,
     validate,
@@ -35,6 +36,7 @@ from ddpm.runner.config.explain import no_such_key, no_such_option
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.config.rules import look_up
 from ddpm.runner.runs import code_version, run_dir, stored_config
+from ddpm.runner.runs.old_names import RENAMED
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 from ddpm.trackers.wandb_client import limits
@@ -45,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 _WIRE = re.compile(r"\$\{([\w.]+)\}")
 _DATA_DIR = "${oc.env:DDPM_DATA,data}"  # as config.yaml has it, where nobody says otherwise
-_NOT_KEPT = ("output_dir", "version", "resume_allow", "sweep")  # of this start alone
+_NOT_KEPT = ("output_dir", "version", "allow_changes", "sweep")  # of this start alone
 
 
 def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
@@ -61,6 +63,7 @@ def plan(cfg: DictConfig, inherited: Iterable[str] = ()) -> Plan:
     typed = redaction.as_typed(hydra_config)
     texts = [text for text in typed if text not in set(inherited)]
     overrides = OverridesParser.create().parse_overrides(texts)
+    renamed_keys.in_files(cfg, [override.key_or_group for override in overrides])
     redaction.check_config(cfg)
     _check_overrides(cfg, overrides, hydra_config.runtime.choices)
     shared = team.keys(validate.folders(), hydra_config.runtime.choices.get("team"))
@@ -100,8 +103,9 @@ def _plan(
     keys = [override.key_or_group for override in overrides]
     if "team" in keys:  # the run goes on with what the file says, as if it had been typed
         keys = list(dict.fromkeys([*shared, *keys]))
-    resume, allowed = _resume(config, hydra_config), config.get("resume_allow", [])
-    rules.check({"resume_allow": allowed}, {})  # before it is asked
+    resume, allowed = _resume(config, hydra_config), config.get("allow_changes", [])
+    rules.check({"allow_changes": allowed}, {})  # before it is asked
+    allowed = [RENAMED.get(key, key) for key in allowed]
     changes: list[str] = []
     untyped: tuple[str, ...] = ()
     if resume is None or "tracker" in keys:
@@ -159,7 +163,7 @@ def _plan(
     stored_config.to_yaml(
         hparams
     )  # refuses what a resumed run could not read, before a folder is made
-    config |= {"resume_allow": allowed}
+    config |= {"allow_changes": allowed}
     return _placed(config, hparams, hydra_config, resume, changes, untyped)
 
 

@@ -73,7 +73,7 @@ RULES = {
     "schedule.zero_terminal_snr": boolean(),
     "objective.learned_variance": boolean(),
     "objective.vlb_weight": positive(),
-    "weighting.loss_type": one_of("mse", "l1", "huber"),
+    "objective.loss_type": one_of("mse", "l1", "huber"),
     "weighting.gamma": positive(),
     "sampler.steps": integer(1, null=True),
     "sampler.eta": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
@@ -108,14 +108,14 @@ RULES = {
     "job.max_steps": integer(1, null=True),
     "job.max_epochs": positive(null=True),
     "job.batch_size": integer(1),
-    "job.accumulate": Rule(
+    "job.accumulate_grad_batches": Rule(
         int | str,
         "a whole number from 1, or auto",
         lambda x: x == "auto" or (type(x) is int and x >= 1),
         options=("auto",),
     ),
     "job.warmup_steps": integer(0),
-    "job.decay_steps": integer(1, null=True),
+    "job.lr_decay_start": integer(1, null=True),
     "job.clip_grad_norm": positive(null=True),
     "job.ema_decay": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "job.ema_ramp": number("a number from 1 (1: no ramp)", lambda x: x >= 1),
@@ -127,7 +127,12 @@ RULES = {
     ),
     "job.recompute": boolean(),
     "job.label_dropout": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
-    "job.labels": Rule(list, "a list of classes, like [3, 8]", lambda x: len(x) > 0, null=True),
+    "job.labels": Rule(
+        list | int,
+        "a class or a list of classes, like 3 or [3, 8]",
+        lambda x: x != [] and not isinstance(x, bool),
+        null=True,
+    ),
     "job.evaluate_every": integer(1, null=True),
     "job.num_workers": integer(0),
     "job.log_every": integer(1),
@@ -152,15 +157,14 @@ RULES = {
         lambda x: len(x) == 2 and all(type(n) is int and n >= 0 for n in x),
     ),
     "job.t": integer(0, null=True),
-    "job.mixes": integer(2),
-    "job.label": integer(0, null=True),
+    "job.num_mixtures": integer(2),
     "job.image": path(),
     "job.mask": Rule(str, f"a path, or one of {', '.join(AREAS)}", lambda x: x != "", False, AREAS),
     "job.resamples": integer(1),
     "job.jump_length": integer(1),
     "job.weights": one_of("ema", "model"),
-    "job.max_skips": integer(1),
-    "resume_allow": Rule(
+    "job.max_nonfinite_steps": integer(1),
+    "allow_changes": Rule(
         list, "a list of keys, like [optimizer.lr]", lambda x: all(isinstance(k, str) for k in x)
     ),
     "job.format": one_of("safetensors"),
@@ -198,9 +202,12 @@ def follow(config: dict[str, Any]) -> None:
 
 
 def fill_in(config: dict[str, Any]) -> None:
-    """Labels that were not given, where there are any: all, in turn."""
+    """Make job.labels a list: by default all classes, in turn; none for interpolation."""
     job = config.get("job", {})
-    if job.get("labels", 0) is None and _takes_labels(config):
+    if isinstance(job.get("labels"), int):
+        job["labels"] = [job["labels"]]
+    by_default = look_up(config, "choices.job") != "interpolate" and _takes_labels(config)
+    if "labels" in job and job["labels"] is None and by_default:
         job["labels"] = list(range(config["data"]["num_classes"]))
 
 
@@ -258,14 +265,17 @@ def _check_together(config: dict[str, Any]) -> list[str]:
     job = config.get("job", {})
     if "max_steps" in job and job["max_steps"] is None and job.get("max_epochs") is None:
         wrong.append("job.max_steps=null, job.max_epochs=null: one of them must say when to stop.")
-    parts, batch = job.get("accumulate", 1), job.get("batch_size", 0)
+    parts, batch = job.get("accumulate_grad_batches", 1), job.get("batch_size", 0)
     parts = 1 if parts == "auto" else parts
     if parts > batch > 0:
         wrong.append(
-            f"job.accumulate={parts}: must be at most job.batch_size={batch}, the images of a step."
+            f"job.accumulate_grad_batches={parts}: must be at most job.batch_size={batch}, the "
+            "images of a step."
         )
     elif batch % parts:
-        wrong.append(f"job.batch_size={batch}: must be divisible by job.accumulate={parts}.")
+        wrong.append(
+            f"job.batch_size={batch}: must be divisible by job.accumulate_grad_batches={parts}."
+        )
     else:
         wrong += _check_shares(config, batch, parts)
     steps, T = look_up(config, "sampler.steps"), look_up(config, "schedule.T")
@@ -296,11 +306,13 @@ def _check_shares(config: dict[str, Any], batch: int, parts: int) -> list[str]:
     if not all(type(count) is int and count >= 1 for count in counts):
         return []
     shares = math.prod(counts) * parts
-    trains = "accumulate" in config.get("job", {})  # images to draw need not be shared evenly
+    # Images to draw need not be shared evenly.
+    trains = "accumulate_grad_batches" in config.get("job", {})
     if not trains or "TORCHELASTIC_RUN_ID" in os.environ or batch % shares == 0:
         return []  # torchrun has a number of its own
     near = [n for n in (batch // shares * shares, (batch // shares + 1) * shares) if n > 0]
-    split = "" if config["job"]["accumulate"] == "auto" else f" x job.accumulate={parts}"
+    auto = config["job"]["accumulate_grad_batches"] == "auto"
+    split = "" if auto else f" x job.accumulate_grad_batches={parts}"
     return [
         f"job.batch_size={batch}: not divisible by {math.prod(counts)} devices{split}; the nearest "
         f"that are: {', '.join(map(str, near))}."
@@ -414,12 +426,10 @@ def _check_labels(config: dict[str, Any]) -> list[str]:
         wrong.append(
             "guidance.classifier: must be given, the folder of a job=train_classifier run."
         )
-    if (
-        guidance in ("classifier", "classifier_free")
-        and config.get("job", {}).get("label", 0) is None
-    ):
+    guides = guidance in ("classifier", "classifier_free")
+    if guides and choices.get("job") == "interpolate" and config["job"].get("labels") is None:
         wrong.append(
-            f"job.label: must be given, the class that guidance={guidance} leads to; or "
+            f"job.labels: must be given, the class that guidance={guidance} leads to; or "
             "guidance=none."
         )
     if guidance == "classifier_free" and not conditional and not wrong:
@@ -431,24 +441,22 @@ def _check_labels(config: dict[str, Any]) -> list[str]:
 
 
 def _check_asked(config: dict[str, Any]) -> list[str]:
-    """The labels that images are to have, in job.labels or job.label."""
-    job, wrong = config.get("job", {}), []
+    """The labels that images are to have, in job.labels."""
     name, classes = look_up(config, "choices.data"), look_up(config, "data.num_classes")
-    for key in ("labels", "label"):
-        if (asked := job.get(key)) is None:
-            continue
-        labels = asked if isinstance(asked, list) else [asked]
-        if not _takes_labels(config):
-            wrong.append(
-                f"job.{key}={asked}: the checkpoint was trained without labels "
-                "(data.conditional=false); guidance=classifier can lead it."
-            )
-        elif bad := [n for n in labels if type(n) is not int or not 0 <= n < classes]:
-            wrong.append(
-                f"job.{key}={asked}: {bad[0]} is not one of 0 to {classes - 1}, the {classes} "
-                f"classes of data={name}."
-            )
-    return wrong
+    if (asked := look_up(config, "job.labels")) is None:
+        return []
+    labels = asked if isinstance(asked, list) else [asked]
+    if not _takes_labels(config):
+        return [
+            f"job.labels={asked}: the checkpoint was trained without labels "
+            "(data.conditional=false); guidance=classifier can guide it."
+        ]
+    if bad := [n for n in labels if type(n) is not int or not 0 <= n < classes]:
+        return [
+            f"job.labels={asked}: {bad[0]} is not one of 0 to {classes - 1}, the {classes} "
+            f"classes of data={name}."
+        ]
+    return []
 
 
 def look_up(config: dict[str, Any], key: str) -> Any:

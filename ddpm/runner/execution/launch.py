@@ -136,10 +136,14 @@ def _check_agreed(
 def _out_of_memory(config: dict[str, Any], error: Exception) -> str:
     """What did not fit, and what would."""
     job, data = config["job"], config["data"]
-    accumulate = job.get("accumulate")
-    smaller = f"a larger job.accumulate (now {accumulate})" if accumulate else "a smaller batch"
+    accumulate = job.get("accumulate_grad_batches")
+    smaller = (
+        f"a larger job.accumulate_grad_batches (now {accumulate})"
+        if accumulate
+        else "a smaller batch"
+    )
     if accumulate == "auto":
-        smaller = "a number for job.accumulate instead of auto"
+        smaller = "a number for job.accumulate_grad_batches instead of auto"
     more = "job.recompute=true, " if job.get("recompute") is False else ""
     return (
         f"job.batch_size={job.get('batch_size')}: the device has not enough memory for images of "

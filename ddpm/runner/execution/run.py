@@ -187,11 +187,11 @@ class Run:
         """
         self.fingerprint = fingerprint
         before = self.state.get("data", fingerprint) if self.state else fingerprint
-        if before != fingerprint and "data" not in self.plan.config["resume_allow"]:
+        if before != fingerprint and "data" not in self.plan.config["allow_changes"]:
             raise InputError(
                 f"resume={self.dir}: the data set is not the one that the run began with (files, "
                 "sizes or settings differ). Put it back, or go on all the same with "
-                "'resume_allow=[data]'."
+                "'allow_changes=[data]'."
             )
 
     def recall(self, name: str) -> Any:

@@ -9,7 +9,7 @@ from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 
 # The folder is taken by now; and whoever goes on with a run begins it, here.
-_OF_ONE_START = ("output_dir", "resume", "resume_allow", "sweep")
+_OF_ONE_START = ("output_dir", "resume", "allow_changes", "sweep")
 
 
 def again(run: RunRecord) -> str | None:

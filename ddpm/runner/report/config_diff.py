@@ -14,7 +14,7 @@ _ORDER += ("optimizer", "sampler", "guidance", "hardware")
 _SILENT = ("budget", "size", "rate", "tracker", "team")
 # What is no setting: who, where, when; and copies of parts that stand elsewhere, too.
 _IGNORED = ("seed", "run_id", "version", "overrides", "choices", "tracker", "team", "diffusion")
-_IGNORED += ("output_dir", "data_dir", "data.data_dir", "resume", "resume_allow", "code", "sweep")
+_IGNORED += ("output_dir", "data_dir", "data.data_dir", "resume", "allow_changes", "code", "sweep")
 _IGNORED += ("source", "classifier_source")
 _ABSENT = object()
 

@@ -1,24 +1,90 @@
-"""Names of earlier versions in stored configurations, and the names that stand for them today.
+"""Names of earlier versions, and the names that stand for them today.
 
-An entry may go once no run of that version is worth continuing: it is what makes old run folders,
-checkpoints, exports and sweeps readable. docs/upgrading.md tells users about them.
+Stored configurations are read with today's names, command lines and files of users may hold old
+ones for one more version (`config/renamed_keys.py`). docs/upgrading.md lists them for users. An
+entry may go once no run of that version is worth continuing.
 """
 
 from typing import Any
 
 # `_target_` names: old -> new.
 MOVED = {"ddpm.hardware.fabric": "ddpm.runner.distributed.fabric.fabric"}
+# Keys of a configuration, by their dotted names: old -> new.
+RENAMED = {
+    "job.accumulate": "job.accumulate_grad_batches",
+    "job.decay_steps": "job.lr_decay_start",
+    "job.max_skips": "job.max_nonfinite_steps",
+    "job.mixes": "job.num_mixtures",
+    "job.label": "job.labels",
+    "data.fit": "data.resize_mode",
+    "weighting.loss_type": "objective.loss_type",
+    "resume_allow": "allow_changes",
+}
+# The process holds copies of the parts that it is made of.
+_WITHIN = {
+    f"diffusion.{old}": f"diffusion.{new}"
+    for old, new in RENAMED.items()
+    if old.partition(".")[0] in ("weighting", "objective")
+}
+_FIRST = {new: old for old, new in (RENAMED | _WITHIN).items() if new != "job.labels"}
 
 
-def renamed(node: Any) -> Any:
-    """A copy of a configuration, or of a part of it, with today's names.
+def renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """A copy of a stored configuration with today's names.
 
     Args:
-        node: plain data that passed `stored_config.check_shape`.
+        config: plain data that passed `stored_config.check_shape`.
     """
+    config = _moved(config)
+    for old, new in (RENAMED | _WITHIN).items():
+        _move_key(config, old.split("."), new.split("."))
+    job = config.get("job")
+    if isinstance(job, dict) and type(job.get("labels")) is int:
+        job["labels"] = [job["labels"]]
+    words = config.get("overrides")
+    if isinstance(words, list):
+        config["overrides"] = [override(word) if isinstance(word, str) else word for word in words]
+    return config
+
+
+def override(word: str) -> str:
+    """An override of the command line, `key=value`, with today's name of its key."""
+    key, equals, value = word.partition("=")
+    sign = key[: len(key) - len(key.lstrip("+~"))]
+    return f"{sign}{RENAMED.get(key.lstrip('+~'), key.lstrip('+~'))}{equals}{value}"
+
+
+def first_names(keys: dict[str, Any]) -> dict[str, Any]:
+    """Dotted keys and their values with the first names that keys and targets had: the identity of
+    a sweep's job is made of these, so that sweeps of earlier versions go on."""
+    first_target = {new: old for old, new in MOVED.items()}
+    return {
+        _FIRST.get(key, key): first_target.get(value, value) if key.endswith("_target_") else value
+        for key, value in keys.items()
+    }
+
+
+def _moved(node: Any) -> Any:
     if isinstance(node, dict):
-        node = {key: renamed(value) for key, value in node.items()}
+        node = {key: _moved(value) for key, value in node.items()}
         if isinstance(node.get("_target_"), str):
             node["_target_"] = MOVED.get(node["_target_"], node["_target_"])
         return node
-    return [renamed(value) for value in node] if isinstance(node, list) else node
+    return [_moved(value) for value in node] if isinstance(node, list) else node
+
+
+def _move_key(config: dict[str, Any], old: list[str], new: list[str]) -> None:
+    """Move a value within nested dictionaries; a value that is there under the new name stays."""
+    source = _node(config, old[:-1])
+    if source is None or old[-1] not in source:
+        return
+    target = _node(config, new[:-1])
+    if target is not None:
+        target.setdefault(new[-1], source.pop(old[-1]))
+
+
+def _node(config: dict[str, Any], path: list[str]) -> dict[str, Any] | None:
+    node: Any = config
+    for name in path:
+        node = node.get(name) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else None

@@ -18,7 +18,7 @@ from typing import Any, Self
 from ddpm.errors import InputError
 from ddpm.runner.config import catalog, merge, wandb_settings
 from ddpm.runner.config.plan import Plan
-from ddpm.runner.runs import run_dir
+from ddpm.runner.runs import old_names, run_dir
 from ddpm.runner.safe_io import atomic, file_locks, listing
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,9 @@ def identity(config: dict[str, Any]) -> str:
     for key, default in catalog.defaults(config["choices"]).items():
         if not isinstance(default, dict) and "${" not in str(default):
             keys.setdefault(key, default)
+    keys = old_names.first_names(keys)
+    if config["choices"].get("job") == "interpolate" and "job.labels" in keys:
+        keys["job.label"] = (keys.pop("job.labels") or [None])[0]
     if keys.get("job.compile") == "auto":  # the default; it was false before there was auto
         keys["job.compile"] = False
     source = "checkpoint" if config.get("source") else None  # moved or not, it is the same one

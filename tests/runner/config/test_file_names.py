@@ -29,7 +29,7 @@ def test_a_folder_of_the_longest_name_can_be_made(tmp_path):
 @pytest.mark.slow
 def test_the_folders_of_a_sweep_may_be_named_by_all_its_words(run, tmp_path):
     words = ["job.max_steps=1", "job.num_samples=1", "seed=1,2"]
-    words.append(f"resume_allow=[{','.join(['optimizer.lr'] * 20)}]")
+    words.append(f"allow_changes=[{','.join(['optimizer.lr'] * 20)}]")
     subdir = "hydra.sweep.subdir='${hydra:job.num}-${hydra:job.override_dirname}'"
     for _ in range(2):  # they are found again
         status, out, err = run("-m", "sweep=s", *TINY, *words, subdir)

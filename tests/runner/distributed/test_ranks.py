@@ -70,7 +70,9 @@ def test_shared_out_they_go_on_with_the_run_of_one(alone, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["unet", "resunet"])
-@pytest.mark.parametrize("more", [["job.accumulate=2"], ["job.sample_every=2"]], ids=str)
+@pytest.mark.parametrize(
+    "more", [["job.accumulate_grad_batches=2"], ["job.sample_every=2"]], ids=str
+)
 def test_any_network_can_be_shared_out(model, more, alone, tmp_path, monkeypatch):
     words = [*SMALL[model], *more, "optimizer.lr=2e-5"]
     got = ranks(tmp_path, *RUN, "hardware=fsdp", *CPU, *words, monkeypatch=monkeypatch)

@@ -230,7 +230,7 @@ def test_where_the_memory_is_short_the_run_says_what_needs_less(straight, tmp_pa
     words = said(tmp_path)
     assert "job.batch_size=8: the device has not enough memory for images of 16 pixels" in words
     assert "(CUDA out of memory. Tried to allocate 20.00 GiB.)" in words
-    assert "A larger job.accumulate (now 1)" in words
+    assert "A larger job.accumulate_grad_batches (now 1)" in words
     assert "Traceback" not in words
     told = status_of(tmp_path / "run")
     assert (told["state"], told["saved"]) == ("failed", 2)

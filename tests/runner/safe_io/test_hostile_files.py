@@ -673,7 +673,7 @@ def _decode(path):
     upright_size(path)
     with open_image(path) as image:
         return square(
-            image, channels=3, image_size=16, fit="crop", center_crop=None, background=0,
+            image, channels=3, image_size=16, resize_mode="crop", center_crop=None, background=0,
             resample=Image.Resampling.BOX,
         )  # fmt: skip
 
@@ -734,7 +734,7 @@ from ddpm.runner.safe_io.yaml_json import read_yaml
 
 def picture(path):
     with open_image(path) as image:
-        square(image, channels=3, image_size=16, fit="crop", center_crop=None, background=0,
+        square(image, channels=3, image_size=16, resize_mode="crop", center_crop=None, background=0,
                resample=Image.Resampling.BOX)
 
 resource.setrlimit(resource.RLIMIT_CPU, (30, 30))

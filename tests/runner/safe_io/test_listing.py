@@ -163,7 +163,7 @@ WALKS = {
     "options": lambda path: catalog.yaml_files(path),
     "photographs of pets": lambda path: Pets(
         **{"data_dir": path.parent.parent, "split": "train", "channels": 3, "image_size": 8},
-        **{"num_classes": None, "fit": "crop", "background": 0, "flip": False},
+        **{"num_classes": None, "resize_mode": "crop", "background": 0, "flip": False},
     ).files("train"),
 }
 

@@ -295,9 +295,12 @@ def test_processes_of_torchrun_cannot_share_a_sweep(run, monkeypatch, tmp_path):
 
 def test_keys_of_later_versions_count_as_left_alone(tiny):
     config = run_dir.read_config(tiny)
-    older = {**config, "job": {k: v for k, v in config["job"].items() if k != "max_skips"}}
+    older = {
+        **config,
+        "job": {k: v for k, v in config["job"].items() if k != "max_nonfinite_steps"},
+    }
     assert folder.identity(older) == folder.identity(config)
-    changed = {**config, "job": config["job"] | {"max_skips": 7}}
+    changed = {**config, "job": config["job"] | {"max_nonfinite_steps": 7}}
     assert folder.identity(changed) != folder.identity(config)
 
 

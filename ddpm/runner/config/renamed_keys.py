@@ -1,0 +1,51 @@
+"""Old names of keys, on the command line and in users' own files, still work, with a warning.
+
+Remove an entry of `old_names.RENAMED` one version after it was added, and these functions with the
+last one.
+"""
+
+import logging
+from collections.abc import Iterable
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ddpm.runner.runs.old_names import RENAMED, override
+
+logger = logging.getLogger(__name__)
+
+_noted: set[str] = set()  # old keys that this process has named already
+
+
+def in_words(words: Iterable[str]) -> list[str]:
+    """The overrides of a command line with today's keys."""
+    return [_noting(word, override(word)) for word in words]
+
+
+def in_files(cfg: DictConfig, typed: Iterable[str]) -> None:
+    """Move what the composed configuration holds under an old key to the new one.
+
+    Args:
+        typed: keys of the command line; they win over files.
+    """
+    for old, new in RENAMED.items():
+        parent, _, name = old.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if not isinstance(node, DictConfig) or name not in node:
+            continue
+        value = OmegaConf.to_container(cfg, resolve=False)
+        for part in old.split("."):
+            value = value[part]
+        with open_dict(cfg):
+            del node[name]
+            if new not in set(typed):
+                OmegaConf.update(cfg, new, value)
+        _noting(old, new)
+
+
+def _noting(old: str, new: str) -> str:
+    """The new name; a line tells of it, once for each key in a process."""
+    key, today = (word.partition("=")[0].lstrip("+~") for word in (old, new))
+    if key != today and key not in _noted:
+        _noted.add(key)
+        logger.warning("%s is now called %s; the old name works in this version.", key, today)
+    return new
