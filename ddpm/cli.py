@@ -17,27 +17,26 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ddpm.errors import InputError, ToldElsewhere, nearest
-from ddpm.jobs.report import report
-from ddpm.jobs.status import status
 from ddpm.runner.config import (
+    base_run,
     catalog,
     explain,
-    merge,
     overrides,
     paths,
     redaction,
     renamed_keys,
     wandb_settings,
 )
+from ddpm.runner.config.build import build
 from ddpm.runner.config.planning import plan
+from ddpm.runner.config.request import INHERITED
 from ddpm.runner.distributed import ranks, threads
 from ddpm.runner.execution.execute import perform
 from ddpm.runner.sweeps import callback, summary
 from ddpm.runner.sweeps.launchers.base import ours_by_default
 from ddpm.runner.sweeps.run_job import attempt_composed
-from ddpm.runner.terminal import streams
+from ddpm.runner.terminal import shell, streams
 
-READ_ONLY = {"report": report, "status": status}  # jobs that start no run
 _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
 
 
@@ -129,8 +128,14 @@ def _prepare_arguments() -> None:
             raise InputError("--cfg shows the configuration of one run; leave out -m.")
         _check_one_sweep(rest)
     _check_chosen_files(first, rest)
-    merge.taken[:] = merge.inherited(rest)
-    sys.argv[1:] = [*first, *rest, *merge.taken]
+    sys.argv[1:] = [*first, *rest, *_inherited(rest)]
+
+
+def _inherited(words: list[str]) -> list[str]:
+    """Overrides for the options that a run takes from an older one, and the key that lists them."""
+    options = base_run.inherited(words)
+    listed = ",".join(map(shell.quoted, options))
+    return [*options, f"{INHERITED}=[{listed}]"] if options else []
 
 
 def _with_home(word: str) -> str:
@@ -190,14 +195,13 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     """One run; or one job of a sweep, for launchers that are not ours."""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return attempt_composed(cfg)
-    job = HydraConfig.get().runtime.choices.job
-    _single["only_prints"] = job == "status"
+    _single["only_prints"] = HydraConfig.get().runtime.choices.job == "status"
     try:
-        if job in READ_ONLY:
-            READ_ONLY[job](cfg)
+        if cfg.kind == "reads":
+            build(cfg.job, "job")(cfg)
             return None
         with ranks.one_tells():
-            planned = plan(cfg, merge.taken)
+            planned = plan(cfg)
         _single["planned"] = True
         perform(planned)
     except BaseException as error:

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from support.base import ROOT
 from support.sharing import curve_of_a_loss
 
-from ddpm.runner.config import rules
+from ddpm.runner.config import derive, rules
 from ddpm.runner.config.build import build, check_targets
-from ddpm.runner.config.plan import Plan
+from ddpm.runner.config.plan import Mode, Output, Plan
 from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.trackers import local
@@ -29,7 +29,7 @@ GROUPS = {
     for folder in sorted(CONF.iterdir())
     if folder.is_dir()
 }
-FOLLOWING = ("budget", "rate", "size")  # chosen by the other choices
+FOLLOWING = ("job_data", "job_model_data_optimizer", "model_data")  # chosen by the other choices
 NO_PARTS = ("hydra", "job", "experiment", "team", *FOLLOWING)
 PARTS = [group for group in GROUPS if group not in NO_PARTS]
 OPTIONS = [(group, option) for group in PARTS for option in GROUPS[group]]
@@ -189,9 +189,9 @@ def test_every_network_takes_the_images_of_every_data_set(data, model):
 @pytest.mark.parametrize("group", FOLLOWING)
 def test_what_follows_from_other_choices_is_found_by_its_name(group):
     parts = {
-        "budget": ("job", "data"),
-        "rate": ("job", "model", "data", "optimizer"),
-        "size": ("model", "data"),
+        "job_data": ("job", "data"),
+        "job_model_data_optimizer": ("job", "model", "data", "optimizer"),
+        "model_data": ("model", "data"),
     }[group]
     names = {"_".join(options): options for options in itertools.product(*map(GROUPS.get, parts))}
     for option in GROUPS[group]:
@@ -336,7 +336,7 @@ def test_data_comes_from_the_environment_or_stands_beside_the_checkout(monkeypat
 def test_every_data_set_with_classes_has_a_classifier_and_conditional_networks(data):
     for model in NETWORKS:
         config = plain(composed(f"data={data}", "data.conditional=true", f"model={model}"))
-        rules.follow(config)
+        derive.model_keys(config)
         assert config["model"]["num_classes"] == config["data"]["num_classes"]
         with torch.device("meta"):
             net = build(config["model"])
@@ -344,7 +344,7 @@ def test_every_data_set_with_classes_has_a_classifier_and_conditional_networks(d
             t = label = torch.empty(2, dtype=torch.int64)
             assert net(x_t, t, label).shape == x_t.shape
     config = plain(composed("job=train_classifier", f"data={data}"))
-    rules.follow(config)
+    derive.model_keys(config)
     with torch.device("meta"):
         logits = build(config["model"])(x_t, t)
     assert logits.shape == (2, config["data"]["num_classes"])
@@ -404,11 +404,7 @@ def test_any_two_options_take_a_step_and_draw_a_picture(choices, data_dir, tmp_p
     planned = Plan(
         config=hparams,
         hparams=hparams,
-        output_dir=tmp_path / "run",
-        in_sweep=False,
-        chosen=False,
-        unique=False,
-        resume=False,
+        output=Output(tmp_path / "run", Mode.NEW),
         trains=True,
         changes=[],
         checkpoint=None,
@@ -473,6 +469,8 @@ def test_keys_are_parameters_and_parameters_are_keys(path, node):
     given = {name for name in node if not re.fullmatch(r"_\w+_|defaults", name)}
     assert given - known.keys() == set(), "keys that nobody reads"
     later = AT_THE_CALL.get(path.parent.name, set()) if node.get("_partial_") else set()
+    if loaded(path).get("kind") == "reads":
+        later = {"cfg"}
     if target in PLUGINS:
         later = {name for name, p in known.items() if p.kind is not p.KEYWORD_ONLY}
     required = {name for name, p in known.items() if p.default is p.empty}

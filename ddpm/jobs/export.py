@@ -46,7 +46,7 @@ def export(
         used = {part: given[part] for part in ("sampler", "guidance")}  # as the command line says
         choices = hparams["choices"] | {part: given["choices"][part] for part in used}
         state = run.state | {"hparams": hparams | used | {"choices": choices}}
-        run.dir = make_folder(run.dir, unique=run.plan.unique)
+        run.dir = make_folder(run.dir, unique=run.plan.output.unique)
         file = WRITERS[format](run.dir, state, weights)
         run.say(
             f"done     {file} ({file.stat().st_size / 1e6:.1f} MB): {weights} of {run.path}, "

@@ -68,11 +68,13 @@ ROLES = {
     "choices": Role.RECORD,  # the chosen options: their keys stand in the configuration
     "code": Role.RECORD,
     "version": Role.RECORD,
+    "kind": Role.RECORD,  # of the job
     "resume": Role.START,
     "allow_changes": Role.START,
     "output_dir": Role.START,
     "sweep": Role.START,
     "runs": Role.START,
+    "inherited": Role.START,
     "hydra": Role.START,
 }
 # Groups whose keys stand in a run's configuration as a dictionary.
@@ -103,7 +105,7 @@ def role_of(key: str) -> Role | None:
 
 
 def is_fixed_on_resume(key: str) -> bool:
-    """Whether the weights of a training run depend on a key, so that resuming must not change it."""
+    """Whether resuming must not change a key, because the trained weights depend on it."""
     return role_of(key) in (Role.PROCESS, Role.TRAINING, Role.PRESET)
 
 

@@ -25,7 +25,7 @@ ROWS = [
     ("optimizer=0.1", "optimizer=0.1", "adamw"),
     ("model=null", "model=null", "group"),
     ("~model",),
-    ("budget=foo", "budget=foo"),
+    ("job_data=foo", "job_data=foo"),
     ("size=unet_digit", "size=unet_digit"),
     ("--multirn", "--multirn"),
     # keys

@@ -489,7 +489,7 @@ def answer(*arguments):
 def test_help_lists_groups_and_commands_without_torch():
     out = answer("--help")
     for folder in (ROOT / "conf").iterdir():
-        if folder.is_dir() and folder.name not in ("hydra", "budget", "size"):
+        if folder.is_dir() and folder.name not in ("hydra", "job_data", "model_data"):
             (line,) = [line for line in out.splitlines() if line.startswith(f"{folder.name}: ")]
             assert set(line.partition(": ")[2].split(", ")) == {p.stem for p in folder.iterdir()}
     assert out.count("\n  python run.py") >= 5

@@ -149,7 +149,7 @@ def test_nothing_of_this_machine_is_shared(tmp_path):
     path = safetensors_file.write(tmp_path, made(), "ema")
     for name in ("model.safetensors", "config.json"):
         assert b"marker" not in (tmp_path / name).read_bytes()
-    hparams = safetensors_file.read_hparams(path)
+    hparams = safetensors_file.read_head(path)[2]
     assert hparams["data"]["root"] is None
     assert "guidance" not in hparams
     assert hparams["choices"] == {"job": "train", "model": "convnet", "guidance": "none"}

@@ -12,7 +12,7 @@ from support.mistakes import assert_answered, contents
 from support.wandb_reader import read_run, run_files
 from support.wandb_runs import forget, nobody_is_logged_in
 
-from ddpm.runner.config.plan import Plan
+from ddpm.runner.config.plan import Mode, Output, Plan
 from ddpm.runner.sweeps.compose import Job
 from ddpm.runner.sweeps.naming import name_jobs
 from ddpm.runner.sweeps.summary import shared
@@ -202,10 +202,11 @@ def test_long_names_say_what_differs_and_the_whole_is_in_the_configuration(run, 
 def plan(words, name=None):
     """As much of a job's plan as its name needs."""
     config = {"tracker": {"wandb": {"name": name}}}
-    flags = dict.fromkeys(("in_sweep", "chosen", "unique", "resume", "trains"), True)
     who = {"name": " ".join(words), "group": "s", "tags": [], "title": " ".join(words)}
-    rest = {"output_dir": Path("x"), "changes": [], "checkpoint": None}
-    return Plan(config=config, hparams=config, **flags, **who, **rest)
+    rest = {"trains": True, "changes": [], "checkpoint": None}
+    return Plan(
+        config=config, hparams=config, output=Output(Path("x"), Mode.ASSIGNED), **who, **rest
+    )
 
 
 def named(*jobs):

@@ -16,23 +16,21 @@ import torch
 from torch import nn
 
 from ddpm.errors import InputError, causes, shown
-from ddpm.runner.checkpoints import safetensors_file
+from ddpm.runner.checkpoints import safetensors_file, summary
+from ddpm.runner.checkpoints.summary import list_checkpoints
 from ddpm.runner.distributed.fsdp import share
-from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.atomic import free_bytes, replace, sync, sync_folder
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
 
-SCHEMA = 1  # raise it when the meaning of an entry changes
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")
 # Entries that are there or not: diffusion (a schedule that learns), meter (what was measured since
 # the last line of the log), scaler (of float16), data (the fingerprint of the images), made_with,
 # chosen (what the run chose for itself: accumulate).
 logger = logging.getLogger(__name__)
 
-_NAME = re.compile(r"step-(\d+)\.pt")
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")  # torch.compile's and DDP's
 
 
@@ -53,7 +51,7 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     path = folder / f"step-{state['step']:07d}.pt"
     temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
-        _write(temporary, {"format": safetensors_file.FORMAT, "schema": SCHEMA, **state})
+        _write(temporary, {"format": summary.FORMAT, "schema": summary.SCHEMA, **state})
         replace(temporary, path)
         crashpoint("checkpoint.renamed")
         sync_folder(folder)
@@ -72,7 +70,7 @@ def _delete_older(folder: Path, step: int, keep: int) -> None:
     """Delete all but the newest `keep` of the checkpoints up to a step: newer ones were passed over
     as damaged when the run went on from an older one."""
     try:
-        known = [old for old in list_checkpoints(folder) if _step_of(old) <= step]
+        known = [old for old in list_checkpoints(folder) if summary.step_of(old) <= step]
     except listing.Unreachable as error:  # the new one is written: no reason to end the run
         logger.warning("%s Older checkpoints stay for now.", error)
         return
@@ -138,19 +136,6 @@ def tensors(node: Any) -> list[torch.Tensor]:
     return [t for value in inner for t in tensors(value)]
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in a folder by step, oldest first; by name, for clocks and copies lie.
-
-    Raises:
-        Unreachable: the folder cannot be listed, so nobody knows.
-    """
-    return sorted((p for p in listing.paths(folder) if _NAME.fullmatch(p.name)), key=_step_of)
-
-
-def _step_of(path: Path) -> int:
-    return int(_NAME.fullmatch(path.name)[1])
-
-
 def load(path: Path) -> dict[str, Any]:
     """Read one file to the CPU, with clean parameter names: a checkpoint, or a shared export.
 
@@ -176,40 +161,20 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = read_archive(path)
     except Refused as error:
-        raise InputError(
-            f"checkpoint={path}: not a whole checkpoint of this program ({error})."
-        ) from None
-    if not isinstance(state, dict) or state.get("format") != safetensors_file.FORMAT:
-        raise InputError(f"checkpoint={path}: not a checkpoint of this program.")
-    schema = state.get("schema")
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise InputError(
-            f"checkpoint={path}: its format is version {shown(schema)}, newer than this "
-            f"program's {SCHEMA}. Update the program."
-        )
+        raise InputError(summary.not_whole(path, error)) from None
+    summary.check_format(state, path)
     return state
 
 
 def _check_entries(state: dict[str, Any], path: Path) -> None:
     """Check the types of a checkpoint's entries; its configuration gets today's names."""
-    wrong = [
-        f"{name} is {shown(state[name])}"
-        for name, right in {
-            "step": lambda x: type(x) is int and 0 <= x < 2**53,
-            "run_id": stored_config.is_word,
-            "model": _is_weights,
-            "ema": _is_weights,
-            "diffusion": _is_weights,
-            "optimizer": lambda x: isinstance(x, dict),
-        }.items()
-        if name in state and not right(state[name])
-    ]
-    try:
-        state["hparams"] = stored_config.read(state["hparams"])
-    except Refused as error:
-        wrong.append(str(error))
-    if wrong:
-        raise InputError(f"checkpoint={path}: not a checkpoint of this program ({wrong[0]}).")
+    summary.check_head(state, path)
+    tests = {"model": _is_weights, "ema": _is_weights, "diffusion": _is_weights}
+    tests["optimizer"] = lambda node: isinstance(node, dict)
+    for name in tests.keys() & state.keys():
+        if not tests[name](state[name]):
+            problem = f"{name} is {shown(state[name])}"
+            raise InputError(f"checkpoint={path}: not a checkpoint of this program ({problem}).")
 
 
 def _is_weights(node: Any) -> bool:
@@ -218,26 +183,25 @@ def _is_weights(node: Any) -> bool:
     )
 
 
-def find(path: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint `path` stands for, and what is in it: a file, a run folder or its checkpoints.
+def find(path: str | Path, planned: Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint that `path` names, and its content: a file, a run folder or its checkpoints.
 
     In a folder, the newest one that is whole: damaged ones are named and passed over.
 
+    Args:
+        planned: the file that planning chose in the folder; newer ones are not considered.
+
     Raises:
-        InputError: nothing there can be used.
+        InputError: there is no whole checkpoint.
     """
-    path = Path(path)
-    if not path.is_dir():
-        return path, load(path)
-    folder = path / "checkpoints" if listing.exists(path / "checkpoints") else path
-    for candidate in reversed(list_checkpoints(folder)):
+    for candidate in summary.candidates(Path(path), planned):
         try:
             return candidate, load(candidate)
         except InputError as error:
+            if candidate == Path(path):
+                raise
             print(f"Passed over: {error}")
-    if (export := path / safetensors_file.NAME).is_file():
-        return export, load(export)
-    raise InputError(f"checkpoint={path}: the folder holds no whole checkpoint (step-*.pt).")
+    raise InputError(summary.none_in(Path(path)))
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

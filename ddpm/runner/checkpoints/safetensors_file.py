@@ -24,16 +24,17 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ddpm.errors import InputError, shown
+from ddpm.runner import roles
+from ddpm.runner.checkpoints.summary import EXPORT, FORMAT
 from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io.atomic import replace, sync, sync_folder
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.yaml_json import MAX_YAML, read_json
 
-NAME, SUFFIX, CONFIG = "model.safetensors", ".safetensors", "config.json"
-FORMAT = "hydra-ddpm"
+NAME, SUFFIX, CONFIG = EXPORT, ".safetensors", "config.json"
 SCHEMA = 1  # raise it when the meaning of an entry changes
 ENTRIES = ("schema", "step", "run_id", "weights", "hparams", "sha256")
-PARTS = ("model", "schedule", "objective", "weighting", "diffusion", "data", "sampler", "guidance")
+PARTS = (*roles.PROCESS, *roles.DRAWING)
 NETWORK, DIFFUSION = "network.", "diffusion."  # before the names of the tensors of each
 
 # Bytes. JSON within JSON takes up to four times as many as the YAML that a run writes: \\\" for ".
@@ -143,14 +144,15 @@ def read(path: Path) -> dict[str, Any]:
     }
 
 
-def read_hparams(path: Path) -> dict[str, Any]:
-    """The configuration in a file that `write` made, without a look at the tensors.
+def read_head(path: Path) -> tuple[int, str, dict[str, Any]]:
+    """Step, run and configuration of a file that `write` made, without reading the tensors.
 
     Raises:
         InputError: as for `read`.
     """
     with _answering(path), open(path, "rb") as file:
-        return _read_head(file)[2]
+        _, metadata, hparams = _read_head(file)
+        return int(metadata["step"]), metadata["run_id"], hparams
 
 
 class _Foreign(Exception):

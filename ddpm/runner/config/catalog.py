@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ddpm.errors import InputError
+from ddpm.runner import roles
 from ddpm.runner.safe_io import listing
 
 # In a checkout conf/ stands beside the package, in an installed wheel inside it.
@@ -17,8 +18,9 @@ _PACKAGE = Path(__file__).parents[2]
 CONF = next(p for p in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if p.is_dir())
 # Where data sets are unless told otherwise: in the checkout, or beside what is being done.
 DATA = CONF.parent / "data" if CONF.parent != _PACKAGE else Path("data")
-# These set keys of other groups, and have none of their own.
-_PRESETS = ("experiment", "budget", "rate", "size", "team")
+
+# These groups set keys of other groups, and have none of their own.
+_WITHOUT_KEYS = (*roles.PRESETS, "team")
 
 
 class Key(NamedTuple):
@@ -45,15 +47,15 @@ def yaml_files(folder: Path) -> list[Path]:
 @functools.cache
 def keys() -> list[Key]:
     """Every key that a file defines."""
-    found = [Key(n, v, None, None) for n, v in flatten(read(CONF / "config.yaml"), "")]
+    found = [Key(n, v, None, None) for n, v in flatten(read(CONF / "config.yaml"))]
     for group, options in groups().items():
-        if group in _PRESETS:
+        if group in _WITHOUT_KEYS:
             continue
         for option in options:
             path = CONF / group / f"{option}.yaml"
             package = re.match(r"#\s*@package\s+(\S+)", path.read_text())
             prefix = package[1] if package else group
-            pairs = flatten(read(path), "" if prefix == "_global_" else prefix)
+            pairs = flatten(body(path), "" if prefix == "_global_" else prefix)
             found += [Key(name, value, group, option) for name, value in pairs]
     return found
 
@@ -84,7 +86,7 @@ def known(choices: dict[str, Any]) -> set[str]:
     """
     own = {group for group, options in groups().items() if choices.get(group) not in options}
     names = {key.name for key in keys() if key.group in own}
-    parts = {group for group in groups() if group not in _PRESETS}
+    parts = {group for group in groups() if group not in _WITHOUT_KEYS}
     return names | parts | set(defaults(choices))
 
 
@@ -115,6 +117,30 @@ def read(path: Path) -> dict[str, Any]:
         return yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(unreadable(error, path)) from None
+
+
+def body(path: Path) -> dict[str, Any]:
+    """The keys of an option, with those of the options of its group that its `defaults` include.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    own = read(path)
+    included: dict[str, Any] = {}
+    for name in own.get("defaults") or []:
+        if isinstance(name, str) and name != "_self_":
+            included = _over(included, body(path.parent / f"{name}.yaml"))
+    return _over(included, own)
+
+
+def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries merged; the values of the second count."""
+    both = {
+        key: _over(below[key], above[key])
+        for key in below.keys() & above.keys()
+        if isinstance(below[key], dict) and isinstance(above[key], dict)
+    }
+    return below | above | both
 
 
 def misread(path: Path) -> str | None:

@@ -23,6 +23,11 @@ def parse(word: str) -> Override | None:
         return None
 
 
+def key_of(word: str) -> str:
+    """The key or group that an override names: `+job.x=1` names job.x."""
+    return word.lstrip("+~").partition("=")[0]
+
+
 def values(words: Iterable[str]) -> dict[str, Any]:
     """Keys and values of the words that set one value, quotes removed; of two with the same key the
     last counts. A value may still refer to others, by `${...}`."""

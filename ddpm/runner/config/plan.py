@@ -1,8 +1,43 @@
-"""What a run is to be, as plain data: the border between the configuration and the program."""
+"""A checked run as plain data: everything that runs it needs to know, without Hydra."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
+
+
+class Mode(Enum):
+    """How a run gets its folder."""
+
+    NEW = auto()  # it is made; it must not exist
+    UNIQUE = auto()  # it is made, under another name if this one is taken
+    RESUME = auto()  # a run began in it and goes on
+    SWEEP = auto()  # the sweep will assign one
+    CHOSEN = auto()  # named for one job of a sweep, which has not looked into it yet
+    ASSIGNED = auto()  # by the sweep; it holds the run's configuration, and perhaps more
+
+
+@dataclass(frozen=True)
+class Output:
+    """The folder of a run."""
+
+    path: Path
+    mode: Mode
+    run_id: str | None = None  # of the run that began in it
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder is there, with the configuration of this run."""
+        return self.mode in (Mode.RESUME, Mode.ASSIGNED)
+
+    @property
+    def in_sweep(self) -> bool:
+        """Whether the folder is the sweep's to assign."""
+        return self.mode in (Mode.SWEEP, Mode.ASSIGNED)
+
+    @property
+    def unique(self) -> bool:
+        return self.mode is Mode.UNIQUE
 
 
 @dataclass(frozen=True)
@@ -10,28 +45,21 @@ class Plan:
     """One run.
 
     Args:
-        config: resolved; `config["job"]` holds all the job is built from.
-        hparams: the same without the copies of parts in the job: for files and trackers.
-        output_dir: the run's folder, to be made unless `resume`.
-        in_sweep: whether the sweep it belongs to gives it its folder, in place of this one.
-        chosen: whether `output_dir` was given by hand for a job of a sweep, and not looked at yet.
-        unique: whether the folder may get another name where this one is taken.
-        resume: whether to go on with the run in `output_dir`.
-        trains: whether the job is one that writes checkpoints.
-        changes: what differs from the run it goes on with, one line each.
+        config: resolved; `config["job"]` holds all that the job is built from.
+        hparams: the same without the copies of parts in the job and with environment variables by
+            name: for files and trackers.
+        output: the run's folder.
+        trains: whether the job writes checkpoints.
+        changes: differences from the run that is resumed, one line each.
         checkpoint: the file, or the folder whose newest checkpoint, the run starts from.
-        name, group, tags: what trackers call the run; the group is the sweep it belongs to.
-        title: what tells a job from the others of its sweep, where their names are all the same.
+        name, group, tags: of the run in trackers; the group is the sweep it belongs to.
+        title: tells a job from the others of its sweep, where their names are all the same.
         untyped: settings of W&B that nobody has typed.
     """
 
     config: dict[str, Any]
     hparams: dict[str, Any]
-    output_dir: Path
-    in_sweep: bool
-    chosen: bool
-    unique: bool
-    resume: bool
+    output: Output
     trains: bool
     changes: list[str]
     checkpoint: Path | None

@@ -1,23 +1,22 @@
-"""Which keys of a run were set by presets: files that are chosen along with a data set."""
+"""The keys of a run that presets set: files that other choices bring along."""
 
 from typing import Any
 
 from ddpm.runner.config import catalog
-from ddpm.runner.config.rules import look_up
-
-GROUPS = ("size", "budget", "rate")  # chosen by the names of data, model, job and optimizer
+from ddpm.runner.roles import FOLLOWING_PRESETS
+from ddpm.runner.safe_io.tree import get_path
 
 
 def lines(config: dict[str, Any]) -> list[str]:
-    """A line for each preset of a run that counts: its name, and what it sets."""
+    """A line for each preset that applies: its name, and the keys that it sets."""
     choices = config["choices"]
     found = [("data", choices.get("data"), _chosen_by_data(choices))]
-    found += [(group, choices.get(group), _set_by(group, config)) for group in GROUPS]
+    found += [(group, choices.get(group), _set_by(group, config)) for group in FOLLOWING_PRESETS]
     return [f"{group}={option}: {' '.join(words)}" for group, option, words in found if words]
 
 
 def _chosen_by_data(choices: dict[str, Any]) -> list[str]:
-    """The options of other groups that a data set brings along, as far as they were kept."""
+    """The options of other groups that a data set chooses and that still are chosen."""
     path = catalog.CONF / "data" / f"{choices.get('data')}.yaml"
     entries = catalog.read(path).get("defaults", []) if path.is_file() else []
     words = []
@@ -30,20 +29,22 @@ def _chosen_by_data(choices: dict[str, Any]) -> list[str]:
 
 
 def _set_by(group: str, config: dict[str, Any]) -> list[str]:
-    """What a preset changes, as far as nobody has changed it again."""
+    """The keys that a preset changes from their defaults and that still have its value."""
     path = catalog.CONF / group / f"{config['choices'].get(group)}.yaml"
     if not path.is_file():
         return []
     usual = catalog.defaults(config["choices"])
     return [
         f"{key}={_written(value)}"
-        for key, value in catalog.flatten(catalog.read(path))
-        if not isinstance(value, dict) and look_up(config, key) == value and usual.get(key) != value
+        for key, value in catalog.flatten(catalog.body(path))
+        if not isinstance(value, dict)
+        and get_path(config, key) == value
+        and usual.get(key) != value
     ]
 
 
 def _written(value: Any) -> str:
-    """A value as one types it."""
+    """A value as the command line writes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value).replace(" ", "")

@@ -1,6 +1,6 @@
 """A team's file, conf/team/*.yaml: settings that many runs share and none depends on."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpm.errors import InputError, shown
+from ddpm.runner import roles
+from ddpm.runner.safe_io.tree import flatten
 
 NONE = "none"
-# What it may set: no result changes with any of these.
-ALLOWED = ("tracker", "data_dir", "hydra.sweep", "hydra.launcher")
 CHOICES = ("override /tracker", "override /hydra/launcher")
 
 
@@ -48,23 +48,15 @@ def _keys_of(path: Path) -> list[str]:
         if name != "_self_" and name not in CHOICES:
             raise InputError(_refusal(path, f"defaults: {shown(name)}"))
         found += [name.rpartition("/")[2]] if name == "override /tracker" else []
-    for key in _flat(node, ""):
-        if not any(key == allowed or key.startswith(f"{allowed}.") for allowed in ALLOWED):
+    for key, _ in flatten(node):
+        if not roles.within(key, roles.TEAM):
             raise InputError(_refusal(path, key))
         found.append(key)
     return [key for key in found if not key.startswith("hydra.")]
 
 
-def _flat(node: dict[str, Any], prefix: str) -> Iterator[str]:
-    for name, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
-
-
 def _refusal(path: Path, key: str) -> str:
     return (
-        f"{path}: {key}: a team's file may set {', '.join(ALLOWED)} and choose a tracker or "
+        f"{path}: {key}: a team's file may set {', '.join(roles.TEAM)} and choose a tracker or "
         "launcher; what a result depends on belongs into conf/experiment/."
     )

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm.errors import InputError, shown
 from ddpm.runner.config import catalog, redaction, rules
 from ddpm.runner.safe_io.secret_names import is_secret_variable
+from ddpm.runner.safe_io.tree import get_path
 from ddpm.trackers.wandb_client import limits
 
 PLACE = "tracker.wandb"
@@ -71,7 +72,7 @@ def fill(
 
 def _node(config: dict[str, Any]) -> dict[str, Any] | None:
     """The settings of W&B, where a configuration has them."""
-    node = rules.look_up(config, PLACE)
+    node = get_path(config, PLACE)
     return node if isinstance(node, dict) else None
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from ddpm.runner.config.merge import TRAINING
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks
 from ddpm.runner.safe_io import listing
@@ -40,18 +39,19 @@ def perform(plan: Plan) -> dict[str, Any] | None:
 
     result = launch(plan)
     if result is not None:
-        _say_end(result, plan.config["choices"]["job"])
+        _say_end(result, plan)
         if result["state"] == "preempted":
             raise Preempted(result["signal"])
     return result
 
 
-def _say_end(result: dict[str, Any], job: str) -> None:
-    """What came of the run, and what a person does next."""
+def _say_end(result: dict[str, Any], plan: Plan) -> None:
+    """Print how the run ended, and the command that comes next."""
+    job = plan.config["choices"]["job"]
     if job == "export":
         return  # it told all itself
     folder: Path = result["dir"]
-    if job in TRAINING:
+    if plan.trains:
         _say_trained(result, job)
     elif result["state"] == "preempted":
         print(f"preempted  {folder}; the same command goes on")

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ddpm.errors import InputError, ToldElsewhere, shown
 from ddpm.pretrained import check_fits
-from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.checkpoints import checkpoint, summary
 from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks, signals
@@ -93,6 +94,7 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
 def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     fabric.seed_everything(plan.config["seed"], verbose=False)  # weights are drawn while building
     path, state = _checkpoint(plan)
+    plan = _with_checkpoint(plan, path, state)
     _check_agreed(fabric, plan, path, state)
     if state is not None:
         check_fits(plan.config["model"], state, path)
@@ -121,13 +123,17 @@ def _check_agreed(
     """
     if fabric.world_size == 1:
         return
-    own = (plan.resume, path.name, state["run_id"], state["step"]) if state else plan.resume
+    own = (
+        (plan.output.begun, path.name, state["run_id"], state["step"])
+        if state
+        else plan.output.begun
+    )
     first = fabric.broadcast(own)
     differs = torch.tensor(float(own != first), device=fabric.device)
     if fabric.all_reduce(differs, reduce_op="sum") > 0:
         found = first[1] if isinstance(first, tuple) else "no checkpoint"
         raise InputError(
-            f"{plan.checkpoint or plan.output_dir}: not all processes find what the first one "
+            f"{plan.checkpoint or plan.output.path}: not all processes find what the first one "
             f"finds there ({found}). To go on or to sample, all machines need the same folder: put "
             "it on a file system that they share."
         )
@@ -180,11 +186,11 @@ def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:
     path = plan.checkpoint
     if path is None:
         return None, None
-    if plan.resume and plan.trains:
-        found = checkpoint.list_checkpoints(plan.output_dir / "checkpoints")
+    if plan.output.begun and plan.trains:
+        found = summary.list_checkpoints(plan.output.path / "checkpoints")
         if path.is_dir() and not found:
-            status = run_dir.read_status(plan.output_dir)
-            begun = listing.exists(plan.output_dir / "metrics.jsonl")
+            status = run_dir.read_status(plan.output.path)
+            begun = listing.exists(plan.output.path / "metrics.jsonl")
             if (
                 status.get("state") != "done"
                 and status.get("saved") is None
@@ -198,4 +204,16 @@ def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:
                 f"resume={path}: the run has newer checkpoints, up to {found[-1].name}. "
                 "Move them away to go back to this one."
             )
-    return checkpoint.find(path)
+        return checkpoint.find(path)
+    planned = plan.config.get("checkpoint")
+    return checkpoint.find(path, None if planned is None else Path(planned))
+
+
+def _with_checkpoint(plan: Plan, path: Path | None, state: dict[str, Any] | None) -> Plan:
+    """The plan with the checkpoint that was loaded: an older one, if the planned one is damaged."""
+    if plan.trains or path is None or state is None:
+        return plan
+    changes = {"checkpoint": str(path.absolute())}
+    if isinstance(source := plan.config.get("source"), dict):
+        changes |= {"source": source | {"step": state["step"]}}
+    return replace(plan, config=plan.config | changes, hparams=plan.hparams | changes)

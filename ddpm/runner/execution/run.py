@@ -71,14 +71,14 @@ class Run:
     tracker: Trackers = field(default_factory=lambda: Trackers([]))
 
     def __post_init__(self) -> None:
-        self.dir = self.plan.output_dir
+        self.dir = self.plan.output.path
         self.leads = self.fabric.is_global_zero
         self.step = self.state["step"] if self.state else 0
         self.saved = self.step if self.state and self.plan.trains else None
-        before = run_dir.read_status(self.dir) if self.plan.resume else {}
+        before = run_dir.read_status(self.dir) if self.plan.output.begun else {}
         self.was_done = before.get("state") == "done"
         self.worked = number(before.get("seconds"))
-        about = run_dir.read_about(self.dir) if self.plan.resume else {}
+        about = run_dir.read_about(self.dir) if self.plan.output.begun else {}
         chosen = [about.get("chosen"), self.state.get("chosen") if self.state else None]
         self.before = {}
         for choices in chosen:  # what was chosen after the checkpoint stands in about.json
@@ -96,16 +96,16 @@ class Run:
             InputError: the folder is another run's, or being worked on.
         """
         hparams = self.plan.hparams
-        if self.leads and not self.plan.resume:
-            self.dir = run_dir.create(self.dir, hparams, unique=self.plan.unique)
+        if self.leads and not self.plan.output.begun:
+            self.dir = run_dir.create(self.dir, hparams, unique=self.plan.output.unique)
         self.dir = Path(self.fabric.broadcast(str(self.dir)))
         if not self.leads:
             yield
             return
-        with run_dir.lock(self.dir, new=not self.plan.resume), streams.forgetting():
+        with run_dir.lock(self.dir, new=not self.plan.output.begun), streams.forgetting():
             run_dir.clean(self.dir)
             stop_file.forget(self.dir)
-            run_dir.write_config(self.dir, hparams, self.step if self.plan.resume else None)
+            run_dir.write_config(self.dir, hparams, self.step if self.plan.output.begun else None)
             self._write_status("running")
             here = {"device": describe(self.fabric), "host": socket.gethostname()}
             self.note(**made_with(self.fabric) | here, chosen=self.chosen)
@@ -162,12 +162,12 @@ class Run:
                 title=self.plan.title,
             ),
             hparams=hparams,
-            start_step=self.step if self.plan.resume else 0,
+            start_step=self.step if self.plan.output.begun else 0,
         )
         self.say(f"folder   {self.dir}\ndevice   {describe(self.fabric)}")
         for place in tracker.places:
             self.say(f"tracker  {place}")
-        if self.plan.trains and not self.plan.resume:
+        if self.plan.trains and not self.plan.output.begun:
             for line in presets.lines(self.plan.config):
                 self.say(f"preset   {line}")
         for change in self.plan.changes:

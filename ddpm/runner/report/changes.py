@@ -13,7 +13,7 @@ from ddpm.runner.terminal import shell
 # first parts.
 _SILENT = ("run_id", "code", "overrides", "version", "tracker", "team", "diffusion", "source")
 _SILENT += ("classifier_source", "output_dir", "data_dir", "data.data_dir", "resume", "sweep")
-_SILENT += ("allow_changes", "budget", "size", "rate", "hydra")
+_SILENT += ("allow_changes", "job_data", "model_data", "job_model_data_optimizer", "kind", "hydra")
 _KEY = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")  # no `_target_`: what is built is not chosen here
 _SIMPLE = ("null", "true", "false")
 _ABSENT = object()

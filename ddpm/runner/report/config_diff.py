@@ -11,7 +11,7 @@ from ddpm.runner.report.stats import NONE
 _ORDER = ("job", "experiment", "data", "model", "schedule", "objective", "weighting")
 _ORDER += ("optimizer", "sampler", "guidance", "hardware")
 # These follow from other groups, or change no result.
-_SILENT = ("budget", "size", "rate", "tracker", "team")
+_SILENT = ("job_data", "model_data", "job_model_data_optimizer", "tracker", "team")
 # What is no setting: who, where, when; and copies of parts that stand elsewhere, too.
 _IGNORED = ("seed", "run_id", "version", "overrides", "choices", "tracker", "team", "diffusion")
 _IGNORED += ("output_dir", "data_dir", "data.data_dir", "resume", "allow_changes", "code", "sweep")

@@ -20,6 +20,17 @@ RENAMED = {
     "weighting.loss_type": "objective.loss_type",
     "resume_allow": "allow_changes",
 }
+# Groups: old -> new; also the keys of `choices` in a stored configuration.
+RENAMED_GROUPS = {
+    "budget": "job_data",
+    "size": "model_data",
+    "rate": "job_model_data_optimizer",
+}
+# The options that runs had before these groups existed.
+FORMER_CHOICES = {"objective": "eps", "weighting": "uniform", "guidance": "none"}
+# The kinds of jobs, for configurations that do not say it.
+FORMER_KINDS = {"train": "trains", "train_classifier": "trains", "export": "converts"}
+FORMER_KINDS |= dict.fromkeys(("sample", "interpolate", "inpaint"), "draws")
 # The process holds copies of the parts that it is made of.
 _WITHIN = {
     f"diffusion.{old}": f"diffusion.{new}"
@@ -41,6 +52,10 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
     job = config.get("job")
     if isinstance(job, dict) and type(job.get("labels")) is int:
         job["labels"] = [job["labels"]]
+    choices = config.get("choices")
+    if isinstance(choices, dict):
+        config["choices"] = {RENAMED_GROUPS.get(group, group): c for group, c in choices.items()}
+        config.setdefault("kind", FORMER_KINDS.get(str(choices.get("job"))))
     words = config.get("overrides")
     if isinstance(words, list):
         config["overrides"] = [override(word) if isinstance(word, str) else word for word in words]
@@ -51,7 +66,8 @@ def override(word: str) -> str:
     """An override of the command line, `key=value`, with today's name of its key."""
     key, equals, value = word.partition("=")
     sign = key[: len(key) - len(key.lstrip("+~"))]
-    return f"{sign}{RENAMED.get(key.lstrip('+~'), key.lstrip('+~'))}{equals}{value}"
+    key = key.lstrip("+~")
+    return f"{sign}{(RENAMED | RENAMED_GROUPS).get(key, key)}{equals}{value}"
 
 
 def first_names(keys: dict[str, Any]) -> dict[str, Any]:

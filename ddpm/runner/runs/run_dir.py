@@ -216,10 +216,9 @@ def write_config(path: Path, config: dict[str, Any], step: int | None = None) ->
 def _loaded(file: Path) -> dict[str, Any]:
     """A configuration of ours, as it should be; what is damaged counts as empty."""
     try:
-        found = read_yaml(file)
+        return stored_config.read(read_yaml(file))
     except Refused:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:

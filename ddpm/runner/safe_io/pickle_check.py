@@ -51,7 +51,7 @@ _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
-def vet_pickle(records: Records) -> None:
+def vet_pickle(records: Records) -> Any:
     """Go through a pickle without making anything but dicts, lists, texts and numbers of it.
 
     Allowed is what torch.save writes for plain data and dense tensors; each tensor is held against
@@ -63,6 +63,7 @@ def vet_pickle(records: Records) -> None:
     made, attributes = _follow(records)
     check_plain(made, tensors=True)
     check_plain(attributes)
+    return made
 
 
 def _follow(records: Records) -> tuple[Any, list[Any]]:

@@ -14,10 +14,11 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from ddpm.errors import InputError
-from ddpm.runner.config import explain, merge, redaction
+from ddpm.runner.config import explain
 from ddpm.runner.config.paths import file_name
-from ddpm.runner.config.plan import Plan
+from ddpm.runner.config.plan import Mode, Plan
 from ddpm.runner.config.planning import plan
+from ddpm.runner.config.request import typed
 from ddpm.runner.runs import run_dir
 from ddpm.runner.sweeps.folder import OVER, SweepFolder, go_on
 
@@ -60,7 +61,7 @@ class Job:
     def over(self) -> bool:
         """Whether there is nothing left to do. A run that is named by its folder may be given more
         steps."""
-        return self.plan is not None and self.plan.in_sweep and self.state in OVER
+        return self.plan is not None and self.plan.output.in_sweep and self.state in OVER
 
     @property
     def text(self) -> str:
@@ -118,9 +119,10 @@ def _freeze_one(
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     HydraConfig.instance().set_config(composed)
-    job = Job(number, typed(HydraConfig.get()))
+    own = without_hydra(composed)
+    job = Job(number, words_of(own))
     try:
-        job.plan = plan(without_hydra(composed), merge.taken)
+        job.plan = plan(own)
         job.words = job.plan.config["overrides"]
         place(job, folder)
     except Exception as error:
@@ -131,11 +133,9 @@ def _freeze_one(
     return job
 
 
-def typed(hydra_config: DictConfig) -> list[str]:
-    """The words of a job that its user typed, without the name of the sweep."""
-    taken = set(merge.taken)
-    words = redaction.as_typed(hydra_config)
-    return [word for word in words if word not in taken and not word.startswith("sweep=")]
+def words_of(cfg: DictConfig) -> list[str]:
+    """The overrides of a job that its user typed, without the name of the sweep."""
+    return [word for word in typed(cfg, HydraConfig.get()) if not word.startswith("sweep=")]
 
 
 def place(job: Job, folder: SweepFolder) -> None:
@@ -145,12 +145,12 @@ def place(job: Job, folder: SweepFolder) -> None:
     Raises:
         InputError: that one is another run's.
     """
-    if job.plan.in_sweep:
+    if job.plan.output.in_sweep:
         job.plan = folder.take(job.plan, job.number)
-    elif job.plan.chosen:
+    elif job.plan.output.mode is Mode.CHOSEN:
         job.plan = go_on(job.plan)
-    if not job.plan.unique:
-        job.folder = job.plan.output_dir
+    if not job.plan.output.unique:
+        job.folder = job.plan.output.path
 
 
 def subdir(number: int) -> str:

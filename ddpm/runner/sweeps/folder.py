@@ -16,39 +16,37 @@ from types import TracebackType
 from typing import Any, Self
 
 from ddpm.errors import InputError
-from ddpm.runner.config import catalog, merge, wandb_settings
-from ddpm.runner.config.plan import Plan
+from ddpm.runner import roles
+from ddpm.runner.config import catalog, wandb_settings
+from ddpm.runner.config.plan import Mode, Output, Plan
 from ddpm.runner.runs import old_names, run_dir
 from ddpm.runner.safe_io import atomic, file_locks, listing
+from ddpm.runner.safe_io.tree import flatten
 
 logger = logging.getLogger(__name__)
 
+# Keys of one start: a stored configuration lacks them, but the digest always held their defaults.
+_ALWAYS_DEFAULTS = ("output_dir", "resume", "allow_changes", "sweep")
 OVER = ("done", "pruned")  # states of jobs that are not run again
-# In what two jobs may differ and still come to the same result.
-INCIDENTAL = (
-    *merge.INCIDENTAL,
-    "choices",  # what they stand for is in the configuration
-    *(f"job.{knob}" for knob in ("num_workers", "log_every", "save_every", "keep_checkpoints")),
-    *("job.recompute", "hardware.threads", "hardware.timeout_minutes"),
-)
 
 
 def identity(config: dict[str, Any]) -> str:
-    """What the result of a job depends on, as a digest. Keys that were not there yet when the
-    configuration was written count as left alone."""
-    keys = dict(merge.flat(config))
+    """A digest of all keys that the result of a job depends on. A key that did not exist when the
+    configuration was written counts as its default."""
+    keys = {key: value for key, value in flatten(config) if value != {}}
     for key, default in catalog.defaults(config["choices"]).items():
         if not isinstance(default, dict) and "${" not in str(default):
             keys.setdefault(key, default)
-    keys = old_names.first_names(keys)
     if config["choices"].get("job") == "interpolate" and "job.labels" in keys:
-        keys["job.label"] = (keys.pop("job.labels") or [None])[0]
+        keys["job.label"] = (keys.pop("job.labels") or [None])[0]  # the key's first form
     if keys.get("job.compile") == "auto":  # the default; it was false before there was auto
         keys["job.compile"] = False
-    source = "checkpoint" if config.get("source") else None  # moved or not, it is the same one
-    skip = [key for key in (*INCIDENTAL, source) if key is not None]
-    told = {key: value for key, value in keys.items() if not merge.within(key, skip)}
-    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+    if config.get("source"):  # run and step: the file itself may have been moved
+        keys.pop("checkpoint", None)
+    decisive = old_names.first_names(
+        {k: v for k, v in keys.items() if roles.decides_result(k) or k in _ALWAYS_DEFAULTS}
+    )
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
 
 
 # A search asks for each trial anew.
@@ -180,10 +178,10 @@ def go_on(plan: Plan) -> Plan:
     Raises:
         InputError: the folder is another run's.
     """
-    file = plan.output_dir / "config.yaml"
+    file = plan.output.path / "config.yaml"
     if listing.exists(file) and _identity_in(file) == identity(plan.hparams):
-        return _begun(plan, plan.output_dir)
-    run_dir.check_free(plan.output_dir)
+        return _begun(plan, plan.output.path)
+    run_dir.check_free(plan.output.path)
     return plan
 
 
@@ -200,10 +198,7 @@ def _in(plan: Plan, folder: Path) -> Plan:
     """The plan in a folder that has its configuration, and perhaps more."""
     return replace(
         plan,
-        output_dir=folder,
-        in_sweep=True,
-        unique=False,
-        resume=True,
+        output=Output(folder, Mode.ASSIGNED),
         checkpoint=folder if plan.trains else plan.checkpoint,
     )
 

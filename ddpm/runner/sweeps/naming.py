@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ddpm.runner.config.rules import look_up
 from ddpm.runner.config.wandb_settings import PLACE
+from ddpm.runner.safe_io.tree import get_path
 from ddpm.runner.sweeps.compose import Job
 from ddpm.trackers.wandb_client import limits
 
@@ -16,7 +16,7 @@ def name_jobs(jobs: Sequence[Job]) -> None:
     A single job may be one of several commands for the same sweep: it counts as one of several.
     """
     planned = [job for job in jobs if job.plan is not None]
-    given = [look_up(job.plan.config, f"{PLACE}.name") for job in planned]
+    given = [get_path(job.plan.config, f"{PLACE}.name") for job in planned]
     for job, name in zip(planned, given, strict=True):
         title = limits.title_of(job.title.split(" "))
         alike = name is not None and (len(planned) == 1 or given.count(name) > 1)

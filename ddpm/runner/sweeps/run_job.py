@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from ddpm.runner.config import explain, merge
+from ddpm.runner.config import explain
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks
 from ddpm.runner.execution.execute import Preempted, perform
@@ -47,7 +47,7 @@ def attempt(job: compose.Job) -> None:
         else:
             print(message, flush=True)
         job.error = message or repr(error)
-        if job.plan.in_sweep and not run_dir.is_locked(job.folder):
+        if job.plan.output.in_sweep and not run_dir.is_locked(job.folder):
             keep_error(job)
 
 
@@ -55,10 +55,10 @@ def attempt_composed(cfg: DictConfig) -> float | None:
     """Do the same for one job of a launcher that is not ours, which composes it just now."""
     hydra_config = HydraConfig.get()
     number = hydra_config.job.num
-    job = compose.Job(number, compose.typed(hydra_config))
+    job = compose.Job(number, compose.words_of(cfg))
     with SweepFolder(Path(hydra_config.sweep.dir), compose.subdir) as folder:
         try:
-            job.plan = plan(cfg, merge.taken)
+            job.plan = plan(cfg)
             job.words = job.plan.config["overrides"]
             compose.place(job, folder)
         except Exception as error:
@@ -83,6 +83,6 @@ def figure(job: compose.Job, name: str = "train/loss") -> float | None:
 def keep_error(job: compose.Job) -> None:
     """Note a failure in the job's folder where the run itself did not come to do so. A full disk
     must not stop the jobs that come next."""
-    if job.folder is not None and job.plan.in_sweep:
+    if job.folder is not None and job.plan.output.in_sweep:
         with contextlib.suppress(OSError):
             run_dir.change_status(job.folder, state="failed", error=job.error)

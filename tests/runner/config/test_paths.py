@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from support.base import TINY
 
 from ddpm.errors import InputError
-from ddpm.runner.config import merge, overrides, paths
+from ddpm.runner.config import base_run, overrides, paths
 from ddpm.runner.terminal import shell
 
 # Names of folders: what shells, Hydra or YAML take for something else.
@@ -218,7 +218,7 @@ def test_parts_are_inherited_however_the_run_is_named(word, tmp_path, monkeypatc
     choices = {"job": "train_classifier", "model": "classifier", "data": "mnist"}
     node = {"choices": choices, "model": {}, "data": {}}
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(node)))
-    found = merge.inherited([word, "+where=runs"])
+    found = base_run.inherited([word, "+where=runs"])
     assert {"model=classifier", "data=mnist"} <= set(found)
     assert ("job=train_classifier" in found) == word.startswith("resume")
 

@@ -18,10 +18,10 @@ def test_a_run_tells_what_presets_have_set_and_nobody_changed(run):
     assert status == 0, err
     found = told(out)
     assert found["data=digits"] == "schedule=cosine weighting=min_snr"
-    assert "model.patch_size=2" in found["size=unet_digits"].split()
-    assert "job.batch_size" not in found["budget=train_digits"]
-    assert "job.ema_decay=0.999" in found["budget=train_digits"].split()
-    assert "optimizer.lr" not in found["rate=train_unet_digits_adam"]
+    assert "model.patch_size=2" in found["model_data=unet_digits"].split()
+    assert "job.batch_size" not in found["job_data=train_digits"]
+    assert "job.ema_decay=0.999" in found["job_data=train_digits"].split()
+    assert "optimizer.lr" not in found["job_model_data_optimizer=train_unet_digits_adam"]
     status, out, err = run("resume=run", "job.max_steps=2")
     assert status == 0, err
     assert told(out) == {}

@@ -3,8 +3,7 @@ import math
 import pytest
 
 from ddpm.errors import InputError
-from ddpm.runner.config import rules
-from ddpm.runner.config.rules import check, fill_in, follow
+from ddpm.runner.config import checks, derive, rules
 
 
 def config(key, value):
@@ -33,28 +32,28 @@ def config(key, value):
 )
 def test_broken_rules_name_the_key_and_the_value(key, value):
     with pytest.raises(InputError) as error:
-        check(config(key, value), {})
+        rules.check(config(key, value), {})
     shown = "null" if value is None else value
     assert f"{key}={shown}: must be" in str(error.value)
 
 
 def test_whole_floats_are_integers():
     given = config("job.max_steps", 1e3)
-    check(given, {})
+    rules.check(given, {})
     assert given["job"]["max_steps"] == 1000
     assert isinstance(given["job"]["max_steps"], int)
 
 
 def test_all_broken_rules_are_told_at_once():
     with pytest.raises(InputError) as error:
-        check({"optimizer": {"lr": -1}, "job": {"batch_size": 0}}, {})
+        rules.check({"optimizer": {"lr": -1}, "job": {"batch_size": 0}}, {})
     assert len(str(error.value).splitlines()) == 2
 
 
 def test_a_run_must_end():
     with pytest.raises(InputError, match="one of them must say when to stop"):
-        check({"job": {"max_steps": None, "max_epochs": None}}, {})
-    check({"job": {"max_steps": None, "max_epochs": 2}}, {})
+        checks.check_together({"job": {"max_steps": None, "max_epochs": None}})
+    checks.check_together({"job": {"max_steps": None, "max_epochs": 2}})
 
 
 @pytest.mark.parametrize(
@@ -62,14 +61,14 @@ def test_a_run_must_end():
     [(64, "abc", 32), (0.1, "x", 1), ([1, 2], 5, [3]), (True, 3, False)],
 )
 def test_a_key_without_a_rule_keeps_the_type_of_its_default(default, bad, good):
-    check({"model": {"width": good}}, {"model.width": default})
+    rules.check({"model": {"width": good}}, {"model.width": default})
     with pytest.raises(InputError, match=f"model.width={bad}: must be"):
-        check({"model": {"width": bad}}, {"model.width": default})
+        rules.check({"model": {"width": bad}}, {"model.width": default})
 
 
 def test_keys_that_follow_another_are_refused_a_value_of_their_own():
     with pytest.raises(InputError, match=r"model.channels=3: follows data.channels=1"):
-        check({"model": {"channels": 3}, "data": {"channels": 1}}, {})
+        checks.check_together({"model": {"channels": 3}, "data": {"channels": 1}})
 
 
 def parts(*, conditional, learned_variance=False, **model):
@@ -83,7 +82,7 @@ def parts(*, conditional, learned_variance=False, **model):
 def test_the_network_follows_data_and_objective(conditional, learned):
     config = parts(conditional=conditional, learned_variance=learned)
     for _ in range(2):  # what has followed once is no contradiction
-        follow(config)
+        derive.model_keys(config)
         assert config["model"]["num_classes"] == (10 if conditional else None)
         assert config["model"]["out_channels"] == (2 if learned else 1)
 
@@ -93,19 +92,19 @@ def test_the_network_follows_data_and_objective(conditional, learned):
 )
 def test_a_network_that_would_not_follow_is_refused(key, value):
     with pytest.raises(InputError, match=f"model.{key}={value}: follows"):
-        follow(parts(conditional=True, **{key: value}))
+        derive.model_keys(parts(conditional=True, **{key: value}))
 
 
 def test_labels_are_all_classes_unless_given():
     data = {"conditional": True, "num_classes": 3}
     config = {"data": data, "job": {"labels": None}}
-    fill_in(config)
+    derive.labels(config)
     assert config["job"]["labels"] == [0, 1, 2]
     config["job"]["labels"] = [2]
-    fill_in(config)
+    derive.labels(config)
     assert config["job"]["labels"] == [2]
     config = {"data": data | {"conditional": False}, "job": {"labels": None}}
-    fill_in(config)
+    derive.labels(config)
     assert config["job"]["labels"] is None
 
 
@@ -115,20 +114,20 @@ DATA = {"data": {"image_size": 48}}
 @pytest.mark.parametrize("wanted", [[], [48], [24, 7], [12]])
 def test_attention_at_a_level_that_there_is(wanted):
     config = DATA | {"model": {"widths": [8, 8, 8], "attention_resolutions": wanted}}
-    rules.check_attention(config)
-    assert not rules.doubts(config)
+    checks.check_attention(config)
+    assert not checks.warnings(config)
 
 
 @pytest.mark.parametrize("wanted", [[32, 16, 8], [6], [0], [96]])
 def test_attention_at_no_level_names_those_that_there_are(wanted):
     config = DATA | {"model": {"widths": [8, 8, 8], "attention_resolutions": wanted}}
     with pytest.raises(InputError, match="48, 24, 12"):
-        rules.check_attention(config)
-    (line,) = rules.doubts(config)
+        checks.check_attention(config)
+    (line,) = checks.warnings(config)
     assert "48, 24, 12" in line
 
 
 def test_networks_without_levels_have_no_doubts_about_attention():
     for config in ({}, DATA, {"model": {"width": 8}} | DATA):
-        rules.check_attention(config)
-        assert not rules.doubts(config)
+        checks.check_attention(config)
+        assert not checks.warnings(config)

@@ -252,4 +252,4 @@ def test_the_largest_configuration_fits_into_an_export(tmp_path):
     assert len(stored_config.to_yaml(hparams)) < MAX_YAML
     state = {"step": 1, "run_id": "a", "ema": {"w": torch.zeros(1)}, "hparams": hparams}
     path = safetensors_file.write(tmp_path, state, "ema")
-    assert safetensors_file.read_hparams(path)["model"]["widths"] == widths
+    assert safetensors_file.read_head(path)[2]["model"]["widths"] == widths

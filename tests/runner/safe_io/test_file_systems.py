@@ -273,7 +273,7 @@ def test_a_folder_may_have_the_longest_name_there_is(tmp_path):
 
 
 def test_an_option_may_have_a_name_that_makes_others_too_long(tmp_path):
-    """Presets are looked for by the names of several options: conf/size/<model>_<data>.yaml."""
+    """The names of presets are made of several options: conf/model_data/<model>_<data>.yaml."""
     validate.check_files([tmp_path], {"size": "x" * 300})
 
 

@@ -10,17 +10,15 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ddpm.errors import InputError, shown
+from ddpm.runner import roles
 from ddpm.runner.runs.metrics_log import is_number, read_metrics
 from ddpm.runner.safe_io import file_locks
 from ddpm.runner.safe_io.file_locks import Lock
-from ddpm.runner.sweeps.folder import INCIDENTAL
 from ddpm.runner.sweeps.search import space
 
 KNOWN = "search"  # a study's attribute: its metric, its fixed words, the keys it chooses
 REPLACED = "replaced"  # another: numbers of trials that failed and count no more
 OTHER = "Say the same again, or begin another study: with another sweep= name."
-# Keys of words in which the commands that share a study may differ.
-FREE = (*INCIDENTAL, "sweep", "team", "hydra")
 
 logger = logging.getLogger(__name__)
 _told: set[Path] = set()  # locks that are held, perhaps by a process that has ended
@@ -151,7 +149,7 @@ def fixed(words: list[str]) -> list[str]:
     last = {}
     for word, override in zip(words, OverridesParser.create().parse_overrides(words), strict=True):
         key = override.key_or_group
-        if not any(key == free or key.startswith((f"{free}.", f"{free}/")) for free in FREE):
+        if roles.decides_result(key.partition("/")[0]):
             last[override.get_key_element()] = word
     return sorted(last.values())
 

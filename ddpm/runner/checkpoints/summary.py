@@ -1,0 +1,146 @@
+"""The checkpoints of a folder, and their configurations: read without torch and without tensors."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ddpm.errors import InputError, shown
+from ddpm.runner.runs import stored_config
+from ddpm.runner.safe_io import listing
+from ddpm.runner.safe_io.plain import Refused
+from ddpm.runner.safe_io.torch_archive import read_plain
+
+FORMAT = "hydra-ddpm"  # in every checkpoint and export
+SCHEMA = 1  # of checkpoints; raise it when the meaning of an entry changes
+EXPORT = "model.safetensors"  # the name of an export in its folder
+_NAME = re.compile(r"step-(\d+)\.pt")
+
+
+class Summary(NamedTuple):
+    """A checkpoint without its tensors."""
+
+    file: Path
+    step: int
+    run_id: str
+    hparams: dict[str, Any]
+
+
+def read(path: Path) -> Summary:
+    """The summary of the checkpoint that `path` names: a file, a run folder or its checkpoints.
+
+    In a folder, the newest one whose structure is whole. The checksums of tensors are checked when
+    they are loaded.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    for file in candidates(path):
+        try:
+            return _read_file(file)
+        except InputError as error:
+            if file == path:
+                raise
+            print(f"Passed over: {error}")
+    raise InputError(none_in(path))
+
+
+def candidates(path: Path, planned: Path | None = None) -> Iterator[Path]:
+    """The files that a path may stand for, the newest first, then an export.
+
+    Args:
+        planned: the file that planning chose in the folder; newer ones are left out.
+
+    Raises:
+        Unreachable: a folder cannot be listed.
+    """
+    if not path.is_dir():
+        yield path
+        return
+    folder = path / "checkpoints" if listing.exists(path / "checkpoints") else path
+    last = step_of(planned) if planned is not None and _NAME.fullmatch(planned.name) else None
+    for file in reversed(list_checkpoints(folder)):
+        if last is None or step_of(file) <= last:
+            yield file
+    if (export := path / EXPORT).is_file():
+        yield export
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder by step, oldest first. Names count, not times: copies and clocks
+    change those.
+
+    Raises:
+        Unreachable: the folder cannot be listed.
+    """
+    return sorted((p for p in listing.paths(folder) if _NAME.fullmatch(p.name)), key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """The step that the name of a checkpoint tells."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, path
+    return int(match[1])
+
+
+def none_in(path: Path) -> str:
+    return f"checkpoint={path}: the folder holds no whole checkpoint (step-*.pt)."
+
+
+def not_whole(path: Path, error: Exception) -> str:
+    return f"checkpoint={path}: not a whole checkpoint of this program ({error})."
+
+
+def check_format(state: Any, path: Path) -> None:
+    """Check that a checkpoint was written by this program, in a version that it can read.
+
+    Raises:
+        InputError: it was not.
+    """
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise InputError(f"checkpoint={path}: not a checkpoint of this program.")
+    schema = state.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise InputError(
+            f"checkpoint={path}: its format is version {shown(schema)}, newer than this "
+            f"program's {SCHEMA}. Update the program."
+        )
+
+
+def check_head(state: dict[str, Any], path: Path) -> None:
+    """Check step, run and configuration of a checkpoint; the latter gets today's names.
+
+    Raises:
+        InputError: one of them is missing or of another type.
+    """
+    step, run_id = state.get("step"), state.get("run_id")
+    problem = None
+    if missing := [name for name in ("step", "run_id", "hparams") if name not in state]:
+        raise InputError(f"checkpoint={path}: it lacks {', '.join(missing)}.")
+    if type(step) is not int or not 0 <= step < 2**53:
+        problem = f"step is {shown(step)}"
+    elif not stored_config.is_word(run_id):
+        problem = f"run_id is {shown(run_id)}"
+    else:
+        try:
+            state["hparams"] = stored_config.read(state["hparams"])
+        except Refused as error:
+            problem = str(error)
+    if problem is not None:
+        raise InputError(f"checkpoint={path}: not a checkpoint of this program ({problem}).")
+
+
+def _read_file(path: Path) -> Summary:
+    if not path.is_file():
+        raise InputError(f"checkpoint={path}: there is no such file.")
+    if path.suffix == ".safetensors":
+        from ddpm.runner.checkpoints import safetensors_file  # imports torch
+
+        return Summary(path, *safetensors_file.read_head(path))
+    try:
+        state = read_plain(path)
+    except Refused as error:
+        raise InputError(not_whole(path, error)) from None
+    check_format(state, path)
+    check_head(state, path)
+    return Summary(path, state["step"], state["run_id"], state["hparams"])

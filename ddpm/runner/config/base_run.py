@@ -1,0 +1,222 @@
+"""The older run that a run continues or draws from, and the options it takes from that one."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ddpm.errors import InputError, shown
+from ddpm.runner import roles
+from ddpm.runner.checkpoints import summary
+from ddpm.runner.config import catalog, overrides, paths
+from ddpm.runner.runs import run_dir, stored_config
+from ddpm.runner.runs.old_names import FORMER_CHOICES
+from ddpm.runner.safe_io.plain import Refused
+from ddpm.runner.safe_io.tree import get_path
+from ddpm.runner.safe_io.yaml_json import read_yaml
+from ddpm.runner.terminal import shell
+from ddpm.trackers.wandb_client import reference
+
+# What the configuration of a resumable run must hold.
+_NEEDED = ("run_id", "seed", "schedule", "diffusion", "optimizer", "hardware", "tracker", "job")
+
+
+@dataclass(frozen=True)
+class BaseRun:
+    """An older run.
+
+    Args:
+        config: its configuration, or the parts of it that a checkpoint brings along.
+        source: how the command line names it, for messages.
+        path: its folder, or one of its checkpoints.
+        resumed: whether it goes on, rather than being drawn from.
+        checkpoint: the file that is drawn from.
+    """
+
+    config: dict[str, Any]
+    source: str
+    path: Path
+    resumed: bool
+    checkpoint: Path | None = None
+
+
+def inherited(words: list[str]) -> list[str]:
+    """Options that a run takes from the older one, as `group=option` for Hydra.
+
+    Hydra then composes the right keys: `sampler.eta` is known if the older run had sampler=ddim.
+    Groups that the words themselves choose are left out.
+    """
+    typed = {overrides.key_of(word) for word in words}
+    named = overrides.values(words)
+    key = "resume" if named.get("resume") is not None else "checkpoint"
+    source = _source(named, key)
+    if not source or source == "auto":
+        return []
+    try:
+        path = Path(source) if key == "resume" else reference.find(source).path
+    except InputError:  # reported when the run is planned
+        return []
+    choices = _choices_of(path)
+    if not choices:
+        return []
+    groups = [*(g for g in roles.PROCESS if g != "diffusion"), "optimizer"]
+    groups += ["hardware", "tracker", "job"] if key == "resume" else []
+    options = {group: (FORMER_CHOICES | choices).get(group) for group in [*groups, *roles.DRAWING]}
+    return [
+        f"{group}={_written(option)}"
+        for group, option in options.items()
+        if group not in typed
+        and option
+        and set(catalog.as_list(option)) <= set(catalog.groups()[group])
+    ]
+
+
+def _written(option: str | list[str]) -> str:
+    """The value of an override that chooses an option, or several."""
+    if isinstance(option, list):
+        return f"[{','.join(map(shell.quoted, option))}]"
+    return shell.quoted(option)
+
+
+def _source(named: dict[str, Any], key: str) -> str | None:
+    """The run, checkpoint or artifact that a key of the command line names, references resolved;
+    None if it names none, or refers to a key that only the composed configuration has."""
+    try:
+        node = OmegaConf.create({})
+        for name, value in named.items():
+            OmegaConf.update(node, name, value)
+        source = paths.as_text(OmegaConf.select(node, key))
+    except (OmegaConfBaseException, ValueError):
+        return None
+    return source if isinstance(source, str) else None
+
+
+def _choices_of(path: Path) -> dict[str, Any]:
+    """The chosen options of the run that a folder, checkpoint or export belongs to."""
+    export = path / "model.safetensors" if path.is_dir() else path
+    if export.suffix == ".safetensors" and export.is_file():
+        try:
+            return summary.read(export).hparams["choices"]
+        except InputError:  # reported when the run is planned
+            return {}
+    for folder in (path, path.parent, path.parent.parent):
+        try:
+            return stored_config.read(read_yaml(folder / "config.yaml"))["choices"]
+        except (OSError, Refused):
+            continue
+    return {}
+
+
+def run_folder(path: Path) -> Path:
+    """The run's folder, also if one of its checkpoints is named."""
+    return path.parent.parent if path.suffix == ".pt" else path
+
+
+def resumed(resume: str) -> BaseRun:
+    """The training run that `resume` names.
+
+    Raises:
+        InputError: it does not exist, or cannot be resumed.
+    """
+    source = f"resume={resume}"
+    try:
+        config = run_dir.read_config(run_folder(Path(resume)))
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    stored_config.check_version(config, source)
+    if config.get("kind") != "trains":
+        raise InputError(f"{source}: not a training run (its job: {config['choices'].get('job')}).")
+    if missing := [part for part in _NEEDED if part not in config]:
+        raise InputError(f"{source}: its config.yaml lacks {missing[0]}.")
+    return BaseRun(_with_former_choices(config), source, Path(resume), resumed=True)
+
+
+def drawn_from(checkpoint: str, kind: str) -> BaseRun:
+    """The run whose checkpoint `checkpoint` names.
+
+    Args:
+        kind: of the job that reads it.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is of no use for this job.
+    """
+    source = f"checkpoint={checkpoint}"
+    found = _summary(checkpoint, source)
+    trained = get_path(found.hparams, "choices.job")
+    draws_images = trained != "train_classifier" or kind == "converts"
+    if found.hparams.get("kind") != "trains" or not draws_images:
+        raise InputError(
+            f"{source}: of job={shown(trained)}, not of job=train: it draws no images. "
+            "To guide one that does: guidance=classifier "
+            f"{shell.word('guidance.classifier', checkpoint)}."
+        )
+    brought = (*roles.PROCESS, *roles.DRAWING)
+    parts = {key: found.hparams[key] for key in brought if key in found.hparams}
+    config = parts | {"choices": found.hparams["choices"], "source": found.about}
+    return BaseRun(
+        _with_former_choices(config),
+        source,
+        found.path,
+        resumed=False,
+        checkpoint=found.file.absolute(),
+    )
+
+
+def _with_former_choices(config: dict[str, Any]) -> dict[str, Any]:
+    return config | {"choices": FORMER_CHOICES | config["choices"]}
+
+
+@dataclass(frozen=True)
+class _Found:
+    path: Path  # as it was named
+    file: Path
+    hparams: dict[str, Any]
+    about: dict[str, Any]  # run, step and artifact
+
+
+def _summary(checkpoint: str, source: str) -> _Found:
+    path, about = reference.find(checkpoint)
+    found = summary.read(path)
+    stored_config.check_version(found.hparams, source)
+    return _Found(
+        path.absolute(),
+        found.file,
+        found.hparams,
+        {"run_id": found.run_id, "step": found.step, **about},
+    )
+
+
+def check_classifier(config: dict[str, Any]) -> None:
+    """Check that the guiding classifier was trained on images like those it will see.
+
+    Raises:
+        InputError: it was trained on others, or is no classifier.
+    """
+    classifier = get_path(config, "guidance.classifier")
+    if classifier is None or config.get("kind") == "converts":
+        return
+    key = f"guidance.classifier={classifier}"
+    try:
+        found = _summary(classifier, key)
+        config["guidance"]["classifier"] = str(reference.find(classifier).path.absolute())
+    except InputError as error:
+        text = re.sub("^checkpoint=", "guidance.classifier=", str(error))
+        raise InputError(text) from None
+    if (job := get_path(found.hparams, "choices.job")) != "train_classifier":
+        raise InputError(f"{key}: of job={job}, not of job=train_classifier.")
+    config["classifier_source"] = found.about
+    trained, needed = _images_of(found.hparams), _images_of(config)
+    if different := [name for name in trained if trained[name] != needed[name]]:
+        raise InputError(
+            f"{key}: was trained with {', '.join(f'{n}={trained[n]}' for n in different)}; the "
+            f"images here are {', '.join(f'{n}={value}' for n, value in needed.items())}."
+        )
+
+
+def _images_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The properties of images that a classifier depends on."""
+    keys = ("data.image_size", "data.channels", "data.num_classes")
+    return {"data": get_path(config, "choices.data")} | {key: get_path(config, key) for key in keys}

@@ -1,0 +1,251 @@
+"""Rules between keys: what does not go together is refused, what is probably a mistake noted."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from ddpm.errors import InputError
+from ddpm.runner.config.derive import takes_labels
+from ddpm.runner.safe_io.tree import get_path
+
+# Keys of the network that repeat keys of the data.
+REPEATED = {
+    "model.channels": "data.channels",
+    "model.image_size": "data.image_size",
+}
+
+
+def check_together(config: dict[str, Any]) -> None:
+    """Check keys against each other, after each has passed its own rule.
+
+    Raises:
+        InputError: names the keys, their values and what is allowed.
+    """
+    wrong = [
+        *_check_duration(config),
+        *_check_batch(config),
+        *_check_timesteps(config),
+        *_check_folder(config),
+        *_check_parts(config),
+        *(_check_classes(config) or _check_labels(config)),
+        *_check_repeated(config),
+    ]
+    if wrong:
+        raise InputError("\n".join(wrong[:5]))
+
+
+def _check_duration(config: dict[str, Any]) -> list[str]:
+    job = config.get("job", {})
+    if "max_steps" in job and job["max_steps"] is None and job.get("max_epochs") is None:
+        return ["job.max_steps=null, job.max_epochs=null: one of them must say when to stop."]
+    return []
+
+
+def _check_batch(config: dict[str, Any]) -> list[str]:
+    """A batch must split evenly into micro-batches and over devices."""
+    job = config.get("job", {})
+    parts, batch = job.get("accumulate_grad_batches", 1), job.get("batch_size", 0)
+    parts = 1 if parts == "auto" else parts
+    if parts > batch > 0:
+        return [
+            f"job.accumulate_grad_batches={parts}: must be at most job.batch_size={batch}, the "
+            "images of a step."
+        ]
+    if batch % parts:
+        return [
+            f"job.batch_size={batch}: must be divisible by job.accumulate_grad_batches={parts}."
+        ]
+    return _check_shares(config, batch, parts)
+
+
+def _check_timesteps(config: dict[str, Any]) -> list[str]:
+    """Steps of the sampler and of interpolation must be steps of the schedule."""
+    wrong, job = [], config.get("job", {})
+    steps, T = get_path(config, "sampler.steps"), get_path(config, "schedule.T")
+    if "sampler" in job and steps is not None and T is not None and steps > T:
+        wrong.append(f"sampler.steps={steps}: must be at most schedule.T={T}, the steps there are.")
+    if (t := job.get("t")) is not None and T is not None and t >= T:
+        wrong.append(f"job.t={t}: must be from 0 to {T - 1}, below schedule.T={T}.")
+    return wrong
+
+
+def _check_folder(config: dict[str, Any]) -> list[str]:
+    """data=folder needs a folder, in jobs that read images."""
+    if get_path(config, "choices.data") != "folder" or "data" not in config.get("job", {}):
+        return []
+    root = get_path(config, "data.root")
+    if not root:
+        return ["data.root: say where the images are, data.root=/path/to/a/folder"]
+    if not os.path.isdir(os.path.expanduser(root)):
+        return [f"data.root: there is no folder {str(Path(root).absolute())!r}"]
+    return []
+
+
+def _check_repeated(config: dict[str, Any]) -> list[str]:
+    wrong = []
+    for key, leader in REPEATED.items():
+        value, leads = get_path(config, key), get_path(config, leader)
+        if value is not None and leads is not None and value != leads:
+            wrong.append(f"{key}={value}: follows {leader}={leads}; set that instead.")
+    return wrong
+
+
+def _check_shares(config: dict[str, Any], batch: int, parts: int) -> list[str]:
+    """A batch that cannot be shared out, where the number of devices is known before they are."""
+    hardware = config.get("hardware", {})
+    counts = hardware.get("devices"), hardware.get("num_nodes", 1)
+    if not all(type(count) is int and count >= 1 for count in counts):
+        return []
+    shares = math.prod(counts) * parts
+    # Images to draw need not be shared evenly.
+    trains = "accumulate_grad_batches" in config.get("job", {})
+    if not trains or "TORCHELASTIC_RUN_ID" in os.environ or batch % shares == 0:
+        return []  # torchrun has a number of its own
+    near = [n for n in (batch // shares * shares, (batch // shares + 1) * shares) if n > 0]
+    auto = config["job"]["accumulate_grad_batches"] == "auto"
+    split = "" if auto else f" x job.accumulate_grad_batches={parts}"
+    return [
+        f"job.batch_size={batch}: not divisible by {math.prod(counts)} devices{split}; the nearest "
+        f"that are: {', '.join(map(str, near))}."
+    ]
+
+
+def warnings(config: dict[str, Any]) -> list[str]:
+    """What may be meant, and probably is not: a line each."""
+    job, lines = config.get("job", {}), []
+    steps, decay, ramp = (job.get(key) for key in ("max_steps", "ema_decay", "ema_ramp"))
+    if None not in (steps, decay, ramp) and (left := _left_of_start(steps, decay, ramp)) > 0.1:
+        lines.append(
+            f"job.ema_decay={decay:g}: after {steps} steps the average, which images are drawn "
+            f"with, is still {100 * left:.0f} % the start; lower it, or set job.ema_ramp=10."
+        )
+    wanted, levels = _attention(config)
+    if wanted and not set(wanted) & set(levels):
+        lines.append(
+            f"model.attention_resolutions={wanted}: no level of this network has one of these: "
+            f"they have {', '.join(map(str, levels))} pixels. Only the middle has attention."
+        )
+    cores = os.cpu_count() or 1
+    if (workers := job.get("num_workers") or 0) > cores:
+        lines.append(f"job.num_workers={workers}: more than the {cores} cores here, and slower.")
+    threads = get_path(config, "hardware.threads")
+    if isinstance(threads, int) and threads > cores:
+        lines.append(f"hardware.threads={threads}: more than the {cores} cores here, and slower.")
+    return lines
+
+
+def check_attention(config: dict[str, Any]) -> None:
+    """See that one of the resolutions that were asked for is one of the network's.
+
+    Raises:
+        InputError: none is; names the levels there are.
+    """
+    wanted, levels = _attention(config)
+    if wanted and not set(wanted) & set(levels):
+        raise InputError(
+            f"model.attention_resolutions={wanted}: no level of this network has one of these; "
+            f"they have {', '.join(map(str, levels))} pixels."
+        )
+
+
+def _attention(config: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """The resolutions with attention, and those of the levels of the network: halved each time.
+    Both are empty where the network has none."""
+    wanted, widths = (get_path(config, f"model.{k}") for k in ("attention_resolutions", "widths"))
+    size = get_path(config, "data.image_size")
+    if not isinstance(wanted, list) or not isinstance(widths, list) or not isinstance(size, int):
+        return [], []
+    patch_size = get_path(config, "model.patch_size") or 1
+    if size % patch_size:
+        return [], []  # the network refuses it
+    size //= patch_size
+    return wanted, [size >> level for level in range(len(widths))]
+
+
+def _left_of_start(steps: int, decay: float, ramp: float) -> float:
+    """The share of the first weights in their average, in which step n keeps
+    min(decay, (1 + n) / (ramp + n)) of what was; any number below 0.1 where that is reached."""
+    left, n = 1.0, 0
+    while n < steps and left > 0.1:
+        kept = (1 + n) / (ramp + n)
+        if kept >= decay:  # from here on it is always decay
+            return left * decay ** (steps - n)
+        left, n = left * kept, n + 1
+    return left
+
+
+def _check_parts(config: dict[str, Any]) -> list[str]:
+    """Parts that do not go together."""
+    choices, wrong = config.get("choices", {}), []
+    job, model = choices.get("job"), choices.get("model")
+    if job == "train_classifier" and model != "classifier":
+        wrong.append(f"model={model}: job=train_classifier trains model=classifier; leave it out.")
+    if job == "train_classifier" and choices.get("schedule") == "learned":
+        wrong.append(
+            "schedule=learned: job=train_classifier trains no schedule; choose a fixed one."
+        )
+    if job == "train" and model == "classifier":
+        wrong.append("model=classifier: draws no images; it is for job=train_classifier.")
+    if get_path(config, "schedule.zero_terminal_snr") and choices.get("objective") == "eps":
+        wrong.append(
+            "schedule.zero_terminal_snr=true: x_T is then pure noise, which says nothing of x_0: "
+            "objective=eps cannot be sampled from; choose objective=v or x_0."
+        )
+    learned = get_path(config, "objective.learned_variance")
+    if get_path(config, "sampler.variance") == "learned" and not learned:
+        wrong.append(
+            "sampler.variance=learned: the network has none (objective.learned_variance=false); "
+            "choose auto."
+        )
+    return wrong
+
+
+def _check_classes(config: dict[str, Any]) -> list[str]:
+    """Labels that are asked for and not there."""
+    choices, wrong = config.get("choices", {}), []
+    name, classes = choices.get("data"), get_path(config, "data.num_classes")
+    conditional = get_path(config, "data.conditional")
+    if classes is None:
+        needs = {
+            "data.conditional=true": conditional,
+            "job=train_classifier": choices.get("job") == "train_classifier",
+        }
+        hint = "give data.num_classes, if it has" if name == "folder" else "leave it out"
+        wrong = [f"{key}: data={name} has no classes; {hint}." for key, on in needs.items() if on]
+    guidance = choices.get("guidance")
+    if guidance == "classifier" and get_path(config, "guidance.classifier") is None:
+        wrong.append(
+            "guidance.classifier: must be given, the folder of a job=train_classifier run."
+        )
+    guides = guidance in ("classifier", "classifier_free")
+    if guides and choices.get("job") == "interpolate" and config["job"].get("labels") is None:
+        wrong.append(
+            f"job.labels: must be given, the class that guidance={guidance} leads to; or "
+            "guidance=none."
+        )
+    if guidance == "classifier_free" and not conditional and not wrong:
+        what = "the checkpoint was" if config.get("kind") == "draws" else "the network is"
+        wrong.append(
+            f"guidance=classifier_free: {what} trained without labels (data.conditional=false)."
+        )
+    return wrong
+
+
+def _check_labels(config: dict[str, Any]) -> list[str]:
+    """The labels that images are to have, in job.labels."""
+    name, classes = get_path(config, "choices.data"), get_path(config, "data.num_classes")
+    if (asked := get_path(config, "job.labels")) is None:
+        return []
+    labels = asked if isinstance(asked, list) else [asked]
+    if not takes_labels(config):
+        return [
+            f"job.labels={asked}: the checkpoint was trained without labels "
+            "(data.conditional=false); guidance=classifier can guide it."
+        ]
+    if bad := [n for n in labels if type(n) is not int or not 0 <= n < classes]:
+        return [
+            f"job.labels={asked}: {bad[0]} is not one of 0 to {classes - 1}, the {classes} "
+            f"classes of data={name}."
+        ]
+    return []

@@ -1,0 +1,68 @@
+"""Keys that follow from others: what the network needs for the data, labels, absolute paths."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from ddpm.errors import InputError
+from ddpm.runner.config.rules import AREAS
+from ddpm.runner.safe_io.tree import get_path
+
+
+def model_keys(config: dict[str, Any]) -> None:
+    """Set the keys of the network that follow from data and objective: classes, output channels.
+
+    Raises:
+        InputError: the command line sets one of them to something else.
+    """
+    model, data = config.get("model"), config.get("data")
+    if not isinstance(model, dict) or not isinstance(data, dict):
+        return
+    conditional = data.get("conditional") is True or "out_channels" not in model
+    wanted = {"num_classes": data.get("num_classes") if conditional else None}
+    leaders = {"num_classes": "data.conditional and data.num_classes"}
+    channels = data.get("channels")
+    if isinstance(channels, int) and "out_channels" in model:
+        learned = get_path(config, "objective.learned_variance") is True
+        wanted["out_channels"] = channels * (2 if learned else 1)
+        leaders["out_channels"] = "data.channels and objective.learned_variance"
+    defaults = {"num_classes": None, "out_channels": channels}
+    for name in wanted.keys() & model.keys():
+        if model[name] not in (defaults[name], wanted[name]):
+            raise InputError(f"model.{name}={model[name]}: follows {leaders[name]}; set those.")
+        model[name] = wanted[name]
+
+
+def labels(config: dict[str, Any]) -> None:
+    """Make job.labels a list: by default all classes, in turn; none for interpolation."""
+    job = config.get("job", {})
+    if isinstance(job.get("labels"), int):
+        job["labels"] = [job["labels"]]
+    by_default = get_path(config, "choices.job") != "interpolate" and takes_labels(config)
+    if "labels" in job and job["labels"] is None and by_default:
+        job["labels"] = list(range(config["data"]["num_classes"]))
+
+
+def takes_labels(config: dict[str, Any]) -> bool:
+    """Whether images can be drawn by class: by the network, or by a classifier that guides it."""
+    labelled = get_path(config, "data.conditional") or get_path(config, "guidance.classifier")
+    return bool(labelled) and get_path(config, "data.num_classes") is not None
+
+
+def absolute_paths(config: dict[str, Any]) -> None:
+    """Make the paths of data and pictures absolute: the configuration is read elsewhere, too."""
+    config["data_dir"] = _absolute(config["data_dir"])
+    config["data"]["data_dir"] = config["data_dir"]
+    if config["data"].get("root") is not None:
+        config["data"]["root"] = _absolute(config["data"]["root"])
+    job = config["job"]
+    if job.get("image") is not None:
+        job["image"] = _absolute(job["image"])
+    if job.get("mask") is not None and job["mask"] not in AREAS:
+        job["mask"] = _absolute(job["mask"])
+    if job.get("images") is not None:
+        job["images"] = [_absolute(path) for path in job["images"]]
+
+
+def _absolute(path: str) -> str:
+    return str(Path(os.path.expanduser(path)).absolute())

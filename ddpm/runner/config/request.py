@@ -1,0 +1,74 @@
+"""What a command asks of one run: its overrides, its chosen options, and the sweep it is in."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from ddpm.runner.config import redaction, team, validate
+
+INHERITED = "inherited"  # the key that holds the options taken from an older run
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line of one run, as Hydra read it.
+
+    Args:
+        choices: the chosen option of each group.
+        texts: the overrides that the user typed, without those inherited from an older run.
+        overrides: the same, parsed.
+        keys: the keys and groups that the user or the chosen team's file sets.
+        sweep_dir: the folder of the sweep that this job belongs to, or None.
+        subdir: the job's own folder in it.
+    """
+
+    choices: dict[str, Any]
+    texts: list[str]
+    overrides: list[Override]
+    keys: list[str]
+    sweep_dir: Path | None
+    subdir: str
+
+    @property
+    def multirun(self) -> bool:
+        return self.sweep_dir is not None
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> "Request":
+        """The request that the composed configuration answers.
+
+        Raises:
+            InputError: the team's file sets a key that it may not.
+        """
+        hydra_config = HydraConfig.get()
+        texts = typed(cfg, hydra_config)
+        overrides = OverridesParser.create().parse_overrides(texts)
+        choices = dict(hydra_config.runtime.choices)
+        keys = [override.key_or_group for override in overrides]
+        shared = team.keys(validate.folders(), choices.get("team"))
+        if "team" in keys:  # a resumed run takes the team's keys as if they had been typed
+            keys = list(dict.fromkeys([*shared, *keys]))
+        multirun = hydra_config.mode == RunMode.MULTIRUN
+        return cls(
+            choices=choices,
+            texts=texts,
+            overrides=overrides,
+            keys=keys,
+            sweep_dir=Path(hydra_config.sweep.dir) if multirun else None,
+            subdir=str(hydra_config.sweep.subdir) if multirun else "",
+        )
+
+
+def typed(cfg: DictConfig, hydra_config: DictConfig) -> list[str]:
+    """The overrides of a command that its user typed."""
+    inherited = set(OmegaConf.to_container(cfg, resolve=False).get(INHERITED) or ())
+    words = redaction.as_typed(hydra_config)
+    return [
+        word for word in words if word not in inherited and not word.startswith(f"{INHERITED}=")
+    ]
