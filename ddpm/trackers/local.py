@@ -70,7 +70,8 @@ class Local:
         if len(self._losses) > self._drawn:
             self._drawn = len(self._losses)
             with self._spare():
-                _replace(self._run_dir / "loss.png", loss_curve(*zip(*self._losses, strict=True)))
+                curve = loss_curve(*zip(*self._losses, strict=True))
+                atomic.write(self._run_dir / "loss.png", curve, durable=True)
 
     @contextmanager
     def _spare(self) -> Iterator[None]:
@@ -117,7 +118,7 @@ def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
     rows = [row for row in read_metrics(path) if row["step"] <= start_step]
     data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     if data != path.read_bytes():
-        _replace(path, data)
+        atomic.write(path, data, durable=True)
     return rows
 
 
@@ -133,19 +134,6 @@ def _append(path: Path, data: bytes) -> None:
         raise
     finally:
         os.close(file)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            atomic.sync(file.fileno())
-        atomic.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _finite(value: float) -> float | None:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ddpm.errors import InputError, shown
 from ddpm.runner.runs import stored_config
-from ddpm.runner.safe_io.atomic import replace, sync, sync_folder
+from ddpm.runner.safe_io import atomic
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.yaml_json import MAX_YAML, read_json
 
@@ -108,16 +108,14 @@ def write(folder: Path, state: dict[str, Any], weights: str) -> Path:
     try:
         head, digest = _head(tensors, about, hparams)
         text = json.dumps(about | {"sha256": digest, "hparams": hparams}, indent=2) + "\n"
-        with _replacing(config, path) as (new_config, new):
-            with open(new_config, "wb") as file:
-                file.write(text.encode())
-                _sync(file)
+        with atomic.replacing(config, path, durable=True) as (new_config, new):
+            new_config.write_bytes(text.encode())
             with open(new, "wb") as file:
                 file.write(head)
                 for tensor in tensors.values():
                     file.write(_bytes(tensor))
-                _sync(file)
             _check_whole(new)
+        atomic.sync_folder(folder)
     except (OSError, TypeError, ValueError) as error:  # of the disk; of JSON; what is read back
         raise InputError(f"{path}: the export could not be written ({shown(error)}).") from error
     return path
@@ -353,22 +351,3 @@ def _bytes(tensor: Tensor) -> memoryview:
     """The bytes of a tensor as they lie in the file."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())
-
-
-@contextlib.contextmanager
-def _replacing(*paths: Path) -> Iterator[list[Path]]:
-    """Temporary names beside `paths` that take their places, in this order, when all went well."""
-    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
-    try:
-        yield temporary
-        for new, path in zip(temporary, paths, strict=True):
-            replace(new, path)
-        sync_folder(paths[0].parent)
-    finally:
-        for new in temporary:
-            new.unlink(missing_ok=True)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    sync(file.fileno())

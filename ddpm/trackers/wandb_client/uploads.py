@@ -132,9 +132,7 @@ class _Done:
 
     def note(self, kind: str, step: int, loss: float | None) -> None:
         self._entries.append({"kind": kind, "step": step, "loss": loss})
-        temporary = self._file.with_name(f".{self._file.name}.tmp")
-        temporary.write_text(json.dumps(self._entries))
-        atomic.replace(temporary, self._file)
+        atomic.write(self._file, json.dumps(self._entries))
 
 
 def recent_loss(metrics: Path, step: int) -> float | None:
