@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddpm.errors import one_line
 from ddpm.runner.runs.metrics_log import final, is_number, read_metrics
 from ddpm.runner.safe_io import atomic
 from ddpm.trackers.wandb_client.limits import artifact_name
@@ -103,8 +104,7 @@ class Uploads:
             yield
         except Exception as error:
             if not self._warned:
-                why = " ".join(str(error).split())[:200] or type(error).__name__
-                logger.warning("An upload to W&B failed, the run goes on: %s", why)
+                logger.warning("An upload to W&B failed, the run goes on: %s", one_line(error))
             self._warned = True
 
 

@@ -218,7 +218,7 @@ class Full:
             path = Path(at(*arguments))
             names = (path.name, path.parent.name)
             if 1 < self.lines < self.until and set(names) & set(self.names):
-                if call == "write" and len(arguments[1]) > 5:  # a part of it finds room
+                if owner is os and len(arguments[1]) > 5:  # a part of it finds room
                     return real(arguments[0], arguments[1][:5])
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return real(*arguments, **options)
