@@ -14,14 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.images import save_png
-from ddpm.runner.runs.metrics_log import is_number, read_metrics
+from ddpm.runner.runs.metrics_log import FILE, LOSS, is_number, read_metrics
 from ddpm.runner.safe_io import atomic, listing
 from ddpm.trackers.base import RunInfo, grid_file
 from ddpm.trackers.loss_curve import smooth
 
 logger = logging.getLogger(__name__)
-
-LOSS = "train/loss"
 
 
 class Local:
@@ -34,7 +32,7 @@ class Local:
 
     def __init__(self, *, run_dir: Path, run: RunInfo, start_step: int) -> None:
         self._run_dir, self._run = Path(run_dir), run
-        self._metrics = self._run_dir / "metrics.jsonl"
+        self._metrics = self._run_dir / FILE
         rows = _rewind(self._metrics, start_step)
         self._losses = [(row["step"], row[LOSS]) for row in rows if is_number(row.get(LOSS))]
         self._drawn = 0  # so many losses are in the picture: drawing costs more than most steps

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import one_line
-from ddpm.runner.runs.metrics_log import final, is_number, read_metrics
+from ddpm.runner.runs import metrics_log
 from ddpm.runner.safe_io import atomic
 from ddpm.trackers.wandb_client.limits import artifact_name
 
@@ -57,7 +57,8 @@ class Uploads:
         with self._told():
             folder = self._dir / "wandb" / "artifacts" / f"{kind}-step-{step:07d}"
             held = [_link(file, folder / file.name) for file in files]
-            loss = recent_loss(self._dir / "metrics.jsonl", step) if kind == "model" else None
+            losses = metrics_log.values(self._dir, until=step)
+            loss = metrics_log.final(losses) if kind == "model" else None
             self._later(lambda: self._upload(kind, step, held, loss))
 
     def finish(self, seconds: float) -> None:
@@ -127,22 +128,12 @@ class _Done:
 
     def is_best(self, loss: float) -> bool:
         """Whether no earlier version has a lower loss."""
-        losses = [e["loss"] for e in self._entries if is_number(e.get("loss"))]
+        losses = [e["loss"] for e in self._entries if metrics_log.is_number(e.get("loss"))]
         return all(loss < other for other in losses)
 
     def note(self, kind: str, step: int, loss: float | None) -> None:
         self._entries.append({"kind": kind, "step": step, "loss": loss})
         atomic.write(self._file, json.dumps(self._entries))
-
-
-def recent_loss(metrics: Path, step: int) -> float | None:
-    """The mean loss of the last tenth of the lines up to a step: `best` is the lowest."""
-    try:
-        rows = [row for row in read_metrics(metrics) if row["step"] <= step]
-    except OSError:
-        return None
-    losses = [row["train/loss"] for row in rows if is_number(row.get("train/loss"))]
-    return final(losses)
 
 
 def waiting_time(state: str) -> float:
