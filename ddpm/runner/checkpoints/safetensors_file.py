@@ -24,6 +24,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ddpm.errors import InputError, shown
+from ddpm.runner import roles
 from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io import atomic
 from ddpm.runner.safe_io.plain import Refused
@@ -33,7 +34,7 @@ NAME, SUFFIX, CONFIG = "model.safetensors", ".safetensors", "config.json"
 FORMAT = "hydra-ddpm"
 SCHEMA = 1  # raise it when the meaning of an entry changes
 ENTRIES = ("schema", "step", "run_id", "weights", "hparams", "sha256")
-PARTS = ("model", "schedule", "objective", "weighting", "diffusion", "data", "sampler", "guidance")
+PARTS = (*roles.PROCESS, *roles.DRAWING)
 NETWORK, DIFFUSION = "network.", "diffusion."  # before the names of the tensors of each
 
 # Bytes. JSON within JSON takes up to four times as many as the YAML that a run writes: \\\" for ".

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ddpm.errors import InputError, shown
-from ddpm.runner.runs import run_dir
+from ddpm.runner.runs import old_names, run_dir
 from ddpm.runner.runs.metrics_log import LOSS, MAX_BYTES, is_number, parse, read_tail
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused, regular_size
@@ -166,7 +166,7 @@ def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
         problems.append("config.yaml is not the configuration of a run")
         return {}
-    return config
+    return old_names.renamed(config)
 
 
 def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -180,7 +180,7 @@ def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
         except (OSError, Refused):
             continue
         if isinstance(config, dict):
-            yield step, config
+            yield step, old_names.renamed(config)
 
 
 def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ddpm.errors import InputError, shown
+from ddpm.runner.roles import PARTS
 from ddpm.runner.runs import old_names
 from ddpm.runner.safe_io.plain import MAX_NODES, MAX_TEXT, Refused, check_plain
 from ddpm.runner.safe_io.yaml_json import parse_yaml
@@ -19,10 +20,6 @@ _WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 _UNWRITABLE = re.compile("[\ud800-\udfff]")  # how Python shows bytes that are not UTF-8
 MOST_VALUES = MAX_NODES // 2  # in a list; the rest is left for the other contents of a checkpoint
 VERSION = 1  # of what a run's configuration means; raise it when an older program would misread it
-_PARTS = (
-    *("model", "data", "schedule", "objective", "weighting", "diffusion", "sampler", "guidance"),
-    *("job", "optimizer", "hardware", "tracker"),
-)
 
 
 def read(config: Any) -> dict[str, Any]:
@@ -51,7 +48,7 @@ def check_shape(config: Any) -> None:
         options = choice if isinstance(choice, list) else [choice]
         if not all(x is None or isinstance(x, str) for x in options):
             raise Refused(f"choices.{shown(group)} is {shown(choice)}, which names no option")
-    for part in _PARTS:
+    for part in PARTS:
         if not isinstance(config.get(part, {}), dict):
             raise Refused(f"its {part} is {shown(config[part])}")
     if missing := [part for part in ("model", "data") if part not in config]:
