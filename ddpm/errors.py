@@ -31,6 +31,11 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The message of an exception on one line, safe to print; its type where it has no message."""
+    return shown(" ".join(str(error).split()), limit) or type(error).__name__
+
+
 def shown(value: object, limit: int = 80) -> str:
     """Somebody else's text as it may stand in a message: on one line, without control characters,
     and cut where it is longer than `limit`."""

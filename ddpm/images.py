@@ -1,9 +1,8 @@
 """The border between images and tensors: uint8 to [-1, 1] and back, grids, PNG and GIF files."""
 
 import math
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +50,7 @@ def enlarge(picture: Tensor, width: int = 512) -> Tensor:
 
 def save_png(image: Tensor, path: str | Path, scale: int = 1) -> None:
     """Write uint8 (C, H, W), each pixel `scale` times as large; never half a file."""
-    with _replacing(Path(path)) as temporary:
+    with _replacing(path) as (temporary,):
         _picture(image, scale).save(temporary, format="PNG")
 
 
@@ -82,7 +81,7 @@ def save_gif(
     """Write uint8 (C, H, W) frames, each shown `duration_ms`, the last one `hold_ms`, in a loop."""
     first, *rest = [_picture(frame, scale) for frame in frames]
     durations = [duration_ms] * len(rest) + [hold_ms]
-    with _replacing(Path(path)) as temporary:
+    with _replacing(path) as (temporary,):
         first.save(
             temporary, format="GIF", save_all=True, append_images=rest, duration=durations, loop=0
         )
@@ -98,16 +97,7 @@ def _picture(image: Tensor, scale: int) -> Image.Image:
     return picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            # Without it a machine that vanishes may leave the name and no bytes.
-            atomic.sync(file.fileno())
-        atomic.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _replacing(path: str | Path) -> AbstractContextManager[list[Path]]:
+    """`atomic.replacing` for a file whose folder may not exist yet."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return atomic.replacing(Path(path), durable=True)

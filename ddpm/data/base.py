@@ -210,21 +210,17 @@ class ImageData(Dataset):
         images, parts = self.cache_file, self._parts
         if images.exists():
             logger.warning("%s is damaged: building it again", images)
-        try:
-            with open(f"{images}.tmp", "wb") as file:
+        with atomic.replacing(*parts.values(), images) as (*new, new_images):
+            temporary = dict(zip(parts, new, strict=True))
+            with open(new_images, "wb") as file:
                 labels, damaged = self._write(file)
             if damaged and (self.on_error == "stop" or not labels):
                 raise self._refusal(damaged, len(labels) + len(damaged))
-            with open(f"{parts['labels']}.tmp", "wb") as file:
+            with open(temporary["labels"], "wb") as file:
                 np.save(file, np.array(labels, dtype=np.int64))
             self.skipped = [self._name(error.path) for error in damaged]
-            if "skipped" in parts:
-                Path(f"{parts['skipped']}.tmp").write_text(json.dumps(self.skipped))
-            for path in (*parts.values(), images):
-                atomic.replace(f"{path}.tmp", path)
-        finally:
-            for path in (images, *parts.values()):
-                Path(f"{path}.tmp").unlink(missing_ok=True)
+            if "skipped" in temporary:
+                temporary["skipped"].write_text(json.dumps(self.skipped))
 
     def _refusal(self, damaged: Sequence[Unreadable], count: int) -> InputError:
         """That pictures are damaged, naming the first of them, and what to do."""
@@ -255,8 +251,8 @@ class ImageData(Dataset):
         nobody else writes them."""
         splits = "|".join(map(re.escape, self.splits))
         ours = re.compile(
-            rf"{re.escape(self.name)}-({splits})-\d+-[0-9a-f]{{16}}"
-            r"\.(npy|labels\.npy|skipped\.json)\.tmp"
+            rf"\.?{re.escape(self.name)}-({splits})-\d+-[0-9a-f]{{16}}"
+            r"\.(npy|labels\.npy|skipped\.json)(\.\d+)?\.tmp"  # as earlier versions named them, too
         )
         try:
             found = listing.paths(self.cache_file.parent, "*.tmp")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
-from ddpm.errors import InputError, shown
+from ddpm.errors import InputError, one_line, shown
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # the well-trodden ones of Pillow's many parsers
 MODES = {1: "L", 3: "RGB"}
@@ -102,11 +102,7 @@ def _fault(path: str | Path, error: Exception) -> InputError:
         return Unreadable(path, "not a PNG, JPEG, WebP or BMP file")
     if "MAX_TEXT_" in str(error):
         return Unreadable(path, f"more than {MAX_TEXT // 1024**2} MB of text or colour profile")
-    return Unreadable(path, getattr(error, "strerror", None) or _said(error))
-
-
-def _said(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    return Unreadable(path, getattr(error, "strerror", None) or one_line(error))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm.errors import one_line
 from ddpm.guidance.base import Guidance
 from ddpm.pipeline import Pipeline, Sampler
 from ddpm.runner.execution.run import Run
@@ -75,7 +76,6 @@ class Train(Loop):
         except Exception as error:
             if fabric.world_size > 1:
                 raise  # the other processes wait for this one's share
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            logger.warning("No preview of step %d, the run goes on: %s", step, reason)
+            logger.warning("No preview of step %d, the run goes on: %s", step, one_line(error))
             return
         run.log_grid(step, grid)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor
 
-from ddpm.errors import InputError
+from ddpm.errors import InputError, one_line
 from ddpm.runner.safe_io import listing
 
 logger = logging.getLogger(__name__)
@@ -152,5 +152,4 @@ def open_trackers(
 
 def _switched_off(name: str, error: Exception) -> str:
     """One line about a tracker that raised."""
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return f"The tracker {name} is switched off, the run goes on: {reason}"
+    return f"The tracker {name} is switched off, the run goes on: {one_line(error)}"

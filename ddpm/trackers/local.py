@@ -14,14 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.images import save_png
-from ddpm.runner.runs.metrics_log import is_number, read_metrics
+from ddpm.runner.runs.metrics_log import FILE, LOSS, is_number, read_metrics
 from ddpm.runner.safe_io import atomic, listing
 from ddpm.trackers.base import RunInfo, grid_file
 from ddpm.trackers.loss_curve import smooth
 
 logger = logging.getLogger(__name__)
-
-LOSS = "train/loss"
 
 
 class Local:
@@ -34,7 +32,7 @@ class Local:
 
     def __init__(self, *, run_dir: Path, run: RunInfo, start_step: int) -> None:
         self._run_dir, self._run = Path(run_dir), run
-        self._metrics = self._run_dir / "metrics.jsonl"
+        self._metrics = self._run_dir / FILE
         rows = _rewind(self._metrics, start_step)
         self._losses = [(row["step"], row[LOSS]) for row in rows if is_number(row.get(LOSS))]
         self._drawn = 0  # so many losses are in the picture: drawing costs more than most steps
@@ -70,7 +68,8 @@ class Local:
         if len(self._losses) > self._drawn:
             self._drawn = len(self._losses)
             with self._spare():
-                _replace(self._run_dir / "loss.png", loss_curve(*zip(*self._losses, strict=True)))
+                curve = loss_curve(*zip(*self._losses, strict=True))
+                atomic.write(self._run_dir / "loss.png", curve, durable=True)
 
     @contextmanager
     def _spare(self) -> Iterator[None]:
@@ -117,7 +116,7 @@ def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
     rows = [row for row in read_metrics(path) if row["step"] <= start_step]
     data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     if data != path.read_bytes():
-        _replace(path, data)
+        atomic.write(path, data, durable=True)
     return rows
 
 
@@ -133,19 +132,6 @@ def _append(path: Path, data: bytes) -> None:
         raise
     finally:
         os.close(file)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            atomic.sync(file.fileno())
-        atomic.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _finite(value: float) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ddpm.data.base import ImageData
-from ddpm.errors import InputError, shown
+from ddpm.errors import InputError, one_line
 from ddpm.randomness import Order
 from ddpm.runner.distributed import signals
 from ddpm.runner.safe_io.atomic import free_bytes
@@ -49,10 +49,10 @@ def load(
     except (RuntimeError, OSError, EOFError) as error:
         if not num_workers or (type(error) is RuntimeError and "DataLoader" not in str(error)):
             raise
-        reason = shown((str(error) or type(error).__name__).splitlines()[0])
         raise InputError(
-            f"job.num_workers={num_workers}: a process that reads ahead is gone ({reason}). Memory "
-            "or /dev/shm may be short; job.num_workers=0 reads in the training process."
+            f"job.num_workers={num_workers}: a process that reads ahead is gone "
+            f"({one_line(error, 80)}). Memory or /dev/shm may be short; job.num_workers=0 reads in "
+            "the training process."
         ) from error
 
 
@@ -66,7 +66,7 @@ def _possible(num_workers: int, batch_bytes: int) -> int:
         get_context().Lock()
         torch.zeros(1).share_memory_()
     except (OSError, RuntimeError, ImportError) as error:
-        possible, why = 0, shown((str(error) or type(error).__name__).splitlines()[0])
+        possible, why = 0, one_line(error, 80)
     else:
         free = free_bytes(SHARED)
         if free is None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.errors import InputError, shown
+from ddpm.errors import InputError, one_line
 from ddpm.randomness import Order, StepNoise
 from ddpm.runner.distributed.fabric import check_compiler, mesh_of, restart_peak
 from ddpm.runner.distributed.fsdp import shard
@@ -285,7 +285,7 @@ class Loop(ABC):
                 looked_at=self.looked_at(trial.fabric),
             )
         except Exception as error:  # a network of the user's own may not be made for it
-            reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
+            reason = one_line(error)
             if auto:
                 raise InputError(
                     f"job.accumulate_grad_batches=auto: the memory that this network takes cannot "

@@ -171,6 +171,9 @@ def test_reports_and_status_read_them(old, run):
     status, out, err = run("job=report", "runs=[train,pictures,classifier]", "output_dir=page")
     assert status == 0, out + err
     assert "pictures" in (old / "page" / "report.html").read_text()
+    assert "accumulate" not in (old / "page" / "report.html").read_text().replace(
+        "accumulate_grad_batches", ""
+    )
     status, out, err = run("job=status", "sweep=half")
     assert status == 0, out + err
     assert "1 done, 1 killed, 1 waiting" in out + err

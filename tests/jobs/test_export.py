@@ -58,11 +58,12 @@ def made(**changes):
     """A state with tensors of every type and some odd shapes."""
     g = torch.Generator().manual_seed(0)
     weights = {
-        f"layer.{name}": (3 * torch.randn(3, 5, generator=g)).to(dtype)
-        for name, dtype in safetensors_file.DTYPES.items()
+        f"layer.{name}": (3 * torch.randn(3, 5, generator=g)).to(getattr(torch, name))
+        for name in safetensors_file.DTYPES
     }
     weights |= {"scalar": torch.tensor(1.5), "none": torch.empty(0, 4)}
     weights |= {"channels_last": torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)}
+    weights |= {"tied": weights["scalar"]}
     return {
         "step": 7,
         "run_id": "0123abcd",
@@ -108,7 +109,7 @@ def test_a_round_trip_of_every_type_and_shape(tmp_path):
     path = safetensors_file.write(tmp_path, given, "ema")
     assert {p.name for p in tmp_path.iterdir()} == {"model.safetensors", "config.json"}
     state = safetensors_file.read(path)
-    assert (state["step"], state["run_id"], state["schema"]) == (7, "0123abcd", 1)
+    assert (state["step"], state["run_id"], state["schema"]) == (7, "0123abcd", 2)
     assert "model" not in state
     assert "optimizer" not in state
     for entry in ("ema", "diffusion"):
@@ -125,24 +126,21 @@ def test_other_programs_can_read_it(tmp_path):
     given = made()
     path = safetensors_file.write(tmp_path, given, "ema")
     tensors = load_file(path)
-    assert torch.equal(tensors["network.layer.BF16"], given["ema"]["layer.BF16"])
+    assert torch.equal(tensors["network.layer.bfloat16"], given["ema"]["layer.bfloat16"])
     assert torch.equal(tensors["diffusion.schedule.weight"], torch.ones(4, dtype=torch.float64))
     with safe_open(path, framework="pt") as opened:
         metadata = opened.metadata()
     beside = json.loads((tmp_path / "config.json").read_text())
-    assert json.loads(metadata.pop("hparams")) == beside.pop("hparams")
-    assert metadata == {key: str(value) for key, value in beside.items()}
-    assert metadata["format"] == "hydra-ddpm"
-    content = path.read_bytes().replace(metadata["sha256"].encode(), b"0" * 64)
-    assert hashlib.sha256(content).hexdigest() == metadata["sha256"]
+    assert metadata.keys() == {"hydra-ddpm"}
+    assert json.loads(metadata["hydra-ddpm"]) == beside
+    content = path.read_bytes().replace(beside["sha256"].encode(), b"0" * 64)
+    assert hashlib.sha256(content).hexdigest() == beside["sha256"]
 
 
-def test_tensors_are_aligned(tmp_path):
-    header, start, _ = parts(safetensors_file.write(tmp_path, made(), "ema"))
-    assert start % 8 == 0
-    for name, entry in header.items():
-        if name != "__metadata__":
-            assert entry["data_offsets"][0] % safetensors_file.DTYPES[entry["dtype"]].itemsize == 0
+def test_the_same_state_gives_the_same_bytes(tmp_path):
+    given = made()
+    one, other = (safetensors_file.write(tmp_path, given, "ema").read_bytes() for _ in range(2))
+    assert one == other
 
 
 def test_nothing_of_this_machine_is_shared(tmp_path):
@@ -200,11 +198,23 @@ def put(path, header, data, *, length=None):
     text = header if isinstance(header, str) else json.dumps(header, separators=(",", ":"))
     head = text.encode()
     head = struct.pack("<Q", len(head) if length is None else length) + head
-    if found := re.search(rb'"sha256":"([0-9a-f]{64})"', head):
+    if found := re.search(rb'"sha256\\?":\\?"([0-9a-f]{64})', head):
         old = found[1]
         blank = head.replace(old, b"0" * 64)
         head = head.replace(old, hashlib.sha256(blank + data).hexdigest().encode())
     path.write_bytes(head + data)
+
+
+def about_of(header):
+    """The entries of the metadata."""
+    return json.loads(header["__metadata__"]["hydra-ddpm"])
+
+
+def put_about(path, about):
+    """Write a file again with other entries in its metadata."""
+    header, _, data = parts(path)
+    header["__metadata__"]["hydra-ddpm"] = json.dumps(about, separators=(",", ":"))
+    put(path, header, data)
 
 
 def assert_refused(path, *words):
@@ -226,6 +236,23 @@ def test_what_is_put_together_here_is_read(file):
     after = safetensors_file.read(file)
     assert after["hparams"] == before["hparams"]
     assert torch.equal(after["ema"]["a"], before["ema"]["a"])
+
+
+def test_an_export_of_the_first_schema_is_read(file):
+    """Each entry was a text under a key of its own."""
+    header, _, data = parts(file)
+    about = about_of(header) | {"schema": 1}
+    texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in about.items()}
+    put(file, header | {"__metadata__": texts}, data)
+    state = safetensors_file.read(file)
+    assert (state["schema"], state["step"], state["run_id"]) == (1, 7, "0123abcd")
+    assert state["hparams"] == about["hparams"]
+    assert torch.equal(state["ema"]["a"], torch.arange(6.0).reshape(2, 3))
+    for entry in ("schema", "step", "hparams", "weights", "sha256"):
+        put(file, header | {"__metadata__": texts | {entry: "x"}}, data)
+        assert_refused(file, "not a whole export")
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert_refused(file, "not a whole export")
 
 
 def test_every_flipped_bit_is_noticed(file):
@@ -250,8 +277,7 @@ def test_every_cut_is_noticed(file):
 
 
 METADATA = {  # what is changed in it -> what is said
-    "format": ("another", "not an export of this program"),
-    "schema": ("2", "version 2, newer than this program's 1"),
+    "schema": (3, "version 3, newer than this program's 2"),
     "step": ("many", "step=many"),
     "run_id": ("../../etc", "run_id"),
     "weights": ("optimizer", "weights=optimizer"),
@@ -263,24 +289,24 @@ METADATA = {  # what is changed in it -> what is said
 @pytest.mark.parametrize("key", METADATA)
 def test_metadata_that_is_not_ours_is_refused(key, file):
     value, words = METADATA[key]
-    header, _, data = parts(file)
-    header["__metadata__"][key] = value
-    put(file, header, data)
+    about = about_of(parts(file)[0])
+    put_about(file, about | {key: value})
     assert_refused(file, words)
-    if key != "format":
-        del header["__metadata__"][key]
-        put(file, header, data)
-        assert_refused(file, key)
-        header["__metadata__"][key] = {"a": 1}
-        put(file, header, data)
-        assert_refused(file, key)
+    put_about(file, about | {key: {"a": 1}})
+    assert_refused(file, "configuration" if key == "hparams" else key)
+    put_about(file, {other: about[other] for other in about if other != key})
+    assert_refused(file, key)
 
 
-@pytest.mark.parametrize("step", ["-1", "1.5", "1e3", "", "٣", "9" * 5000, " 1", "0x1"])
+@pytest.mark.parametrize("about", [[], "text", 3, None])
+def test_metadata_that_are_no_object_are_refused(about, file):
+    put_about(file, about)
+    assert_refused(file, "not a whole export")
+
+
+@pytest.mark.parametrize("step", [-1, 1.5, "1e3", "", "9" * 5000, 10**15, True, None])
 def test_a_step_that_is_no_number_is_refused(step, file):
-    header, _, data = parts(file)
-    header["__metadata__"]["step"] = step
-    put(file, header, data)
+    put_about(file, about_of(parts(file)[0]) | {"step": step})
     assert_refused(file, "step=")
 
 
@@ -303,9 +329,7 @@ def test_a_step_that_is_no_number_is_refused(step, file):
     ids=lambda hparams: str(hparams)[:30],
 )
 def test_a_configuration_that_is_none_is_refused(hparams, file):
-    header, _, data = parts(file)
-    header["__metadata__"]["hparams"] = json.dumps(hparams)
-    put(file, header, data)
+    put_about(file, about_of(parts(file)[0]) | {"hparams": hparams})
     assert_refused(file, "not a whole export of this program")
 
 
@@ -315,41 +339,39 @@ def entry(begin, end, dtype="F32", shape=None):
 
 
 LAYOUTS = {
-    "overlapping": ({"network.a": entry(0, 24), "network.b": entry(16, 32)}, "overlap"),
-    "one inside the other": ({"network.a": entry(0, 32), "network.b": entry(8, 16)}, "overlap"),
-    "twice the same": ({"network.a": entry(0, 32), "network.b": entry(0, 32)}, "overlap"),
-    "a gap": ({"network.a": entry(0, 8), "network.b": entry(16, 32)}, "overlap"),
-    "not from the start": ({"network.a": entry(8, 32)}, "overlap"),
-    "beyond the end": ({"network.a": entry(0, 4096)}, "32 bytes of tensors"),
-    "before the end": ({"network.a": entry(0, 16)}, "32 bytes of tensors"),
-    "beyond all ends": ({"network.a": entry(0, 2**63, shape=[2**61])}, "shape"),
-    "backwards": ({"network.a": entry(32, 0)}, "shape"),
-    "negative": ({"network.a": entry(-32, 0, shape=[8])}, "at [-32"),
-    "too few bytes": ({"network.a": entry(0, 32, shape=[9])}, "32 bytes for F32"),
-    "too many bytes": ({"network.a": entry(0, 32, "U8", [8])}, "32 bytes for U8"),
-    "vast and empty": (
-        {"network.a": entry(0, 32), "network.b": entry(32, 32, shape=[0, *[2**47] * 9])},
-        "shape",
-    ),
-    "many dimensions": ({"network.a": entry(0, 32, shape=[8, *[1] * 60])}, "shape"),
-    "no list": ({"network.a": entry(0, 32, shape=8)}, "shape"),
-    "truth for a size": ({"network.a": entry(0, 4, shape=[True])}, "shape"),
-    "a fraction": ({"network.a": entry(0, 32, shape=[8.0])}, "shape"),
-    "another type": ({"network.a": entry(0, 32, "F8_E4M3", [32])}, "of type F8_E4M3"),
-    "no type": ({"network.a": entry(0, 32, ["F32"])}, "of type"),
-    "no entry": ({"network.a": [0, 32]}, "entry"),
-    "more in an entry": ({"network.a": entry(0, 32) | {"more": 1}}, "entry"),
-    "less in an entry": ({"network.a": {"dtype": "F32"}}, "entry"),
-    "another name": ({"elsewhere.a": entry(0, 32)}, "'elsewhere.a'"),
+    "overlapping": {"network.a": entry(0, 24), "network.b": entry(16, 32)},
+    "one inside the other": {"network.a": entry(0, 32), "network.b": entry(8, 16)},
+    "twice the same": {"network.a": entry(0, 32), "network.b": entry(0, 32)},
+    "a gap": {"network.a": entry(0, 8), "network.b": entry(16, 32)},
+    "not from the start": {"network.a": entry(8, 32)},
+    "beyond the end": {"network.a": entry(0, 4096)},
+    "before the end": {"network.a": entry(0, 16)},
+    "beyond all ends": {"network.a": entry(0, 2**63, shape=[2**61])},
+    "backwards": {"network.a": entry(32, 0)},
+    "negative": {"network.a": entry(-32, 0, shape=[8])},
+    "too few bytes": {"network.a": entry(0, 32, shape=[9])},
+    "too many bytes": {"network.a": entry(0, 32, "U8", [8])},
+    "vast and empty": {
+        "network.a": entry(0, 32),
+        "network.b": entry(32, 32, shape=[0, *[2**47] * 9]),
+    },
+    "many dimensions": {"network.a": entry(0, 32, shape=[8, *[1] * 60])},
+    "no list": {"network.a": entry(0, 32, shape=8)},
+    "truth for a size": {"network.a": entry(0, 4, shape=[True])},
+    "a fraction": {"network.a": entry(0, 32, shape=[8.0])},
+    "another type": {"network.a": entry(0, 32, "F8_E4M3", [32])},
+    "no type": {"network.a": entry(0, 32, ["F32"])},
+    "no entry": {"network.a": [0, 32]},
+    "less in an entry": {"network.a": {"dtype": "F32"}},
+    "another name": {"elsewhere.a": entry(0, 32)},
 }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_tensors_that_do_not_fit_the_file_are_refused(layout, file):
-    entries, words = LAYOUTS[layout]
     header, _, _ = parts(file)
-    put(file, {"__metadata__": header["__metadata__"]} | entries, bytes(32))
-    assert_refused(file, "not a whole export of this program", words)
+    put(file, {"__metadata__": header["__metadata__"]} | LAYOUTS[layout], bytes(32))
+    assert_refused(file, "not a whole export of this program")
 
 
 def test_a_name_twice_is_refused(file):
@@ -568,11 +590,9 @@ def test_a_hostile_configuration_in_an_export_builds_nothing(run, trained, tmp_p
     source = trained("eps", *WORDS)
     go(run, *EXPORT, f"checkpoint={source}", "output_dir=given")
     file = tmp_path / "given" / "model.safetensors"
-    header, _, data = parts(file)
-    hparams = json.loads(header["__metadata__"]["hparams"])
-    hparams["model"] = {"_target_": "os.mkdir", "path": "gotcha"}
-    header["__metadata__"]["hparams"] = json.dumps(hparams)
-    put(file, header, data)
+    about = about_of(parts(file)[0])
+    about["hparams"]["model"] = {"_target_": "os.mkdir", "path": "gotcha"}
+    put_about(file, about)
     for words in ([*DRAW], EXPORT):
         status, _, err = run(*words, "checkpoint=given")
         assert status == 2

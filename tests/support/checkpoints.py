@@ -11,6 +11,7 @@ def state(step=1, size=4):
         "hparams": {
             "model": {"_target_": "x", "widths": [1, 2]},
             "data": {},
+            "kind": "trains",
             "choices": {"job": "train"},
         },
         "model": weights,

@@ -7,7 +7,6 @@ A checkpoint is one `torch.save` of a dict of plain types and tensors, so that i
 import errno
 import io
 import logging
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from ddpm.runner.checkpoints import safetensors_file, summary
 from ddpm.runner.checkpoints.summary import list_checkpoints
 from ddpm.runner.distributed.fsdp import share
 from ddpm.runner.safe_io import listing
-from ddpm.runner.safe_io.atomic import free_bytes, replace, sync, sync_folder
+from ddpm.runner.safe_io.atomic import free_bytes, replacing, sync, sync_folder
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
@@ -49,17 +48,13 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{state['step']:07d}.pt"
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
-        _write(temporary, {"format": summary.FORMAT, "schema": summary.SCHEMA, **state})
-        replace(temporary, path)
+        with replacing(path) as (temporary,):
+            _write(temporary, {"format": summary.FORMAT, "schema": summary.SCHEMA, **state})
         crashpoint("checkpoint.renamed")
         sync_folder(folder)
     except (OSError, RuntimeError) as error:  # torch's zip writer raises RuntimeError on ENOSPC
-        temporary.unlink(missing_ok=True)  # first of all: others want the room
         raise InputError(_not_written(path, state, error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     crashpoint("checkpoint.kept")
     if keep >= 0:
         _delete_older(folder, state["step"], keep)

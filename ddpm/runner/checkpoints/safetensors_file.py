@@ -1,11 +1,10 @@
-"""A network to give to others: the weights as safetensors, with what they mean in the header.
+"""Weights to share: `model.safetensors`, read by any program that knows the format.
 
-`model.safetensors` alone is enough to sample from. It holds tensors and text and no code, and what
-a stranger has no use for is not in it: no path, no tracker, no machine. `config.json` beside it
-says the same to people and to other programs; it is never read here.
-
-A file of somebody else's is checked before the library opens it, for it sees only that the header
-and the tensors fit each other: sizes and counts are bounded, and the checksum is over all bytes.
+The tensors are those of a network and of a learned schedule. All metadata stand as JSON under one
+key: the library writes several keys in random order, and equal exports should be equal files. A
+SHA-256 checksum of the whole file, taken with zeros in its place, stands in the metadata. Exports
+of schema 1, which had a key for each entry, are read, too. `config.json` beside the file repeats
+the metadata for readers. Reading the configuration alone needs no torch.
 """
 
 import contextlib
@@ -16,43 +15,32 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import torch
 from safetensors import safe_open
-from safetensors.torch import load
-from torch import Tensor
 
-from ddpm.errors import InputError, shown
+from ddpm.errors import InputError, one_line, shown
 from ddpm.runner import roles
 from ddpm.runner.checkpoints.summary import EXPORT, FORMAT
 from ddpm.runner.runs import stored_config
-from ddpm.runner.safe_io.atomic import replace, sync, sync_folder
+from ddpm.runner.safe_io import atomic
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.yaml_json import MAX_YAML, read_json
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 NAME, SUFFIX, CONFIG = EXPORT, ".safetensors", "config.json"
-SCHEMA = 1  # raise it when the meaning of an entry changes
+SCHEMA = 2  # raise it when the meaning of an entry changes
 ENTRIES = ("schema", "step", "run_id", "weights", "hparams", "sha256")
 PARTS = (*roles.PROCESS, *roles.DRAWING)
-NETWORK, DIFFUSION = "network.", "diffusion."  # before the names of the tensors of each
+NETWORK, DIFFUSION = "network.", "diffusion."  # prefixes of the tensors' names
+DTYPES = ("float64", "int64", "float32", "int32", "float16", "bfloat16", "uint8", "bool")
 
 # Bytes. JSON within JSON takes up to four times as many as the YAML that a run writes: \\\" for ".
 MAX_CONFIGURATION = 4 * MAX_YAML
 MAX_HEADER = 2 * MAX_CONFIGURATION  # with the tensors, of which one takes some 100
 MAX_DIMENSIONS = 16
-
-DTYPES = {
-    "F64": torch.float64,
-    "I64": torch.int64,
-    "F32": torch.float32,
-    "I32": torch.int32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _NO_DIGEST = "0" * 64  # stands in the place of the checksum while that is taken
 
 
@@ -85,42 +73,44 @@ def _without_paths(node: Any) -> Any:
 def write(folder: Path, state: dict[str, Any], weights: str) -> Path:
     """Write `config.json` and then `model.safetensors` into `folder`; return the latter.
 
-    The same state gives the same bytes, which the library's own writer does not. Either file
-    appears under its name only when both are whole and on the disk.
+    The same state gives the same bytes. Either file appears under its name only when both are whole
+    and on the disk.
 
     Args:
         state: of a checkpoint.
         weights: which of its weights: "ema" or "model".
 
     Raises:
-        InputError: the disk is full, the folder cannot be written, or the state is none that can
-            be shared.
+        InputError: the disk is full, the folder cannot be written, or the state cannot be shared.
     """
+    from safetensors.torch import save
+
     path, config = folder / NAME, folder / CONFIG
-    tensors = _named(state[weights], state.get("diffusion", {}))
-    hparams = shared(state["hparams"])
     about = {
+        "sha256": _NO_DIGEST,
         "format": FORMAT,
         "schema": SCHEMA,
         "step": state["step"],
         "run_id": state["run_id"],
         "weights": weights,
+        "hparams": shared(state["hparams"]),
     }
     try:
-        head, digest = _head(tensors, about, hparams)
-        text = json.dumps(about | {"sha256": digest, "hparams": hparams}, indent=2) + "\n"
-        with _replacing(config, path) as (new_config, new):
-            with open(new_config, "wb") as file:
-                file.write(text.encode())
-                _sync(file)
+        metadata = {FORMAT: json.dumps(about, allow_nan=False, separators=(",", ":"))}
+        tensors = _named(state[weights], state.get("diffusion", {}))
+        _check_tensors(tensors)
+        content = save(tensors, metadata)
+        digest = hashlib.sha256(content).hexdigest()
+        start = 8 + int.from_bytes(content[:8], "little")  # where the tensors begin
+        with atomic.replacing(config, path, durable=True) as (new_config, new):
+            new_config.write_text(json.dumps(about | {"sha256": digest}, indent=2) + "\n")
             with open(new, "wb") as file:
-                file.write(head)
-                for tensor in tensors.values():
-                    file.write(_bytes(tensor))
-                _sync(file)
+                file.write(_with_digest(content[:start], _NO_DIGEST, digest))
+                file.write(memoryview(content)[start:])
             _check_whole(new)
+        atomic.sync_folder(folder)
     except (OSError, TypeError, ValueError) as error:  # of the disk; of JSON; what is read back
-        raise InputError(f"{path}: the export could not be written ({shown(error)}).") from error
+        raise InputError(f"{path}: the export could not be written ({one_line(error)}).") from error
     return path
 
 
@@ -131,15 +121,12 @@ def read(path: Path) -> dict[str, Any]:
         InputError: it is damaged, of another program, or of a newer version of this one.
     """
     with _answering(path):
-        _, metadata, hparams = _check_whole(path)
+        about = _check_whole(path)
         tensors = _tensors(path)
     return {
         "format": FORMAT,
-        "schema": int(metadata["schema"]),
-        "step": int(metadata["step"]),
-        "run_id": metadata["run_id"],
-        "hparams": hparams,
-        metadata["weights"]: _unprefixed(tensors, NETWORK),
+        **{entry: about[entry] for entry in ("schema", "step", "run_id", "hparams")},
+        about["weights"]: _unprefixed(tensors, NETWORK),
         "diffusion": _unprefixed(tensors, DIFFUSION),
     }
 
@@ -151,8 +138,8 @@ def read_head(path: Path) -> tuple[int, str, dict[str, Any]]:
         InputError: as for `read`.
     """
     with _answering(path), open(path, "rb") as file:
-        _, metadata, hparams = _read_head(file)
-        return int(metadata["step"]), metadata["run_id"], hparams
+        about = _read_about(file)
+        return about["step"], about["run_id"], about["hparams"]
 
 
 class _Foreign(Exception):
@@ -174,97 +161,79 @@ def _answering(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _head(
-    tensors: dict[str, Tensor], about: dict[str, Any], hparams: dict[str, Any]
-) -> tuple[bytes, str]:
-    """The bytes before the tensors, and the checksum of the whole file that stands in them."""
-    metadata = {key: str(value) for key, value in about.items()}
-    metadata["hparams"] = json.dumps(hparams, allow_nan=False, separators=(",", ":"))
-    metadata["sha256"] = _NO_DIGEST
-    header: dict[str, Any] = {"__metadata__": metadata}
-    end = 0
-    for name, tensor in tensors.items():
-        if tensor.dtype not in _NAMES:
-            raise TypeError(f"{name} is of {tensor.dtype}")
-        begin, end = end, end + tensor.numel() * tensor.element_size()
-        dtype, shape = _NAMES[tensor.dtype], list(tensor.shape)
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # so that the tensors are aligned
-    head = len(text).to_bytes(8, "little") + text
-    digest = hashlib.sha256(head)
-    for tensor in tensors.values():
-        digest.update(_bytes(tensor))
-    return _with_digest(head, _NO_DIGEST, digest.hexdigest()), digest.hexdigest()
-
-
 def _with_digest(head: bytes, old: str, new: str) -> bytes:
-    """The head with another checksum: quotes inside of a text are escaped, so no text is meant."""
-    before, after = (f'"sha256":"{digest}"'.encode() for digest in (old, new))
-    if head.count(before) != 1:
-        raise Refused("its checksum is not where it belongs")
-    return head.replace(before, after)
+    """The bytes before the tensors with another checksum."""
+    return head.replace(old.encode(), new.encode(), 1)
 
 
-def _check_whole(path: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
-    """Entries of the tensors, metadata and configuration of a file whose checksum is right."""
+def _check_whole(path: Path) -> dict[str, Any]:
+    """The metadata of a file whose checksum is right."""
     with open(path, "rb") as file:
-        entries, metadata, hparams = _read_head(file)
+        about = _read_about(file)
         start = file.tell()
-        _check_layout(entries, os.fstat(file.fileno()).st_size - start)
         file.seek(0)
-        head = _with_digest(file.read(start), metadata["sha256"], _NO_DIGEST)
-        digest = hashlib.sha256(head)
+        digest = hashlib.sha256(_with_digest(file.read(start), about["sha256"], _NO_DIGEST))
         while block := file.read(2**20):
             digest.update(block)
-    if digest.hexdigest() != metadata["sha256"]:
+    if digest.hexdigest() != about["sha256"]:
         raise Refused("its checksum is wrong")
-    return entries, metadata, hparams
+    return about
 
 
-def _read_head(file: BinaryIO) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
-    """The same, from a head that may be anybody's; leaves `file` where the tensors begin."""
+def _read_about(file: BinaryIO) -> dict[str, Any]:
+    """The checked metadata of an open file of any origin; leaves `file` where the tensors begin."""
     size = os.fstat(file.fileno()).st_size
-    if size < 8:
-        raise Refused(f"it is {size} bytes long")
     length = int.from_bytes(file.read(8), "little")
-    if length > min(MAX_HEADER, size - 8):
+    if size < 8 or length > min(MAX_HEADER, size - 8):
         raise Refused(f"a header of {length} bytes in a file of {size}")
-    text = file.read(length)
-    if len(text) < length:
-        raise Refused("it ends in the header")
-    header = read_json(_decoded(text), MAX_HEADER, max_text=MAX_CONFIGURATION)
-    if not isinstance(header, dict):
-        raise Refused("its header is no object")
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+    header = read_json(file.read(length), MAX_HEADER, max_text=MAX_CONFIGURATION)
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(metadata, dict):
         raise _Foreign
-    if wrong := [k for k in ENTRIES if not isinstance(metadata.get(k), str)]:
-        raise Refused(f"it lacks {', '.join(wrong)}")
-    if (schema := _whole_number(metadata, "schema")) > SCHEMA:
+    about = _of_schema_1(metadata) if metadata.get("format") == FORMAT else metadata.get(FORMAT)
+    if about is None:
+        raise _Foreign
+    if isinstance(about, str):
+        about = read_json(about, MAX_CONFIGURATION)
+    if not isinstance(about, dict):
+        raise Refused("its metadata are no object")
+    if missing := [entry for entry in ENTRIES if entry not in about]:
+        raise Refused(f"it lacks {', '.join(missing)}")
+    return about | {"hparams": _check_about(about)}
+
+
+def _of_schema_1(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The entries of an old export, which were texts under a key each."""
+    about = dict(metadata)
+    for entry in ("schema", "step"):
+        if re.fullmatch(r"[0-9]{1,15}", str(about.get(entry))):
+            about[entry] = int(about[entry])
+    if isinstance(about.get("hparams"), str):
+        about["hparams"] = read_json(about["hparams"], MAX_CONFIGURATION)
+    return about
+
+
+def _check_about(about: dict[str, Any]) -> dict[str, Any]:
+    """Check the types of the metadata; return the configuration with today's names."""
+    for entry in ("schema", "step"):
+        if type(about[entry]) is not int or not 0 <= about[entry] < 10**15:
+            raise Refused(f"{entry}={shown(about[entry])}, which is no whole number")
+    if about["schema"] > SCHEMA:
         raise InputError(
-            f"its format is version {schema}, newer than this program's {SCHEMA}. "
+            f"its format is version {about['schema']}, newer than this program's {SCHEMA}. "
             "Update the program."
         )
-    _whole_number(metadata, "step")
-    if metadata["weights"] not in ("ema", "model"):
-        raise Refused(f"weights={metadata['weights']}, which is neither ema nor model")
-    if not re.fullmatch("[0-9a-f]{64}", metadata["sha256"]):
-        raise Refused("its checksum is none")
-    if not stored_config.is_word(metadata["run_id"]):
+    if about["weights"] not in ("ema", "model"):
+        raise Refused(f"weights={shown(about['weights'])}, which is neither ema nor model")
+    if not isinstance(about["sha256"], str) or not re.fullmatch("[0-9a-f]{64}", about["sha256"]):
+        raise Refused("its checksum (sha256) is none")
+    if not stored_config.is_word(about["run_id"]):
         raise Refused("its run_id is none")
-    return header, metadata, _read_configuration(metadata["hparams"])
-
-
-def _read_configuration(text: str) -> dict[str, Any]:
-    hparams = stored_config.read(read_json(text, MAX_CONFIGURATION))
-    if "${" in json.dumps(hparams):  # what the environment of whoever reads it says
+    hparams = stored_config.read(about["hparams"])
+    if "${" in json.dumps(hparams):  # would be filled from the reader's environment
         raise Refused("its configuration refers to what is not in it, by ${...}")
-    for part in ("model", "diffusion", "data"):
-        if part not in hparams:
-            raise Refused(f"its configuration lacks {part}")
-    if not all(isinstance(hparams.get(part, {}), dict) for part in PARTS):
-        raise Refused("a part of its configuration is none")
+    if "diffusion" not in hparams:
+        raise Refused("its configuration lacks diffusion")
     if not isinstance(hparams["choices"].get("job"), str):
         raise Refused("its configuration does not say of which job it is")
     for key in ("channels", "image_size"):
@@ -273,104 +242,56 @@ def _read_configuration(text: str) -> dict[str, Any]:
     return hparams
 
 
-def _check_layout(entries: dict[str, Any], size: int) -> None:
-    """Hold what the header says of the tensors against the bytes that are there."""
-    spans = []
-    for name, entry in entries.items():
-        if not name.startswith((NETWORK, DIFFUSION)):
-            raise Refused(f"a tensor named {name!r}")
-        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-            raise Refused(f"{name}: its entry is none of a tensor")
-        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if not isinstance(dtype, str) or dtype not in DTYPES:
-            raise Refused(f"{name}: of type {dtype}")
-        if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS or _numel(shape) >= 2**48:
-            raise Refused(f"{name}: of shape {shape}")
-        if not _are_sizes(offsets) or len(offsets) != 2:
-            raise Refused(f"{name}: at {offsets}")
-        if offsets[1] - offsets[0] != math.prod(shape) * DTYPES[dtype].itemsize:
-            raise Refused(f"{name}: {offsets[1] - offsets[0]} bytes for {dtype} of shape {shape}")
-        spans.append(offsets)
-    end = 0
-    for begin, after in sorted(spans):
-        if begin != end:
-            raise Refused("its tensors overlap, or have gaps between them")
-        end = after
-    if end != size:
-        raise Refused(f"{size} bytes of tensors, where its header says {end}")
+def _tensors(path: Path) -> dict[str, "Tensor"]:
+    """The tensors of a file; the library checks that their types, shapes and places fit the file.
 
-
-def _are_sizes(node: Any) -> bool:
-    return isinstance(node, list) and all(type(n) is int and 0 <= n < 2**48 for n in node)
-
-
-def _numel(shape: list[int]) -> int:
-    """As many numbers as there are, or would be if no size were 0."""
-    return math.prod(max(n, 1) for n in shape)
-
-
-def _tensors(path: Path) -> dict[str, Tensor]:
+    Raises:
+        Refused: they do not, or a tensor is none of ours.
+    """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            # Copies: what the library gives is the file itself, which can shrink under us.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            # Copies: the library gives the mapped file itself, which can shrink under us.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except OSError:  # not every file system can map a file into memory
-        return _tensors_unmapped(path)
-    except Exception as error:  # whatever the library meets in a file that is not ours
+        tensors = _tensors_unmapped(path)
+    except Exception as error:  # of the library, whose errors have no common base
         raise Refused(str(error)) from error
+    _check_tensors(tensors)
+    return tensors
 
 
-def _tensors_unmapped(path: Path) -> dict[str, Tensor]:
+def _check_tensors(tensors: dict[str, "Tensor"]) -> None:
+    for name, tensor in tensors.items():
+        if not name.startswith((NETWORK, DIFFUSION)):
+            raise Refused(f"a tensor named {name!r}")
+        if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
+            raise Refused(f"{name}: of type {tensor.dtype}")
+        vast = math.prod(max(size, 1) for size in tensor.shape) >= 2**48
+        if vast or tensor.dim() > MAX_DIMENSIONS:
+            raise Refused(f"{name}: of shape {list(tensor.shape)}")
+
+
+def _tensors_unmapped(path: Path) -> dict[str, "Tensor"]:
+    from safetensors.torch import load
+
     try:
         return load(path.read_bytes())
     except Exception as error:
         raise Refused(str(error)) from error
 
 
-def _whole_number(metadata: dict[str, str], key: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,15}", metadata[key]):
-        raise Refused(f"{key}={metadata[key]}, which is no whole number")
-    return int(metadata[key])
-
-
-def _decoded(text: bytes) -> str:
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        raise Refused("its header is no text") from None
-
-
-def _named(network: dict[str, Tensor], diffusion: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All tensors by their names in the file: the widest types first, which keeps each aligned."""
+def _named(network: dict[str, "Tensor"], diffusion: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Copies of all tensors by their names in the file; the library refuses shared memory."""
     named = {NETWORK + name: tensor for name, tensor in network.items()}
     named |= {DIFFUSION + name: tensor for name, tensor in diffusion.items()}
-    return dict(sorted(named.items(), key=lambda item: (-item[1].element_size(), item[0])))
+    return {name: _copy(tensor) for name, tensor in named.items()}
 
 
-def _unprefixed(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _copy(tensor: "Tensor") -> "Tensor":
+    import torch
+
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def _unprefixed(tensors: dict[str, "Tensor"], prefix: str) -> dict[str, "Tensor"]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    """The bytes of a tensor as they lie in the file."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
-
-
-@contextlib.contextmanager
-def _replacing(*paths: Path) -> Iterator[list[Path]]:
-    """Temporary names beside `paths` that take their places, in this order, when all went well."""
-    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
-    try:
-        yield temporary
-        for new, path in zip(temporary, paths, strict=True):
-            replace(new, path)
-        sync_folder(paths[0].parent)
-    finally:
-        for new in temporary:
-            new.unlink(missing_ok=True)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    sync(file.fileno())

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ddpm.errors import InputError
+from ddpm.errors import InputError, one_line
 from ddpm.runner import roles
 from ddpm.runner.safe_io import listing
 
@@ -167,7 +167,7 @@ def unreadable(error: yaml.YAMLError | UnicodeDecodeError, path: Path | str) -> 
         return f"{path}: not text in UTF-8 (byte {error.object[error.start]:#04x} at {error.start})"
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
-        return f"{getattr(error, 'name', path)}: {' '.join(str(error).split())[:160]}"
+        return f"{getattr(error, 'name', path)}: {one_line(error, 160)}"
     problem = getattr(error, "problem", None) or getattr(error, "context", None) or "not YAML"
     return f"{mark.name}:{mark.line + 1}:{mark.column + 1}: {' '.join(problem.split())}"
 

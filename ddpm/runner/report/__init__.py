@@ -33,17 +33,8 @@ def write(folders: Sequence[Path], output: Path, title: str) -> list[Path]:
         texts[drawn.name] = svg.drawing(made, [*large, *quartiles])
     try:
         output.mkdir(parents=True, exist_ok=True)
-        return [_replace(output / name, text) for name, text in texts.items()]
+        for name, text in texts.items():
+            atomic.write(output / name, text.encode(errors="replace"))
     except OSError as error:
         raise InputError(f"{output}: cannot write the report ({error.strerror}).") from None
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", errors="replace", newline="")
-        atomic.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return [output / name for name in texts]

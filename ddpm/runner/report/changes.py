@@ -5,15 +5,12 @@ import re
 from itertools import pairwise
 from typing import Any
 
-from ddpm.runner.report.config_diff import Flat, frozen, text
+from ddpm.runner import roles
+from ddpm.runner.report.config_diff import Flat, frozen, key_of, text
 from ddpm.runner.report.run_record import RunRecord
+from ddpm.runner.safe_io.tree import flatten
 from ddpm.runner.terminal import shell
 
-# What is no setting of the result, is a copy of one, or follows from another; as keys or their
-# first parts.
-_SILENT = ("run_id", "code", "overrides", "version", "tracker", "team", "diffusion", "source")
-_SILENT += ("classifier_source", "output_dir", "data_dir", "data.data_dir", "resume", "sweep")
-_SILENT += ("allow_changes", "job_data", "model_data", "job_model_data_optimizer", "kind", "hydra")
 _KEY = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")  # no `_target_`: what is built is not chosen here
 _SIMPLE = ("null", "true", "false")
 _ABSENT = object()
@@ -50,7 +47,7 @@ def words(run: RunRecord) -> list[str]:
     for word in run.overrides:
         key = word.lstrip("+").partition("=")[0]
         made.append(word[: word.index(key)] + left[key] if key in left else word)
-    return [*made, *(word for key, word in left.items() if key not in map(_key, made))]
+    return [*made, *(word for key, word in left.items() if key not in map(key_of, made))]
 
 
 def told(run: RunRecord) -> list[str]:
@@ -62,28 +59,14 @@ def told(run: RunRecord) -> list[str]:
     ]
 
 
-def _key(word: str) -> str:
-    return word.lstrip("+").partition("=")[0]
-
-
 def _flat(config: dict[Any, Any]) -> Flat:
     """Settings by dotted keys, and each group's option by its name."""
-    found: Flat = {}
     choices = config.get("choices")
-    _flatten(choices if isinstance(choices, dict) else {}, "", found)
-    _flatten({k: v for k, v in config.items() if k != "choices"}, "", found)
-    return found
-
-
-def _flatten(node: dict[Any, Any], prefix: str, found: Flat) -> None:
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if key in _SILENT or not _KEY.fullmatch(key):
-            continue
-        if isinstance(value, dict):
-            _flatten(value, f"{key}.", found)
-        else:
-            found[key] = value
+    pairs = [
+        *flatten(choices if isinstance(choices, dict) else {}),
+        *flatten({key: value for key, value in config.items() if key != "choices"}),
+    ]
+    return {k: v for k, v in pairs if _KEY.fullmatch(k) and roles.is_setting(k) and v != {}}
 
 
 def _tag(value: Any) -> tuple[bool, Any]:

@@ -1,15 +1,14 @@
 """The commands that do a run again, and that sample from it, to be pasted into a shell."""
 
 import os
+import re
 from pathlib import Path
 
-from ddpm.runner.report import changes
+from ddpm.runner.report import changes, config_diff
 from ddpm.runner.report.run_record import RunRecord
+from ddpm.runner.roles import Role, role_of
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
-
-# The folder is taken by now; and whoever goes on with a run begins it, here.
-_OF_ONE_START = ("output_dir", "resume", "allow_changes", "sweep")
 
 
 def again(run: RunRecord) -> str | None:
@@ -25,9 +24,9 @@ def again(run: RunRecord) -> str | None:
 
 
 def _is_setting(word: str) -> bool:
-    key = word.lstrip("+~").partition("=")[0]
-    root = key.partition(".")[0].partition("@")[0].partition("/")[0]
-    return bool(key) and not word.startswith("-") and root not in ("hydra", *_OF_ONE_START)
+    key = config_diff.key_of(word)
+    root = re.split(r"[.@/]", key)[0]
+    return bool(key) and not word.startswith("-") and role_of(root) is not Role.START
 
 
 def sample(run: RunRecord) -> str | None:

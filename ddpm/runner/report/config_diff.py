@@ -4,42 +4,30 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from ddpm.runner import roles
 from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.report.stats import NONE
+from ddpm.runner.safe_io.tree import flatten
 
-# The parts of a run, in the order of a table; `model=unet` stands for all of `model.*`.
-_ORDER = ("job", "experiment", "data", "model", "schedule", "objective", "weighting")
-_ORDER += ("optimizer", "sampler", "guidance", "hardware")
-# These follow from other groups, or change no result.
-_SILENT = ("job_data", "model_data", "job_model_data_optimizer", "tracker", "team")
-# What is no setting: who, where, when; and copies of parts that stand elsewhere, too.
-_IGNORED = ("seed", "run_id", "version", "overrides", "choices", "tracker", "team", "diffusion")
-_IGNORED += ("output_dir", "data_dir", "data.data_dir", "resume", "allow_changes", "code", "sweep")
-_IGNORED += ("source", "classifier_source")
 _ABSENT = object()
 
-Flat = dict[str, Any]
+Flat = dict[str, Any]  # values by dotted keys
 
 
 def settings(run: RunRecord) -> Flat:
-    """Each key of a run's configuration that is a setting, and each group's choice, by name."""
-    flat: Flat = {}
-    for group in sorted(run.choices, key=lambda g: _ORDER.index(g) if g in _ORDER else len(_ORDER)):
-        if group not in _SILENT and isinstance(group, str):
-            flat[group] = frozen(run.choices[group])
-    _flatten(run.config, "", flat)
+    """The choice of each group, and each key that is a setting of the run; without its seed."""
+    order = {group: i for i, group in enumerate(roles.GROUP_ORDER)}
+    groups = sorted(filter(_is_group, run.choices), key=lambda group: order.get(group, len(order)))
+    flat = {group: frozen(run.choices[group]) for group in groups}
+    for key, value in flatten(run.config):
+        hidden = key == "seed" or key.endswith(("_target_", "_partial_")) or value == {}
+        if not hidden and roles.is_setting(key):
+            flat.setdefault(key, frozen(value))
     return flat
 
 
-def _flatten(node: dict[Any, Any], prefix: str, flat: Flat) -> None:
-    for name, value in node.items():
-        key = f"{prefix}{name}"
-        if key in _IGNORED or name in ("_target_", "_partial_"):
-            continue
-        if isinstance(value, dict):
-            _flatten(value, f"{key}.", flat)
-        else:
-            flat.setdefault(key, frozen(value))
+def _is_group(name: Any) -> bool:
+    return isinstance(name, str) and roles.is_setting(name)
 
 
 def frozen(value: Any) -> Any:
@@ -54,12 +42,11 @@ def differing(runs: Sequence[RunRecord], flats: Sequence[Flat]) -> list[str]:
     do not follow from these: `model.widths` is not named where each `model` has its own.
     """
     keys = list(dict.fromkeys(key for flat in flats for key in flat))
-    groups = {group for run in runs for group in run.choices if group not in _SILENT}
-    given = {_key(word) for run in runs for word in run.overrides} - groups
+    groups = {group for run in runs for group in run.choices if _is_group(group)}
+    given = {key_of(override) for run in runs for override in run.overrides} - groups
     chosen, others = [], []
     for key in keys:
-        by_hand = any(key == g or key.startswith(f"{g}.") for g in given)
-        if key in groups or by_hand:
+        if key in groups or roles.within(key, given):
             if len({_tag(flat.get(key, _ABSENT)) for flat in flats}) > 1:
                 chosen.append(key)
         elif len({_tag(flat[key]) for flat in flats if key in flat}) > 1:
@@ -70,8 +57,9 @@ def differing(runs: Sequence[RunRecord], flats: Sequence[Flat]) -> list[str]:
     return sorted(chosen, key=keys.index)
 
 
-def _key(word: str) -> str:
-    return word.lstrip("+~").partition("=")[0]
+def key_of(override: str) -> str:
+    """The key of an override: `job.batch_size` of `+job.batch_size=8`."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def _tag(value: Any) -> tuple[bool, Any]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ddpm.runner.report.run_record import LOSS, RunRecord, Series
+from ddpm.runner.report.run_record import RunRecord, Series
 from ddpm.runner.report.study import Study
+from ddpm.runner.runs.metrics_log import LOSS
 from ddpm.trackers.loss_curve import smooth
 
 SIZE = 1000

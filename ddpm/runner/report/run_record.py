@@ -11,17 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ddpm.errors import InputError, shown
-from ddpm.runner.runs import run_dir
-from ddpm.runner.runs.metrics_log import is_number, parse, read_tail
+from ddpm.runner.runs import old_names, run_dir
+from ddpm.runner.runs.metrics_log import LOSS, MAX_BYTES, is_number, parse, read_tail
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused, regular_size
 from ddpm.runner.safe_io.yaml_json import read_json, read_yaml
 
-LOSS = "train/loss"
 SPEED = "train/images_per_sec"
 MEMORY = "train/memory_mb"
-MAX_METRICS = 64 * 1024**2  # bytes of metrics.jsonl, from its end
-MAX_ROWS = 20_000  # of these, evenly; a curve on a page has some hundred points
+MAX_ROWS = 20_000  # of metrics.jsonl, evenly; a curve on a page has some hundred points
 MAX_JSON = 64 * 1024
 _LARGEST = 1e100  # of a figure; nothing that was measured is as large
 _WANTED = (LOSS, SPEED, MEMORY, "eval/")
@@ -168,7 +166,7 @@ def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
         problems.append("config.yaml is not the configuration of a run")
         return {}
-    return config
+    return old_names.renamed(config)
 
 
 def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -182,7 +180,7 @@ def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
         except (OSError, Refused):
             continue
         if isinstance(config, dict):
-            yield step, config
+            yield step, old_names.renamed(config)
 
 
 def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:
@@ -209,9 +207,9 @@ def _metrics(file: Path, problems: list[str]) -> dict[str, Series]:
     """The finite values of each metric that a report shows. Of a step that is there twice the later
     line counts."""
     try:
-        if regular_size(file) > MAX_METRICS:
-            problems.append(f"of metrics.jsonl only the last {MAX_METRICS // 1024**2} MiB are read")
-        lines = [line for line in read_tail(file, MAX_METRICS) if line]
+        if regular_size(file) > MAX_BYTES:
+            problems.append(f"of metrics.jsonl only the last {MAX_BYTES // 1024**2} MiB are read")
+        lines = [line for line in read_tail(file, MAX_BYTES) if line]
     except FileNotFoundError:
         return {}
     except (OSError, Refused) as error:

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from ddpm.errors import shown
 from ddpm.runner.report import stats
-from ddpm.runner.report.run_record import LOSS, SPEED, figure, read_object
+from ddpm.runner.report.run_record import SPEED, figure, read_object
 from ddpm.runner.report.stats import NONE
 from ddpm.runner.runs import run_dir
-from ddpm.runner.runs.metrics_log import parse, read_tail
+from ddpm.runner.runs.metrics_log import FILE, LOSS, final, parse, read_tail, values
 from ddpm.runner.safe_io import atomic
 from ddpm.runner.safe_io.listing import MISSING
 from ddpm.runner.safe_io.plain import Refused
@@ -85,7 +85,7 @@ def read(folder: Path) -> Job:
     unread: list[str] = []
     status = _cached(folder / "status.json", read_object, {}, unread)
     words, batch = _cached(folder / "config.yaml", _words, ([], None), unread)
-    last = _cached(folder / "metrics.jsonl", _last, {}, unread)
+    last = _cached(folder / FILE, _last, {}, unread)
     refused = status.get("words")  # of a job that has no configuration
     if not words and isinstance(refused, list):
         words = [shown(word, 200) for word in refused if not str(word).startswith("sweep=")]
@@ -94,6 +94,9 @@ def read(folder: Path) -> Job:
         state = "unknown"
     if state == "running" and not run_dir.is_locked(folder):
         state = "killed"
+    loss = last.get(LOSS)
+    if state != "running":
+        loss = _cached(folder / FILE, _final_loss, None, unread, "loss")
     step, total = figure(status.get("step")) or 0, figure(status.get("total"))
     seconds, speed = figure(status.get("seconds")), figure(last.get(SPEED))
     each = seconds / step if seconds and step else None
@@ -109,7 +112,7 @@ def read(folder: Path) -> Job:
         state=state,
         step=step,
         total=total,
-        loss=figure(last.get(LOSS)),
+        loss=figure(loss),
         speed=speed,
         left=left if state == "running" else None,
         whole=whole,
@@ -118,17 +121,20 @@ def read(folder: Path) -> Job:
     )
 
 
-_seen: dict[Path, tuple[tuple[int, ...] | None, Any]] = {}
+_seen: dict[tuple[Path, str], tuple[tuple[int, ...] | None, Any]] = {}
 
 
-def _cached(file: Path, read_file: Callable[[Path], _T], otherwise: _T, unread: list[str]) -> _T:
+def _cached(
+    file: Path, read_file: Callable[[Path], _T], otherwise: _T, unread: list[str], part: str = ""
+) -> _T:
     """What a function makes of a file; of one that has not changed, what it made before. A file
     that is there and cannot be read is named in `unread`."""
     try:
         stamp = atomic.stamp(file)
-        if stamp is None or file not in _seen or _seen[file][0] != stamp:
-            _seen[file] = stamp, read_file(file)
-        return _seen[file][1]
+        key = file, part
+        if stamp is None or key not in _seen or _seen[key][0] != stamp:
+            _seen[key] = stamp, read_file(file)
+        return _seen[key][1]
     except Refused:
         return otherwise
     except OSError as error:
@@ -155,6 +161,10 @@ def _last(file: Path) -> dict[str, Any]:
     for row in parse(read_tail(file, TAIL)):
         found |= {name: value for name, value in row.items() if value is not None}
     return found
+
+
+def _final_loss(file: Path) -> float | None:
+    return final(values(file.parent))
 
 
 def _differing(jobs: Sequence[Job]) -> list[str]:

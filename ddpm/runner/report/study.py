@@ -9,12 +9,11 @@ import numpy as np
 
 from ddpm.runner.report import config_diff
 from ddpm.runner.report.config_diff import Flat
-from ddpm.runner.report.run_record import LOSS, MEMORY, SPEED, RunRecord
+from ddpm.runner.report.run_record import MEMORY, SPEED, RunRecord
 from ddpm.runner.report.stats import NONE, interval
-from ddpm.runner.runs.metrics_log import final
+from ddpm.runner.roles import LOSS_DEPENDS_ON, within
+from ddpm.runner.runs.metrics_log import LOSS, final
 
-# Groups that say what a loss means: of two that differ here, the smaller one is not the better.
-_LOSS_MEANS = ("job", "data", "schedule", "objective", "weighting")
 _UP = ("accuracy", "precision", "recall", "density", "coverage", "inception", "psnr", "ssim")
 _DOWN = ("fid", "kid", "loss", "bits", "bpd", "nll", "bound", "mmd", "distance", "error")
 
@@ -81,8 +80,7 @@ def figures(run: RunRecord) -> dict[str, float]:
     `eval/...`, the median of images per second, the most memory, parameters, seconds."""
     found: dict[str, float] = {}
     if LOSS in run.metrics:
-        values = run.metrics[LOSS][1]
-        found["loss"] = final(values.tolist())
+        found["loss"] = final(run.metrics[LOSS][1].tolist())
     for name, (_, values) in sorted(run.metrics.items()):
         if name.startswith("eval/"):
             found[name] = float(values[-1])
@@ -186,7 +184,7 @@ def _mark_best(study: Study) -> int:
 
 
 def _meaning(key: str) -> bool:
-    return key in _LOSS_MEANS or key.startswith(("schedule.", "objective.", "weighting."))
+    return key in LOSS_DEPENDS_ON or within(key, ("schedule", "objective", "weighting"))
 
 
 def _notes(study: Study, sorts_of_loss: int) -> list[str]:

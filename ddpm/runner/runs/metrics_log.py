@@ -1,11 +1,15 @@
 """The lines of metrics.jsonl, the record of a run."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+FILE = "metrics.jsonl"
+LOSS = "train/loss"
+MAX_BYTES = 64 * 1024**2  # that are read where values are compared, from the end of the file
 _LARGEST = 2**1023  # of whole numbers: above it, float() fails
 
 
@@ -41,8 +45,18 @@ def parse(lines: Iterable[bytes]) -> list[dict[str, Any]]:
     return rows
 
 
+def values(folder: Path, metric: str = LOSS, until: float = math.inf) -> list[float]:
+    """The values of a metric that the run in `folder` has logged up to a step."""
+    try:
+        rows = parse(read_tail(folder / FILE, MAX_BYTES))
+    except OSError:
+        return []
+    return [row[metric] for row in rows if row["step"] <= until and is_number(row.get(metric))]
+
+
 def final(values: Sequence[float]) -> float | None:
-    """The mean of the last tenth of some values, which single ones are too noisy for."""
+    """The final value of a metric, as everywhere: the mean of the last tenth of its values. Single
+    values are too noisy."""
     last = values[-max(1, len(values) // 10) :]
     return sum(last) / len(last) if last else None
 

@@ -55,7 +55,8 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
     choices = config.get("choices")
     if isinstance(choices, dict):
         config["choices"] = {RENAMED_GROUPS.get(group, group): c for group, c in choices.items()}
-        config.setdefault("kind", FORMER_KINDS.get(str(choices.get("job"))))
+        if (job := choices.get("job")) in FORMER_KINDS:
+            config.setdefault("kind", FORMER_KINDS[job])
     words = config.get("overrides")
     if isinstance(words, list):
         config["overrides"] = [override(word) if isinstance(word, str) else word for word in words]

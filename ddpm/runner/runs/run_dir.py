@@ -14,9 +14,7 @@ from typing import Any
 
 from ddpm.errors import InputError
 from ddpm.runner.runs import stored_config
-from ddpm.runner.safe_io import file_locks, listing
-from ddpm.runner.safe_io.atomic import rename_folder, replace
-from ddpm.runner.safe_io.atomic import sync as wait_for_disk
+from ddpm.runner.safe_io import atomic, file_locks, listing
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.yaml_json import read_yaml
@@ -118,7 +116,7 @@ def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
         crashpoint("run.filled")
         while True:
             try:
-                rename_folder(temporary, path)  # fails where one with something in it is
+                atomic.rename_folder(temporary, path)  # fails where one with something in it is
                 crashpoint("run.created")
                 return path
             except OSError as error:
@@ -134,7 +132,7 @@ def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
 def sync(file: Path) -> None:
     """Put a file on the disk, if it is there and can be."""
     with contextlib.suppress(OSError), open(file, "rb") as opened:
-        wait_for_disk(opened.fileno())
+        atomic.sync(opened.fileno())
 
 
 def clean(path: Path) -> None:
@@ -209,8 +207,8 @@ def write_config(path: Path, config: dict[str, Any], step: int | None = None) ->
         return
     if old is not None and step and _settings(_loaded(file)) != _settings(config):
         # A copy, not a new name: at no moment is the folder without a configuration.
-        _write(path / f"config.until-step-{step:07d}.yaml", old, durable=True)
-    _write(file, text, durable=True)
+        atomic.write(path / f"config.until-step-{step:07d}.yaml", old, durable=True)
+    atomic.write(file, text, durable=True)
 
 
 def _loaded(file: Path) -> dict[str, Any]:
@@ -255,7 +253,7 @@ def write_status(path: Path, state: str, step: int = 0, **more: Any) -> None:
         status["error"] = str(status["error"])[:MAX_ERROR]
     if "words" in status:  # for a table alone: of a job that was refused
         status["words"] = [word[:200] for word in status["words"][:100]]
-    _write(path / "status.json", json.dumps(status) + "\n")
+    atomic.write(path / "status.json", json.dumps(status) + "\n")
 
 
 def change_status(path: Path, **changes: Any) -> None:
@@ -301,27 +299,9 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 def note(path: Path, **facts: Any) -> None:
     """Add what is learnt of a run while it starts (device, parameters, ...) to `about.json`."""
-    _write(path / "about.json", json.dumps(read_about(path) | facts, indent=1) + "\n")
+    atomic.write(path / "about.json", json.dumps(read_about(path) | facts, indent=1) + "\n")
 
 
 def read_about(path: Path) -> dict[str, Any]:
     """What `about.json` says, or an empty dict where there is none."""
     return _read_json(path / "about.json")
-
-
-def _write(path: Path, text: str, *, durable: bool = False) -> None:
-    """Replace a small file in one move, so that no reader sees half of it.
-
-    Args:
-        durable: wait until it is on the disk, where a power cut cannot reach it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w") as file:
-            file.write(text)
-            if durable:
-                file.flush()
-                wait_for_disk(file.fileno())
-        replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ Signals reach processes of one machine; a file reaches a run on any. Whoever wan
 `touch` it; a sweeper writes "pruned" into it, and the run is over then.
 """
 
-import os
 from pathlib import Path
 
 from ddpm.runner.safe_io import atomic
@@ -14,12 +13,7 @@ FILE = "stop"
 
 def to_stop(folder: Path, state: str = "preempted") -> None:
     """Ask the run in this folder to end as "preempted", to go on later, or as "pruned"."""
-    temporary = folder / f".{FILE}.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(state)
-        atomic.replace(temporary, folder / FILE)  # half of "pruned" would read as "preempted"
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomic.write(folder / FILE, state)  # half of "pruned" would read as "preempted"
 
 
 def end_of(folder: Path) -> str | None:

@@ -72,6 +72,37 @@ def replace(new: Path | str, path: Path | str) -> None:
     os.replace(new, path)
 
 
+@contextlib.contextmanager
+def replacing(*paths: Path, durable: bool = False) -> Iterator[list[Path]]:
+    """Temporary names beside `paths`; what the block writes there replaces `paths`, in this order,
+    unless the block raises. No reader ever sees half a file.
+
+    Args:
+        durable: wait until the bytes are on the disk first. Otherwise a power cut can leave the
+            new name with an empty file.
+
+    Raises:
+        OSError: as the system calls do; the temporary files are removed.
+    """
+    temporary = [path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in paths]
+    try:
+        yield temporary
+        for new in temporary if durable else []:
+            with open(new, "rb+") as file:
+                sync(file.fileno())
+        for new, path in zip(temporary, paths, strict=True):
+            replace(new, path)
+    finally:
+        for new in temporary:
+            new.unlink(missing_ok=True)
+
+
+def write(path: Path, data: str | bytes, *, durable: bool = False) -> None:
+    """Write a file whole or not at all, text as UTF-8; see `replacing`."""
+    with replacing(path, durable=durable) as (temporary,):
+        temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
 def rename_folder(new: Path, path: Path) -> None:
     """`os.rename` for a folder of files. Where the file system renames files and no folders, the
     files move one by one, config.yaml before the others.

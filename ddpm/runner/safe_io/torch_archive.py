@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
-from ddpm.errors import shown
+from ddpm.errors import one_line, shown
 from ddpm.runner.safe_io.pickle_check import Records, vet_pickle
 from ddpm.runner.safe_io.plain import Refused, check_plain, regular_size
 
@@ -34,7 +34,7 @@ def read_archive(path: Path) -> Any:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever torch meets that we have missed
-            raise Refused(f"torch cannot load it ({shown(error)})") from error
+            raise Refused(f"torch cannot load it ({one_line(error)})") from error
     check_plain(state, tensors=True)
     return state
 
@@ -68,7 +68,7 @@ def _vet_archive(file: IO[bytes], size: int, *, whole: bool = True) -> Any:
     except Refused:
         raise
     except Exception as error:  # zipfile raises seven kinds of error, and a pickle can do all
-        raise Refused(f"damaged ({shown(error) or type(error).__name__})") from error
+        raise Refused(f"damaged ({one_line(error)})") from error
 
 
 def _vet_zip(file: IO[bytes], size: int, *, whole: bool) -> Records:

@@ -3,7 +3,6 @@
 import contextlib
 import traceback
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -13,7 +12,7 @@ from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks
 from ddpm.runner.execution.execute import Preempted, perform
 from ddpm.runner.runs import run_dir, stop_file
-from ddpm.runner.runs.metrics_log import read_metrics
+from ddpm.runner.runs.metrics_log import final, values
 from ddpm.runner.sweeps import callback, compose
 from ddpm.runner.sweeps.folder import SweepFolder, elsewhere
 from ddpm.runner.terminal import streams
@@ -71,13 +70,9 @@ def attempt_composed(cfg: DictConfig) -> float | None:
     return figure(job)
 
 
-def figure(job: compose.Job, name: str = "train/loss") -> float | None:
-    """The last value of a metric in what a job has logged, if it is there."""
-    if job.folder is None or not (job.folder / "metrics.jsonl").exists():
-        return None
-    rows = read_metrics(job.folder / "metrics.jsonl")
-    values: list[Any] = [row[name] for row in rows if row.get(name) is not None]
-    return values[-1] if values else None
+def figure(job: compose.Job) -> float | None:
+    """The final loss of a job, if it has logged any."""
+    return None if job.folder is None else final(values(job.folder))
 
 
 def keep_error(job: compose.Job) -> None:

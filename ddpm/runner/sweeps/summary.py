@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ddpm.errors import InputError
 from ddpm.runner.runs import run_dir
-from ddpm.runner.runs.metrics_log import read_metrics
+from ddpm.runner.runs.metrics_log import final, read_metrics, values
 from ddpm.runner.sweeps import callback, folder
 from ddpm.runner.sweeps.compose import Job
 
@@ -54,14 +54,14 @@ def shared(words: list[list[str]]) -> list[str]:
 
 
 def _row(job: Job, common: list[str]) -> tuple[str, ...]:
-    """Overrides, last loss, images per second, state and folder of a job."""
+    """Overrides, final loss, images per second, state and folder of a job."""
     rows: list[dict] = []
     if job.folder is not None and (job.folder / "metrics.jsonl").exists():
         rows = read_metrics(job.folder / "metrics.jsonl")
     last = rows[-1] if rows else {}
     return (
         " ".join(word for word in job.words if word not in common) or "-",
-        _number(last.get("train/loss"), ".4f"),
+        _number(None if job.folder is None else final(values(job.folder)), ".4f"),
         _number(last.get("train/images_per_sec"), ".0f"),
         job.state,
         str(job.folder or "-"),

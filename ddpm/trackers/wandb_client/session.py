@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ddpm.errors import InputError, shown
+from ddpm.errors import InputError, one_line, shown
 from ddpm.runner.safe_io.secret_names import is_secret
 from ddpm.trackers.wandb_client import limits
 
@@ -62,7 +62,7 @@ def open_run(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | Non
         try:
             return _open("online", options), None
         except Exception as error:
-            obstacle = _reason(error)
+            obstacle = one_line(error)
             _begin_again(options["id"])
     return _open("offline", options), obstacle
 
@@ -100,7 +100,7 @@ def _open(mode: str, options: dict[str, Any]) -> "wandb.Run":
         slow = time.monotonic() - began > INIT_SECONDS / 2  # no refusal
         if slow or not any(options.get(name) for name in COSMETIC):
             raise
-        refused, reason = _refused(options), _reason(error)
+        refused, reason = _refused(options), one_line(error)
         _begin_again(options["id"])
     run = _init(mode, **options | {name: _least(name, options[name]) for name in refused})
     logger.warning("W&B refuses %s (%s): the run is tracked without.", " or ".join(refused), reason)
@@ -125,10 +125,6 @@ def _refused(options: dict[str, Any]) -> list[str]:
 def _least(name: str, value: str) -> str | None:
     """What is left of an option that was refused: plain forms of what runs are found by."""
     return limits.plain(value) if name in ("name", "group") else None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _init(mode: str, commit: str | None, **options: Any) -> "wandb.Run":

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddpm.runner.runs.metrics_log import final, is_number, read_metrics
+from ddpm.errors import one_line
+from ddpm.runner.runs import metrics_log
 from ddpm.runner.safe_io import atomic
 from ddpm.trackers.wandb_client.limits import artifact_name
 
@@ -56,7 +57,8 @@ class Uploads:
         with self._told():
             folder = self._dir / "wandb" / "artifacts" / f"{kind}-step-{step:07d}"
             held = [_link(file, folder / file.name) for file in files]
-            loss = recent_loss(self._dir / "metrics.jsonl", step) if kind == "model" else None
+            losses = metrics_log.values(self._dir, until=step)
+            loss = metrics_log.final(losses) if kind == "model" else None
             self._later(lambda: self._upload(kind, step, held, loss))
 
     def finish(self, seconds: float) -> None:
@@ -103,8 +105,7 @@ class Uploads:
             yield
         except Exception as error:
             if not self._warned:
-                why = " ".join(str(error).split())[:200] or type(error).__name__
-                logger.warning("An upload to W&B failed, the run goes on: %s", why)
+                logger.warning("An upload to W&B failed, the run goes on: %s", one_line(error))
             self._warned = True
 
 
@@ -127,24 +128,12 @@ class _Done:
 
     def is_best(self, loss: float) -> bool:
         """Whether no earlier version has a lower loss."""
-        losses = [e["loss"] for e in self._entries if is_number(e.get("loss"))]
+        losses = [e["loss"] for e in self._entries if metrics_log.is_number(e.get("loss"))]
         return all(loss < other for other in losses)
 
     def note(self, kind: str, step: int, loss: float | None) -> None:
         self._entries.append({"kind": kind, "step": step, "loss": loss})
-        temporary = self._file.with_name(f".{self._file.name}.tmp")
-        temporary.write_text(json.dumps(self._entries))
-        atomic.replace(temporary, self._file)
-
-
-def recent_loss(metrics: Path, step: int) -> float | None:
-    """The mean loss of the last tenth of the lines up to a step: `best` is the lowest."""
-    try:
-        rows = [row for row in read_metrics(metrics) if row["step"] <= step]
-    except OSError:
-        return None
-    losses = [row["train/loss"] for row in rows if is_number(row.get("train/loss"))]
-    return final(losses)
+        atomic.write(self._file, json.dumps(self._entries))
 
 
 def waiting_time(state: str) -> float:

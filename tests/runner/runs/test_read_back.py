@@ -20,7 +20,7 @@ from ddpm.runner.runs.run_dir import read_config, write_config, write_status
 from ddpm.runner.safe_io.plain import MAX_NODES, MAX_TEXT
 from ddpm.runner.safe_io.yaml_json import MAX_YAML
 
-BASE = {"choices": {"job": "train"}, "model": {}, "data": {}, "job": {}}
+BASE = {"kind": "trains", "choices": {"job": "train"}, "model": {}, "data": {}, "job": {}}
 OPTIONS = [
     "my exp",
     "_mine",

@@ -17,7 +17,14 @@ import pytest
 from ddpm.errors import InputError
 from ddpm.runner.runs import run_dir
 
-CONFIG = {"a": [1, 2], "b": None, "model": {}, "data": {}, "choices": {"job": "train"}}
+CONFIG = {
+    "a": [1, 2],
+    "b": None,
+    "model": {},
+    "data": {},
+    "kind": "trains",
+    "choices": {"job": "train"},
+}
 
 
 def test_same_name_twice_gives_two_folders(tmp_path):

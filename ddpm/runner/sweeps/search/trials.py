@@ -13,7 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ddpm.runner.runs import stop_file
-from ddpm.runner.runs.metrics_log import final
+from ddpm.runner.runs.metrics_log import final, values
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps import callback
 from ddpm.runner.sweeps.compose import Job
@@ -186,7 +186,6 @@ class Trials:
                 one.reported = row["step"]
 
     def _value(self, job: Job) -> float | None:
-        """The mean of the last tenth of what was logged: single values are noise."""
-        values = [row[self.metric] for row in shared.rows(job.folder, self.metric)]
-        value = final(values)
+        """The final value of the metric."""
+        value = None if job.folder is None else final(values(job.folder, self.metric))
         return value if value is not None and math.isfinite(value) else None
