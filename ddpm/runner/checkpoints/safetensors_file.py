@@ -57,7 +57,7 @@ def shared(hparams: dict[str, Any]) -> dict[str, Any]:
     if "classifier" in parts.get("guidance", {}):
         del parts["guidance"]
         choices["guidance"] = "none"
-    others = {key: hparams[key] for key in ("version", "seed") if key in hparams}
+    others = {key: hparams[key] for key in ("version", "seed", "kind") if key in hparams}
     return others | parts | {"choices": choices}
 
 

@@ -55,7 +55,8 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
     choices = config.get("choices")
     if isinstance(choices, dict):
         config["choices"] = {RENAMED_GROUPS.get(group, group): c for group, c in choices.items()}
-        if (job := choices.get("job")) in FORMER_KINDS:
+        job = choices.get("job")
+        if isinstance(job, str) and job in FORMER_KINDS:
             config.setdefault("kind", FORMER_KINDS[job])
     words = config.get("overrides")
     if isinstance(words, list):
