@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.pipeline import Pipeline
-from ddpm.pretrained import ready
+from ddpm.pretrained import for_inference
 
 STOCK, TUNED, OURS = "diffusers, stock", "diffusers, tuned", "ours"
 STOCK_FP32 = "diffusers, stock in fp32"  # the example's default, whatever the others compute in
@@ -73,7 +73,7 @@ def ours(name: str, setting: Setting, compiled: bool) -> Contender:
     images = setting.pixels()
     labels = torch.zeros(setting.batch, dtype=torch.int64, device=setting.device)
     numbers = itertools.count()
-    network = ready(copy.deepcopy(learned.ema.model), setting.device)
+    network = for_inference(copy.deepcopy(learned.ema.model), setting.device)
     if compiled:
         network.compile()
     pipeline = Pipeline(

@@ -6,6 +6,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm.denoising import training_losses
 from ddpm.guidance.base import Guidance
 from ddpm.pipeline import Pipeline, Sampler
 from ddpm.runner.execution.run import Run
@@ -42,7 +43,7 @@ class Train(Loop):
     def loss(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
     ) -> Tensor:
-        return self.diffusion.losses(model, x_0, t, eps, label)
+        return training_losses(self.diffusion, model, x_0, t, eps, label)
 
     def due_to_inspect(self, step: int) -> bool:
         return due(step, self.sample_every, self.sample_every_epochs, self.steps_per_epoch)

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ddpm.images import normalize
 from ddpm.randomness import StepNoise, mix
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
@@ -58,7 +57,7 @@ class TrainClassifier(Loop):
         for level in LEVELS:
             step = round(level * (self.diffusion.T - 1))
             t = torch.full_like(labels, step)
-            x_t = self.diffusion.q_sample(normalize(images), t, eps)
+            x_t = self.diffusion.q_sample(self.diffusion.codec.encode(images), t, eps)
             with fabric.autocast():
                 right = (network(x_t, t).argmax(1) == labels).sum().float()
             if fabric.world_size > 1:

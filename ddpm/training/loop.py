@@ -26,10 +26,12 @@ from ddpm.training.expected_memory import Expected, Trial, choose, expected, spl
 from ddpm.training.health import Watch
 from ddpm.training.intervals import due, rank_rows, total_steps
 from ddpm.training.loader import load
+from ddpm.training.lr import LearningRate
 from ddpm.training.meter import Meter
 from ddpm.training.recompute import blocks, recompute
+from ddpm.training.schedule import ScheduleTraining
 from ddpm.training.state import Learned
-from ddpm.training.step import LearningRate, Step
+from ddpm.training.step import Step
 from ddpm.training.time_left import Outlook
 
 logger = logging.getLogger(__name__)
@@ -180,26 +182,25 @@ class Loop(ABC):
         )
         batches = load(self.data, order, fabric.device, self.num_workers)
         for n, (images, labels) in enumerate(batches, start=order.start):
-            told = step(n, images, labels)
+            metrics = step(n, images, labels)
             crashpoint("train.step")
-            meter.add(told)
+            meter.add(metrics)
             done, last = n + 1, n + 1 == total
             left = outlook.after(done)
             if self.compile_now(run, learned, done, left):
                 outlook.begin(done, compiles=True)
             stopping = not last and watch.stopping(done)
             saving = last or stopping or due(done, self.save_every)
-            if watch.gave_up(told.broken, done, look=saving):
+            if watch.too_many_nonfinite(metrics.nonfinite, done, check_now=saving):
                 raise InputError(self.why_broken(step, order, watch))
             looking = not stopping and self.is_seen_at(done, total)
             measured: dict[str, float] = {}
             text = None
             if looking:
                 with meter.paused():
-                    self.diffusion.refresh()
                     measured = self.measure(fabric, learned.ema.model)
             if done % self.log_every == 0 or last or measured:
-                figures = meter.read(fabric, done) | step.knobs(n) | measured
+                figures = meter.read(fabric, done) | step.rates(n) | measured
                 run.log(done, figures)
                 text = meter.text(figures)
             if saving:
@@ -346,7 +347,12 @@ class Loop(ABC):
             loss=self.loss,
             ema=learned.ema,
             noise=StepNoise(
-                self.seed, self.batch_size, self.shape, self.diffusion.T, fabric.device
+                self.seed,
+                self.batch_size,
+                self.shape,
+                self.diffusion.T,
+                fabric.device,
+                self.diffusion.timesteps,
             ),
             rows=rows,
             flip=self.data.flip,
@@ -356,23 +362,32 @@ class Loop(ABC):
             learning_rate=LearningRate(
                 learned.optimizer.defaults["lr"], self.warmup_steps, self.lr_decay_start
             ),
+            schedule=self.make_schedule_training(fabric, model.module, rows),
         )
+
+    def make_schedule_training(
+        self, fabric: Fabric, network: nn.Module, rows: slice
+    ) -> ScheduleTraining | None:
+        """Training of a learned schedule; None: the schedule is fixed."""
+        if self.diffusion.schedule is None:
+            return None
+        return ScheduleTraining(fabric, network, self.diffusion, rows, self.batch_size, self.parts)
 
     def why_broken(self, step: Step, order: Order, watch: Watch) -> str:
         """What to tell of a run whose numbers are not finite any more."""
-        n = watch.at - 1
+        n = watch.failed_at - 1
         chosen = order.images(n)
         mine = self.data.__getitems__(chosen[step.rows])
         images, labels = (part.to(step.fabric.device) for part in mine)
         ts = step.noise(n, slice(None))[0].tolist()
-        found = step.broken_images(n, images, labels).nonzero().flatten().tolist()
+        found = step.nonfinite_images(n, images, labels).nonzero().flatten().tolist()
         named = [f"image {chosen[i]} at t={ts[i]}" for i in found or range(len(ts))]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
         part = "loss" if found else "gradient"  # image by image, the loss is finite
         lr = step.learning_rate
         return (
             f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. Steps "
-            f"like that in a row: {watch.in_a_row} (job.max_nonfinite_steps="
+            f"like that in a row: {watch.consecutive} (job.max_nonfinite_steps="
             f"{self.max_nonfinite_steps}); none touched the weights.\n"
             f"A lower optimizer.lr (now {lr.peak:g}) or a longer job.warmup_steps (now "
             f"{lr.warmup_steps}) helps. If the loss was good at the newest checkpoint, go on: "

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.runner.distributed.fabric import memory
-from ddpm.training.step import QUARTERS, Figures
+from ddpm.training.step import QUARTERS, StepMetrics
 
 COLUMNS = 3 + 2 * QUARTERS  # of a step's row: loss, gradient norm, broken; sums and numbers by time
 
@@ -37,10 +37,10 @@ class Meter:
         self.rows: list[Tensor] = []
         self.began = time.perf_counter()
 
-    def add(self, figures: Figures) -> None:
+    def add(self, metrics: StepMetrics) -> None:
         """Note the numbers of one step on this rank."""
-        scalars = torch.stack([number.float() for number in figures[:3]])
-        self.rows.append(torch.cat([scalars, figures.by_time.flatten()]))
+        scalars = torch.stack([number.float() for number in metrics[:3]])
+        self.rows.append(torch.cat([scalars, metrics.by_time.flatten()]))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

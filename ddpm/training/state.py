@@ -56,7 +56,7 @@ class Learned:
 
     def load(self, state: dict[str, Any], path: Path) -> None:
         """Take up what a checkpoint holds; the knobs of the optimizer stay as configured."""
-        pretrained.fill(self.model, self.diffusion, state, "model", path)
+        pretrained.load_weights_into(self.model, self.diffusion, state, "model", path)
         checkpoint.load_weights(self.ema.model, state["ema"], path)
         knobs = [
             {k: v for k, v in group.items() if k != "params"}
