@@ -68,7 +68,7 @@ def ours(name: str, setting: Setting, compiled: bool) -> Contender:
     """The step of a training run, and the steps of its sampler in `Pipeline`."""
     fabric = build_fabric(setting.hardware, MODES[setting.dtype])
     job = setting.job(compiled=compiled)
-    learned = job.make_learned(fabric)
+    learned = job.make_state(fabric)
     step = job.make_step(fabric, learned, slice(0, setting.batch))
     images = setting.pixels()
     labels = torch.zeros(setting.batch, dtype=torch.int64, device=setting.device)

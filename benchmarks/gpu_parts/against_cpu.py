@@ -156,7 +156,7 @@ def make_step(
     job = build_job(words, mode, batch_size=batch)
     fabric = build_fabric(hardware, mode)
     stir(job.net)
-    learned = job.make_learned(fabric)
+    learned = job.make_state(fabric)
     modules = {"model": learned.model, "ema": learned.ema.model, "schedule": learned.diffusion}
     parameters = {
         f"{part}.{name}": parameter

@@ -35,14 +35,14 @@ class TrainClassifier(Loop):
         logits = model(self.diffusion.q_sample(x_0, t, eps), t).float()
         return F.cross_entropy(logits, label, reduction="none")
 
-    def due_to_inspect(self, step: int) -> bool:
+    def is_eval_step(self, step: int) -> bool:
         return due(step, self.evaluate_every)
 
-    def looked_at(self, fabric: Fabric) -> int:
+    def eval_batch(self, fabric: Fabric) -> int:
         return -(-min(len(self.data), IMAGES) // fabric.world_size)
 
     @torch.no_grad()
-    def measure(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
+    def evaluate(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
         """The share of training images told right at some levels of noise, always the same ones;
         each rank asks for some of them."""
         count = min(len(self.data), IMAGES)

@@ -1,4 +1,4 @@
-"""The grid of samples a run draws now and then, always from the same noise."""
+"""Previews: the grid of samples drawn during training, always from the same noise."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,17 @@ from ddpm.pipeline import Pipeline, Sampler, in_turn, without_gradients
 BATCH = 64
 
 
-def preview(
+def preview_grid(
     fabric: Fabric, pipeline: Pipeline, num_samples: int, labels: Sequence[int] | None = None
 ) -> Tensor:
-    """A grid of the images of seeds 0, 1, ..., of these classes in turn, each rank drawing a share:
-    uint8 (C, H, W)."""
+    """A grid of the images of seeds 0, 1, ..., of these classes in turn: uint8 (C, H, W).
+
+    Every rank draws a share of them.
+    """
     ranks, rank = fabric.world_size, fabric.global_rank
     share = -(-num_samples // ranks)
-    mine = range(rank * share, (rank + 1) * share)
-    batches = [mine[i : i + BATCH] for i in range(0, share, BATCH)]
+    seeds = range(rank * share, (rank + 1) * share)
+    batches = [seeds[i : i + BATCH] for i in range(0, share, BATCH)]
     images = torch.cat([pipeline.sample_seeds(b, in_turn(labels, b, 0)) for b in batches])
     if ranks > 1:
         shares = [torch.empty_like(images, device=fabric.device) for _ in range(ranks)]

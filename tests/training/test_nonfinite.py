@@ -35,7 +35,7 @@ from ddpm.training.health import Watch
 from ddpm.training.lr import LearningRate
 from ddpm.training.meter import Meter
 from ddpm.training.schedule import ScheduleTraining
-from ddpm.training.state import Learned
+from ddpm.training.state import TrainState
 from ddpm.training.step import Step, StepMetrics
 
 BATCH, SHAPE = 8, (1, 8, 8)
@@ -76,7 +76,7 @@ class Machine:
             groups.append({"params": list(self.diffusion.parameters()), "weight_decay": 0.0})
         self.inner = optimizer(groups, **{"lr": 1e-2, "fused": True} | knobs)
         self.ema = EMA(self.net, 0.99, 10)
-        self.learned = Learned(
+        self.learned = TrainState(
             self.net, self.ema, self.diffusion, self.inner, fabric.strategy.precision
         )
         self.n, self.part = 0, 0
