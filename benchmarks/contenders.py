@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.pipeline import Pipeline
-from ddpm.pretrained import ready
+from ddpm.pretrained import for_inference
 
 STOCK, TUNED, OURS = "diffusers, stock", "diffusers, tuned", "ours"
 STOCK_FP32 = "diffusers, stock in fp32"  # the example's default, whatever the others compute in
@@ -68,12 +68,12 @@ def ours(name: str, setting: Setting, compiled: bool) -> Contender:
     """The step of a training run, and the steps of its sampler in `Pipeline`."""
     fabric = build_fabric(setting.hardware, MODES[setting.dtype])
     job = setting.job(compiled=compiled)
-    learned = job.make_learned(fabric)
+    learned = job.make_state(fabric)
     step = job.make_step(fabric, learned, slice(0, setting.batch))
     images = setting.pixels()
     labels = torch.zeros(setting.batch, dtype=torch.int64, device=setting.device)
     numbers = itertools.count()
-    network = ready(copy.deepcopy(learned.ema.model), setting.device)
+    network = for_inference(copy.deepcopy(learned.ema.model), setting.device)
     if compiled:
         network.compile()
     pipeline = Pipeline(

@@ -26,7 +26,7 @@ from torch import Tensor
 from ddpm import Pipeline
 from ddpm.data.digits import Digits
 from ddpm.guidance.base import Guidance
-from ddpm.guidance.classifier import from_run
+from ddpm.guidance.classifier import from_checkpoint
 from ddpm.guidance.classifier_free import ClassifierFree
 from ddpm.images import make_grid, save_png
 from ddpm.samplers.ddim import DDIM
@@ -100,7 +100,9 @@ def guidances(options: argparse.Namespace) -> list[tuple[str, Guidance | None]]:
     """What the samples are to be guided by, in turn, with a name for each."""
     if options.classifier:
         scales = options.guidance_scale or [1.0]
-        return [(f"classifier, scale {s:g}", from_run(options.classifier, s)) for s in scales]
+        return [
+            (f"classifier, scale {s:g}", from_checkpoint(options.classifier, s)) for s in scales
+        ]
     if options.guidance_scale:
         return [(f"scale {s:g}", ClassifierFree(scale=s)) for s in options.guidance_scale]
     return [("the run's guidance", None)]

@@ -23,8 +23,9 @@ from torch import nn
 
 from ddpm.runner.config.build import build
 from ddpm.runner.config.catalog import CONF
-from ddpm.training.expected_memory import Trial, expected
+from ddpm.training.expected_memory import estimate_memory
 from ddpm.training.loop import Loop
+from ddpm.training.memory_probe import MemoryProbe
 
 
 def private_bytes() -> int:
@@ -80,7 +81,7 @@ def warm_up(device: torch.device) -> None:
 def expect(cfg: OmegaConf) -> int:
     """Bytes that a run of this configuration says at its start."""
     fabric, job = build(cfg.hardware, "hardware"), make_job(cfg)
-    trial = Trial(
+    probe = MemoryProbe(
         job.net,
         job.loss,
         fabric,
@@ -88,17 +89,17 @@ def expect(cfg: OmegaConf) -> int:
         labelled=job.label_dropout is not None,
         recomputes=job.recompute,
     )
-    learned = job.make_learned(fabric)
-    size, parts = job.batch_size, job.parts
-    return expected(
-        trial,
+    state = job.make_state(fabric)
+    size, accumulate = job.batch_size, job.accumulate
+    return estimate_memory(
+        probe,
         job.optimizer,
-        learned.optimizer,
+        state.optimizer,
         batch=size,
         share=size,
-        parts=parts,
-        looked_at=0,
-    ).total(parts)
+        accumulate=accumulate,
+        eval_batch=0,
+    ).total(accumulate)
 
 
 def measure(cfg: OmegaConf, steps: int) -> int:
@@ -107,7 +108,7 @@ def measure(cfg: OmegaConf, steps: int) -> int:
     warm_up(fabric.device)
     with Peak(fabric.device) as peak:
         job = make_job(cfg)
-        step = job.make_step(fabric, job.make_learned(fabric), slice(0, job.batch_size))
+        step = job.make_step(fabric, job.make_state(fabric), slice(0, job.batch_size))
         for n in range(steps):
             images = torch.randint(256, (job.batch_size, *job.shape), dtype=torch.uint8)
             labels = torch.zeros(job.batch_size, dtype=torch.int64)

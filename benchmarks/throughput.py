@@ -66,7 +66,7 @@ def main() -> None:
     job = build(OmegaConf.to_container(cfg.job, resolve=True), "job")  # as run.py does
     x_0 = torch.rand(batch, *job.shape, device=device) * 2 - 1
     t = torch.randint(job.diffusion.T, (batch,), device=device)
-    learned = job.make_learned(fabric)
+    learned = job.make_state(fabric)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         learned.model(x_0, t)
     flops = counter.get_total_flops() / batch  # of one image, forward

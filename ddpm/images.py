@@ -1,9 +1,10 @@
-"""The border between images and tensors: uint8 to [-1, 1] and back, grids, PNG and GIF files."""
+"""Images as tensors: uint8 <-> [-1, 1], grids, PNG and GIF files."""
 
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,20 +14,30 @@ from torch import Tensor
 from ddpm.runner.safe_io import atomic
 
 
-def normalize(images: Tensor) -> Tensor:
-    """uint8 0..255 to float32 in [-1, 1], any shape."""
-    return images.float() / 127.5 - 1
+class Codec(Protocol):
+    """uint8 images <-> the x_0 that the process adds noise to."""
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+    def decode(self, x_0: Tensor) -> Tensor: ...
 
 
-def denormalize(x_0: Tensor) -> Tensor:
-    """Float to uint8, the nearest grey level; what lies outside [-1, 1] is clipped. Any shape."""
-    return ((x_0.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+class Pixels:
+    """Grey levels 0..255, scaled to [-1, 1]; any shape."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 to float32."""
+        return images.float() / 127.5 - 1
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Float to the nearest grey level, uint8; values outside [-1, 1] are clipped."""
+        return ((x_0.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def make_grid(images: Tensor, columns: int | None = None) -> Tensor:
-    """uint8 (N, C, H, W) to one picture (C, H', W') with thin grey lines; about as many rows.
+    """uint8 (N, C, H, W) to one image (C, H', W') with thin grey lines; by default about square.
 
-    As `torchvision.utils.make_grid`, the import of which would take as long as that of torch.
+    Like `torchvision.utils.make_grid`, whose import would take as long as that of torch.
     """
     columns = min(columns or math.ceil(math.sqrt(len(images))), len(images))
     rows = math.ceil(len(images) / columns)
@@ -43,26 +54,26 @@ def make_grid(images: Tensor, columns: int | None = None) -> Tensor:
 
 
 def enlarge(picture: Tensor, width: int = 512) -> Tensor:
-    """uint8 (C, H, W), each pixel repeated until the picture is about `width` wide, to be seen."""
+    """uint8 (C, H, W), each pixel repeated so that the image is about `width` wide."""
     scale = max(1, round(width / picture.shape[-1]))
     return picture.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
 
 
 def save_png(image: Tensor, path: str | Path, scale: int = 1) -> None:
-    """Write uint8 (C, H, W), each pixel `scale` times as large; never half a file."""
+    """Write uint8 (C, H, W) atomically, each pixel `scale` times as large."""
     with _replacing(path) as (temporary,):
         _picture(image, scale).save(temporary, format="PNG")
 
 
 def load_png(path: str | Path) -> Tensor:
-    """uint8 (C, H, W) of a picture that `save_png` wrote."""
+    """uint8 (C, H, W) of a file written by `save_png`."""
     with Image.open(path, formats=["PNG"]) as picture:
         pixels = np.array(picture)  # (H, W) or (H, W, 3)
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1).contiguous()
 
 
 def is_whole(path: str | Path) -> bool:
-    """Whether a picture is there and can be read."""
+    """Whether the file exists and can be decoded to its end."""
     try:
         with Image.open(path, formats=["PNG", "GIF"]) as picture:
             picture.load()
@@ -78,7 +89,7 @@ def save_gif(
     hold_ms: int = 2000,
     scale: int = 1,
 ) -> None:
-    """Write uint8 (C, H, W) frames, each shown `duration_ms`, the last one `hold_ms`, in a loop."""
+    """Write uint8 (C, H, W) frames, each for `duration_ms`, the last for `hold_ms`, in a loop."""
     first, *rest = [_picture(frame, scale) for frame in frames]
     durations = [duration_ms] * len(rest) + [hold_ms]
     with _replacing(path) as (temporary,):
@@ -88,7 +99,7 @@ def save_gif(
 
 
 def _picture(image: Tensor, scale: int) -> Image.Image:
-    """uint8 (C, H, W) as a grey or colour picture, enlarged without smoothing."""
+    """uint8 (C, H, W) as a grey or colour image, enlarged without smoothing."""
     assert image.dtype == torch.uint8, f"uint8 expected, got {image.dtype}"
     channels, height, width = image.shape
     assert channels in (1, 3), f"1 or 3 channels expected, got {channels}"

@@ -1,4 +1,4 @@
-"""From seeds to images: a network, a process and a sampler put together."""
+"""From seeds to images: a network, its diffusion process and a sampler."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -8,29 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm.diffusion import GaussianDiffusion, Prediction
+from ddpm.denoising import Denoiser, call_model
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.guidance.none import Unguided
-from ddpm.images import denormalize
 from ddpm.randomness import image_noise
 
 Sampler = Callable[..., Iterator[Tensor]]
 
 
 class Pipeline:
-    """Draws images. The image of a seed is the same in any batch.
+    """Draws samples. The image of a seed is the same in any batch.
 
     Args:
-        model: (x_t (B, C, H, W), t (B,)) and, where it was trained on labels, label (B,) -> what
-            its objective predicts.
-        diffusion: the process the model was trained for.
+        model: the network, see `denoising.Model`.
+        diffusion: the process that the model was trained on.
         sampler: yields x_t from x_T down to x_0.
-        shape: (C, H, W) of an image.
-        guidance: how labels steer it; None: the network's own answer.
-        num_classes: labels are 0 .. num_classes - 1; None: there are none.
-        device: where model and diffusion are.
-        autocast: opens the context in which the network runs.
+        shape: (C, H, W) of x_0.
+        guidance: how labels steer the prediction; None: the network's own.
+        num_classes: labels are 0 .. num_classes - 1; None: no labels.
+        device: of model and diffusion.
+        autocast: context manager in which the network runs.
     """
 
     def __init__(
@@ -64,22 +63,20 @@ class Pipeline:
         weights: str = "ema",
         device: torch.device | str | None = None,
     ) -> "Pipeline":
-        """The pipeline of a training run: everything it needs is in the checkpoint.
+        """The pipeline of a training run, from its checkpoint alone.
 
         Args:
             path: a run folder (its newest whole checkpoint) or a checkpoint file.
-            sampler: another one than the run's own, e.g. `DDIM(steps=20, eta=0)`.
-            guidance: another one than the run's own, e.g. `ClassifierFree(scale=2)`.
+            sampler: replaces the run's own, e.g. `DDIM(steps=20, eta=0)`.
+            guidance: replaces the run's own, e.g. `ClassifierFree(scale=2)`.
             weights: "ema", or "model" for the weights without averaging.
-            device: the GPU if there is one, else the CPU.
+            device: None: the GPU if available, else the CPU.
 
         Raises:
             InputError: the file is missing, damaged, or not a checkpoint of this program.
         """
         from ddpm.pretrained import load_network
-        from ddpm.runner.config.build import (
-            build,  # Hydra is not needed to use a pipeline made by hand
-        )
+        from ddpm.runner.config.build import build  # Hydra is only needed here
         from ddpm.runner.distributed.fabric import fast_bf16
 
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -100,25 +97,22 @@ class Pipeline:
             autocast=lambda: torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)),
         )
 
-    def denoise(self, label: Tensor | None = None) -> Callable[[Tensor, int], Prediction]:
-        """What the samplers ask, for classes (B,): (x_t (B, C, H, W), t) -> prediction."""
-
-        def ask(x_t: Tensor, t: int) -> Prediction:
-            steps = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
-            return self.guidance(self._predict, self.diffusion, x_t, steps, label)
-
-        return ask
+    def denoiser(self, label: Tensor | None = None) -> Denoiser:
+        """The network as samplers use it, for classes (B,) or none."""
+        return Denoiser(self._predict, self.diffusion, self.guidance, label)
 
     def to_labels(self, labels: Sequence[int] | None) -> Tensor | None:
         """Labels (B,), int64, on the device.
 
         Raises:
-            InputError: one is no class of the data, or labels mean nothing here.
+            InputError: a label is not a class of the data, or the network uses no labels.
         """
         if labels is None:
             return None
         if self.num_classes is None:
-            raise InputError("labels: this network knows none, and no classifier guides it.")
+            raise InputError(
+                "labels: this network was trained without labels, and no classifier guides it."
+            )
         labels = [int(label) for label in labels]
         if not labels or not all(0 <= label < self.num_classes for label in labels):
             raise InputError(f"labels={labels}: must be some of 0 to {self.num_classes - 1}.")
@@ -127,21 +121,20 @@ class Pipeline:
     def trajectory(
         self, seeds: Sequence[int], labels: Sequence[int] | None = None
     ) -> Iterator[Tensor]:
-        """Yield x_T and then what the sampler yields, last of all x_0: (B, C, H, W), float32.
+        """Yield x_T and the images after each step, x_0 last: (B, C, H, W), float32.
 
-        Image i starts from, and is given later noise by, a generator seeded with seeds[i]; it is to
-        be of class labels[i].
+        Image i, of class labels[i], takes all its noise from a generator seeded with seeds[i].
         """
-        randn_like = image_noise(seeds, self.device)
-        x_T = randn_like(torch.empty(len(seeds), *self.shape, device=self.device))
+        randn = image_noise(seeds, self.device)
+        x_T = randn(torch.empty(len(seeds), *self.shape, device=self.device))
         yield x_T
-        denoise = self.denoise(self.to_labels(labels))
-        yield from without_gradients(self.sampler(denoise, self.diffusion, x_T, randn_like))
+        denoiser = self.denoiser(self.to_labels(labels))
+        yield from without_gradients(self.sampler(denoiser, x_T, randn))
 
     def sample_seeds(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Tensor:
-        """The images of these seeds, one label for each, in one batch: uint8 (B, C, H, W)."""
+        """The images of these seeds, each with its label, in one batch: uint8 (B, C, H, W)."""
         *_, x_0 = self.trajectory(seeds, labels)
-        return denormalize(x_0).cpu()
+        return self.diffusion.codec.decode(x_0).cpu()
 
     def sample(
         self,
@@ -151,9 +144,10 @@ class Pipeline:
         labels: Sequence[int] | None = None,
         batch_size: int = 64,
     ) -> Tensor:
-        """Images of the seeds `seed`, `seed` + 1, ..., of these classes in turn; None: no label.
+        """Images of the seeds `seed`, `seed` + 1, ...: uint8 (num_samples, C, H, W).
 
-        uint8 (num_samples, C, H, W).
+        Args:
+            labels: classes, used in turn; None: no labels.
         """
         if num_samples < 1 or batch_size < 1:
             raise ValueError(f"num_samples={num_samples}, batch_size={batch_size}: at least 1")
@@ -167,16 +161,16 @@ class Pipeline:
     def _predict(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         with self.autocast():
-            return self.model(x_t, t) if label is None else self.model(x_t, t, label)
+            return call_model(self.model, x_t, t, label)
 
 
 def in_turn(labels: Sequence[int] | None, seeds: Sequence[int], first: int) -> list[int] | None:
-    """The label of each seed: labels[0] for the seed `first`, and so on in a circle."""
+    """The label of each seed: labels[0] for the seed `first`, then the others in turn."""
     return None if labels is None else [labels[(seed - first) % len(labels)] for seed in seeds]
 
 
 def without_gradients(steps: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The same, each step without autograd: a context must not span a yield."""
+    """The same steps, each computed without autograd: a context must not span a yield."""
     while True:
         with torch.no_grad():
             x_t = next(steps, None)

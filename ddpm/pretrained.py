@@ -1,4 +1,4 @@
-"""A network and its process from the checkpoint of a run: everything they need is in it."""
+"""A network and its diffusion process from the checkpoint of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -18,45 +18,44 @@ def load_network(
     device: torch.device | str = "cpu",
     job: str = "train",
 ) -> tuple[nn.Module, GaussianDiffusion, dict[str, Any], Path]:
-    """Network, process, configuration and file of a run.
+    """Network, process, configuration and checkpoint file of a run.
 
     Args:
         path: a run folder (its newest whole checkpoint) or a checkpoint file.
         weights: "ema", or "model" for the weights without averaging.
-        device: for network and process.
-        job: that the run must have been of.
+        device: of network and process.
+        job: the job that the run must have been.
 
     Raises:
-        InputError: the file is missing, damaged, not a checkpoint of this program, or of another
-            job.
+        InputError: the file is missing, damaged, no checkpoint of this program, or of another job.
     """
     file, state = checkpoint.find(path)
     hparams = state["hparams"]
-    if (found := hparams["choices"]["job"]) != job:
-        raise InputError(f"checkpoint={path}: of job={found}, not of job={job}.")
+    if (trained_by := hparams["choices"]["job"]) != job:
+        raise InputError(f"checkpoint={path}: of job={trained_by}, not of job={job}.")
     check_fits(hparams["model"], state, file)
     model = build(hparams["model"], "model")
     diffusion = build(hparams["diffusion"], "diffusion")
-    fill(model, diffusion, state, weights, file)
-    return ready(model, device), diffusion.to(device), hparams, file
+    load_weights_into(model, diffusion, state, weights, file)
+    return for_inference(model, device), diffusion.to(device), hparams, file
 
 
-def fill(
+def load_weights_into(
     model: nn.Module,
     diffusion: GaussianDiffusion,
     state: dict[str, Any],
     weights: str,
     file: Path,
 ) -> None:
-    """Put what a run has learned, its schedule too where that learns, into network and process.
+    """Load the weights of a checkpoint, with a learned schedule, into network and process.
 
     Raises:
-        InputError: an export holds the other weights alone, or they are of another network, or
-            not finite.
+        InputError: the file holds only the other kind of weights, or they do not fit the network or
+            are not finite.
     """
     if weights not in state:
         held = "ema" if "ema" in state else "model"
-        hint = "leave it out" if held == "ema" else "say job.weights=model"
+        hint = "leave it out" if held == "ema" else "use job.weights=model"
         raise InputError(
             f"job.weights={weights}: checkpoint={file} holds only the {held} weights; {hint}."
         )
@@ -64,21 +63,21 @@ def fill(
         raise InputError(f"checkpoint={file}: its weights are not finite ({shown(broken[0])}).")
     checkpoint.load_weights(model, state[weights], file)
     checkpoint.load_weights(diffusion, state.get("diffusion", {}), file)
-    diffusion.refresh()
 
 
 def check_fits(node: dict[str, Any], state: dict[str, Any], file: Path) -> None:
-    """Hold the weights in a file against the network that is to take them, before it takes any
-    memory: what describes the network may be a stranger's, and of any size.
+    """Check that the weights in a file fit its network, before the network takes any memory: the
+    file may come from a stranger, and its configuration may describe a network of any size.
 
     Raises:
-        InputError: they are of another network.
+        InputError: they do not fit.
     """
     with torch.device("meta"):
         model = build(node, "model")
     checkpoint.check_weights(model, state["ema"] if "ema" in state else state["model"], file)
 
 
-def ready(model: nn.Module, device: torch.device | str) -> nn.Module:
-    """The network on a device, not to be trained any more."""
-    return model.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+def for_inference(model: nn.Module, device: torch.device | str) -> nn.Module:
+    """The network on a device, in evaluation mode and without gradients."""
+    model = model.to(torch.device(device)).to(memory_format=torch.channels_last)
+    return model.eval().requires_grad_(False)

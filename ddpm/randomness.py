@@ -1,12 +1,13 @@
 """Randomness as a function of position, not of history.
 
 The order of the images, the flips, the timesteps and the noise of step n depend on (seed, n) alone,
-and the noise of image i on its own seed. So a resumed run equals an uninterrupted one, a run on
-several devices draws what a run on one device draws, and image 37 is the same image in any batch.
+and the noise of a sample on its own seed. So a resumed run equals an uninterrupted one, a run on
+several devices draws the same numbers as a run on one, and sample 37 is the same in any batch.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from torch.utils.data import Sampler
 
 
 def seed_device(device: torch.device, seed: int) -> None:
-    """Seed what layers such as dropout draw from: on the CPU, and the current device of this kind.
+    """Seed the default generators (used by dropout) of the CPU and of the current device.
 
-    As `torch.manual_seed`, which looks at every kind of device and takes a millisecond.
+    `torch.manual_seed` does the same for every kind of device and takes a millisecond.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -26,17 +27,17 @@ def seed_device(device: torch.device, seed: int) -> None:
 
 
 def mix(seed: int, stream: str, position: int) -> int:
-    """A seed for the `position`-th draw of a named stream: unrelated for unequal arguments."""
+    """The seed of the `position`-th draw of a named stream, by hashing all three."""
     digest = hashlib.blake2b(f"{seed}/{stream}/{position}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1  # a generator's seed is a signed 64-bit integer
 
 
 class Order(Sampler[list[int]]):
-    """The indices of each batch, from batch `start` on: epochs are shuffled one by one.
+    """The indices of each batch from batch `start` on; every epoch is shuffled on its own.
 
-    Sample number n of a run is entry n % N of epoch n // N, so an epoch ends in the middle of a
-    batch where it must and no image is dropped. Batch k holds samples k * batch_size and following,
-    of which `rows` are those of this process.
+    Sample number n of a run is entry n % N of epoch n // N, so an epoch may end in the middle of a
+    batch, and no image is dropped. Batch k begins with sample k * batch_size; this process reads
+    its `rows`.
     """
 
     def __init__(
@@ -65,39 +66,65 @@ class Order(Sampler[list[int]]):
             yield indices
 
     def images(self, batch: int) -> list[int]:
-        """The indices of a whole batch, those of the other processes too."""
+        """The indices of a whole batch, for all processes."""
         first = batch * self.batch_size
-        places = [divmod(n, self.num_images) for n in range(first, first + self.batch_size)]
-        orders = {epoch: self.permutation(epoch) for epoch in {epoch for epoch, _ in places}}
-        return [orders[epoch][place] for epoch, place in places]
+        entries = [divmod(n, self.num_images) for n in range(first, first + self.batch_size)]
+        orders = {epoch: self.permutation(epoch) for epoch in {epoch for epoch, _ in entries}}
+        return [orders[epoch][i] for epoch, i in entries]
 
     def permutation(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
         return torch.randperm(self.num_images, generator=generator).tolist()
 
 
-class StepNoise:
-    """What Algorithm 1 draws at a step, for the whole global batch.
+class Timesteps(Protocol):
+    """Distribution of t in training."""
 
-    Every process draws the global batch and keeps its `rows`, so what an image meets does not
-    depend on how many devices share the work.
+    def __call__(
+        self, size: int, T: int, device: torch.device, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Steps of 0..T-1: (size,), int64."""
+        ...
+
+
+class UniformTimesteps:
+    """t uniform on 0..T-1: Algorithm 1, line 3, of Ho et al. 2020 (arXiv:2006.11239)."""
+
+    def __call__(
+        self, size: int, T: int, device: torch.device, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return torch.randint(T, (size,), generator=generator, device=device)
+
+
+class StepNoise:
+    """All random numbers of a training step, drawn for the whole global batch.
+
+    Every process draws the global batch and keeps its `rows`, so the numbers for an image do not
+    depend on the number of devices.
     """
 
     def __init__(
-        self, seed: int, batch_size: int, shape: Sequence[int], T: int, device: torch.device
+        self,
+        seed: int,
+        batch_size: int,
+        shape: Sequence[int],
+        T: int,
+        device: torch.device,
+        timesteps: Timesteps | None = None,
     ) -> None:
         self.seed = seed
         self.batch_size = batch_size
         self.shape = tuple(shape)
         self.T = T
+        self.timesteps = timesteps or UniformTimesteps()
         self.generator = torch.Generator(device)
 
     def __call__(self, step: int, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """t (B,) in 0..T-1, eps (B, C, H, W) standard normal, flip (B,) bool, and u (B,), uniform
-        in [0, 1), by which labels are dropped."""
+        in [0, 1), which decides whether a label is dropped."""
         g = self.generator.manual_seed(mix(self.seed, "step", step))
         device, size = g.device, (self.batch_size,)
-        t = torch.randint(self.T, size, generator=g, device=device)
+        t = self.timesteps(self.batch_size, self.T, device, g)
         flip = torch.rand(size, generator=g, device=device) < 0.5
         eps = torch.randn(size + self.shape, generator=g, device=device)
         u = torch.rand(size, generator=g, device=device)
@@ -105,7 +132,7 @@ class StepNoise:
 
 
 def image_noise(seeds: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """`randn_like` for a batch of images of which each draws from a generator of its own."""
+    """`randn_like` for a batch in which every image draws from a generator of its own."""
     generators = [torch.Generator(device).manual_seed(mix(seed, "image", 0)) for seed in seeds]
 
     def randn_like(x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from support.gaussian import OBJECTIVES, diffusion_of
 from torch import nn
 
+from ddpm.denoising import predict, training_loss
 from ddpm.diffusion import GaussianDiffusion, extract
 from ddpm.errors import InputError
 from ddpm.objectives.eps import Eps
@@ -78,7 +79,7 @@ def test_posterior_mean_is_eq_11_without_clipping():
     diffusion = diffusion_of()
     x_t, eps = torch.randn(2, 8, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     t = torch.full((8,), 300)
-    x_0 = Eps().predict_x_0(x_t, eps, *diffusion.alpha_sigma(x_t, t))
+    x_0 = Eps().predict_x_0(x_t, eps, *diffusion.alpha_sigma_like(x_t, t))
     mean, _ = diffusion.q_posterior(x_0, x_t, t)
     beta, a = diffusion.betas[300], diffusion.alphas_cumprod[300]
     expected = (x_t - beta / (1 - a).sqrt() * eps) / (1 - beta).sqrt()
@@ -105,7 +106,7 @@ def test_zero_terminal_snr(schedule):
         x_0, _, eps = draw(diffusion)
         t = torch.full((64,), 999)
         assert torch.equal(diffusion.q_sample(x_0, t, eps), eps)
-        loss = diffusion.loss(lambda x, t: torch.zeros_like(x), x_0, t, eps)
+        loss = training_loss(diffusion, lambda x, t: torch.zeros_like(x), x_0, t, eps)
         assert loss.item() == pytest.approx((x_0**2).mean().item(), rel=1e-6)
     with pytest.raises(InputError, match=r"zero_terminal_snr=true.*objective=v or x_0"):
         diffusion_of(schedule, "eps")
@@ -118,10 +119,10 @@ def test_zero_terminal_snr(schedule):
 def test_the_target_means_x_0_and_eps(objective):
     diffusion = diffusion_of("linear", objective)
     x_0, t, eps = draw(diffusion)
-    alpha, sigma = diffusion.alpha_sigma(x_0, t)
+    alpha, sigma = diffusion.alpha_sigma_like(x_0, t)
     x_t = diffusion.q_sample(x_0, t, eps)
     target = diffusion.objective.target(x_0, eps, alpha, sigma)
-    found = diffusion.predict(target, x_t, t)
+    found = predict(diffusion, target, x_t, t)
     # float32 keeps 7 digits of x_t, which eps exceeds up to 158-fold in x_0 at t = 999
     loose = 1e-6 / alpha if objective == "eps" else 1e-6
     assert ((found.x_0 - x_0).abs() < loose).all()
@@ -149,7 +150,7 @@ def test_round_trips(objective):
 def test_x_0_is_clipped_and_takes_eps_along():
     diffusion = diffusion_of()
     x_t, t = torch.full((2, 1, 1, 1), 3.0), torch.tensor([100, 900])
-    x_0, eps, _ = diffusion.predict(-torch.ones_like(x_t), x_t, t)
+    x_0, eps, _ = predict(diffusion, -torch.ones_like(x_t), x_t, t)
     assert (x_0 == 1).all()
     torch.testing.assert_close(diffusion.q_sample(x_0, t, eps), x_t)
 
@@ -159,9 +160,9 @@ def test_a_learned_variance_is_taken_off_the_answer():
     x_t, t = torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 500, 999])
     answer = torch.randn(4, 3, 2, 2)
     v = torch.tensor([-1.0, 0.0, 1.0]).reshape(3, 1, 1).expand(4, 3, 2, 2)
-    found = diffusion.predict(torch.cat([answer, v], dim=1), x_t, t)
+    found = predict(diffusion, torch.cat([answer, v], dim=1), x_t, t)
     assert found.fraction[:, :, 0, 0].tolist() == [[0.0, 0.5, 1.0]] * 4
-    expected = diffusion_of("linear", "v").predict(answer, x_t, t)
+    expected = predict(diffusion_of("linear", "v"), answer, x_t, t)
     assert torch.equal(found.x_0, expected.x_0)
     assert expected.fraction is None
 
@@ -174,10 +175,10 @@ def test_a_learned_variance_is_taken_off_the_answer():
 def test_loss_of_a_perfect_and_of_a_silent_network(schedule, objective):
     diffusion = diffusion_of(schedule, objective)
     x_0, t, eps = draw(diffusion)
-    alpha, sigma = diffusion.alpha_sigma(x_0, t)
+    alpha, sigma = diffusion.alpha_sigma_like(x_0, t)
     target = {"eps": eps, "x_0": x_0, "v": alpha * eps - sigma * x_0}[objective]
-    assert diffusion.loss(lambda x, t: target, x_0, t, eps) == 0
-    silent = diffusion.loss(lambda x, t: torch.zeros_like(x), x_0, t, eps)
+    assert training_loss(diffusion, lambda x, t: target, x_0, t, eps) == 0
+    silent = training_loss(diffusion, lambda x, t: torch.zeros_like(x), x_0, t, eps)
     assert silent.item() == pytest.approx((target**2).mean().item(), rel=1e-6)
 
 
@@ -190,7 +191,7 @@ def test_loss_is_the_weighted_mean_of_the_errors(loss_type, gamma):
         weighting=MinSNR(gamma=gamma) if gamma else Uniform(),
     )
     x_0, t, eps = draw(diffusion)
-    loss = diffusion.loss(lambda x, t: torch.zeros_like(x), x_0, t, eps)
+    loss = training_loss(diffusion, lambda x, t: torch.zeros_like(x), x_0, t, eps)
     d = eps.abs()
     errors = {"mse": d**2, "l1": d, "huber": torch.where(d < 1, d**2 / 2, d - 0.5)}[loss_type]
     snr = diffusion.alphas_cumprod[t] / (1 - diffusion.alphas_cumprod[t])
@@ -207,7 +208,7 @@ def test_loss_draws_every_timestep():
         seen.update(t.tolist())
         return x
 
-    diffusion.loss(model, torch.zeros(500, 1, 1, 1))
+    training_loss(diffusion, model, torch.zeros(500, 1, 1, 1))
     assert seen == set(range(10))
 
 
@@ -222,7 +223,7 @@ def test_loss_hands_on_labels_and_the_noisy_images():
         assert labels is label
         return eps
 
-    assert diffusion.loss(model, x_0, t, eps, label) == 0
+    assert training_loss(diffusion, model, x_0, t, eps, label) == 0
 
 
 # --- the hybrid loss
@@ -251,9 +252,9 @@ def test_the_bound_trains_the_variance_alone(objective, weighting):
     x_0, t, eps = draw(hybrid)
     t[0] = 0
     model = Two(0.3)
-    simple = plain.loss(lambda x, t: model(x, t)[:, :1], x_0, t, eps)
+    simple = training_loss(plain, lambda x, t: model(x, t)[:, :1], x_0, t, eps)
     (wanted,) = torch.autograd.grad(simple, model.answer)
-    loss = hybrid.loss(model, x_0, t, eps)
+    loss = training_loss(hybrid, model, x_0, t, eps)
     found, of_v = torch.autograd.grad(loss, [model.answer, model.v])
     torch.testing.assert_close(found, wanted)
     assert of_v.isfinite().all()
@@ -271,8 +272,8 @@ def test_the_bound_is_the_kl_of_two_normal_distributions(schedule):
     fraction = 0.3
     for step in (1, 2, 100, 700, 999):
         t = torch.full((64,), step)
-        loss = diffusion.loss(model, x_0, t, eps)
-        simple = plain.loss(lambda x, t: model(x, t)[:, :1], x_0, t, eps)
+        loss = training_loss(diffusion, model, x_0, t, eps)
+        simple = training_loss(plain, lambda x, t: model(x, t)[:, :1], x_0, t, eps)
 
         a, b = diffusion.alphas_cumprod_at(step), diffusion.alphas_cumprod_at(step - 1)
         beta = 1 - a / b
@@ -300,8 +301,8 @@ def test_the_last_term_is_the_likelihood_of_a_grey_level():
     model = Two(-0.4)
     with torch.no_grad():
         model.answer.copy_(x_0 + 0.01)
-    difference = diffusion.loss(model, x_0, t, eps) - plain.loss(
-        lambda x, t: model(x, t)[:, :1], x_0, t, eps
+    difference = training_loss(diffusion, model, x_0, t, eps) - training_loss(
+        plain, lambda x, t: model(x, t)[:, :1], x_0, t, eps
     )
     small, large = diffusion.posterior_variance[1].item(), diffusion.betas[0].item()
     p = torch.distributions.Normal(x_0.double() + 0.01, (large**0.3 * small**0.7) ** 0.5)
@@ -318,7 +319,7 @@ def test_the_bound_is_least_at_the_right_variance():
 
     def loss(v):
         output = torch.cat([x_0, torch.full_like(x_0, v)], dim=1)
-        return diffusion.loss(lambda x, t: output, x_0, t, eps).item()
+        return training_loss(diffusion, lambda x, t: output, x_0, t, eps).item()
 
     assert loss(-1.0) == pytest.approx(0, abs=1e-7)
     assert loss(-1.0) < loss(-0.5) < loss(0.0) < loss(1.0)
@@ -329,7 +330,7 @@ def test_a_variance_can_be_learned_of_a_single_step():
         betas=cosine(1, 0.008, 0.999), objective=Eps(learned_variance=True)
     )
     model = Two(0.0)
-    loss = diffusion.loss(model, torch.zeros(4, 1, 4, 4))
+    loss = training_loss(diffusion, model, torch.zeros(4, 1, 4, 4))
     loss.backward()
     assert loss.isfinite()
     assert model.answer.grad.isfinite().all()
@@ -346,7 +347,7 @@ def test_a_half_precision_network_leaves_the_process_in_float32(dtype, objective
     diffusion = diffusion_of("linear", objective, learned_variance=learned)
     x_t, t = torch.randn(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64)
     channels = 2 if learned else 1
-    found = diffusion.predict(torch.ones(4, channels, 2, 2, dtype=dtype), x_t, t)
+    found = predict(diffusion, torch.ones(4, channels, 2, 2, dtype=dtype), x_t, t)
     assert all(x.dtype == torch.float32 for x in found if x is not None)
     assert diffusion.sqrt_one_minus_alphas_cumprod[0].item() == pytest.approx(0.01, rel=1e-4)
     assert all(b.dtype == torch.float32 for b in diffusion.buffers())
@@ -356,7 +357,7 @@ def test_a_half_precision_network_leaves_the_process_in_float32(dtype, objective
         seen.append(x.dtype)
         return x.repeat(1, channels, 1, 1).to(dtype)
 
-    loss = diffusion.loss(model, x_t, t)
+    loss = training_loss(diffusion, model, x_t, t)
     assert loss.dtype == torch.float32
     assert seen == [torch.float32]
     assert diffusion.q_sample(x_t, t, x_t).dtype == torch.float32

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm.images import denormalize, load_png, make_grid, normalize, save_gif, save_png
+from ddpm.images import Pixels, load_png, make_grid, save_gif, save_png
 
 
 def random_image(channels, height, width, seed=0):
@@ -17,25 +17,25 @@ def random_image(channels, height, width, seed=0):
 
 def test_every_grey_level_returns():
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    x = normalize(levels)
+    x = Pixels().encode(levels)
     assert x.dtype == torch.float32
     assert (x.min(), x.max()) == (-1, 1)
     torch.testing.assert_close(x.flatten()[51], torch.tensor(51 / 127.5 - 1))
-    assert torch.equal(denormalize(x), levels)
+    assert torch.equal(Pixels().decode(x), levels)
 
 
 def test_normalize_keeps_its_argument_and_its_memory_format():
     images = random_image(3, 4, 4)[None].to(memory_format=torch.channels_last)
     before = images.clone()
-    assert normalize(images).is_contiguous(memory_format=torch.channels_last)
+    assert Pixels().encode(images).is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
 
 
 def test_denormalize_rounds_and_clips():
     half = 1 / 127.5 / 2  # half a grey level
     x_0 = torch.tensor([-7.0, -1.0, -1 + 0.9 * half, -1 + 1.1 * half, 1.0, 1.2, float("inf")])
-    assert denormalize(x_0).tolist() == [0, 0, 0, 1, 255, 255, 255]
-    assert denormalize(torch.tensor([0.5], dtype=torch.bfloat16)).item() == 191
+    assert Pixels().decode(x_0).tolist() == [0, 0, 0, 1, 255, 255, 255]
+    assert Pixels().decode(torch.tensor([0.5], dtype=torch.bfloat16)).item() == 191
 
 
 @pytest.mark.parametrize(("count", "rows", "columns"), [(16, 4, 4), (10, 3, 4), (2, 1, 2)])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ddpm.jobs.train import Train
 from ddpm.pipeline import Pipeline, without_gradients
-from ddpm.pretrained import ready
+from ddpm.pretrained import for_inference
 from ddpm.randomness import StepNoise, image_noise
 from ddpm.training.step import Step
 from gpu_parts.comparison import TOLERANCE, Tensors, compare
@@ -141,7 +141,7 @@ def train_step(words: tuple[str, ...], batch: int, hardware: str, mode: Mode) ->
     step, parameters = make_step(words, batch, hardware, mode)
     before = [parameter.detach().cpu().double() for parameter in parameters.values()]
     metrics = step(0, *random_images(step))
-    if metrics.broken:
+    if metrics.nonfinite:
         raise CheckFailed(f"loss {metrics.loss.item()}, gradient norm {metrics.grad_norm.item()}")
     after = [parameter.detach().cpu().double() for parameter in parameters.values()]
     moved = {name: b - a for name, a, b in zip(parameters, before, after, strict=True)}
@@ -156,7 +156,7 @@ def make_step(
     job = build_job(words, mode, batch_size=batch)
     fabric = build_fabric(hardware, mode)
     stir(job.net)
-    learned = job.make_learned(fabric)
+    learned = job.make_state(fabric)
     modules = {"model": learned.model, "ema": learned.ema.model, "schedule": learned.diffusion}
     parameters = {
         f"{part}.{name}": parameter
@@ -183,7 +183,7 @@ def images(words: tuple[str, ...], hardware: str, mode: Mode) -> Tensor:
     job, fabric = build_job(words, mode), build_fabric(hardware, mode)
     assert isinstance(job, Train)
     stir(job.net)
-    network = ready(job.net, fabric.device)
+    network = for_inference(job.net, fabric.device)
     if mode.compiled:
         network.compile()
     labelled = job.data.conditional or job.guidance.labelled
@@ -200,8 +200,8 @@ def images(words: tuple[str, ...], hardware: str, mode: Mode) -> Tensor:
     randn_like = host_noise(BATCH)
     x_T = randn_like(torch.empty(BATCH, *job.shape, device=fabric.device))
     labels = pipeline.to_labels([i % 2 for i in range(BATCH)]) if labelled else None
-    denoise = pipeline.denoise(labels)
-    *_, x_0 = without_gradients(job.sampler(denoise, pipeline.diffusion, x_T, randn_like))
+    denoiser = pipeline.denoiser(labels)
+    *_, x_0 = without_gradients(job.sampler(denoiser, x_T, randn_like))
     return x_0.cpu().double()
 
 

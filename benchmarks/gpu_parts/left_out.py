@@ -82,8 +82,8 @@ def weights_after(
 def take(step: Step, n: int, batch: tuple[Tensor, Tensor], *, is_broken: bool) -> None:
     """The n-th step, which is to be broken or not."""
     metrics = step(n, *batch)
-    if bool(metrics.broken) != is_broken:
-        raise CheckFailed(f"step {n}: broken={bool(metrics.broken)}, loss {metrics.loss.item()}")
+    if bool(metrics.nonfinite) != is_broken:
+        raise CheckFailed(f"step {n}: broken={bool(metrics.nonfinite)}, loss {metrics.loss.item()}")
 
 
 def broken_loss(whole: Loss, model: nn.Module, x_0: Tensor, *rest: Any) -> Tensor:

@@ -73,7 +73,7 @@ def check_loop(machine: Machine, cell: Cell, mode: str, figures: Figures) -> Non
     fabric = build_fabric(machine.hardware, MODES[mode])
     job.data.prepare()
     rows = slice(0, batch)
-    learned = job.make_learned(fabric)
+    learned = job.make_state(fabric)
     step = job.make_step(fabric, learned, rows)
     order = Order(len(job.data), 0, batch, rows, 0, ENDLESS)
     warm_up(step, job.data, order)

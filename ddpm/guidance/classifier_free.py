@@ -1,9 +1,9 @@
-"""Classifier-free guidance: away from what the network says to no label, towards its label's."""
+"""Classifier-free guidance: extrapolate from the unconditional to the conditional output."""
 
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import NO_LABEL, GaussianDiffusion, Model, Prediction, ask
+from ddpm.denoising import NO_LABEL, Denoiser, Prediction, call_model, predict
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 
@@ -11,16 +11,16 @@ from ddpm.guidance.base import Guidance
 class ClassifierFree(Guidance):
     """eps_u + scale (eps_c - eps_u): Ho & Salimans 2022 (arXiv:2207.12598), whose w is scale - 1.
 
-    Scale 0 is unconditional, 1 conditional, above 1 more so. It is the network's answer that is
-    mixed, whatever the objective: eps, x_0 and v are affine in each other at a given x_t, so all
-    three mixtures are the same. Both branches are one batch of twice the size. A learned variance
-    is the conditional branch's.
+    Scale 0 is unconditional, 1 conditional, above 1 guided. The network's outputs are mixed,
+    whatever the objective: eps, x_0 and v are affine in each other at a given x_t, so all three
+    mixtures are the same. Both branches run as one batch of twice the size. A learned variance
+    comes from the conditional branch.
 
     Args:
-        scale: see above.
-        rescale: how far, 0 to 1, to bring the mixture's contrast back to that of the conditional
-            answer; 0.7 suits zero-terminal-SNR schedules (Lin et al. 2023, arXiv:2305.08891,
-            Eq. 15-16).
+        scale: guidance scale, at least 0.
+        rescale: 0 to 1, how far to bring the contrast of the mixture back to that of the
+            conditional output; 0.7 suits zero-terminal-SNR schedules (Lin et al. 2023,
+            arXiv:2305.08891, Eq. 15-16).
     """
 
     def __init__(self, *, scale: float, rescale: float = 0.0) -> None:
@@ -31,31 +31,26 @@ class ClassifierFree(Guidance):
         self.scale = scale
         self.rescale = rescale
 
-    def __call__(
-        self,
-        model: Model,
-        diffusion: GaussianDiffusion,
-        x_t: Tensor,
-        t: Tensor,
-        label: Tensor | None,
-    ) -> Prediction:
+    def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
+        label = denoiser.label
         if label is None or self.scale == 0:
-            return diffusion.predict(ask(model, x_t, t, None), x_t, t)
+            return denoiser.predict(x_t, t, None)
         if self.scale == 1:
-            return diffusion.predict(ask(model, x_t, t, label), x_t, t)
+            return denoiser.predict(x_t, t, label)
         labels = torch.cat([torch.full_like(label, NO_LABEL), label])
-        output = ask(model, torch.cat([x_t, x_t]), torch.cat([t, t]), labels).float()
-        unconditional, conditional = output.chunk(2)
+        doubled = torch.cat([x_t, x_t]), torch.cat([t, t])
+        unconditional, conditional = call_model(denoiser.model, *doubled, labels).float().chunk(2)
         mixed = unconditional + self.scale * (conditional - unconditional)
-        channels = x_t.shape[1]  # behind them, a learned variance
-        answer = self.tone_down(mixed[:, :channels], conditional[:, :channels])
-        return diffusion.predict(torch.cat([answer, conditional[:, channels:]], dim=1), x_t, t)
+        channels = x_t.shape[1]  # the following ones hold a learned variance
+        output = self.rescale_guidance(mixed[:, :channels], conditional[:, :channels])
+        output = torch.cat([output, conditional[:, channels:]], dim=1)
+        return predict(denoiser.diffusion, output, x_t, t)
 
-    def tone_down(self, mixed: Tensor, conditional: Tensor) -> Tensor:
-        """Give the mixture the standard deviation of the conditional answer, or go some of the way:
-        Eq. 15 and 16 of Lin et al. 2023."""
+    def rescale_guidance(self, mixed: Tensor, conditional: Tensor) -> Tensor:
+        """Scale the mixture towards the standard deviation of the conditional output: Eq. 15 and 16
+        of Lin et al. 2023."""
         if self.rescale == 0:
             return mixed
-        over = tuple(range(1, mixed.dim()))
-        ratio = conditional.std(over, keepdim=True) / mixed.std(over, keepdim=True)
+        dims = tuple(range(1, mixed.dim()))
+        ratio = conditional.std(dims, keepdim=True) / mixed.std(dims, keepdim=True)
         return mixed * (self.rescale * ratio + 1 - self.rescale)

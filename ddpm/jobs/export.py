@@ -41,7 +41,9 @@ def export(
             f"job.weights={weights}: what guides is the average of a classifier's weights; "
             "leave it out."
         )
-    pretrained.fill(model, diffusion, run.state, weights, run.path)  # nothing broken is passed on
+    pretrained.load_weights_into(
+        model, diffusion, run.state, weights, run.path
+    )  # nothing broken is passed on
     if run.leads:
         used = {part: given[part] for part in ("sampler", "guidance")}  # as the command line says
         choices = hparams["choices"] | {part: given["choices"][part] for part in used}

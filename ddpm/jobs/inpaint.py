@@ -13,7 +13,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.editing import repaint
 from ddpm.errors import InputError, nearest
 from ddpm.guidance.base import Guidance
-from ddpm.images import denormalize, enlarge, make_grid, normalize
+from ddpm.images import enlarge, make_grid
 from ddpm.jobs.pictures import read_picture
 from ddpm.jobs.sample import GRID, file_name, load, make_pipeline, write_labels
 from ddpm.jobs.sampling import check_shares, mine, save_all, stopped, undrawn
@@ -85,7 +85,7 @@ def inpaint(
                 x_0 = x_t  # the last one is
                 progress.reach(done)
                 progress.show(done, f"seeds {batch[0]} to {batch[-1]}")
-            save_all(denormalize(x_0).cpu(), files(batch))
+            save_all(diffusion.codec.decode(x_0).cpu(), files(batch))
         if stopped(run, fabric, signals):
             return
         if run.leads:
@@ -143,10 +143,9 @@ def paint(
     device = pipeline.device
     randn_like = image_noise(seeds, device)
     steps = repaint.inpaint(
-        pipeline.denoise(pipeline.to_labels(labels)),
-        pipeline.diffusion,
+        pipeline.denoiser(pipeline.to_labels(labels)),
         pipeline.sampler,
-        normalize(picture).to(device),
+        pipeline.diffusion.codec.encode(picture).to(device),
         mask.to(device),
         randn_like(torch.empty(len(seeds), *pipeline.shape, device=device)),
         randn_like,

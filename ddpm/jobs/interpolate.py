@@ -13,7 +13,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.editing import interpolation
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
-from ddpm.images import denormalize, enlarge, load_png, make_grid, normalize
+from ddpm.images import enlarge, load_png, make_grid
 from ddpm.jobs.pictures import read_picture
 from ddpm.jobs.sample import make_pipeline
 from ddpm.jobs.sampling import check_shares, mine, save_all, stopped, undrawn
@@ -108,16 +108,15 @@ def mixtures(
 ) -> Tensor:
     """The images between the two for the noise of a seed: uint8 (num_mixtures, C, H, W)."""
     steps = interpolation.interpolate(
-        pipeline.denoise(pipeline.to_labels(None if label is None else [label] * num_mixtures)),
-        pipeline.diffusion,
+        pipeline.denoiser(pipeline.to_labels(None if label is None else [label] * num_mixtures)),
         pipeline.sampler,
-        normalize(pair).to(pipeline.device),
+        pipeline.diffusion.codec.encode(pair).to(pipeline.device),
         t,
         num_mixtures,
         image_noise([seed], pipeline.device),
     )
     x_0 = deque(without_gradients(steps), maxlen=1).pop()
-    return denormalize(x_0).cpu()
+    return pipeline.diffusion.codec.decode(x_0).cpu()
 
 
 def names(seed: int, num_mixtures: int) -> list[str]:

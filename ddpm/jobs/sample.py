@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ddpm import pretrained
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.guidance.base import Guidance
-from ddpm.images import denormalize, enlarge, load_png, make_grid, save_gif
+from ddpm.images import enlarge, load_png, make_grid, save_gif
 from ddpm.jobs.sampling import check_shares, mine, save_all, stopped, undrawn
 from ddpm.pipeline import Pipeline, Sampler, in_turn
 from ddpm.runner.distributed.signals import GracefulStop
@@ -94,9 +94,9 @@ def make_pipeline(
     weights: str,
 ) -> Pipeline:
     """The pipeline of the run's checkpoint on the run's device."""
-    pretrained.fill(model, diffusion, run.state, weights, run.path)
+    pretrained.load_weights_into(model, diffusion, run.state, weights, run.path)
     return Pipeline(
-        pretrained.ready(model, fabric.device),
+        pretrained.for_inference(model, fabric.device),
         diffusion.to(fabric.device),
         sampler,
         shape,
@@ -132,13 +132,13 @@ def animate(
     second one goes, so that nobody needs to know how many steps the sampler takes.
     """
     frames: list[Tensor] = []
-    stride = 1
+    stride, decode = 1, pipeline.diffusion.codec.decode
     for i, x_t in enumerate(pipeline.trajectory(seeds, labels)):
         if i % stride == 0:
-            frames.append(enlarge(make_grid(denormalize(x_t[:ANIMATED]).cpu()), width=256))
+            frames.append(enlarge(make_grid(decode(x_t[:ANIMATED]).cpu()), width=256))
             if len(frames) > 2 * FRAMES:
                 frames, stride = frames[::2], 2 * stride
-    images = denormalize(x_t).cpu()
+    images = decode(x_t).cpu()
     return images, [*frames, enlarge(make_grid(images[:ANIMATED]), width=256)]
 
 

@@ -6,13 +6,14 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm.denoising import training_losses
 from ddpm.errors import one_line
 from ddpm.guidance.base import Guidance
 from ddpm.pipeline import Pipeline, Sampler
 from ddpm.runner.execution.run import Run
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
-from ddpm.training.preview import BATCH, evaluations, preview
+from ddpm.training.preview import BATCH, evaluations, preview_grid
 
 logger = logging.getLogger(__name__)
 
@@ -43,21 +44,21 @@ class Train(Loop):
     def loss(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
     ) -> Tensor:
-        return self.diffusion.losses(model, x_0, t, eps, label)
+        return training_losses(self.diffusion, model, x_0, t, eps, label)
 
-    def due_to_inspect(self, step: int) -> bool:
+    def is_eval_step(self, step: int) -> bool:
         return due(step, self.sample_every, self.sample_every_epochs, self.steps_per_epoch)
 
     @property
-    def inspection_steps(self) -> float:
+    def preview_steps(self) -> float:
         # Forward and backward through the network take three times as long as forward alone.
         images = evaluations(self.sampler, self.diffusion) * self.num_samples
         return images / (3 * self.batch_size)
 
-    def looked_at(self, fabric: Fabric) -> int:
+    def eval_batch(self, fabric: Fabric) -> int:
         return min(BATCH, -(-self.num_samples // fabric.world_size))
 
-    def inspect(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:
+    def preview(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:
         """A grid of samples, of all classes in turn where there are labels."""
         pipeline = Pipeline(
             network,
@@ -72,7 +73,7 @@ class Train(Loop):
         labelled = self.data.conditional or self.guidance.labelled
         labels = range(self.data.num_classes) if labelled else None
         try:
-            grid = preview(fabric, pipeline, self.num_samples, labels)
+            grid = preview_grid(fabric, pipeline, self.num_samples, labels)
         except Exception as error:
             if fabric.world_size > 1:
                 raise  # the other processes wait for this one's share

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from ddpm.images import normalize
 from ddpm.randomness import StepNoise, mix
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
@@ -36,14 +35,14 @@ class TrainClassifier(Loop):
         logits = model(self.diffusion.q_sample(x_0, t, eps), t).float()
         return F.cross_entropy(logits, label, reduction="none")
 
-    def due_to_inspect(self, step: int) -> bool:
+    def is_eval_step(self, step: int) -> bool:
         return due(step, self.evaluate_every)
 
-    def looked_at(self, fabric: Fabric) -> int:
+    def eval_batch(self, fabric: Fabric) -> int:
         return -(-min(len(self.data), IMAGES) // fabric.world_size)
 
     @torch.no_grad()
-    def measure(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
+    def evaluate(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
         """The share of training images told right at some levels of noise, always the same ones;
         each rank asks for some of them."""
         count = min(len(self.data), IMAGES)
@@ -58,7 +57,7 @@ class TrainClassifier(Loop):
         for level in LEVELS:
             step = round(level * (self.diffusion.T - 1))
             t = torch.full_like(labels, step)
-            x_t = self.diffusion.q_sample(normalize(images), t, eps)
+            x_t = self.diffusion.q_sample(self.diffusion.codec.encode(images), t, eps)
             with fabric.autocast():
                 right = (network(x_t, t).argmax(1) == labels).sum().float()
             if fabric.world_size > 1:

@@ -1,31 +1,31 @@
 """DPM-Solver++: the fewest network evaluations for a good image."""
 
-import math
 from collections.abc import Iterator
+from math import sqrt
 
 import torch
 from torch import Tensor
 
-from ddpm.diffusion import Denoise, GaussianDiffusion
+from ddpm.denoising import Denoiser
 from ddpm.errors import InputError
-from ddpm.samplers.base import RandnLike, Sampler
+from ddpm.samplers.base import Randn, Sampler, half_log_snr
 
 
 class DPMSolver(Sampler):
     """DPM-Solver++(2M), Algorithm 2 of Lu et al. 2022 (arXiv:2211.01095), on `steps` of T steps.
 
-    In lambda = log(alpha / sigma), half the log-SNR, the flow is solved exactly but for x_0_hat,
-    which is taken as constant (order 1, that is DDIM with eta = 0) or as the line through its last
-    two values (order 2). The first step has no value before it, and is of order 1; the last one
-    goes to x_0 itself. One evaluation a step.
+    In lambda = log(alpha / sigma) the flow is solved exactly except for x_0_hat, which is constant
+    over a step (order 1, that is DDIM with eta = 0) or linear through its last two values (order
+    2). The first step, which has no earlier value, and the last one, to x_0, are of order 1. One
+    network evaluation a step.
 
     Args:
-        steps: how many network evaluations; None: all T.
+        steps: number of network evaluations; None: all T.
         order: 1 or 2.
-        stochastic: solve the reverse SDE instead of the flow (SDE-DPM-Solver++, the same paper):
-            the noise that it adds takes out what a network of short training does wrong. Order 1
-            is then DDIM with eta = 1.
-        spacing: which of the T steps.
+        stochastic: solve the reverse SDE instead of the flow (SDE-DPM-Solver++, same paper): fresh
+            noise corrects accumulated errors of a briefly trained network. Order 1 is then DDIM
+            with eta = 1.
+        spacing: distribution of the steps over 0..T-1.
     """
 
     def __init__(
@@ -44,62 +44,45 @@ class DPMSolver(Sampler):
 
     def __call__(
         self,
-        denoise: Denoise,
-        diffusion: GaussianDiffusion,
+        denoiser: Denoiser,
         x_T: Tensor,
-        randn_like: RandnLike = torch.randn_like,
+        randn: Randn = torch.randn_like,
         start: int | None = None,
     ) -> Iterator[Tensor]:
-        """Yield images like x_T (B, C, H, W), each a step less noisy, last of all x_0."""
-        x_t, before = x_T, None
-        for t, s in self.timesteps(diffusion, start):
-            x_0 = denoise(x_t, t).x_0
-            x_t = self.step(diffusion, x_t, x_0, t, s, before, randn_like)
+        """Yield the images after each step, x_0 last: (B, C, H, W), like x_T."""
+        x_t, previous = x_T, None
+        for t, s in self.timesteps(denoiser.diffusion, start):
+            x_0 = denoiser(x_t, t).x_0
+            x_t = self.step(denoiser, x_t, x_0, t, s, randn, previous)
             yield x_t
-            before = (t, x_0) if self.order == 2 else None
+            previous = (t, x_0) if self.order == 2 else None
 
-    def p_sample(
-        self,
-        denoise: Denoise,
-        diffusion: GaussianDiffusion,
-        x_t: Tensor,
-        t: int,
-        s: int,
-        randn_like: RandnLike,
-    ) -> Tensor:
-        """One step on its own, from x_t to x_s: it knows no step before it, and is of order 1."""
-        return self.step(diffusion, x_t, denoise(x_t, t).x_0, t, s, None, randn_like)
+    def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
+        """A single step, without an earlier one: of order 1."""
+        return self.step(denoiser, x_t, denoiser(x_t, t).x_0, t, s, randn)
 
     def step(
         self,
-        diffusion: GaussianDiffusion,
+        denoiser: Denoiser,
         x_t: Tensor,
         x_0: Tensor,
         t: int,
         s: int,
-        before: tuple[int, Tensor] | None,
-        randn_like: RandnLike,
+        randn: Randn,
+        previous: tuple[int, Tensor] | None = None,
     ) -> Tensor:
-        """x_s from x_t and the x_0_hat there; `before`: the t and the x_0_hat of the last step."""
-        if s < 0:
-            return x_0
-        a_t, a_s = diffusion.alphas_cumprod_at(t), diffusion.alphas_cumprod_at(s)
-        if before is not None:
-            h = half_log_snr(a_s) - half_log_snr(a_t)
-            h_before = half_log_snr(a_t) - half_log_snr(diffusion.alphas_cumprod_at(before[0]))
-            # From pure noise h_before is infinite, and the correction 0.
-            x_0 = x_0 + h / (2 * h_before) * (x_0 - before[1])
-        # decay is sigma_s / sigma_t, and e^-h = (sigma_s alpha_t) / (alpha_s sigma_t) is written
-        # out, so that alpha_t may be 0.
-        decay = math.sqrt((1 - a_s) / (1 - a_t))
-        exp_h = decay * math.sqrt(a_t / a_s)
-        if self.stochastic:
-            fresh = 1 - exp_h**2
-            noise = math.sqrt((1 - a_s) * fresh) * randn_like(x_t)
-            return decay * exp_h * x_t + math.sqrt(a_s) * fresh * x_0 + noise
-        return decay * x_t + math.sqrt(a_s) * (1 - exp_h) * x_0
-
-
-def half_log_snr(a: float) -> float:
-    """lambda at alphas_cumprod = a; minus infinity at 0."""
-    return 0.5 * math.log(a / (1 - a)) if a > 0 else -math.inf
+        """x_s from x_t and its x_0_hat; `previous`: t and x_0_hat of the previous step."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.alpha_sigma(t), denoiser.alpha_sigma(s)
+        if previous is not None and sigma_s > 0:
+            lambda_t = half_log_snr(alpha_t, sigma_t)
+            h = half_log_snr(alpha_s, sigma_s) - lambda_t
+            h_previous = lambda_t - half_log_snr(*denoiser.alpha_sigma(previous[0]))
+            # From pure noise h_previous is infinite and the correction 0.
+            x_0 = x_0 + h / (2 * h_previous) * (x_0 - previous[1])
+        decay = sigma_s / sigma_t
+        exp_h = decay * alpha_t / alpha_s  # e^-h, defined for alpha_t = 0, too
+        if not self.stochastic:
+            return decay * x_t + alpha_s * (1 - exp_h) * x_0
+        fresh = 1 - exp_h**2
+        x_s = decay * exp_h * x_t + alpha_s * fresh * x_0
+        return x_s + sigma_s * sqrt(fresh) * randn(x_t) if sigma_s > 0 else x_s

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
-from ddpm.schedules.base import betas_of, check_T, zero_terminal
+from ddpm.schedules.base import betas_from_alphas_cumprod, check_T, rescale_zero_terminal_snr
 
 
 def cosine(T: int, s: float, max_beta: float, *, zero_terminal_snr: bool = False) -> Tensor:
@@ -18,13 +18,12 @@ def cosine(T: int, s: float, max_beta: float, *, zero_terminal_snr: bool = False
 
     Args:
         T: steps.
-        s: offset of t, without which the first betas would be next to nothing.
-        max_beta: the betas are clipped here.
-        zero_terminal_snr: shift the clipped betas so that nothing of x_0 is left in x_T; the last
-            is 1.
+        s: offset of t; without it the first betas would be nearly 0.
+        max_beta: upper limit of the betas.
+        zero_terminal_snr: rescale the clipped betas so that x_T is pure noise; the last is 1.
 
     Raises:
-        InputError: these are no such numbers.
+        InputError: an argument is out of range.
     """
     check_T(T)
     if not 0 <= s < math.inf or not 0 < max_beta < 1:
@@ -33,5 +32,5 @@ def cosine(T: int, s: float, max_beta: float, *, zero_terminal_snr: bool = False
         )
     t = torch.arange(T + 1, dtype=torch.float64)
     f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2  # (T + 1,)
-    betas = betas_of(f, max_beta)
-    return zero_terminal(betas) if zero_terminal_snr else betas
+    betas = betas_from_alphas_cumprod(f, max_beta)
+    return rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas

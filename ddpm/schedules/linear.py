@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm.schedules.base import scaled_ends, warn_of_signal, zero_terminal
+from ddpm.schedules.base import rescale_zero_terminal_snr, scaled_ends, warn_if_not_noise
 
 
 def linear(
@@ -23,17 +23,17 @@ def linear(
         beta_start: the first beta, for T = 1000.
         beta_end: the last beta, for T = 1000.
         rescale: multiply both by 1000 / T (Nichol and Dhariwal 2021, arXiv:2102.09672), so that
-            x_T is noise whatever T is. Unscaled, 100 steps leave a third of the signal's power in
-            x_T; a warning says so.
-        zero_terminal_snr: shift the betas so that nothing of x_0 is left in x_T; the last is 1.
+            x_T is noise for every T. Without it, 100 steps leave a third of the signal's power in
+            x_T, and a warning is logged.
+        zero_terminal_snr: rescale the betas so that x_T is pure noise; the last is 1.
 
     Raises:
-        InputError: the ends make no betas between 0 and 1.
+        InputError: the betas would not lie between 0 and 1.
     """
     start, end = scaled_ends("linear", T, beta_start, beta_end, rescale=rescale)
     betas = torch.linspace(start, end, T, dtype=torch.float64)
     if zero_terminal_snr:
-        return zero_terminal(betas)
+        return rescale_zero_terminal_snr(betas)
     if not rescale:
-        warn_of_signal(betas)
+        warn_if_not_noise(betas)
     return betas

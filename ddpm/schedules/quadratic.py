@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm.schedules.base import scaled_ends, warn_of_signal, zero_terminal
+from ddpm.schedules.base import rescale_zero_terminal_snr, scaled_ends, warn_if_not_noise
 
 
 def quadratic(
@@ -17,22 +17,22 @@ def quadratic(
     """Betas whose square roots grow linearly: (T,), float64.
 
     beta_t = (sqrt(beta_start) + t / (T - 1) (sqrt(beta_end) - sqrt(beta_start)))^2: "quad" in the
-    code of Ho et al. 2020 (arXiv:2006.11239). Less noise early than `linear`, the same at the end.
+    code of Ho et al. 2020 (arXiv:2006.11239). Less noise early than `linear`, as much at the end.
 
     Args:
         T: steps.
         beta_start: the first beta, for T = 1000.
         beta_end: the last beta, for T = 1000.
-        rescale: multiply both by 1000 / T, so that x_T is noise whatever T is; as in `linear`.
-        zero_terminal_snr: shift the betas so that nothing of x_0 is left in x_T; the last is 1.
+        rescale: multiply both by 1000 / T, so that x_T is noise for every T, as in `linear`.
+        zero_terminal_snr: rescale the betas so that x_T is pure noise; the last is 1.
 
     Raises:
-        InputError: the ends make no betas between 0 and 1.
+        InputError: the betas would not lie between 0 and 1.
     """
     start, end = scaled_ends("quadratic", T, beta_start, beta_end, rescale=rescale)
     betas = torch.linspace(start**0.5, end**0.5, T, dtype=torch.float64) ** 2
     if zero_terminal_snr:
-        return zero_terminal(betas)
+        return rescale_zero_terminal_snr(betas)
     if not rescale:
-        warn_of_signal(betas)
+        warn_if_not_noise(betas)
     return betas

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
-from ddpm.schedules.base import betas_of, check_T, zero_terminal
+from ddpm.schedules.base import betas_from_alphas_cumprod, check_T, rescale_zero_terminal_snr
 
 
 def sigmoid(
@@ -24,15 +24,14 @@ def sigmoid(
 
     Args:
         T: steps.
-        start: where on the sigmoid the images stand.
-        end: where the noise stands.
+        start: position on the sigmoid at t = 0.
+        end: position on the sigmoid at t = T.
         tau: temperature; above 1 the curve is straighter, below 1 steeper in the middle.
-        max_beta: the betas are clipped here; alphas_cumprod(T) is 0 before.
-        zero_terminal_snr: shift the clipped betas so that nothing of x_0 is left in x_T; the last
-            is 1.
+        max_beta: upper limit of the betas; without it the last one is 1.
+        zero_terminal_snr: rescale the clipped betas so that x_T is pure noise; the last is 1.
 
     Raises:
-        InputError: these are no such numbers, or make a curve that float64 finds flat.
+        InputError: an argument is out of range, or the curve is flat in float64.
     """
     check_T(T)
     if not start < end or not tau > 0 or not 0 < max_beta < 1:
@@ -42,5 +41,5 @@ def sigmoid(
         )
     t = torch.arange(T + 1, dtype=torch.float64)
     v = ((start + (end - start) * (t / T)) / tau).sigmoid()  # (T + 1,)
-    betas = betas_of(v[-1] - v, max_beta)
-    return zero_terminal(betas) if zero_terminal_snr else betas
+    betas = betas_from_alphas_cumprod(v[-1] - v, max_beta)
+    return rescale_zero_terminal_snr(betas) if zero_terminal_snr else betas

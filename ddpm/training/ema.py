@@ -7,14 +7,14 @@ from torch import nn
 
 
 class EMA:
-    """A shadow network whose weights are a moving average of those of the network in training.
+    """A copy of the network in training, whose weights are a moving average of its weights.
 
     ema <- d ema + (1 - d) weights after each step, with d = min(decay, (1 + n) / (ramp + n)) at the
-    n-th update: without the ramp, a tenth of the random initialisation would still be in the
-    average after 23,000 steps at decay 0.9999. ramp = 1 is no ramp, as Ho et al. trained.
+    n-th update. Without the ramp (ramp = 1, as in Ho et al.) the random initialisation would still
+    have a tenth of the weight after 23,000 steps at decay 0.9999.
 
     Args:
-        model: the network before it is compiled or wrapped; copied.
+        model: the network, before it is compiled or wrapped; it is copied.
         decay: d in [0, 1).
         ramp: at least 1.
     """
@@ -23,10 +23,10 @@ class EMA:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.decay = decay
         self.ramp = ramp
-        self.follow(model)
+        self.bind(model)
 
-    def follow(self, model: nn.Module) -> None:
-        """Average the weights that this network now has: sharing one out makes others of them."""
+    def bind(self, model: nn.Module) -> None:
+        """Bind to the model's current parameters; FSDP replaces the parameter objects."""
         # By position, not by name: wrappers such as compile and DDP rename the parameters.
         self.weights = list(self.model.parameters())
         self.sources = list(model.parameters())
@@ -38,7 +38,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, n: int) -> None:
-        """Average in the network's weights after its n-th step, n = 0, 1, ..."""
+        """Update the average after the n-th step, n = 0, 1, ..."""
         torch._foreach_lerp_(self.weights, self.sources, 1 - self.decay_at(n))
         for shadow, buffer in self.buffers:
             shadow.copy_(buffer)

@@ -1,4 +1,4 @@
-"""What all ranks must see alike: steps that broke, and signals that ask to stop."""
+"""Decisions that all ranks must agree on: too many non-finite steps, and requests to stop."""
 
 from pathlib import Path
 
@@ -8,17 +8,18 @@ from torch import Tensor
 
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.runs import stop_file
+from ddpm.training.reduce import any_rank
 
-EVERY = 10  # steps between two looks at a device that would have to be waited for
+EVERY = 10  # steps between two checks that have to wait for the device
 
 
 class Watch:
-    """Looks at each step of a run, together with the other ranks.
+    """Checks after each step of a run, in agreement with the other ranks.
 
     Args:
-        max_nonfinite_steps: so many steps in a row that are not finite end the run.
-        signals: what asks this process to stop.
-        folder: of the run; a file in it may ask, too.
+        max_nonfinite_steps: number of consecutive non-finite steps that ends the run.
+        signals: requests to stop this process.
+        folder: the run folder; a stop file in it is a request, too.
     """
 
     def __init__(
@@ -27,39 +28,39 @@ class Watch:
         self.fabric, self.max_nonfinite_steps, self.signals = fabric, max_nonfinite_steps, signals
         self.folder = folder
         self.every = 1 if fabric.device.type == "cpu" else EVERY
-        self.unseen: list[Tensor] = []
-        self.in_a_row = 0
-        self.at = 0  # the step, 1, 2, ..., that was one too many
+        self.unchecked: list[Tensor] = []
+        self.consecutive = 0
+        self.failed_at = 0  # the step, 1, 2, ..., that was one too many
 
-    def gave_up(self, broken: Tensor, done: int, look: bool) -> bool:
-        """Whether too many steps in a row were broken, after `done` steps; known alike to all.
+    def too_many_nonfinite(self, nonfinite: Tensor, done: int, check_now: bool) -> bool:
+        """Whether too many consecutive steps were not finite; the same on all ranks.
 
         Args:
-            broken: whether the last step was, a scalar; the same on all ranks.
-            look: wait for the device now, whatever the time.
+            nonfinite: whether the last step was not finite, a scalar, the same on all ranks.
+            check_now: wait for the device now, whatever the step.
         """
-        self.unseen.append(broken)
-        if not look and done % self.every:
+        self.unchecked.append(nonfinite)
+        if not check_now and done % self.every:
             return False
-        for at, one in enumerate(torch.stack(self.unseen).tolist(), done + 1 - len(self.unseen)):
-            self.in_a_row = self.in_a_row + 1 if one else 0
-            if self.in_a_row >= self.max_nonfinite_steps:
-                self.at = at
+        first = done + 1 - len(self.unchecked)
+        for step, is_nonfinite in enumerate(torch.stack(self.unchecked).tolist(), first):
+            self.consecutive = self.consecutive + 1 if is_nonfinite else 0
+            if self.consecutive >= self.max_nonfinite_steps:
+                self.failed_at = step
                 return True
-        self.unseen = []
+        self.unchecked = []
         return False
 
     def stopping(self, done: int) -> bool:
         """Whether any rank was asked to stop: all must leave the loop after the same step."""
-        wanted = self.signals.wanted or self.asked_by_file(done)
+        requested = self.signals.wanted or self.requested_by_file(done)
         if self.fabric.world_size == 1:
-            return wanted
+            return requested
         if done % self.every:
             return False
-        votes = torch.tensor(float(wanted), device=self.fabric.device)
-        return bool(self.fabric.all_reduce(votes, reduce_op="sum") > 0)
+        return bool(any_rank(self.fabric, torch.tensor(requested, device=self.fabric.device)))
 
-    def asked_by_file(self, done: int) -> bool:
-        """Whether somebody has put the file there; looked for by the first rank, now and then."""
+    def requested_by_file(self, done: int) -> bool:
+        """Whether the run folder holds a stop file; rank zero looks every few steps."""
         looks = done % EVERY == 0 and self.fabric.is_global_zero
         return looks and stop_file.end_of(self.folder) is not None

@@ -1,4 +1,4 @@
-"""How long a run is, and what is due when."""
+"""The length of a run, and intervals of steps."""
 
 import math
 
@@ -6,24 +6,23 @@ from ddpm.errors import InputError
 
 
 def total_steps(max_steps: int | None, max_epochs: float | None, steps_per_epoch: float) -> int:
-    """How many steps: `max_steps` or `max_epochs`, whichever ends first; None is no limit."""
+    """The smaller of `max_steps` and `max_epochs`, in steps; None is no limit."""
     limits = [max_steps, max_epochs and math.ceil(max_epochs * steps_per_epoch)]
     return min(limit for limit in limits if limit is not None)
 
 
 def rank_rows(batch_size: int, accumulate: int, rank: int, world_size: int) -> slice:
-    """Which rows of the global batch are this rank's.
+    """This rank's rows of the global batch.
 
     Raises:
-        InputError: the batch cannot be shared out evenly.
+        InputError: the batch cannot be divided evenly.
     """
     parts = world_size * accumulate
     if batch_size % parts:
         below = batch_size // parts * parts
         raise InputError(
             f"job.batch_size={batch_size}: not divisible by {world_size} devices x "
-            f"job.accumulate_grad_batches={accumulate}; the nearest that are: {below or parts}, "
-            f"{below + parts}."
+            f"job.accumulate_grad_batches={accumulate}; nearest: {below or parts}, {below + parts}."
         )
     share = batch_size // world_size
     return slice(rank * share, (rank + 1) * share)
@@ -35,7 +34,7 @@ def due(
     every_epochs: float | None = None,
     steps_per_epoch: float = math.inf,
 ) -> bool:
-    """Whether `step` steps end an interval of so many steps, or of so many epochs."""
+    """Whether step number `step` ends an interval of `every` steps, or of `every_epochs` epochs."""
     if every is not None and step % every == 0:
         return True
     if every_epochs is None:

@@ -1,4 +1,4 @@
-"""Batches on their way from the data set to the device, read ahead by other processes if asked."""
+"""Loads batches onto the device, with worker processes if job.num_workers > 0."""
 
 import logging
 import signal
@@ -17,9 +17,9 @@ from ddpm.randomness import Order
 from ddpm.runner.distributed import signals
 from ddpm.runner.safe_io.atomic import free_bytes
 
-AHEAD = 2  # batches that a process reads ahead
-SHARED = Path("/dev/shm")  # where Linux has shared memory
-READER_SECONDS = 600  # that a batch may take to be read, before its reader counts as hung
+AHEAD = 2  # batches that a worker prefetches
+SHARED = Path("/dev/shm")  # shared memory on Linux
+WORKER_SECONDS = 600  # time to load a batch, after which its worker counts as hung
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,9 @@ def load(
     """This rank's images and labels of each batch on the device: uint8 (B, C, H, W), int64 (B,).
 
     Raises:
-        InputError: a process that reads ahead died, or does not answer.
+        InputError: a worker process died or hangs.
     """
-    num_workers = _possible(num_workers, (order.rows.stop - order.rows.start) * _image_bytes(data))
+    num_workers = _limit(num_workers, (order.rows.stop - order.rows.start) * _image_bytes(data))
     loader = DataLoader(
         data,
         batch_sampler=order,
@@ -40,8 +40,8 @@ def load(
         num_workers=num_workers,
         prefetch_factor=AHEAD if num_workers else None,
         pin_memory=device.type == "cuda",
-        timeout=READER_SECONDS if num_workers else 0,
-        worker_init_fn=_init_reader,
+        timeout=WORKER_SECONDS if num_workers else 0,
+        worker_init_fn=_init_worker,
     )
     try:
         for images, labels in started(loader):
@@ -50,16 +50,14 @@ def load(
         if not num_workers or (type(error) is RuntimeError and "DataLoader" not in str(error)):
             raise
         raise InputError(
-            f"job.num_workers={num_workers}: a process that reads ahead is gone "
-            f"({one_line(error, 80)}). Memory or /dev/shm may be short; job.num_workers=0 reads in "
-            "the training process."
+            f"job.num_workers={num_workers}: a worker process died ({one_line(error, 80)}), maybe "
+            "for lack of memory or space in /dev/shm; job.num_workers=0 loads in the training process."
         ) from error
 
 
-def _possible(num_workers: int, batch_bytes: int) -> int:
-    """As many of the wanted processes as there is shared memory for: it holds the batches that they
-    hand over. Containers may have little of it, or none. The images are the same with any number.
-    """
+def _limit(num_workers: int, batch_bytes: int) -> int:
+    """The number of workers, limited by shared memory, which holds their batches and may be small
+    or missing in containers. The number does not change the images."""
     if not num_workers:
         return 0
     try:
@@ -75,23 +73,21 @@ def _possible(num_workers: int, batch_bytes: int) -> int:
         why = f"{SHARED} has room for {free / 1e6:,.0f} MB, {num_workers} need "
         why += f"{num_workers * AHEAD * batch_bytes / 1e6:,.0f} MB"
     if possible < num_workers:
-        reads = (
-            f"{possible} read ahead" if possible else "the training process loads the data itself"
-        )
-        logger.warning("job.num_workers=%d: %s (%s).", num_workers, reads, why)
+        loads = f"{possible} are used" if possible else "the training process loads the data"
+        logger.warning("job.num_workers=%d: %s (%s).", num_workers, loads, why)
     return possible
 
 
 def _image_bytes(data: ImageData) -> int:
-    """The size of an image."""
+    """Bytes of an image."""
     return data.channels * data.image_size**2
 
 
 def started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """Its iterator, which notices the end of a reader when it is asked for a batch.
+    """The loader's iterator, which reports a dead worker when the next batch is requested.
 
-    torch would raise from a signal's handler as well, in whatever the process is doing then: a
-    tracker would be switched off for it, or a checkpoint not be written.
+    torch's own signal handler would also raise in the middle of other work, which would switch off
+    a tracker or prevent a checkpoint.
     """
     handler = signal.getsignal(signal.SIGCHLD)
     batches = iter(loader)
@@ -100,8 +96,8 @@ def started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
     return batches
 
 
-def _init_reader(number: int) -> None:
-    """Called in each reader when it has set torch's handlers of signals."""
+def _init_worker(number: int) -> None:
+    """Runs in each worker after torch has installed its signal handlers."""
     signals.leave_to_parent()
 
 

@@ -1,6 +1,5 @@
-"""The training loop: steps, log lines, checkpoints, and what a run of days needs around them."""
+"""The training loop: steps, log lines, checkpoints, previews, resuming and stopping."""
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -11,38 +10,39 @@ from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.errors import InputError, one_line
+from ddpm.errors import InputError
 from ddpm.randomness import Order, StepNoise
-from ddpm.runner.distributed.fabric import check_compiler, mesh_of, restart_peak
+from ddpm.runner.distributed.fabric import mesh_of
 from ddpm.runner.distributed.fsdp import shard
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution import eager
 from ddpm.runner.execution.run import Run
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
-from ddpm.training.compiling import NEVER, can_compile, compile_networks, may_compile, pays
+from ddpm.training.compiling import Compilation
 from ddpm.training.ema import EMA
-from ddpm.training.expected_memory import Expected, Trial, choose, expected, splits, warn
+from ddpm.training.expected_memory import MemoryEstimate, plan_memory, warn_if_too_large
 from ddpm.training.health import Watch
 from ddpm.training.intervals import due, rank_rows, total_steps
 from ddpm.training.loader import load
+from ddpm.training.lr import LearningRate
+from ddpm.training.memory_probe import MemoryProbe
 from ddpm.training.meter import Meter
 from ddpm.training.recompute import blocks, recompute
-from ddpm.training.state import Learned
-from ddpm.training.step import LearningRate, Step
+from ddpm.training.schedule import ScheduleTraining
+from ddpm.training.state import TrainState
+from ddpm.training.step import Step
 from ddpm.training.time_left import Outlook
-
-logger = logging.getLogger(__name__)
 
 
 class Loop(ABC):
-    """Trains a network on noisy images. conf/job/train.yaml says what each knob means.
+    """Trains a network on noisy images. conf/job/train.yaml explains the arguments.
 
-    What is trained is said by `loss`; what of it is looked at, when `due_to_inspect` and at the
-    end, by `measure` and `inspect`.
+    Subclasses define the loss, the steps after which the averaged network is evaluated, and how:
+    `evaluate` returns metrics, `preview` draws images.
     """
 
-    label_dropout: float | None = None  # None: no labels are fed
+    label_dropout: float | None = None  # None: no labels are used
 
     def __init__(
         self,
@@ -73,48 +73,48 @@ class Loop(ABC):
         self.optimizer, self.seed = optimizer, seed
         self.max_steps, self.max_epochs = max_steps, max_epochs
         self.batch_size = batch_size
-        self.accumulate_grad_batches = accumulate_grad_batches
+        self.accumulates_auto = isinstance(accumulate_grad_batches, str)
+        self.accumulate = 1  # micro-batches of a step; with auto see `plan_memory`
+        if not isinstance(accumulate_grad_batches, str):
+            self.accumulate = accumulate_grad_batches
         self.warmup_steps, self.lr_decay_start = warmup_steps, lr_decay_start
         self.clip_grad_norm = clip_grad_norm
         self.ema_decay, self.ema_ramp = ema_decay, ema_ramp
-        self.compile, self.num_workers = compile, num_workers
-        self.compiled = compile is True  # auto: not yet
-        self.compile_after: int | None = None  # auto: so many steps; None: not decided yet
+        self.compilation, self.num_workers = Compilation(compile), num_workers
         self.max_nonfinite_steps = max_nonfinite_steps
         self.log_every, self.save_every = log_every, save_every
         self.keep_checkpoints = keep_checkpoints
         self.recompute = recompute
         if recompute:
-            blocks(model)  # refuses a network without any
-        self.parts = (
-            1 if accumulate_grad_batches == "auto" else accumulate_grad_batches
-        )  # of a step, see `plan_memory`
+            blocks(model)  # raises for a network without any
 
     @abstractmethod
     def loss(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
     ) -> Tensor:
-        """What a step lowers the mean of, for each image: (B,). Of images (B, C, H, W) in [-1, 1],
-        steps (B,), noise and labels (B,)."""
+        """Per-image training loss, (B,); the step minimises its mean.
+
+        x_0 (B, C, H, W), steps t (B,), noise eps like x_0, labels (B,) or None.
+        """
 
     @abstractmethod
-    def due_to_inspect(self, step: int) -> bool:
-        """Whether the network is to be looked at after `step` steps, beside after the last."""
+    def is_eval_step(self, step: int) -> bool:
+        """Whether to evaluate and preview after `step` steps; the last step always does."""
 
-    def measure(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
-        """Figures of the averaged network, for the log."""
+    def evaluate(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
+        """Metrics of the averaged network, for the log."""
         return {}
 
+    def preview(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:  # noqa: B027
+        """Draw images with the averaged network."""
+
     @property
-    def inspection_steps(self) -> float:
-        """How long `inspect` takes, about, in steps of training; 0: it draws nothing."""
+    def preview_steps(self) -> float:
+        """Approximate duration of `preview`, in training steps; 0: it draws nothing."""
         return 0.0
 
-    def inspect(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:  # noqa: B027
-        """Pictures of the averaged network."""
-
-    def looked_at(self, fabric: Fabric) -> int:
-        """Images that go forward at once when the network is looked at, on each device."""
+    def eval_batch(self, fabric: Fabric) -> int:
+        """Images of a forward pass in `evaluate` or `preview`, on each device."""
         return 0
 
     @property
@@ -127,132 +127,102 @@ class Loop(ABC):
         return len(self.data) / self.batch_size
 
     def __call__(self, *, run: Run, fabric: Fabric) -> None:
-        """Train, from where the run stands."""
+        """Train, from the step that the run has reached."""
         self.data.prepare()
         run.check_data(self.data.fingerprint)
         total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
-        rows = rank_rows(self.batch_size, self.parts, fabric.global_rank, fabric.world_size)
-        trial = self.make_trial(run, fabric)
-        learned = self.make_learned(fabric)
+        rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
+        probe = self.make_probe(run, fabric)
+        state = self.make_state(fabric)
         meter = Meter(self.batch_size, self.steps_per_epoch)
-        start = run.restore(learned, meter)
+        start = run.restore(state, meter)
         run.total = total
         if start >= total and run.was_done:
-            run.say(f"steps    all {total} are done; a larger job.max_steps goes on")
+            run.say(f"steps    all {total} are done; a larger job.max_steps continues the run")
             return
-        self.recall_compiling(run, start)
-        needs = self.plan_memory(run, trial, learned, rows)
-        step = self.make_step(fabric, learned, rows)
+        self.compilation.resume(run, start)
+        estimate = self.plan_memory(run, probe, state, rows)
+        step = self.make_step(fabric, state, rows)
         order = Order(len(self.data), self.seed, self.batch_size, rows, start, total)
         with (
             GracefulStop() as signals,
             run.begin(),
             Progress(total, start, enabled=run.leads) as progress,
         ):
-            self.describe(run, start, total, needs)
-            if self.is_seen_at(start, total) and not run.has_grid(start):
-                self.inspect(run, fabric, learned.ema.model, start)  # it was killed while doing so
+            self.describe(run, start, total, estimate)
+            if self.is_preview_step(start, total) and not run.has_grid(start):
+                self.preview(run, fabric, state.ema.model, start)  # a kill interrupted it
             watch = Watch(fabric, self.max_nonfinite_steps, signals, run.dir)
-            self.train(run, step, order, learned, meter, watch, progress)
+            self.train(run, step, order, state, meter, watch, progress)
 
     def train(
         self,
         run: Run,
         step: Step,
         order: Order,
-        learned: Learned,
+        state: TrainState,
         meter: Meter,
         watch: Watch,
         progress: Progress,
     ) -> None:
-        """Steps, and what is due between them: the log first, then the checkpoint, then pictures,
-        so that whatever a kill takes is made again. The console comes after the checkpoint: writing
-        to it may block."""
-        fabric, total = step.fabric, order.stop
+        """All steps. What is due after one is done in this order: log, checkpoint, console, images.
+        So whatever a kill interrupts is repeated after a resume, and the console, which may block,
+        comes after the checkpoint."""
+        fabric, total, network = step.fabric, order.stop, state.ema.model
         outlook = Outlook(
             order.start,
             total,
-            is_seen_at=lambda done: self.is_seen_at(done, total),
-            look=self.inspection_steps,
+            is_preview_step=lambda done: self.is_preview_step(done, total),
+            preview_steps=self.preview_steps,
             device=fabric.device,
             say=progress.say,
-            compiles=self.compiled,
+            compiles=self.compilation.compiled,
         )
         batches = load(self.data, order, fabric.device, self.num_workers)
         for n, (images, labels) in enumerate(batches, start=order.start):
-            told = step(n, images, labels)
+            metrics = step(n, images, labels)
             crashpoint("train.step")
-            meter.add(told)
+            meter.add(metrics)
             done, last = n + 1, n + 1 == total
-            left = outlook.after(done)
-            if self.compile_now(run, learned, done, left):
+            seconds_left = outlook.after(done)
+            if self.compilation.after_step(run, done, seconds_left, state.model, network):
                 outlook.begin(done, compiles=True)
             stopping = not last and watch.stopping(done)
             saving = last or stopping or due(done, self.save_every)
-            if watch.gave_up(told.broken, done, look=saving):
-                raise InputError(self.why_broken(step, order, watch))
-            looking = not stopping and self.is_seen_at(done, total)
-            measured: dict[str, float] = {}
+            if watch.too_many_nonfinite(metrics.nonfinite, done, check_now=saving):
+                raise InputError(self.explain_nonfinite(step, order, watch))
+            previewing = not stopping and self.is_preview_step(done, total)
+            evaluated: dict[str, float] = {}
             text = None
-            if looking:
+            if previewing:
                 with meter.paused():
-                    self.diffusion.refresh()
-                    measured = self.measure(fabric, learned.ema.model)
-            if done % self.log_every == 0 or last or measured:
-                figures = meter.read(fabric, done) | step.knobs(n) | measured
-                run.log(done, figures)
-                text = meter.text(figures)
+                    evaluated = self.evaluate(fabric, network)
+            if done % self.log_every == 0 or last or evaluated:
+                row = meter.read(fabric, done) | step.rates(n) | evaluated
+                run.log(done, row)
+                text = meter.text(row)
             if saving:
                 with meter.paused():
-                    run.save(done, learned, meter, self.keep_checkpoints)
+                    run.save(done, state, meter, self.keep_checkpoints)
             progress.advance()
             if text is not None:
                 progress.show(done, text)
-            if looking:
+            if previewing:
                 with meter.paused():
-                    self.inspect(run, fabric, learned.ema.model, done)
+                    self.preview(run, fabric, network, done)
             if stopping:
                 run.preempted(watch.signals.received, f"saved after step {done}")
                 break
 
-    def recall_compiling(self, run: Run, start: int) -> None:
-        """With job.compile=auto, a run that goes on is compiled after the step after which it was
-        compiled when it began, and not at all where it was not."""
-        if self.compile != "auto" or not may_compile(run.fabric.device):
-            return
-        self.compile_after = run.recall("compile_after")
-        if self.compile_after is not None:
-            run.remember(compile_after=self.compile_after)
-            self.compiled = 0 < self.compile_after <= start and can_compile()
+    def is_preview_step(self, step: int, total: int) -> bool:
+        """Whether to evaluate and preview after `step` of `total` steps."""
+        return step > 0 and (step == total or self.is_eval_step(step))
 
-    def compile_now(self, run: Run, learned: Learned, done: int, left: float | None) -> bool:
-        """With job.compile=auto, compile the networks where it is time to: for the steps after
-        this one.
-
-        Args:
-            left: the seconds that are left, once they are known.
-        """
-        if self.compile != "auto" or self.compiled or not may_compile(run.fabric.device):
-            return False
-        if self.compile_after is None and left is not None:
-            self.compile_after = run.fabric.broadcast(done if pays(left) else NEVER)
-            run.remember(compile_after=self.compile_after)
-            run.note(chosen=run.chosen)
-        if done != self.compile_after or not can_compile():
-            return False
-        compile_networks(learned.model, learned.ema.model, falls_back=True)
-        self.compiled = True
-        return True
-
-    def is_seen_at(self, step: int, total: int) -> bool:
-        """Whether the network is looked at after `step` steps."""
-        return step > 0 and (step == total or self.due_to_inspect(step))
-
-    def make_trial(self, run: Run, fabric: Fabric) -> Trial | None:
-        """What is to measure the network's memory, on those ranks that want to know."""
-        if not run.leads and self.accumulate_grad_batches != "auto":
+    def make_probe(self, run: Run, fabric: Fabric) -> MemoryProbe | None:
+        """The probe of the network's memory, on ranks that use it; made before it is sharded."""
+        if not run.leads and not self.accumulates_auto:
             return None
-        return Trial(
+        return MemoryProbe(
             self.net,
             self.loss,
             fabric,
@@ -262,49 +232,32 @@ class Loop(ABC):
         )
 
     def plan_memory(
-        self, run: Run, trial: Trial | None, learned: Learned, rows: slice
-    ) -> Expected | None:
-        """The memory that training is expected to take. With
-        job.accumulate_grad_batches=auto it decides the number of micro-batches; a resumed run keeps
-        the number it began with.
+        self, run: Run, probe: MemoryProbe | None, state: TrainState, rows: slice
+    ) -> MemoryEstimate | None:
+        """The expected memory; with job.accumulate_grad_batches=auto, set `accumulate`.
 
         Raises:
-            InputError: nothing fits.
+            InputError: nothing fits, or auto on a network that cannot be measured.
         """
-        if trial is None:
+        if probe is None:
             return None
-        share, auto = rows.stop - rows.start, self.accumulate_grad_batches == "auto"
-        try:
-            needs = expected(
-                trial,
-                self.optimizer,
-                learned.optimizer,
-                batch=self.batch_size,
-                share=share,
-                parts=None if auto else self.parts,
-                looked_at=self.looked_at(trial.fabric),
-            )
-        except Exception as error:  # a network of the user's own may not be made for it
-            reason = one_line(error)
-            if auto:
-                raise InputError(
-                    f"job.accumulate_grad_batches=auto: the memory that this network takes cannot "
-                    f"be measured ({reason}). Give a number instead."
-                ) from error
-            logger.warning("The memory that training takes cannot be told: %s", reason)
-            return None
-        if auto:
-            before = run.recall("accumulate")
-            self.parts = before if before in splits(share) else choose(trial, needs)
-            run.remember(accumulate=self.parts)
-        restart_peak(trial.fabric.device)
-        return needs
+        estimate, self.accumulate = plan_memory(
+            run,
+            probe,
+            self.optimizer,
+            state.optimizer,
+            batch=self.batch_size,
+            share=rows.stop - rows.start,
+            accumulate=None if self.accumulates_auto else self.accumulate,
+            eval_batch=self.eval_batch(probe.fabric),
+        )
+        return estimate
 
-    def make_learned(self, fabric: Fabric) -> Learned:
-        """Network and process on the device, or shared out over all, with the optimizer of both.
+    def make_state(self, fabric: Fabric) -> TrainState:
+        """Network, average, process and optimizer on the device, or sharded over all devices.
 
         Raises:
-            InputError: hardware=fsdp, and the schedule learns.
+            InputError: hardware=fsdp with a learned schedule.
         """
         mesh = mesh_of(fabric)
         net = self.net.to(memory_format=torch.channels_last)
@@ -316,71 +269,76 @@ class Loop(ABC):
         if mesh is not None:
             if self.diffusion.schedule is not None:
                 raise InputError(
-                    "hardware=fsdp: trains no schedule; choose a fixed one, or hardware=ddp."
+                    "hardware=fsdp: cannot train schedule=learned; choose a fixed schedule, or "
+                    "hardware=ddp."
                 )
             for network in (net, ema.model):
                 shard(network, mesh)
-            ema.follow(net)
+            ema.bind(net)
         self.diffusion.to(fabric.device)
         groups: list[dict[str, Any]] = [{"params": list(net.parameters())}]
-        if schedule := list(self.diffusion.parameters()):  # not to be pulled towards 0
+        if schedule := list(self.diffusion.parameters()):  # must not decay towards 0
             groups.append({"params": schedule, "weight_decay": 0.0})
-        if self.compile is not True:
+        if self.compilation.auto or not self.compilation.compiled:
             eager.shield_optimizers()
         optimizer = self.optimizer(groups)
-        return Learned(net, ema, self.diffusion, optimizer, fabric.strategy.precision)
+        return TrainState(net, ema, self.diffusion, optimizer, fabric.strategy.precision)
 
-    def make_step(self, fabric: Fabric, learned: Learned, rows: slice) -> Step:
-        """One step of training, as a function of its number, images and labels."""
-        if self.compile is True:
-            check_compiler(fabric.device)
-        if self.compiled:
-            auto = self.compile == "auto"
-            compile_networks(learned.model, learned.ema.model, falls_back=auto)
-        model, optimizer = fabric.setup(learned.model, learned.optimizer)
+    def make_step(self, fabric: Fabric, state: TrainState, rows: slice) -> Step:
+        """The training step, with the networks compiled if that is due from the start."""
+        self.compilation.at_start(fabric.device, state.model, state.ema.model)
+        model, optimizer = fabric.setup(state.model, state.optimizer)
+        diffusion, batch_size = self.diffusion, self.batch_size
+        schedule = None
+        if diffusion.schedule is not None:
+            schedule = ScheduleTraining(
+                fabric, model.module, diffusion, rows, batch_size, self.accumulate
+            )
+        noise = StepNoise(
+            self.seed, batch_size, self.shape, diffusion.T, fabric.device, diffusion.timesteps
+        )
         return Step(
             fabric=fabric,
             model=model,
             optimizer=optimizer,
-            diffusion=self.diffusion,
+            diffusion=diffusion,
             loss=self.loss,
-            ema=learned.ema,
-            noise=StepNoise(
-                self.seed, self.batch_size, self.shape, self.diffusion.T, fabric.device
-            ),
+            ema=state.ema,
+            noise=noise,
             rows=rows,
             flip=self.data.flip,
             label_dropout=self.label_dropout,
-            accumulate=self.parts,
+            accumulate=self.accumulate,
             clip_grad_norm=self.clip_grad_norm,
             learning_rate=LearningRate(
-                learned.optimizer.defaults["lr"], self.warmup_steps, self.lr_decay_start
+                state.optimizer.defaults["lr"], self.warmup_steps, self.lr_decay_start
             ),
+            schedule=schedule,
         )
 
-    def why_broken(self, step: Step, order: Order, watch: Watch) -> str:
-        """What to tell of a run whose numbers are not finite any more."""
-        n = watch.at - 1
-        chosen = order.images(n)
-        mine = self.data.__getitems__(chosen[step.rows])
-        images, labels = (part.to(step.fabric.device) for part in mine)
+    def explain_nonfinite(self, step: Step, order: Order, watch: Watch) -> str:
+        """The error message for too many non-finite steps."""
+        n = watch.failed_at - 1
+        indices = order.images(n)
+        batch = self.data.__getitems__(indices[step.rows])
+        images, labels = (part.to(step.fabric.device) for part in batch)
         ts = step.noise(n, slice(None))[0].tolist()
-        found = step.broken_images(n, images, labels).nonzero().flatten().tolist()
-        named = [f"image {chosen[i]} at t={ts[i]}" for i in found or range(len(ts))]
+        nonfinite = step.nonfinite_images(n, images, labels).nonzero().flatten().tolist()
+        named = [f"image {indices[i]} at t={ts[i]}" for i in nonfinite or range(len(ts))]
         more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-        part = "loss" if found else "gradient"  # image by image, the loss is finite
+        part = "loss" if nonfinite else "gradient"  # the loss of every image is finite
         lr = step.learning_rate
         return (
-            f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. Steps "
-            f"like that in a row: {watch.in_a_row} (job.max_nonfinite_steps="
-            f"{self.max_nonfinite_steps}); none touched the weights.\n"
+            f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. "
+            f"Consecutive steps like that: {watch.consecutive} (job.max_nonfinite_steps="
+            f"{self.max_nonfinite_steps}); they did not change the weights.\n"
             f"A lower optimizer.lr (now {lr.peak:g}) or a longer job.warmup_steps (now "
-            f"{lr.warmup_steps}) helps. If the loss was good at the newest checkpoint, go on: "
+            f"{lr.warmup_steps}) helps. If the loss was good at the newest checkpoint, continue: "
             "resume=<run folder> optimizer.lr=... 'allow_changes=[optimizer.lr]'."
         )
 
-    def describe(self, run: Run, start: int, total: int, needs: Expected | None) -> None:
-        """What is about to be trained on what, and for how long."""
+    def describe(self, run: Run, start: int, total: int, estimate: MemoryEstimate | None) -> None:
+        """Print the size of the network, the data, the run and its memory."""
         parameters = sum(p.numel() for p in self.net.parameters())
         size = "x".join(str(n) for n in self.shape)
         epoch = f"{self.steps_per_epoch:.1f} steps an epoch"
@@ -388,7 +346,8 @@ class Loop(ABC):
         run.say(f"network  {parameters:,} parameters")
         run.say(f"data     {len(self.data):,} images of {size}, {epoch}")
         run.say(f"steps    {f'{start} to ' if start else ''}{total}, batch {self.batch_size}")
-        if run.leads and needs is not None:
-            run.note(expected_memory_mb=round(needs.total(self.parts) / 1e6, 1))
-            run.say(f"memory   {needs.text(self.parts)}{', at most' if self.compiled else ''}")
-            warn(needs, self.parts, run.fabric)
+        if run.leads and estimate is not None:
+            run.note(expected_memory_mb=round(estimate.total(self.accumulate) / 1e6, 1))
+            limit = ", at most" if self.compilation.compiled else ""
+            run.say(f"memory   {estimate.text(self.accumulate)}{limit}")
+            warn_if_too_large(estimate, self.accumulate, run.fabric)

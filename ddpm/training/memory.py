@@ -1,4 +1,4 @@
-"""Memory: what operations on tensors take of it, and what the machine has."""
+"""Memory: of operations on tensors, and free on the machine."""
 
 import platform
 import weakref
@@ -11,32 +11,32 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_DEVICE_OF = torch.ops.prim.device.default  # which device a fake tensor stands for
+_DEVICE_OF = torch.ops.prim.device.default  # the device that a fake tensor stands for
 
-# Of memory that is taken and given back in pieces of many sizes, glibc's malloc loses about a
-# quarter between the pieces: benchmarks/memory.py found 1.3 to 1.4 bytes taken for each one in use.
-# Pieces of 32 MiB and more it takes from the system one by one, without loss.
+# glibc's malloc loses about a quarter of the memory to fragmentation: benchmarks/memory.py measured
+# 1.3 to 1.4 allocated bytes for each byte in use. Blocks of 32 MiB and more are mapped one by one,
+# without loss.
 MALLOC_LOSS, MALLOC_LARGE = 1.35, 32 * 2**20
 
 
 def with_loss(device: torch.device, scale: float) -> Callable[[int], int]:
-    """What a tensor of so many bytes takes on a device, if it is to be `scale` times as large."""
+    """A function from the bytes of a tensor to the bytes allocated for it on a device; in the real
+    run the tensor is `scale` times as large."""
     if device.type != "cpu" or platform.libc_ver()[0] != "glibc":
         return int
     return lambda size: round(size * MALLOC_LOSS) if size * scale < MALLOC_LARGE else size
 
 
 class Ledger(TorchDispatchMode):
-    """Follows the bytes of all tensors that are made while it is on, real or fake ones.
+    """Counts the bytes of all tensors, real or fake, that are allocated while it is active.
 
-    Tensors of before, and views of them, do not count. Scratch memory inside of a kernel is not
-    seen.
+    Earlier tensors and views do not count. Scratch memory inside kernels is invisible.
 
     Args:
-        weigh: what a tensor of so many bytes takes.
+        weigh: from the bytes of a tensor to the bytes allocated for it.
 
     Attributes:
-        live: bytes of the tensors that are there now.
+        live: bytes of the tensors that exist now.
         after: `live` after each operation.
     """
 
@@ -53,7 +53,7 @@ class Ledger(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # PyTorch would import its compiler in order to keep it away from here
+        return False  # otherwise PyTorch imports its compiler
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _DEVICE_OF:
@@ -84,29 +84,29 @@ class Ledger(TorchDispatchMode):
 
 
 def available(device: torch.device) -> int | None:
-    """Bytes that this process can still take on a device; None where nobody says.
+    """Bytes that this process can still allocate on a device; None if unknown.
 
-    On a GPU the unused part of what PyTorch holds counts as well. On a CPU it is what the machine
-    can give without swapping, or less where a control group (a container, Slurm) has a limit.
+    On a GPU this includes the unused part of PyTorch's cache. On a CPU it is the memory available
+    without swapping, or less if a control group (of a container, Slurm) has a limit.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
-    known = [size for size in (_machine(), *_control_groups()) if size is not None]
-    return min(known, default=None)
+    limits = [size for size in (_machine(), *_control_groups()) if size is not None]
+    return min(limits, default=None)
 
 
 def _machine(file: Path = Path("/proc/meminfo")) -> int | None:
-    """What Linux believes it can give to new programs."""
+    """Linux's estimate of the memory available to new programs."""
     return _entry(file, "MemAvailable:", 1024)
 
 
 def _control_groups(
     root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
 ) -> list[int]:
-    """What is left under the limits of this process's control groups, versions 1 and 2."""
+    """Bytes left under the limits of this process's control groups, versions 1 and 2."""
     left = []
     for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
@@ -122,10 +122,10 @@ def _control_groups(
         else:
             continue
         group = top / path.lstrip("/")
-        for folder in (group, *group.parents):  # the limits of those around it hold, too
+        for folder in (group, *group.parents):  # limits of parent groups hold, too
             limit, used = (_number(folder / name) for name in names[:2])
             if limit is not None and used is not None and limit < 2**60:  # above: none
-                cache = _entry(folder / "memory.stat", names[2], 1) or 0  # given up when needed
+                cache = _entry(folder / "memory.stat", names[2], 1) or 0  # reclaimable
                 left.append(max(0, limit - used + cache))
             if folder == top:
                 break
@@ -145,7 +145,7 @@ def _number(file: Path) -> int | None:
 
 
 def _entry(file: Path, name: str, unit: int) -> int | None:
-    """The number behind a name in a file of such lines."""
+    """The number in the line `<name> <number>` of a file, times `unit`."""
     for line in _read(file).splitlines():
         words = line.split()
         if words[:1] == [name] and len(words) > 1 and words[1].isdecimal():

@@ -1,4 +1,4 @@
-"""The figures of training between two log lines, gathered without making the device wait."""
+"""Metrics of training between two log lines, collected without waiting for the device."""
 
 import contextlib
 import math
@@ -11,20 +11,21 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.runner.distributed.fabric import memory
-from ddpm.training.step import QUARTERS, Figures
+from ddpm.training.reduce import all_reduce
+from ddpm.training.step import QUARTERS, StepMetrics
 
-COLUMNS = 3 + 2 * QUARTERS  # of a step's row: loss, gradient norm, broken; sums and numbers by time
+COLUMNS = 3 + 2 * QUARTERS  # of a row: loss, gradient norm, nonfinite; sums and counts by time
 
 
 class Meter:
-    """Mean loss (of all steps t, and of each quarter of them) and gradient norm, memory, and images
-    per second without the time for pictures and files.
+    """Mean loss (of all t, and of each quarter of 0..T-1), gradient norm, memory, and images per
+    second without the time for previews and files.
 
-    Steps that were left out as not finite are counted, and are in no mean.
+    Steps skipped as not finite are counted and excluded from the means.
 
     Args:
-        batch_size: the global one.
-        steps_per_epoch: to say in which epoch a step lies.
+        batch_size: of the global batch.
+        steps_per_epoch: for the epoch of a step.
     """
 
     def __init__(self, batch_size: int, steps_per_epoch: float) -> None:
@@ -33,68 +34,67 @@ class Meter:
         self._restart()
 
     def _restart(self) -> None:
-        self.before: Tensor | None = None  # of the steps that a checkpoint knew of
+        self.restored: Tensor | None = None  # rows from a checkpoint
         self.rows: list[Tensor] = []
         self.began = time.perf_counter()
 
-    def add(self, figures: Figures) -> None:
-        """Note the numbers of one step on this rank."""
-        scalars = torch.stack([number.float() for number in figures[:3]])
-        self.rows.append(torch.cat([scalars, figures.by_time.flatten()]))
+    def add(self, metrics: StepMetrics) -> None:
+        """Add a step of this rank."""
+        scalars = torch.stack([metric.float() for metric in metrics[:3]])
+        self.rows.append(torch.cat([scalars, metrics.by_time.flatten()]))
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens in here is not training."""
+        """Exclude the time of the body from the rate."""
         began = time.perf_counter()
         yield
         self.began += time.perf_counter() - began
 
     def state(self, fabric: Fabric) -> Tensor:
-        """A row for each step since the last reading, over all ranks: (n, COLUMNS). A run that goes
-        on from here logs the mean of an uninterrupted one, to the bit."""
+        """A row for each step since the last log line, averaged over all ranks: (n, COLUMNS). With
+        it, a resumed run logs the same means as an uninterrupted one, to the bit."""
         rows = torch.stack(self.rows) if self.rows else torch.zeros(0, COLUMNS)
         if fabric.world_size > 1:
-            rows = fabric.all_reduce(rows.to(fabric.device), reduce_op="mean")
+            rows = all_reduce(fabric, rows.to(fabric.device), "mean")
         rows = rows.cpu()
-        return rows if self.before is None else torch.cat([self.before, rows])
+        return rows if self.restored is None else torch.cat([self.restored, rows])
 
     def restore(self, state: Tensor | None) -> None:
-        """Take up what `state` gave; an older program gave rows without the columns by time."""
+        """Restore what `state` returned; rows of older versions lack the columns by time."""
         if state is not None:
             state = F.pad(state, (0, COLUMNS - state.shape[1]))
-        self.before = state
+        self.restored = state
 
     def read(self, fabric: Fabric, step: int) -> dict[str, float]:
-        """The figures since the last reading, over all ranks; waits for the device.
+        """Metrics since the last log line, over all ranks; waits for the device.
 
-        What no step was there for, because it was left out or drew no such t, is not among them.
+        Means without any step (skipped, or none with such t) are left out.
         """
         rows = self.state(fabric)
         seconds = time.perf_counter() - self.began
-        whole = rows[rows[:, 2] == 0]
-        figures: dict[str, float] = {}
-        if len(whole):
-            losses, norms = whole[:, :2].unbind(1)
-            figures = {"train/loss": float(losses.mean()), "train/grad_norm": float(norms.mean())}
-            sums, counts = whole[:, 3:].sum(0).view(2, QUARTERS)
+        finite = rows[rows[:, 2] == 0]
+        metrics: dict[str, float] = {}
+        if len(finite):
+            losses, norms = finite[:, :2].unbind(1)
+            metrics = {"train/loss": float(losses.mean()), "train/grad_norm": float(norms.mean())}
+            sums, counts = finite[:, 3:].sum(0).view(2, QUARTERS)
             means = enumerate((sums / counts).tolist(), start=1)
-            figures |= {f"train/loss_q{i}": mean for i, mean in means if math.isfinite(mean)}
+            metrics |= {f"train/loss_q{i}": mean for i, mean in means if math.isfinite(mean)}
         used = torch.tensor(memory(fabric.device), device=fabric.device)
-        if fabric.world_size > 1:
-            used = fabric.all_reduce(used, reduce_op="max")
-        figures |= {
-            "train/skipped": float(len(rows) - len(whole)),
+        used = all_reduce(fabric, used, "max")
+        metrics |= {
+            "train/skipped": float(len(rows) - len(finite)),
             "train/images_per_sec": len(self.rows) * self.batch_size / seconds,
             "train/memory_mb": float(used),
             "train/epoch": step / self.steps_per_epoch,
         }
         self._restart()
-        return figures
+        return metrics
 
     @staticmethod
-    def text(figures: dict[str, float]) -> str:
-        """The figures a person wants to see go by."""
-        shown = [f"loss {loss:.4f}"] if (loss := figures.get("train/loss")) is not None else []
-        shown += [f"{k.removeprefix('eval/')} {v:.2f}" for k, v in figures.items() if "eval/" in k]
-        shown += [f"{n:.0f} steps not finite"] if (n := figures["train/skipped"]) else []
-        return ", ".join([*shown, f"{figures['train/images_per_sec']:.0f} images/s"])
+    def text(metrics: dict[str, float]) -> str:
+        """The metrics for the progress bar."""
+        shown = [f"loss {loss:.4f}"] if (loss := metrics.get("train/loss")) is not None else []
+        shown += [f"{k.removeprefix('eval/')} {v:.2f}" for k, v in metrics.items() if "eval/" in k]
+        shown += [f"{n:.0f} steps not finite"] if (n := metrics["train/skipped"]) else []
+        return ", ".join([*shown, f"{metrics['train/images_per_sec']:.0f} images/s"])

@@ -1,8 +1,7 @@
 """Activation checkpointing: less memory for more arithmetic (Chen et al. 2016, arXiv:1604.06174).
 
-A block keeps its inputs for the backward pass, and not what it computes from them: the backward
-pass computes that once more. Parameters, their names and the gradients stay the same, also with
-dropout.
+A block stores its inputs, not its intermediate results; the backward pass recomputes those.
+Parameters, their names and the gradients stay the same, with dropout, too.
 """
 
 import functools
@@ -17,31 +16,30 @@ from ddpm.errors import InputError
 
 
 def recompute(network: nn.Module) -> None:
-    """Let the blocks of a network be computed again in the backward pass, in place.
+    """Recompute the blocks of a network in the backward pass, in place.
 
     Raises:
-        InputError: the network names no blocks.
+        InputError: the network has no recomputable blocks.
     """
     for block in blocks(network):
-        # Of this instance alone: a copy made before, such as the averaged network, stays as it is.
+        # On this instance only: copies made before, such as the averaged network, are unchanged.
         block.forward = functools.partial(_recomputed, block.forward)
 
 
 def blocks(network: nn.Module) -> list[nn.Module]:
-    """The modules that are recomputed: those of the types in the network's `recomputable`, without
-    the ones inside of another such module.
+    """The modules to recompute: the outermost of the types in the network's `recomputable`.
 
     Raises:
         InputError: there are none.
     """
     types = getattr(network, "recomputable", ())
-    found = _outermost(network, tuple(types))
-    if not found:
+    modules = _outermost(network, tuple(types))
+    if not modules:
         raise InputError(
             f"job.recompute=true: {type(network).__name__} has no blocks to recompute (its class "
-            "names them in `recomputable`). Leave it out, or choose model=unet or resunet."
+            "lists them in `recomputable`). Leave it out, or choose model=unet or resunet."
         )
-    return found
+    return modules
 
 
 def _outermost(module: nn.Module, types: tuple[type[nn.Module], ...]) -> list[nn.Module]:
@@ -51,8 +49,8 @@ def _outermost(module: nn.Module, types: tuple[type[nn.Module], ...]) -> list[nn
 
 
 def _recomputed(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    """What `forward` returns; the state of the random generators is put back for the second pass,
-    so that dropout drops the same."""
+    """`forward`, checkpointed. The second pass restores the random generators, so that dropout is
+    the same."""
     if not torch.is_grad_enabled():
         return forward(*inputs, **options)
     return checkpoint(functools.partial(forward, **options), *inputs, use_reentrant=False)

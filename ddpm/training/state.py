@@ -1,4 +1,4 @@
-"""All that a training run has learned: what a checkpoint holds, and is filled from."""
+"""The training state that a checkpoint saves and restores."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from ddpm.training.ema import EMA
 
 
 @dataclass
-class Learned:
-    """Weights, their average, a schedule that learns, and what the optimizer remembers.
+class TrainState:
+    """Weights, their average, a learned schedule, and the optimizer's state.
 
     Args:
-        model, optimizer: as they are inside of Fabric's wrappers.
-        precision: holds the scale of float16, which moves during training.
+        model, optimizer: without Fabric's wrappers.
+        precision: holds the gradient scale of float16, which changes during training.
     """
 
     model: nn.Module
@@ -32,16 +32,18 @@ class Learned:
     precision: Precision
 
     def state(self, keep: bool = True) -> dict[str, Any]:
-        """The entries of a checkpoint, whole also where the weights are shared out: all ranks call
-        it, and those that do not `keep` it get no shared weights.
+        """The entries of a checkpoint, with sharded weights gathered: all ranks call it.
+
+        Args:
+            keep: whether this rank needs the gathered weights.
 
         Raises:
-            InputError: a weight is not finite: such a checkpoint would be of no use to anybody.
+            InputError: a weight is not finite, which would make the checkpoint useless.
         """
         state = {
             "model": self.model.state_dict(),
             "ema": self.ema.model.state_dict(),
-            "diffusion": self.diffusion.state_dict(),  # of a schedule that learns; else empty
+            "diffusion": self.diffusion.state_dict(),  # empty unless the schedule is learned
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.state_dict(),
         }
@@ -49,16 +51,17 @@ class Learned:
             for name, weight in state[part].items():
                 if not fsdp.shared_finite(weight):
                     raise InputError(
-                        f"the weights are not finite any more ({part}: {name}): no checkpoint of "
-                        "them is written. A lower optimizer.lr helps; earlier checkpoints are good."
+                        f"the weights are not finite any more ({part}: {name}), so no checkpoint "
+                        "is written. A lower optimizer.lr helps; earlier checkpoints are good."
                     )
         return fsdp.whole(state, keep)
 
-    def load(self, state: dict[str, Any], path: Path) -> None:
-        """Take up what a checkpoint holds; the knobs of the optimizer stay as configured."""
-        pretrained.fill(self.model, self.diffusion, state, "model", path)
+    def load(self, state: dict[str, Any], path: Path | None) -> None:
+        """Restore the entries of a checkpoint; the optimizer keeps its configured options."""
+        assert path is not None
+        pretrained.load_weights_into(self.model, self.diffusion, state, "model", path)
         checkpoint.load_weights(self.ema.model, state["ema"], path)
-        knobs = [
+        configured = [
             {k: v for k, v in group.items() if k != "params"}
             for group in self.optimizer.param_groups
         ]
@@ -66,31 +69,31 @@ class Learned:
             self.optimizer.load_state_dict(self.laid_out(state["optimizer"]))
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise InputError(
-                f"checkpoint={path}: its optimizer is not this one ({error})."
+                f"checkpoint={path}: the state of its optimizer does not fit ({error})."
             ) from error
-        for group, own in zip(self.optimizer.param_groups, knobs, strict=True):
-            group |= own
+        for group, options in zip(self.optimizer.param_groups, configured, strict=True):
+            group |= options
         if state.get("scaler"):
             self.precision.load_state_dict(state["scaler"])
 
-    def laid_out(self, memory: dict[str, Any]) -> dict[str, Any]:
-        """An optimizer's state, each tensor laid out in memory, and shared out, as its weight is:
-        fused kernels go through both side by side and ask for no strides."""
+    def laid_out(self, optimizer_state: dict[str, Any]) -> dict[str, Any]:
+        """An optimizer's state with each tensor laid out in memory, and sharded, like its weight:
+        fused kernels read both side by side and ignore strides."""
         weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
-        laid = {
+        laid_out = {
             number: {
                 name: like(value, weights[number])
                 if isinstance(value, Tensor) and value.shape == weights[number].shape != ()
                 else value
                 for name, value in entries.items()
             }
-            for number, entries in memory["state"].items()
+            for number, entries in optimizer_state["state"].items()
         }
-        return memory | {"state": laid}
+        return optimizer_state | {"state": laid_out}
 
 
 def like(value: Tensor, weight: Tensor) -> Tensor:
-    """A tensor with the layout and on the device, or the devices, of a weight of its shape."""
+    """A tensor in the layout and on the device, or devices, of a weight of the same shape."""
     if fsdp.is_shared(weight):
         return fsdp.share(value, weight)
     return torch.empty_like(weight, dtype=value.dtype).copy_(value)

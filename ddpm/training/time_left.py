@@ -1,4 +1,4 @@
-"""What a training run tells at its start: when its first picture comes, and when it ends."""
+"""Estimates of when the next preview comes and when the run ends, printed near its start."""
 
 import time
 from collections.abc import Callable
@@ -7,20 +7,20 @@ import torch
 
 from ddpm.runner.terminal.progress import clock
 
-WARM_UP = 2  # steps that are not measured: memory is allocated, kernels are chosen
-STEPS = 20  # that are measured,
-SECONDS = 3.0  # or on a CPU so many as fit into this time
-FAR = 100_000  # steps that are asked whether they are looked at; the rest is taken to be like them
+WARM_UP = 2  # unmeasured steps: memory is allocated, kernels are chosen
+STEPS = 20  # measured steps,
+SECONDS = 3.0  # or on a CPU as many as fit into this time
+HORIZON = 100_000  # steps in which previews are counted; later ones are extrapolated
 
 
 class Outlook:
-    """Measures the first steps, and tells once what follows from them.
+    """Measures the first steps and prints the estimate once.
 
     Args:
-        start, total: the steps done before, and those of the whole run.
-        is_seen_at: whether the network is looked at after so many steps.
-        look: how long that takes, in training steps.
-        device: is waited for once, before the measurement ends.
+        start, total: steps done before, and in the whole run.
+        is_preview_step: whether a preview follows a step.
+        preview_steps: duration of a preview, in training steps.
+        device: synchronised when the measurement starts and ends.
         say: prints a line.
         compiles: whether the first step compiles the network.
     """
@@ -29,37 +29,36 @@ class Outlook:
         self,
         start: int,
         total: int,
-        is_seen_at: Callable[[int], bool],
-        look: float,
+        is_preview_step: Callable[[int], bool],
+        preview_steps: float,
         device: torch.device,
         say: Callable[[str], None],
         *,
         compiles: bool = False,
     ) -> None:
-        self.total, self.is_seen_at, self.look = total, is_seen_at, look
-        self.device, self.say = device, say
+        self.total, self.is_preview_step = total, is_preview_step
+        self.preview_steps, self.device, self.say = preview_steps, device, say
         self.begin(start, compiles)
 
     def begin(self, step: int, compiles: bool) -> None:
-        """Measure from here on: `step` steps are done."""
+        """Start a measurement after `step` steps."""
         self.compiles_since = time.perf_counter() if compiles else None
         self.first = step + WARM_UP
         self.began: float | None = None
-        self.told = False
+        self.finished = False
 
     def after(self, step: int) -> float | None:
-        """To be called when `step` steps are done, before anything else than steps is.
+        """Called after `step` steps, before the preview, checkpoint or log line of the step.
 
-        Returns the seconds that are left, once: when they are known. That is after the same step on
-        all GPUs of a run.
+        Returns the remaining seconds once, when they are known: on GPUs after the same step on all
+        ranks.
         """
-        if self.told:
+        if self.finished:
             return None
         if self.compiles_since is not None:
             self._wait()
-            self.say(
-                f"compile  {clock(time.perf_counter() - self.compiles_since)} with the next step"
-            )
+            seconds = time.perf_counter() - self.compiles_since
+            self.say(f"compile  {clock(seconds)} with the next step")
             self.compiles_since = None
         if step < self.first:
             return None
@@ -68,23 +67,25 @@ class Outlook:
             self.began = time.perf_counter()
             return None
         over = self.device.type == "cpu" and time.perf_counter() - self.began > SECONDS
-        if not (over or step - self.first >= STEPS or self.is_seen_at(step)):
+        if not (over or step - self.first >= STEPS or self.is_preview_step(step)):
             return None
         self._wait()
-        self.told = True
+        self.finished = True
         if step >= self.total:
             return None
-        return self._tell(step, (time.perf_counter() - self.began) / (step - self.first))
+        return self._print(step, (time.perf_counter() - self.began) / (step - self.first))
 
-    def _tell(self, step: int, seconds: float) -> float:
-        """Say it, from the seconds that a step takes; returns those to the end."""
-        known = range(step, min(self.total, step + FAR) + 1)
-        seen = [n for n in known if self.is_seen_at(n)]
-        looks = len(seen) * (self.total + 1 - step) / len(known)
-        end = seconds * (self.total - step + self.look * looks)
-        first = seconds * (seen[0] - step + self.look) if seen and self.look else None
-        picture = "" if first is None else f"the next picture in about {clock(first)}, "
-        self.say(f"expect   {picture}the end in about {clock(end)}")
+    def _print(self, step: int, seconds: float) -> float:
+        """Print the estimate from the seconds of a step; return the seconds to the end."""
+        steps = range(step, min(self.total, step + HORIZON) + 1)
+        previews = [n for n in steps if self.is_preview_step(n)]
+        num_previews = len(previews) * (self.total + 1 - step) / len(steps)
+        end = seconds * (self.total - step + self.preview_steps * num_previews)
+        next_preview = ""
+        if previews and self.preview_steps:
+            first = seconds * (previews[0] - step + self.preview_steps)
+            next_preview = f"the next picture in about {clock(first)}, "
+        self.say(f"expect   {next_preview}the end in about {clock(end)}")
         return end
 
     def _wait(self) -> None:

@@ -21,7 +21,7 @@ def test_the_default_run_takes_5_tflop_at_most(data_dir):
         job.loss(job.net, x_0, t, torch.randn_like(x_0), None).mean().backward()
     with FlopCounterMode(display=False) as sampling, torch.no_grad():
         job.net(x_0, t)
-    seen = [n for n in range(1, job.max_steps + 1) if job.is_seen_at(n, job.max_steps)]
+    seen = [n for n in range(1, job.max_steps + 1) if job.is_preview_step(n, job.max_steps)]
     drawn = len(seen) * job.num_samples * evaluations(job.sampler, job.diffusion)
     trained = job.max_steps * job.batch_size
     flops = training.get_total_flops() / 2 * trained + sampling.get_total_flops() / 2 * drawn

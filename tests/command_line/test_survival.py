@@ -116,12 +116,15 @@ def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeyp
 def test_with_what_takes_less_memory(changes, straight, tmp_path, monkeypatch):
     """Killed before its first checkpoint and after it, a run keeps the split that it chose."""
     room = iter([2, 5, 1, 1])  # parts that would fit, at each start
-    monkeypatch.setattr("ddpm.training.loop.choose", lambda trial, needs: 2)
+    monkeypatch.setattr("ddpm.training.expected_memory.choose_accumulation", lambda trial, needs: 2)
     wanted = straight(*changes)
     kills = ["train.step:2", "train.step:5", "checkpoint.written:1"]
     for place in (*kills, None):
         parts = next(room)
-        monkeypatch.setattr("ddpm.training.loop.choose", lambda trial, needs, parts=parts: parts)
+        monkeypatch.setattr(
+            "ddpm.training.expected_memory.choose_accumulation",
+            lambda trial, needs, parts=parts: parts,
+        )
         begun = (tmp_path / "run" / "config.yaml").exists()
         words = ["resume=run"] if begun else [*RUN, *changes, "output_dir=run"]
         assert go(tmp_path, *words, crash=place) == (0 if place is None else -9), said(tmp_path)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 from support.base import TINY
-from support.gaussian import best_denoise, diffusion_of
+from support.gaussian import Known, best_denoise, diffusion_of
 
 from ddpm.data.digits import Digits
-from ddpm.diffusion import Prediction
+from ddpm.denoising import Prediction
 from ddpm.editing.interpolation import interpolate
 from ddpm.images import load_png, save_png
 from ddpm.randomness import image_noise
@@ -30,8 +30,8 @@ SAMPLERS = [
 def between(sampler, pair=PAIR, t=500, num_mixtures=5, seed=0, denoise=None):
     diffusion = diffusion_of("linear")
     randn_like = image_noise([seed], torch.device("cpu"))
-    denoise = denoise or best_denoise(diffusion)
-    *_, x_0 = interpolate(denoise, diffusion, sampler, pair, t, num_mixtures, randn_like)
+    denoiser = Known(diffusion, denoise) if denoise else best_denoise(diffusion)
+    *_, x_0 = interpolate(denoiser, sampler, pair, t, num_mixtures, randn_like)
     return x_0.float()
 
 
@@ -42,7 +42,7 @@ def test_the_ends_are_the_pictures_encoded_and_decoded(sampler):
     for end, image in ((0, PAIR[:1]), (-1, PAIR[1:])):
         randn_like = image_noise([0], torch.device("cpu"))
         x_t = diffusion.q_sample(image, torch.tensor([500]), randn_like(image))
-        *_, x_0 = sampler(best_denoise(diffusion), diffusion, x_t, randn_like, start=500)
+        *_, x_0 = sampler(best_denoise(diffusion), x_t, randn_like, start=500)
         assert torch.equal(mixed[end], x_0[0].float())
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from support.base import TINY
-from support.gaussian import MEAN, STD, best_denoise, diffusion_of
+from support.gaussian import MEAN, STD, Known, best_denoise, diffusion_of
 
 from ddpm.data.decode import upright_size
 from ddpm.data.digits import Digits
-from ddpm.diffusion import Prediction
+from ddpm.denoising import Prediction
 from ddpm.editing.repaint import area, forward, inpaint, path
-from ddpm.images import denormalize, load_png, normalize, save_png
+from ddpm.images import Pixels, load_png, save_png
 from ddpm.pipeline import without_gradients
 from ddpm.randomness import image_noise
 from ddpm.runner.config.rules import AREAS
@@ -107,9 +107,9 @@ def test_a_jump_to_pure_noise_keeps_nothing():
 class Watched(DDIM):
     """Writes down what it is asked."""
 
-    def p_sample(self, denoise, diffusion, x_t, t, s, randn_like):
+    def p_sample(self, denoiser, x_t, t, s, randn):
         self.asked.append((t, s))
-        return super().p_sample(denoise, diffusion, x_t, t, s, randn_like)
+        return super().p_sample(denoiser, x_t, t, s, randn)
 
 
 def test_the_sampler_takes_the_steps_of_the_path():
@@ -142,7 +142,6 @@ def run(sampler, diffusion, seeds=range(4), denoise=None, image=IMAGE, mask=MASK
     return without_gradients(
         inpaint(
             denoise or best_denoise(diffusion),
-            diffusion,
             sampler,
             image,
             mask,
@@ -168,9 +167,13 @@ def test_what_is_known_stays_to_the_bit(sampler, schedule):
 def test_every_grey_level_survives():
     grey = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
     *_, x_0 = run(
-        SAMPLERS[0], diffusion_of(), image=normalize(grey), mask=area("center", 16), resamples=1
+        SAMPLERS[0],
+        diffusion_of(),
+        image=Pixels().encode(grey),
+        mask=area("center", 16),
+        resamples=1,
     )
-    same = denormalize(x_0) == grey
+    same = Pixels().decode(x_0) == grey
     assert same[:, ~area("center", 16)].all()
     assert not same.all()
 
@@ -183,7 +186,6 @@ def test_known_pixels_have_the_noise_of_their_level():
     torch.manual_seed(0)
     states = inpaint(
         best_denoise(diffusion),
-        diffusion,
         sampler,
         IMAGE,
         MASK,
@@ -215,7 +217,6 @@ def test_independent_pixels_are_painted_as_if_nothing_were_known(sampler, error,
     torch.manual_seed(0)
     *_, x_0 = inpaint(
         best_denoise(diffusion),
-        diffusion,
         sampler,
         IMAGE,
         MASK,
@@ -241,7 +242,7 @@ def equal_pixels(diffusion):
         x_0 = x_0.expand_as(x_t)
         return Prediction(x_0, (x_t - math.sqrt(a) * x_0) / math.sqrt(1 - a))
 
-    return denoise
+    return Known(diffusion, denoise)
 
 
 def test_resampling_makes_what_is_painted_agree_with_what_is_known():
@@ -254,7 +255,6 @@ def test_resampling_makes_what_is_painted_agree_with_what_is_known():
         torch.manual_seed(0)
         *_, x_0 = inpaint(
             equal_pixels(diffusion),
-            diffusion,
             DDPM(steps=50, variance="auto", spacing="log_snr"),
             known,
             mask,
@@ -287,7 +287,9 @@ def test_there_is_no_graph():
         x_0, eps, _ = best_denoise(diffusion)(x_t, t)
         return Prediction(x_0 * weight, eps * weight)
 
-    assert not any(x.requires_grad for x in run(SAMPLERS[0], diffusion, denoise=denoise))
+    assert not any(
+        x.requires_grad for x in run(SAMPLERS[0], diffusion, denoise=Known(diffusion, denoise))
+    )
 
 
 # masks

@@ -9,7 +9,8 @@ import torch
 from support.gaussian import OBJECTIVES, answer, best_x_0, diffusion_of, levels, variance
 from torch import nn
 
-from ddpm.diffusion import NO_LABEL, GaussianDiffusion
+from ddpm.denoising import NO_LABEL, Denoiser, predict
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.guidance.classifier import Classifier
 from ddpm.guidance.classifier_free import ClassifierFree
@@ -85,7 +86,7 @@ def points(diffusion, n=400):
 
 def close(found, wanted, t, diffusion, tolerance=1e-5):
     """Float32 takes x_0 out of x_t with an error that grows as alpha shrinks; and eps as sigma."""
-    alpha, sigma = diffusion.alpha_sigma(found.x_0, t)
+    alpha, sigma = diffusion.alpha_sigma_like(found.x_0, t)
     assert ((found.x_0 - wanted.x_0).abs() < tolerance / alpha).all()
     assert ((found.eps - wanted.eps).abs() < tolerance / sigma).all()
 
@@ -93,12 +94,9 @@ def close(found, wanted, t, diffusion, tolerance=1e-5):
 def sample(guidance, model, diffusion, sampler, label, n=2500):
     g = torch.Generator().manual_seed(0)
     labels = None if label is None else torch.full((n,), label)
-
-    def denoise(x_t, t):
-        return guidance(model, diffusion, x_t, torch.full((n,), t), labels)
-
+    denoiser = Denoiser(model, diffusion, guidance, labels)
     x_T = torch.randn(n, 1, 1, 1, generator=g)
-    *_, x_0 = sampler(denoise, diffusion, x_T, lambda x: torch.randn(x.shape, generator=g))
+    *_, x_0 = sampler(denoiser, x_T, lambda x: torch.randn(x.shape, generator=g))
     return x_0
 
 
@@ -110,8 +108,8 @@ def test_unguided_is_the_networks_answer():
     model = BestModel(diffusion)
     x_t, t, label = points(diffusion)
     for given in (None, label):
-        found = Unguided()(model, diffusion, x_t, t, given)
-        assert torch.equal(found.x_0, diffusion.predict(model(x_t, t, given), x_t, t).x_0)
+        found = Unguided()(Denoiser(model, diffusion, label=given), x_t, t)
+        assert torch.equal(found.x_0, predict(diffusion, model(x_t, t, given), x_t, t).x_0)
         assert model.calls[0][2] is given
         model.calls.clear()
 
@@ -120,7 +118,7 @@ def test_a_network_that_knows_no_labels_need_not_take_any():
     diffusion = diffusion_of()
     x_t, t, _ = points(diffusion)
     for guidance in (Unguided(), ClassifierFree(scale=3.0)):
-        guidance(lambda x, t: x, diffusion, x_t, t, None)
+        guidance(Denoiser(lambda x, t: x, diffusion), x_t, t)
 
 
 # --- classifier
@@ -132,10 +130,10 @@ def test_a_classifier_of_scale_1_is_bayes_rule(schedule, objective):
     diffusion = diffusion_of(schedule, objective)
     model, classifier = BestModel(diffusion, objective), BestClassifier(diffusion)
     x_t, t, label = points(diffusion)
-    guided = Classifier(classifier, diffusion, 1.0)(model, diffusion, x_t, t, label)
+    guided = Classifier(classifier, diffusion, 1.0)(Denoiser(model, diffusion, label=label), x_t, t)
     assert model.calls[0][2] is None
     assert torch.equal(classifier.seen[0], t)
-    conditional = diffusion.predict(model(x_t, t, label), x_t, t)
+    conditional = predict(diffusion, model(x_t, t, label), x_t, t)
     close(guided, conditional, t, diffusion)
 
 
@@ -143,16 +141,20 @@ def test_a_classifier_counts_by_its_scale():
     diffusion = diffusion_of()
     model, classifier = BestModel(diffusion), BestClassifier(diffusion)
     x_t, t, label = points(diffusion)
-    plain = Unguided()(model, diffusion, x_t, t, None)
+    plain = Unguided()(Denoiser(model, diffusion, label=None), x_t, t)
     at = {
-        scale: Classifier(classifier, diffusion, scale)(model, diffusion, x_t, t, label)
+        scale: Classifier(classifier, diffusion, scale)(
+            Denoiser(model, diffusion, label=label), x_t, t
+        )
         for scale in (0.0, 0.5, 1.0)
     }
     assert torch.equal(at[0.0].eps, plain.eps)
     halfway = (at[0.0].eps + at[1.0].eps) / 2
-    _, sigma = diffusion.alpha_sigma(x_t, t)
+    _, sigma = diffusion.alpha_sigma_like(x_t, t)
     assert ((at[0.5].eps - halfway).abs() < 1e-5 / sigma).all()
-    unlabelled = Classifier(classifier, diffusion, 1.0)(model, diffusion, x_t, t, None)
+    unlabelled = Classifier(classifier, diffusion, 1.0)(
+        Denoiser(model, diffusion, label=None), x_t, t
+    )
     assert torch.equal(unlabelled.eps, plain.eps)
 
 
@@ -182,9 +184,9 @@ def test_a_classifier_of_another_schedule_does_nearly_the_same(own):
     model = BestModel(diffusion, "v")
     x_t, t, label = points(diffusion)
     guidance = Classifier(BestClassifier(other), other, 1.0)
-    found = guidance(model, diffusion, x_t, t, label)
+    found = guidance(Denoiser(model, diffusion, label=label), x_t, t)
     expected = Classifier(BestClassifier(diffusion), diffusion, 1.0)(
-        model, diffusion, x_t, t, label
+        Denoiser(model, diffusion, label=label), x_t, t
     )
     # Steps are whole: the levels are not the same, which shows in x_0 where it is all but lost.
     apart = torch.minimum((found.x_0 - expected.x_0).abs(), (found.eps - expected.eps).abs())
@@ -192,7 +194,7 @@ def test_a_classifier_of_another_schedule_does_nearly_the_same(own):
     # No other step of its own has a log-SNR that is closer.
     wanted = levels(diffusion, t).logit().flatten()
     own_levels = levels(other, torch.arange(1000)).logit().flatten()
-    distance = (own_levels[guidance.step_of(diffusion, t)] - wanted).abs()
+    distance = (own_levels[guidance.nearest_timestep(diffusion, t)] - wanted).abs()
     assert (distance < (own_levels - wanted[:, None]).abs().amin(1) + 1e-5).all()
     x_0 = sample(guidance, model, diffusion, SAMPLERS["dpm-2"], 0)
     assert x_0.mean().item() == pytest.approx(-0.4, abs=0.015)
@@ -206,7 +208,7 @@ def test_a_classifier_of_the_same_schedule_is_asked_about_the_same_step(schedule
     diffusion = diffusion_of(schedule, "v")
     t = torch.arange(1000)
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
-    assert torch.equal(guidance.step_of(diffusion, t), t)
+    assert torch.equal(guidance.nearest_timestep(diffusion, t), t)
 
 
 def test_noise_levels_that_float32_cannot_tell_from_1_are_told_apart():
@@ -215,7 +217,7 @@ def test_noise_levels_that_float32_cannot_tell_from_1_are_told_apart():
     assert (diffusion.alphas_cumprod[:3] == 1).all()
     t = torch.arange(100)
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
-    assert torch.equal(guidance.step_of(diffusion, t), t)
+    assert torch.equal(guidance.nearest_timestep(diffusion, t), t)
 
 
 def test_from_pure_noise_a_classifier_changes_nothing():
@@ -223,8 +225,8 @@ def test_from_pure_noise_a_classifier_changes_nothing():
     model = BestModel(diffusion, "v")
     x_t, t = torch.randn(8, 1, 1, 1), torch.full((8,), 999)
     guidance = Classifier(BestClassifier(diffusion), diffusion, 5.0)
-    found = guidance(model, diffusion, x_t, t, torch.ones(8, dtype=torch.int64))
-    plain = Unguided()(model, diffusion, x_t, t, None)
+    found = guidance(Denoiser(model, diffusion, label=torch.ones(8, dtype=torch.int64)), x_t, t)
+    plain = Unguided()(Denoiser(model, diffusion, label=None), x_t, t)
     torch.testing.assert_close(found.x_0, plain.x_0)
     torch.testing.assert_close(found.eps, x_t)
 
@@ -236,7 +238,9 @@ def test_a_classifier_leaves_no_gradients_and_works_without_them():
     classifier.forward = lambda x, t: classifier[1](classifier[0](x))
     x_t, t, label = points(diffusion)
     with torch.no_grad():
-        found = Classifier(classifier, diffusion, 1.0)(model, diffusion, x_t, t, label)
+        found = Classifier(classifier, diffusion, 1.0)(
+            Denoiser(model, diffusion, label=label), x_t, t
+        )
     assert not found.x_0.requires_grad
     assert not x_t.requires_grad
     assert all(p.grad is None for p in classifier.parameters())
@@ -247,7 +251,7 @@ def test_a_learned_variance_passes_through_a_classifier():
     model = BestModel(diffusion, "eps", learned=True)
     x_t, t, label = points(diffusion)
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
-    found = guidance(model, diffusion, x_t, t, label)
+    found = guidance(Denoiser(model, diffusion, label=label), x_t, t)
     assert (found.fraction == (NO_LABEL / 4 + 1) / 2).all()
 
 
@@ -260,11 +264,11 @@ def test_scale_0_and_1_are_one_branch_alone(objective):
     model = BestModel(diffusion, objective)
     x_t, t, label = points(diffusion)
     for scale, given in ((0.0, None), (1.0, label)):
-        found = ClassifierFree(scale=scale)(model, diffusion, x_t, t, label)
+        found = ClassifierFree(scale=scale)(Denoiser(model, diffusion, label=label), x_t, t)
         ((asked, _, labels),) = model.calls
         assert asked.shape == x_t.shape
         assert labels is given
-        assert torch.equal(found.x_0, diffusion.predict(model(x_t, t, given), x_t, t).x_0)
+        assert torch.equal(found.x_0, predict(diffusion, model(x_t, t, given), x_t, t).x_0)
         model.calls.clear()
 
 
@@ -274,7 +278,7 @@ def test_eps_is_mixed_whatever_the_objective(objective, scale):
     diffusion = diffusion_of("linear", objective)
     model = BestModel(diffusion, objective)
     x_t, t, label = points(diffusion)
-    found = ClassifierFree(scale=scale)(model, diffusion, x_t, t, label)
+    found = ClassifierFree(scale=scale)(Denoiser(model, diffusion, label=label), x_t, t)
 
     ((asked, steps, labels),) = model.calls  # both branches at once
     n = len(x_t)
@@ -284,7 +288,7 @@ def test_eps_is_mixed_whatever_the_objective(objective, scale):
 
     eps_model = BestModel(diffusion, "eps")
     eps_u, eps_c = eps_model(x_t, t), eps_model(x_t, t, label)
-    alpha, sigma = diffusion.alpha_sigma(x_t, t)
+    alpha, sigma = diffusion.alpha_sigma_like(x_t, t)
     eps = eps_u + scale * (eps_c - eps_u)
     x_0 = ((x_t - sigma * eps) / alpha).clamp(-1, 1)
     assert ((found.x_0 - x_0).abs() < 1e-5 / alpha).all()
@@ -322,7 +326,9 @@ def test_a_learned_variance_is_the_conditional_branchs(scale):
     for rescale in (0.0, 0.7):
         if scale != 1.0 and rescale:
             continue  # a single pixel has no contrast
-        found = ClassifierFree(scale=scale, rescale=rescale)(model, diffusion, x_t, t, label)
+        found = ClassifierFree(scale=scale, rescale=rescale)(
+            Denoiser(model, diffusion, label=label), x_t, t
+        )
         asked = label if scale else torch.full_like(label, NO_LABEL)
         expected = (asked.float() / 4 + 1) / 2
         torch.testing.assert_close(found.fraction.flatten(), expected)
@@ -343,7 +349,9 @@ def test_rescale_restores_the_contrast_of_the_conditional_answer():
     mixed = unconditional + 3 * (conditional - unconditional)
     full = mixed * conditional.std(over, keepdim=True) / mixed.std(over, keepdim=True)
     for rescale in (0.0, 0.7, 1.0):
-        found = ClassifierFree(scale=3.0, rescale=rescale)(model, diffusion, x_t, t, label).x_0
+        found = ClassifierFree(scale=3.0, rescale=rescale)(
+            Denoiser(model, diffusion, label=label), x_t, t
+        ).x_0
         expected = (rescale * full + (1 - rescale) * mixed).clamp(-1, 1)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(found.std(over), conditional.std(over))
@@ -357,10 +365,10 @@ def test_half_precision_branches_are_mixed_in_float32():
     def half(x_t, t, label=None):
         return model(x_t, t, label).bfloat16()
 
-    found = ClassifierFree(scale=3.0)(half, diffusion, x_t, t, label)
+    found = ClassifierFree(scale=3.0)(Denoiser(half, diffusion, label=label), x_t, t)
     assert found.x_0.dtype == found.eps.dtype == torch.float32
     u, c = half(x_t, t).float(), half(x_t, t, label).float()
-    expected = diffusion.predict(u + 3 * (c - u), x_t, t)
+    expected = predict(diffusion, u + 3 * (c - u), x_t, t)
     torch.testing.assert_close(found.x_0, expected.x_0)
 
 

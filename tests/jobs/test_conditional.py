@@ -11,9 +11,9 @@ from support.base import TINY
 from support.runs import SAMPLE, assert_equal_state, go, losses_of, metrics_of, pngs, state_of
 
 from ddpm import Pipeline
-from ddpm.diffusion import NO_LABEL
+from ddpm.denoising import NO_LABEL
 from ddpm.errors import InputError
-from ddpm.guidance.classifier import from_run
+from ddpm.guidance.classifier import from_checkpoint
 from ddpm.guidance.classifier_free import ClassifierFree
 from ddpm.guidance.none import Unguided
 from ddpm.randomness import StepNoise
@@ -165,7 +165,7 @@ def test_labels_are_learned(conditional, unconditional):
 
 
 def step_with(label_dropout):
-    """A Step for its `drop` alone."""
+    """A Step for its `drop_labels` alone."""
     made = object.__new__(Step)
     made.label_dropout = label_dropout
     return made
@@ -175,18 +175,18 @@ def test_labels_are_dropped_one_by_one_and_the_others_stay():
     noise = StepNoise(0, 5000, (1, 1, 1), 10, torch.device("cpu"))
     label = torch.arange(5000) % 10
     *_, u = noise(3, slice(None))
-    dropped = step_with(0.1).drop(label, u)
+    dropped = step_with(0.1).drop_labels(label, u)
     gone = dropped == NO_LABEL
     assert gone.float().mean().item() == pytest.approx(0.1, abs=0.02)
     assert torch.equal(dropped[~gone], label[~gone])
     assert {label[gone][i].item() for i in range(100)} == set(range(10))
-    assert torch.equal(step_with(0.0).drop(label, u), label)
-    assert step_with(None).drop(label, u) is None
+    assert torch.equal(step_with(0.0).drop_labels(label, u), label)
+    assert step_with(None).drop_labels(label, u) is None
 
 
 def test_what_is_dropped_does_not_depend_on_who_does_it():
     noise = StepNoise(0, 64, (1, 1, 1), 10, torch.device("cpu"))
-    label, drop = torch.arange(64), step_with(0.5).drop
+    label, drop = torch.arange(64), step_with(0.5).drop_labels
     whole = drop(label, noise(7, slice(None))[3])
     parts = [drop(label[rows], noise(7, rows)[3]) for rows in (slice(0, 32), slice(32, 64))]
     assert torch.equal(torch.cat(parts), whole)
@@ -312,7 +312,11 @@ SAMPLERS = {
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_goes_with_every_guidance(sampler, conditional, classifier):
     """On the command line, test_conf.py composes each of them, and the tests here some of both."""
-    guidances = [Unguided(), ClassifierFree(scale=2.0), from_run(classifier=classifier, scale=8.0)]
+    guidances = [
+        Unguided(),
+        ClassifierFree(scale=2.0),
+        from_checkpoint(classifier=classifier, scale=8.0),
+    ]
     images = [
         Pipeline.from_checkpoint(
             conditional, sampler=SAMPLERS[sampler], guidance=guidance, device="cpu"

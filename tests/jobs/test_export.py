@@ -44,7 +44,10 @@ HPARAMS = {
         "image_size": 16,
     },
     "sampler": {"_target_": "ddpm.samplers.ddim.DDIM", "steps": 2, "table": "/marker/table"},
-    "guidance": {"_target_": "ddpm.guidance.classifier.from_run", "classifier": "marker/run"},
+    "guidance": {
+        "_target_": "ddpm.guidance.classifier.from_checkpoint",
+        "classifier": "marker/run",
+    },
     "optimizer": {"_target_": "torch.optim.Adam", "note": "marker"},
     "tracker": {"wandb": {"entity": "marker", "notes": "marker"}},
     "hardware": {"_target_": "lightning_fabric.Fabric", "note": "marker"},

@@ -23,10 +23,10 @@ from support.gaussian import (
     best_x_0,
     diffusion_of,
     levels,
-    through,
     variance,
 )
 
+from ddpm.denoising import Denoiser, predict
 from ddpm.samplers.base import SPACINGS
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
@@ -67,7 +67,7 @@ def forbidden(x):
 def maps(sampler, diffusion, denoise=None, dtype=torch.float64):
     """(slope, intercept) of each x_s as a function of x_T, last of all of x_0."""
     denoise = denoise or best_denoise(diffusion)
-    for x in sampler(denoise, diffusion, column(0.0, 1.0, dtype=dtype), forbidden):
+    for x in sampler(denoise, column(0.0, 1.0, dtype=dtype), forbidden):
         at_0, at_1 = x.flatten().tolist()
         yield at_1 - at_0, at_0
 
@@ -90,7 +90,7 @@ def moments(sampler, diffusion, denoise=None, exact_start=False):
     end = diffusion.alphas_cumprod_at(diffusion.T - 1)
     mean, squared = (math.sqrt(end) * MEAN, variance(end)) if exact_start else (0.0, 1.0)
     for t, s in sampler.timesteps(diffusion):
-        x = sampler.p_sample(denoise, diffusion, column(0, 1, 0), t, s, lambda x: column(0, 0, 1))
+        x = sampler.p_sample(denoise, column(0, 1, 0), t, s, lambda x: column(0, 0, 1))
         c, k, w = x.flatten().tolist()
         mean, squared = (k - c) * mean + c, (k - c) ** 2 * squared + (w - c) ** 2
         yield s, mean, math.sqrt(squared)
@@ -107,7 +107,7 @@ def test_the_best_answer_means_the_best_x_0_at_every_step(schedule, objective):
     x_t = torch.randn(1000, 1, 1, 4, generator=torch.Generator().manual_seed(0))
     x_t = (a.sqrt() * MEAN + variance(a).sqrt() * x_t).float()
     wanted = best_x_0(x_t, a)
-    x_0, eps, fraction = diffusion.predict(answer(objective, x_t, a, wanted), x_t, t)
+    x_0, eps, fraction = predict(diffusion, answer(objective, x_t, a, wanted), x_t, t)
     assert fraction is None
     # float32 keeps 7 digits of x_t, which eps is taken from and which alpha then divides.
     loose = 1e-6 / a.sqrt() if objective == "eps" else 1e-6
@@ -276,7 +276,7 @@ def test_a_perfectly_learned_variance_makes_every_marginal_exact(schedule, spaci
 def test_the_process_in_float32_takes_the_same_way(schedule, kind, objective):
     diffusion = diffusion_of(schedule, objective)
     sampler = DETERMINISTIC[kind](20, "uniform")
-    denoise = through(best_model(diffusion, objective), diffusion)
+    denoise = Denoiser(best_model(diffusion, objective), diffusion)
     found = list(maps(sampler, diffusion, denoise, torch.float32))
     # cosine keeps 5e-5 of x_0 in x_T, which float32 takes it out of with 3 digits
     tolerance = 2e-3 if objective == "eps" and schedule == "cosine" else 2e-5
@@ -295,8 +295,7 @@ def test_many_images_have_the_mean_and_the_variance(kind, objective):
     sampler = SAMPLERS[kind](50, "log_snr")
     g = torch.Generator().manual_seed(0)
     *_, x_0 = sampler(
-        through(best_model(diffusion, objective), diffusion),
-        diffusion,
+        Denoiser(best_model(diffusion, objective), diffusion),
         torch.randn(n, 1, 1, 1, generator=g),
         lambda x: torch.randn(x.shape, generator=g),
     )

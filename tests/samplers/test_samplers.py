@@ -5,9 +5,10 @@ That they return the distribution they should is in test_gaussian.
 
 import pytest
 import torch
-from support.gaussian import OBJECTIVES, best_model, diffusion_of, through
+from support.gaussian import OBJECTIVES, Known, best_model, diffusion_of
 
-from ddpm.diffusion import GaussianDiffusion, Prediction
+from ddpm.denoising import Denoiser, Prediction
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.samplers.base import SPACINGS, timesteps
 from ddpm.samplers.ddim import DDIM
@@ -23,7 +24,7 @@ def noise(*shape, seed=0):
 
 
 def best(diffusion):
-    return through(best_model(diffusion), diffusion)
+    return Denoiser(best_model(diffusion), diffusion)
 
 
 def forbidden(x):
@@ -108,7 +109,8 @@ def test_every_step_is_asked_for_and_yielded(sampler, start):
         return best(diffusion)(x_t, t)
 
     pairs = sampler.timesteps(diffusion, start)
-    yielded = list(sampler(denoise, diffusion, torch.zeros(2, 1, 1, 1), start=start))
+    denoise = Known(diffusion, denoise)
+    yielded = list(sampler(denoise, torch.zeros(2, 1, 1, 1), start=start))
     assert len(yielded) == len(pairs)
     assert all(x.shape == (2, 1, 1, 1) and x.dtype == torch.float32 for x in yielded)
     if isinstance(sampler, Heun):
@@ -123,7 +125,7 @@ def test_every_step_is_asked_for_and_yielded(sampler, start):
 )
 def test_deterministic_samplers_draw_no_noise(sampler):
     diffusion = diffusion_of()
-    assert len(list(sampler(best(diffusion), diffusion, noise(2, 1, 1, 1), forbidden))) == 7
+    assert len(list(sampler(best(diffusion), noise(2, 1, 1, 1), forbidden))) == 7
 
 
 @pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def test_the_last_step_is_x_0_without_noise(sampler):
     diffusion = diffusion_of()
     x = noise(4, 1, 2, 2)
     for t in (0, 10):
-        found = sampler.p_sample(best(diffusion), diffusion, x, t, -1, forbidden)
+        found = sampler.p_sample(best(diffusion), x, t, -1, forbidden)
         assert torch.equal(found, best(diffusion)(x, t).x_0)
 
 
@@ -153,8 +155,8 @@ def test_full_ddim_with_eta_1_is_ancestral_sampling_with_fixed_small():
     ancestral, implicit = DDPM(steps=None, variance="fixed_small"), DDIM(steps=1000, eta=1.0)
     for t in (999, 500, 20, 1):
         z = noise(16, 1, 2, 2, seed=t)
-        a = ancestral.p_sample(best(diffusion), diffusion, x_t, t, t - 1, lambda x, z=z: z)
-        b = implicit.p_sample(best(diffusion), diffusion, x_t, t, t - 1, lambda x, z=z: z)
+        a = ancestral.p_sample(best(diffusion), x_t, t, t - 1, lambda x, z=z: z)
+        b = implicit.p_sample(best(diffusion), x_t, t, t - 1, lambda x, z=z: z)
         torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-4)
 
 
@@ -162,10 +164,10 @@ def test_full_ddim_with_eta_1_is_ancestral_sampling_with_fixed_small():
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "linear to zero"])
 def test_dpm_solver_of_order_1_is_ddim_with_eta_0(schedule, spacing):
     diffusion = diffusion_of(schedule, "v")
-    denoise = through(best_model(diffusion, "v"), diffusion)
+    denoise = Denoiser(best_model(diffusion, "v"), diffusion)
     x_T = noise(8, 1, 2, 2)
-    ddim = DDIM(steps=12, eta=0.0, spacing=spacing)(denoise, diffusion, x_T)
-    dpm = DPMSolver(steps=12, order=1, spacing=spacing)(denoise, diffusion, x_T)
+    ddim = DDIM(steps=12, eta=0.0, spacing=spacing)(denoise, x_T)
+    dpm = DPMSolver(steps=12, order=1, spacing=spacing)(denoise, x_T)
     for a, b in zip(ddim, dpm, strict=True):
         torch.testing.assert_close(a, b, atol=3e-6, rtol=1e-5)
 
@@ -173,10 +175,8 @@ def test_dpm_solver_of_order_1_is_ddim_with_eta_0(schedule, spacing):
 def test_a_step_of_dpm_solver_on_its_own_is_of_order_1():
     diffusion = diffusion_of()
     x_t = noise(4, 1, 2, 2)
-    alone = DPMSolver(steps=9, order=2).p_sample(
-        best(diffusion), diffusion, x_t, 600, 400, forbidden
-    )
-    ddim = DDIM(steps=9, eta=0.0).p_sample(best(diffusion), diffusion, x_t, 600, 400, forbidden)
+    alone = DPMSolver(steps=9, order=2).p_sample(best(diffusion), x_t, 600, 400, forbidden)
+    ddim = DDIM(steps=9, eta=0.0).p_sample(best(diffusion), x_t, 600, 400, forbidden)
     torch.testing.assert_close(alone, ddim, atol=2e-6, rtol=1e-5)
 
 
@@ -189,7 +189,7 @@ def test_full_length_ddpm_is_eq_7():
         mean, small = diffusion.q_posterior(x_0, x_t, torch.full((4,), t))
         for variance, sigma2 in (("fixed_large", diffusion.betas[t]), ("fixed_small", small)):
             sampler = DDPM(steps=None, variance=variance)
-            found = sampler.p_sample(best(diffusion), diffusion, x_t, t, t - 1, lambda x: z)
+            found = sampler.p_sample(best(diffusion), x_t, t, t - 1, lambda x: z)
             torch.testing.assert_close(found, mean + sigma2.sqrt() * z, atol=1e-5, rtol=1e-4)
 
 
@@ -200,23 +200,23 @@ def test_variance_chooses_itself():
     half = torch.full((1, 1, 1, 1), 0.5)
     for steps, expected in ((None, 2.0), (1000, 2.0), (50, 0.5)):
         sampler = DDPM(steps=steps, variance="auto")
-        assert sampler.sigma(4.0, 0.25, None, 1000) == expected
-        assert sampler.sigma(4.0, 0.25, half, 1000).item() == pytest.approx(1.0)
+        assert sampler.std(4.0, 0.25, None, 1000) == expected
+        assert sampler.std(4.0, 0.25, half, 1000).item() == pytest.approx(1.0)
 
 
 def test_a_learned_variance_lies_between_the_extremes():
     sampler = DDPM(steps=None, variance="learned")
     for fraction, expected in ((0.0, 0.5), (0.5, 1.0), (1.0, 2.0)):
-        found = sampler.sigma(4.0, 0.25, torch.tensor(fraction), 1000)
+        found = sampler.std(4.0, 0.25, torch.tensor(fraction), 1000)
         assert found.item() == pytest.approx(expected)
     with pytest.raises(InputError, match=r"sampler\.variance=learned"):
-        sampler.sigma(4.0, 0.25, None, 1000)
+        sampler.std(4.0, 0.25, None, 1000)
 
 
 def test_a_fixed_variance_can_be_asked_of_a_network_that_learned_one():
     half = torch.full((1, 1, 1, 1), 0.5)
-    assert DDPM(steps=None, variance="fixed_small").sigma(4.0, 0.25, half, 1000) == 0.5
-    assert DDPM(steps=None, variance="fixed_large").sigma(4.0, 0.25, half, 1000) == 2.0
+    assert DDPM(steps=None, variance="fixed_small").std(4.0, 0.25, half, 1000) == 0.5
+    assert DDPM(steps=None, variance="fixed_large").std(4.0, 0.25, half, 1000) == 2.0
 
 
 def test_a_large_variance_on_few_steps_is_warned_about(caplog):
@@ -308,8 +308,8 @@ def test_diffusers_agrees_on_ddpm(schedule, objective, kind):
             g = torch.Generator().manual_seed(7)
             expected = oracle.step(output, t, x_t, generator=g).prev_sample
             z = noise(4, 1, 4, 4, seed=7)
-            denoise = through(said(output), diffusion)
-            found = ours.p_sample(denoise, diffusion, x_t, t, s, lambda x, z=z: z)
+            denoise = Denoiser(said(output), diffusion)
+            found = ours.p_sample(denoise, x_t, t, s, lambda x, z=z: z)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -331,8 +331,8 @@ def test_diffusers_agrees_on_ddim(schedule, objective, eta):
             ).prev_sample
             if s < 0:  # diffusers adds noise of variance 0
                 z = torch.zeros_like(z)
-            denoise = through(said(output), diffusion)
-            found = ours.p_sample(denoise, diffusion, x_t, t, s, lambda x, z=z: z)
+            denoise = Denoiser(said(output), diffusion)
+            found = ours.p_sample(denoise, x_t, t, s, lambda x, z=z: z)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -355,9 +355,7 @@ def test_diffusers_agrees_on_dpm_solver(objective, spacing, order):
     model = best_model(diffusion, objective)
     x = noise(4, 1, 4, 4)
     oracle.set_timesteps(timesteps=[t for t, _ in ours.timesteps(diffusion)])
-    for t, found in zip(
-        oracle.timesteps, ours(through(model, diffusion), diffusion, x), strict=True
-    ):
+    for t, found in zip(oracle.timesteps, ours(Denoiser(model, diffusion), x), strict=True):
         x = oracle.step(model(x, t.repeat(4)), t, x).prev_sample
         torch.testing.assert_close(found, x, atol=1e-5, rtol=1e-5)
 
@@ -380,9 +378,7 @@ def test_diffusers_agrees_on_dpm_solver_from_pure_noise(order):
     model = best_model(diffusion, "v")
     x = noise(4, 1, 4, 4)
     oracle.set_timesteps(timesteps=[t for t, _ in ours.timesteps(diffusion)])
-    for t, found in zip(
-        oracle.timesteps, ours(through(model, diffusion), diffusion, x), strict=True
-    ):
+    for t, found in zip(oracle.timesteps, ours(Denoiser(model, diffusion), x), strict=True):
         x = oracle.step(model(x, t.repeat(4)), t, x).prev_sample
         torch.testing.assert_close(found, x, atol=1e-3, rtol=1e-3)
 
@@ -397,7 +393,7 @@ def test_a_second_order_step_is_algorithm_2():
     def denoise(x_t, t):
         return Prediction(torch.full_like(x_t, answers[t]), x_t)
 
-    x, y, z = (i.item() for i in solver(denoise, diffusion, torch.ones(1, 1, 1, 1)))
+    x, y, z = (i.item() for i in solver(Known(diffusion, denoise), torch.ones(1, 1, 1, 1)))
     a = {t: diffusion.alphas_cumprod_at(t) for t in answers}
     alpha = {t: a[t] ** 0.5 for t in a}
     sigma = {t: (1 - a[t]) ** 0.5 for t in a}

@@ -9,7 +9,8 @@ import math
 
 import torch
 
-from ddpm.diffusion import GaussianDiffusion, Prediction
+from ddpm.denoising import Denoiser, Prediction
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.objectives.eps import Eps
 from ddpm.objectives.v import V
 from ddpm.objectives.x_0 import X0
@@ -71,18 +72,18 @@ def best_model(diffusion, objective="eps"):
     return model
 
 
-def through(model, diffusion):
-    """What samplers ask, by way of the process: float32, clipped."""
+class Known(Denoiser):
+    """A denoiser given by a function (x_t, t) -> Prediction, without a network."""
 
-    def denoise(x_t, t):
-        steps = torch.full((len(x_t),), t)
-        return diffusion.predict(model(x_t, steps), x_t, steps)
+    def __init__(self, diffusion, function):
+        super().__init__(function, diffusion)
 
-    return denoise
+    def __call__(self, x_t, t):
+        return self.model(x_t, t)
 
 
 def best_denoise(diffusion, fraction=None):
-    """What samplers ask, answered in float64 without a network."""
+    """The best denoiser in float64, without a network."""
 
     def denoise(x_t, t):
         a = diffusion.alphas_cumprod_at(t)
@@ -91,4 +92,4 @@ def best_denoise(diffusion, fraction=None):
             x_0, (x_t - math.sqrt(a) * x_0) / math.sqrt(1 - a), fraction and fraction(t)
         )
 
-    return denoise
+    return Known(diffusion, denoise)

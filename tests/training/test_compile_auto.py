@@ -6,18 +6,18 @@ import pytest
 import torch
 from support.base import TINY
 
-from ddpm.training import compiling, loop
-from ddpm.training.compiling import may_compile, pays
+from ddpm.training import compiling
+from ddpm.training.compiling import Compilation, may_compile, pays_off
 
 
 def test_only_a_long_run_on_a_gpu_pays_for_compiling(monkeypatch):
     assert may_compile(torch.device("cuda"))
     assert not may_compile(torch.device("cpu"))
     monkeypatch.setattr(compiling, "can_compile", lambda: True)
-    assert pays(3600.0)
-    assert not pays(60.0)
+    assert pays_off(3600.0)
+    assert not pays_off(60.0)
     monkeypatch.setattr(compiling, "can_compile", lambda: False)
-    assert not pays(3600.0)
+    assert not pays_off(3600.0)
 
 
 def test_what_compiling_on_a_gpu_needs(monkeypatch):
@@ -35,20 +35,20 @@ def compiled(monkeypatch):
     What a compiler does to a network is PyTorch's affair.
     """
     steps = []
-    real = loop.Loop.compile_now
+    real = Compilation.after_step
 
-    def compile_now(self, run, learned, done, left):
-        now = real(self, run, learned, done, left)
-        if now:
+    def after_step(self, run, done, seconds_left, *networks):
+        compiled = real(self, run, done, seconds_left, *networks)
+        if compiled:
             steps.append(done)
-        return now
+        return compiled
 
-    monkeypatch.setattr(loop.Loop, "compile_now", compile_now)
-    monkeypatch.setattr(loop, "may_compile", lambda device: True)
-    monkeypatch.setattr(loop, "can_compile", lambda: True)
-    monkeypatch.setattr(loop, "pays", lambda seconds_left: True)
+    monkeypatch.setattr(Compilation, "after_step", after_step)
+    monkeypatch.setattr(compiling, "may_compile", lambda device: True)
+    monkeypatch.setattr(compiling, "can_compile", lambda: True)
+    monkeypatch.setattr(compiling, "pays_off", lambda seconds_left: True)
     calls = []
-    monkeypatch.setattr(loop, "compile_networks", lambda *n, falls_back: calls.append(falls_back))
+    monkeypatch.setattr(compiling, "compile_networks", lambda *n, fallback: calls.append(fallback))
     monkeypatch.setattr("ddpm.training.time_left.STEPS", 2)
     return steps, calls
 
@@ -79,9 +79,9 @@ def test_stopped_before_it_is_compiled_it_is_so_after_the_same_step(run, compile
 
 def test_what_was_not_compiled_never_is(run, compiled, monkeypatch):
     steps, calls = compiled
-    monkeypatch.setattr(loop, "pays", lambda seconds_left: False)
+    monkeypatch.setattr(compiling, "pays_off", lambda seconds_left: False)
     assert run(*WORDS)[0] == 0
-    monkeypatch.setattr(loop, "pays", lambda seconds_left: True)
+    monkeypatch.setattr(compiling, "pays_off", lambda seconds_left: True)
     assert run("resume=run", "job.max_steps=30")[0] == 0
     assert (steps, calls) == ([], [])
 
@@ -89,7 +89,7 @@ def test_what_was_not_compiled_never_is(run, compiled, monkeypatch):
 def test_without_a_gpu_nothing_is_compiled(run, compiled, monkeypatch):
     steps, calls = compiled
     assert run(*WORDS)[0] == 0
-    monkeypatch.setattr(loop, "may_compile", lambda device: False)
+    monkeypatch.setattr(compiling, "may_compile", lambda device: False)
     assert run("resume=run", "job.max_steps=14")[0] == 0
     assert (steps, calls) == ([4], [True])
 

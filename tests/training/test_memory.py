@@ -11,13 +11,20 @@ from support.base import TINY
 from support.runs import assert_equal_state, losses_of, state_of
 from torch import nn
 
+from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.models.unet import UNet
-from ddpm.training import expected_memory as planning
-from ddpm.training import memory
-from ddpm.training.expected_memory import Expected, Trace, Trial, choose, expected, extended, splits
+from ddpm.training import memory, memory_probe
+from ddpm.training.expected_memory import (
+    MemoryEstimate,
+    choose_accumulation,
+    estimate_memory,
+    extrapolate,
+    splits,
+)
 from ddpm.training.memory import Ledger
+from ddpm.training.memory_probe import MemoryProbe, Trace
 
 KIB = 1024
 ADAM = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -62,10 +69,10 @@ def test_pieces_that_malloc_takes_lose_some(monkeypatch):
 
 
 def test_straight_lines_through_two_numbers_of_images():
-    assert extended({2: [10, 30], 3: [12, 30]}, 8) == [22, 30]
-    assert extended({2: [10, 30], 3: [12, 30]}, 1) == [8, 30]
-    assert extended({2: [10], 3: [5, 40]}, 4) == [70]  # other operations: of the peaks
-    assert extended({8: [7]}, 8) == [7]
+    assert extrapolate({2: [10, 30], 3: [12, 30]}, 8) == [22, 30]
+    assert extrapolate({2: [10, 30], 3: [12, 30]}, 1) == [8, 30]
+    assert extrapolate({2: [10], 3: [5, 40]}, 4) == [70]  # other operations: of the peaks
+    assert extrapolate({8: [7]}, 8) == [7]
 
 
 # what is left of the machine
@@ -119,17 +126,17 @@ def network():
     return UNet(**options, attention_resolutions=[])
 
 
-def trial_of(net, loss=None, recomputes=False, **hardware):
+def probe_of(net, loss=None, recomputes=False, **hardware):
     fabric = Fabric(accelerator="cpu", devices=1, **hardware)
     process = GaussianDiffusion(betas=torch.full((50,), 0.02, dtype=torch.float64))
     options = {"shape": (1, 16, 16), "labelled": False, "recomputes": recomputes}
-    return Trial(net, loss or process.losses, fabric, **options)
+    return MemoryProbe(net, loss or functools.partial(training_losses, process), fabric, **options)
 
 
-def expect(trial, share, parts=None):
-    optimizer = ADAM(list(trial.net.parameters()))
-    knobs = {"batch": share, "share": share, "parts": parts, "looked_at": 0}
-    return expected(trial, ADAM, optimizer, **knobs)
+def expect(probe, share, parts=None):
+    optimizer = ADAM(list(probe.net.parameters()))
+    knobs = {"batch": share, "share": share, "accumulate": parts, "eval_batch": 0}
+    return estimate_memory(probe, ADAM, optimizer, **knobs)
 
 
 def counted_step(net, share, parts):
@@ -141,7 +148,7 @@ def counted_step(net, share, parts):
         x_0 = torch.zeros(share, 1, 16, 16)
         eps, t = torch.zeros_like(x_0), torch.zeros(share, dtype=torch.int64)
         for part in zip(*(tensor.chunk(parts) for tensor in (x_0, t, eps)), strict=True):
-            process.losses(net, *part).mean().backward()
+            training_losses(process, net, *part).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -156,12 +163,12 @@ def counted_step(net, share, parts):
 @pytest.mark.parametrize(("share", "parts"), [(8, 1), (24, 1), (24, 4)])
 def test_what_is_expected_is_what_a_step_takes(share, parts, fake, monkeypatch):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(planning, "SMALL", 0 if fake else 1e12)
+    monkeypatch.setattr(memory_probe, "SMALL", 0 if fake else 1e12)
     net = network().to(memory_format=torch.channels_last)
-    trial = trial_of(net)
-    assert (trial.fake is not None) is fake
+    probe = probe_of(net)
+    assert (probe.fake is not None) is fake
     for known in (None, parts):
-        told = expect(trial, share, known).total(parts)
+        told = expect(probe, share, known).total(parts)
         assert told == pytest.approx(counted_step(net, share, parts), rel=0.05)
 
 
@@ -176,12 +183,12 @@ def test_measuring_changes_nothing():
         return net(x_0, t).mean((1, 2, 3))
 
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    trial = trial_of(net, loss)
+    probe = probe_of(net, loss)
     torch.manual_seed(3)
     wanted = torch.rand(2)
     torch.manual_seed(3)
-    needs = expect(trial, 4)
-    assert choose(trial, needs, tries=True) == 1
+    needs = expect(probe, 4)
+    assert choose_accumulation(probe, needs, tries=True) == 1
     assert torch.equal(torch.rand(2), wanted)
     assert len(drawn) == 3
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
@@ -190,31 +197,31 @@ def test_measuring_changes_nothing():
 
 def test_fewer_images_at_a_time_need_less_and_recomputing_too():
     net = network()
-    needs = expect(trial_of(net), 16)
+    needs = expect(probe_of(net), 16)
     totals = [needs.total(parts) for parts in splits(16)]
     assert totals == sorted(totals, reverse=True)
     from ddpm.training.recompute import recompute
 
     recompute(net)
-    assert expect(trial_of(net), 16).total(1) < 0.8 * totals[0]
+    assert expect(probe_of(net), 16).total(1) < 0.8 * totals[0]
 
 
 def test_other_optimizers_and_precisions_are_seen():
     net = network()
-    adam = expect(trial_of(net), 4)
-    sgd = expected(
-        trial_of(net),
+    adam = expect(probe_of(net), 4)
+    sgd = estimate_memory(
+        probe_of(net),
         functools.partial(torch.optim.SGD, lr=0.1),
         torch.optim.SGD(net.parameters(), lr=0.1),
         batch=4,
         share=4,
-        parts=1,
-        looked_at=0,
+        accumulate=1,
+        eval_batch=0,
     )
     weights = sum(weight.nbytes for weight in net.parameters())
     assert adam.kept - sgd.kept == pytest.approx(2 * weights, rel=0.01)
-    half = expect(trial_of(net, precision="bf16-mixed"), 64).total(1)
-    assert half < 0.85 * expect(trial_of(net), 64).total(1)
+    half = expect(probe_of(net, precision="bf16-mixed"), 64).total(1)
+    assert half < 0.85 * expect(probe_of(net), 64).total(1)
 
 
 # the split that fits
@@ -224,26 +231,26 @@ def needs_of(share, image=100, kept=1000):
     """Each image that is in the network takes so many bytes."""
     traces = {n: Trace([n * image], [0]) for n in (2, 3)}
     small = {"held": 0, "gradients": 0, "update": 0, "image": 0, "noise": 0}
-    return Expected(kept=kept, batch=share, share=share, traces=traces, **small)
+    return MemoryEstimate(kept=kept, batch=share, share=share, traces=traces, **small)
 
 
 def test_the_fewest_parts_that_are_expected_to_fit_are_taken(monkeypatch):
-    trial, needs = trial_of(network()), needs_of(12)
+    probe, needs = probe_of(network()), needs_of(12)
     for room, parts in ((5000, 1), (2000, 2), (1600, 3), (1300, 6), (1160, 12)):
         monkeypatch.setattr(memory, "available", lambda device, room=room: room)
-        assert choose(trial, needs) == parts
+        assert choose_accumulation(probe, needs) == parts
     monkeypatch.setattr(memory, "available", lambda device: None)  # nobody says
-    assert choose(trial, needs) == 1
+    assert choose_accumulation(probe, needs) == 1
     monkeypatch.setattr(memory, "available", lambda device: 1100)
     with pytest.raises(InputError, match="not even one image of 16 pixels"):
-        choose(trial, needs)
+        choose_accumulation(probe, needs)
 
 
 def test_a_preview_is_told_of_and_splits_no_step(monkeypatch):
-    trial, needs = trial_of(network()), dataclasses.replace(needs_of(4), preview=9000)
+    probe, needs = probe_of(network()), dataclasses.replace(needs_of(4), preview=9000)
     monkeypatch.setattr(memory, "available", lambda device: 2000)
     assert needs.total(1) == 10000
-    assert choose(trial, needs) == 1
+    assert choose_accumulation(probe, needs) == 1
 
 
 def test_on_a_device_that_can_be_tried_what_fits_is_tried():
@@ -258,12 +265,12 @@ def test_on_a_device_that_can_be_tried_what_fits_is_tried():
     def never(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    trial = trial_of(network(), loss)
-    assert choose(trial, needs_of(12), tries=True) == 3
+    probe = probe_of(network(), loss)
+    assert choose_accumulation(probe, needs_of(12), tries=True) == 3
     assert seen == [12, 6, 4, 4]  # the second time, the gradients are there
     with pytest.raises(InputError, match="not even one image"):
-        choose(
-            trial_of(network(), lambda *_: loss(None, range(9), 0, 0, 0)), needs_of(2), tries=True
+        choose_accumulation(
+            probe_of(network(), lambda *_: loss(None, range(9), 0, 0, 0)), needs_of(2), tries=True
         )
 
 
@@ -298,12 +305,13 @@ def test_where_it_does_not_fit_a_line_says_what_would_help(run, monkeypatch):
     small(monkeypatch, 1000)
     told = go(run, *TINY, "output_dir=run")
     (line,) = [line for line in told.splitlines() if line.startswith("job.batch_size=8: about")]
-    assert "job.recompute=true and job.accumulate_grad_batches=auto" in line
+    assert "job.recompute=true" in line
+    assert "job.accumulate_grad_batches=auto" in line
 
 
 def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, monkeypatch):
     auto = [*TINY, "job.accumulate_grad_batches=auto"]
-    monkeypatch.setattr("ddpm.training.loop.choose", lambda trial, needs: 4)
+    monkeypatch.setattr("ddpm.training.expected_memory.choose_accumulation", lambda probe, needs: 4)
     out = go(run, *auto, "output_dir=whole")
     assert "for 2 images at a time, 4 times a step" in out
     go(run, *TINY, "job.accumulate_grad_batches=4", "output_dir=four")
@@ -316,7 +324,7 @@ def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, mon
 
     go(run, *[w for w in auto if "max_steps" not in w], "job.max_steps=4", "output_dir=half")
     monkeypatch.setattr(
-        "ddpm.training.loop.choose", lambda trial, needs: 1
+        "ddpm.training.expected_memory.choose_accumulation", lambda probe, needs: 1
     )  # now there is more room
     out = go(run, "resume=half", "job.max_steps=6")
     assert "4 times a step" in out
@@ -368,7 +376,7 @@ def test_a_network_whose_memory_cannot_be_measured_trains_all_the_same(run, monk
     def fails(*arguments, **options):
         raise RuntimeError("data-dependent\ncontrol flow")
 
-    monkeypatch.setattr("ddpm.training.loop.expected", fails)
+    monkeypatch.setattr("ddpm.training.expected_memory.estimate_memory", fails)
     status, out, err = run(*TINY, "output_dir=run")
     assert status == 0, err
     assert "data-dependent control flow" in out + err

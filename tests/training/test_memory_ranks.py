@@ -27,7 +27,7 @@ def test_processes_agree_on_the_finest_split_and_train_as_one(
     monkeypatch.setattr(
         planning,
         "_fits",
-        lambda trial, needs, parts, room, tries: parts > trial.fabric.global_rank,
+        lambda probe, estimate, accumulate, free, tries: accumulate > probe.fabric.global_rank,
     )
     words += [
         "job.accumulate_grad_batches=auto",

@@ -21,9 +21,10 @@ from support.ranks import ranks
 from support.runs import assert_equal_state, metrics_of, state_of, status_of, tensors
 from torch import nn
 
+from ddpm.denoising import training_loss, training_losses
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.images import normalize
+from ddpm.images import Pixels
 from ddpm.jobs.train import Train
 from ddpm.models.convnet import ConvNet
 from ddpm.randomness import StepNoise
@@ -31,9 +32,11 @@ from ddpm.schedules.learned import LearnedSchedule
 from ddpm.schedules.linear import linear
 from ddpm.training.ema import EMA
 from ddpm.training.health import Watch
+from ddpm.training.lr import LearningRate
 from ddpm.training.meter import Meter
-from ddpm.training.state import Learned
-from ddpm.training.step import Figures, LearningRate, Step
+from ddpm.training.schedule import ScheduleTraining
+from ddpm.training.state import TrainState
+from ddpm.training.step import Step, StepMetrics
 
 BATCH, SHAPE = 8, (1, 8, 8)
 
@@ -73,11 +76,17 @@ class Machine:
             groups.append({"params": list(self.diffusion.parameters()), "weight_decay": 0.0})
         self.inner = optimizer(groups, **{"lr": 1e-2, "fused": True} | knobs)
         self.ema = EMA(self.net, 0.99, 10)
-        self.learned = Learned(
+        self.learned = TrainState(
             self.net, self.ema, self.diffusion, self.inner, fabric.strategy.precision
         )
         self.n, self.part = 0, 0
         self.broken, self.what = broken, what
+        rows = slice(0, BATCH)
+        self.schedule = None
+        if learned:
+            self.schedule = ScheduleTraining(
+                fabric, self.net, self.diffusion, rows, BATCH, accumulate
+            )
         self.break_it()
         model, outer = fabric.setup(self.net, self.inner)
         self.step = Step(
@@ -88,12 +97,13 @@ class Machine:
             loss=self.loss,
             ema=self.ema,
             noise=StepNoise(0, BATCH, SHAPE, 50, fabric.device),
-            rows=slice(0, BATCH),
+            rows=rows,
             flip=False,
             label_dropout=None,
             accumulate=accumulate,
             clip_grad_norm=clip,
             learning_rate=LearningRate(self.inner.defaults["lr"], 0, None),
+            schedule=self.schedule,
         )
         if on_device:
             self.step.skips_on_device = lambda inner: True
@@ -105,15 +115,15 @@ class Machine:
             weight = self.net.conv_2.weight
             weight.register_hook(lambda g: g + amount if self.breaks else g)
         if "schedule" in self.what:
-            real = self.diffusion.schedule_loss
-            self.diffusion.schedule_loss = lambda *x: real(*x) * (amount if self.breaks else 1)
+            real = self.schedule.loss
+            self.schedule.loss = lambda *x: real(*x) * (amount if self.breaks else 1)
 
     @property
     def breaks(self):
         return self.n in self.broken
 
     def loss(self, model, x_0, t, eps, label):
-        value = self.diffusion.losses(model, x_0, t, eps, label)
+        value = training_losses(self.diffusion, model, x_0, t, eps, label)
         self.part += 1
         if self.breaks and (self.what == "nan loss" or (self.what == "part" and self.part == 2)):
             return value * math.nan
@@ -184,7 +194,7 @@ def test_a_run_without_a_step_is_to_the_bit_the_loop_without_it(clip):
     net, optimizer = plain.net, plain.inner
     for n in range(6):
         t, eps, _, _ = plain.step.noise(n, slice(0, BATCH))
-        plain.diffusion.loss(net, normalize(plain.images(n)), t, eps).backward()
+        training_loss(plain.diffusion, net, Pixels().encode(plain.images(n)), t, eps).backward()
         nn.utils.clip_grad_norm_(net.parameters(), clip or math.inf)
         if n != 2:
             optimizer.step()
@@ -311,7 +321,7 @@ def meter_of(rows):
     meter = Meter(BATCH, 2.0)
     for row in rows:
         by_time = torch.tensor([[row[0], 0, 0, 8 * row[0]], [1, 0, 0, 2]])
-        meter.add(Figures(*(torch.tensor(float(x)) for x in row), by_time))
+        meter.add(StepMetrics(*(torch.tensor(float(x)) for x in row), by_time))
     return meter
 
 
@@ -359,12 +369,12 @@ def test_only_steps_in_a_row_are_too_many(every, broken, gives_up):
     watch = Watch(Fabric(accelerator="cpu", devices=1), 3, None, None)
     watch.every = every
     told = [
-        watch.gave_up(torch.tensor(one == "1"), done, look=done == len(broken))
+        watch.too_many_nonfinite(torch.tensor(one == "1"), done, check_now=done == len(broken))
         for done, one in enumerate(broken, start=1)
-        if not watch.at
+        if not watch.failed_at
     ]
     assert any(told) == (gives_up > 0)
-    assert watch.at == gives_up
+    assert watch.failed_at == gives_up
 
 
 # whole runs

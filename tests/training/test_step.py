@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from ddpm.training.intervals import due, rank_rows, total_steps
-from ddpm.training.step import LearningRate, by_time
+from ddpm.training.lr import LearningRate
+from ddpm.training.step import by_time
 
 
 def test_the_rate_rises_stays_and_falls():

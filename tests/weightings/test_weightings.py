@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from support.gaussian import OBJECTIVES, diffusion_of
 
+from ddpm.denoising import training_loss
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.objectives.eps import Eps
@@ -75,10 +76,10 @@ def test_the_weight_is_on_the_squared_error_of_x_0():
         diffusion = GaussianDiffusion(
             betas=linear(1000, 1e-4, 0.02), objective=objective, weighting=MinSNR(gamma=5.0)
         )
-        alpha, sigma = diffusion.alpha_sigma(x_0, t)
+        alpha, sigma = diffusion.alpha_sigma_like(x_0, t)
         x_t = diffusion.q_sample(x_0, t, eps)
         output = objective.target(wrong, (x_t - alpha * wrong) / sigma, alpha, sigma)
-        losses.append(diffusion.loss(lambda x, t, o=output: o, x_0, t, eps).item())
+        losses.append(training_loss(diffusion, lambda x, t, o=output: o, x_0, t, eps).item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert losses[2] == pytest.approx(losses[0], rel=1e-4)
 

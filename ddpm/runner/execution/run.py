@@ -27,7 +27,7 @@ from ddpm.trackers.base import RunInfo, Tracker, Trackers, grid_file, open_track
 
 
 class Saved(Protocol):
-    """The part of a run that checkpoints hold: `training.state.Learned`."""
+    """The part of a run that checkpoints hold: `training.state.TrainState`."""
 
     def state(self, *, keep: bool) -> dict[str, Any]: ...
 
@@ -80,12 +80,12 @@ class Run:
         self.worked = number(before.get("seconds"))
         about = run_dir.read_about(self.dir) if self.plan.output.begun else {}
         chosen = [about.get("chosen"), self.state.get("chosen") if self.state else None]
-        self.before = {}
+        self.earlier_choices: dict[str, Any] = {}
         for choices in chosen:  # what was chosen after the checkpoint stands in about.json
-            self.before |= choices if isinstance(choices, dict) else {}
+            self.earlier_choices |= choices if isinstance(choices, dict) else {}
         made = self.state.get("made_with", {}) if self.state else about
         self.threads_before = made.get("threads")
-        self.chosen: dict[str, int] = {}
+        self.choices: dict[str, int] = {}
         self.began = time.monotonic()
 
     @contextlib.contextmanager
@@ -108,7 +108,7 @@ class Run:
             run_dir.write_config(self.dir, hparams, self.step if self.plan.output.begun else None)
             self._write_status("running")
             here = {"device": describe(self.fabric), "host": socket.gethostname()}
-            self.note(**made_with(self.fabric) | here, chosen=self.chosen)
+            self.note(**made_with(self.fabric) | here, chosen=self.choices)
             try:
                 with self._open_trackers() as self.tracker:
                     yield
@@ -194,13 +194,13 @@ class Run:
                 "'allow_changes=[data]'."
             )
 
-    def recall(self, name: str) -> Any:
-        """What this run chose for itself when it began, or None; all ranks are told the same."""
-        return self.fabric.broadcast(self.before.get(name))
+    def recorded_choice(self, name: str) -> Any:
+        """An automatic choice made before this run was resumed, or None; the same on all ranks."""
+        return self.fabric.broadcast(self.earlier_choices.get(name))
 
-    def remember(self, **choices: int) -> None:
-        """Keep what the run has chosen for itself, for when it goes on."""
-        self.chosen |= choices
+    def record_choice(self, **choices: int) -> None:
+        """Record automatic choices, to be repeated when the run is resumed."""
+        self.choices |= choices
 
     def restore(self, learned: Saved, meter: Measured) -> int:
         """Take up all that was learned, and the optimizer's memory; return the steps done."""
@@ -263,7 +263,7 @@ class Run:
                 "meter": measured,
                 "data": self.fingerprint,
                 "made_with": made_with(self.fabric),
-                "chosen": self.chosen,
+                "chosen": self.choices,
             }
             run_dir.sync(self.dir / "metrics.jsonl")  # a resume writes no line of before again
             file = checkpoint.save(self.dir / "checkpoints", state, keep)

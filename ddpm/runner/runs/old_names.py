@@ -8,7 +8,10 @@ entry may go once no run of that version is worth continuing.
 from typing import Any
 
 # `_target_` names: old -> new.
-MOVED = {"ddpm.hardware.fabric": "ddpm.runner.distributed.fabric.fabric"}
+MOVED = {
+    "ddpm.hardware.fabric": "ddpm.runner.distributed.fabric.fabric",
+    "ddpm.guidance.classifier.from_run": "ddpm.guidance.classifier.from_checkpoint",
+}
 # Keys of a configuration, by their dotted names: old -> new.
 RENAMED = {
     "job.accumulate": "job.accumulate_grad_batches",

@@ -220,13 +220,13 @@ def test_a_second_one_in_the_middle_of_a_checkpoint(straight, tmp_path, monkeypa
 
 def test_during_a_preview_and_during_a_checkpoint_it_waits(straight, tmp_path, monkeypatch):
     """Both are finished; the run stops after the step that comes next."""
-    inspect = Train.inspect
+    preview = Train.preview
 
     def ask(self, run, fabric, network, step):
         send(signal.SIGTERM)
-        inspect(self, run, fabric, network, step)
+        preview(self, run, fabric, network, step)
 
-    monkeypatch.setattr(Train, "inspect", ask)
+    monkeypatch.setattr(Train, "preview", ask)
     assert go(tmp_path, *RUN, "output_dir=run") == 143, said(tmp_path)
     assert (tmp_path / "run" / "samples" / "step-000006.png").exists()
     assert_stopped(tmp_path, 7)

@@ -89,8 +89,8 @@ def at_call(monkeypatch, owner, name, number, do):
 def assert_ended_for_want_of_a_reader(home):
     told = status_of(home / "run")
     assert told["state"] == "failed"
-    assert "job.num_workers=1: a process that reads ahead is gone" in told["error"]
-    assert "job.num_workers=0 reads in the training process" in told["error"]
+    assert "job.num_workers=1: a worker process died" in told["error"]
+    assert "job.num_workers=0" in told["error"]
     assert told["error"] in said(home)
     assert "Traceback" not in said(home)
 
@@ -131,7 +131,7 @@ def test_a_reader_may_be_killed_at_any_moment(place, straight, tmp_path, monkeyp
 
 def test_a_reader_that_does_not_answer_ends_the_run(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(loader, "READER_SECONDS", 0.5)
+        patch.setattr(loader, "WORKER_SECONDS", 0.5)
         at_read(patch, 5, lambda: time.sleep(5))
         assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
     assert_ended_for_want_of_a_reader(tmp_path)

@@ -433,7 +433,7 @@ def test_as_many_read_ahead_as_there_is_shared_memory_for(
 def test_without_semaphores_nothing_reads_ahead(what, monkeypatch, caplog):
     refuse_with(what, monkeypatch)
     assert loader._possible(2, 100) == 0
-    assert "the training process loads the data itself" in caplog.text
+    assert "the training process loads the data" in caplog.text
 
 
 def refuse_with(what, monkeypatch):
@@ -446,7 +446,7 @@ def refuse_with(what, monkeypatch):
 def test_a_run_without_shared_memory_is_the_same_run(straight, tmp_path, monkeypatch):
     refuse_with(error(errno.ENOSYS), monkeypatch)
     assert go(tmp_path, *TINY, "output_dir=run", "job.num_workers=2") == 0, said(tmp_path)
-    assert "job.num_workers=2: the training process loads the data itself" in said(tmp_path)
+    assert "job.num_workers=2: the training process loads the data" in said(tmp_path)
     assert losses_of(tmp_path / "run") == losses_of(straight)
 
 
