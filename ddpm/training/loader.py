@@ -51,7 +51,7 @@ def load(
             raise
         raise InputError(
             f"job.num_workers={num_workers}: a worker process died ({one_line(error, 80)}), maybe "
-            "for lack of memory or space in /dev/shm; job.num_workers=0 loads in the training process."
+            "for lack of memory or /dev/shm space; job.num_workers=0 loads in the training process."
         ) from error
 
 

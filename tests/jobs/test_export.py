@@ -249,7 +249,7 @@ def test_an_export_of_the_first_schema_is_read(file):
     put(file, header | {"__metadata__": texts}, data)
     state = safetensors_file.read(file)
     assert (state["schema"], state["step"], state["run_id"]) == (1, 7, "0123abcd")
-    assert state["hparams"] == about["hparams"]
+    assert state["hparams"] == about["hparams"] | {"kind": "trains"}
     assert torch.equal(state["ema"]["a"], torch.arange(6.0).reshape(2, 3))
     for entry in ("schema", "step", "hparams", "weights", "sha256"):
         put(file, header | {"__metadata__": texts | {entry: "x"}}, data)
@@ -531,7 +531,7 @@ def test_weights_that_are_not_there_are_asked_for_in_vain(run, trained, tmp_path
             "average/model.safetensors holds only the ema weights; leave it out."
         ),
         (*EXPORT, "checkpoint=average", "job.weights=model"): "holds only the ema weights",
-        (*DRAW, "checkpoint=last"): "holds only the model weights; say job.weights=model.",
+        (*DRAW, "checkpoint=last"): "holds only the model weights",
     }.items():
         status, _, err = run(*words)
         assert (status, err.count("\n")) == (2, 1)
