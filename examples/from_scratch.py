@@ -20,6 +20,7 @@ from ddpm.training.ema import EMA
 from ddpm.weightings.min_snr import MinSNR
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 3000, 32, 2e-3
+SAMPLING_STEPS = 50
 DATA_DIR, PICTURE = "data", "digits.png"
 
 
@@ -52,7 +53,7 @@ def main() -> None:
         if (step + 1) % 100 == 0:
             print(f"step {step + 1:5} of {STEPS}   loss {loss.item():.4f}", flush=True)
 
-    pipeline = Pipeline(ema.model, diffusion, DDIM(steps=50, eta=1.0), (1, 16, 16))
+    pipeline = Pipeline(ema.model, diffusion, DDIM(steps=SAMPLING_STEPS, eta=1.0), (1, 16, 16))
     save_png(make_grid(pipeline.sample(64, seed=0)), PICTURE, scale=4)
     print(f"64 new digits in {PICTURE}")
 
