@@ -17,6 +17,7 @@ from support.base import ROOT
 
 import ddpm
 from ddpm import cli
+from ddpm.runner import roles
 from ddpm.runner.config import catalog
 from ddpm.runner.runs.old_names import MOVED, RENAMED
 
@@ -210,7 +211,7 @@ def rows(page):
 
 def test_the_readme_lists_every_option():
     table = {row[0].strip("`"): row[1] for row in rows("README.md") if len(row) == 2}
-    following = ("budget", "size", "rate")
+    following = ("budget", "size", "rate", *roles.FOLLOWING_PRESETS)
     for group, options in catalog.groups().items():
         if group not in following:
             assert {o for o in options if f"`{o}`" not in table[group]} == set(), group
