@@ -9,8 +9,9 @@ same network for longer, with checkpoints, previews and resuming.
 import torch
 
 from ddpm.data.digits import Digits
+from ddpm.denoising import training_loss
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.images import make_grid, normalize, save_png
+from ddpm.images import make_grid, save_png
 from ddpm.models.unet import UNet
 from ddpm.objectives.x_0 import X0
 from ddpm.pipeline import Pipeline
@@ -44,7 +45,8 @@ def main() -> None:
 
     for step in range(STEPS):
         images, _ = data.__getitems__(torch.randint(len(data), (BATCH_SIZE,)).tolist())
-        loss = diffusion.loss(model, normalize(images))  # draws t and the noise
+        x_0 = diffusion.codec.encode(images)  # uint8 -> [-1, 1]
+        loss = training_loss(diffusion, model, x_0)  # draws t and the noise
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
