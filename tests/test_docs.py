@@ -225,6 +225,21 @@ def test_upgrading_lists_every_old_name():
     assert all(f"`{old}" in PAGES["docs/upgrading.md"] for old in (*MOVED, *RENAMED_GROUPS))
 
 
+def test_upgrading_names_modules_that_exist():
+    table = PAGES["docs/upgrading.md"].partition("### Moved modules")[2].partition("\n\n| old |")[0]
+    moved = re.findall(r"^\| (`.*) \| (.*) \|$", table, re.M)
+    assert len(moved) >= 15
+    for old, new in moved:
+        files = re.findall(r"`([^`]+)`", new)
+        if new.startswith("the same names"):
+            files += re.findall(r"`([^`/]+\.py)`", old)
+        folder = ""
+        for file in files:
+            folder = file if file.endswith("/") else folder
+            path = ROOT / "ddpm" / (file if "/" in file else folder + file)
+            assert path.exists(), path
+
+
 def architecture_block():
     text = PAGES["docs/architecture.md"].partition("## Who may import whom")[2]
     return re.search(r"^```\n(.*?)^```", text, re.M | re.S)[1]
