@@ -1,7 +1,9 @@
 """A real Slurm on this machine alone, for as long as a test takes.
 
-    python tests/slurm_cluster.py run -- sbatch --wait job.sh
-    eval "$(python tests/slurm_cluster.py start)"; sbatch job.sh; python tests/slurm_cluster.py stop
+    python tests/support/slurm_cluster.py run -- sbatch --wait job.sh
+    eval "$(python tests/support/slurm_cluster.py start)"
+    sbatch job.sh
+    python tests/support/slurm_cluster.py stop
 
 munged, slurmctld and slurmd run as the current user with a key, ports, logs and a state of their
 own in one temporary folder, which `$SLURM_CONF` names. Two jobs of one CPU run at a time; those of
