@@ -1,42 +1,42 @@
-"""From a checkpoint, a picture and a mask to pictures that differ where the mask is white."""
+"""job=inpaint: paint the white part of a mask anew (RePaint, Lugmayr et al. 2022)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddpm.data.base import ImageData
 from ddpm.data.decode import upright_size
-from ddpm.diffusion import GaussianDiffusion
 from ddpm.editing import repaint
 from ddpm.errors import InputError, nearest
-from ddpm.guidance.base import Guidance
 from ddpm.images import enlarge, make_grid
-from ddpm.jobs.pictures import read_picture
-from ddpm.jobs.sample import GRID, file_name, load, make_pipeline, write_labels
-from ddpm.jobs.sampling import check_shares, mine, save_all, stopped, undrawn
+from ddpm.jobs.sampling import (
+    GRID,
+    PipelineParts,
+    draw,
+    file_name,
+    load,
+    read_picture,
+    split,
+    write_labels,
+)
 from ddpm.pipeline import Pipeline, in_turn, without_gradients
 from ddpm.randomness import image_noise
 from ddpm.runner.config.rules import AREAS
-from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
-from ddpm.samplers.base import Sampler
 
-GREY = 128  # of the masked part, where it is shown
+GREY = 128  # of the masked part in grid.png
 
 
 def inpaint(
     *,
     run: Run,
     fabric: Fabric,
-    model: nn.Module,
-    diffusion: GaussianDiffusion,
+    pipeline: PipelineParts,
     data: ImageData,
-    sampler: Sampler,
-    guidance: Guidance,
     image: str,
     mask: str,
     weights: str,
@@ -47,53 +47,52 @@ def inpaint(
     first_seed: int,
     batch_size: int,
 ) -> None:
-    """Write `samples/000000.png` ... named after their seeds, and `grid.png`: the picture, what is
-    known of it, and the samples; `labels.json` where labels were asked for.
-
-    conf/job/inpaint.yaml says what each knob means.
+    """Write `samples/000000.png` ... named after their seeds, and `grid.png`: the picture, its
+    known part, and the samples; `labels.json` if labels were asked for. conf/job/inpaint.yaml
+    explains the arguments.
 
     Raises:
         InputError: picture or mask cannot be used.
     """
     picture = read_picture("job.image", image, data.read)
     area = find_mask(data, mask, image)
-    pipeline = make_pipeline(
-        run, fabric, model, diffusion, sampler, guidance, picture.shape, weights
-    )
-    moves = repaint.path(len(sampler.timesteps(diffusion)), resamples, jump_length)
+    loaded = pipeline.load(run, fabric, weights)
+    steps = len(pipeline.sampler.timesteps(pipeline.diffusion))
+    moves = repaint.path(steps, resamples, jump_length)
     seeds = range(first_seed, first_seed + num_samples)
-    every = [seeds[i : i + batch_size] for i in range(0, num_samples, batch_size)]
-    batches = mine(every, fabric)
 
-    def files(batch: Sequence[int]) -> list[Path]:
-        return [folder / file_name(seed) for seed in batch]
+    def files(batch: range) -> list[Path]:
+        return [run.dir / "samples" / file_name(seed) for seed in batch]
 
-    with (
-        GracefulStop() as signals,
-        run.begin(),
-        Progress(len(batches) * len(moves), enabled=run.leads) as progress,
-    ):
-        check_shares(run, fabric, len(every))
-        run.say(f"weights  {weights} of {run.path}, step {run.step}")
-        run.say(f"steps    {describe(moves, jump_length)}")
-        folder = run.dir / "samples"
-        folder.mkdir(exist_ok=True)
-        for number, batch in undrawn(batches, files, signals):
-            wanted = in_turn(labels, batch, first_seed)
-            steps = paint(pipeline, picture, area, batch, wanted, resamples, jump_length)
-            for done, x_t in enumerate(steps, start=1 + number * len(moves)):
-                x_0 = x_t  # the last one is
-                progress.reach(done)
-                progress.show(done, f"seeds {batch[0]} to {batch[-1]}")
-            save_all(diffusion.codec.decode(x_0).cpu(), files(batch))
-        if stopped(run, fabric, signals):
-            return
-        if run.leads:
-            write_labels(run.dir, labels, seeds)
-            known = torch.where(area, GREY, picture).to(torch.uint8)
-            samples = load(folder, seeds[: GRID - 2])
-            grid = make_grid(torch.cat([torch.stack([picture, known]), samples]))
-            run.log_grid(run.step, enlarge(grid), name="grid")
+    def images(number: int, batch: range, progress: Progress) -> Tensor:
+        batch_labels = in_turn(labels, batch, first_seed)
+        path = paint(loaded, picture, area, batch, batch_labels, resamples, jump_length)
+        for done, x_t in enumerate(path, start=1 + number * len(moves)):
+            x_0 = x_t  # the last one is
+            progress.reach(done)
+            progress.show(done, f"seeds {batch[0]} to {batch[-1]}")
+        return loaded.diffusion.codec.decode(x_0).cpu()
+
+    def finish() -> None:
+        write_labels(run.dir, labels, seeds)
+        known = torch.where(area, GREY, picture).to(torch.uint8)
+        samples = load(run.dir / "samples", seeds[: GRID - 2])
+        grid = make_grid(torch.cat([torch.stack([picture, known]), samples]))
+        run.log_grid(run.step, enlarge(grid), name="grid")
+
+    draw(
+        run,
+        fabric,
+        split(seeds, batch_size),
+        files=files,
+        images=images,
+        finish=finish,
+        notes=[
+            f"weights  {weights} of {run.path}, step {run.step}",
+            f"steps    {describe(moves, jump_length)}",
+        ],
+        units=lambda batches: len(batches) * len(moves),
+    )
 
 
 def find_mask(data: ImageData, mask: str, image: str) -> Tensor:

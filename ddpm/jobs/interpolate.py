@@ -1,4 +1,4 @@
-"""From a checkpoint and two pictures to a strip of pictures between them."""
+"""job=interpolate: a strip of images between two pictures (Ho et al. 2020, section 4.3)."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -6,37 +6,28 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddpm.data.base import ImageData
-from ddpm.diffusion import GaussianDiffusion
 from ddpm.editing import interpolation
 from ddpm.errors import InputError
-from ddpm.guidance.base import Guidance
 from ddpm.images import enlarge, load_png, make_grid
-from ddpm.jobs.pictures import read_picture
-from ddpm.jobs.sample import make_pipeline
-from ddpm.jobs.sampling import check_shares, mine, save_all, stopped, undrawn
+from ddpm.jobs.sampling import PipelineParts, draw, read_picture
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
-from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
-from ddpm.samplers.base import Sampler
 
 ROWS = 32  # of strip.png, at most
-WIDTH = 1024  # of it, about
+WIDTH = 1024  # of it, in pixels, about
 
 
 def interpolate(
     *,
     run: Run,
     fabric: Fabric,
-    model: nn.Module,
-    diffusion: GaussianDiffusion,
+    pipeline: PipelineParts,
     data: ImageData,
-    sampler: Sampler,
-    guidance: Guidance,
     weights: str,
     images: Sequence[str] | None,
     indices: Sequence[int],
@@ -47,43 +38,36 @@ def interpolate(
     labels: Sequence[int] | None,
 ) -> None:
     """Write `samples/000000-0.png` ... named after seed and mixture, and `strip.png`: for each seed
-    a row, from the first picture over the mixtures to the second.
-
-    conf/job/interpolate.yaml says what each knob means.
+    a row, from the first picture over the mixtures to the second. conf/job/interpolate.yaml
+    explains the arguments.
 
     Raises:
-        InputError: there are no such pictures.
+        InputError: a picture cannot be read, or the data set has fewer images.
     """
     pair = find_pair(data, images, indices)
-    t = diffusion.T // 2 if t is None else t
-    pipeline = make_pipeline(
-        run, fabric, model, diffusion, sampler, guidance, pair.shape[1:], weights
-    )
+    t_max = pipeline.diffusion.T // 2 if t is None else t
+    loaded = pipeline.load(run, fabric, weights)
     seeds = range(first_seed, first_seed + num_samples)
-    rows = mine(seeds, fabric)
 
     def files(seed: int) -> list[Path]:
-        return [folder / name for name in names(seed, num_mixtures)]
+        return [run.dir / "samples" / name for name in names(seed, num_mixtures)]
 
-    with (
-        GracefulStop() as signals,
-        run.begin(),
-        Progress(len(rows), unit="row", enabled=run.leads) as progress,
-    ):
-        check_shares(run, fabric, len(seeds))
-        run.say(f"weights  {weights} of {run.path}, step {run.step}")
-        run.say(f"noise    up to step t={t} of T={diffusion.T}")
-        folder = run.dir / "samples"
-        folder.mkdir(exist_ok=True)
-        for number, seed in undrawn(rows, files, signals):
-            label = None if labels is None else labels[(seed - first_seed) % len(labels)]
-            save_all(mixtures(pipeline, pair, t, num_mixtures, seed, label), files(seed))
-            progress.reach(number + 1)
-            progress.show(number + 1, f"seed {seed}")
-        if stopped(run, fabric, signals):
-            return
-        if run.leads:
-            run.log_grid(run.step, strip(folder, pair, seeds[:ROWS], num_mixtures), name="strip")
+    def row(number: int, seed: int, progress: Progress) -> Tensor:
+        label = None if labels is None else labels[(seed - first_seed) % len(labels)]
+        drawn = mixtures(loaded, pair, t_max, num_mixtures, seed, label)
+        progress.reach(number + 1)
+        progress.show(number + 1, f"seed {seed}")
+        return drawn
+
+    def finish() -> None:
+        picture = strip(run.dir / "samples", pair, seeds[:ROWS], num_mixtures)
+        run.log_grid(run.step, picture, name="strip")
+
+    notes = [
+        f"weights  {weights} of {run.path}, step {run.step}",
+        f"noise    up to step t={t_max} of T={pipeline.diffusion.T}",
+    ]
+    draw(run, fabric, seeds, files=files, images=row, finish=finish, notes=notes, unit="row")
 
 
 def find_pair(data: ImageData, images: Sequence[str] | None, indices: Sequence[int]) -> Tensor:

@@ -1,47 +1,144 @@
-"""What is still to be drawn: a sampling run that was stopped goes on with the rest.
+"""The common part of the jobs that draw images: pipeline, batches, files, stopping and resuming.
 
-An image depends on its seed and on the images of its batch, by the last digits. So a batch of which
-a file is missing is drawn again as a whole, and its files are those of an undisturbed run.
+An image depends on its seed and, in the last digits, on the images of its batch. So a batch of
+which a file is missing is drawn again as a whole, and its files are those of an undisturbed run.
 """
 
 import contextlib
+import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
+from ddpm import pretrained
+from ddpm.data.decode import OutOfReach, Unreadable
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.images import is_whole, save_png
+from ddpm.guidance.base import Guidance
+from ddpm.images import is_whole, load_png, save_png
+from ddpm.pipeline import Pipeline, in_turn
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
+from ddpm.runner.terminal.progress import Progress
+from ddpm.samplers.base import Sampler
 
-SEEN_AFTER = 30  # seconds that a file server may keep an old answer
+VISIBLE_AFTER = 30  # seconds that a file server may keep an old answer
+GRID = 256  # images in grid.png, at most
 
 Batch = TypeVar("Batch")
+Content = TypeVar("Content")
 
 
-def mine(batches: Sequence[Batch], fabric: Fabric) -> Sequence[Batch]:
-    """The batches that this rank draws: whole ones of those that one process would draw, so that
-    its images are the same to the byte."""
+@dataclass
+class PipelineParts:
+    """What a pipeline is made of; conf/job/sample.yaml wires it."""
+
+    model: nn.Module
+    diffusion: GaussianDiffusion
+    sampler: Sampler
+    guidance: Guidance
+    channels: int
+    image_size: int
+    num_classes: int | None
+
+    def load(self, run: Run, fabric: Fabric, weights: str) -> Pipeline:
+        """The pipeline with the weights of the run's checkpoint, on the run's device.
+
+        Args:
+            weights: "ema" or "model".
+
+        Raises:
+            InputError: the checkpoint has no such weights, or they do not fit the network.
+        """
+        assert run.state is not None
+        assert run.path is not None
+        pretrained.load_weights_into(self.model, self.diffusion, run.state, weights, run.path)
+        return Pipeline(
+            pretrained.for_inference(self.model, fabric.device),
+            self.diffusion.to(fabric.device),
+            self.sampler,
+            (self.channels, self.image_size, self.image_size),
+            guidance=self.guidance,
+            num_classes=self.num_classes,
+            device=fabric.device,
+            autocast=fabric.autocast,
+        )
+
+
+def draw(
+    run: Run,
+    fabric: Fabric,
+    batches: Sequence[Batch],
+    *,
+    files: Callable[[Batch], Sequence[Path]],
+    images: Callable[[int, Batch, Progress], Iterable[Tensor]],
+    finish: Callable[[], None],
+    notes: Sequence[str],
+    units: Callable[[Sequence[Batch]], int] = len,
+    unit: str = "step",
+    needed: Callable[[int], Sequence[Path]] = lambda number: (),
+) -> None:
+    """Draw the images of all batches that are not in the run's folder yet, over all ranks.
+
+    Args:
+        files: of the images of a batch.
+        images: draws a batch, given its number on this rank: uint8 (C, H, W) for each file.
+        finish: called on rank zero when all files are there.
+        notes: lines to print at the start.
+        units: how far the progress bar goes for this rank's batches, counted in `unit`.
+        needed: files beside the images without which a batch is drawn again.
+
+    Raises:
+        InputError: the processes do not share the run's folder.
+    """
+    own = rank_batches(batches, fabric)
+    with (
+        GracefulStop() as signals,
+        run.begin(),
+        Progress(units(own), unit=unit, enabled=run.leads) as progress,
+    ):
+        check_shared_folder(run, fabric, len(batches))
+        for note in notes:
+            run.say(note)
+        (run.dir / "samples").mkdir(exist_ok=True)
+        for number, batch in enumerate(own):
+            if signals.wanted:
+                break
+            if not all(map(is_whole, (*files(batch), *needed(number)))):
+                save_all(images(number, batch, progress), files(batch))
+        if not stop_requested(run, fabric, signals) and run.leads:
+            finish()
+
+
+def rank_batches(batches: Sequence[Batch], fabric: Fabric) -> Sequence[Batch]:
+    """This rank's batches. Batches are never split, so images do not depend on the number of
+    ranks."""
     return batches[fabric.global_rank :: fabric.world_size]
 
 
-def check_shares(run: Run, fabric: Fabric, batches: int) -> None:
-    """See that all processes write into the folder of the first; call it when the run has begun.
+def split(seeds: range, batch_size: int) -> list[range]:
+    """Seeds in batches."""
+    return [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
+
+
+def check_shared_folder(run: Run, fabric: Fabric, batches: int) -> None:
+    """Check that all processes write into the folder that the first one made.
 
     Raises:
-        InputError: on another machine the folder is another, or not there.
+        InputError: on another machine the folder is another one, or missing.
     """
     if fabric.world_size == 1:
         return
     run_id = fabric.broadcast(run.plan.hparams["run_id"])
-    blind = torch.tensor(float(not _shows(run.dir, run_id)), device=fabric.device)
+    blind = torch.tensor(float(not _sees_folder(run.dir, run_id)), device=fabric.device)
     if fabric.all_reduce(blind, reduce_op="sum") > 0:
         raise InputError(
             f"output_dir={run.dir}: not all processes see the folder that the first one made. "
@@ -54,9 +151,9 @@ def check_shares(run: Run, fabric: Fabric, batches: int) -> None:
         )
 
 
-def _shows(folder: Path, run_id: str) -> bool:
-    """Whether the folder is that of this run; on a network it may take a while to be seen."""
-    deadline = time.monotonic() + SEEN_AFTER
+def _sees_folder(folder: Path, run_id: str) -> bool:
+    """Whether the folder is that of this run; on a network it may become visible late."""
+    deadline = time.monotonic() + VISIBLE_AFTER
     while True:
         with contextlib.suppress(InputError):
             if run_dir.read_config(folder)["run_id"] == run_id:
@@ -66,29 +163,49 @@ def _shows(folder: Path, run_id: str) -> bool:
         time.sleep(0.5)
 
 
-def undrawn(
-    batches: Iterable[Batch], files: Callable[[Batch], Sequence[Path]], signals: GracefulStop
-) -> Iterator[tuple[int, Batch]]:
-    """Number and batch, of those that lack a whole file, until a signal asks to stop."""
-    for number, batch in enumerate(batches):
-        if signals.wanted:
-            return
-        if not all(is_whole(file) for file in files(batch)):
-            yield number, batch
-
-
 def save_all(images: Iterable[Tensor], files: Iterable[Path]) -> None:
-    """Write images, uint8 (C, H, W), each whole or not at all."""
+    """Write images, uint8 (C, H, W), each atomically."""
     for image, file in zip(images, files, strict=True):
         save_png(image, file)
         crashpoint("sample.saved")
 
 
-def stopped(run: Run, fabric: Fabric, signals: GracefulStop) -> bool:
+def stop_requested(run: Run, fabric: Fabric, signals: GracefulStop) -> bool:
     """Whether any rank was asked to stop; waits for all of them."""
-    asked = torch.tensor(float(signals.wanted), device=fabric.device)
+    requested = torch.tensor(float(signals.wanted), device=fabric.device)
     if fabric.world_size > 1:
-        asked = fabric.all_reduce(asked, reduce_op="sum")
-    if asked > 0:
+        requested = fabric.all_reduce(requested, reduce_op="sum")
+    if requested > 0:
         run.preempted(signals.received, "the same command goes on")
-    return bool(asked > 0)
+    return bool(requested > 0)
+
+
+def file_name(seed: int) -> str:
+    return f"{seed:06d}.png"
+
+
+def load(folder: Path, seeds: Sequence[int]) -> Tensor:
+    """The images of these seeds, whichever rank drew them: uint8 (B, C, H, W)."""
+    return torch.stack([load_png(folder / file_name(seed)) for seed in seeds])
+
+
+def write_labels(folder: Path, labels: Sequence[int] | None, seeds: Sequence[int]) -> None:
+    """The label that each file was drawn for, in `labels.json`, if labels were asked for."""
+    if (label_of_seed := in_turn(labels, seeds, seeds[0])) is not None:
+        pairs = zip(seeds, label_of_seed, strict=True)
+        names = {file_name(seed): label for seed, label in pairs}
+        (folder / "labels.json").write_text(json.dumps(names, indent=0) + "\n")
+
+
+def read_picture(key: str, path: str, read: Callable[[Path], Content], hint: str = "") -> Content:
+    """What `read` makes of the picture file that a key of the command line names.
+
+    Raises:
+        InputError: it cannot be read; names the key.
+    """
+    try:
+        return read(Path(path))
+    except Unreadable as error:
+        raise InputError(f"{key}: cannot read {path!r} ({error.reason}).{hint}") from error
+    except OutOfReach as error:
+        raise InputError(f"{key}: {str(error).removeprefix('data: ')}") from error

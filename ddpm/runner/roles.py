@@ -69,6 +69,7 @@ ROLES = {
     "code": Role.RECORD,
     "version": Role.RECORD,
     "kind": Role.RECORD,  # of the job
+    "pipeline": Role.START,  # wires parts for the jobs that draw
     "resume": Role.START,
     "allow_changes": Role.START,
     "output_dir": Role.START,

@@ -19,7 +19,7 @@ from ddpm.data import base, decode
 from ddpm.data.digits import Digits
 from ddpm.data.folder import Folder
 from ddpm.errors import InputError
-from ddpm.jobs.pictures import read_picture
+from ddpm.jobs.sampling import read_picture
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 

@@ -63,7 +63,7 @@ def _check_timesteps(config: dict[str, Any]) -> list[str]:
     """Steps of the sampler and of interpolation must be steps of the schedule."""
     wrong, job = [], config.get("job", {})
     steps, T = get_path(config, "sampler.steps"), get_path(config, "schedule.T")
-    if "sampler" in job and steps is not None and T is not None and steps > T:
+    if {"sampler", "pipeline"} & job.keys() and steps is not None and T is not None and steps > T:
         wrong.append(f"sampler.steps={steps}: must be at most schedule.T={T}, the steps there are.")
     if (t := job.get("t")) is not None and T is not None and t >= T:
         wrong.append(f"job.t={t}: must be from 0 to {T - 1}, below schedule.T={T}.")

@@ -27,7 +27,7 @@ def merge(
     Args:
         keys: that the command line sets.
         allowed: keys that may change although the result depends on them.
-        wires: parts of the diffusion process that are keys of their own: {"betas": "schedule"}.
+        wires: keys that repeat other keys: {"diffusion.betas": "schedule"}.
 
     Raises:
         InputError: the command line changes a key that is fixed.
@@ -65,8 +65,8 @@ def merge(
                 merged[key] = config[key]
     if refusals:
         raise InputError("\n".join(refusals[:5]))
-    for name, path in wires.items():
-        merged["diffusion"][name] = get_path(merged, path)
+    for key, path in wires.items():
+        set_path(merged, key, get_path(merged, path))
     return merged, changes
 
 

@@ -65,11 +65,12 @@ def plan(cfg: DictConfig) -> Plan:
 def _plan(cfg: DictConfig, request: Request, hidden: list[Hidden]) -> Plan:
     """The plan of a configuration all of whose values can be read."""
     wires = _wires(cfg.job)
+    parts = _wires(cfg.diffusion, "diffusion.") | _wires(cfg.get("pipeline") or {}, "pipeline.")
     config = _resolve(cfg, request)
     allowed = [RENAMED.get(key, key) for key in config.pop("allow_changes", [])]
     base = _base_run(config, request)
     untyped = _fill_wandb(config, base, request)
-    config, changes = _merge(config, base, request, hidden, allowed, _wires(cfg.diffusion))
+    config, changes = _merge(config, base, request, hidden, allowed, parts)
     if base is not None and base.resumed:
         wandb_settings.keep(config, base.config, untyped)
     config["code"] = code_version.state()
@@ -278,8 +279,8 @@ def _is_own(group: str, option: str) -> bool:
     return any((folder / group / f"{option}.yaml").is_file() for folder in validate.folders())
 
 
-def _wires(node: DictConfig) -> dict[str, str]:
+def _wires(node: Any, prefix: str = "") -> dict[str, str]:
     """The arguments of a node that stand for another one: `{"model": "model", ...}`."""
-    raw = OmegaConf.to_container(node, resolve=False)
+    raw = OmegaConf.to_container(node, resolve=False) if node else {}
     matches = {key: _WIRE.fullmatch(str(value)) for key, value in raw.items()}
-    return {key: match[1] for key, match in matches.items() if match}
+    return {f"{prefix}{key}": match[1] for key, match in matches.items() if match}

@@ -161,7 +161,7 @@ def test_fewer_batches_than_processes_are_remarked(alone, tmp_path, monkeypatch)
 
 
 def test_a_folder_that_is_not_shared_is_refused(alone, tmp_path, monkeypatch):
-    monkeypatch.setattr(sampling, "_shows", lambda *_: os.environ.get("RANK") != "1")
+    monkeypatch.setattr(sampling, "_sees_folder", lambda *_: os.environ.get("RANK") != "1")
     words = [*DRAW, f"checkpoint={alone()}", "output_dir=s", "hardware=ddp", *CPU]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
     assert said(tmp_path).count("all machines must share it") == 1
