@@ -21,7 +21,8 @@ from ddpm.runner.report import commands, run_record, status
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks, listing
 from ddpm.runner.sweeps import folder
-from ddpm.trackers.base import Trackers, grid_files
+from ddpm.trackers.base import grid_files
+from ddpm.trackers.multi import Trackers
 from ddpm.trackers.wandb_client import download, history
 
 CODES = [errno.ESTALE, errno.EACCES, errno.EIO, errno.ENFILE]
