@@ -17,7 +17,7 @@ from torch import nn
 from ddpm.errors import InputError, causes, shown
 from ddpm.runner.checkpoints import safetensors_file, summary
 from ddpm.runner.checkpoints.summary import list_checkpoints
-from ddpm.runner.distributed.fsdp import share
+from ddpm.runner.distributed.fsdp import distribute
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.atomic import free_bytes, replacing, sync, sync_folder
 from ddpm.runner.safe_io.failpoint import crashpoint
@@ -207,7 +207,7 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path)
     """
     check_weights(model, weights, path)
     own = model.state_dict()
-    model.load_state_dict({name: share(weight, own[name]) for name, weight in weights.items()})
+    model.load_state_dict({name: distribute(weight, own[name]) for name, weight in weights.items()})
 
 
 def check_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
