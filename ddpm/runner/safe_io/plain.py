@@ -13,6 +13,7 @@ from ddpm.errors import shown
 MAX_DEPTH = 32
 MAX_NODES = 100_000
 MAX_TEXT = 64 * 1024
+_END: Any = object()
 
 
 class Refused(ValueError):
@@ -41,8 +42,8 @@ def check_plain(node: Any, *, tensors: bool = False, max_text: int = MAX_TEXT) -
     walks: list[Iterator[tuple[Any, Any]]] = [iter([("", node)])]
     seen = 0
     while walks:
-        name, value = next(walks[-1], (None, walks))
-        if value is walks:
+        name, value = next(walks[-1], (None, _END))
+        if value is _END:
             walks.pop()
             continue
         seen += 1

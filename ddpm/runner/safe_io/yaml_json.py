@@ -19,7 +19,7 @@ from ddpm.runner.safe_io.plain import (
 MAX_YAML = 1024 * 1024  # bytes
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The safe loader; duplicate keys are errors, as in Hydra."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
