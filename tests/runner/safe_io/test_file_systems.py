@@ -145,7 +145,7 @@ def test_folders_that_cannot_be_renamed(code, tmp_path, monkeypatch):
 
 def test_a_real_failure_to_rename_leaves_nothing(tmp_path, monkeypatch):
     refuse(monkeypatch, os, "rename", errno.EIO)
-    with pytest.raises(InputError, match="cannot make it"):
+    with pytest.raises(InputError, match="output_dir="):
         run_dir.create(tmp_path / "run", CONFIG, unique=False)
     assert list(tmp_path.iterdir()) == []
 
