@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm.errors import InputError, ToldElsewhere, nearest
+from ddpm.errors import InputError, ReportedElsewhere, nearest
 from ddpm.runner.config import (
     base_run,
     catalog,
@@ -60,14 +60,14 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         if callback.folder is not None:
             summary.summary()
-        if ranks.leads():
+        if ranks.is_rank_zero():
             print("Stopped.", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
-    except ToldElsewhere:
+    except ReportedElsewhere:
         sys.exit(2)
     except Exception as error:
         message = explain.explain(error)
-        if message is not None and "planned" not in _single and not ranks.leads_machine():
+        if message is not None and "planned" not in _single and not ranks.is_local_rank_zero():
             sys.exit(2)  # all processes find the same mistake, and one of them tells
         if message is None or wants_traceback:
             traceback.print_exception(error)
@@ -200,7 +200,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         if cfg.kind == "reads":
             build(cfg.job, "job")(cfg)
             return None
-        with ranks.one_tells():
+        with ranks.report_once():
             planned = plan(cfg)
         _single["planned"] = True
         perform(planned)

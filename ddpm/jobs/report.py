@@ -149,7 +149,8 @@ def _tracked(path: Path) -> bool:
 def _show(trackers: dict[str, Any], files: list[Path], output: Path, title: str) -> None:
     """Give the report to trackers, as a run of the group that the runs are in; the same run each
     time that this report is made."""
-    from ddpm.trackers.base import RunInfo, open_trackers
+    from ddpm.trackers.base import RunInfo
+    from ddpm.trackers.multi import open_trackers
 
     run = RunInfo(
         run_id=_run_id(output, title),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ddpm.errors import InputError, shown
 from ddpm.runner.distributed import fsdp
-from ddpm.runner.distributed.fabric import restart_peak
+from ddpm.runner.distributed.fabric import reset_peak_memory
 from ddpm.runner.execution import eager
 from ddpm.runner.execution.run import Run
 from ddpm.training import memory
@@ -168,7 +168,7 @@ def _state_bytes(optimizer: torch.optim.Optimizer) -> Iterator[int]:
     for entries in optimizer.state.values():
         for value in entries.values():
             if isinstance(value, Tensor) and value.dim() > 0:
-                yield (value.to_local() if fsdp.is_shared(value) else value).nbytes  # type: ignore[attr-defined]
+                yield (value.to_local() if fsdp.is_sharded(value) else value).nbytes  # type: ignore[attr-defined]
 
 
 def free_bytes(fabric: Fabric) -> int | None:
@@ -280,5 +280,5 @@ def plan_memory(
         if accumulate not in splits(share):
             accumulate = choose_accumulation(probe, estimate)
         run.record_choice(accumulate=accumulate)
-    restart_peak(probe.fabric.device)
+    reset_peak_memory(probe.fabric.device)
     return estimate, accumulate

@@ -49,12 +49,12 @@ class TrainState:
         }
         for part in ("model", "ema", "diffusion"):
             for name, weight in state[part].items():
-                if not fsdp.shared_finite(weight):
+                if not fsdp.all_finite(weight):
                     raise InputError(
                         f"the weights are not finite any more ({part}: {name}), so no checkpoint "
                         "is written. A lower optimizer.lr helps; earlier checkpoints are good."
                     )
-        return fsdp.whole(state, keep)
+        return fsdp.gather(state, keep)
 
     def load(self, state: dict[str, Any], path: Path | None) -> None:
         """Restore the entries of a checkpoint; the optimizer keeps its configured options."""
@@ -94,6 +94,6 @@ class TrainState:
 
 def like(value: Tensor, weight: Tensor) -> Tensor:
     """A tensor in the layout and on the device, or devices, of a weight of the same shape."""
-    if fsdp.is_shared(weight):
-        return fsdp.share(value, weight)
+    if fsdp.is_sharded(weight):
+        return fsdp.distribute(value, weight)
     return torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddpm.denoising import NO_LABEL
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.randomness import StepNoise, mix, seed_device
-from ddpm.runner.distributed.fsdp import norm_of
+from ddpm.runner.distributed.fsdp import full_norm
 from ddpm.runner.execution import eager
 from ddpm.training.ema import EMA
 from ddpm.training.lr import LearningRate
@@ -148,7 +148,7 @@ class Step:
                 self.model, self.optimizer, max_norm=max_norm, error_if_nonfinite=False
             )
             assert norm is not None
-            return norm_of(norm)
+            return full_norm(norm)
         # Fabric does the same, but not for fused optimizers.
         self.scaler.unscale_(self.optimizer.optimizer)
         return nn.utils.clip_grad_norm_(self.model.parameters(), max_norm, error_if_nonfinite=False)

@@ -17,7 +17,7 @@ from support.wandb_reader import read_run, run_files
 from support.wandb_runs import finished, nobody_is_logged_in, run_dir, wandb_run
 
 from ddpm.errors import InputError
-from ddpm.trackers.base import Trackers
+from ddpm.trackers.multi import Trackers
 
 __all__ = ["nobody_is_logged_in", "run_dir"]
 

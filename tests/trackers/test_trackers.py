@@ -12,7 +12,7 @@ from support.trackers import CONF, GRID, HPARAMS, NODES, info, knobs, said
 
 from ddpm.errors import InputError
 from ddpm.runner.runs.metrics_log import read_metrics
-from ddpm.trackers.base import Trackers, open_trackers
+from ddpm.trackers.multi import Trackers, open_trackers
 from ddpm.trackers.tensorboard import TensorBoard
 
 

@@ -13,7 +13,7 @@ from support.wandb_runs import (
     write_metrics,
 )
 
-from ddpm.trackers.base import Trackers
+from ddpm.trackers.multi import Trackers
 
 __all__ = ["nobody_is_logged_in", "run_dir", "server"]
 

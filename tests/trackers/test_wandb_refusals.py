@@ -14,7 +14,7 @@ from support.wandb_runs import (
     wandb_run,
 )
 
-from ddpm.trackers.base import Trackers
+from ddpm.trackers.multi import Trackers
 from ddpm.trackers.wandb_client import session
 
 __all__ = ["nobody_is_logged_in", "run_dir", "server"]

@@ -1,7 +1,7 @@
-"""The file a training run is continued and sampled from: written whole or not at all.
+"""Checkpoints of training runs, written whole or not at all.
 
-A checkpoint is one `torch.save` of a dict of plain types and tensors, so that it loads with
-`weights_only=True`: reading somebody's checkpoint runs none of their code.
+A checkpoint is one `torch.save` of a dict of plain types and tensors. It loads with
+`weights_only=True`: reading an untrusted checkpoint executes no code.
 """
 
 import errno
@@ -17,7 +17,7 @@ from torch import nn
 from ddpm.errors import InputError, causes, shown
 from ddpm.runner.checkpoints import safetensors_file, summary
 from ddpm.runner.checkpoints.summary import list_checkpoints
-from ddpm.runner.distributed.fsdp import share
+from ddpm.runner.distributed.fsdp import distribute
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.atomic import free_bytes, replacing, sync, sync_folder
 from ddpm.runner.safe_io.failpoint import crashpoint
@@ -25,19 +25,19 @@ from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
 
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")
-# Entries that are there or not: diffusion (a schedule that learns), meter (what was measured since
-# the last line of the log), scaler (of float16), data (the fingerprint of the images), made_with,
-# chosen (what the run chose for itself: accumulate).
+# Optional entries: diffusion (of a learned schedule), meter (measurements since the last log line),
+# scaler (of float16), data (fingerprint of the images), made_with, chosen (values that the run
+# chose for "auto").
 logger = logging.getLogger(__name__)
 
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")  # torch.compile's and DDP's
 
 
 def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
-    """Write `state` to `folder/step-0000500.pt` and then delete all but the newest `keep` files.
+    """Write `state` to `folder/step-0000500.pt`, then delete all but the newest `keep` files.
 
-    The file appears under its name only when all its bytes are on the disk and were read back, so
-    neither a kill nor a full disk can leave a broken one or take an older one away.
+    The file gets its name only after its bytes were flushed to the disk and verified, so neither a
+    kill nor a full disk leaves a damaged file or removes an older one.
 
     Args:
         state: holds all ENTRIES; `step` names the file.
@@ -62,11 +62,11 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
 
 
 def _delete_older(folder: Path, step: int, keep: int) -> None:
-    """Delete all but the newest `keep` of the checkpoints up to a step: newer ones were passed over
-    as damaged when the run went on from an older one."""
+    """Delete all but the newest `keep` checkpoints up to a step. Newer ones are damaged: they were
+    passed over when the run was resumed from an older one."""
     try:
         known = [old for old in list_checkpoints(folder) if summary.step_of(old) <= step]
-    except listing.Unreachable as error:  # the new one is written: no reason to end the run
+    except listing.Unreachable as error:  # the new one is written: the run can continue
         logger.warning("%s Older checkpoints stay for now.", error)
         return
     for old in known[:-keep]:
@@ -75,7 +75,7 @@ def _delete_older(folder: Path, step: int, keep: int) -> None:
 
 
 class _File(io.BufferedWriter):
-    """A file in the middle of whose bytes a test can let the process die."""
+    """A file during whose writes tests can kill the process."""
 
     def write(self, data: Any) -> int:
         crashpoint("checkpoint.writing")
@@ -83,7 +83,7 @@ class _File(io.BufferedWriter):
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:
-    """Write a file, and see that its bytes are on the disk and are the right ones."""
+    """Write a file, flush it to the disk and verify it."""
     with _File(io.FileIO(path, "w")) as file:
         torch.save(state, file)
         file.flush()
@@ -98,7 +98,7 @@ def _write(path: Path, state: dict[str, Any]) -> None:
 
 
 def _not_written(path: Path, state: dict[str, Any], error: Exception) -> str:
-    """Why there is no new checkpoint, and which one there still is."""
+    """Message: why there is no new checkpoint, and which is the newest older one."""
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors(state)) / 1e6
     free = free_bytes(path.parent)
     full = "no space left on the disk, or in a quota" if _is_full(error) else str(error)
@@ -113,7 +113,7 @@ def _not_written(path: Path, state: dict[str, Any], error: Exception) -> str:
 
 
 def _is_full(error: BaseException) -> bool:
-    """Whether it was for want of room; torch's writer says it in words of its own."""
+    """Whether the disk was full; torch's zip writer reports that in its own words."""
     full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(
         getattr(cause, "errno", None) in full or "unexpected pos" in str(cause)
@@ -132,7 +132,7 @@ def tensors(node: Any) -> list[torch.Tensor]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read one file to the CPU, with clean parameter names: a checkpoint, or a shared export.
+    """Read a checkpoint or an export to the CPU, with clean parameter names.
 
     Raises:
         InputError: no such file, not a checkpoint of this program, damaged, or of a newer version.
@@ -140,11 +140,11 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"checkpoint={path}: there is no such file.")
     if path.suffix == safetensors_file.SUFFIX:
-        state, entries = safetensors_file.read(path), ()
+        state = safetensors_file.read(path)
     else:
-        state, entries = _read(path), ENTRIES
-    if missing := [entry for entry in entries if entry not in state]:
-        raise InputError(f"checkpoint={path}: it lacks {', '.join(missing)}.")
+        state = _read(path)
+        if missing := [entry for entry in ENTRIES if entry not in state]:
+            raise InputError(f"checkpoint={path}: it lacks {', '.join(missing)}.")
     _check_entries(state, path)
     for weights in {"model", "ema"} & state.keys():
         state[weights] = {_WRAPPERS.sub(r"\1", k).lstrip("."): v for k, v in state[weights].items()}
@@ -152,7 +152,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The dict that `save` wrote."""
+    """The dict in a checkpoint."""
     try:
         state = read_archive(path)
     except Refused as error:
@@ -200,21 +200,21 @@ def find(path: str | Path, planned: Path | None = None) -> tuple[Path, dict[str,
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Put weights into a network, also where that is shared out over several devices.
+    """Load weights into a network, which may be sharded.
 
     Raises:
         InputError: see `check_weights`.
     """
     check_weights(model, weights, path)
     own = model.state_dict()
-    model.load_state_dict({name: share(weight, own[name]) for name, weight in weights.items()})
+    model.load_state_dict({name: distribute(weight, own[name]) for name, weight in weights.items()})
 
 
 def check_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """See that weights are those of a network, naming at most five that are not.
+    """Check names, shapes and types of weights against a network.
 
     Raises:
-        InputError: a name is missing or too many, or a shape differs.
+        InputError: names at most five weights that differ.
     """
     own = model.state_dict()
     wrong = [

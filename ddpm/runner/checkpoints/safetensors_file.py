@@ -45,9 +45,9 @@ _NO_DIGEST = "0" * 64  # stands in the place of the checksum while that is taken
 
 
 def shared(hparams: dict[str, Any]) -> dict[str, Any]:
-    """What others need of a run's configuration to sample as it does.
+    """The part of a run's configuration that is needed to sample from its weights.
 
-    Paths of this machine become null, and a classifier that guides stays here, with its guidance.
+    Absolute paths become null, and classifier guidance is left out, since it needs a second file.
     """
     parts = {part: _without_paths(hparams[part]) for part in PARTS if part in hparams}
     choices = {k: v for k, v in hparams["choices"].items() if k in (*PARTS, "job")}
@@ -115,7 +115,7 @@ def write(folder: Path, state: dict[str, Any], weights: str) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A file that `write` made, as the state of a checkpoint: one of "ema" and "model" is in it.
+    """The content of an export as the state of a checkpoint, with either "ema" or "model".
 
     Raises:
         InputError: it is damaged, of another program, or of a newer version of this one.
@@ -132,7 +132,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def read_head(path: Path) -> tuple[int, str, dict[str, Any]]:
-    """Step, run and configuration of a file that `write` made, without reading the tensors.
+    """Step, run and configuration of an export, without reading the tensors.
 
     Raises:
         InputError: as for `read`.
@@ -148,7 +148,7 @@ class _Foreign(Exception):
 
 @contextlib.contextmanager
 def _answering(path: Path) -> Iterator[None]:
-    """Say what is wrong with a file in the words of a checkpoint."""
+    """Turn errors of a file into messages about `checkpoint=`."""
     try:
         yield
     except _Foreign:
@@ -246,7 +246,7 @@ def _tensors(path: Path) -> dict[str, "Tensor"]:
     """The tensors of a file; the library checks that their types, shapes and places fit the file.
 
     Raises:
-        Refused: they do not, or a tensor is none of ours.
+        Refused: they do not, or a tensor cannot be of an export.
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:

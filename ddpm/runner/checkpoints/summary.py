@@ -134,7 +134,7 @@ def _read_file(path: Path) -> Summary:
     if not path.is_file():
         raise InputError(f"checkpoint={path}: there is no such file.")
     if path.suffix == ".safetensors":
-        from ddpm.runner.checkpoints import safetensors_file  # imports torch
+        from ddpm.runner.checkpoints import safetensors_file  # imports this module
 
         return Summary(path, *safetensors_file.read_head(path))
     try:

@@ -1,4 +1,4 @@
-"""Devices, precision and processes: the arguments of Lightning Fabric, and what it leaves open."""
+"""Devices, precision and processes: builds Lightning Fabric and fills its gaps."""
 
 import hashlib
 import importlib.util
@@ -25,21 +25,21 @@ from ddpm.errors import InputError, nearest
 from ddpm.runner.distributed import ranks
 from ddpm.runner.distributed import threads as cpu_threads
 
-# Weights in other types than float32 have an average and samplers that do not fit them yet.
+# Only those with float32 weights: EMA and samplers expect these.
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed", "32", "bf16", "16")
 
 logger = logging.getLogger(__name__)
-logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # our first lines say it all
-warnings.filterwarnings("ignore", "The `srun` command is available")  # and need not be used
-warnings.filterwarnings("ignore", "This DataLoader will create")  # rules.py has a shorter word
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # we report the same
+warnings.filterwarnings("ignore", "The `srun` command is available")  # srun is optional
+warnings.filterwarnings("ignore", "This DataLoader will create")  # we warn ourselves
 
 
 class Sharded(ModelParallelStrategy):
-    """FSDP, by processes that each call a function, as for "ddp": Fabric's own way would start the
-    command line again. The networks are shared out by whoever makes them, see `mesh_of`."""
+    """FSDP with processes that call a function, as "ddp" does; Fabric's own strategy would run the
+    command line again in each. The training loop shards the networks, see `mesh_of`."""
 
     def __init__(self, timeout: timedelta) -> None:
-        super().__init__(parallelize_fn=_as_it_is, timeout=timeout)
+        super().__init__(parallelize_fn=_unchanged, timeout=timeout)
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -47,18 +47,20 @@ class Sharded(ModelParallelStrategy):
         super().setup_environment()
 
     def _configure_launcher(self) -> None:
-        if not self.cluster_environment.creates_processes_externally:
+        environment = self.cluster_environment
+        if environment is not None and not environment.creates_processes_externally:
             self._launcher = _MultiProcessingLauncher(self, "spawn")
 
 
-def _as_it_is(model: nn.Module, mesh: Any) -> nn.Module:
+def _unchanged(model: nn.Module, mesh: Any) -> nn.Module:
+    """A function of the module, since spawned processes receive it pickled."""
     return model
 
 
-def mesh_of(made: Fabric) -> Any:
-    """The devices that a network is to be shared out over; None: each holds a whole one."""
-    if isinstance(made.strategy, Sharded):
-        return made.strategy.device_mesh["data_parallel"]
+def mesh_of(fabric: Fabric) -> Any:
+    """The device mesh to shard a network over; None if each device holds the full network."""
+    if isinstance(fabric.strategy, Sharded) and fabric.strategy.device_mesh is not None:
+        return fabric.strategy.device_mesh["data_parallel"]
     return None
 
 
@@ -72,22 +74,21 @@ def fabric(
     timeout_minutes: float = 30,
     threads: int | str = "auto",
 ) -> Fabric:
-    """A Fabric for the machine at hand.
+    """A Fabric for this machine.
 
     Args:
         accelerator: "auto", "cpu", "gpu", "cuda", "mps".
-        devices: how many, or "auto" for all there are.
+        devices: how many, or "auto" for all.
         num_nodes: machines; more than one needs torchrun or Slurm to start the processes.
-        strategy: "auto", "ddp", "fsdp", ...; these two start their own processes by calling a
-            function in each. Fabric's own way, starting the command line again, would repeat a
-            whole sweep.
-        precision: "auto" (bf16-mixed where the hardware is fast at it, else 32-true), or one of
+        strategy: "auto", "ddp", "fsdp", ...; the latter two start processes that call a function.
+            Fabric's default, running the command line again in each, would repeat a whole sweep.
+        precision: "auto" (bf16-mixed if the hardware supports it natively, else 32-true), or one of
             Fabric's.
-        timeout_minutes: that processes wait for each other, before one counts as hung.
-        threads: of the CPU, where the run is one process on it; "auto": one for each idle core.
+        timeout_minutes: for which processes wait for each other before the run is aborted.
+        threads: CPU threads of a single process; "auto": one for each idle core.
 
     Raises:
-        InputError: the machine has not what was asked for.
+        InputError: the machine lacks what was requested.
     """
     if accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise InputError(
@@ -97,7 +98,7 @@ def fabric(
     if not (devices == "auto" or (isinstance(devices, int) and devices >= 1)):
         raise InputError(f"hardware.devices={devices}: must be a number from 1, or 'auto'.")
     external = ranks.external()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has said already how many there are
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun defines the number of processes
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         num_nodes = int(os.environ["WORLD_SIZE"]) // devices
     elif num_nodes > 1 and not external:
@@ -124,7 +125,7 @@ def fabric(
             devices=devices,
             num_nodes=num_nodes,
             strategy=_strategy(strategy, alone, external, timeout),
-            precision=precision,
+            precision=precision,  # type: ignore[arg-type]  # checked above
             plugins=_environment(),
         )
     except (ValueError, TypeError, RuntimeError) as error:
@@ -134,27 +135,29 @@ def fabric(
 
 
 def _environment() -> ClusterEnvironment | None:
-    """Who has started the processes; of Slurm, Fabric would go by the name of the job."""
+    """The launcher of the processes; Fabric would decide by the name of the Slurm job."""
     if "TORCHELASTIC_RUN_ID" in os.environ or "SLURM_JOB_ID" not in os.environ:
         return None
     return SLURMEnvironment() if ranks.by_srun() else LightningEnvironment()
 
 
 def _strategy(name: str, alone: bool, external: bool, timeout: timedelta) -> str | Strategy:
-    """What Fabric is to do with several processes; one process needs none of it."""
+    """Fabric's strategy for several processes; a single process needs none."""
     if name == "fsdp":
         return Sharded(timeout)
     if name == "ddp":
-        start = "popen" if external else "spawn"  # the former starts nothing that is there
-        return "auto" if alone else DDPStrategy(start_method=start, timeout=timeout)
+        if alone:
+            return "auto"
+        # With an external launcher, "popen" starts no processes.
+        return DDPStrategy(start_method="popen" if external else "spawn", timeout=timeout)
     return name
 
 
 def _check_precision(precision: str, accelerator: str, strategy: str) -> None:
-    """Refuse what Fabric does not know, and float16 where it is emulated.
+    """Refuse unknown precisions, and float16 where it is emulated.
 
     Raises:
-        InputError: says what to use instead.
+        InputError: names the alternatives.
     """
     if precision not in PRECISIONS:
         hint = nearest(precision, PRECISIONS)
@@ -163,17 +166,17 @@ def _check_precision(precision: str, accelerator: str, strategy: str) -> None:
         )
     if strategy == "fsdp" and precision not in ("auto", "32-true", "32", "bf16-mixed", "bf16"):
         raise InputError(
-            f"hardware.precision={precision}: hardware=fsdp has 32-true, bf16-mixed and auto."
+            f"hardware.precision={precision}: hardware=fsdp supports 32-true, bf16-mixed and auto."
         )
     if precision in ("16", "16-mixed") and _device(accelerator).type == "cpu":
         raise InputError(
             f"hardware.precision={precision}: needs a GPU; on a CPU float16 is a hundred times "
-            "slower. Use bf16-mixed or 32-true, or auto for the faster of both."
+            "slower. Use bf16-mixed, 32-true, or auto for the faster one."
         )
 
 
 def _device(accelerator: str) -> torch.device:
-    """The kind of device that Fabric will take."""
+    """The type of device that Fabric will use."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
@@ -192,7 +195,7 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 def check_compiler(device: torch.device) -> None:
-    """See that torch.compile has what it needs on this device: a C++ compiler, on a GPU Triton.
+    """Check that torch.compile finds its compiler: C++ for a CPU, Triton for a GPU.
 
     Raises:
         InputError: it is not installed.
@@ -205,8 +208,8 @@ def check_compiler(device: torch.device) -> None:
         return
     if missing:
         raise InputError(
-            f"job.compile=true: on this device torch.compile needs {missing}, and there is none. "
-            "Install it, or leave job.compile out."
+            f"job.compile=true: torch.compile needs {missing} on this device, which is missing. "
+            "Install it, or leave out job.compile."
         )
 
 
@@ -221,47 +224,47 @@ def _has_cpp_compiler() -> bool:
     return True
 
 
-def describe(made: Fabric) -> str:
-    """One line for the start of a run: device, processes, precision."""
-    device = made.device
+def describe(fabric: Fabric) -> str:
+    """Device, processes and precision in one line, printed when a run starts."""
+    device = fabric.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}"
     count = torch.get_num_threads()
     threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
-    processes = f"{made.world_size} x " if made.world_size > 1 else ""
-    return f"{processes}{name}{threads}, {made._precision.precision}"
+    processes = f"{fabric.world_size} x " if fabric.world_size > 1 else ""
+    return f"{processes}{name}{threads}, {fabric._precision.precision}"
 
 
 def memory(device: torch.device) -> float:
-    """Megabytes that this process has taken: at most so far on a GPU, now in the computer's own
-    memory. What of the images' file lies in the page cache does not count: it is nobody's."""
+    """Memory of this process in megabytes: the peak on a GPU, the current use on a CPU. Pages of
+    the memory-mapped data set do not count: the system can drop them."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     try:
         with open("/proc/self/statm") as file:
             _, resident, shared = (int(word) for word in file.read().split()[:3])
         return (resident - shared) * os.sysconf("SC_PAGE_SIZE") / 1e6
-    except OSError:  # elsewhere than on Linux: the most so far
+    except OSError:  # not on Linux: the peak
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
-def restart_peak(device: torch.device) -> None:
-    """Reset the peak that `memory` reports of a GPU: trials and earlier runs do not count."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Reset the peak that `memory` reports for a GPU, to exclude trial steps and earlier runs."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def is_first_to_say(text: str) -> bool:
-    """Whether no other process of the run has said this before."""
+def is_first_report(text: str) -> bool:
+    """Whether no other process of the run has reported this text."""
     if not torch.distributed.is_initialized():
         return True
     try:
         store = torch.distributed.distributed_c10d._get_default_store()
-        return store.add(f"said/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
-    except RuntimeError:  # the first process, which keeps the list, has ended: it said why
+        return store.add(f"reported/{hashlib.sha256(text.encode()).hexdigest()}", 1) == 1
+    except RuntimeError:  # rank 0, which hosts the store, has ended and reported why
         return False
 
 
-def starts_processes(made: Fabric) -> bool:
-    """Whether `launch` calls its function in new processes, and not in this one."""
-    return hasattr(made.strategy.launcher, "_start_method")
+def starts_processes(fabric: Fabric) -> bool:
+    """Whether `launch` calls its function in new processes instead of this one."""
+    return hasattr(fabric.strategy.launcher, "_start_method")

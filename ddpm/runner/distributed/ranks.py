@@ -1,45 +1,44 @@
-"""Which of several processes this one is, where torchrun or Slurm started them: asked of the
-environment, so that it is known before torch is there."""
+"""The rank of this process, read from the environment of torchrun or Slurm: torch is not needed."""
 
 import contextlib
 import logging
 import os
 from collections.abc import Iterator
 
-from ddpm.errors import InputError, ToldElsewhere
+from ddpm.errors import InputError, ReportedElsewhere
 
 
 def external() -> bool:
-    """Whether the processes of this run are started by somebody else."""
+    """Whether torchrun or Slurm starts the processes of this run."""
     return "TORCHELASTIC_RUN_ID" in os.environ or by_srun()
 
 
 def by_srun() -> bool:
-    """Whether Slurm's `srun` has started several processes. The number of a job's tasks would not
-    tell: it is known to its script, too, and to a shell in an allocation, which run once."""
+    """Whether `srun` started several processes. SLURM_NTASKS would be misleading: the batch script
+    and an interactive shell see it, too, and run once."""
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     return tasks.isdigit() and int(tasks) > 1
 
 
-def leads() -> bool:
-    """Whether this process is the first of all: the one that tells people how things stand."""
-    return _number("RANK", "SLURM_PROCID") == 0
+def is_rank_zero() -> bool:
+    """Whether this process is rank 0, which reports progress and results."""
+    return _rank("RANK", "SLURM_PROCID") == 0
 
 
-def leads_machine() -> bool:
-    """Whether it is the first on its machine: while the processes do not know each other, that one
-    tells of mistakes, for they may be of its machine."""
-    return _number("LOCAL_RANK", "SLURM_LOCALID") == 0
+def is_local_rank_zero() -> bool:
+    """Whether this process is the first of its machine. It reports errors that arise before the
+    processes are connected, since they may concern its machine only."""
+    return _rank("LOCAL_RANK", "SLURM_LOCALID") == 0
 
 
 @contextlib.contextmanager
-def one_tells() -> Iterator[None]:
-    """What is wrong or doubtful in here is so for all processes of this machine: the first tells.
+def report_once() -> Iterator[None]:
+    """Errors and warnings raised inside are reported by local rank 0 only.
 
     Raises:
-        ToldElsewhere: in the others.
+        ReportedElsewhere: in place of an InputError, in the other processes.
     """
-    if leads_machine():
+    if is_local_rank_zero():
         yield
         return
     level = logging.root.level
@@ -47,14 +46,14 @@ def one_tells() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise ToldElsewhere(str(error)) from error
+        raise ReportedElsewhere(str(error)) from error
     finally:
         logging.root.setLevel(level)
 
 
-def _number(torchrun: str, slurm: str) -> int:
-    """A place among the processes; 0 where this one is alone."""
+def _rank(torchrun: str, slurm: str) -> int:
+    """The rank in a variable of the launcher; 0 for a single process."""
     if not external():
         return 0
-    found = os.environ.get(torchrun if "TORCHELASTIC_RUN_ID" in os.environ else slurm, "")
-    return int(found) if found.isdigit() else 0
+    text = os.environ.get(torchrun if "TORCHELASTIC_RUN_ID" in os.environ else slurm, "")
+    return int(text) if text.isdigit() else 0

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes its step, saves, and says that it was preempted."""
+"""Signals that request a stop: the run finishes its step, saves and ends as preempted."""
 
 import contextlib
 import multiprocessing
@@ -8,18 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any, Self
 
 _ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-# One request may come twice: to the whole group of processes, and handed on by the parent.
+# One request can arrive twice: by the process group, and forwarded by the parent.
 _ECHO_SECONDS = 0.5
 _TORCHRUN_SECONDS = 3.0
 _END_OF_SESSION = {signal.SIGTERM, signal.SIGHUP}  # systemd sends both, one right after the other
 
 
 class StoppedAtOnce(KeyboardInterrupt):
-    """A signal that cannot wait came: nothing more is to be done than to leave all in order."""
+    """A stop that cannot wait for the end of the step."""
 
     def __init__(self, number: int, how: str = "by a second signal") -> None:
         super().__init__(f"stopped at once {how}, {signal.Signals(number).name}")
@@ -27,36 +27,31 @@ class StoppedAtOnce(KeyboardInterrupt):
 
 
 class GracefulStop:
-    """While open, the first signal only notes that a stop is wanted; a second one stops at once.
+    """While open, the first signal only records that a stop is requested; a second raises at once.
 
-    Handlers that were there before are called, too, but when this is closed: one that hands the job
-    back to a cluster's queue ends the process, and until then the run has to be saved. Python's
-    own, which would raise KeyboardInterrupt, is not called.
+    Signal handlers installed earlier are chained: they run when this is closed, after the
+    checkpoint is written, because a handler that requeues the job on a cluster ends the process.
+    Python's own handler, which raises KeyboardInterrupt, is not called.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._when = 0.0
-        self._before: dict[int, Any] = {}
+        self._earlier: dict[int, Any] = {}
 
     @property
     def wanted(self) -> bool:
-        """Whether to stop: a signal came, or the process that started this one has died."""
+        """Whether to stop: a signal arrived, or the parent process has died."""
         return self.received is not None or _parent_died()
 
     def __enter__(self) -> Self:
-        self._before = _install(self._handle)
+        self._earlier = _install(self._handle)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        _restore(self._before)
+    def __exit__(self, *_: object) -> None:
+        _restore(self._earlier)
         if self.received is not None:
-            _hand_over(self.received, self._before)
+            _call_earlier(self.received, self._earlier)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -66,53 +61,54 @@ class GracefulStop:
             raise StoppedAtOnce(number)
 
     def _is_echo(self, number: int, seconds: float) -> bool:
-        """Whether a signal says again what the first one said."""
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # Ctrl-C reaches torchrun, too: it sends SIGTERM
+        """Whether a signal repeats the first request."""
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # Ctrl-C also reaches torchrun, which sends SIGTERM
             return seconds < _TORCHRUN_SECONDS
-        # Ctrl-C at a terminal asks all processes at once, and the parent hands it on as well.
-        handed_on = number != signal.SIGINT or multiprocessing.parent_process() is not None
+        # Ctrl-C at a terminal reaches all processes at once, and the parent forwards it as well.
+        forwarded = number != signal.SIGINT or multiprocessing.parent_process() is not None
         same = number == self.received or {number, self.received} == _END_OF_SESSION
-        return same and handed_on and seconds < _ECHO_SECONDS
+        return same and forwarded and seconds < _ECHO_SECONDS
 
 
 def _parent_died() -> bool:
-    """Whether this process was started by one of ours that is there no more."""
+    """Whether our parent process has died."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return False
     try:
         return not parent.is_alive()
-    except ValueError:  # a process of loky, which does not watch its parent in this way
+    except ValueError:  # a loky process, whose handle of the parent cannot be polled
         return os.getppid() != parent.pid
 
 
 @contextlib.contextmanager
 def to_children() -> Iterator[list[int]]:
-    """While open, this process only waits for its children, and hands on what asks to stop: the
-    list of that. Earlier handlers are called at the end, as by `GracefulStop`."""
+    """While open, forward stop signals to the child processes; yields the list of those received.
+    Earlier handlers are called at the end, as by `GracefulStop`."""
     received: list[int] = []
 
-    def hand_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for child in multiprocessing.active_children():
             with contextlib.suppress(ProcessLookupError):
+                assert child.pid is not None  # active children have started
                 os.kill(child.pid, number)
 
     _start_tracker()
-    before = _install(hand_on)
+    earlier = _install(forward)
     try:
         yield received
     finally:
-        _restore(before)
+        _restore(earlier)
         if received:
-            _hand_over(received[0], before)
+            _call_earlier(received[0], earlier)
 
 
 def _start_tracker() -> None:
-    """Start the process with which `multiprocessing` keeps track of shared memory, deaf to SIGHUP.
+    """Start the resource tracker of `multiprocessing` with SIGHUP blocked.
 
-    By itself it leaves SIGINT and SIGTERM to its parent, but not the end of a terminal: its own end
-    would be told, with a traceback, while the run still saves.
+    It ignores SIGINT and SIGTERM by itself. A SIGHUP, when the terminal closes, would kill it, and
+    `multiprocessing` would print a traceback while the run still saves.
     """
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
@@ -122,11 +118,11 @@ def _start_tracker() -> None:
 
 
 def leave_to_parent() -> None:
-    """Let signals that ask to stop mean nothing in a process that only reads ahead for another one.
+    """Ignore stop signals in a data loader's worker process.
 
-    A signal to a whole group of processes reaches both. The other process still needs its batches
-    to finish its step, and ends this one afterwards. A second SIGTERM counts: the other process
-    sends it to one that does not answer.
+    A signal to the process group reaches both. The training process still needs batches to finish
+    its step, and ends its workers afterwards. A second SIGTERM ends the worker: the training
+    process sends it to one that does not respond.
     """
     for number in map(_number, _ASKING):
         signal.signal(number, signal.SIG_IGN)
@@ -134,26 +130,26 @@ def leave_to_parent() -> None:
 
 
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Set the handler of all signals that ask to stop; the ones that were there."""
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows none
+    """Set the handler of all stop signals; return the earlier handlers."""
+    if threading.current_thread() is not threading.main_thread():  # Python sets no others
         return {}
     numbers = [number for number in map(_number, _ASKING) if not _under_nohup(number)]
     return {number: signal.signal(number, handler) for number in numbers}
 
 
 def _under_nohup(number: int) -> bool:
-    """Whether it is the end of a terminal that this process was told to outlive."""
+    """Whether the signal is SIGHUP and this process was started by nohup."""
     return number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
 
 
-def _restore(before: dict[int, Any]) -> None:
-    for number, handler in before.items():
+def _restore(earlier: dict[int, Any]) -> None:
+    for number, handler in earlier.items():
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def _hand_over(number: int, before: dict[int, Any]) -> None:
-    """Call the handler that a signal would have met without us."""
-    handler = before.get(number)
+def _call_earlier(number: int, earlier: dict[int, Any]) -> None:
+    """Call the handler that was installed before ours."""
+    handler = earlier.get(number)
     if callable(handler) and handler is not signal.default_int_handler:
         handler(number, None)
 

@@ -1,11 +1,10 @@
-"""How many threads a run takes on the CPU, and how long they wait for each other.
+"""Number of CPU threads of a run, and how long OpenMP spins.
 
-A parallel loop ends when its last thread has ended. Where another program keeps a core busy, one
-thread gets half of that core, and those that have finished wait for it, by default in a loop of
-their own that keeps their cores from being of use: a run on two cores, one of them busy, falls to a
-tenth of its speed. So the threads of a run are as many as there are idle cores, and they wait in
-a loop only for some microseconds, which is shorter than a busy core keeps them waiting and longer
-than the time between two loops.
+A parallel loop ends with its slowest thread. On a core that another program keeps busy, a thread
+gets half of the time, and the threads that have finished wait for it; by default they spin, which
+blocks their cores: on two cores, one of them busy, a run falls to a tenth of its speed. So a run
+uses as many threads as there are idle cores, and OpenMP spins for some microseconds only: shorter
+than a busy core delays a thread, longer than the time between two parallel loops.
 """
 
 import math
@@ -15,39 +14,40 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-SPINS = "1000"  # turns of GNU OpenMP's waiting loop, about 10 us; its own default is 300,000
-SHORTEST = 1.0  # seconds; what other programs did in less says little
+SPINS = "1000"  # iterations of GNU OpenMP's spin loop, about 10 us; its default is 300,000
+SHORTEST = 1.0  # seconds over which the load is measured, at least
 _STAT = Path("/proc/stat")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Usage(NamedTuple):
-    """Seconds: of a clock, of all processes on our cores, of this process and its children."""
+    """Seconds: wall clock, CPU time of all processes on our cores, CPU time of this process and its
+    children."""
 
     clock: float
     total: float
     own: float
 
 
-_before: Usage | None = None
+_at_start: Usage | None = None
 _default: int | None = None
 
 
 def begin() -> None:
-    """To be called first of all, before torch is imported: OpenMP reads its variables then."""
-    global _before
+    """Call before torch is imported: OpenMP reads its variables at import."""
+    global _at_start
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
-    _before = usage()
+    _at_start = usage()
 
 
 def choose(wanted: int | str) -> tuple[int, str | None]:
-    """The number of threads, and a word on it where it is not what one would expect.
+    """The number of threads, and a warning where it is less than expected.
 
     Args:
-        wanted: so many; "auto": as many as there are idle cores, or what `OMP_NUM_THREADS` says.
+        wanted: a number, or "auto": one for each idle core, or the value of `OMP_NUM_THREADS`.
     """
-    global _before, _default
+    global _at_start, _default
     import torch
 
     if _default is None:
@@ -56,24 +56,24 @@ def choose(wanted: int | str) -> tuple[int, str | None]:
         return int(wanted), None
     if "OMP_NUM_THREADS" in os.environ:
         return _default, None
-    since, _before = _before, usage()
+    since, _at_start = _at_start, usage()
     most = min(_default, quota() or _default)
     busy = 0.0
-    if since and _before and _before.clock - since.clock >= SHORTEST:
-        busy = busy_cores(since, _before)
+    if since and _at_start and _at_start.clock - since.clock >= SHORTEST:
+        busy = busy_cores(since, _at_start)
     count = max(1, min(most, len(own_cores()) - round(busy)))
     if count == most:
         return count, None
     cores = len(own_cores())
     return count, (
-        f"other programs keep about {busy:.1f} of {cores} cores busy: this run takes {count} "
-        f"thread{'s' if count > 1 else ''}; hardware.threads={most} takes more"
+        f"other programs keep about {busy:.1f} of {cores} cores busy: this run uses {count} "
+        f"thread{'s' if count > 1 else ''}; hardware.threads={most} uses more"
     )
 
 
-def busy_cores(before: Usage, now: Usage) -> float:
-    """How many of our cores other processes kept busy between two moments."""
-    return (now.total - before.total - (now.own - before.own)) / (now.clock - before.clock)
+def busy_cores(start: Usage, end: Usage) -> float:
+    """How many of our cores other processes kept busy between two measurements."""
+    return (end.total - start.total - (end.own - start.own)) / (end.clock - start.clock)
 
 
 def own_cores() -> set[int]:
@@ -84,15 +84,15 @@ def own_cores() -> set[int]:
 
 
 def quota() -> int | None:
-    """How many cores' time a container's limit leaves; None: there is none, or it is not known."""
+    """The CPU limit of the container in cores; None without a limit, or if it is unknown."""
     with suppress(OSError, ValueError):
         limit, period = _QUOTA.read_text().split()
-        return math.ceil(int(limit) / int(period))  # "max" is no number
+        return math.ceil(int(limit) / int(period))  # ValueError for "max"
     return None
 
 
 def usage() -> Usage | None:
-    """What was used until now; None: the system does not say."""
+    """CPU time used so far; None where the system does not report it."""
     try:
         ticks = os.sysconf("SC_CLK_TCK")
         total = sum(_busy_ticks(line) for line in _STAT.read_text().splitlines())
@@ -103,10 +103,10 @@ def usage() -> Usage | None:
 
 
 def _busy_ticks(line: str) -> int:
-    """Of a line of /proc/stat: the ticks that one of our cores was busy.
+    """The ticks for which one of our cores was busy, from a line of /proc/stat.
 
-    `cpu0 user nice system idle iowait irq softirq steal ...`: what the host of a virtual machine
-    takes (steal) is no program that could be made way for.
+    `cpu0 user nice system idle iowait irq softirq steal ...`: steal, the time that the host of a
+    virtual machine takes, is not counted, since fewer threads would not reduce it.
     """
     name, *numbers = line.split()
     if not name[3:].isdigit() or not name.startswith("cpu") or int(name[3:]) not in own_cores():

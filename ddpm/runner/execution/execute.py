@@ -27,7 +27,7 @@ def perform(plan: Plan) -> dict[str, Any] | None:
         Preempted: it was asked to stop.
         InputError: the user has to change something.
     """
-    if ranks.leads():
+    if ranks.is_rank_zero():
         print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
     from ddpm.runner.execution import (
         eager,  # torch comes in here, seconds after a mistake would have shown

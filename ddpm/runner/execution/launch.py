@@ -11,13 +11,13 @@ import torch
 from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessExitedException
 
-from ddpm.errors import InputError, ToldElsewhere, shown
+from ddpm.errors import InputError, ReportedElsewhere, shown
 from ddpm.pretrained import check_fits
 from ddpm.runner.checkpoints import checkpoint, summary
 from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks, signals
-from ddpm.runner.distributed.fabric import is_first_to_say, starts_processes
+from ddpm.runner.distributed.fabric import is_first_report, starts_processes
 from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
@@ -36,7 +36,7 @@ def launch(plan: Plan) -> dict[str, Any] | None:
         InputError: the user has to change something.
     """
     before = {name: os.environ.get(name) for name in _LEFT_BEHIND}
-    with ranks.one_tells():
+    with ranks.report_once():
         fabric: Fabric = build(plan.config["hardware"], "hardware")
     # as one callable: Fabric takes the arguments of a function apart
     rank = functools.partial(run_rank, plan=plan)
@@ -79,15 +79,15 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     """What each process does.
 
     Raises:
-        InputError: the user has to change something; ToldElsewhere where another process of the
+        InputError: the user has to change something; ReportedElsewhere where another process of the
             same run has said so in the same words.
     """
     streams.protect()  # where this process was spawned for the run
     try:
         return _run_rank(fabric, plan)
     except InputError as error:
-        if ranks.external() and not is_first_to_say(str(error)):
-            raise ToldElsewhere(str(error)) from error
+        if ranks.external() and not is_first_report(str(error)):
+            raise ReportedElsewhere(str(error)) from error
         raise
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from ddpm.runner.checkpoints.checkpoint import list_checkpoints
 from ddpm.runner.safe_io import listing
-from ddpm.trackers.base import Trackers, grid_files
+from ddpm.trackers.base import grid_files
+from ddpm.trackers.multi import Trackers
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from ddpm.runner.execution.outputs import offer
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal import streams
-from ddpm.trackers.base import RunInfo, Tracker, Trackers, grid_file, open_trackers
+from ddpm.trackers.base import RunInfo, Tracker, grid_file
+from ddpm.trackers.multi import Trackers, open_trackers
 
 
 class Saved(Protocol):

@@ -1,4 +1,4 @@
-"""The report of a study: run folders in; a page, Markdown, a table and a drawing out. No torch."""
+"""Reports that compare runs: from run folders to HTML, Markdown, CSV and SVG. Needs no torch."""
 
 import os
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ from ddpm.runner.safe_io import atomic
 
 def write(folders: Sequence[Path], output: Path, title: str) -> list[Path]:
     """Write `report.html`, `report.md`, `report.csv`, and `curves.svg` where anything was logged,
-    each whole or not at all, and return their paths. A folder that is named twice counts once.
+    each whole or not at all, and return their paths. Duplicate folders count once.
 
     Raises:
-        InputError: a folder is not that of a run, there is none, or `output` cannot be written to.
+        InputError: a folder is not that of a run, `folders` is empty, or `output` is not writable.
     """
-    from ddpm.runner.report import csv_file, curves, markdown, page, run_record, study, svg
+    from ddpm.runner.report import comparison, csv_file, curves, markdown, page, run_record, svg
 
     once = {Path(os.path.realpath(folder)): Path(folder) for folder in folders}
     if not once:
-        raise InputError("a report of no runs: name a sweep, or folders of runs.")
-    made = study.make([run_record.read(folder) for folder in once.values()], title)
+        raise InputError("a report of no runs: give a sweep or folders of runs.")
+    made = comparison.make([run_record.read(folder) for folder in once.values()], title)
     output = Path(output)
     large, quartiles = curves.panels(made)
     drawn = output / "curves.svg" if large or quartiles else None

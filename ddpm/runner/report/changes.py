@@ -1,4 +1,4 @@
-"""What changed in a run's settings while it was on its way: `resume=` with other values."""
+"""Settings that were changed when a run was resumed."""
 
 import math
 import re
@@ -11,18 +11,18 @@ from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.safe_io.tree import flatten
 from ddpm.runner.terminal import shell
 
-_KEY = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")  # no `_target_`: what is built is not chosen here
+_KEY = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")  # excludes `_target_`
 _SIMPLE = ("null", "true", "false")
 _ABSENT = object()
 
-Change = tuple[str, int | None, str, str]  # key, step (None: nobody knows), before, afterwards
+Change = tuple[str, int | None, str, str]  # key, step (None: unknown), old value, new value
 
 
 def changes(run: RunRecord) -> list[Change]:
-    """Each key that changed, as often as it did, in the order of the steps.
+    """All changes of keys, in the order of the steps.
 
-    Words of the command line that the configuration contradicts count, too: a run that had not
-    made a step yet keeps no configuration of before.
+    Overrides that contradict the configuration count, too: a run without a finished step keeps no
+    previous configuration.
     """
     now, found = _flat(run.config), []
     states = [(step, _flat(config)) for step, config in run.before] + [(None, now)]
@@ -39,8 +39,8 @@ def changes(run: RunRecord) -> list[Change]:
     return found
 
 
-def words(run: RunRecord) -> list[str]:
-    """The overrides of a run with the values that it had in the end."""
+def final_overrides(run: RunRecord) -> list[str]:
+    """The overrides of a run, with the final values of changed keys."""
     now = _flat(run.config)
     left = {key: f"{key}={_quoted(now[key])}" for key, *_ in changes(run)}
     made = []
@@ -50,8 +50,8 @@ def words(run: RunRecord) -> list[str]:
     return [*made, *(word for key, word in left.items() if key not in map(key_of, made))]
 
 
-def told(run: RunRecord) -> list[str]:
-    """`job.max_steps changed at step 20: 20, then 40`, a line for each change."""
+def as_text(run: RunRecord) -> list[str]:
+    """`job.max_steps changed at step 20: 20, then 40`, one line for each change."""
     return [
         f"{key} changed {'before the first step' if step is None else f'at step {step:,}'}: "
         f"{was}, then {then}"
@@ -60,7 +60,7 @@ def told(run: RunRecord) -> list[str]:
 
 
 def _flat(config: dict[Any, Any]) -> Flat:
-    """Settings by dotted keys, and each group's option by its name."""
+    """Settings by dotted keys, and the chosen option of each group."""
     choices = config.get("choices")
     pairs = [
         *flatten(choices if isinstance(choices, dict) else {}),
@@ -70,7 +70,7 @@ def _flat(config: dict[Any, Any]) -> Flat:
 
 
 def _tag(value: Any) -> tuple[bool, Any]:
-    """1 and True are equal to Python."""
+    """A key that distinguishes 1 from True."""
     return isinstance(value, bool), frozen(value)
 
 
@@ -79,12 +79,12 @@ def _text(value: Any) -> str:
 
 
 def _contradicts(word: str, value: Any) -> bool:
-    """Whether a plain word is another number, or another of true, false and null, than the value.
-    Texts may have become paths, and lists are written in many ways: they never count."""
-    told = value is None or isinstance(value, bool | int | float)
-    if word.lower() in _SIMPLE or (told and text(value) in _SIMPLE):
-        return told and _is_plain(word) and word.lower() != text(value)
-    return told and _is_plain(word) and float(word) != value
+    """Whether an override with a number, true, false or null differs from the value. Strings may
+    have become paths, and lists can be written in many ways: they never count."""
+    comparable = value is None or isinstance(value, bool | int | float)
+    if word.lower() in _SIMPLE or (comparable and text(value) in _SIMPLE):
+        return comparable and _is_plain(word) and word.lower() != text(value)
+    return comparable and _is_plain(word) and float(word) != value
 
 
 def _is_plain(word: str) -> bool:

@@ -1,4 +1,4 @@
-"""The commands that do a run again, and that sample from it, to be pasted into a shell."""
+"""Commands that repeat a run or sample from it, to be pasted into a shell."""
 
 import os
 import re
@@ -12,14 +12,14 @@ from ddpm.runner.terminal import shell
 
 
 def again(run: RunRecord) -> str | None:
-    """`python run.py ...`, as it was typed, with the values that a run had in the end where it went
-    on with others; None where nobody knows.
+    """`python run.py ...` as typed, with the final values of changed settings; None if unknown.
 
-    Words for Hydra itself are left out: a stranger's file must not load code by what one pastes.
+    Options for Hydra itself are left out: pasting a command from an untrusted run must not load
+    code.
     """
     if not run.config:
         return None
-    words = [word for word in changes.words(run) if _is_setting(word)]
+    words = [word for word in changes.final_overrides(run) if _is_setting(word)]
     return shell.command(*map(shell.bash_word, words))
 
 
@@ -30,17 +30,17 @@ def _is_setting(word: str) -> bool:
 
 
 def sample(run: RunRecord) -> str | None:
-    """The command that draws images from a trained run's newest checkpoint, if it has one."""
+    """The command that samples from a training run's newest checkpoint, if it has one."""
     try:
         saved = listing.paths(run.folder / "checkpoints", "*.pt")
-    except listing.Unreachable:  # is one of the run's problems
+    except listing.Unreachable:  # listed among the run's problems
         return None
     if run.job != "train" or not saved:
         return None
-    return shell.command("job=sample", shell.word("checkpoint", place(run.folder)))
+    return shell.command("job=sample", shell.word("checkpoint", relative(run.folder)))
 
 
-def place(folder: Path) -> Path:
-    """The folder as one types it here: relative where it lies below."""
-    path, here = Path(os.path.abspath(folder)), Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+def relative(folder: Path) -> Path:
+    """A folder relative to the working directory, if it lies below it."""
+    path, current = Path(os.path.abspath(folder)), Path.cwd()
+    return path.relative_to(current) if path.is_relative_to(current) else path

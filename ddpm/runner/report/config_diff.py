@@ -1,4 +1,4 @@
-"""In which keys runs differ: those that were chosen, not what follows from them."""
+"""The keys in which runs differ: the chosen ones, without those that follow from them."""
 
 import json
 from collections.abc import Sequence
@@ -31,15 +31,15 @@ def _is_group(name: Any) -> bool:
 
 
 def frozen(value: Any) -> Any:
-    """A value that can be compared and hashed: lists and dicts as their JSON."""
+    """A hashable form of a value: JSON of lists and dicts."""
     return json.dumps(value, default=str) if isinstance(value, list | dict) else value
 
 
 def differing(runs: Sequence[RunRecord], flats: Sequence[Flat]) -> list[str]:
-    """The keys to tell runs apart by.
+    """The keys that distinguish runs.
 
-    Groups whose choice differs, and keys that the command line gave; of all others only those that
-    do not follow from these: `model.widths` is not named where each `model` has its own.
+    These are groups whose choice differs and keys of the command line; of the others, only those
+    that do not follow from these: `model.widths` is left out if each `model` has its own.
     """
     keys = list(dict.fromkeys(key for flat in flats for key in flat))
     groups = {group for run in runs for group in run.choices if _is_group(group)}
@@ -63,23 +63,23 @@ def key_of(override: str) -> str:
 
 
 def _tag(value: Any) -> tuple[bool, Any]:
-    """1 and True are equal to Python."""
+    """A key that distinguishes 1 from True."""
     return isinstance(value, bool), value
 
 
 def _follows(key: str, known: Sequence[str], flats: Sequence[Flat]) -> bool:
-    """Whether the known keys tell what this one is, in each run that has it."""
+    """Whether the known keys determine this one in all runs that have it."""
     seen: dict[tuple[Any, ...], Any] = {}
     for flat in flats:
         if key in flat:
-            place = tuple(_tag(flat.get(k, _ABSENT)) for k in known)
-            if seen.setdefault(place, _tag(flat[key])) != _tag(flat[key]):
+            values = tuple(_tag(flat.get(k, _ABSENT)) for k in known)
+            if seen.setdefault(values, _tag(flat[key])) != _tag(flat[key]):
                 return False
     return True
 
 
 def text(value: Any) -> str:
-    """A value as the command line writes it."""
+    """A value as on the command line."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, float):
@@ -90,5 +90,5 @@ def text(value: Any) -> str:
 
 
 def cell(flat: Flat, key: str) -> str:
-    """The value of a key as text, or a dash where a run has no such key."""
+    """The value of a key as text, or a dash if the run has no such key."""
     return text(flat[key]) if key in flat else NONE

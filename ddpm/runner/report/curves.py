@@ -1,4 +1,4 @@
-"""Curves over each other, as the paths of a drawing that is 1000 wide and 1000 high."""
+"""Metric curves of all runs as SVG paths in a coordinate system of 1000 x 1000."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ddpm.runner.report.comparison import Comparison
 from ddpm.runner.report.run_record import RunRecord, Series
-from ddpm.runner.report.study import Study
 from ddpm.runner.runs.metrics_log import LOSS
 from ddpm.trackers.loss_curve import smooth
 
 SIZE = 1000
 POINTS = 240  # of a line, at most
 _SMALLEST = 1e-100  # on a logarithmic axis
-RAW = 6  # so many runs at most show what was logged behind what is smoothed
+RAW = 6  # up to this number of runs, raw values are shown behind the smoothed ones
 COLOURS, DASHES = 6, 4
 _QUARTILES = {f"{LOSS}_q{i}": f"t in {t}" for i, t in enumerate(
     ("[0, T/4)", "[T/4, T/2)", "[T/2, 3T/4)", "[3T/4, T)"), 1)}  # fmt: skip
 
-Tick = tuple[float, str]  # place in percent from the left or the bottom, and its label
+Tick = tuple[float, str]  # position in percent from the left or the bottom, and label
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Line:
 
     @property
     def style(self) -> str:
-        """Classes of a setting: six colours, and then other dashes."""
+        """CSS classes of the setting's colour and dashes."""
         return style(self.setting)
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A drawing with a linear or logarithmic axis from `low` to `high`."""
+    """The lines on a linear or logarithmic axis from `low` to `high`."""
 
     kind: str
     low: float
@@ -52,7 +52,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Panel:
-    """A metric of all runs. Where it is positive there is a logarithmic scale, too, first."""
+    """A metric of all runs. For positive values, the first scale is logarithmic."""
 
     metric: str
     title: str
@@ -62,26 +62,30 @@ class Panel:
 
 
 def style(setting: int) -> str:
-    """The classes of a setting's colour and dashes."""
+    """CSS classes of a setting: six colours, then other dashes."""
     return f"c{setting % COLOURS} d{setting // COLOURS % DASHES}"
 
 
-def panels(study: Study) -> tuple[list[Panel], list[Panel]]:
-    """The loss and what evaluations measured; and the loss by the quarter of t, on one axis."""
-    names = {name for run in study.runs for name in run.metrics}
+def panels(comparison: Comparison) -> tuple[list[Panel], list[Panel]]:
+    """Panels of the loss and of evaluations; and of the loss by quarter of t, on a common axis."""
+    names = {name for run in comparison.runs for name in run.metrics}
     large = [(LOSS, "training loss")] if LOSS in names else []
     large += [(name, name) for name in sorted(names) if name.startswith("eval/")]
     quartiles = [(name, title) for name, title in _QUARTILES.items() if name in names]
-    shared = [run.metrics[n][1] for run in study.runs for n, _ in quartiles if n in run.metrics]
+    shared = [
+        run.metrics[n][1] for run in comparison.runs for n, _ in quartiles if n in run.metrics
+    ]
     span = (min(map(np.min, shared)), max(map(np.max, shared))) if shared else None
     return (
-        [_panel(study, name, title) for name, title in large],
-        [_panel(study, name, title, span) for name, title in quartiles],
+        [_panel(comparison, name, title) for name, title in large],
+        [_panel(comparison, name, title, span) for name, title in quartiles],
     )
 
 
-def _panel(study: Study, metric: str, title: str, span: tuple[float, float] | None = None) -> Panel:
-    found = [(i, run, run.metrics[metric]) for i, run in enumerate(study.runs)
+def _panel(
+    comparison: Comparison, metric: str, title: str, span: tuple[float, float] | None = None
+) -> Panel:
+    found = [(i, run, run.metrics[metric]) for i, run in enumerate(comparison.runs)
              if metric in run.metrics]  # fmt: skip
     last = max(float(steps[-1]) for _, _, (steps, _) in found) or 1.0
     positive = all(values.min() > _SMALLEST for _, _, (_, values) in found)
@@ -96,8 +100,8 @@ def _panel(study: Study, metric: str, title: str, span: tuple[float, float] | No
         lines = [
             Line(
                 run=i,
-                setting=-1 if (setting := study.setting_of(run)) is None else setting.number,
-                name=_name(study, run),
+                setting=-1 if (setting := comparison.setting_of(run)) is None else setting.number,
+                name=_name(comparison, run),
                 path=_path(series[0], curve, last, bottom, top, kind),
                 raw=_path(*series, last, bottom, top, kind) if with_raw else "",
                 dot=len(curve) == 1,
@@ -109,14 +113,14 @@ def _panel(study: Study, metric: str, title: str, span: tuple[float, float] | No
     return Panel(metric, title, last, ticks, scales)
 
 
-def _name(study: Study, run: RunRecord) -> str:
-    setting = study.setting_of(run)
-    return f"{setting.label if setting else study.names[run.folder]}, seed {run.seed}"
+def _name(comparison: Comparison, run: RunRecord) -> str:
+    setting = comparison.setting_of(run)
+    return f"{setting.label if setting else comparison.names[run.folder]}, seed {run.seed}"
 
 
 def _drawn(metric: str, series: Series, positive: bool) -> np.ndarray:
-    """Smoothed as in the run's own loss.png: of the logarithm where there is one. Evaluations are
-    few, and stay as they are."""
+    """Smoothed as in the run's loss.png, on the logarithm of positive values. Evaluations are few
+    and are not smoothed."""
     values = series[1]
     if not metric.startswith(LOSS):
         return values
@@ -124,7 +128,7 @@ def _drawn(metric: str, series: Series, positive: bool) -> np.ndarray:
 
 
 def _widened(low: float, high: float, kind: str) -> tuple[float, float]:
-    """A little air above and below."""
+    """The range with a margin."""
     if kind == "log":
         air = max((high / low) ** 0.04, 1.02)
         return low / air, high * air
@@ -135,7 +139,7 @@ def _widened(low: float, high: float, kind: str) -> tuple[float, float]:
 def _path(
     steps: np.ndarray, values: np.ndarray, last: float, low: float, high: float, kind: str
 ) -> str:
-    """`M0 12L3 40...`: y points down. A point alone is a line of no length, for a round end."""
+    """`M0 12L3 40...`: y points down. A single point is a line of zero length with round ends."""
     pick = np.unique(np.linspace(0, len(steps) - 1, min(POINTS, len(steps))).round().astype(int))
     x = steps[pick] / last * SIZE
     if kind == "log":
@@ -167,7 +171,7 @@ def _short(label: str) -> str:
 
 
 def _of_decades(low: float, high: float) -> Iterator[float]:
-    """1, 2, 5 of each power of ten; over more than three powers the ones alone, or fewer."""
+    """1, 2, 5 of each power of ten; only powers of ten, or fewer, over a large range."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     stride = max(1, (last - first) // 6)
     heads: Sequence[int] = (1, 2, 5) if math.log10(high / low) <= 2.2 else (1,)

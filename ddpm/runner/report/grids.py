@@ -1,4 +1,4 @@
-"""The grids of samples, chosen so that they can be compared, and made small enough for a page."""
+"""Grids of samples: chosen at comparable steps and reduced to the size of a page."""
 
 import base64
 import io
@@ -14,19 +14,19 @@ from PIL import Image
 
 from ddpm.data.decode import OutOfReach, Unreadable, convert, open_image
 from ddpm.errors import shown
+from ddpm.runner.report.comparison import Comparison
 from ddpm.runner.report.run_record import RunRecord
-from ddpm.runner.report.study import Study
 
-BUDGET = 12 * 1024**2  # bytes of all pictures of a page; as text they take a third more
+BUDGET = 12 * 1024**2  # bytes of all images of a page; base64 adds a third
 LARGEST = 768  # pixels of a side
-MAX_SIDE = 16_384  # of a file that is opened at all
-_LOSSLESS = 256 * 256  # pixels; with more, a picture becomes a lossy WebP
+MAX_SIDE = 16_384  # of a file that is opened
+_LOSSLESS = 256 * 256  # pixels; larger images become lossy WebP
 _LARGEST_SQUARE = 16
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A run's picture. `step` is None for what a job that samples has drawn."""
+    """An image of a run. `step` is None for the samples of a sampling job."""
 
     run: int
     setting: int
@@ -40,20 +40,20 @@ class Grid:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures to stand side by side."""
+    """Images shown side by side."""
 
     title: str
     grids: list[Grid]
 
 
-def groups(study: Study) -> list[Group]:
-    """The previews seed by seed, all at one step where all have one; then what was sampled."""
-    step = _common_step(study)
+def groups(comparison: Comparison) -> list[Group]:
+    """Previews grouped by seed, at a common step if there is one; then the samples."""
+    step = _common_step(comparison)
     found: dict[str, list[Grid]] = {}
-    for i, run in enumerate(study.runs):
-        setting = study.setting_of(run)
+    for i, run in enumerate(comparison.runs):
+        setting = comparison.setting_of(run)
         number = -1 if setting is None else setting.number
-        label = setting.label if setting else study.names[run.folder]
+        label = setting.label if setting else comparison.names[run.folder]
         if run.pictures:
             at = max((s for s in run.pictures if step is None or s <= step), default=None)
             at = min(run.pictures) if at is None else at
@@ -69,22 +69,22 @@ def _seed(run: RunRecord) -> str:
     return "Seed unknown" if run.seed is None else f"Seed {shown(run.seed)}"
 
 
-def _common_step(study: Study) -> int | None:
-    """The last step at which every run that is done has a preview."""
-    done = [set(r.pictures) for r in study.runs if r.pictures and r.state == "done"]
+def _common_step(comparison: Comparison) -> int | None:
+    """The last step for which every finished run has a preview."""
+    done = [set(r.pictures) for r in comparison.runs if r.pictures and r.state == "done"]
     return max(set.intersection(*done), default=None) if done else None
 
 
 def embedded(found: list[Group]) -> tuple[list[Group], list[str]]:
-    """The groups with the pictures in them as `data:` URIs, and a line for each that is damaged.
+    """The groups with images as `data:` URIs, and a message for each damaged image.
 
-    If all together are too large, all are made smaller by the same factor.
+    If the total size exceeds the budget, all images are reduced by the same factor.
     """
     problems: dict[Path, str] = {}
     files = [grid.file for group in found for grid in group.grids]
     side = LARGEST
     while True:
-        with ThreadPoolExecutor() as pool:  # Pillow lets others work meanwhile
+        with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
             encoded = pool.map(lambda file, side=side: _encoded(file, side, problems), files)
             made = {f: p for f, p in zip(files, encoded, strict=True) if p is not None}
         size = sum(len(data) for _, data, _ in made.values())
@@ -107,8 +107,8 @@ def _filled(grid: Grid, kind: str, data: bytes, size: tuple[int, int]) -> Grid:
 def _encoded(
     file: Path, side: int, problems: dict[Path, str]
 ) -> tuple[str, bytes, tuple[int, int]] | None:
-    """Format, bytes and size of a picture, at most `side` wide and high; written anew, so that
-    nothing of the file but its pixels comes along."""
+    """Format, bytes and size of an image of at most `side` x `side` pixels. It is encoded anew, so
+    only the pixels of the untrusted file remain."""
     try:
         with open_image(file) as image:
             if max(image.size) > MAX_SIDE:
@@ -117,7 +117,7 @@ def _encoded(
     except (Unreadable, OutOfReach) as error:
         problems[file] = f"{file.parent.parent.name}: {file.name} cannot be read ({error.reason})."
         return None
-    except Exception as error:  # whatever a decoder meets in a file that lies
+    except Exception as error:  # decoders raise many types of errors
         problems[file] = f"{file.parent.parent.name}: {file.name} cannot be read ({shown(error)})."
         return None
     picture = _reduced(picture)
@@ -129,8 +129,8 @@ def _encoded(
 
 
 def _reduced(picture: Image.Image) -> Image.Image:
-    """Previews of small images are written with each pixel as a square; a page enlarges them
-    itself, from a hundredth of the bytes."""
+    """An image with each k x k square of equal pixels reduced to one. Previews of small images are
+    enlarged like this; the page enlarges them itself, which takes a hundredth of the bytes."""
     pixels = np.asarray(picture)
     height, width = pixels.shape[:2]
     for k in range(_LARGEST_SQUARE, 1, -1):

@@ -1,49 +1,49 @@
-"""The report as Markdown: the same tables; curves and pictures by relative links."""
+"""The report as Markdown, with relative links to curves and images."""
 
 import re
 from pathlib import Path
 
 from ddpm.runner.report import changes, commands, grids, tables
-from ddpm.runner.report.study import Study
+from ddpm.runner.report.comparison import Comparison
 from ddpm.runner.report.tables import Table
 
 _MARKS = re.compile(r"([\\`*_\[\]<>|#~&$!])")
 _MEASURED = (
-    "Mean over the runs that are done, ± half of its 95 % interval (Student's t). Bold: the best "
-    "mean; slanted: no run is done, so far. The final loss of a run is the mean of the last tenth "
-    "of the losses that it logged."
+    "Mean over the finished runs ± half of its 95 % interval (Student's t). Bold: the best mean; "
+    "italic: no run has finished yet. The final loss of a run is the mean of the last tenth of the "
+    "losses that it logged."
 )
-WIDTH = 240  # of a picture, in pixels
+WIDTH = 240  # of an image, in pixels
 
 
-def markdown(study: Study, output: Path, curves: Path | None) -> str:
+def markdown(comparison: Comparison, output: Path, curves: Path | None) -> str:
     """The report; its links are relative to `output`.
 
     Args:
-        curves: the drawing of the curves, if there is one.
+        curves: the SVG file of the curves, if there is one.
     """
-    lines = [f"# {plain(study.title)}", "", plain(" · ".join(tables.facts(study))), ""]
-    if study.notes:
-        lines += [*(f"- {plain(note)}" for note in study.notes), ""]
-    if study.settings:
-        lines += ["## Settings", "", *_table(tables.of_settings(study)), ""]
+    lines = [f"# {plain(comparison.title)}", "", plain(" · ".join(tables.facts(comparison))), ""]
+    if comparison.notes:
+        lines += [*(f"- {plain(note)}" for note in comparison.notes), ""]
+    if comparison.settings:
+        lines += ["## Settings", "", *_table(tables.of_settings(comparison)), ""]
         lines += [_MEASURED, ""]
     if curves is not None:
         lines += ["## Curves", "", f"![curves of all runs]({grids.link(curves, output)})", ""]
-    if groups := grids.groups(study):
+    if groups := grids.groups(comparison):
         lines += ["## Samples", ""]
         for group in groups:
             lines += [f"### {plain(group.title)}", "", *_grids(group, output), ""]
-    lines += ["## Runs", "", *_table(tables.of_runs(study, output)), ""]
-    for run in study.runs:
-        lines += [f"**{plain(study.names[run.folder])}** ({run.state})", ""]
+    lines += ["## Runs", "", *_table(tables.of_runs(comparison, output)), ""]
+    for run in comparison.runs:
+        lines += [f"**{plain(comparison.names[run.folder])}** ({run.state})", ""]
         if run.error:
             lines += [f"> {plain(run.error)}", ""]
         words = [c for c in (commands.again(run), commands.sample(run)) if c]
         if run.code[0]:
-            changed = ", with changes that no commit holds" if run.code[1] else ""
+            changed = ", with uncommitted changes" if run.code[1] else ""
             lines += [f"Code of commit {plain(run.code[0])}{changed}.", ""]
-        if told := changes.told(run):
+        if told := changes.as_text(run):
             lines += [*(f"- {plain(change)}." for change in told), ""]
         if words:
             lines += [*_fenced("\n".join(words)), ""]
@@ -51,12 +51,12 @@ def markdown(study: Study, output: Path, curves: Path | None) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that Markdown leaves as it is, on one line."""
+    """A text on one line, escaped for Markdown."""
     return _MARKS.sub(r"\\\1", " ".join(text.split()))
 
 
 def _fenced(text: str) -> list[str]:
-    """Lines of code, behind a fence that does not occur in them."""
+    """A code block with a fence that does not occur in the text."""
     longest = max((len(ticks) for ticks in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return [f"{fence}sh", text, fence]
@@ -77,7 +77,7 @@ def _table(content: Table) -> list[str]:
 
 
 def _grids(group: grids.Group, output: Path) -> list[str]:
-    """Four pictures in a row of a table without a heading."""
+    """Tables without headings, four images in a row."""
     lines = []
     for start in range(0, len(group.grids), 4):
         four = group.grids[start : start + 4]

@@ -1,4 +1,4 @@
-"""The report as one HTML page: no other file, no network, no script but its own."""
+"""The report as one self-contained HTML page: no other files, no network, only its own script."""
 
 import base64
 import hashlib
@@ -10,13 +10,13 @@ import jinja2
 from markupsafe import Markup
 
 from ddpm.runner.report import changes, commands, curves, grids, tables
-from ddpm.runner.report.study import Study
+from ddpm.runner.report.comparison import Comparison
 
 _HERE = Path(__file__).parent
 
 
 def environment() -> jinja2.Environment:
-    """Where templates are; every value is text, and escaped."""
+    """The templates; every value is escaped."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
@@ -27,43 +27,46 @@ def environment() -> jinja2.Environment:
 
 
 def page(
-    study: Study, output: Path, large: Sequence[curves.Panel], quartiles: Sequence[curves.Panel]
+    comparison: Comparison,
+    output: Path,
+    large: Sequence[curves.Panel],
+    quartiles: Sequence[curves.Panel],
 ) -> str:
     """The page, whose links are relative to `output`."""
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    groups, damaged = grids.embedded(grids.groups(study))
+    groups, damaged = grids.embedded(grids.groups(comparison))
     return (
         environment()
         .get_template("page.html")
         .render(
-            study=study,
-            facts=tables.facts(study),
-            notes=[*study.notes, *damaged],
-            summary=tables.of_settings(study),
-            singles=tables.of_runs(study, output),
+            comparison=comparison,
+            facts=tables.facts(comparison),
+            notes=[*comparison.notes, *damaged],
+            summary=tables.of_settings(comparison),
+            singles=tables.of_runs(comparison, output),
             groups=groups,
             large=large,
             quartiles=quartiles,
             drawn={line.setting for panel in large for line in panel.scales[0].lines},
-            runs=_runs(study, output),
+            runs=_runs(comparison, output),
             style=curves.style,
-            css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # ours, not of a run
+            css=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # our file, not of a run
             script=Markup(script),
             script_hash=_hash(script),
         )
     )
 
 
-def _runs(study: Study, output: Path) -> list[dict[str, Any]]:
-    """What the last section tells of each run."""
+def _runs(comparison: Comparison, output: Path) -> list[dict[str, Any]]:
+    """Data of each run for the last section."""
     found = []
-    for number, run in enumerate(study.runs):
-        setting = study.setting_of(run)
+    for number, run in enumerate(comparison.runs):
+        setting = comparison.setting_of(run)
         found.append(
             {
                 "number": number,
                 "setting": -1 if setting is None else setting.number,
-                "name": study.names[run.folder],
+                "name": comparison.names[run.folder],
                 "label": "" if setting is None else f"{setting.label}, seed {run.seed}",
                 "link": grids.link(run.folder, output),
                 "state": run.state,
@@ -71,7 +74,7 @@ def _runs(study: Study, output: Path) -> list[dict[str, Any]]:
                 "commit": run.code[0],
                 "dirty": run.code[1],
                 "again": commands.again(run),
-                "changes": changes.told(run),
+                "changes": changes.as_text(run),
                 "sample": commands.sample(run),
             }
         )
@@ -79,5 +82,5 @@ def _runs(study: Study, output: Path) -> list[dict[str, Any]]:
 
 
 def _hash(script: str) -> str:
-    """What the page's own policy knows the script by: no other runs."""
+    """The hash of the script for the page's content security policy, which blocks others."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,5 +1,5 @@
-"""The folder of a run, read into a plain record. What is in it may be a stranger's: it is bounded,
-checked, and where it is damaged the record says so."""
+"""A run folder read into a plain record. The files may be untrusted: they are bounded and checked,
+and damage is listed in the record."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -21,12 +21,12 @@ SPEED = "train/images_per_sec"
 MEMORY = "train/memory_mb"
 MAX_ROWS = 20_000  # of metrics.jsonl, evenly; a curve on a page has some hundred points
 MAX_JSON = 64 * 1024
-_LARGEST = 1e100  # of a figure; nothing that was measured is as large
+_LARGEST = 1e100  # of a measurement; larger values are treated as damage
 _WANTED = (LOSS, SPEED, MEMORY, "eval/")
 _UNTIL = re.compile(r"config\.until-step-(\d{1,12})\.yaml")
-_MOST_UNTIL = 20  # configurations of before that are read, the newest
+_MOST_UNTIL = 20  # previous configurations that are read, the newest
 _PREVIEW = re.compile(r"step-(\d{1,12})\.png")
-_GRIDS = ("grid.png", "strip.png")  # of jobs that sample
+_GRIDS = ("grid.png", "strip.png")  # of sampling jobs
 
 _T = TypeVar("_T")
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, (n,) each, all finite
@@ -37,17 +37,17 @@ class RunRecord:
     """A run.
 
     Args:
-        config: resolved, or empty where there is none.
-        state: one of run_dir.STATES, `killed` (it says that it runs, and nobody works on it), or
-            `unknown`.
-        step, total: done and to be done.
-        seconds: of work, over all starts.
+        config: the resolved configuration, or empty.
+        state: one of run_dir.STATES, `killed` (status.json says running, but no process holds the
+            lock), or `unknown`.
+        step, total: finished steps, and all.
+        seconds: run time over all starts.
         about: device, parameters, versions.
         metrics: a series for each name.
-        pictures: its previews, by step.
-        grid: what a job that samples has drawn.
-        before: the configurations it had until a step, in their order.
-        problems: what is damaged, and what a reader must know; one line each.
+        pictures: previews by step.
+        grid: the image of a sampling job.
+        before: previous configurations and the steps until which they applied, in order.
+        problems: damage and remarks, one line each.
     """
 
     folder: Path
@@ -66,7 +66,7 @@ class RunRecord:
 
     @cached_property
     def choices(self) -> dict[str, Any]:
-        """The option of each group."""
+        """The chosen option of each group."""
         found = self.config.get("choices")
         return found if isinstance(found, dict) else {}
 
@@ -80,19 +80,19 @@ class RunRecord:
 
     @property
     def device(self) -> str:
-        """What it ran on, or an empty text."""
+        """The name of the device, or an empty string."""
         found = self.about.get("device")
         return shown(found, 100) if isinstance(found, str) else ""
 
     @cached_property
     def overrides(self) -> list[str]:
-        """The words of the command line."""
+        """The overrides of the command line."""
         found = self.config.get("overrides")
         return [w for w in found if isinstance(w, str)] if isinstance(found, list) else []
 
     @cached_property
     def code(self) -> tuple[str | None, bool]:
-        """The commit of the code, where that is known, and whether files had been changed since."""
+        """The commit of the code, if known, and whether files differed from it."""
         found = self.config.get("code")
         code = found if isinstance(found, dict) else {}
         commit = code.get("commit")
@@ -107,23 +107,24 @@ def read(folder: Path) -> RunRecord:
     """
     folder = Path(folder)
     problems: list[str] = []
+    none: list[Path] = []
     names = ("config.yaml", "status.json")
     if not any(_seen(True, problems, listing.exists, folder / name) for name in names):
         raise InputError(f"{folder} is not the folder of a run (no config.yaml, no status.json).")
     config = _config(folder, problems)
     status = read_object(folder / "status.json", problems)
     metrics = _metrics(folder / "metrics.jsonl", problems)
-    before = _seen([], problems, listing.paths, folder, "config.until-step-*.yaml")
+    before = _seen(none, problems, listing.paths, folder, "config.until-step-*.yaml")
     if changed := len(before):
         often = "once" if changed == 1 else f"{changed} times"
-        problems.append(f"its settings or the code changed {often} on the way (config.until-*)")
+        problems.append(f"its settings or the code changed {often} during the run (config.until-*)")
     state = status.get("state", "unknown" if status or metrics else "waiting")
     if state not in run_dir.STATES:
         state = "unknown"
     if state == "running" and not run_dir.is_locked(folder):
         state = "killed"
     grids = [folder / n for n in _GRIDS if _seen(False, problems, listing.exists, folder / n)]
-    _seen([], problems, listing.paths, folder / "checkpoints")
+    _seen(none, problems, listing.paths, folder / "checkpoints")
     error = status.get("error")
     return RunRecord(
         folder=folder,
@@ -135,7 +136,7 @@ def read(folder: Path) -> RunRecord:
         error=None if error is None else shown(error, 2000),
         about=read_object(folder / "about.json", problems),
         metrics=metrics,
-        pictures=_pictures(_seen([], problems, listing.paths, folder / "samples", "step-*.png")),
+        pictures=_pictures(_seen(none, problems, listing.paths, folder / "samples", "step-*.png")),
         grid=grids[0] if grids else None,
         before=tuple(_before(before)),
         problems=tuple(dict.fromkeys(problems)),
@@ -143,7 +144,7 @@ def read(folder: Path) -> RunRecord:
 
 
 def _seen(otherwise: _T, problems: list[str], look: Callable[..., _T], *arguments: Any) -> _T:
-    """What a function of `listing` finds; where it cannot, `otherwise`, and the problem is kept."""
+    """The result of a function of `listing`; if it fails, `otherwise`, and the problem is added."""
     try:
         return look(*arguments)
     except listing.Unreachable as error:
@@ -156,7 +157,7 @@ def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
     try:
         config = read_yaml(file)
     except FileNotFoundError:
-        return {}  # a job that failed before it had one
+        return {}  # of a job that failed early
     except OSError as error:
         problems.append(f"config.yaml cannot be read: {error.strerror}")
         return {}
@@ -170,7 +171,7 @@ def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
 
 
 def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Steps, and the configurations until there; what is damaged is left out."""
+    """Steps and the configurations until then; damaged ones are left out."""
     named = ((_UNTIL.fullmatch(path.name), path) for path in files)
     for step, path in sorted((int(match[1]), path) for match, path in named if match)[
         -_MOST_UNTIL:
@@ -184,10 +185,13 @@ def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:
-    """A small JSON file; empty where there is none. What is wrong with it goes to `problems`.
+    """The object in a small JSON file; empty if it is missing.
+
+    Args:
+        problems: list to which damage is added.
 
     Raises:
-        OSError, Refused: without `problems`, what is wrong.
+        OSError, Refused: the file is damaged, and `problems` is None.
     """
     try:
         if regular_size(file) > MAX_JSON:
@@ -204,8 +208,7 @@ def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]
 
 
 def _metrics(file: Path, problems: list[str]) -> dict[str, Series]:
-    """The finite values of each metric that a report shows. Of a step that is there twice the later
-    line counts."""
+    """The finite values of each metric of a report. For repeated steps the last line counts."""
     try:
         if regular_size(file) > MAX_BYTES:
             problems.append(f"of metrics.jsonl only the last {MAX_BYTES // 1024**2} MiB are read")
@@ -236,5 +239,5 @@ def _pictures(files: list[Path]) -> dict[int, Path]:
 
 
 def figure(value: Any) -> float | None:
-    """A finite number, or None; sums of squares of it are finite, too."""
+    """The value as a float, or None unless it and the squares of it are finite."""
     return float(value) if is_number(value) and abs(value) <= _LARGEST else None

@@ -1,15 +1,15 @@
-"""Means, intervals, and numbers as they are read by people."""
+"""Means, confidence intervals, and formatted numbers."""
 
 import math
 from collections.abc import Sequence
 
-NONE = "\u2013"  # what stands where there is no value
-_NORMAL = 1.959963984540054  # 97.5 % of a normal distribution lie below
+NONE = "\u2013"  # a missing value
+_NORMAL = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _STUDENT = (12.706205, 4.302653, 3.182446, 2.776445, 2.570582, 2.446912, 2.364624, 2.306004)
 
 
 def student_t(freedom: int) -> float:
-    """The 97.5 % point of Student's t, to four digits and more: for 95 % intervals."""
+    """The 97.5 % quantile of Student's t, to four digits or more: for 95 % intervals."""
     if freedom <= len(_STUDENT):
         return _STUDENT[freedom - 1]
     z = _NORMAL  # Abramowitz and Stegun 26.7.5
@@ -23,7 +23,7 @@ def student_t(freedom: int) -> float:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and half the width of its 95 % interval (None for a single value)."""
+    """The mean, and the half width of its 95 % interval (None for a single value)."""
     n = len(values)
     mean = math.fsum(values) / n
     if n < 2:
@@ -33,7 +33,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Four digits that count: `0.1234`, `1,234`, `1.2e-05`, `123,456`."""
+    """A number with four significant digits: `0.1234`, `1,234`, `1.2e-05`, `123,456`."""
     if value is None:
         return NONE
     if value == 0 or 1e-4 <= abs(value) < 10**digits:
@@ -43,8 +43,8 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def with_interval(mean: float, half: float | None) -> tuple[str, str]:
-    """Mean and half width, the mean to the second digit of the latter: `("0.1234", "± 0.0012")`;
-    without a half width nothing stands beside the mean."""
+    """Mean and half width, both to its second digit: `("0.1234", "± 0.0012")`; an empty string
+    without a half width."""
     if half is None:
         return number(mean), ""
     if half == 0 or abs(mean) >= 1e9 or half < 1e-9:

@@ -1,4 +1,4 @@
-"""How the jobs of a sweep stand, as a plain table; quick enough to be drawn every second."""
+"""The status of a sweep's jobs as a plain table, fast enough to refresh every second."""
 
 import shutil
 from collections import Counter
@@ -22,14 +22,18 @@ TAIL = 16 * 1024  # bytes of metrics.jsonl: some dozen lines
 ORDER = ("done", "running", "failed", "killed", "preempted", "pruned", "waiting", "unknown")
 _HEAD = ("job", "overrides", "step", "loss", "images/s", "left", "state")
 _RIGHT = ("step", "loss", "images/s", "left")
-_LEAST = {"job": 12, "overrides": 20, "state": 12}  # columns that may be cut, and how far
+_LEAST = {
+    "job": 12,
+    "overrides": 20,
+    "state": 12,
+}  # columns that may be cut, and their minimal widths
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a line tells. `left` and `whole`: seconds still to go and in all, where known;
-    `unread`: the first of its files that could not be read, and why."""
+class JobStatus:
+    """A line of the table. `left` and `whole`: remaining and total seconds, if known; `unread`: the
+    first file that could not be read, and why."""
 
     folder: Path
     words: list[str]
@@ -45,10 +49,10 @@ class Job:
 
 
 def table(folders: Sequence[Path], width: int | None = None) -> str:
-    """Jobs line by line, and a line of sums below.
+    """One line for each job, and a summary.
 
     Args:
-        width: of the terminal, in characters; None: as wide as it is.
+        width: characters of a line; None: the width of the terminal.
     """
     jobs = [read(folder) for folder in folders]
     names = _differing(jobs)
@@ -59,7 +63,7 @@ def table(folders: Sequence[Path], width: int | None = None) -> str:
     return "\n".join([*lines, "", summary(jobs)])
 
 
-def summary(jobs: Sequence[Job]) -> str:
+def summary(jobs: Sequence[JobStatus]) -> str:
     """`7 done, 2 running, 1 failed, 2 waiting; about 12 min left`."""
     counts = Counter(job.state for job in jobs)
     text = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state]) or "no jobs"
@@ -67,9 +71,9 @@ def summary(jobs: Sequence[Job]) -> str:
     return text if left is None else f"{text}; about {stats.duration(left)} left"
 
 
-def time_left(jobs: Sequence[Job]) -> float | None:
-    """Seconds until all are done, if as many go on to run at a time as do now; None where nobody
-    runs, or nobody can say. Jobs that wait take as long as the others in the mean."""
+def time_left(jobs: Sequence[JobStatus]) -> float | None:
+    """Seconds until all are done, assuming that as many jobs run at a time as now and that waiting
+    jobs take the mean time; None if no job runs or nothing is known."""
     running = [job for job in jobs if job.state == "running"]
     known = [job.left for job in running if job.left is not None]
     if not known:
@@ -80,12 +84,14 @@ def time_left(jobs: Sequence[Job]) -> float | None:
     return max(*known, work / len(running)) if len(known) > 1 or waiting else known[0]
 
 
-def read(folder: Path) -> Job:
-    """How a job stands. Of its files only those are read that have changed since the last time."""
+def read(folder: Path) -> JobStatus:
+    """The status of a job. Only files that have changed since the last call are read."""
     unread: list[str] = []
-    status = _cached(folder / "status.json", read_object, {}, unread)
-    words, batch = _cached(folder / "config.yaml", _words, ([], None), unread)
-    last = _cached(folder / FILE, _last, {}, unread)
+    nothing: dict[str, Any] = {}
+    no_words: tuple[list[str], float | None] = ([], None)
+    status = _cached(folder / "status.json", read_object, nothing, unread)
+    words, batch = _cached(folder / "config.yaml", _words, no_words, unread)
+    last = _cached(folder / FILE, _last, nothing, unread)
     refused = status.get("words")  # of a job that has no configuration
     if not words and isinstance(refused, list):
         words = [shown(word, 200) for word in refused if not str(word).startswith("sweep=")]
@@ -106,7 +112,7 @@ def read(folder: Path) -> Job:
     whole = seconds if state == "done" else None
     if left is not None and each is not None and state == "running":
         whole = (each * step if seconds is None else seconds) + left
-    return Job(
+    return JobStatus(
         folder=folder,
         words=words,
         state=state,
@@ -127,8 +133,12 @@ _seen: dict[tuple[Path, str], tuple[tuple[int, ...] | None, Any]] = {}
 def _cached(
     file: Path, read_file: Callable[[Path], _T], otherwise: _T, unread: list[str], part: str = ""
 ) -> _T:
-    """What a function makes of a file; of one that has not changed, what it made before. A file
-    that is there and cannot be read is named in `unread`."""
+    """The result of reading a file, cached until the file changes. A file that exists but cannot be
+    read is added to `unread`.
+
+    Args:
+        part: distinguishes the results of several functions for one file.
+    """
     try:
         stamp = atomic.stamp(file)
         key = file, part
@@ -156,7 +166,7 @@ def _words(file: Path) -> tuple[list[str], float | None]:
 
 
 def _last(file: Path) -> dict[str, Any]:
-    """The last value of each metric in the last lines."""
+    """The latest value of each metric."""
     found: dict[str, Any] = {}
     for row in parse(read_tail(file, TAIL)):
         found |= {name: value for name, value in row.items() if value is not None}
@@ -167,21 +177,21 @@ def _final_loss(file: Path) -> float | None:
     return final(values(file.parent))
 
 
-def _differing(jobs: Sequence[Job]) -> list[str]:
-    """The overrides of each job that not all of them have."""
-    told = [set(job.words) for job in jobs if job.words]
-    common = set.intersection(*told) if len(told) > 1 else set()
+def _differing(jobs: Sequence[JobStatus]) -> list[str]:
+    """The overrides of each job that are not common to all."""
+    overrides = [set(job.words) for job in jobs if job.words]
+    common = set.intersection(*overrides) if len(overrides) > 1 else set()
     return [" ".join(word for word in job.words if word not in common) for job in jobs]
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """The numbers that folders of a sweep begin with, where those tell them apart."""
+    """The numbers at the start of the folders' names, if they are unique."""
     digits = [name.partition("-")[0] for name in names]
     clear = all(word.isdigit() for word in digits) and len({*digits}) == len(digits)
     return digits if clear and len(digits) > 1 else [shown(name) for name in names]
 
 
-def _row(name: str, job: Job, words: str) -> tuple[str, ...]:
+def _row(name: str, job: JobStatus, words: str) -> tuple[str, ...]:
     step = f"{job.step:,.0f}" + ("" if job.total is None else f"/{job.total:,.0f}")
     return (
         name,
@@ -194,14 +204,14 @@ def _row(name: str, job: Job, words: str) -> tuple[str, ...]:
     )
 
 
-def _state(job: Job) -> str:
-    """The state, and what there is to say of it."""
+def _state(job: JobStatus) -> str:
+    """The state and its reason, if there is one."""
     why = job.unread or (job.error if job.state != "done" else "")
     return f"{job.state}: {why}" if why else job.state
 
 
 def _fitted(rows: Sequence[tuple[str, ...]], width: int) -> list[int]:
-    """Widths of the columns; the longest of those that may be cut are, until all fit."""
+    """Widths of the columns; the longest that may be cut are cut until all fit."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
     free = [_HEAD.index(name) for name in _LEAST]
     while sum(widths) + 2 * (len(widths) - 1) > width:

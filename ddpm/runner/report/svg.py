@@ -1,28 +1,28 @@
-"""The curves as one SVG file, for Markdown and for papers."""
+"""The curves as one SVG file, for Markdown and papers."""
 
 from collections.abc import Sequence
 
+from ddpm.runner.report.comparison import Comparison
 from ddpm.runner.report.curves import Panel, style
 from ddpm.runner.report.page import environment
-from ddpm.runner.report.study import Study
 
 COLOURS = ("#0b6aa8", "#cf5b00", "#12805c", "#b03a7c", "#7a6a00", "#5b4bb5")
 WIDTH, HEIGHT, PER_ROW = 460, 300, 2
 
 
-def drawing(study: Study, found: Sequence[Panel]) -> str:
-    """The panels, two in a row, and a legend."""
+def drawing(comparison: Comparison, found: Sequence[Panel]) -> str:
+    """The panels, two per row, and a legend."""
     rows = -(-len(found) // PER_ROW)
     return (
         environment()
         .get_template("drawing.svg")
         .render(
             panels=[(p, i % PER_ROW * WIDTH, i // PER_ROW * HEIGHT) for i, p in enumerate(found)],
-            settings=study.settings,
+            settings=comparison.settings,
             colours=COLOURS,
             style=style,
             legend=rows * HEIGHT + 10,
             width=min(len(found), PER_ROW) * WIDTH,
-            height=rows * HEIGHT + 20 + 20 * len(study.settings),
+            height=rows * HEIGHT + 20 + 20 * len(comparison.settings),
         )
     )

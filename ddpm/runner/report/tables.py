@@ -6,20 +6,20 @@ from pathlib import Path
 
 from ddpm.errors import shown
 from ddpm.runner.report import stats
+from ddpm.runner.report.comparison import Comparison, Setting, brief, figures
 from ddpm.runner.report.config_diff import cell
 from ddpm.runner.report.grids import link
 from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.report.stats import NONE
-from ddpm.runner.report.study import Setting, Study, brief, figures
 
-_ERROR = 60  # characters of a reason in a table
-_EXACT = ("parameters", "seconds", "memory")  # an interval is of no interest
+_ERROR = 60  # characters of an error in a table
+_EXACT = ("parameters", "seconds", "memory")  # measures without an interval
 _TITLES = {"loss": "final loss", "seconds": "time"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table. `order`: what it is sorted by, a number where it is one, or None."""
+    """A cell of a table. `order`: sort key, or None; `interval`: half width; `soft`: paler."""
 
     text: str
     order: float | str | None = None
@@ -32,7 +32,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A heading; `numeric` columns stand to the right."""
+    """A heading; `numeric` columns are right-aligned."""
 
     title: str
     numeric: bool = False
@@ -40,7 +40,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """Cells, and which setting and run they tell of (-1: none)."""
+    """Cells, and the numbers of their setting and run (-1: none)."""
 
     cells: list[Cell]
     setting: int
@@ -57,22 +57,22 @@ def heading(measure: str) -> str:
     return _TITLES.get(measure, measure.removeprefix("eval/"))
 
 
-def of_settings(study: Study) -> Table:
+def of_settings(comparison: Comparison) -> Table:
     """One row for each setting: keys, runs, means and intervals."""
-    devices = len({setting.devices for setting in study.settings}) > 1
-    columns = [Column(key) for key in study.keys] or [Column("setting")]
+    devices = len({setting.devices for setting in comparison.settings}) > 1
+    columns = [Column(key) for key in comparison.keys] or [Column("setting")]
     columns.append(Column("runs", numeric=True))
-    columns += [Column(heading(m), numeric=True) for m in study.measures]
+    columns += [Column(heading(m), numeric=True) for m in comparison.measures]
     columns += [Column("device")] if devices else []
-    return Table(columns, [_setting(study, s, devices) for s in study.settings])
+    return Table(columns, [_setting(comparison, s, devices) for s in comparison.settings])
 
 
-def _setting(study: Study, setting: Setting, devices: bool) -> Row:
-    values = setting.values.values() if study.keys else [setting.label]
+def _setting(comparison: Comparison, setting: Setting, devices: bool) -> Row:
+    values = setting.values.values() if comparison.keys else [setting.label]
     cells = [_key(value) for value in values]
     n, done = len(setting.runs), setting.done
     cells.append(Cell(str(n) if done == n else f"{done} of {n}", done, full=f"{done} of {n} done"))
-    for measure in study.measures:
+    for measure in comparison.measures:
         found = setting.statistics.get(measure)
         if found is None:
             cells.append(Cell(NONE, interval="" if measure not in _EXACT else None))
@@ -86,7 +86,7 @@ def _setting(study: Study, setting: Setting, devices: bool) -> Row:
 
 
 def _figure(measure: str, mean: float, half: float | None) -> tuple[str, str | None]:
-    """A mean and its interval as text; of parameters and time the interval is of no interest."""
+    """A mean and its interval as text; parameters, time and memory have no interval."""
     if measure == "parameters":
         return stats.count(mean), None
     if measure == "seconds":
@@ -97,7 +97,7 @@ def _figure(measure: str, mean: float, half: float | None) -> tuple[str, str | N
 
 
 def _key(value: str) -> Cell:
-    """The value of a key: numbers are sorted as numbers."""
+    """The cell of a key's value; numbers are sorted as numbers."""
     try:
         order: float | str | None = None if value == NONE else float(value)
     except ValueError:
@@ -106,31 +106,31 @@ def _key(value: str) -> Cell:
     return Cell(short, order, full=value if short != value else "")
 
 
-def of_runs(study: Study, output: Path) -> Table:
-    """One row for each run: its folder, keys, state and what was measured."""
-    commits = len({run.code for run in study.runs if run.code[0]}) > 1
-    columns = [Column("run"), *map(Column, study.keys), Column("seed", numeric=True)]
+def of_runs(comparison: Comparison, output: Path) -> Table:
+    """One row for each run: folder, keys, state and measurements."""
+    commits = len({run.code for run in comparison.runs if run.code[0]}) > 1
+    columns = [Column("run"), *map(Column, comparison.keys), Column("seed", numeric=True)]
     columns += [Column("state"), Column("step", numeric=True)]
-    columns += [Column(heading(m), numeric=True) for m in study.measures]
-    errors = any(run.error for run in study.runs)
+    columns += [Column(heading(m), numeric=True) for m in comparison.measures]
+    errors = any(run.error for run in comparison.runs)
     columns += [Column("device"), *[Column("code")] * commits, *[Column("error")] * errors]
-    rows = [_run(study, i, run, output) for i, run in enumerate(study.runs)]
-    for row, run in zip(rows, study.runs, strict=True):
+    rows = [_run(comparison, i, run, output) for i, run in enumerate(comparison.runs)]
+    for row, run in zip(rows, comparison.runs, strict=True):
         row.cells.extend([_key(code_text(run))] * commits)
         row.cells.extend([_error(run)] * errors)
     return Table(columns, rows)
 
 
-def _run(study: Study, number: int, run: RunRecord, output: Path) -> Row:
-    setting, found = study.setting_of(run), figures(run)
-    name = study.names[run.folder]
+def _run(comparison: Comparison, number: int, run: RunRecord, output: Path) -> Row:
+    setting, found = comparison.setting_of(run), figures(run)
+    name = comparison.names[run.folder]
     cells = [Cell(brief(name), name, full=name, link=link(run.folder, output))]
-    cells += [_key(cell(study.flats[number], key)) for key in study.keys]
+    cells += [_key(cell(comparison.flats[number], key)) for key in comparison.keys]
     cells.append(_key(NONE if run.seed is None else str(run.seed)))
     cells.append(Cell(run.state, run.state, full=run.error or "", soft=run.state != "done"))
     total = "" if run.total is None or run.total == run.step else f" of {run.total:,.0f}"
     cells.append(Cell(f"{run.step:,.0f}{total}", run.step))
-    for measure in study.measures:
+    for measure in comparison.measures:
         if (value := found.get(measure)) is None:
             cells.append(Cell(NONE))
         else:
@@ -146,29 +146,29 @@ def _error(run: RunRecord) -> Cell:
 
 
 def code_text(run: RunRecord) -> str:
-    """The commit, short, and a plus sign where files had been changed."""
+    """The abbreviated commit, with a plus sign if files differed from it."""
     commit, dirty = run.code
     return NONE if commit is None else commit[:10] + ("+" if dirty else "")
 
 
-def facts(study: Study) -> list[str]:
-    """What the head of a report says, in a few words each."""
+def facts(comparison: Comparison) -> list[str]:
+    """Short facts for the head of a report."""
     states: dict[str, int] = {}
-    for run in study.runs:
+    for run in comparison.runs:
         states[run.state] = states.get(run.state, 0) + 1
     order = ("done", "running", "waiting", "preempted", "pruned", "failed", "killed", "unknown")
     counts = [f"{states[state]} {state}" for state in order if state in states]
-    n, settings = len(study.runs), len(study.settings)
+    n, settings = len(comparison.runs), len(comparison.settings)
     found = [
         f"{n} run{'s' * (n != 1)}: {', '.join(counts)}",
         f"{settings} setting{'s' * (settings != 1)}",
     ]
-    if seconds := sum(run.seconds or 0 for run in study.runs):
+    if seconds := sum(run.seconds or 0 for run in comparison.runs):
         found.append(f"{stats.duration(seconds)} of compute")
-    devices = {run.device for run in study.runs} - {""}
+    devices = {run.device for run in comparison.runs} - {""}
     if len(devices) == 1:
         found.append(f"on {devices.pop()}")
-    if commits := sorted({code_text(run) for run in study.runs} - {NONE}):
+    if commits := sorted({code_text(run) for run in comparison.runs} - {NONE}):
         more = f" and {len(commits) - 3} more" if len(commits) > 3 else ""
         found.append(f"code {', '.join(commits[:3])}{more}")
     found.append(datetime.now().astimezone().strftime("%-d %B %Y, %H:%M"))

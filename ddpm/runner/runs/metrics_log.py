@@ -1,4 +1,4 @@
-"""The lines of metrics.jsonl, the record of a run."""
+"""Reader of metrics.jsonl, the metrics of a run."""
 
 import json
 import math
@@ -9,20 +9,20 @@ from typing import Any
 
 FILE = "metrics.jsonl"
 LOSS = "train/loss"
-MAX_BYTES = 64 * 1024**2  # that are read where values are compared, from the end of the file
-_LARGEST = 2**1023  # of whole numbers: above it, float() fails
+MAX_BYTES = 64 * 1024**2  # read from the end of a file by `values`
+_LARGEST = 2**1023  # integers above it cannot become floats
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl. A line torn by a crash, which is no JSON object, is left out."""
+    """The rows of a metrics.jsonl, without lines that a crash cut short."""
     return parse(Path(path).read_bytes().split(b"\n"))
 
 
 def read_tail(path: Path, limit: int) -> list[bytes]:
-    """The lines in the last `limit` bytes of a file, without one whose beginning is not in them.
+    """The complete lines in the last `limit` bytes of a file.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
+        OSError: the file does not exist or cannot be read.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -32,8 +32,8 @@ def read_tail(path: Path, limit: int) -> list[bytes]:
 
 
 def parse(lines: Iterable[bytes]) -> list[dict[str, Any]]:
-    """The rows among some lines: JSON objects with a step. In them stay numbers, and None for what
-    was not finite; a text or a list is nobody's measurement."""
+    """The lines that are JSON objects with a step. Only numbers are kept, and None, which is
+    written for values that are not finite."""
     rows = []
     for line in lines:
         try:
@@ -55,14 +55,14 @@ def values(folder: Path, metric: str = LOSS, until: float = math.inf) -> list[fl
 
 
 def final(values: Sequence[float]) -> float | None:
-    """The final value of a metric, as everywhere: the mean of the last tenth of its values. Single
-    values are too noisy."""
+    """The final value of a metric: the mean of the last tenth of its values, since single values
+    are noisy. Reports, sweeps, searches and trackers all use this definition."""
     last = values[-max(1, len(values) // 10) :]
     return sum(last) / len(last) if last else None
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a number that a float can hold; true and false are none."""
+    """Whether a JSON value is a number that a float can hold; booleans are not."""
     if isinstance(value, int):
         return not isinstance(value, bool) and -_LARGEST <= value <= _LARGEST
     return isinstance(value, float)

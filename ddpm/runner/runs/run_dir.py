@@ -1,4 +1,4 @@
-"""The folder of a run: made for one run alone, locked while it runs, telling how it stands."""
+"""The folder of a run: created for one run, locked while it runs, with its state in status.json."""
 
 import contextlib
 import errno
@@ -22,8 +22,8 @@ from ddpm.runner.terminal import shell
 
 logger = logging.getLogger(__name__)
 
-MAX_ERROR = 8000  # characters of an error in status.json; the report reads 64 KiB of it
-LOCK = "run.lock"  # the file that is locked while a process works on the run
+MAX_ERROR = 8000  # characters of an error in status.json, of which the report reads 64 KiB
+LOCK = "run.lock"  # locked while a process works on the run
 STATES = ("waiting", "running", "done", "failed", "preempted", "pruned")
 
 
@@ -32,34 +32,34 @@ class Busy(InputError):
 
 
 def holds_run(names: Container[str]) -> bool:
-    """Whether a folder with files of these names is that of a run."""
-    later = ("status.json", "metrics.jsonl", "about.json")  # written when a run begins
-    return "config.yaml" in names and any(name in names for name in later)
+    """Whether a folder with files of these names belongs to a run."""
+    written_at_start = ("status.json", "metrics.jsonl", "about.json")
+    return "config.yaml" in names and any(name in names for name in written_at_start)
 
 
 def check_free(path: Path) -> None:
-    """See, without making anything, that a run may have this folder.
+    """Check, without creating it, that a folder is free for a new run.
 
     Raises:
-        InputError: it holds a run already, or cannot be made or written to.
+        InputError: it holds a run, or cannot be created or written to.
     """
     if listing.exists(path / "config.yaml"):
         state = read_status(path).get("state", "unfinished")
         raise InputError(
             f"output_dir={path}: the folder holds a run already ({state}). "
-            f"Go on with it by {shell.word('resume', path)}, or choose another folder."
+            f"Resume it with {shell.word('resume', path)}, or choose another folder."
         )
     check_writable(path)
 
 
 def check_writable(path: Path, key: str = "output_dir") -> None:
-    """See, without making anything, that a folder can be made and written to.
+    """Check, without creating it, that a folder can be created and written to.
 
     Args:
-        key: what names the folder, for messages.
+        key: the key that names the folder, for messages.
 
     Raises:
-        InputError: it cannot; says which of its parents is in the way.
+        InputError: it cannot; names the parent that prevents it.
     """
     parents = (path, *path.absolute().parents)
     dangling = next((p for p in parents if p.is_symlink() and not p.exists()), None)
@@ -67,29 +67,28 @@ def check_writable(path: Path, key: str = "output_dir") -> None:
         raise InputError(
             f"{key}={path}: {dangling} is a link to {os.readlink(dangling)}, which does not exist."
         )
-    there = next(p for p in parents if p.exists())
-    if not there.is_dir():
-        raise InputError(f"{key}={path}: {there} is a file.")
+    parent = next(p for p in parents if p.exists())
+    if not parent.is_dir():
+        raise InputError(f"{key}={path}: {parent} is a file.")
     try:
-        # Permissions alone do not tell, least of all root's. It is removed when it is closed: some
-        # file systems cannot remove an open file.
-        with tempfile.NamedTemporaryFile(prefix=".", suffix=".tmp", dir=there):
+        # Permissions are not conclusive, least of all for root: create a file and remove it.
+        with tempfile.NamedTemporaryFile(prefix=".", suffix=".tmp", dir=parent):
             pass
     except OSError as error:
         raise InputError(
-            f"{key}={path}: {there} cannot be written to ({error.strerror})."
+            f"{key}={path}: {parent} cannot be written to ({error.strerror})."
         ) from None
 
 
 def create(path: Path, config: dict[str, Any], *, unique: bool) -> Path:
-    """Make the folder of a new run, with its configuration in it, and return it.
+    """Create the folder of a new run with its configuration, and return the path.
 
-    A folder that is new appears under its name with the configuration: whoever sees it can resume.
+    A new folder appears under its name together with its configuration, so it can be resumed as
+    soon as it is visible.
 
     Args:
-        unique: add "-2", "-3", ... where a folder of this name is there already: two runs that
-            start in the same second get two folders. Otherwise the folder may exist, if no run
-            has left its configuration in it.
+        unique: append "-2", "-3", ... if the folder exists, so that two runs that start in the same
+            second get different folders. Otherwise it may exist if it holds no configuration.
 
     Raises:
         InputError: see `check_free`.
@@ -102,11 +101,11 @@ def create(path: Path, config: dict[str, Any], *, unique: bool) -> Path:
                 return path
         return _create_new(path, config, unique)
     except OSError as error:
-        raise InputError(f"output_dir={path}: cannot make it ({error.strerror}).") from None
+        raise InputError(f"output_dir={path}: cannot create it ({error.strerror}).") from None
 
 
 def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
-    """Fill a folder beside the path, and give it its name in one move."""
+    """Fill a temporary folder beside the path, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(6)}.tmp")
     temporary.mkdir()
@@ -116,7 +115,7 @@ def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
         crashpoint("run.filled")
         while True:
             try:
-                atomic.rename_folder(temporary, path)  # fails where one with something in it is
+                atomic.rename_folder(temporary, path)  # fails if it exists and is not empty
                 crashpoint("run.created")
                 return path
             except OSError as error:
@@ -130,33 +129,33 @@ def _create_new(path: Path, config: dict[str, Any], unique: bool) -> Path:
 
 
 def sync(file: Path) -> None:
-    """Put a file on the disk, if it is there and can be."""
+    """Flush a file to the disk, if it exists."""
     with contextlib.suppress(OSError), open(file, "rb") as opened:
         atomic.sync(opened.fileno())
 
 
 def clean(path: Path) -> None:
-    """Remove what a process that was killed left half-written in a run's folder and one below."""
+    """Remove temporary files of killed processes in a run's folder and its direct subfolders."""
     try:
         folders = [path, *(Path(e.path) for e in listing.entries(path) if listing.is_folder(e))]
-        left = [file for folder in folders for file in listing.paths(folder, ".*.tmp")]
-    except listing.Unreachable as error:  # such files do no harm, they only take room
-        logger.warning("%s What an earlier start left half-written in it stays.", error)
+        leftovers = [file for folder in folders for file in listing.paths(folder, ".*.tmp")]
+    except listing.Unreachable as error:  # they only take space
+        logger.warning("%s Temporary files of an earlier start stay in it.", error)
         return
-    for file in left:
+    for file in leftovers:
         if file.is_file():
             file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def lock(path: Path, *, new: bool = False) -> Iterator[None]:
-    """Hold the run folder against a second process; freed when this one ends, however it ends.
+    """Lock the run folder while open; the lock is released when the process ends, however it ends.
 
     Args:
-        new: it was made for this run, and is free for the next one where it cannot be locked.
+        new: the folder was created for this run, and is removed if it cannot be locked.
 
     Raises:
-        Busy: another process holds it; the message says which.
+        Busy: another process holds the lock; the message names it.
         InputError: the folder cannot be locked.
     """
     try:
@@ -175,7 +174,7 @@ def lock(path: Path, *, new: bool = False) -> Iterator[None]:
 
 
 def _remove_new(path: Path) -> None:
-    """Remove the folder of a run that has not begun; what was in it before stays."""
+    """Remove the folder of a run that has not started; files that are not of the run stay."""
     with contextlib.suppress(OSError):
         (path / "config.yaml").unlink()
         (path / LOCK).unlink(missing_ok=True)
@@ -183,12 +182,12 @@ def _remove_new(path: Path) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the run folder at this moment."""
+    """Whether a process holds the lock of the run folder now."""
     return file_locks.is_taken(path / LOCK)
 
 
 def remedy(path: Path) -> str:
-    """What to do about a lock whose holder may have ended, unseen from here; else empty."""
+    """Advice on a lock whose holder may have ended on another machine; otherwise empty."""
     taken = file_locks.find(path / LOCK)
     return taken.remedy if taken is not None else ""
 
@@ -197,8 +196,8 @@ def write_config(path: Path, config: dict[str, Any], step: int | None = None) ->
     """Write the configuration of the run to `config.yaml`.
 
     Args:
-        step: where a run goes on with other settings: the old ones are kept as
-            `config.until-step-0000500.yaml`.
+        step: the step at which a run is resumed with changed settings; the previous ones are kept
+            as `config.until-step-0000500.yaml`.
     """
     text = stored_config.to_yaml(config)
     file = path / "config.yaml"
@@ -206,13 +205,13 @@ def write_config(path: Path, config: dict[str, Any], step: int | None = None) ->
     if old == text:
         return
     if old is not None and step and _settings(_loaded(file)) != _settings(config):
-        # A copy, not a new name: at no moment is the folder without a configuration.
+        # Copied, not renamed: the folder always has a config.yaml.
         atomic.write(path / f"config.until-step-{step:07d}.yaml", old, durable=True)
     atomic.write(file, text, durable=True)
 
 
 def _loaded(file: Path) -> dict[str, Any]:
-    """A configuration of ours, as it should be; what is damaged counts as empty."""
+    """The configuration in a file; empty if it is damaged."""
     try:
         return stored_config.read(read_yaml(file))
     except Refused:
@@ -220,7 +219,7 @@ def _loaded(file: Path) -> dict[str, Any]:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without the words that led to it."""
+    """A configuration without the overrides of the command line."""
     return {key: value for key, value in config.items() if key != "overrides"}
 
 
@@ -228,7 +227,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """The configuration a run was started with.
 
     Raises:
-        InputError: the folder is not that of a run, or `Unreachable`: it cannot be read.
+        InputError: the folder is not that of a run.
+        Unreachable: the file cannot be read.
     """
     file = path / "config.yaml"
     try:
@@ -242,45 +242,46 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def write_status(path: Path, state: str, step: int = 0, **more: Any) -> None:
-    """Write `status.json`: state is one of STATES, step the last one finished.
+    """Write `status.json`.
 
     Args:
-        more: what is known of `total` (steps in all), `saved` (step of the newest checkpoint),
-            `seconds` (of work, over all starts) and `error`; None is left out.
+        state: one of STATES.
+        step: the last finished step.
+        more: `total` (number of steps), `saved` (step of the newest checkpoint), `seconds` (run
+            time over all starts) and `error`; None is left out.
     """
-    status = {"state": state, "step": step} | {k: v for k, v in more.items() if v is not None}
+    status: dict[str, Any] = {"state": state, "step": step}
+    status |= {k: v for k, v in more.items() if v is not None}
     if "error" in status:
         status["error"] = str(status["error"])[:MAX_ERROR]
-    if "words" in status:  # for a table alone: of a job that was refused
+    if "words" in status:  # of a refused job, for the status table only
         status["words"] = [word[:200] for word in status["words"][:100]]
     atomic.write(path / "status.json", json.dumps(status) + "\n")
 
 
 def change_status(path: Path, **changes: Any) -> None:
-    """Write `status.json` with some entries changed, for a run that could not do so itself."""
-    told = read_status(path) | changes
-    state, step = told.pop("state"), told.pop("step", 0)
-    write_status(path, state, step, **told)
+    """Change entries of `status.json`, for a run that could not do so itself."""
+    status = read_status(path) | changes
+    write_status(path, status.pop("state"), status.pop("step", 0), **status)
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """What `status.json` says, or an empty dict where there is none; what is no state, no number or
-    no text where one belongs is left out."""
+    """The entries of `status.json` without those of a wrong type; empty without the file."""
     return {
         name: value
         for name, value in _read_json(path / "status.json").items()
-        if name not in _MEANS or _MEANS[name](value)
+        if name not in _IS_VALID or _IS_VALID[name](value)
     }
 
 
 def _is_figure(value: Any) -> bool:
-    """Whether a value of JSON is a count or a time: false for true, NaN, and what has no end."""
+    """Whether a JSON value is a finite number from 0; booleans are not."""
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     return numeric and 0 <= value < 2**63
 
 
-# What entries of `status.json` must be, where they are there.
-_MEANS: dict[str, Callable[[Any], bool]] = {
+# Checks of the entries of `status.json`.
+_IS_VALID: dict[str, Callable[[Any], bool]] = {
     "state": lambda value: isinstance(value, str) and value in STATES,
     "error": lambda value: isinstance(value, str),
     "words": lambda value: isinstance(value, list) and all(isinstance(w, str) for w in value),
@@ -289,19 +290,19 @@ _MEANS: dict[str, Callable[[Any], bool]] = {
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """A small file of ours, as it should be; what is damaged counts as not there."""
+    """The object in a small JSON file; empty if it is missing or damaged."""
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def note(path: Path, **facts: Any) -> None:
-    """Add what is learnt of a run while it starts (device, parameters, ...) to `about.json`."""
+    """Add facts that are known after the start (device, parameters, ...) to about.json."""
     atomic.write(path / "about.json", json.dumps(read_about(path) | facts, indent=1) + "\n")
 
 
 def read_about(path: Path) -> dict[str, Any]:
-    """What `about.json` says, or an empty dict where there is none."""
+    """The content of `about.json`; empty if there is none."""
     return _read_json(path / "about.json")

@@ -1,7 +1,7 @@
-"""A file `stop` in a run's folder asks it to stop, from wherever the folder can be seen.
+"""A file `stop` in a run's folder requests the run to stop.
 
-Signals reach processes of one machine; a file reaches a run on any. Whoever wants a run to stop may
-`touch` it; a sweeper writes "pruned" into it, and the run is over then.
+Unlike a signal, it also reaches runs on other machines. Users may `touch` it; a sweeper writes
+"pruned" into it, which ends the run for good.
 """
 
 from pathlib import Path
@@ -12,19 +12,19 @@ FILE = "stop"
 
 
 def to_stop(folder: Path, state: str = "preempted") -> None:
-    """Ask the run in this folder to end as "preempted", to go on later, or as "pruned"."""
-    atomic.write(folder / FILE, state)  # half of "pruned" would read as "preempted"
+    """Request the run to end as "preempted", to be resumed later, or as "pruned"."""
+    atomic.write(folder / FILE, state)  # a part of "pruned" would be read as "preempted"
 
 
 def end_of(folder: Path) -> str | None:
-    """As what the run was asked to end; None: it was not."""
+    """The requested end state, "preempted" or "pruned"; None if no stop was requested."""
     try:
-        word = (folder / FILE).read_bytes()[:20].strip()
+        content = (folder / FILE).read_bytes()[:20].strip()
     except OSError:
         return None
-    return "pruned" if word == b"pruned" else "preempted"
+    return "pruned" if content == b"pruned" else "preempted"
 
 
 def forget(folder: Path) -> None:
-    """A run that begins or goes on has not been asked yet."""
+    """Remove the request of an earlier start."""
     (folder / FILE).unlink(missing_ok=True)

@@ -1,6 +1,7 @@
-"""The configuration that a run left behind, in its folder or in a checkpoint: somebody's data.
+"""Schema of stored configurations, in run folders and checkpoints, which are untrusted data.
 
-What is written obeys the rules of the reader: no run may begin that could not be resumed.
+A configuration is checked by the reader's rules before it is written, so that every run that starts
+can be resumed.
 """
 
 import re
@@ -15,31 +16,31 @@ from ddpm.runner.runs import old_names
 from ddpm.runner.safe_io.plain import MAX_NODES, MAX_TEXT, Refused, check_plain
 from ddpm.runner.safe_io.yaml_json import parse_yaml
 
-# Names that we give: ids of runs, which become parts of paths and of artifacts' names.
+# Ids of runs become parts of paths and of artifact names.
 _WORD = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
-_UNWRITABLE = re.compile("[\ud800-\udfff]")  # how Python shows bytes that are not UTF-8
-MOST_VALUES = MAX_NODES // 2  # in a list; the rest is left for the other contents of a checkpoint
-VERSION = 1  # of what a run's configuration means; raise it when an older program would misread it
+_UNWRITABLE = re.compile("[\ud800-\udfff]")  # surrogates: Python's form of bytes that are not UTF-8
+MOST_VALUES = MAX_NODES // 2  # in a list; the rest is for the other contents of a checkpoint
+VERSION = 1  # raise it when an older program would misread a configuration
 
 
 def read(config: Any) -> dict[str, Any]:
     """A stored configuration with today's names, after checking its shape.
 
     Args:
-        config: what was found in a run folder or a checkpoint; it is not changed.
+        config: content of a run folder or checkpoint; it is not changed.
 
     Raises:
-        Refused: it is not a configuration of this program; says why in one line.
+        Refused: it is not a configuration of this program; gives the reason in one line.
     """
     check_shape(config)
     return old_names.renamed(config)
 
 
 def check_shape(config: Any) -> None:
-    """See that a stored configuration looks like one, and can be handled without surprise.
+    """Check the types of a stored configuration.
 
     Raises:
-        Refused: it does not; says why in one line.
+        Refused: one is wrong; gives the reason in one line.
     """
     check_plain(config)
     if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
@@ -58,10 +59,10 @@ def check_shape(config: Any) -> None:
 
 
 def to_yaml(config: dict[str, Any]) -> str:
-    """The text of a run's config.yaml, after reading it back by the rules of `check_shape`.
+    """The text of a run's config.yaml, verified by reading it back.
 
     Raises:
-        InputError: it could not be read back; names the key and what is wrong with its value.
+        InputError: it could not be read back; names the key and the problem of its value.
     """
     check_values(config)
     text = yaml.dump(config, Dumper=_Plain, sort_keys=False)
@@ -73,24 +74,24 @@ def to_yaml(config: dict[str, Any]) -> str:
 
 
 def check_values(config: dict[str, Any]) -> None:
-    """See that a reader of the configuration would take each of its values.
+    """Check that a reader would accept each value of a configuration.
 
     Raises:
-        InputError: names the keys, and what is wrong with their values.
+        InputError: names the keys and the problems of their values.
     """
-    if wrong := list(_unreadable("", config))[:5]:
-        raise InputError("\n".join(wrong))
+    if problems := list(_unreadable("", config))[:5]:
+        raise InputError("\n".join(problems))
 
 
 class _Plain(yaml.SafeDumper):
-    """Writes what occurs twice in full: `&id001` is for machines."""
+    """Writes repeated values in full instead of YAML aliases (`&id001`)."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
 
 def _unreadable(key: str, value: Any) -> Iterator[str]:
-    """A line for each value that a reader would refuse."""
+    """A message for each value that a reader would refuse."""
     if isinstance(value, dict):
         for name, inner in value.items():
             yield from _unreadable(f"{key}.{name}" if key else str(name), inner)
@@ -101,9 +102,9 @@ def _unreadable(key: str, value: Any) -> Iterator[str]:
             for inner in value:
                 yield from _unreadable(key, inner)
     elif isinstance(value, int) and value.bit_length() > 64:
-        yield f"{key}: a whole number of {value.bit_length()} bits, more than 64."
+        yield f"{key}: an integer of {value.bit_length()} bits, more than 64."
     elif isinstance(value, str) and len(value) > MAX_TEXT:
-        yield f"{key}: a text of {len(value):,} characters, more than the {MAX_TEXT:,} allowed."
+        yield f"{key}: a string of {len(value):,} characters, more than the {MAX_TEXT:,} allowed."
     elif isinstance(value, str) and (bad := _UNWRITABLE.search(value)):
         written = shown(value, 200) if key == "overrides" else f"{key}={shown(value, 200)}"
         yield (
@@ -113,18 +114,18 @@ def _unreadable(key: str, value: Any) -> Iterator[str]:
 
 
 def is_word(value: Any) -> bool:
-    """Whether a value may become the name of something."""
+    """Whether a value is safe as a part of paths and names."""
     return isinstance(value, str) and _WORD.fullmatch(value) is not None
 
 
 def check_version(config: dict[str, Any], source: str) -> None:
-    """See that this program knows what a stored configuration means; without a version it is 1.
+    """Check the version of a stored configuration; without one it is 1.
 
     Args:
-        source: what the message begins with, as `resume=<folder>`.
+        source: start of the message, as `resume=<folder>`.
 
     Raises:
-        InputError: it is of a newer program, or its version is no number.
+        InputError: it was written by a newer program, or its version is invalid.
     """
     version = config.get("version", 1)
     if type(version) is not int or version < 1:

@@ -1,6 +1,6 @@
-"""Write files through to the disk, replace them, and notice that they have changed.
+"""Files written whole or not at all, flushed to the disk, and stamped to detect changes.
 
-A feature that the file system lacks is skipped; one that it has and that fails is an error.
+Features that the file system does not support are skipped; supported ones that fail are errors.
 """
 
 import contextlib
@@ -14,18 +14,18 @@ from typing import Any
 
 from ddpm.runner.safe_io.file_locks import UNSUPPORTED
 
-# What SMB and some FUSE answer while another process has the file open that is to be replaced.
+# Errors of SMB and some FUSE file systems when the file to replace is open in another process.
 _IN_USE = (errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM)
-_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between the tries to replace it
+_PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts
 _NO_FSYNC = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-COARSE_SECONDS = 3  # FAT counts times in steps of two
+COARSE_SECONDS = 3  # FAT has time stamps of two seconds
 
 
 def sync(file: int) -> None:
-    """Wait until the bytes of an open file are on the disk, where the file system can say so.
+    """Flush an open file to the disk, if the file system supports it.
 
     Raises:
-        OSError: they could not be written.
+        OSError: the flush failed.
     """
     try:
         os.fsync(file)
@@ -35,28 +35,28 @@ def sync(file: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Put the folder's entries on the disk: without it a power cut can undo a rename.
+    """Flush a folder's entries to the disk; otherwise a power cut can undo a rename.
 
     Raises:
-        OSError: they could not be written.
+        OSError: the flush failed.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
         if error.errno not in UNSUPPORTED | {errno.EACCES, errno.EISDIR}:
             raise
-        return  # no such thing as an open folder
+        return  # this file system cannot open folders
     try:
         sync(descriptor)
     except OSError as error:
-        if error.errno != errno.EBADF:  # said of descriptors that are not open for writing
+        if error.errno != errno.EBADF:  # raised for read-only descriptors
             raise
     finally:
         os.close(descriptor)
 
 
 def replace(new: Path | str, path: Path | str) -> None:
-    """`os.replace`; where `path` cannot be replaced while another process reads it, try again.
+    """`os.replace`, retried while another process reads `path` on file systems that forbid this.
 
     Raises:
         OSError: as `os.replace` does.
@@ -104,11 +104,11 @@ def write(path: Path, data: str | bytes, *, durable: bool = False) -> None:
 
 
 def rename_folder(new: Path, path: Path) -> None:
-    """`os.rename` for a folder of files. Where the file system renames files and no folders, the
-    files move one by one, config.yaml before the others.
+    """`os.rename` for a folder of files. If the file system cannot rename folders, the files move
+    one by one, config.yaml first.
 
     Raises:
-        OSError: there is a folder with something in it (ENOTEMPTY, EEXIST), or another reason.
+        OSError: the target is a folder that is not empty (ENOTEMPTY, EEXIST), or another reason.
     """
     try:
         os.rename(new, path)
@@ -123,9 +123,9 @@ def rename_folder(new: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def bare_copies() -> Iterator[None]:
-    """While open, `shutil` makes copies without mode and time where those cannot be set, as on FAT
-    and SMB. Libraries use it."""
-    before = {name: getattr(shutil, name) for name in ("copymode", "copystat")}
+    """While open, `shutil` ignores failures to copy mode and times, as on FAT and SMB: for
+    libraries that copy files."""
+    originals = {name: getattr(shutil, name) for name in ("copymode", "copystat")}
 
     def tolerant(call: Callable[..., None]) -> Callable[..., None]:
         def copy(*arguments: Any, **options: Any) -> None:
@@ -137,17 +137,17 @@ def bare_copies() -> Iterator[None]:
 
         return copy
 
-    for name, call in before.items():
+    for name, call in originals.items():
         setattr(shutil, name, tolerant(call))
     try:
         yield
     finally:
-        for name, call in before.items():
+        for name, call in originals.items():
             setattr(shutil, name, call)
 
 
 def free_bytes(folder: Path) -> int | None:
-    """The room on the disk; None where the file system does not tell, as some FUSE do not."""
+    """Free space on the disk; None if the file system does not report it, as some FUSE do not."""
     try:
         usage = shutil.disk_usage(folder)
     except OSError:
@@ -156,14 +156,14 @@ def free_bytes(folder: Path) -> int | None:
 
 
 def stamp(file: Path) -> tuple[int, ...] | None:
-    """What changes with a file; None: it changed a moment ago, on a file system that counts times
-    in seconds, and could do so again unseen.
+    """A value that differs after a file has changed. None if it changed a moment ago on a file
+    system with time stamps in seconds: a further change could go unnoticed.
 
     Raises:
-        OSError: there is no such file.
+        OSError: the file does not exist.
     """
-    found = file.stat()
-    in_seconds = found.st_mtime_ns % 10**9 == 0
-    if in_seconds and abs(time.time() - found.st_mtime) < COARSE_SECONDS:
+    status = file.stat()
+    in_seconds = status.st_mtime_ns % 10**9 == 0
+    if in_seconds and abs(time.time() - status.st_mtime) < COARSE_SECONDS:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino

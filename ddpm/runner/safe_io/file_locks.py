@@ -1,18 +1,18 @@
-"""Locks between processes, by a file, on whatever file system it lies.
+"""File locks between processes that work on all file systems.
 
 Three kinds of lock are tried in this order, until the file system supports one:
 
-- `flock`. The kernel frees it when the process ends, however it ends.
-- `record`: a lock of `fcntl` that belongs to the open file, as that of `flock` does. The kernel
-  frees it, too, and closing another descriptor of the same file does not.
-- `folder`: a folder `<file>.held` with a file in it that describes the process. The process removes
-  it. Of a process that was killed it stays; the next one removes it where it can see that the
-  process has ended: on the same machine, or on one that was restarted since. What it cannot see it
-  takes for running, and names the file to remove.
+- `flock`: released by the kernel when the process ends, however it ends.
+- `record`: an open file description lock of `fcntl`. The kernel releases it, too, and closing
+  another descriptor of the same file does not.
+- `folder`: a folder `<file>.held` with a file in it that describes the process, which removes it.
+  After a kill it stays; the next process removes it if it can tell that the holder has ended, on
+  the same machine or on one that was restarted since. Otherwise the holder counts as running, and
+  the message names the file to remove.
 
-Machines may mount one file system with different options, and locks can be short (ENOLCK). So the
-holder of an exclusive lock describes itself in the locked file, with the kind of its lock, and
-holders of another kind are respected.
+Machines may mount a file system with different options, and the kernel can run out of locks
+(ENOLCK). So the holder of an exclusive lock describes itself and the kind of its lock in the locked
+file, and holders of another kind are respected.
 """
 
 import contextlib
@@ -33,22 +33,22 @@ from pathlib import Path
 
 from ddpm.errors import shown
 
-FOLDER, NONE = "folder", "none"  # kinds of locks, beside those of the kernel
+FOLDER, NONE = "folder", "none"  # kinds of locks besides those of the kernel
 UNKNOWN = "another process"
-PROBE_SECONDS = (0.05, 0.1)  # another process may hold the lock just to look at it
-WAIT_SECONDS = 0.2  # between two looks at a lock that the kernel cannot wait for
-NOTICE_SECONDS = 10  # of waiting, until it is said for whom
-MAX_TEXT = 2000  # bytes that describe a holder
+PROBE_SECONDS = (0.05, 0.1)  # another process may hold the lock for a moment to test it
+WAIT_SECONDS = 0.2  # between attempts to take a lock that the kernel cannot wait for
+NOTICE_SECONDS = 10  # of waiting before a warning names the holder
+MAX_TEXT = 2000  # bytes of the description of a holder
 TRIES = 20
 
-# What a system call answers where the file system does not offer what it asks for.
+# Error codes of system calls that the file system does not support.
 UNSUPPORTED = frozenset(
     (
         *(errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL),
         *(errno.EBADF, errno.ENODEV, errno.ENOTTY, errno.EPERM),
     )
 )
-_TAKEN = (errno.EAGAIN, errno.EACCES)  # EACCES: of fcntl, and of flock on SMB
+_TAKEN = (errno.EAGAIN, errno.EACCES)  # EACCES: from fcntl, and from flock on SMB
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ class Taken(Exception):
     """Another process holds the lock.
 
     Args:
-        holder: a description of that process: "process 4711 on node3".
-        remedy: a sentence on what to do if it has ended; empty where the kernel knows that it runs.
+        holder: description of that process: "process 4711 on node3".
+        remedy: advice for the case that it has ended; empty if it is known to run.
     """
 
     def __init__(self, holder: str, remedy: str = "") -> None:
@@ -68,14 +68,14 @@ class Taken(Exception):
 
 @dataclass(frozen=True)
 class Holder:
-    """A process, described so that another one can find out whether it has ended.
+    """Description of a process from which another process can tell whether it has ended.
 
     Args:
-        kind: of its lock.
-        machine: an id that survives a restart.
-        boot: an id that a restart changes.
-        namespace: of process ids; containers have their own.
-        started: when the process was, as the kernel counts it: ids are used again.
+        kind: kind of its lock.
+        machine: id of the machine, kept over restarts.
+        boot: id of the boot.
+        namespace: namespace of process ids; containers have their own.
+        started: start time of the process in kernel ticks, since process ids are reused.
     """
 
     kind: str
@@ -90,16 +90,16 @@ class Holder:
         return f"process {self.pid} on {shown(self.host)}"
 
     def has_ended(self) -> bool | None:
-        """Whether the process has ended; None: it cannot be known from here."""
-        here = own(self.kind)
-        if (self.boot, self.namespace) == (here.boot, here.namespace):
+        """Whether the process has ended; None if that cannot be determined from this process."""
+        own = this_process(self.kind)
+        if (self.boot, self.namespace) == (own.boot, own.namespace):
             return not _is_running(self.pid, self.started)
-        same = self.machine and (self.host, self.machine) == (here.host, here.machine)
-        return True if same and self.boot != here.boot else None
+        same_machine = self.machine and (self.host, self.machine) == (own.host, own.machine)
+        return True if same_machine and self.boot != own.boot else None
 
 
-def own(kind: str) -> Holder:
-    """This process."""
+def this_process(kind: str) -> Holder:
+    """The description of this process."""
     host = socket.gethostname()
     boot = _text("/proc/sys/kernel/random/boot_id") or f"host {host}"
     return Holder(
@@ -122,7 +122,7 @@ def _pid_namespace() -> str:
 
 @functools.cache
 def _text(path: str) -> str:
-    """The words of a small file of the system; empty where it has none."""
+    """The content of a small system file; empty if it cannot be read."""
     try:
         return Path(path).read_text().strip()
     except (OSError, ValueError):
@@ -130,47 +130,52 @@ def _text(path: str) -> str:
 
 
 def _is_running(pid: int, started: str) -> bool:
-    """Whether a process of this machine runs that was started then."""
+    """Whether a process with this id and start time runs on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        pass  # it is another user's
-    state, since = _state_of(pid)
-    return state not in ("Z", "X") and (not since or not started or since == started)
+        pass  # it belongs to another user
+    state, start = _state_of(pid)
+    return state not in ("Z", "X") and (not start or not started or start == started)
 
 
 def _state_of(pid: int) -> tuple[str, str]:
-    """State (R, S, Z, ...) and start of a process; empty where the system does not show them."""
+    """State (R, S, Z, ...) and start time of a process; empty if the system hides them."""
     try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return words[0], words[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0], fields[19]
     except (OSError, ValueError, IndexError):
         return "", ""
 
 
 class Lock:
-    """A lock that this process holds until it calls `release`, or ends."""
+    """A lock that this process holds until it calls `release` or ends.
+
+    Args:
+        path: the file to lock; created if missing.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.pid = os.getpid()
-        self.file: int | None = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        self.described = False  # whether the file says that this process holds it
+        self.file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self.is_open = True
+        self.described = False  # whether the file describes this process as holder
         self.entry: Path | None = None  # in the folder of holders
         _open.append(self)
 
     def describe(self, kind: str) -> None:
-        """Write into the file who holds it. On a full disk it is held without a name."""
+        """Write the description of this process to the file. On a full disk the lock has none."""
         self.described = True
         with contextlib.suppress(OSError):
             os.ftruncate(self.file, 0)
             os.pwrite(self.file, _described(kind), 0)
 
     def release(self) -> None:
-        """Free the lock; a second time, or in a forked process, there is nothing to do."""
-        if self.file is None or self.pid != os.getpid():
+        """Release the lock; does nothing the second time, or in a forked process."""
+        if not self.is_open or self.pid != os.getpid():
             return
         _open.remove(self)
         if self.described:
@@ -180,23 +185,25 @@ class Lock:
             with contextlib.suppress(OSError):
                 self.entry.unlink()
             with contextlib.suppress(OSError):
-                self.entry.parent.rmdir()  # unless others are in it
-        file, self.file = self.file, None
-        os.close(file)
+                self.entry.parent.rmdir()  # fails if others are in it
+        self._close()
 
     def abandon(self) -> None:
-        """Close the file in a process forked from the holder, which goes on to hold the lock."""
-        if self.file is not None:
-            os.close(self.file)
-            self.file = None
+        """Close the file in a process forked from the holder, which keeps the lock."""
+        if self.is_open:
+            self._close()
+
+    def _close(self) -> None:
+        self.is_open = False
+        os.close(self.file)
 
 
 _open: list[Lock] = []  # the locks of this process
 
 
 def _abandon_all() -> None:
-    """In a forked process (a reader of data): it must not keep locks of its parent from being
-    freed when that is killed."""
+    """Close inherited locks in a forked process, such as a data loader's worker: otherwise a killed
+    parent's locks would stay held."""
     while _open:
         _open.pop().abandon()
 
@@ -206,7 +213,7 @@ os.register_at_fork(after_in_child=_abandon_all)
 
 @contextlib.contextmanager
 def held(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock of a file while open; for arguments and errors see `take`."""
+    """Hold the lock of a file while open; arguments and errors as of `take`."""
     lock = take(path, wait=wait)
     try:
         yield
@@ -215,25 +222,25 @@ def held(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 def take(path: Path, *, wait: bool = False, probe: bool = True) -> Lock:
-    """Lock a file, which is made where it is missing, for this process alone.
+    """Lock a file, created if missing, exclusively for this process.
 
     Args:
-        wait: until the process that holds it frees it.
-        probe: try again a moment later: another process may hold it just to look at it.
+        wait: wait for the process that holds it.
+        probe: retry shortly after, since another process may only be testing the lock.
 
     Raises:
         Taken: another process holds it, and `wait` is false.
         OSError: the file cannot be opened, or the disk fails.
     """
-    pauses, began, noticed = list(PROBE_SECONDS if probe else ()), time.monotonic(), False
+    pauses, start, warned = list(PROBE_SECONDS if probe else ()), time.monotonic(), False
     while True:
         try:
             return _take(path, wait)
         except Taken as taken:
             if not wait and (taken.remedy or not pauses):
                 raise
-            if not noticed and time.monotonic() - began > NOTICE_SECONDS:
-                noticed = True
+            if not warned and time.monotonic() - start > NOTICE_SECONDS:
+                warned = True
                 logger.warning("%s: waiting for %s. %s", path, taken.holder, taken.remedy)
         time.sleep(WAIT_SECONDS if wait else pauses.pop(0))
 
@@ -246,7 +253,7 @@ def _take(path: Path, wait: bool) -> Lock:
         if other is not None and (other.kind != kind or kind == NONE):
             _respect(other, path)
         if kind != FOLDER:
-            lock.describe(kind)  # before the look: of two at once, one at least sees the other
+            lock.describe(kind)  # before the check: of two at once, at least one sees the other
             _check_holders(path)
     except BaseException:
         lock.release()
@@ -255,10 +262,10 @@ def _take(path: Path, wait: bool) -> Lock:
 
 
 def join(path: Path) -> tuple[Lock, bool]:
-    """Share the lock of a file with others that join. To be called by one process at a time.
+    """Share the lock of a file with other processes that join. Call from one process at a time.
 
     Returns:
-        the lock, and whether no other process had it.
+        the lock, and whether this process is the first holder.
     """
     lock = Lock(path)
     try:
@@ -273,7 +280,7 @@ def join(path: Path) -> tuple[Lock, bool]:
 
 
 def _join_in_kernel(lock: Lock) -> bool | None:
-    """Share the lock of an open file; whether others do, or None where the file system has none."""
+    """Share the lock of an open file. Returns whether others do; None if locks are unsupported."""
     others = False
     try:
         if _lock_in_kernel(lock, fcntl.LOCK_EX, wait=False) is None:
@@ -285,15 +292,15 @@ def _join_in_kernel(lock: Lock) -> bool | None:
 
 
 def is_taken(path: Path) -> bool:
-    """Whether a process holds the lock of a file. Makes no file, and takes no lock to keep."""
+    """Whether a process holds the lock of a file; creates no file and keeps no lock."""
     return find(path) is not None
 
 
 def find(path: Path) -> Taken | None:
-    """What `take` would raise now, without a try to take the lock; None: it is free."""
+    """The exception that `take` would raise now, or None if the lock is free; does not take it."""
     try:
         _check_holders(path, remove=False)
-        file = _open_to_look(path)
+        file = _open_to_test(path)
     except Taken as taken:
         return taken
     except FileNotFoundError:
@@ -314,8 +321,8 @@ def find(path: Path) -> Taken | None:
     return None
 
 
-def _open_to_look(path: Path) -> int:
-    """Open a file, for writing where that is allowed: NFS locks no other files (EBADF)."""
+def _open_to_test(path: Path) -> int:
+    """Open a file, if possible for writing: NFS locks no others (EBADF)."""
     try:
         return os.open(path, os.O_RDWR | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -332,7 +339,7 @@ def _flock(file: int, mode: int, wait: bool) -> None:
 
 
 def _record(file: int, mode: int, wait: bool) -> None:
-    """Lock the whole file by `fcntl`, for this opening of it: Linux has that since 3.15."""
+    """Lock the whole file with `fcntl` for this open file description (Linux 3.15 and later)."""
     command = getattr(fcntl, "F_OFD_SETLKW" if wait else "F_OFD_SETLK", None)
     if command is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -344,7 +351,7 @@ _KERNEL: dict[str, Callable[[int, int, bool], None]] = {"flock": _flock, "record
 
 
 def _lock_in_kernel(lock: Lock, mode: int, wait: bool) -> str | None:
-    """Lock an open file: the kind of the lock, or None where the file system has none.
+    """Lock an open file. Returns the kind of the lock, or None if the file system supports none.
 
     Raises:
         Taken: another process holds it.
@@ -360,42 +367,42 @@ def _lock_in_kernel(lock: Lock, mode: int, wait: bool) -> str | None:
 def _call_kernel(
     path: Path, file: int, mode: int, wait: bool, *, silent: bool = False
 ) -> str | None:
-    missing = None
+    unsupported: OSError | None = None
     for kind, call in _KERNEL.items():
         try:
             call(file, mode, wait)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-            missing = missing or error
+            unsupported = unsupported or error
         else:
-            if missing is not None and not silent:
-                _say_once(path, kind, missing)
+            if unsupported is not None and not silent:
+                _warn_once(path, kind, unsupported)
             return kind
-    if not silent:
-        _say_once(path, FOLDER, missing)
+    if unsupported is not None and not silent:
+        _warn_once(path, FOLDER, unsupported)
     return None
 
 
-_MEANS = {
-    "record": "Record locks (fcntl) are used instead, which protect as well.",
+_ADVICE = {
+    "record": "Record locks (fcntl) are used instead and protect as well.",
     FOLDER: (
-        "Folders named *.held take their place. Of a process that is killed on another machine "
-        "one stays, and the next start names the file to remove."
+        "Folders named *.held are used instead. If a process is killed on another machine, its "
+        "folder stays, and the next start names the file to remove."
     ),
-    NONE: "Nothing can take their place: see to it that no two processes work in one folder.",
+    NONE: "No replacement works: make sure that no two processes work in one folder.",
 }
-_said: set[tuple[int, str]] = set()
+_warned: set[tuple[int, str]] = set()
 
 
-def _say_once(path: Path, kind: str, error: OSError) -> None:
-    """Warn of a file system without `flock`, once in a process."""
-    place = os.stat(path.parent).st_dev, kind
-    if place not in _said:
-        _said.add(place)
+def _warn_once(path: Path, kind: str, error: OSError) -> None:
+    """Warn about a file system without `flock`, once per process and device."""
+    device = os.stat(path.parent).st_dev, kind
+    if device not in _warned:
+        _warned.add(device)
         what = "flock" if kind == "record" else "locks"
         reason = error.strerror or str(error)
-        logger.warning("%s: the file system has no %s (%s). %s", path, what, reason, _MEANS[kind])
+        logger.warning("%s: the file system has no %s (%s). %s", path, what, reason, _ADVICE[kind])
 
 
 # Folders that name the holders
@@ -406,57 +413,57 @@ def _folder(path: Path) -> Path:
 
 
 def _enter_alone(lock: Lock) -> str:
-    """Make the folder of holders with this process in it, in one move that fails where it has a
-    holder; what kind of lock that is.
+    """Create the folder of holders with this process in it, by one rename that fails if there is a
+    holder; return the kind of the lock.
 
     Raises:
-        Taken: it has.
+        Taken: another process is in the folder.
     """
     folder = _folder(lock.path)
     for _ in range(TRIES):
-        made = lock.path.with_name(f".{secrets.token_hex(6)}.tmp")
-        made.mkdir()
+        temporary = lock.path.with_name(f".{secrets.token_hex(6)}.tmp")
+        temporary.mkdir()
         try:
-            entry = _write_entry(made)
-            os.rename(made, folder)  # replaces a folder that is empty, and no other
+            entry = _write_entry(temporary)
+            os.rename(temporary, folder)  # replaces an empty folder only
             lock.entry = folder / entry.name
             return FOLDER
         except OSError as error:
             failure = error
         finally:
-            shutil.rmtree(made, ignore_errors=True)
-        _check_holders(lock.path)  # if it has none it is removed, and the next move goes well
+            shutil.rmtree(temporary, ignore_errors=True)
+        _check_holders(lock.path)  # removes a folder without holders: the next rename succeeds
     if failure.errno not in UNSUPPORTED | {errno.EXDEV}:
         raise failure
-    _say_once(lock.path, NONE, failure)
+    _warn_once(lock.path, NONE, failure)
     return NONE
 
 
 def _enter(lock: Lock) -> None:
-    """Add this process to the holders, whoever else is there."""
-    for left in reversed(range(TRIES)):
+    """Add this process to the holders."""
+    for attempts_left in reversed(range(TRIES)):
         try:
             _folder(lock.path).mkdir(exist_ok=True)
             lock.entry = _write_entry(_folder(lock.path))
             return
-        except FileNotFoundError:  # another one has left, and took the empty folder with it
-            if not left:
+        except FileNotFoundError:  # the last other holder removed the empty folder
+            if not attempts_left:
                 raise
 
 
 def _write_entry(folder: Path) -> Path:
-    entry = folder / f"{os.getpid()}-{secrets.token_hex(6)}"  # never a name that was there before
+    entry = folder / f"{os.getpid()}-{secrets.token_hex(6)}"  # a name that never existed before
     entry.write_bytes(_described(FOLDER))
     return entry
 
 
 def _holders(path: Path, *, remove: bool = True) -> list[tuple[Path, Holder | None]]:
-    """The entries of holders that have not ended, as far as can be seen; None: unreadable.
+    """The entries of holders that have not ended, or may not have; None for unreadable entries.
 
     Args:
-        remove: the entries of those that have.
+        remove: remove the entries of those that have ended.
     """
-    found = []
+    holders: list[tuple[Path, Holder | None]] = []
     try:
         entries = sorted(_folder(path).iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -469,21 +476,21 @@ def _holders(path: Path, *, remove: bool = True) -> list[tuple[Path, Holder | No
         except OSError:
             holder = None
         if holder is None or not holder.has_ended():
-            found.append((entry, holder))
+            holders.append((entry, holder))
         elif remove:
             with contextlib.suppress(OSError):
-                entry.unlink()  # by its name, which no other holder has
-    if remove and not found:
+                entry.unlink()  # names are unique
+    if remove and not holders:
         with contextlib.suppress(OSError):
             _folder(path).rmdir()
-    return found
+    return holders
 
 
 def _check_holders(path: Path, *, remove: bool = True) -> None:
-    """See that nobody is in the folder of holders; for `remove` see `_holders`.
+    """Check that the folder of holders is empty; for `remove` see `_holders`.
 
     Raises:
-        Taken: somebody is.
+        Taken: a process is in it.
     """
     for entry, holder in _holders(path, remove=remove):
         if holder is None:
@@ -495,7 +502,7 @@ def _respect(holder: Holder, file: Path) -> None:
     """Raise Taken unless the holder's process has ended; `file` describes it.
 
     Raises:
-        Taken: it has not, or that cannot be known.
+        Taken: it has not, or that cannot be determined.
     """
     ended = holder.has_ended()
     if not ended:
@@ -506,11 +513,11 @@ def _remedy(file: Path) -> str:
     return f"If that process has ended, remove {file} and try again."
 
 
-# What a file says of its holder
+# The description of a holder in a file
 
 
 def _described(kind: str) -> bytes:
-    holder = own(kind)
+    holder = this_process(kind)
     return f"{holder}\n{json.dumps(asdict(holder))}\n".encode()
 
 
@@ -523,7 +530,7 @@ def _read_file(path: Path) -> Holder | None:
 
 
 def _read(file: int) -> Holder | None:
-    """The holder that an open file describes; None: it describes none."""
+    """The holder that an open file describes, or None."""
     try:
         fields = json.loads(os.pread(file, MAX_TEXT, 0).decode().partition("\n")[2])
         holder = Holder(**fields)
@@ -535,9 +542,9 @@ def _read(file: int) -> Holder | None:
 
 
 def _name(file: int) -> str:
-    """The first line of what an open file says of its holder."""
+    """The first line of the description in an open file."""
     try:
         text = os.pread(file, 200, 0).decode(errors="replace")
-    except OSError:  # SMB lets nobody read a locked file
+    except OSError:  # SMB forbids reading a locked file
         text = ""
     return shown((text.strip().splitlines() or [UNKNOWN])[0])

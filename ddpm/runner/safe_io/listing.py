@@ -1,9 +1,9 @@
-"""The entries of folders, with nothing left out in silence.
+"""Folder listings that raise when something cannot be read.
 
-`Path.glob`, `Path.rglob` and `os.walk` treat a folder that cannot be listed like an empty one, and
-newer versions of `Path.exists` a file that cannot be looked at like one that is not there. On a
-network disk that is how images, jobs and checkpoints vanish. All of ddpm/ lists folders by this
-module; a test sees to that.
+`Path.glob`, `Path.rglob` and `os.walk` treat a folder that cannot be listed as empty, and newer
+versions of `Path.exists` treat a file that cannot be accessed as missing. On a network disk,
+images, jobs and checkpoints would silently disappear. All of ddpm/ lists folders through this
+module; a test checks that.
 """
 
 import errno
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from ddpm.errors import InputError, shown
 
-MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # nothing is there; all else is a failure
+MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # the path does not exist
 
 
 class Unreachable(InputError):
-    """A folder that cannot be listed, or a file that cannot be looked at or read, and why."""
+    """A folder that cannot be listed, or a file that cannot be accessed or read."""
 
     def __init__(self, path: str | Path, error: OSError, verb: str = "listed") -> None:
         self.path, self.reason = Path(path), error.strerror or str(error)
@@ -25,15 +25,18 @@ class Unreachable(InputError):
 
 
 def entries(folder: str | Path, *, needed: bool = False) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name, as `os.scandir` gives it; nothing where there is no folder,
-    unless it is `needed`.
+    """The entries of a folder, sorted by name, as `os.scandir` yields them; none if the folder does
+    not exist.
+
+    Args:
+        needed: raise if the folder does not exist.
 
     Raises:
-        Unreachable: it is there, and cannot be listed to its end.
+        Unreachable: the folder cannot be listed completely.
     """
     try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as scanned:
+            return sorted(scanned, key=lambda entry: entry.name)
     except OSError as error:
         if error.errno in MISSING and not needed:
             return []
@@ -41,7 +44,7 @@ def entries(folder: str | Path, *, needed: bool = False) -> list[os.DirEntry[str
 
 
 def paths(folder: str | Path, pattern: str = "*") -> list[Path]:
-    """The entries of one folder whose names match a pattern of the shell, by name.
+    """The entries of a folder that match a shell pattern, sorted by name.
 
     Raises:
         Unreachable: see `entries`.
@@ -50,19 +53,19 @@ def paths(folder: str | Path, pattern: str = "*") -> list[Path]:
 
 
 def exists(path: str | Path) -> bool:
-    """Whether there is something under this name; a link that leads nowhere counts as nothing.
+    """Whether a path exists; a dangling link does not.
 
     Raises:
-        Unreachable: it cannot be determined, for the reason given.
+        Unreachable: the path cannot be accessed.
     """
     return stat(path) is not None
 
 
 def stat(path: str | Path, *, follow_links: bool = True) -> os.stat_result | None:
-    """What `os.stat` says of a path; None where nothing is there.
+    """`os.stat` of a path; None if it does not exist.
 
     Raises:
-        Unreachable: it cannot be determined, for the reason given.
+        Unreachable: the path cannot be accessed.
     """
     try:
         return os.stat(path, follow_symlinks=follow_links)
@@ -73,10 +76,10 @@ def stat(path: str | Path, *, follow_links: bool = True) -> os.stat_result | Non
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, or a link to one.
+    """Whether an entry is a folder or a link to one.
 
     Raises:
-        Unreachable: it cannot be determined, for the reason given.
+        Unreachable: the path cannot be accessed.
     """
     try:
         return entry.is_dir()
@@ -87,14 +90,14 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def below(folder: str | Path, pattern: str) -> list[Path]:
-    """The entries that match, of a folder and of all folders in it; links are not followed.
+    """The matching entries of a folder and its subfolders; links are not followed.
 
     Raises:
         Unreachable: see `entries`.
     """
-    found, todo = [], [str(folder)]
+    matches, todo = [], [str(folder)]
     while todo:
         inside = entries(todo.pop())
-        found += [Path(e.path) for e in inside if fnmatchcase(e.name, pattern)]
+        matches += [Path(e.path) for e in inside if fnmatchcase(e.name, pattern)]
         todo += [e.path for e in inside if is_folder(e) and not e.is_symlink()]
-    return sorted(found)
+    return sorted(matches)

@@ -1,4 +1,4 @@
-"""What a pickle would do, found out without doing it."""
+"""Symbolic execution of pickles: checks what loading one would do, without loading it."""
 
 import math
 import pickletools
@@ -9,12 +9,12 @@ from typing import Any
 from ddpm.errors import shown
 from ddpm.runner.safe_io.plain import MAX_DEPTH, Refused, WillBeTensor, check_plain
 
-MAX_STEPS = 2_000_000  # of a pickle; a tensor takes some 35
+MAX_STEPS = 2_000_000  # opcodes of a pickle; a tensor takes about 35
 
 
 @dataclass(frozen=True)
 class Records:
-    """What an archive holds: the pickle and how many bytes each storage has."""
+    """Content of an archive: the pickle, and the size of each storage in bytes."""
 
     pickle: bytes
     storages: dict[str, int]
@@ -22,14 +22,14 @@ class Records:
 
 @dataclass(frozen=True)
 class _Global:
-    """A name in a pickle that stands for a class or function; here it stays a name."""
+    """A reference to a class or function in a pickle; it is not imported."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class _Storage:
-    """Numbers in a member of the archive: how many."""
+    """A storage in the archive: its number of elements."""
 
     numel: int
 
@@ -52,22 +52,22 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 
 def vet_pickle(records: Records) -> Any:
-    """Go through a pickle without making anything but dicts, lists, texts and numbers of it.
+    """Check a pickle and return its content, with `WillBeTensor` in place of tensors.
 
-    Allowed is what torch.save writes for plain data and dense tensors; each tensor is held against
-    the member that it shows.
+    Only the opcodes that torch.save writes for plain data and dense tensors are allowed; each
+    tensor is compared with the storage that it views.
 
     Raises:
-        Refused: there is anything else in it.
+        Refused: the pickle holds anything else.
     """
-    made, attributes = _follow(records)
-    check_plain(made, tensors=True)
+    content, attributes = _follow(records)
+    check_plain(content, tensors=True)
     check_plain(attributes)
-    return made
+    return content
 
 
 def _follow(records: Records) -> tuple[Any, list[Any]]:
-    """What the pickle would give, tensors as `WillBeTensor`, and attributes of its dicts."""
+    """The content of the pickle, and the attributes of its dicts."""
     machine = _Machine(records.storages)
     for count, (step, argument, _) in enumerate(pickletools.genops(records.pickle)):
         if count > MAX_STEPS:
@@ -79,10 +79,10 @@ def _follow(records: Records) -> tuple[Any, list[Any]]:
 
 
 class _Machine:
-    """Takes the steps of a pickle that torch.save writes, and no others.
+    """Executes the opcodes that torch.save writes on placeholders, and refuses all others.
 
     Args:
-        storages: the bytes of each, by the name of its member.
+        storages: size in bytes by the name of the member.
     """
 
     def __init__(self, storages: dict[str, int]) -> None:
@@ -92,7 +92,7 @@ class _Machine:
         self.attributes: list[Any] = []
 
     def take(self, name: str, argument: Any) -> None:
-        """One step, by the name that pickletools gives it."""
+        """Execute one opcode; `name` as in pickletools."""
         stack = self.stack
         if name in _VALUES:
             stack.append(argument)
@@ -119,28 +119,28 @@ class _Machine:
             raise Refused(f"it holds code or unknown objects ({name.lower()})")
 
     def popped(self, count: int | None) -> list[Any]:
-        """So many from the top of the stack; None: all since the last mark, which goes, too."""
+        """Pop `count` items from the stack; None: all above the last mark, and the mark."""
         stack = self.stack
         if count is None:
-            place = next(i for i in range(len(stack) - 1, -1, -1) if stack[i] is _MARK)
-            items = stack[place + 1 :]
+            start = next(i for i in range(len(stack) - 1, -1, -1) if stack[i] is _MARK)
+            items = stack[start + 1 :]
         else:
-            place = len(stack) - count
-            if place < 0:
+            start = len(stack) - count
+            if start < 0:
                 raise IndexError("the stack is empty")
-            items = stack[place:]
-        del stack[place:]
+            items = stack[start:]
+        del stack[start:]
         return items
 
     def set_items(self, items: list[Any]) -> None:
-        """Keys and values in turn, into the dict on top."""
+        """Add alternating keys and values to the dict on top of the stack."""
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) not in (str, int):  # the hash of nested tuples can take for ever
-                raise Refused(f"the key {type(key).__name__} is not a text")
+            if type(key) not in (str, int):  # hashing nested tuples can take forever
+                raise Refused(f"the key {type(key).__name__} is not a string")
             dict.__setitem__(self.stack[-1], key, value)
 
     def make(self, name: str, argument: Any) -> None:
-        """The steps that make objects: only a stand-in comes of them."""
+        """The opcodes that create objects: they yield placeholders."""
         stack = self.stack
         if name == "GLOBAL":
             if argument not in _CALLED and argument not in _STORAGES:
@@ -151,7 +151,7 @@ class _Machine:
         elif name == "REDUCE":
             arguments = stack.pop()
             stack[-1] = _call(stack[-1], arguments)
-        else:  # BUILD: a state_dict's versions of its modules
+        else:  # BUILD: the module versions of a state_dict
             state = stack.pop()
             if type(stack[-1]) is not OrderedDict or type(state) is not dict:
                 raise Refused(f"it holds code or unknown objects ({type(stack[-1]).__name__})")
@@ -161,10 +161,10 @@ class _Machine:
 
 
 def _storage(key: Any, sizes: dict[str, int]) -> _Storage:
-    """The storage that a pickle refers to; as long as the member, or torch would read beyond it."""
-    word, kind, name, location, numel = key
+    """A storage that a pickle refers to. It must be as long as its member: torch reads beyond."""
+    tag, kind, name, location, numel = key
     itemsize = _STORAGES.get(kind.name) if type(kind) is _Global else None
-    if word != "storage" or type(name) is not str or type(location) is not str or not itemsize:
+    if tag != "storage" or type(name) is not str or type(location) is not str or not itemsize:
         raise Refused("it holds code or unknown objects (a strange storage)")
     if type(numel) is not int or sizes.get(name) != numel * itemsize:
         raise Refused(f"storage {shown(name)} is not as long as the pickle says")
@@ -172,7 +172,7 @@ def _storage(key: Any, sizes: dict[str, int]) -> _Storage:
 
 
 def _call(function: Any, arguments: Any) -> Any:
-    """What a call in a pickle would give: an OrderedDict, a tensor or a parameter."""
+    """The result of a call in a pickle: an OrderedDict, a tensor or a parameter."""
     name = function.name if type(function) is _Global else type(function).__name__
     if name == _CALLED[0] and arguments == ():
         return OrderedDict()
@@ -193,7 +193,7 @@ def _is_empty(hooks: Any) -> bool:
 
 
 def _check_view(storage: _Storage, offset: Any, size: Any, stride: Any) -> None:
-    """A tensor may show each number of its storage once, and none beyond."""
+    """Check that a tensor views each element of its storage at most once, and none beyond."""
     if type(size) is not tuple or type(stride) is not tuple:
         raise Refused("a tensor without a shape")
     if any(type(n) is not int or not 0 <= n < 2**48 for n in (offset, *size, *stride)):

@@ -1,4 +1,4 @@
-"""What plain data are, and how much of them may be in one file."""
+"""The definition of plain data, and limits on their amount in one file."""
 
 import itertools
 import stat
@@ -13,35 +13,37 @@ from ddpm.errors import shown
 MAX_DEPTH = 32
 MAX_NODES = 100_000
 MAX_TEXT = 64 * 1024
+_END: Any = object()
 
 
 class Refused(ValueError):
-    """A file or value that is not plain data; the message is one line, safe to print."""
+    """A file or value that is not plain data. The message is one line, safe to print."""
 
 
 @dataclass(frozen=True)
 class WillBeTensor:
-    """Stands for a tensor in what a pickle would give; all that counts of it has been checked."""
+    """Placeholder for a checked tensor in the result of a pickle that was not executed."""
 
 
 def check_plain(node: Any, *, tensors: bool = False, max_text: int = MAX_TEXT) -> None:
-    """Hold a value against what plain data are: dicts with text or whole numbers as keys, lists,
-    tuples, texts, numbers, booleans, None; with `tensors`, dense ones that own what they show.
+    """Check that a value is plain data: dicts with strings or integers as keys, lists, tuples,
+    strings, numbers, booleans, None.
 
-    What is referred to twice counts twice, so that a small graph cannot unfold to a huge tree.
+    A node that is referenced twice counts twice, so a small graph cannot unfold to a huge tree.
 
     Args:
-        max_text: characters in one text.
+        tensors: also allow dense tensors that own their storage.
+        max_text: maximal length of a string.
 
     Raises:
-        Refused: something else is in it, or it is too deep, too many or too long.
+        Refused: it holds something else, is nested too deeply, or is too large.
     """
-    # Iterators and not their items are stacked: a walk that is broken off has touched no more.
+    # A stack of iterators, not of items: after a refusal nothing more has been visited.
     walks: list[Iterator[tuple[Any, Any]]] = [iter([("", node)])]
     seen = 0
     while walks:
-        name, value = next(walks[-1], (None, walks))
-        if value is walks:
+        name, value = next(walks[-1], (None, _END))
+        if value is _END:
             walks.pop()
             continue
         seen += 1
@@ -51,9 +53,9 @@ def check_plain(node: Any, *, tensors: bool = False, max_text: int = MAX_TEXT) -
         if kind is dict or kind is OrderedDict:
             for key in dict.keys(value):
                 if type(key) not in (str, int):
-                    raise Refused(f"{_in(name)}the key {shown(repr(key))} is not a text")
+                    raise Refused(f"{_in(name)}the key {shown(repr(key))} is not a string")
                 _check_scalar(key, name, max_text)
-            walks.append(iter(dict.items(value)))  # not .items(), which a file could hide
+            walks.append(iter(dict.items(value)))  # not .items(), which a subclass could override
         elif kind is list or kind is tuple:
             walks.append(zip(itertools.repeat(name), value, strict=False))
         elif kind in (str, int, float, bool, type(None)):
@@ -68,9 +70,9 @@ def check_plain(node: Any, *, tensors: bool = False, max_text: int = MAX_TEXT) -
 
 def _check_scalar(value: Any, name: Any, max_text: int) -> None:
     if type(value) is str and len(value) > max_text:
-        raise Refused(f"{_in(name)}a text of {len(value):,} characters, more than {max_text:,}")
+        raise Refused(f"{_in(name)}a string of {len(value):,} characters, more than {max_text:,}")
     if type(value) is int and value.bit_length() > 64:
-        raise Refused(f"{_in(name)}a whole number of {value.bit_length()} bits")
+        raise Refused(f"{_in(name)}an integer of {value.bit_length()} bits")
 
 
 def _check_tensor(value: Any, name: Any) -> None:
@@ -79,9 +81,9 @@ def _check_tensor(value: Any, name: Any) -> None:
     if type(value) not in (torch.Tensor, torch.nn.Parameter):
         raise Refused(f"{_in(name)}{shown(type(value).__name__)} is not plain data")
     if value.layout is not torch.strided or value.is_quantized or value.is_complex():
-        raise Refused(f"{_in(name)}a tensor that is not of plain numbers")
+        raise Refused(f"{_in(name)}a tensor that is sparse, quantized or complex")
     if value.device.type != "cpu":
-        raise Refused(f"{_in(name)}a tensor without numbers, of device {value.device.type}")
+        raise Refused(f"{_in(name)}a tensor on the device {value.device.type}")
     if value._backward_hooks:
         raise Refused(f"{_in(name)}a tensor with hooks")
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
@@ -93,11 +95,11 @@ def _in(name: Any) -> str:
 
 
 def regular_size(path: Path) -> int:
-    """The size of a file; a pipe would make us wait for ever, a device never ends.
+    """The size of a regular file; reading a pipe or a device might never end.
 
     Raises:
-        OSError: there is none.
-        Refused: it is something else.
+        OSError: it does not exist.
+        Refused: it is not a regular file.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

@@ -1,4 +1,4 @@
-"""The archives that torch.save writes, and no others."""
+"""Reader of the archives that torch.save writes; anything else is refused."""
 
 import struct
 import zipfile
@@ -11,36 +11,36 @@ from ddpm.runner.safe_io.plain import Refused, check_plain, regular_size
 
 MAX_PICKLE = 16 * 1024**2
 MAX_MEMBERS = 100_000
-MAX_DIRECTORY = 4 * 1024**2  # of a zip; a member takes some 65 bytes
+MAX_DIRECTORY = 4 * 1024**2  # bytes of a zip's directory; a member takes about 65
 
 
 def read_archive(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU: plain data and dense tensors.
+    """The content of an archive on the CPU: plain data and dense tensors.
 
-    The directory, the checksums and each step of the pickle are checked before torch reads the
-    file. `weights_only` alone lets through a `bytearray` of any size, tensors beyond what is
-    stored, and tuples whose hash takes for ever.
+    The directory, the checksums and each opcode of the pickle are checked before torch reads the
+    file. `weights_only` alone would accept a `bytearray` of any size, tensors that exceed their
+    storage, and tuples whose hash takes forever.
 
     Raises:
-        OSError: there is no such file, or it cannot be opened.
-        Refused: anything else is in it, or it is damaged.
+        OSError: the file does not exist or cannot be opened.
+        Refused: it holds anything else, or is damaged.
     """
     size = regular_size(path)
-    with open(path, "rb") as file:  # once: what was looked through is what is loaded
+    with open(path, "rb") as file:  # opened once: the checked file is the loaded one
         _vet_archive(file, size)
         import torch
 
         file.seek(0)
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever torch meets that we have missed
+        except Exception as error:  # of damage that our checks missed
             raise Refused(f"torch cannot load it ({one_line(error)})") from error
     check_plain(state, tensors=True)
     return state
 
 
 def check_archive(path: Path) -> None:
-    """All that `read_archive` checks, without loading the tensors.
+    """Make all checks of `read_archive` without loading the tensors.
 
     Raises:
         OSError, Refused: as `read_archive` does.
@@ -51,8 +51,8 @@ def check_archive(path: Path) -> None:
 
 
 def read_plain(path: Path) -> Any:
-    """The plain data of what `torch.save` wrote, with `WillBeTensor` in place of each tensor: read
-    without torch, and without the bytes of the tensors, whose checksums are not looked at.
+    """The plain data of an archive, with `WillBeTensor` in place of each tensor. Needs no torch and
+    reads no tensors; their checksums are not checked.
 
     Raises:
         OSError, Refused: as `read_archive` does.
@@ -67,13 +67,14 @@ def _vet_archive(file: IO[bytes], size: int, *, whole: bool = True) -> Any:
         return vet_pickle(_vet_zip(file, size, whole=whole))
     except Refused:
         raise
-    except Exception as error:  # zipfile raises seven kinds of error, and a pickle can do all
+    except Exception as error:  # zipfile raises seven types of errors, a pickle any
         raise Refused(f"damaged ({one_line(error)})") from error
 
 
 def _vet_zip(file: IO[bytes], size: int, *, whole: bool) -> Records:
-    """See that a zip is what `torch.save` writes: each member once, whole, as it is, its checksum
-    right. torch has a reader of its own, so nothing may be left that two readers see differently.
+    """Check that a zip is one of `torch.save`: unique, complete, uncompressed members with right
+    checksums. torch has its own zip reader: anything that two readers may interpret differently
+    is refused.
     """
     _vet_end(file, size)
     archive = zipfile.ZipFile(file)
@@ -82,7 +83,7 @@ def _vet_zip(file: IO[bytes], size: int, *, whole: bool) -> Records:
         raise Refused(f"an archive of {len(members):,} members")
     names = [member.filename for member in members]
     root = members[0].filename.split("/")[0]
-    # torch takes capitals for small letters, and zipfile ends a name at its first NUL.
+    # torch ignores the case of names, and zipfile cuts a name at its first NUL.
     if len({name.lower() for name in names}) < len(names):
         raise Refused("an archive with two members of one name")
     for name in (member.orig_filename for member in members):
@@ -100,7 +101,7 @@ def _vet_zip(file: IO[bytes], size: int, *, whole: bool) -> Records:
             raise Refused(f"an archive with compressed members ({name})")
         if member.flag_bits & 0x1:
             raise Refused(f"an archive with encrypted members ({name})")
-        if member.external_attr & 0x10:  # torch would skip its bytes and give those of others
+        if member.external_attr & 0x10:  # torch would skip its bytes and return those of others
             raise Refused(f"an archive with a folder for a member ({name})")
         if member.header_offset < end:
             raise Refused(f"an archive whose members overlap ({name})")
@@ -121,8 +122,8 @@ def _vet_zip(file: IO[bytes], size: int, *, whole: bool) -> Records:
 
 
 def _vet_end(file: IO[bytes], size: int) -> None:
-    """See that a zip starts with its first byte, ends with its last and has a directory of sane
-    size where it says: the directory is the one part of a zip that is read whole."""
+    """Check that a zip spans the whole file and that its directory, which is read at once, has a
+    sane size and lies where the end record says."""
     head = file.read(4)
     if size == 0:
         raise Refused("the file is empty")
@@ -132,15 +133,15 @@ def _vet_end(file: IO[bytes], size: int) -> None:
     file.seek(max(0, size - 98))
     tail = file.read(98)
     if tail[-22:-18] != b"PK\x05\x06" or len(tail) < 98:
-        raise Refused("damaged (cut short, or with something behind its end)")
+        raise Refused("damaged (cut short, or with data after its end)")
     *_, length, offset, comment = struct.unpack("<4s4H2LH", tail[-22:])
     behind = 22
     if tail[-42:-38] == b"PK\x06\x07":  # zip64, which torch always writes
         if tail[:4] != b"PK\x06\x06":
             raise Refused("damaged (its end is not where it should be)")
         length, offset = struct.unpack("<2Q", tail[40:56])
-        place = struct.unpack("<Q", tail[-34:-26])[0]
-        behind = 98 if place == size - 98 else 0
+        position = struct.unpack("<Q", tail[-34:-26])[0]
+        behind = 98 if position == size - 98 else 0
     if comment or offset + length + behind != size:
         raise Refused("damaged (its directory is not where it says)")
     if length > MAX_DIRECTORY:

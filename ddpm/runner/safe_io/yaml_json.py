@@ -1,4 +1,4 @@
-"""YAML and JSON that cannot unfold to more than they seem."""
+"""Readers of untrusted YAML and JSON with bounded size, depth and aliases."""
 
 import json
 from pathlib import Path
@@ -19,8 +19,8 @@ from ddpm.runner.safe_io.plain import (
 MAX_YAML = 1024 * 1024  # bytes
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """The safe loader; a key that stands twice in a mapping is an error, as it is to Hydra."""
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The safe loader; duplicate keys are errors, as in Hydra."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = set()
@@ -28,7 +28,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
             if key.value in keys if isinstance(key, yaml.ScalarNode) else True:
                 problem = f"the key {shown(repr(key.value))} twice"
                 if not isinstance(key, yaml.ScalarNode):
-                    problem = "a key that is not a text"
+                    problem = "a key that is not a string"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             keys.add(key.value)
         return super().construct_mapping(node, deep)
@@ -38,18 +38,18 @@ def read_yaml(path: Path) -> Any:
     """The plain data of a YAML file of at most MAX_YAML bytes.
 
     Raises:
-        OSError: there is no such file, or it cannot be read.
-        Refused: it is not YAML, not plain data, or out to exhaust whoever reads it.
+        OSError: the file does not exist or cannot be read.
+        Refused: it is not YAML, not plain data, or exceeds a limit.
     """
     if regular_size(path) > MAX_YAML:
         raise Refused(f"larger than {MAX_YAML // 1024} KiB")
     with open(path, "rb") as file:
-        data = file.read(MAX_YAML + 1)  # whatever has grown since
+        data = file.read(MAX_YAML + 1)  # it may have grown since
     return parse_yaml(data)
 
 
 def parse_yaml(data: bytes) -> Any:
-    """The plain data of what a YAML file holds.
+    """The plain data of the bytes of a YAML file.
 
     Raises:
         Refused: as `read_yaml` does.
@@ -59,7 +59,7 @@ def parse_yaml(data: bytes) -> Any:
     try:
         text = data.decode("utf-8-sig")
         _vet_yaml(text)
-        made = yaml.load(text, Loader=_Loader)
+        content = yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
@@ -75,37 +75,37 @@ def parse_yaml(data: bytes) -> Any:
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, Refused):
             raise
-        raise Refused(shown(error, 200)) from None  # a date or a number that is none
-    check_plain(made)
-    return made
+        raise Refused(shown(error, 200)) from None  # an invalid date or number
+    check_plain(content)
+    return content
 
 
 def _vet_yaml(text: str) -> None:
-    """Refuse what can grow, going through the events alone: depth, aliases, merges, tags."""
-    open_nodes: list[list[Any]] = []  # [anchor, nodes when it began]
+    """Check depth, aliases, merges and tags on the event stream, before objects are constructed."""
+    open_nodes: list[list[Any]] = []  # [anchor, number of nodes before it]
     sizes: dict[str, int] = {}  # nodes below each anchor
     seen = 0
     for event in yaml.parse(text, Loader=_Loader):
         mark = event.start_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: "
         if isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
-            anchor, before = open_nodes.pop()
-            sizes[anchor] = seen - before
+            anchor, seen_before = open_nodes.pop()
+            sizes[anchor] = seen - seen_before
             continue
         if not isinstance(event, yaml.NodeEvent):
             continue
         seen += 1
         if isinstance(event, yaml.AliasEvent):
             if any(anchor == event.anchor for anchor, _ in open_nodes):
-                raise Refused(f"{where}*{shown(event.anchor)} stands within itself")
+                raise Refused(f"{where}*{shown(event.anchor)} contains itself")
             seen += sizes.get(event.anchor, 0)
-        elif event.tag not in (None, "!"):  # "!" alone says that a text is a text
+        elif event.tag not in (None, "!"):  # "!" alone marks a string
             raise Refused(f"{where}the tag {shown(event.tag)} is not allowed")
         elif isinstance(event, yaml.ScalarEvent):
             if event.value == "<<" and event.implicit[0]:
                 raise Refused(f"{where}<< is not allowed")
             if len(event.value) > MAX_TEXT:
-                raise Refused(f"{where}a text of {len(event.value):,} characters")
+                raise Refused(f"{where}a string of {len(event.value):,} characters")
             sizes[event.anchor] = 1
         else:
             open_nodes.append([event.anchor, seen - 1])
@@ -116,17 +116,20 @@ def _vet_yaml(text: str) -> None:
 
 
 def read_json(text: bytes | str, limit: int, *, max_text: int = MAX_TEXT) -> Any:
-    """The plain data of a JSON text of at most `limit` bytes or characters, with no text in it of
-    more than `max_text` characters.
+    """The plain data of a JSON document.
+
+    Args:
+        limit: maximal length of the document, in bytes or characters.
+        max_text: maximal length of a string in it.
 
     Raises:
-        Refused: it is longer, not JSON, names a key twice, or is not plain data.
+        Refused: it is longer, not JSON, has duplicate keys, or is not plain data.
     """
     if len(text) > limit:
         raise Refused(f"{len(text):,} bytes of JSON, more than {limit:,}")
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
-        made = json.loads(decoded, object_pairs_hook=_unique)
+        content = json.loads(decoded, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise Refused(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except RecursionError:
@@ -135,14 +138,14 @@ def read_json(text: bytes | str, limit: int, *, max_text: int = MAX_TEXT) -> Any
         raise Refused("not UTF-8") from None
     except ValueError as error:
         raise error if isinstance(error, Refused) else Refused(shown(error, 200)) from None
-    check_plain(made, max_text=max_text)
-    return made
+    check_plain(content, max_text=max_text)
+    return content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    unique: dict[str, Any] = {}
     for key, value in pairs:
-        if key in made:
+        if key in unique:
             raise Refused(f"the key {shown(repr(key))} twice")
-        made[key] = value
-    return made
+        unique[key] = value
+    return unique

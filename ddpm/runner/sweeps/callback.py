@@ -40,7 +40,7 @@ class Record(Callback):
             folder = Path(as_text(config.hydra.sweep.dir))
             run_dir.check_writable(folder, "hydra.sweep.dir")
         except InputError as error:
-            if ranks.leads_machine():
+            if ranks.is_local_rank_zero():
                 print(error, file=sys.stderr)
             sys.exit(2)  # of other exceptions Hydra makes a warning
         with read_write(config.hydra), open_dict(config.hydra):

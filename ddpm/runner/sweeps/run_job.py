@@ -27,7 +27,7 @@ def attempt(job: compose.Job) -> None:
     if job.over:
         print(f"{state:8} {job.folder} was {state} before: {job.text}", flush=True)
         return
-    if state == "running" and ranks.leads():  # the others of this run are to join it
+    if state == "running" and ranks.is_rank_zero():  # the others of this run are to join it
         print(elsewhere(job.folder), flush=True)
         return
     try:

@@ -1,20 +1,19 @@
-"""What a person sees while a run goes on: a bar in a terminal, clean lines elsewhere."""
+"""Progress of a run: a bar in a terminal, plain lines elsewhere."""
 
 import sys
 import time
-from types import TracebackType
 from typing import Self
 
 from tqdm import tqdm
 
 
 class Progress:
-    """A bar over steps with loss, images/s and time left; without a terminal, a line now and then.
+    """A bar over steps with loss, images/s and time left; periodic lines without a terminal.
 
     Args:
-        total, start: the last step and the first one still to do.
-        enabled: False on all ranks but the first.
-        seconds_between_lines: where there is no terminal.
+        total, start: the last step, and the number of steps done at the start.
+        enabled: False on all ranks but rank 0.
+        seconds_between_lines: without a terminal.
     """
 
     def __init__(
@@ -38,47 +37,42 @@ class Progress:
             bar_format="{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{remaining} left{postfix}]",
         )
         self.lines = enabled and not terminal
-        self.began = time.monotonic()
+        self.started = time.monotonic()
         self.printed = -float("inf")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
     def advance(self, steps: int = 1) -> None:
         self.bar.update(steps)
 
     def reach(self, step: int) -> None:
-        """`step` are done, some of them perhaps before."""
+        """Set the number of finished steps."""
         self.bar.update(step - self.bar.n)
 
     def show(self, step: int, text: str) -> None:
-        """Tell how it stands after `step` steps, e.g. `"loss 0.031, 900 images/s"`."""
+        """Show the progress after `step` steps, e.g. `"loss 0.031, 900 images/s"`."""
         self.bar.set_postfix_str(text, refresh=False)
         now = time.monotonic()
         if self.lines and (now - self.printed > self.seconds_between_lines or step == self.total):
             self.printed = now
-            left = (now - self.began) / max(step - self.start, 1) * (self.total - step)
+            left = (now - self.started) / max(step - self.start, 1) * (self.total - step)
             width = len(str(self.total))
             print(
                 f"{self.unit} {step:>{width}}/{self.total}  {text}  {clock(left)} left", flush=True
             )
 
     def say(self, text: str) -> None:
-        """Print a line without tearing the bar."""
+        """Print a line above the bar."""
         if self.enabled:
             tqdm.write(text)
 
 
 def clock(seconds: float) -> str:
-    """A duration: minutes and seconds, and hours where there are some."""
+    """A duration as `m:ss` or `h:mm:ss`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,23 +1,23 @@
-"""Overrides written so that they can be pasted: quoted for Hydra's parser, then for bash."""
+"""Overrides that can be pasted into a shell: quoted for Hydra's parser, then for bash."""
 
 import re
 import shlex
 
-# What Hydra reads as this very text without quotes, unless it is a word with a meaning.
+# Strings that Hydra reads unchanged without quotes, except for its keywords.
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.{1,2}/)[\w./@%+:-]*", re.ASCII)
-_WORDS_WITH_A_MEANING = ("null", "true", "false", "nan", "inf", "infinity")
+_KEYWORDS = ("null", "true", "false", "nan", "inf", "infinity")
 
 
 def quoted(text: str) -> str:
-    """A text as the value of an override: in double quotes where Hydra would read it otherwise.
+    """A string as the value of an override, in double quotes if Hydra would otherwise change it.
 
-    `${` is escaped, since OmegaConf looks for references in quoted texts, too.
+    `${` is escaped, since OmegaConf resolves references in quoted strings, too.
     """
-    if _PLAIN.fullmatch(text) and text.lower() not in _WORDS_WITH_A_MEANING:
+    if _PLAIN.fullmatch(text) and text.lower() not in _KEYWORDS:
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
     text = re.sub(r'(\\*)"', r'\1\1\\"', text)
-    return f'"{text}{_backslashes_at_end(text)}"'  # one before the closing quote would escape it
+    return f'"{text}{_backslashes_at_end(text)}"'  # a single one would escape the closing quote
 
 
 def _backslashes_at_end(text: str) -> str:
@@ -25,14 +25,14 @@ def _backslashes_at_end(text: str) -> str:
 
 
 def word(key: str, value: object) -> str:
-    """`key=value` as it is typed in bash: `'resume="runs/c=1"'`. A relative path that begins with
-    `~` or is `???`, which mean something else, gets a `./` before it."""
+    """`key=value` as typed in bash: `'resume="runs/c=1"'`. A relative path that begins with `~` or
+    is `???`, which have special meanings, is prefixed with `./`."""
     text = str(value)
     return bash_word(f"{key}={quoted(f'./{text}' if text[:1] == '~' or text == '???' else text)}")
 
 
 def bash_word(text: str) -> str:
-    """A text as one word of bash. Control characters are escaped: the line stays one line."""
+    """A string as one word of bash. Control characters are escaped, so it stays on one line."""
     if text.isprintable():
         return shlex.quote(text)
     return f"$'{''.join(map(_escaped, text))}'"
@@ -47,5 +47,5 @@ def _escaped(character: str) -> str:
 
 
 def command(*words: str) -> str:
-    """`python run.py ...` to be pasted into bash; the words as `word` or `bash_word` give them."""
+    """`python run.py ...` for bash; the words come from `word` or `bash_word`."""
     return " ".join(["python run.py", *words])

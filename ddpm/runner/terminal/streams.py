@@ -1,7 +1,7 @@
-"""Standard output and standard error that cannot fail: what cannot be written is dropped.
+"""Standard output and standard error that never raise: text that cannot be written is dropped.
 
-The console is a tracker like the others. A full disk under a log file, a reader of a pipe that has
-ended, a terminal that was closed or a letter that the encoding lacks must not end a run.
+The console is a tracker like the others. A full disk under a log file, a closed pipe or terminal,
+or a character that the encoding lacks must not end a run.
 """
 
 import contextlib
@@ -12,20 +12,20 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
-# Of the device or pipe, of the encoding, of a stream that is closed. To write something that is no
-# text stays an error: libraries find out by it what a stream takes.
+# Errors of the device, the pipe, the encoding, or a closed stream. A TypeError for data that is not
+# text is raised: libraries use it to detect what a stream accepts.
 _FAILURES = (OSError, ValueError)
 
 
 class SafeStream:
-    """A stream around another one that drops what the other cannot write, and remembers why.
+    """A wrapper of a stream that drops data that cannot be written and keeps the first error.
 
-    Characters that the encoding lacks are written as escapes, as in `\\xe9`. Everything else that a
-    stream has (`encoding`, `fileno`, ...) is that of the other one.
+    Characters that the encoding lacks are written as escapes, as in `\\xe9`. Other attributes of a
+    stream (`encoding`, `fileno`, ...) are those of the wrapped one.
 
     Args:
-        stream: the other one; None where the process was started without, as by `>&-`.
-        errors: the list that takes the first error; a new one, unless it is shared.
+        stream: the wrapped stream; None if the process was started without it, as by `>&-`.
+        errors: list for the first error, if shared with another wrapper.
     """
 
     def __init__(self, stream: Any, errors: list[Exception] | None = None) -> None:
@@ -33,7 +33,7 @@ class SafeStream:
         self.lost = [] if errors is None else errors
 
     def write(self, data: Any) -> int:
-        """Write text, or bytes to the buffer of a text stream; the length of all of it."""
+        """Write text, or bytes to the buffer of a text stream; return the length of the data."""
         try:
             self._stream.write(data)
         except UnicodeError:
@@ -47,11 +47,11 @@ class SafeStream:
             self.write(line)
 
     def flush(self) -> None:
-        if not getattr(self._stream, "closed", False):  # else all of it is lost already
+        if not getattr(self._stream, "closed", False):  # otherwise the data is lost already
             self._try(self._stream.flush)
 
     def close(self) -> None:
-        """Flush only: others have lines to write, too."""
+        """Flush only: the stream is shared."""
         self.flush()
 
     def isatty(self) -> bool:
@@ -60,7 +60,7 @@ class SafeStream:
         return False
 
     def drop(self, error: Exception) -> None:
-        """Remember why something was not written."""
+        """Keep the first error."""
         if not self.lost:
             self.lost.append(error)
 
@@ -86,9 +86,9 @@ io.TextIOBase.register(SafeStream)
 
 
 def protect() -> None:
-    """Make `sys.stdout` and `sys.stderr` safe, in this process; a second call changes nothing.
+    """Wrap `sys.stdout` and `sys.stderr` of this process; a second call does nothing.
 
-    Each process that works on a run calls it first: one that is spawned has streams of its own.
+    Each process of a run calls it first: spawned processes have their own streams.
     """
     _open_missing_descriptors()
     if sys.stdin is None:
@@ -96,22 +96,22 @@ def protect() -> None:
     for name in ("stdout", "stderr"):
         if not isinstance(getattr(sys, name), SafeStream):
             setattr(sys, name, SafeStream(getattr(sys, name)))
-    logging.raiseExceptions = False  # a log file that cannot be written: no traceback for each line
+    logging.raiseExceptions = False  # no traceback for each line that a log file cannot take
 
 
 def lose(name: str, error: Exception) -> None:
-    """Remember that what goes to `stdout` or `stderr` is lost."""
+    """Record that output to `stdout` or `stderr` is lost."""
     if isinstance(stream := getattr(sys, name), SafeStream):
         stream.drop(error)
 
 
 def loss_of(name: str) -> Exception | None:
-    """The first error of `stdout` or `stderr`; None where nothing was lost."""
+    """The first error of `stdout` or `stderr`, or None."""
     return next(iter(getattr(getattr(sys, name), "lost", [])), None)
 
 
 def losses() -> str | None:
-    """What was lost and why, as in `"stdout: Broken pipe"`; None where nothing was."""
+    """The streams that lost output, and why, as in `"stdout: Broken pipe"`, or None."""
     errors = {name: loss_of(name) for name in ("stdout", "stderr")}
     return "; ".join(f"{name}: {reason(e)}" for name, e in errors.items() if e is not None) or None
 
@@ -124,7 +124,7 @@ def reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def forgetting() -> Iterator[None]:
-    """Forget all losses at the end: the next run of this process has its own."""
+    """Clear all recorded errors at the end, for the next run of this process."""
     try:
         yield
     finally:
@@ -134,22 +134,22 @@ def forgetting() -> Iterator[None]:
 
 
 def _open_missing_descriptors() -> None:
-    """Let descriptors 0 to 2 lead to the null device where nothing else is behind them.
+    """Open the null device as those of the descriptors 0 to 2 that are closed.
 
-    Otherwise the next file that is opened, a checkpoint perhaps, would get one of these numbers,
-    and libraries would write their warnings into it.
+    Otherwise the next opened file, perhaps a checkpoint, would get one of these numbers, and
+    libraries would write their warnings into it.
     """
     for number in range(3):
-        with contextlib.suppress(OSError):  # there is no null device in some containers
+        with contextlib.suppress(OSError):  # some containers have no null device
             try:
                 os.fstat(number)
             except OSError:
-                os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
                 os.set_inheritable(number, True)
 
 
 def _closed() -> TextIO:
-    """A stream that refuses everything with the usual error."""
+    """A closed stream, which raises ValueError on every write."""
     stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     stream.close()
     return stream

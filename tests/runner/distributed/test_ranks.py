@@ -115,7 +115,7 @@ def test_a_classifier_is_measured_by_all_ranks_together(strategy, tmp_path, monk
     ("words", "told"),
     [
         (["schedule=learned"], "hardware=fsdp: trains no schedule"),
-        (["hardware.precision=16-mixed"], "hardware.precision=16-mixed: hardware=fsdp has"),
+        (["hardware.precision=16-mixed"], "hardware.precision=16-mixed: hardware=fsdp"),
     ],
 )
 def test_what_cannot_be_shared_out_is_told_before_anything_is_made(

@@ -18,7 +18,7 @@ def machine(monkeypatch, tmp_path):
             monkeypatch.setenv("OMP_NUM_THREADS", variable)
         monkeypatch.setattr(threads, "own_cores", lambda: set(range(cores)))
         monkeypatch.setattr(threads, "_default", cores)
-        monkeypatch.setattr(threads, "_before", Usage(100.0, 50.0, 7.0))
+        monkeypatch.setattr(threads, "_at_start", Usage(100.0, 50.0, 7.0))
         now = Usage(100.0 + seconds, 50.0 + (busy + own) * seconds, 7.0 + own * seconds)
         monkeypatch.setattr(threads, "usage", lambda: now)
         quota = tmp_path / "cpu.max"
@@ -80,7 +80,7 @@ def test_only_what_our_cores_do_counts(monkeypatch, tmp_path):
 
 
 def test_waiting_threads_give_their_core_away_soon(monkeypatch):
-    monkeypatch.setattr(threads, "_before", None)
+    monkeypatch.setattr(threads, "_at_start", None)
     monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that it is put back
     monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # somebody has decided

@@ -29,7 +29,7 @@ from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed import signals
 from ddpm.runner.execution import run
 from ddpm.runner.runs import run_dir
-from ddpm.trackers.base import Trackers
+from ddpm.trackers.multi import Trackers
 from ddpm.training import loader
 
 RUN = [*TINY, "output_dir=run"]

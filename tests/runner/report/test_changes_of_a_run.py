@@ -33,7 +33,7 @@ def test_the_command_has_the_values_of_the_end(tmp_path):
     assert shlex.split(commands.again(run))[2:] == [
         *("model=unet", "job.max_steps=80", "+job.batch_size=4", "optimizer.lr=1e-5")
     ]
-    assert sorted(changes.told(run)) == [
+    assert sorted(changes.as_text(run)) == [
         "job.batch_size changed at step 20: 8, then 4",
         "job.max_steps changed at step 20: 20, then 60",
         "job.max_steps changed at step 40: 60, then 80",
@@ -59,7 +59,7 @@ def test_words_that_the_configuration_contradicts_are_mended(tmp_path):
     assert shlex.split(commands.again(run))[2:] == [
         *("job.max_steps=40", *words[1:3], "job.compile=true", *words[4:6], "job.clip=1")
     ]
-    assert changes.told(run)[0] == "job.max_steps changed before the first step: 20, then 40"
+    assert changes.as_text(run)[0] == "job.max_steps changed before the first step: 20, then 40"
 
 
 def test_a_run_that_did_not_change_is_left_alone(tmp_path):
@@ -69,7 +69,7 @@ def test_a_run_that_did_not_change_is_left_alone(tmp_path):
     parts["model"] = {"y": "1", "z": float("nan")}
     run = resumed(tmp_path / "a", overrides=words, **parts)
     assert shlex.split(commands.again(run))[2:] == words
-    assert changes.told(run) == []
+    assert changes.as_text(run) == []
 
 
 @pytest.mark.parametrize(

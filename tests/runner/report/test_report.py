@@ -21,7 +21,7 @@ from support.report_folders import picture, run_folder
 
 from ddpm.errors import InputError
 from ddpm.runner import report
-from ddpm.runner.report import commands, csv_file, grids, markdown, stats, study, tables
+from ddpm.runner.report import commands, comparison, csv_file, grids, markdown, stats, tables
 from ddpm.runner.report.run_record import read
 from ddpm.runner.runs import run_dir
 
@@ -29,7 +29,7 @@ EVIL = "<script>alert(1)</script>"
 
 
 def made(*folders, title="study"):
-    return study.make([read(folder) for folder in folders], title)
+    return comparison.make([read(folder) for folder in folders], title)
 
 
 # What is read
@@ -104,9 +104,9 @@ def test_no_runs_and_folders_that_are_none_are_mistakes(tmp_path):
 
 def test_a_choice_stands_for_all_that_follows_from_it(tmp_path):
     wide = {"model": {"widths": [64, 128]}, "choices": {"model": "convnet", "size": "convnet_x"}}
-    study_ = made(run_folder(tmp_path / "a"), run_folder(tmp_path / "b", seed=1, **wide))
-    assert study_.keys == ["model"]
-    assert [s.label for s in study_.settings] == ["unet", "convnet"]
+    compared = made(run_folder(tmp_path / "a"), run_folder(tmp_path / "b", seed=1, **wide))
+    assert compared.keys == ["model"]
+    assert [s.label for s in compared.settings] == ["unet", "convnet"]
 
 
 def test_a_key_that_was_given_is_shown_beside_a_choice(tmp_path):
@@ -125,8 +125,8 @@ def test_a_key_that_was_given_is_shown_beside_a_choice(tmp_path):
 
 def test_a_key_that_nobody_gave_is_shown_where_nothing_explains_it(tmp_path):
     changed = {"job": {"batch_size": 16}, "diffusion": {"betas": {"T": 10}}}
-    study_ = made(run_folder(tmp_path / "a"), run_folder(tmp_path / "b", **changed))
-    assert study_.keys == ["job.batch_size"]
+    compared = made(run_folder(tmp_path / "a"), run_folder(tmp_path / "b", **changed))
+    assert compared.keys == ["job.batch_size"]
 
 
 def test_what_follows_from_a_key_that_was_given_is_not_shown(tmp_path):
@@ -226,15 +226,15 @@ def test_the_best_is_marked_among_losses_that_mean_the_same(tmp_path):
             choices={"objective": objective},
             optimizer={"lr": lr},
         )
-    study_ = made(*(tmp_path / name for name in "abcd"))
+    compared = made(*(tmp_path / name for name in "abcd"))
 
     def best(measure):
-        return [s.number for s in study_.settings if s.statistics[measure].best]
+        return [s.number for s in compared.settings if s.statistics[measure].best]
 
     assert best("loss") == [1, 3]
     assert best("eval/accuracy") == [0]
     assert best("eval/what") == []  # nobody knows whether more is better
-    assert any("not on one scale" in note for note in study_.notes)
+    assert any("not comparable" in note for note in compared.notes)
 
 
 def test_runs_of_several_jobs_stand_in_one_report(tmp_path):
@@ -242,9 +242,9 @@ def test_runs_of_several_jobs_stand_in_one_report(tmp_path):
     sampling = {"choices": {"job": "sample"}, "job": {"num_samples": 4}, "checkpoint": "runs/a"}
     folder = run_folder(tmp_path / "b", overrides=["job=sample", "checkpoint=runs/a"], **sampling)
     picture(folder / "grid.png")
-    study_ = made(tmp_path / "a", folder)
-    assert study_.keys == ["job", "checkpoint"]
-    assert [g.title for g in grids.groups(study_)] == ["Seed 0", "Drawn by job=sample"]
+    compared = made(tmp_path / "a", folder)
+    assert compared.keys == ["job", "checkpoint"]
+    assert [g.title for g in grids.groups(compared)] == ["Seed 0", "Drawn by job=sample"]
 
 
 # What is written

@@ -7,14 +7,14 @@ import pytest
 from support.report_folders import run_folder
 
 from ddpm.runner import report
-from ddpm.runner.report import curves, study
+from ddpm.runner.report import comparison, curves
 from ddpm.runner.report.run_record import read
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 
 def panels(*folders):
-    return curves.panels(study.make([read(folder) for folder in folders], "t"))
+    return curves.panels(comparison.make([read(folder) for folder in folders], "t"))
 
 
 def points(path):

@@ -124,7 +124,7 @@ def test_a_folder_appears_with_its_configuration_or_not_at_all(tmp_path, monkeyp
 
     monkeypatch.setattr(run_dir, "write_config", fail)
     for unique in (False, True):
-        with pytest.raises(InputError, match=r"cannot make it \(No space left on device\)"):
+        with pytest.raises(InputError, match=r"cannot create it \(No space left on device\)"):
             run_dir.create(tmp_path / "run", CONFIG, unique=unique)
         assert list(tmp_path.iterdir()) == []
 

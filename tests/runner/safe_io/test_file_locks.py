@@ -42,7 +42,7 @@ LIVING = ["flock", "record", "folder"]  # kinds that hold against any process
 def _quick(monkeypatch):
     monkeypatch.setattr(file_locks, "WAIT_SECONDS", 0.01)
     monkeypatch.setattr(file_locks, "PROBE_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr(file_locks, "_said", set())
+    monkeypatch.setattr(file_locks, "_warned", set())
 
 
 @pytest.fixture(params=KINDS)
@@ -283,7 +283,7 @@ def test_smb_says_that_permission_is_denied(tmp_path, monkeypatch):
 
 def held_by(path, kind="folder", **changes):
     """A lock as another process leaves it: the file that describes that one."""
-    text = json.dumps(vars(file_locks.own(kind)) | changes)
+    text = json.dumps(vars(file_locks.this_process(kind)) | changes)
     file = path
     if kind == "folder":
         file = path.with_name(f"{path.name}.held") / "4711-abc"
@@ -357,7 +357,7 @@ def test_another_users_process_runs(tmp_path, monkeypatch):
 
 DAMAGED = [b"", b"process 1 on x\n", b"x\n{}", b"x\n[1]", b"x\n" + b"[" * 1900, b"\xff\n{"]
 DAMAGED += [
-    b"x\n" + json.dumps(vars(file_locks.own("folder")) | {"pid": pid}).encode()
+    b"x\n" + json.dumps(vars(file_locks.this_process("folder")) | {"pid": pid}).encode()
     for pid in (0, -1, True, 2**40, "1", None, 1.5)
 ]
 

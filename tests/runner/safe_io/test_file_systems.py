@@ -46,7 +46,7 @@ def straight(tmp_path_factory):
 
 MISSING = [errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS]
 FAILING = [errno.EIO, errno.ENOSPC, errno.EDQUOT]
-CONFIG = {"a": 1, "model": {}, "data": {}, "choices": {"job": "train"}}
+CONFIG = {"a": 1, "model": {}, "data": {}, "choices": {"job": "train"}, "kind": "trains"}
 
 
 def refuse(monkeypatch, owner, name, code, times=10**9, where=lambda *arguments: True):
@@ -145,7 +145,7 @@ def test_folders_that_cannot_be_renamed(code, tmp_path, monkeypatch):
 
 def test_a_real_failure_to_rename_leaves_nothing(tmp_path, monkeypatch):
     refuse(monkeypatch, os, "rename", errno.EIO)
-    with pytest.raises(InputError, match="cannot make it"):
+    with pytest.raises(InputError, match="output_dir="):
         run_dir.create(tmp_path / "run", CONFIG, unique=False)
     assert list(tmp_path.iterdir()) == []
 
@@ -425,14 +425,14 @@ def test_as_many_read_ahead_as_there_is_shared_memory_for(
 ):
     data = folder(tree[0])  # of 192 bytes each
     monkeypatch.setattr(loader, "free_bytes", lambda folder: free)
-    assert loader._possible(4, 2 * loader._image_bytes(data)) == possible
+    assert loader._limit(4, 2 * loader._image_bytes(data)) == possible
     assert ("job.num_workers=4" in caplog.text) == (possible < 4)
 
 
 @pytest.mark.parametrize("what", [error(errno.ENOSYS), error(errno.ENOENT), ImportError("none")])
 def test_without_semaphores_nothing_reads_ahead(what, monkeypatch, caplog):
     refuse_with(what, monkeypatch)
-    assert loader._possible(2, 100) == 0
+    assert loader._limit(2, 100) == 0
     assert "the training process loads the data" in caplog.text
 
 

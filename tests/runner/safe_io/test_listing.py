@@ -14,6 +14,7 @@ from ddpm.errors import InputError
 from ddpm.runner import report
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config import catalog, explain, output_dir
+from ddpm.runner.config.request import Request
 from ddpm.runner.execution import outputs
 from ddpm.runner.execution.execute import perform
 from ddpm.runner.execution.shadowed_modules import check_shadows
@@ -21,7 +22,8 @@ from ddpm.runner.report import commands, run_record, status
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks, listing
 from ddpm.runner.sweeps import folder
-from ddpm.trackers.base import Trackers, grid_files
+from ddpm.trackers.base import grid_files
+from ddpm.trackers.multi import Trackers
 from ddpm.trackers.wandb_client import download, history
 
 CODES = [errno.ESTALE, errno.EACCES, errno.EIO, errno.ENFILE]
@@ -186,10 +188,11 @@ def test_the_newest_checkpoint_is_not_guessed(tmp_path, refuse):
 
 def test_a_folder_of_samples_is_not_taken_for_empty(tmp_path, refuse):
     (tmp_path / "run" / "samples").mkdir(parents=True)
-    config = {"choices": {"job": "sample"}, "output_dir": str(tmp_path / "run")}
-    assert output_dir.choose(config, {}, "x", None, None).folder == tmp_path / "run"
+    config = {"kind": "draws", "output_dir": str(tmp_path / "run")}
+    request = Request({}, [], [], [], None, "")
+    assert output_dir.choose(config, {}, request, None).path == tmp_path / "run"
     refuse(tmp_path / "run" / "samples")
-    raises(lambda: output_dir.choose(config, {}, "x", None, None), tmp_path / "run" / "samples")
+    raises(lambda: output_dir.choose(config, {}, request, None), tmp_path / "run" / "samples")
 
 
 def test_offline_parts_of_a_run_are_not_guessed(tmp_path, refuse):
@@ -265,7 +268,8 @@ def test_the_end_of_a_run_is_told(tmp_path, monkeypatch, refuse, capsys):
     result = {"state": "done", "step": 7, "dir": tmp_path, "signal": None}
     monkeypatch.setattr(launch, "launch", lambda plan: result)
     refuse(tmp_path / "samples")
-    perform(SimpleNamespace(config={"choices": {"job": "train"}, "job": {}}, name="x"))
+    config = {"choices": {"job": "train"}, "job": {}}
+    perform(SimpleNamespace(config=config, name="x", trains=True))
     out = capsys.readouterr().out
     assert "done     7 steps" in out
     assert f"picture  {tmp_path / 'samples'}: cannot be listed (Stale file handle)" in out

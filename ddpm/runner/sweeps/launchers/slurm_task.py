@@ -29,7 +29,9 @@ class Task:
         try:
             attempt(self.job)
         except Preempted as stop:
-            if ranks.leads() and _state() == "RUNNING":  # else Slurm itself is at it, or a person
+            if (
+                ranks.is_rank_zero() and _state() == "RUNNING"
+            ):  # else Slurm itself is at it, or a person
                 _ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
             raise SystemExit(128 + stop.signal) from None
         if self.job.error is not None:

@@ -1,4 +1,4 @@
-"""Several runs as one study: settings, their seeds, and what was measured, mean and interval."""
+"""Comparison of several runs: settings, seeds, means and intervals of measurements."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ _DOWN = ("fid", "kid", "loss", "bits", "bpd", "nll", "bound", "mmd", "distance",
 
 @dataclass(frozen=True)
 class Statistic:
-    """A figure of a setting: its mean, half the 95 % interval if there are two runs or more, how
-    many runs; `so_far` where none of them is done; `best` where no other setting's is better."""
+    """A measurement of a setting: mean and half width of the 95 % interval (for two runs or more)
+    over `n` runs; `so_far`: none of them is done; `best`: no other setting is better."""
 
     mean: float
     half: float | None
@@ -32,7 +32,7 @@ class Statistic:
 
 @dataclass
 class Setting:
-    """Runs that differ in nothing but their seed."""
+    """Runs that differ only in their seed."""
 
     number: int
     values: dict[str, str]
@@ -51,14 +51,14 @@ class Setting:
 
 
 @dataclass
-class Study:
-    """What a report tells.
+class Comparison:
+    """The content of a report.
 
     Args:
-        keys: that differ, in the order of the columns.
-        measures: names of figures that some run has, in the order of the columns.
+        keys: keys in which runs differ, in the order of the columns.
+        measures: names of the measurements, in the order of the columns.
         flats: the settings of each run, in the order of `runs`.
-        names: what each run is called, by its folder.
+        names: display name of each run, by its folder.
     """
 
     title: str
@@ -71,16 +71,16 @@ class Study:
     notes: list[str]
 
     def setting_of(self, run: RunRecord) -> Setting | None:
-        """None for a run whose configuration nobody knows."""
+        """The setting of a run; None if its configuration is unknown."""
         return next((s for s in self.settings if any(r is run for r in s.runs)), None)
 
 
 def figures(run: RunRecord) -> dict[str, float]:
-    """What was measured in a run, one number each: the final loss (`loss`), the last value of each
-    `eval/...`, the median of images per second, the most memory, parameters, seconds."""
+    """Measurements of a run, one number each: the final loss (`loss`), the last value of each
+    `eval/...`, the median of images per second, the peak memory, parameters, seconds."""
     found: dict[str, float] = {}
-    if LOSS in run.metrics:
-        found["loss"] = final(run.metrics[LOSS][1].tolist())
+    if LOSS in run.metrics and (loss := final(run.metrics[LOSS][1].tolist())) is not None:
+        found["loss"] = loss
     for name, (_, values) in sorted(run.metrics.items()):
         if name.startswith("eval/"):
             found[name] = float(values[-1])
@@ -97,7 +97,7 @@ def figures(run: RunRecord) -> dict[str, float]:
 
 
 def direction(measure: str) -> int:
-    """1 where more is better, -1 where less is, 0 where nobody can say."""
+    """1 if larger is better, -1 if smaller is, 0 if unknown."""
     name = measure.lower()
     if measure == "loss":
         return -1
@@ -106,8 +106,8 @@ def direction(measure: str) -> int:
     return 1 if any(w in name for w in _UP) else -1 if any(w in name for w in _DOWN) else 0
 
 
-def make(runs: Sequence[RunRecord], title: str) -> Study:
-    """Put runs, of different folders, together."""
+def make(runs: Sequence[RunRecord], title: str) -> Comparison:
+    """Compare runs of different folders."""
     known = [run for run in runs if run.config]
     flats = [config_diff.settings(run) for run in known]
     keys = config_diff.differing(known, flats)
@@ -117,7 +117,7 @@ def make(runs: Sequence[RunRecord], title: str) -> Study:
     order += ["images/s", "memory", "parameters", "seconds"]
     measures = [name for name in order if name in measures]
     all_flats = {id(run): flat for run, flat in zip(known, flats, strict=True)}
-    study = Study(
+    comparison = Comparison(
         title=title,
         runs=list(runs),
         flats=[all_flats.get(id(run), {}) for run in runs],
@@ -129,9 +129,9 @@ def make(runs: Sequence[RunRecord], title: str) -> Study:
     )
     for setting in settings:
         setting.statistics = {m: s for m in measures if (s := _statistic(setting, m)) is not None}
-    classes = _mark_best(study)
-    study.notes = _notes(study, classes)
-    return study
+    classes = _mark_best(comparison)
+    comparison.notes = _notes(comparison, classes)
+    return comparison
 
 
 def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str]) -> list[Setting]:
@@ -157,22 +157,22 @@ def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str])
 
 
 def _statistic(setting: Setting, measure: str) -> Statistic | None:
-    """Over the runs that are done; where none is, over all there are."""
+    """The statistic over the runs that are done, or over all if none is."""
     done = [run for run in setting.runs if run.state == "done"]
     values = [f[measure] for run in done or setting.runs if measure in (f := figures(run))]
     return Statistic(*interval(values), len(values), not done) if values else None
 
 
-def _mark_best(study: Study) -> int:
-    """Mark the best of each measure, of settings that can be compared; how many sorts of loss."""
+def _mark_best(comparison: Comparison) -> int:
+    """Mark the best setting of each measure; return the number of incomparable kinds of loss."""
     sorts: dict[tuple[str, ...], list[Setting]] = {}
-    for setting in study.settings:
+    for setting in comparison.settings:
         flat = config_diff.settings(setting.runs[0])
         meaning = [config_diff.text(v) for k, v in flat.items() if _meaning(k)]
         sorts.setdefault(tuple(meaning), []).append(setting)
-    for measure in study.measures:
+    for measure in comparison.measures:
         sign = direction(measure)
-        for group in sorts.values() if measure == "loss" else [study.settings]:
+        for group in sorts.values() if measure == "loss" else [comparison.settings]:
             found = [(s, s.statistics[measure]) for s in group if measure in s.statistics]
             found = [(s, statistic) for s, statistic in found if not statistic.so_far]
             if sign and len(found) > 1:
@@ -187,35 +187,35 @@ def _meaning(key: str) -> bool:
     return key in LOSS_DEPENDS_ON or within(key, ("schedule", "objective", "weighting"))
 
 
-def _notes(study: Study, sorts_of_loss: int) -> list[str]:
-    """What a reader must know of the study as a whole."""
+def _notes(comparison: Comparison, sorts_of_loss: int) -> list[str]:
+    """Notes on the comparison as a whole."""
     notes = []
     if sorts_of_loss > 1:
         notes.append(
-            "Losses of different data, schedules, objectives or weightings are not on one scale: "
-            "the best is marked among those that are."
+            "Losses of different data, schedules, objectives or weightings are not comparable: the "
+            "best is marked within each group of comparable ones."
         )
-    notes += [f"{s.label}: {note}." for s in study.settings for note in s.notes]
-    commits = {run.code[0] for run in study.runs} - {None}
+    notes += [f"{s.label}: {note}." for s in comparison.settings for note in s.notes]
+    commits = {run.code[0] for run in comparison.runs} - {None}
     if len(commits) > 1:
         notes.append(f"The runs were made by {len(commits)} commits of the code.")
-    if dirty := sum(run.code[1] for run in study.runs):
+    if dirty := sum(run.code[1] for run in comparison.runs):
         were = "run was" if dirty == 1 else "runs were"
-        notes.append(f"{dirty} {were} made by code with changes that no commit holds.")
-    for run in study.runs:
-        notes += [f"{study.names[run.folder]}: {problem}." for problem in run.problems]
+        notes.append(f"{dirty} {were} made by code with uncommitted changes.")
+    for run in comparison.runs:
+        notes += [f"{comparison.names[run.folder]}: {problem}." for problem in run.problems]
         if not run.config and not run.problems:
-            notes.append(f"{study.names[run.folder]}: it left no configuration.")
+            notes.append(f"{comparison.names[run.folder]}: it left no configuration.")
     return notes
 
 
 def brief(value: str, limit: int = 48) -> str:
-    """A text that is too long for a cell: its end, which is what tells paths apart."""
+    """The end of a text that is too long for a cell: paths differ at the end."""
     return value if len(value) <= limit else f"…{value[1 - limit :]}"
 
 
 def _names(runs: Sequence[RunRecord]) -> dict[Path, str]:
-    """The folders' names, with as many folders above as it takes to tell them apart."""
+    """The folders' names, with as many parents as make them unique."""
     folders = [run.folder for run in runs]
     for depth in range(1, max((len(f.parts) for f in folders), default=0) + 1):
         names = ["/".join(folder.parts[-depth:]) for folder in folders]
