@@ -27,7 +27,7 @@ from support.image_sets import (
     save,
 )
 
-from ddpm.data import base, decode
+from ddpm.data import cache, decode
 from ddpm.data.digits import Digits
 from ddpm.errors import InputError
 
@@ -277,7 +277,7 @@ def test_cache_is_used_again(tree, monkeypatch):
     first = folder(root)
     first.prepare()
     assert len(caches(root.parent)) == 2  # images and labels
-    monkeypatch.setattr(base, "square", no_decoding)
+    monkeypatch.setattr("ddpm.data.base.square", no_decoding)
     assert (everything(folder(root))[0] == pixels).all()
     with pytest.raises(AssertionError, match="decoded"):
         folder(root, image_size=4).prepare()
@@ -400,7 +400,7 @@ def test_a_process_that_dies_frees_the_lock(tree):
     root, pixels = tree
 
     def die():
-        with base.writing(root.parent / "cache", "folder"):
+        with cache.writing(root.parent / "cache", "folder"):
             (root.parent / "cache" / f"{folder(root).cache_file.name}.tmp").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -513,7 +513,7 @@ def test_full_or_read_only_disk(tree, monkeypatch, code, advice):
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(base.np.lib.format, "write_array_header_1_0", refuse)
+    monkeypatch.setattr(cache.np.lib.format, "write_array_header_1_0", refuse)
     fails(
         folder(tree[0]), "cannot write to", os.strerror(code), advice, "set data_dir=", "DDPM_DATA"
     )
@@ -725,7 +725,7 @@ def test_a_large_set_is_read_past_the_memory_map(tmp_path, monkeypatch):
     data = Large(tmp_path, 8000)
     index = [7999, 0, 5, 5, 4000]
     with_map = data.__getitems__(index)[0]
-    monkeypatch.setattr(base, "LARGE", 1000)
+    monkeypatch.setattr(cache, "LARGE", 1000)
     data = pickle.loads(pickle.dumps(Large(tmp_path, 8000)))
     assert torch.equal(data.__getitems__(index)[0], with_map)
     assert with_map[:, 0, 0, 0].tolist() == [n % 251 for n in index]

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from support.base import TINY
 
-from ddpm.data import base, decode
+from ddpm.data import base, cache, decode
 from ddpm.data.digits import Digits
 from ddpm.data.folder import Folder
 from ddpm.errors import InputError
@@ -203,7 +203,7 @@ def test_a_cache_that_cannot_be_read_now_is_not_built_again(root, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(base.np, "load", refuse)
+    monkeypatch.setattr(cache.np, "load", refuse)
     with pytest.raises(InputError, match=r"\.npy: cannot be read \(Too many open files"):
         folder(root).prepare()
     assert data.cache_file.read_bytes() == before
@@ -563,25 +563,25 @@ KEY = "0123456789abcdef"
 def test_what_stopped_builds_left_is_removed(root, built):
     if built:
         folder(root).prepare()
-    cache = root.parent / "cache"
-    cache.mkdir(exist_ok=True)
+    where = root.parent / "cache"
+    where.mkdir(exist_ok=True)
     ours = [f"folder-train-64-{KEY}{end}" for end in (".npy", ".labels.npy", ".skipped.json")]
     others = [f"pets-train-64-{KEY}.npy", f"folder-two-train-64-{KEY}.npy", "folder-train-64.npy"]
     others += [f"folder-test-64-{KEY}.npy", f"my-folder-train-64-{KEY}.npy", "folder"]
     for name in (*ours, *others):
-        (cache / f"{name}.tmp").write_bytes(b"half")
-    (cache / f"folder-train-64-{KEY}.npy").write_bytes(b"whole")
+        (where / f"{name}.tmp").write_bytes(b"half")
+    (where / f"folder-train-64-{KEY}.npy").write_bytes(b"whole")
     folder(root).prepare()
-    left = {path.name for path in cache.glob("*.tmp")}
+    left = {path.name for path in where.glob("*.tmp")}
     assert left == {f"{name}.tmp" for name in others}
-    assert (cache / f"folder-train-64-{KEY}.npy").exists()
+    assert (where / f"folder-train-64-{KEY}.npy").exists()
 
 
 def test_what_another_process_builds_now_is_left_alone(root):
     folder(root).prepare()
     file = root.parent / "cache" / f"folder-train-64-{KEY}.npy.tmp"
     file.write_bytes(b"being written")
-    with base.writing(root.parent / "cache", "folder"):
+    with cache.writing(root.parent / "cache", "folder"):
         began = time.monotonic()
         folder(root).prepare()
         assert time.monotonic() - began < 60, "nobody waits for it"
