@@ -87,8 +87,8 @@ class ImageCache:
         return open(self.file, "rb", buffering=0)
 
     def read_rows(self, images: np.ndarray | Rows, index: np.ndarray) -> np.ndarray:
-        """`images[index]`, uint8. Large files are read without the memory map: its pages would count
-        as memory of this process, which clusters limit.
+        """`images[index]`, uint8. Large files are read without the memory map: its pages would
+        count as memory of this process, which clusters limit.
 
         Raises:
             InputError: the file was truncated in the meantime.

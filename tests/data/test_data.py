@@ -461,7 +461,7 @@ def test_wrong_number_of_classes(tree):
 
 
 def test_root_must_be_given(tmp_path):
-    with pytest.raises(InputError, match=r"^data\.root: say where the images are"):
+    with pytest.raises(InputError, match=r"^data\.root: must be the folder"):
         build("folder", tmp_path)
 
 

@@ -88,7 +88,7 @@ def test_each_folder_is_read_once(root, links, caplog):
     data = folder(root)
     assert levels(data) == ALL
     assert data.class_names == list(CLASSES), "by their real names"
-    assert any("read once, though links lead" in line for line in caplog.messages) is (
+    assert any("read once" in line for line in caplog.messages) is (
         "a" not in links  # which lead nowhere: a circle without a folder
     )
 
@@ -511,7 +511,7 @@ def test_a_good_picture_is_not_blamed(root, monkeypatch, where, error, advice, o
     with pytest.raises(InputError) as caught:
         folder(root, on_error=on_error).prepare()
     message = str(caught.value)
-    assert "not the picture's fault" in message
+    assert "not the image's fault" in message
     assert advice in message
     assert "remove" not in message
     assert len(message.splitlines()) == 1
@@ -523,7 +523,7 @@ def test_a_good_picture_of_the_command_line_is_not_blamed(root, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(decode.Image, "open", fail)
-    with pytest.raises(InputError, match=r"job\.image: cannot read image .* not the picture"):
+    with pytest.raises(InputError, match=r"job\.image: cannot read image .* not the image"):
         read_picture("job.image", str(root / "cats" / "0.png"), folder(root).read, " Another hint.")
 
 
@@ -638,4 +638,4 @@ def test_links_that_lead_nowhere_are_told(root, tmp_path):
     (root / "gone").symlink_to(tmp_path / "unmounted")
     made = folder(root)
     made.files("train")
-    assert "left out, because they lead nowhere: 2 links (gone, loop)" in made.notes
+    assert any("2 links (gone, loop)" in note for note in made.notes)
