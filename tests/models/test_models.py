@@ -33,7 +33,7 @@ def build(name, *, channels=3, image_size=16, size=None, **changes):
     conf = OmegaConf.create({"data": data})
     conf = OmegaConf.merge(conf, {"model": model})
     if size:
-        conf = OmegaConf.merge(conf, OmegaConf.load(CONF / "size" / f"{size}.yaml"))
+        conf = OmegaConf.merge(conf, OmegaConf.load(CONF / "model_data" / f"{size}.yaml"))
     conf = OmegaConf.merge(conf, {"model": changes})
     return instantiate(conf.model, _convert_="all")
 
@@ -83,7 +83,7 @@ def test_convnet_without_time_is_three_convolutions():
     torch.testing.assert_close(model(x, t), model.conv_3(y))
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "size").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((CONF / "model_data").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_size_file_builds(path):
     name, _, data = path.stem.partition("_")
     classifies = name == "classifier"

@@ -476,7 +476,7 @@ def test_a_cache_whose_builder_was_killed_is_built(tree, monkeypatch):  # noqa: 
 
 @pytest.mark.parametrize(
     ("code", "cure"),
-    [(errno.EIO, "See what is wrong"), (errno.EROFS, "Make it writable"), (errno.ENOSPC, "Free")],
+    [(errno.EIO, "Check the folder"), (errno.EROFS, "Make it writable"), (errno.ENOSPC, "Free")],
 )
 def test_the_cure_fits_what_is_wrong(code, cure, tree, monkeypatch):  # noqa: F811
     def fail(path, wait):
