@@ -33,9 +33,16 @@ def build(name, *, channels=3, image_size=16, size=None, **changes):
     conf = OmegaConf.create({"data": data})
     conf = OmegaConf.merge(conf, {"model": model})
     if size:
-        conf = OmegaConf.merge(conf, OmegaConf.load(CONF / "model_data" / f"{size}.yaml"))
+        conf = OmegaConf.merge(conf, preset(size))
     conf = OmegaConf.merge(conf, {"model": changes})
     return instantiate(conf.model, _convert_="all")
+
+
+def preset(name):
+    """A file of model_data, on top of those that it names."""
+    conf = OmegaConf.load(CONF / "model_data" / f"{name}.yaml")
+    below = [preset(other) for other in conf.pop("defaults", []) if other != "_self_"]
+    return OmegaConf.merge(*below, conf)
 
 
 def small(name, **changes):
