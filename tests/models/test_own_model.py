@@ -1,4 +1,4 @@
-"""A network of one's own, one Python file and one YAML file, whose keys sound secret.
+"""A user's own network, one Python file and one YAML file, with keys that look secret.
 
 It is composed, trained, stored, resumed, sampled from, swept, exported, shown to W&B and reported.
 """
