@@ -71,7 +71,7 @@ def model_of(folder):
     return yaml.safe_load((folder / "config.yaml").read_text())["model"]
 
 
-def test_a_run_with_keys_that_sound_secret(own, run, tmp_path):
+def test_a_run_with_keys_that_look_secret(own, run, tmp_path):
     tracked = ["tracker=[wandb,tensorboard]", "output_dir=run", "model.tokens=[4]", "model.key=5"]
     status, _, err = run(*own, *TRAIN, *tracked)
     assert (status, err) == (0, "")
