@@ -11,6 +11,7 @@ from ddpm.errors import InputError
 from ddpm.objectives.eps import Eps
 from ddpm.objectives.v import V
 from ddpm.objectives.x_0 import X0
+from ddpm.randomness import StepNoise, mix
 from ddpm.schedules.cosine import cosine
 from ddpm.schedules.linear import linear
 from ddpm.weightings.min_snr import MinSNR
@@ -155,6 +156,17 @@ def test_eps_belongs_to_the_clipped_x_0():
     torch.testing.assert_close(diffusion.q_sample(x_0, t, eps), x_t)
 
 
+def test_clip_is_an_argument():
+    x_t, t = torch.full((1, 1, 1, 1), 3.0), torch.tensor([100])
+    betas = linear(1000, 1e-4, 0.02)
+    answers = {
+        clip: predict(GaussianDiffusion(betas=betas, clip=clip), -torch.ones_like(x_t), x_t, t)
+        for clip in (None, (-2.0, 2.0))
+    }
+    assert answers[None].x_0 > 3
+    assert answers[(-2.0, 2.0)].x_0 == 2
+
+
 def test_a_learned_variance_is_split_from_the_output():
     diffusion = diffusion_of("linear", "v", learned_variance=True)
     x_t, t = torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 500, 999])
@@ -210,6 +222,21 @@ def test_loss_draws_every_timestep():
 
     training_loss(diffusion, model, torch.zeros(500, 1, 1, 1))
     assert seen == set(range(10))
+
+
+def test_the_process_chooses_the_timesteps_of_training():
+    def last(size, T, device, generator=None):
+        return torch.full((size,), T - 1)
+
+    diffusion = GaussianDiffusion(betas=cosine(10, 0.008, 0.999), timesteps=last)
+    seen = set()
+    training_loss(diffusion, lambda x, t: seen.update(t.tolist()) or x, torch.zeros(5, 1, 1, 1))
+    assert seen == {9}
+    noise = StepNoise(0, 5, (1, 1, 1), 10, torch.device("cpu"), last)
+    plain = StepNoise(0, 5, (1, 1, 1), 10, torch.device("cpu"))
+    assert noise(3, slice(None))[0].tolist() == [9] * 5
+    generator = torch.Generator().manual_seed(mix(0, "step", 3))
+    assert torch.equal(plain(3, slice(None))[0], torch.randint(10, (5,), generator=generator))
 
 
 def test_loss_passes_noisy_images_and_labels_to_the_network():

@@ -1,4 +1,4 @@
-"""Every kind of image file is decoded as a viewer displays it: depths, modes, transparency, palette,
+"""Every kind of image file is decoded as a viewer displays it: depth, mode, transparency, palette,
 orientation. The expected pixels are computed from the samples, as the PNG specification says, or
 rendered by Pillow where that is right."""
 

@@ -4,8 +4,10 @@ from fractions import Fraction
 import pytest
 import torch
 
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.likelihood import schedule_bound
+from ddpm.objectives.v import V
 from ddpm.schedules.learned import LearnedSchedule
 from ddpm.schedules.linear import linear
 
@@ -184,3 +186,17 @@ def test_training_makes_the_bound_tighter(T, std):
     # the entropy of the grey levels is a lower bound, and nearly reached
     entropy = math.log2(std * math.sqrt(2 * math.pi * math.e) * 127.5)
     assert entropy < bounds[2] < entropy + 0.15
+
+
+def test_a_process_follows_its_schedule():
+    """Loading a state dict refreshes the coefficients, and so does `refresh`."""
+    one = GaussianDiffusion(betas=learned(), objective=V())
+    other = GaussianDiffusion(betas=scrambled(learned(), 1.0), objective=V())
+    assert one.alpha_sigma(50) != other.alpha_sigma(50)
+    one.load_state_dict(other.state_dict())
+    scrambled(other.schedule, 0.5)
+    assert torch.equal(one.betas, scrambled(learned(), 1.0).betas().float())
+    other.refresh()
+    assert torch.equal(other.betas, other.schedule.betas().float())
+    a = (1 - other.schedule.betas()).cumprod(0)[50].item()
+    assert other.alpha_sigma(50) == (math.sqrt(a), math.sqrt(1 - a))
