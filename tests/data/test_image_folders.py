@@ -603,7 +603,7 @@ def test_a_cache_that_cannot_be_listed_is_still_used(root, monkeypatch, caplog):
 
 
 def test_fingerprints_and_caches_of_older_versions(tmp_path, monkeypatch):
-    """Computed by the version before `data.on_error`. Its caches are rebuilt only because it decoded
+    """Computed by the version before `data.on_error`. Its caches are rebuilt because it decoded
     some images wrongly, not because of the settings."""
     assert base.CACHE_VERSION == 2
     monkeypatch.setattr(base, "CACHE_VERSION", 1)
