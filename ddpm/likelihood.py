@@ -1,9 +1,8 @@
-"""The variational bound on -log p(x_0), in bits per dimension: its terms, and an estimate of all.
+"""The variational bound on -log p(x_0), in bits per dimension: its terms, and an estimate of it.
 
 Eq. 5 of Ho et al. 2020 (arXiv:2006.11239): the prior's term, a KL for each step, and the
-reconstruction of 8-bit pixels. Pure functions of tensors: coefficients come shaped to broadcast
-against images. Elementwise results are in nats; what is named bits is the mean over the dimensions
-of an image, divided by log 2.
+reconstruction of 8-bit pixels. Pure functions of tensors; coefficients are shaped to broadcast
+against images. Elementwise results are in nats, bits are means over the dimensions of an image.
 """
 
 import math
@@ -14,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HALF_BIN = 1 / 255  # grey levels lie 2 / 255 apart in [-1, 1]
-DARKEST, BRIGHTEST = -0.999, 0.999  # outside of these a bin is open
-LEAST_PROBABILITY = 1e-12
+DARKEST, BRIGHTEST = -0.999, 0.999  # beyond these, the bin is open
+MIN_PROBABILITY = 1e-12
 
 
 def bits(nats: Tensor) -> Tensor:
-    """Nats of each dimension -> bits per dimension of each image: (B, ...) -> (B,)."""
+    """Nats of every element -> bits per dimension of every image: (B, ...) -> (B,)."""
     return nats.flatten(1).mean(1) / math.log(2)
 
 
@@ -39,8 +38,8 @@ def discretized_log_likelihood(x_0: Tensor, mean: Tensor, log_std: Tensor) -> Te
     """Log-probability of the grey level of x_0 under N(mean, e^log_std), elementwise, in nats.
 
     The integral over x_0 - 1/255 .. x_0 + 1/255, open at the darkest and the brightest level, at
-    least 1e-12: Eq. 13 of Ho et al. 2020. With the exact normal CDF, where their code takes a tanh
-    for it; its logarithm is accurate in float32 far out in both tails.
+    least 1e-12: Eq. 13 of Ho et al. 2020. Computed with the exact normal CDF (their code
+    approximates it by a tanh), whose logarithm is accurate in float32 far out in both tails.
 
     Args:
         x_0: 8-bit images in [-1, 1].
@@ -50,15 +49,15 @@ def discretized_log_likelihood(x_0: Tensor, mean: Tensor, log_std: Tensor) -> Te
     x, precision = x_0 - mean, torch.exp(-log_std)
     above, below = (x + HALF_BIN) * precision, (x - HALF_BIN) * precision
     log_cdf_above, log_cdf_below = torch.special.log_ndtr(above), torch.special.log_ndtr(below)
-    # log(cdf_above - cdf_below); two that round to the same leave the least probability, not log 0.
-    gap = (log_cdf_below - log_cdf_above).clamp(max=-LEAST_PROBABILITY)
+    # log(cdf_above - cdf_below); if both round to the same value, the minimum, not log 0.
+    gap = (log_cdf_below - log_cdf_above).clamp(max=-MIN_PROBABILITY)
     inner = log_cdf_above + torch.log(-gap.expm1())
     log_probability = torch.where(
         x_0 < DARKEST,
         log_cdf_above,
         torch.where(x_0 > BRIGHTEST, torch.special.log_ndtr(-below), inner),
     )
-    return log_probability.clamp(min=math.log(LEAST_PROBABILITY))
+    return log_probability.clamp(min=math.log(MIN_PROBABILITY))
 
 
 def prior_bits(x_0: Tensor, alphas_cumprod_T: Tensor) -> Tensor:
@@ -89,8 +88,8 @@ def vb_term(
 
     Args:
         x_0: 8-bit images in [-1, 1], (B, ...).
-        mean_q, log_variance_q: of the posterior. At t = 0 its variance is 0: any finite logarithm
-            will do there, such as that of t = 1.
+        mean_q, log_variance_q: of the posterior. At t = 0 its variance is 0; pass any finite log
+            variance, such as that of t = 1.
         mean_p, log_variance_p: of the network's step.
         t: (B,) steps, int64.
     """
@@ -106,22 +105,22 @@ def schedule_bound(
     t: Tensor,
     eps: Tensor,
 ) -> Tensor:
-    """An unbiased estimate of the whole bound, in bits per dimension: a scalar to train log_snr by.
+    """Unbiased estimate of the whole bound, in bits per dimension: a scalar, the loss of log_snr.
 
     Eq. 11 and 13 of Kingma et al. 2021 (arXiv:2107.00630) for the chain of T noise levels, whose
     steps back have the posterior's variance. It has three parts: the prior's KL at level T - 1; the
     KLs of the steps from t to t - 1, 1/2 (SNR_{t-1} - SNR_t) ||x_0 - x_0_hat(x_t, t)||^2 summed
     over t = 1..T-1; and the reconstruction of x_0 from level 0, a discretised Gaussian around
     x_t / sqrt(a), a = alphas_cumprod_0, of variance (1 - a) / a. The sum is T times its mean over
-    all of 0..T-1, to which t = 0, where no step ends, adds nothing: so t is drawn as for any loss.
+    0..T-1, to which t = 0 contributes nothing, so t is drawn as for any loss.
 
     Args:
-        log_snr: (T,) log(alphas_cumprod / (1 - alphas_cumprod)), falling; gradients reach it, also
+        log_snr: (T,) log(alphas_cumprod / (1 - alphas_cumprod)), falling; differentiated, also
             through x_t.
         predict_x_0: (x_t (B, ...), t (B,)) -> x_0_hat (B, ...).
         x_0: 8-bit images in [-1, 1], (B, ...).
         t: (B,) steps, int64, uniform on 0..T-1.
-        eps: standard normal noise like x_0; serves both levels, t and 0.
+        eps: standard normal noise like x_0, used for both levels, t and 0.
     """
     levels = log_snr.reshape(-1, *[1] * (x_0.dim() - 1))  # (T, 1, ...)
     signal, noise = (0.5 * F.logsigmoid(levels)).exp(), (0.5 * F.logsigmoid(-levels)).exp()

@@ -11,6 +11,7 @@ from ddpm.errors import InputError
 from ddpm.objectives.eps import Eps
 from ddpm.objectives.v import V
 from ddpm.objectives.x_0 import X0
+from ddpm.randomness import StepNoise, mix
 from ddpm.schedules.cosine import cosine
 from ddpm.schedules.linear import linear
 from ddpm.weightings.min_snr import MinSNR
@@ -116,7 +117,7 @@ def test_zero_terminal_snr(schedule):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_target_means_x_0_and_eps(objective):
+def test_predict_inverts_the_target(objective):
     diffusion = diffusion_of("linear", objective)
     x_0, t, eps = draw(diffusion)
     alpha, sigma = diffusion.alpha_sigma_like(x_0, t)
@@ -131,7 +132,7 @@ def test_the_target_means_x_0_and_eps(objective):
 
 @pytest.mark.parametrize("objective", [Eps(), X0(), V()])
 def test_round_trips(objective):
-    """x_0 -> answer -> x_0 -> eps at every step, float64."""
+    """x_0 -> target -> x_0 -> eps at every step, float64."""
     diffusion = GaussianDiffusion(betas=linear(1000, 1e-4, 0.02))
     g = torch.Generator().manual_seed(0)
     x_0 = torch.rand(1000, 3, dtype=torch.float64, generator=g) * 2 - 1
@@ -147,7 +148,7 @@ def test_round_trips(objective):
     assert (objective.target(again, eps_again, alpha, sigma) - answer).abs().max() < 1e-10
 
 
-def test_x_0_is_clipped_and_takes_eps_along():
+def test_eps_belongs_to_the_clipped_x_0():
     diffusion = diffusion_of()
     x_t, t = torch.full((2, 1, 1, 1), 3.0), torch.tensor([100, 900])
     x_0, eps, _ = predict(diffusion, -torch.ones_like(x_t), x_t, t)
@@ -155,7 +156,18 @@ def test_x_0_is_clipped_and_takes_eps_along():
     torch.testing.assert_close(diffusion.q_sample(x_0, t, eps), x_t)
 
 
-def test_a_learned_variance_is_taken_off_the_answer():
+def test_clip_is_an_argument():
+    x_t, t = torch.full((1, 1, 1, 1), 3.0), torch.tensor([100])
+    betas = linear(1000, 1e-4, 0.02)
+    answers = {
+        clip: predict(GaussianDiffusion(betas=betas, clip=clip), -torch.ones_like(x_t), x_t, t)
+        for clip in (None, (-2.0, 2.0))
+    }
+    assert answers[None].x_0 > 3
+    assert answers[(-2.0, 2.0)].x_0 == 2
+
+
+def test_a_learned_variance_is_split_from_the_output():
     diffusion = diffusion_of("linear", "v", learned_variance=True)
     x_t, t = torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 500, 999])
     answer = torch.randn(4, 3, 2, 2)
@@ -172,7 +184,7 @@ def test_a_learned_variance_is_taken_off_the_answer():
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_loss_of_a_perfect_and_of_a_silent_network(schedule, objective):
+def test_loss_of_a_perfect_and_of_a_zero_prediction(schedule, objective):
     diffusion = diffusion_of(schedule, objective)
     x_0, t, eps = draw(diffusion)
     alpha, sigma = diffusion.alpha_sigma_like(x_0, t)
@@ -212,7 +224,22 @@ def test_loss_draws_every_timestep():
     assert seen == set(range(10))
 
 
-def test_loss_hands_on_labels_and_the_noisy_images():
+def test_the_process_chooses_the_timesteps_of_training():
+    def last(size, T, device, generator=None):
+        return torch.full((size,), T - 1)
+
+    diffusion = GaussianDiffusion(betas=cosine(10, 0.008, 0.999), timesteps=last)
+    seen = set()
+    training_loss(diffusion, lambda x, t: seen.update(t.tolist()) or x, torch.zeros(5, 1, 1, 1))
+    assert seen == {9}
+    noise = StepNoise(0, 5, (1, 1, 1), 10, torch.device("cpu"), last)
+    plain = StepNoise(0, 5, (1, 1, 1), 10, torch.device("cpu"))
+    assert noise(3, slice(None))[0].tolist() == [9] * 5
+    generator = torch.Generator().manual_seed(mix(0, "step", 3))
+    assert torch.equal(plain(3, slice(None))[0], torch.randint(10, (5,), generator=generator))
+
+
+def test_loss_passes_noisy_images_and_labels_to_the_network():
     diffusion = diffusion_of()
     x_0, t, eps = draw(diffusion)
     label = torch.arange(64) % 10 - 1
@@ -230,7 +257,7 @@ def test_loss_hands_on_labels_and_the_noisy_images():
 
 
 class Two(nn.Module):
-    """Says the same everywhere: an answer, and a variance."""
+    """A constant output: a prediction and a variance."""
 
     def __init__(self, v):
         super().__init__()
@@ -243,7 +270,7 @@ class Two(nn.Module):
 
 @pytest.mark.parametrize("weighting", [Uniform(), MinSNR(gamma=5.0)])
 @pytest.mark.parametrize("objective", [Eps, X0, V])
-def test_the_bound_trains_the_variance_alone(objective, weighting):
+def test_the_bound_trains_only_the_variance(objective, weighting):
     betas = linear(1000, 1e-4, 0.02)
     plain = GaussianDiffusion(betas=betas, objective=objective(), weighting=weighting)
     hybrid = GaussianDiffusion(
@@ -325,7 +352,7 @@ def test_the_bound_is_least_at_the_right_variance():
     assert loss(-1.0) < loss(-0.5) < loss(0.0) < loss(1.0)
 
 
-def test_a_variance_can_be_learned_of_a_single_step():
+def test_a_variance_can_be_learned_with_a_single_step():
     diffusion = GaussianDiffusion(
         betas=cosine(1, 0.008, 0.999), objective=Eps(learned_variance=True)
     )
@@ -343,7 +370,7 @@ def test_a_variance_can_be_learned_of_a_single_step():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("learned", [False, True])
-def test_a_half_precision_network_leaves_the_process_in_float32(dtype, objective, learned):
+def test_the_process_stays_in_float32_with_a_half_precision_network(dtype, objective, learned):
     diffusion = diffusion_of("linear", objective, learned_variance=learned)
     x_t, t = torch.randn(4, 1, 2, 2), torch.zeros(4, dtype=torch.int64)
     channels = 2 if learned else 1

@@ -1,4 +1,4 @@
-"""The border between images and tensors: exact round trips, grids, whole files or none."""
+"""Images: exact round trips, grids, atomic files."""
 
 import os
 
@@ -15,7 +15,7 @@ def random_image(channels, height, width, seed=0):
     return torch.randint(0, 256, (channels, height, width), generator=generator).to(torch.uint8)
 
 
-def test_every_grey_level_returns():
+def test_every_grey_level_survives_the_round_trip():
     levels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     x = Pixels().encode(levels)
     assert x.dtype == torch.float32
@@ -24,14 +24,14 @@ def test_every_grey_level_returns():
     assert torch.equal(Pixels().decode(x), levels)
 
 
-def test_normalize_keeps_its_argument_and_its_memory_format():
+def test_encode_keeps_its_argument_and_its_memory_format():
     images = random_image(3, 4, 4)[None].to(memory_format=torch.channels_last)
     before = images.clone()
     assert Pixels().encode(images).is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(images, before)
 
 
-def test_denormalize_rounds_and_clips():
+def test_decode_rounds_and_clips():
     half = 1 / 127.5 / 2  # half a grey level
     x_0 = torch.tensor([-7.0, -1.0, -1 + 0.9 * half, -1 + 1.1 * half, 1.0, 1.2, float("inf")])
     assert Pixels().decode(x_0).tolist() == [0, 0, 0, 1, 255, 255, 255]
@@ -66,7 +66,7 @@ def test_grid_keeps_grey_grey_and_takes_columns():
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
-def test_png_returns_exactly(tmp_path, channels, mode):
+def test_png_round_trip(tmp_path, channels, mode):
     image = random_image(channels, 5, 7)
     save_png(image, tmp_path / "new" / "image.png")
     with Image.open(tmp_path / "new" / "image.png") as picture:

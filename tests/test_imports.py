@@ -88,7 +88,7 @@ METHOD = {
     "pipeline": {"config", "distributed"},
 }
 # Shared by the files of their folder; no part imports another part.
-SHARED = ["layers", "unet_blocks", "base", "decode", "multi", "local", "loss_curve"]
+SHARED = ["layers", "unet_blocks", "base", "cache", "decode", "multi", "local", "loss_curve"]
 
 
 def inside(name, area):

@@ -34,7 +34,7 @@ def randn(*shape, seed=0):
 # terms
 
 
-def test_normal_kl_is_torchs():
+def test_normal_kl_agrees_with_torch():
     mean_1, log_variance_1, mean_2, log_variance_2 = randn(4, 5, 1, 3, 3).double()
     expected = kl_divergence(
         Normal(mean_1, (log_variance_1 / 2).exp()), Normal(mean_2, (log_variance_2 / 2).exp())
@@ -73,7 +73,7 @@ def test_probability_of_a_grey_level_is_the_integral_over_its_bin(std):
     assert (found[tail] < math.log(1e-8)).all()
 
 
-def test_likelihood_far_out_is_the_least_and_its_gradient_finite():
+def test_likelihood_in_the_tails_is_the_minimum_with_finite_gradient():
     x_0 = torch.tensor([-1.0, -0.5, 0.0, 0.5, 1.0])
     for std in (1e-10, 1e-3, 1e6):
         mean = torch.tensor([1.0, 1.0, 0.0, -1.0, -1.0], requires_grad=True)
@@ -114,7 +114,7 @@ def test_bits_are_means_over_the_dimensions():
     assert bits(torch.full((2, 3, 4, 4), math.log(2))).tolist() == pytest.approx([1, 1])
 
 
-def test_the_papers_schedule_ends_in_its_prior():
+def test_prior_term_of_the_papers_schedule():
     """L_T of about 1e-5 bits/dim: section 4 of Ho et al. 2020, and 1.46e-5 for E[x_0^2] = 0.5."""
     x_0 = torch.full((2, 1, 4, 4), 0.5**0.5)
     x_0[1] *= 0.5**0.5
@@ -142,7 +142,7 @@ def test_vb_term_is_a_kl_and_at_0_a_likelihood():
     torch.testing.assert_close(found, expected)
 
 
-def test_the_hybrid_loss_trains_the_variance_alone():
+def test_the_hybrid_loss_trains_only_the_variance():
     x_0, t = GREY_LEVELS[::16].reshape(4, 1, 2, 2), torch.tensor([0, 1, 2, 0])
     mean = (x_0 + 0.01).requires_grad_()
     log_variance_p = torch.full_like(x_0, -7.0).requires_grad_()
@@ -203,7 +203,7 @@ def test_schedule_bound_is_unbiased(T, ends):
     assert found.mean().item() == pytest.approx(expected, abs=5 * standard_error)
 
 
-def test_schedule_bound_taken_at_every_t_is_exact_but_for_the_draw():
+def test_schedule_bound_over_every_t():
     """With each t equally often no noise comes from t: the three parts to a percent."""
     data = Gaussian(linear_log_snr(100).float())
     x_0, eps = data.draw(100, 1, 64, 64), randn(100, 1, 64, 64, seed=1)
@@ -211,7 +211,7 @@ def test_schedule_bound_taken_at_every_t_is_exact_but_for_the_draw():
     assert found.item() == pytest.approx(data.exact_bound().sum().item(), rel=0.01)
 
 
-def test_a_perfect_prediction_leaves_prior_and_reconstruction():
+def test_bound_of_a_perfect_prediction():
     log_snr, x_0 = linear_log_snr(50).float(), rand(8, 1, 4, 4) - 0.5
     t, eps = torch.full((8,), 20), randn(8, 1, 4, 4)
     found = schedule_bound(log_snr, lambda x_t, t: x_0, x_0, t, eps)

@@ -19,7 +19,7 @@ def test_order_can_start_anywhere():
     assert batches(start=3) == batches()[3:]
 
 
-def test_ranks_share_the_same_batches():
+def test_ranks_split_the_same_batches():
     halves = zip(batches(rows=slice(0, 2)), batches(rows=slice(2, 4)), strict=True)
     assert [a + b for a, b in halves] == batches()
 
@@ -52,7 +52,7 @@ def test_step_noise_of_ranks_is_that_of_one_process():
         assert torch.equal(whole[i], torch.cat([parts[0][i], parts[1][i]]))
 
 
-def test_step_noise_is_what_algorithm_1_asks_for():
+def test_distributions_of_step_noise():
     t, eps, flip, u = StepNoise(0, 4000, (1, 2, 2), 10, CPU)(0, slice(0, 4000))
     assert set(t.tolist()) == set(range(10))
     assert abs(eps.mean()) < 0.03
@@ -63,7 +63,7 @@ def test_step_noise_is_what_algorithm_1_asks_for():
     assert abs((u < 0.1).float().mean() - 0.1) < 0.02
 
 
-def test_an_images_noise_is_its_own():
+def test_noise_of_an_image_depends_on_its_seed_alone():
     alone, together = image_noise([37], CPU), image_noise([5, 37], CPU)
     x = torch.empty(2, 1, 2, 2)
     for _ in range(3):

@@ -15,7 +15,7 @@ BY_HAND = (
 class CelebA(PictureData):
     """162,770 (train), 19,867 (valid) or 19,962 (test) faces of 178x218 pixels; no classes.
 
-    `center_crop`: side in pixels of the centre square that is scaled; None: all of the width.
+    `center_crop`: side in pixels of the centre square that is scaled; None: the whole width.
     """
 
     name = "celeba"
@@ -23,12 +23,14 @@ class CelebA(PictureData):
 
     def __init__(self, *, center_crop: int | None, **arguments: Any) -> None:
         super().__init__(**arguments)
-        possible = center_crop is None or is_int(center_crop, 1)
-        check("center_crop", center_crop, possible, "null, an integer above 0")
+        is_side = center_crop is None or is_int(center_crop, 1)
+        check("center_crop", center_crop, is_side, "null, an integer above 0")
         self.center_crop = center_crop
 
     def files(self, split: str) -> list[Path]:
-        return [self.root / "celeba" / "list_eval_partition.txt"]  # 200,000 photographs: not asked
+        return [
+            self.root / "celeba" / "list_eval_partition.txt"
+        ]  # stat of 200,000 images would be slow
 
     def images(self, split: str) -> ImageFiles:
         names = fetch("CelebA", self.root, BY_HAND, split=split).filename

@@ -1,4 +1,4 @@
-"""A picture file becomes a square of uint8 pixels: opened, converted, framed, scaled."""
+"""From an image file to a square of uint8 pixels: open, convert, crop or pad, scale."""
 
 import errno
 import math
@@ -17,31 +17,31 @@ from PIL import Image, ImageOps, PngImagePlugin
 
 from ddpm.errors import InputError, one_line, shown
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # the well-trodden ones of Pillow's many parsers
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # the best-tested of Pillow's many parsers
 MODES = {1: "L", 3: "RGB"}
 FITS = ("crop", "pad", "resize")
 
-# Text and colour profile of a PNG, unpacked, in bytes. Pillow allows 1 MB, and good pictures have
-# more: prompts, edit histories, profiles of printers. Without a bound 64 kB could become 64 MB.
+# Decompressed text and colour profile of a PNG, in bytes. Pillow allows 1 MB, and valid images have
+# more: prompts, edit histories, printer profiles. Without a limit 64 kB could become 64 MB.
 MAX_TEXT = 64 * 1024**2
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT
 
-# What the file system can say that is about the picture itself; whatever else it says is about the
-# machine: too many open files, no memory, a disk or a network that fails.
-_OF_THE_PICTURE = (
+# Errors of the file system that concern the file itself. All others concern the machine: too many
+# open files, no memory, a failing disk or network.
+_FILE_ERRORS = (
     *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
     *(errno.EINVAL, errno.ENXIO),
 )
-_LEVELS = {"L;2": 3, "L;4": 15}  # of grey, from 0; Pillow stretches them to 255
-_opening = threading.Lock()  # for the filter of warnings, which all threads share
+_LEVELS = {"L;2": 3, "L;4": 15}  # highest grey level; Pillow scales it to 255
+_opening = threading.Lock()  # guards the warning filters, which threads share
 
 Box = tuple[float, float, float, float]
 ORIENTATION = 0x0112  # EXIF
-TURNED = (5, 6, 7, 8)  # the orientations whose rows are shown as columns
+TURNED = (5, 6, 7, 8)  # orientations rotated by 90 degrees
 
 
 class Unreadable(InputError):
-    """A picture that cannot be read: names the file, its control characters escaped."""
+    """A file that is no readable image; the message escapes control characters in its name."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(
@@ -51,52 +51,52 @@ class Unreadable(InputError):
 
 
 class OutOfReach(InputError):
-    """A picture that this machine cannot read now, whatever is in it."""
+    """A file that this machine cannot read now, whatever its content."""
 
     def __init__(self, path: str | Path, error: Exception) -> None:
         self.reason = getattr(error, "strerror", None) or str(error) or "no memory left"
         super().__init__(
             f"data: cannot read image {str(path)!r} ({shown(self.reason, 200)}), which is not the "
-            f"picture's fault. {_advice(getattr(error, 'errno', None) or errno.ENOMEM)}"
+            f"image's fault. {_advice(getattr(error, 'errno', None) or errno.ENOMEM)}"
         )
 
 
 def _advice(code: int) -> str:
     if code == errno.EMFILE:
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return f"This process may have {most} files open at a time: raise that, by ulimit -n."
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return f"This process may have {limit} files open at a time: raise that, by ulimit -n."
     return {
         errno.ENFILE: "All programs of this machine together have too many files open.",
         errno.ENOMEM: "Free some memory.",
         errno.EACCES: "Make it readable.",
         errno.EPERM: "Make it readable.",
-    }.get(code, "Look after the disk or the network it lies on, and try again.")
+    }.get(code, "Check the disk or the network, and try again.")
 
 
 def open_image(path: Path) -> Image.Image:
     """A PNG, JPEG, WebP or BMP file, not decoded yet.
 
     Raises:
-        Unreadable: it is another file, or too huge.
+        Unreadable: it is no such file, or too large.
         OutOfReach: the machine cannot read it now.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would make us wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block
             raise Unreadable(path, "not a file")
         with _opening, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return Image.open(path, formats=FORMATS)
     except InputError:
         raise
-    except Exception as error:  # whatever a parser meets in a file that lies
+    except Exception as error:  # parsers raise anything on corrupt files
         raise _fault(path, error) from error
 
 
 def _fault(path: str | Path, error: Exception) -> InputError:
-    """What to raise for an error that came up while a picture was opened or decoded."""
+    """The exception to raise for an error in opening or decoding an image."""
     code = getattr(error, "errno", None)
     no_memory = isinstance(error, MemoryError) or "out of memory" in str(error)  # a decoder's
-    if no_memory or (code is not None and code not in _OF_THE_PICTURE):
+    if no_memory or (code is not None and code not in _FILE_ERRORS):
         return OutOfReach(path, error)
     if isinstance(error, Image.UnidentifiedImageError):
         return Unreadable(path, "not a PNG, JPEG, WebP or BMP file")
@@ -107,7 +107,7 @@ def _fault(path: str | Path, error: Exception) -> InputError:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files with labels, opened one by one and decoded when their pixels are asked for."""
+    """Image files with labels, opened one by one and decoded when their pixels are needed."""
 
     paths: Sequence[Path]
     labels: Sequence[int]
@@ -116,7 +116,7 @@ class ImageFiles:
         return len(self.paths)
 
     def pairs(self) -> list[tuple[Path, int]]:
-        """Paths and labels; nothing is opened."""
+        """Paths and labels, without opening a file."""
         return list(zip(map(Path, self.paths), self.labels, strict=True))
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
@@ -124,19 +124,19 @@ class ImageFiles:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture file as it is to be seen; `Unreadable` if it is none."""
+    """Width and height of an image file as displayed; raises `Unreadable` if it is none."""
     with open_image(path) as image:
         width, height = image.size
         orientation = 1
-        with suppress(Exception):  # of damaged metadata
+        with suppress(Exception):  # damaged metadata
             orientation = image.getexif().get(ORIENTATION, 1)
     return (height, width) if orientation in TURNED else (width, height)
 
 
 def convert(image: Image.Image, mode: str, background: int) -> Image.Image:
-    """8-bit `L` or `RGB`, as a viewer shows it: 16-bit grey is scaled, what is transparent by an
-    alpha channel, a palette or a colour named in the file is laid over a grey background. Gamma and
-    colour profiles are left alone, as Pillow does. The orientation stays in `info`."""
+    """8-bit `L` or `RGB` as a viewer displays it: 16-bit grey is scaled; transparent pixels (alpha
+    channel, palette or colour key) are blended with a grey background. Gamma and colour profiles
+    are ignored, as Pillow does. The orientation stays in `info`."""
     image = _eight_bits(image)
     if image.mode == "La":
         image = image.convert("LA")
@@ -149,37 +149,37 @@ def convert(image: Image.Image, mode: str, background: int) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture with 8 bits for each channel, its metadata, and the right pixels transparent.
+    """The image with 8 bits per channel, its metadata, and the right pixels transparent.
 
-    A PNG without alpha channel can name one colour that is transparent (tRNS), in the depth of the
-    file. Pillow compares it with pixels in a depth of its own: shallow grey is stretched by then,
-    16-bit grey clipped, and of 16-bit colours half the bits are gone.
+    A PNG without an alpha channel can define one transparent colour (tRNS), in the file's bit
+    depth. Pillow compares it with converted pixels: shallow grey is scaled by then, 16-bit grey is
+    clipped, and 16-bit colours have lost half their bits.
     """
     colour, raw = image.info.get("transparency"), _raw_mode(image)
     if raw in _LEVELS and isinstance(colour, int):
-        most = _LEVELS[raw]
-        image.info["transparency"] = (colour & most) * 255 // most
+        highest = _LEVELS[raw]
+        image.info["transparency"] = (colour & highest) * 255 // highest
     if image.mode.startswith("I"):
         deep = np.asarray(image).clip(0, 65535).astype(np.uint32)  # (H, W)
         pixels = ((deep + 128) // 257).astype(np.uint8)
         matches = deep == colour if isinstance(colour, int) else None
     elif raw == "RGB;16B" and isinstance(colour, tuple):
-        low = Image.open(image.fp, formats=("PNG",))
+        low = Image.open(image.fp, formats=("PNG",))  # type: ignore[attr-defined]
         low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
         lower_bytes = np.asarray(low).astype(np.uint32)  # (H, W, 3)
         pixels = np.asarray(image)
         matches = (pixels * np.uint32(256) + lower_bytes == colour).all(axis=-1)
     else:
         return image
-    made = Image.fromarray(pixels)
+    converted = Image.fromarray(pixels)
     if matches is not None:
-        made.putalpha(Image.fromarray(np.where(matches, 0, 255).astype(np.uint8)))
-    made.info = {key: value for key, value in image.info.items() if key != "transparency"}
-    return made
+        converted.putalpha(Image.fromarray(np.where(matches, 0, 255).astype(np.uint8)))
+    converted.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return converted
 
 
 def _raw_mode(image: Image.Image) -> str | None:
-    """How the pixels of a PNG that is not decoded yet lie in the file, as `L;4` or `RGB;16B`."""
+    """The pixel format in the file of an undecoded PNG, such as `L;4` or `RGB;16B`."""
     tiles = getattr(image, "tile", None)
     return tiles[0].args if tiles and isinstance(tiles[0].args, str) else None
 
@@ -187,7 +187,7 @@ def _raw_mode(image: Image.Image) -> str | None:
 def frame(
     width: int, height: int, size: int, resize_mode: str, center_crop: int | None
 ) -> tuple[Box, tuple[int, int]]:
-    """Which box of a picture (left, top, right, bottom) is scaled to which (width, height)."""
+    """The box (left, top, right, bottom) of an image, and the (width, height) to scale it to."""
     if resize_mode == "crop":
         side = min(width, height, center_crop or width)
         left, top = (width - side) // 2, (height - side) // 2
@@ -208,12 +208,11 @@ def square(
     background: int,
     resample: Image.Resampling,
 ) -> np.ndarray:
-    """uint8 (channels, image_size, image_size) of a picture, upright.
+    """uint8 (channels, image_size, image_size) of an image, upright.
 
-    `resize_mode`: `crop` scales the centre square (its side: `center_crop` pixels, None: the
-    shorter side), `resize` stretches the whole, `pad` shrinks what is too large, enlarges
-    nothing and centres it.
-    `background`: grey level 0..255 behind transparent and padded pixels.
+    `resize_mode`: `crop` scales the centre square (of side `center_crop` pixels, None: the shorter
+    side), `resize` stretches the whole image, `pad` centres it, shrunk if it is too large.
+    `background`: grey level 0..255 of transparent pixels and padding.
 
     Raises:
         Unreadable, OutOfReach: as for `open_image`.
@@ -228,9 +227,9 @@ def square(
         x, y = decoded.width / width, decoded.height / height
         box = left * x, top * y, min(right * x, decoded.width), min(bottom * y, decoded.height)
         scaled = decoded.resize(target, resample, box)
-    except Exception as error:  # whatever a decoder meets in a file that lies
+    except Exception as error:  # decoders raise anything on corrupt files
         raise _fault(getattr(image, "filename", None) or "?", error) from error
-    with suppress(Exception):  # of damaged metadata
+    with suppress(Exception):  # damaged metadata
         ImageOps.exif_transpose(scaled, in_place=True)
     w, h = scaled.size
     x0, y0 = (image_size - w) // 2, (image_size - h) // 2

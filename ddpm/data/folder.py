@@ -15,12 +15,12 @@ from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
-NAMED = 5  # folders or endings in a line
+MAX_NAMED = 5  # folders or endings in a line
 
 
 class Folder(PictureData):
-    """The images below `root`, in the order of their paths. Left out are hidden files and folders,
-    and folders that hold a run of this program, whose previews are no images of the data set.
+    """The images below `root`, in the order of their paths, without hidden files and folders, and
+    without run folders, whose previews do not belong to the data set.
 
     The folders directly below `root` are the classes if every image lies in one of them.
     """
@@ -30,7 +30,9 @@ class Folder(PictureData):
     def __init__(self, *, root: str | Path | None, **arguments: Any) -> None:
         super().__init__(**arguments)
         if not root:
-            raise InputError("data.root: say where the images are, data.root=/path/to/a/folder")
+            raise InputError(
+                "data.root: must be the folder of the images, data.root=/path/to/folder"
+            )
         self.root = Path(os.path.expanduser(root))
 
     @cached_property
@@ -44,7 +46,7 @@ class Folder(PictureData):
         except listing.Unreachable as error:
             raise InputError(
                 f"data.root: {error}\n"
-                "Its images would be missing: mend that, or choose another data.root."
+                "Its images would be missing: repair that, or choose another data.root."
             ) from error
         images = [file for file in sorted(tree.files) if file.lower().endswith(SUFFIXES)]
         others = [file for file in tree.files if not file.lower().endswith(SUFFIXES)]
@@ -52,18 +54,18 @@ class Folder(PictureData):
             raise InputError(
                 f"data.root: no images in {str(self.root.absolute())!r} "
                 f"(found: {_endings(others) or 'no files'}).\n"
-                f"Read are {', '.join(SUFFIXES)}, also in folders within."
+                f"Supported are {', '.join(SUFFIXES)}, also in subfolders."
             )
-        cache = os.path.abspath(self.data_dir / "cache")  # perhaps within `root`
+        cache = os.path.abspath(self.data_dir / "cache")  # may lie within `root`
         others = [file for file in others if os.path.dirname(os.path.abspath(file)) != cache]
         self.notes = list(self._notes(tree, others))
         return [Path(file) for file in images]
 
     def _tree(self) -> "Tree":
-        """What is below the root.
+        """The files below the root.
 
         Raises:
-            InputError: there is no such folder, a run has begun in it, or `Unreachable`.
+            InputError: the folder does not exist, is a run folder, or cannot be read.
         """
         if not listing.exists(self.root) or not self.root.is_dir():
             raise InputError(f"data.root: there is no folder {str(self.root.absolute())!r}")
@@ -71,25 +73,25 @@ class Folder(PictureData):
             raise InputError(
                 f"data.root: {str(self.root.absolute())!r} is the folder of a run (config.yaml), "
                 "whose previews would be among the images.\n"
-                "Move the images to a folder of their own, or choose a folder within, as samples."
+                "Move the images to a separate folder, or choose a subfolder, such as samples."
             )
         return walk(str(self.root))
 
     def _notes(self, tree: "Tree", others: Sequence[str]) -> Iterator[str]:
-        """What was left out, in one line for each reason."""
+        """Files that were left out, one line for each reason."""
         if tree.again:
-            yield f"read once, though links lead to them again: {self._named(tree.again, 'folder')}"
+            yield f"read once, although linked again: {self._named(tree.again, 'folder')}"
         if tree.runs:
             yield f"left out, because they hold runs: {self._named(tree.runs, 'folder')}"
         if tree.broken:
-            yield f"left out, because they lead nowhere: {self._named(tree.broken, 'link')}"
+            yield f"left out, because they are broken: {self._named(tree.broken, 'link')}"
         if others:
             yield f"left out by their endings: {_endings(others)}"
 
     def _named(self, paths: Sequence[str], kind: str) -> str:
         """`2 folders (cats/back, dogs/back)`."""
         names = [shown(os.path.relpath(path, self.root), 100) for path in sorted(paths)]
-        return f"{len(paths)} {kind}{'s' * (len(paths) > 1)} ({listed(names, NAMED)})"
+        return f"{len(paths)} {kind}{'s' * (len(paths) > 1)} ({listed(names, MAX_NAMED)})"
 
     def images(self, split: str) -> ImageFiles:
         paths = [self.root / name for name, *_ in self.sources]
@@ -101,13 +103,13 @@ class Folder(PictureData):
 
 @dataclass
 class Tree:
-    """What `walk` has found, as paths.
+    """The paths that `walk` found.
 
     Args:
-        files: all that are no folders.
-        again: folders that had been read by another path.
-        runs: folders that hold runs.
-        broken: links that lead nowhere, and are not called like pictures.
+        files: everything but folders.
+        again: folders already read by another path.
+        runs: run folders.
+        broken: broken links without the name of an image.
     """
 
     files: list[str] = field(default_factory=list)
@@ -117,30 +119,32 @@ class Tree:
 
 
 def walk(root: str) -> Tree:
-    """All files below a folder, but for hidden ones and those of runs. Links are followed; each
-    folder is read once, by its real path if that is below the root, so that no circle is endless.
+    """All files below a folder, except hidden ones and those of runs. Links are followed; a folder
+    is read once, by its real path if that is below the root, so that cycles end.
 
     Raises:
         Unreachable: a folder cannot be listed.
     """
     tree = Tree()
-    met: set[tuple[int, int] | str] = set()
+    visited: set[tuple[int, int] | str] = set()
     todo = [(False, root)]  # a heap: real folders first, then links, each by their paths
     while todo:
         _, folder = heapq.heappop(todo)
-        found = listing.stat(folder)
-        # Not every file system numbers its folders.
-        numbered = found is not None and found.st_ino
-        identity = (found.st_dev, found.st_ino) if numbered else os.path.realpath(folder)
-        if identity in met:
+        stat = listing.stat(folder)
+        identity: tuple[int, int] | str
+        if stat is not None and stat.st_ino:
+            identity = (stat.st_dev, stat.st_ino)
+        else:  # not every file system numbers its folders
+            identity = os.path.realpath(folder)
+        if identity in visited:
             tree.again.append(folder)
             continue
-        met.add(identity)
-        inside = listing.entries(folder, needed=True)
-        if folder != root and run_dir.holds_run({entry.name for entry in inside}):
+        visited.add(identity)
+        entries = listing.entries(folder, needed=True)
+        if folder != root and run_dir.holds_run({entry.name for entry in entries}):
             tree.runs.append(folder)
             continue
-        for entry in inside:
+        for entry in entries:
             if entry.name.startswith("."):
                 continue
             if listing.is_folder(entry):
@@ -155,4 +159,4 @@ def walk(root: str) -> Tree:
 def _endings(files: Sequence[str]) -> str:
     """`3 '.gif', 1 '.txt'`: the most frequent endings."""
     counts = Counter(Path(file).suffix.lower() or "without suffix" for file in files)
-    return listed([f"{n} {shown(ending, 20)!r}" for ending, n in counts.most_common()], NAMED)
+    return listed([f"{n} {shown(ending, 20)!r}" for ending, n in counts.most_common()], MAX_NAMED)

@@ -36,6 +36,4 @@ class Pets(PictureData):
     def images(self, split: str) -> ImageFiles:
         official = "trainval" if split == "train" else "test"
         pets = fetch("OxfordIIITPet", self.root, BY_HAND, split=official)
-        return ImageFiles(
-            pets._images, pets._labels
-        )  # its public way decodes at once, at full size
+        return ImageFiles(pets._images, pets._labels)  # the public way decodes at full size

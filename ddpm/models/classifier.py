@@ -1,4 +1,4 @@
-"""A classifier of noisy images: the way down of the self-attention U-Net."""
+"""A classifier of noisy images: the downward half of the self-attention U-Net."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm.errors import InputError
 from ddpm.models.layers import (
     GroupNorm,
     TimeEmbedding,
@@ -13,7 +14,6 @@ from ddpm.models.layers import (
     check_image_size,
     check_widths,
     linear,
-    require,
 )
 from ddpm.models.unet_blocks import EPS, Down, Stage
 
@@ -40,7 +40,8 @@ class NoisyClassifier(nn.Module):
         groups: int,
     ) -> None:
         super().__init__()
-        require(num_classes is not None, "model=classifier: the data set has no classes")
+        if num_classes is None:
+            raise InputError("model=classifier: the data set has no classes")
         check_widths(widths, groups=groups)
         check_image_size(image_size, halvings=len(widths) - 1, model="classifier")
         check_at_least_1(num_blocks=num_blocks, num_heads=num_heads, num_classes=num_classes)

@@ -48,8 +48,8 @@ class ConvNet(nn.Module):
         return self.conv_3(x)
 
     def shifts(self, t: Tensor, label: Tensor | None) -> Iterable[Tensor | float]:
-        """What t and label add to the two hidden layers, per channel: two of (B, width, 1, 1)."""
-        if self.time_embedding is None:
+        """The terms of t and label in the two hidden layers: two of (B, width, 1, 1)."""
+        if self.time_embedding is None or self.time_proj is None:
             require(label is None, "model.time_conditioning=false: this network takes no labels")
             return 0.0, 0.0
         emb = F.silu(self.class_embedding(self.time_embedding(t), label))  # (B, width)

@@ -1,4 +1,4 @@
-"""What the networks share: timestep and class embedding, normalisation, attention, checks."""
+"""Shared layers: timestep and class embedding, normalisation, attention, checks."""
 
 import math
 from collections.abc import Sequence
@@ -17,14 +17,16 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 def variance_scaling(layer: Layer) -> Layer:
     """Uniform weights of variance 1 / mean(fan_in, fan_out), zero biases: Ho et al.'s choice."""
     nn.init.xavier_uniform_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
 def zeroed(layer: Layer) -> Layer:
-    """Weights and biases zero: a residual branch that ends so starts as nothing and grows."""
+    """Zero weights and biases: a residual branch that ends with it starts as the identity."""
     nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -65,11 +67,13 @@ class TimeEmbedding(nn.Module):
 class ClassEmbedding(nn.Module):
     """Adds the label's row to the time embedding: (B, D), (B,) or None -> (B, D).
 
-    The last row is the null class, which `label=None` means, and a label below 0: one network is
-    conditional and unconditional, as classifier-free guidance needs it (Ho & Salimans 2022,
-    arXiv:2207.12598).
-    Without classes (`num_classes=None`) it has no parameters, and a label is an error.
+    The last row is the null class, selected by `label=None` or a label below 0, so that one network
+    is conditional and unconditional, as classifier-free guidance requires (Ho & Salimans 2022,
+    arXiv:2207.12598). Without classes (`num_classes=None`) it has no parameters, and a label is an
+    error.
     """
+
+    weight: nn.Parameter | None
 
     def __init__(self, num_classes: int | None, dim: int) -> None:
         super().__init__()
@@ -89,22 +93,22 @@ class ClassEmbedding(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` (Wu & He 2018, arXiv:1803.08494) that keeps clear of a slow kernel."""
+    """`nn.GroupNorm` (Wu & He 2018, arXiv:1803.08494) that avoids a slow kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cpu and x.dtype == torch.bfloat16 and self.num_channels < 16 * self.num_groups:
-            # With channels_last, PyTorch's CPU kernel makes its vectors from the channels of one
-            # group. Fewer than 16 do not fill one in bfloat16, and it takes 2 to 8 times as long as
+            # With channels_last, PyTorch's CPU kernel vectorises over the channels of one group.
+            # Fewer than 16 do not fill a vector in bfloat16, and it takes 2 to 8 times as long as
             # float32 with both conversions.
             return super().forward(x.float()).to(x.dtype)
-        return super().forward(x).to(x.dtype)  # autocast on CUDA answers in float32
+        return super().forward(x).to(x.dtype)  # autocast on CUDA returns float32
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v: three (B, heads, N, d) -> the same. Eq. 1, Vaswani et al. 2017."""
     if q.is_cpu and q.shape[-2] <= 64:
-        # The fused CPU kernel is made for long sequences. Up to 8x8 pixels the formula itself is
-        # faster, forward and backward: 1.1 to 2.5 times in float32, 6 to 10 times in bfloat16.
+        # The fused CPU kernel is optimised for long sequences. Up to 8x8 pixels the formula itself
+        # is faster, forward and backward: 1.1 to 2.5 times in float32, 6 to 10 times in bfloat16.
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
 
@@ -148,7 +152,7 @@ def check_at_least_1(**knobs: int) -> None:
 
 
 def check_image_size(image_size: int, *, halvings: int, model: str, patch_size: int = 1) -> None:
-    """A network that halves n times takes multiples of 2^n, or of as many patches."""
+    """A network that halves n times needs multiples of 2^n pixels, or of 2^n patches."""
     factor = patch_size * 2**halvings
     times = "once" if halvings == 1 else f"{halvings} times"
     patches = f"takes patches of {patch_size}x{patch_size} pixels and " if patch_size > 1 else ""
@@ -160,11 +164,11 @@ def check_image_size(image_size: int, *, halvings: int, model: str, patch_size: 
 
 
 def check_widths(widths: Sequence[int], *, groups: int) -> None:
-    """GroupNorm splits every width; the sinusoids of the first come in pairs, two at least."""
-    given = f"model.widths={list(widths)}"
-    require(len(widths) > 0, f"{given}: at least one width is needed")
-    require(all(width >= 1 for width in widths), f"{given}: each must be at least 1")
-    require(widths[0] >= 4 and widths[0] % 2 == 0, f"{given}: the first must be even, at least 4")
+    """GroupNorm splits every width; the first one also holds pairs of sinusoids, at least two."""
+    key = f"model.widths={list(widths)}"
+    require(len(widths) > 0, f"{key}: at least one width is needed")
+    require(all(width >= 1 for width in widths), f"{key}: each must be at least 1")
+    require(widths[0] >= 4 and widths[0] % 2 == 0, f"{key}: the first must be even, at least 4")
     for width in widths:
         check_multiple(width, of="groups", parts=groups)
 

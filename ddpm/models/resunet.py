@@ -30,8 +30,8 @@ Factory = Callable[..., nn.Module]  # a block's constructor, all but the channel
 class ResnetBlock(nn.Module):
     """x + conv(dropout(silu(norm(conv(silu(norm(x))) + time)))), widths C_in -> C -> C.
 
-    With a skip, x is both joined along the channels: inside of the block, so that recomputing it
-    does not keep the joined copy.
+    A skip is concatenated to x inside the block, so that recomputing it does not store the
+    concatenation.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Upsample(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Residual blocks, each with its attention, then the downsampling; all outputs become skips."""
+    """Residual blocks, each followed by attention, then downsampling; all outputs are skips."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class MidBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Residual blocks, each given one skip and followed by its attention, then the upsampling."""
+    """Residual blocks, each with one skip and followed by attention, then upsampling."""
 
     def __init__(
         self,
@@ -150,8 +150,8 @@ class ResUNet(nn.Module):
     """The U-Net of appendix B, Ho et al. 2020 (arXiv:2006.11239), the size set by its widths.
 
     One level per width, each half the size of the one above; attention at the listed resolutions
-    (those that do not occur are passed over) and always in the middle. Numbers and parameter names
-    are those of diffusers' `UNet2DModel` in its DDPM configuration: state dicts load both ways.
+    (others are ignored) and always in the middle. Outputs and parameter names are those of
+    diffusers' `UNet2DModel` in its DDPM configuration: state dicts load both ways.
     """
 
     recomputable = (ResnetBlock, SelfAttention, Downsample, Upsample)
@@ -188,9 +188,10 @@ class ResUNet(nn.Module):
             above, below = widths[max(level - 1, 0)], widths[min(level + 1, bottom)]
             inputs = [above] + (num_res_blocks - 1) * [width]
             joined = [below + width] + (num_res_blocks - 1) * [2 * width] + [width + above]
-            here = attention if image_size >> level in attention_resolutions else nn.Identity
-            down.append(DownBlock(inputs, width, resnet, here, resample=level < bottom))
-            up.append(UpBlock(joined, width, resnet, here, resample=level > 0))
+            has_attention = image_size >> level in attention_resolutions
+            attend = attention if has_attention else nn.Identity
+            down.append(DownBlock(inputs, width, resnet, attend, resample=level < bottom))
+            up.append(UpBlock(joined, width, resnet, attend, resample=level > 0))
         self.down_blocks = nn.ModuleList(down)
         self.mid_block = MidBlock(last, resnet, attention)
         self.up_blocks = nn.ModuleList(reversed(up))
@@ -205,7 +206,7 @@ class ResUNet(nn.Module):
             skips += block(skips[-1], emb)
         x = self.mid_block(skips[-1], emb)  # (B, widths[-1], H / 2^n, W / 2^n)
         for block in self.up_blocks:
-            mine = len(skips) - len(block.resnets)
-            x = block(x, emb, skips[mine:])
-            skips = skips[:mine]
+            rest = len(skips) - len(block.resnets)  # type: ignore[arg-type]
+            x = block(x, emb, skips[rest:])
+            skips = skips[:rest]
         return self.conv_out(F.silu(self.conv_norm_out(x)))

@@ -24,15 +24,17 @@ from ddpm.models.unet_blocks import Down, Stage
 class Up(Stage):
     """Doubles the image, joins the skip, then a stage: (B, C_in, H/2, W/2) -> (B, C, H, W).
 
-    The channels shrink before the image grows: that commutes with nearest-neighbour upsampling, and
-    the convolution after it, at full size, has a third fewer channels to read.
+    The channels are reduced before upsampling, which commutes with it; the following convolution,
+    at full size, then has a third fewer input channels.
     """
 
     def __init__(self, in_channels: int, channels: int, **options: Any) -> None:
         super().__init__(2 * channels, channels, **options)
         self.shrink = variance_scaling(nn.Conv2d(in_channels, channels, 1))
 
-    def forward(self, x: Tensor, skip: Tensor, emb: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Tensor, skip: Tensor, emb: Tensor
+    ) -> Tensor:
         x = F.interpolate(self.shrink(x), scale_factor=2.0, mode="nearest")  # (B, C, H, W)
         return super().forward(torch.cat([x, skip], dim=1), emb)
 
@@ -41,9 +43,9 @@ class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015, arXiv:1505.04597) for the noise of Ho et al. 2020.
 
     One level per width, each half the size of the one above; attention at the listed resolutions
-    (those that do not occur are passed over) and always in the bottleneck. With a patch_size p the
-    network sees the image as H/p x W/p pixels of p^2 times the channels: p^2 times less work, for
-    images without finer detail.
+    (others are ignored) and always in the bottleneck. With a patch_size p the network sees the
+    image as H/p x W/p pixels with p^2 times the channels: p^2 times less work, for images without
+    fine detail.
     """
 
     recomputable = (Stage,)
@@ -82,7 +84,7 @@ class UNet(nn.Module):
             self.downs.append(Down(above, width, num_heads=heads[level + 1], **options))
             self.ups.insert(0, Up(width, above, num_heads=heads[level], **options))
         self.bottleneck = Stage(last, last, num_heads=num_heads, **options)
-        # The prediction starts at zero: the mean of the noise, whatever x_t.
+        # The initial prediction is zero, the mean of the noise.
         self.head = zeroed(conv3x3(first, out_channels * patch_size**2))
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is made of double convolutions: the stages of a U-Net, which a classifier can have, too."""
+"""Double convolutions and the stages of a U-Net that are built from them."""
 
 import torch.nn.functional as F
 from einops import rearrange
@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
 
 class Stage(nn.Module):
-    """Double convolutions at one resolution, the time embedding between them, attention or none."""
+    """Double convolutions at one resolution with time embedding and optional attention."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Stage(nn.Module):
         self.blocks = nn.Sequential()
         for _ in range(num_blocks - 1):
             self.blocks.append(DoubleConv(channels, channels, groups=groups, residual=True))
-        self.attention = nn.Identity()
+        self.attention: nn.Module = nn.Identity()
         if num_heads is not None:
             self.attention = Attention(channels, num_heads=num_heads, groups=groups)
 

@@ -1,7 +1,6 @@
-"""What a network may be asked for, and how the answer becomes x_0.
+"""What a network predicts, and how x_0 follows from it.
 
-An objective sees x_t = alpha x_0 + sigma eps, with alpha = sqrt(alphas_cumprod) and
-sigma = sqrt(1 - alphas_cumprod), and knows nothing of the schedule behind the two.
+For x_t = alpha x_0 + sigma eps; independent of the schedule that alpha and sigma come from.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +14,7 @@ from ddpm.errors import InputError, nearest
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": F.mse_loss,
     "l1": F.l1_loss,
-    "huber": F.smooth_l1_loss,  # squared below 1, halved, and linear above
+    "huber": F.smooth_l1_loss,  # x^2 / 2 below 1, linear above
 }
 
 
@@ -23,14 +22,15 @@ class Objective(ABC):
     """What the network predicts; all tensors broadcast to images (B, C, H, W).
 
     Args:
-        learned_variance: whether the network has C more channels, that say where the variance of
-            a reverse step lies between its two extremes (Eq. 15 of Nichol & Dhariwal 2021,
+        learned_variance: whether the network has C more output channels, which interpolate the
+            variance of a reverse step between its two extremes (Eq. 15 of Nichol & Dhariwal 2021,
             arXiv:2102.09672).
-        vlb_weight: of the variational bound in the loss, which trains them alone (their lambda).
+        vlb_weight: weight of the variational bound in the loss, which trains only these channels
+            (lambda of the paper).
         loss_type: "mse" (Ho et al. 2020), "l1" or "huber".
     """
 
-    needs_signal = False  # whether x_0 cannot be had where alpha = 0
+    needs_signal = False  # whether x_0 cannot be computed at alpha = 0
 
     def __init__(
         self, *, learned_variance: bool = False, vlb_weight: float = 0.001, loss_type: str = "mse"
@@ -47,18 +47,18 @@ class Objective(ABC):
         self.loss_type = loss_type
 
     def error(self, output: Tensor, target: Tensor) -> Tensor:
-        """Mean error of each image, not weighted by timestep: two of (B, C, H, W) -> (B,)."""
+        """Mean error of each image, without weights of timesteps: two of (B, C, H, W) -> (B,)."""
         return LOSSES[self.loss_type](output, target, reduction="none").flatten(1).mean(1)
 
     @abstractmethod
     def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """What a perfect network answers."""
+        """The output of a perfect network."""
 
     @abstractmethod
     def predict_x_0(self, x_t: Tensor, output: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """The x_0 that the answer means."""
+        """x_0 from the network's output."""
 
     @abstractmethod
     def error_scale(self, snr: Tensor) -> Tensor:
-        """The squared error of the answer per squared error of x_0, at this signal-to-noise ratio
+        """Squared error of the output per squared error of x_0, at signal-to-noise ratio
         alpha^2 / sigma^2."""

@@ -1,4 +1,4 @@
-"""The network predicts the velocity: as well posed at pure noise as at a clean image."""
+"""The network predicts the velocity, which is well posed from pure noise to a clean image."""
 
 from torch import Tensor
 

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA:
@@ -28,8 +28,8 @@ class EMA:
     def bind(self, model: nn.Module) -> None:
         """Bind to the model's current parameters; FSDP replaces the parameter objects."""
         # By position, not by name: wrappers such as compile and DDP rename the parameters.
-        self.weights = list(self.model.parameters())
-        self.sources = list(model.parameters())
+        self.weights: list[Tensor] = list(self.model.parameters())
+        self.sources: list[Tensor] = list(model.parameters())
         self.buffers = list(zip(self.model.buffers(), model.buffers(), strict=True))
 
     def decay_at(self, n: int) -> float:

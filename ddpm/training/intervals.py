@@ -7,7 +7,8 @@ from ddpm.errors import InputError
 
 def total_steps(max_steps: int | None, max_epochs: float | None, steps_per_epoch: float) -> int:
     """The smaller of `max_steps` and `max_epochs`, in steps; None is no limit."""
-    limits = [max_steps, max_epochs and math.ceil(max_epochs * steps_per_epoch)]
+    epochs = None if max_epochs is None else math.ceil(max_epochs * steps_per_epoch)
+    limits = [max_steps, epochs]
     return min(limit for limit in limits if limit is not None)
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,5 +102,5 @@ def _init_worker(number: int) -> None:
     signals.leave_to_parent()
 
 
-def as_is(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def as_is(batch: Any) -> Any:
     return batch

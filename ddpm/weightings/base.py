@@ -1,4 +1,4 @@
-"""How much each timestep counts in the loss."""
+"""Weights of timesteps in the loss."""
 
 from abc import ABC, abstractmethod
 
@@ -8,8 +8,8 @@ from ddpm.objectives.base import Objective
 
 
 class Weighting(ABC):
-    """Weights of timesteps, by their signal-to-noise ratio."""
+    """Weights as a function of the signal-to-noise ratio."""
 
     @abstractmethod
     def weights(self, snr: Tensor, objective: Objective) -> Tensor:
-        """What the errors of `objective` count at these signal-to-noise ratios: like snr."""
+        """Weights of the errors of `objective` at these signal-to-noise ratios: like snr."""

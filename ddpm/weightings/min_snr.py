@@ -1,4 +1,4 @@
-"""Timesteps count by their signal-to-noise ratio, but none more than gamma."""
+"""Weights by the signal-to-noise ratio, clipped at gamma."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,9 @@ from ddpm.weightings.base import Weighting
 class MinSNR(Weighting):
     """min(SNR, gamma) on the error of x_0: Min-SNR-gamma, Hang et al. 2023 (arXiv:2303.09556).
 
-    In terms of what the network predicts: min(SNR, gamma) / SNR for eps, and for v
-    min(SNR, gamma) / (SNR + 1). Where the SNR is exactly 0 the weight is 1, so that the last step
-    of a zero-terminal-SNR schedule is learned.
+    On the error of eps that is min(SNR, gamma) / SNR, on that of v min(SNR, gamma) / (SNR + 1).
+    Where the SNR is exactly 0 the weight is 1, so that the last step of a zero-terminal-SNR
+    schedule is trained.
     """
 
     def __init__(self, *, gamma: float) -> None:

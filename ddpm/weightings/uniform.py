@@ -1,4 +1,4 @@
-"""Every timestep counts the same."""
+"""Equal weights."""
 
 import torch
 from torch import Tensor

@@ -212,7 +212,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(run, tiny):
 def test_a_goal_that_is_behind_loses_nothing(run, tiny):
     before = {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
     out = run("resume=run", "job.max_steps=3")[1]
-    assert "a larger job.max_steps goes on" in out
+    assert "a larger job.max_steps" in out
     assert {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()} == before
 
 

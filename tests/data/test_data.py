@@ -1,4 +1,4 @@
-"""Data sets: pixels against independent computations, the cache's promises, every error."""
+"""Data sets: pixels against independent computations, the cache, and all errors."""
 
 import errno
 import gzip
@@ -27,7 +27,7 @@ from support.image_sets import (
     save,
 )
 
-from ddpm.data import base, decode
+from ddpm.data import cache, decode
 from ddpm.data.digits import Digits
 from ddpm.errors import InputError
 
@@ -43,7 +43,7 @@ def square(picture, **changes):
 # -- digits ---------------------------------------------------------------------------------------
 
 
-def test_digits_are_scikit_learns(tmp_path):
+def test_digits_agree_with_scikit_learn(tmp_path):
     from sklearn.datasets import load_digits
 
     data = build("digits", tmp_path)
@@ -56,7 +56,7 @@ def test_digits_are_scikit_learns(tmp_path):
     assert np.corrcoef(small.flatten(), load_digits().images.flatten())[0, 1] > 0.99
 
 
-def test_digits_as_they_are_at_size_8(tmp_path):
+def test_digits_at_size_8_are_unchanged(tmp_path):
     from sklearn.datasets import load_digits
 
     images, _ = everything(build("digits", tmp_path, image_size=8))
@@ -76,7 +76,7 @@ def test_png_tree_exactly(tree):
     assert len(data) == 5
 
 
-def test_one_item_equals_its_place_in_a_batch(tree):
+def test_an_item_equals_its_image_in_a_batch(tree):
     data = folder(tree[0])
     order = [3, 0, 3, 4]
     images, labels = data.__getitems__(order)
@@ -135,7 +135,7 @@ def test_grey_and_colour():
 
 
 @pytest.mark.parametrize("background", [0, 90, 255])
-def test_transparency_lies_over_the_background(background):
+def test_transparency_is_blended_with_the_background(background):
     rgba = random_pixels(8, 8, 4)
     alpha = rgba[..., 3:] / 255
     over = rgba[..., :3] * alpha + background * (1 - alpha)
@@ -178,7 +178,7 @@ def test_one_bit():
 # -- geometry -------------------------------------------------------------------------------------
 
 
-def test_padding_centres_and_enlarges_nothing():
+def test_padding_centres_without_enlarging():
     pixels = random_pixels(28, 28)
     found = square(
         Image.fromarray(pixels), resize_mode="pad", image_size=32, channels=1, background=7
@@ -187,7 +187,7 @@ def test_padding_centres_and_enlarges_nothing():
     assert (found[0] == expected).all()
 
 
-def test_padding_shrinks_what_is_too_large():
+def test_padding_shrinks_large_images():
     found = square(Image.new("RGB", (64, 32)), resize_mode="pad", image_size=16)
     assert (found[:, 4:12] == 0).all()
     assert (found[:, :4] == 255).all()
@@ -207,7 +207,7 @@ def test_crop_takes_the_centre(shape):
 
 @pytest.mark.parametrize(("center_crop", "first"), [(None, 20), (40, 30), (999, 20)])
 def test_crop_scales_the_centre(center_crop, first):
-    """On a ramp, the pixel in place i stands for the grey level in the middle of its source."""
+    """On a ramp, pixel i has the grey level at the centre of its source interval."""
     ramp = np.tile(2 * np.arange(100, dtype=np.uint8), (60, 1))
     side = min(60, center_crop or 60)
     found = square(
@@ -244,18 +244,18 @@ def test_jpeg_decoded_small_looks_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_photographs_stand_upright(tmp_path, mode):
+def test_exif_orientation(tmp_path, mode):
     pixels = random_pixels(8, 8, 3)
     opaque = np.full((8, 8, 1), 255, np.uint8)
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by 90 degrees
+    exif[0x0112] = 6  # rotated by 90 degrees
     stored = pixels if mode == "RGB" else np.concatenate([pixels, opaque], axis=-1)
     path = save(tmp_path / "x.png", stored, exif=exif)
     assert (square(Image.open(path)).transpose(1, 2, 0) == np.rot90(pixels, -1)).all()
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_damaged_metadata_does_not_matter(tmp_path):
+def test_damaged_metadata_is_ignored(tmp_path):
     pixels = random_pixels(8, 8, 3)
     path = save(tmp_path / "x.png", pixels, exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert (square(Image.open(path)).transpose(1, 2, 0) == pixels).all()
@@ -277,13 +277,13 @@ def test_cache_is_used_again(tree, monkeypatch):
     first = folder(root)
     first.prepare()
     assert len(caches(root.parent)) == 2  # images and labels
-    monkeypatch.setattr(base, "square", no_decoding)
+    monkeypatch.setattr("ddpm.data.base.square", no_decoding)
     assert (everything(folder(root))[0] == pixels).all()
     with pytest.raises(AssertionError, match="decoded"):
         folder(root, image_size=4).prepare()
 
 
-def test_constructors_touch_nothing(tmp_path):
+def test_constructors_touch_no_file(tmp_path):
     folder(tmp_path / "nowhere" / "images")
     build("mnist", tmp_path / "nowhere")
     assert list(tmp_path.iterdir()) == []
@@ -300,7 +300,7 @@ def test_other_settings_other_cache(tree, change):
     assert one.cache_file != other.cache_file
 
 
-def test_what_does_not_touch_the_pixels_keeps_the_cache(tree):
+def test_settings_without_effect_on_pixels_keep_the_cache(tree):
     one, other = folder(tree[0]), folder(tree[0], flip=True, num_classes=2)
     assert (one.fingerprint, one.cache_file) == (other.fingerprint, other.cache_file)
 
@@ -346,7 +346,7 @@ def test_damaged_cache_is_built_again(tree, caplog, suffix, left):
     ]
 
 
-def test_labels_of_other_images_are_no_cache(tree):
+def test_a_cache_with_the_wrong_labels_is_built_again(tree):
     root, pixels = tree
     data = folder(root)
     data.prepare()
@@ -363,7 +363,7 @@ def test_images_stay_on_disk(tree):
     assert not data.arrays[0].flags.writeable
 
 
-def test_pickles_small_and_opens_the_map_for_itself(tmp_path):
+def test_a_pickled_data_set_is_small_and_opens_the_map_again(tmp_path):
     data = build("digits", tmp_path, image_size=32)
     data.prepare()
     before = data.__getitems__([5, 7])
@@ -373,7 +373,7 @@ def test_pickles_small_and_opens_the_map_for_itself(tmp_path):
         assert torch.equal(one, other)
 
 
-def test_loader_gathers_a_batch_at_once_in_workers(tree):
+def test_workers_read_whole_batches(tree):
     loader = torch.utils.data.DataLoader(
         folder(tree[0]), batch_size=4, num_workers=1, collate_fn=tuple
     )
@@ -396,11 +396,11 @@ def test_two_processes_build_once(tree):
     assert not list((root.parent / "cache").glob("*.tmp"))
 
 
-def test_a_process_that_dies_frees_the_lock(tree):
+def test_a_killed_process_frees_the_lock(tree):
     root, pixels = tree
 
     def die():
-        with base.writing(root.parent / "cache", "folder"):
+        with cache.writing(root.parent / "cache", "folder"):
             (root.parent / "cache" / f"{folder(root).cache_file.name}.tmp").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -416,7 +416,7 @@ def test_a_process_that_dies_frees_the_lock(tree):
 
 
 def fails(data, *parts):
-    """`prepare` fails in one to three lines with these parts, and leaves no half cache."""
+    """`prepare` fails with one to three lines that contain these parts, and leaves no cache."""
     with pytest.raises(InputError) as caught:
         data.prepare()
     message = str(caught.value)
@@ -447,7 +447,7 @@ def fails(data, *parts):
         ({"flip": "yes"}, "data.flip=yes: not possible, allowed: true, false"),
     ],
 )
-def test_arguments_are_checked_when_given(tmp_path, change, message):
+def test_arguments_are_checked_in_the_constructor(tmp_path, change, message):
     arguments = {"channels": 1, "image_size": 16, "split": "train", "resize_mode": "resize"}
     arguments |= {"background": 0, "num_classes": 10, "flip": False, "data_dir": tmp_path}
     Digits(**arguments)
@@ -461,7 +461,7 @@ def test_wrong_number_of_classes(tree):
 
 
 def test_root_must_be_given(tmp_path):
-    with pytest.raises(InputError, match=r"^data\.root: say where the images are"):
+    with pytest.raises(InputError, match=r"^data\.root: must be the folder"):
         build("folder", tmp_path)
 
 
@@ -513,7 +513,7 @@ def test_full_or_read_only_disk(tree, monkeypatch, code, advice):
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(base.np.lib.format, "write_array_header_1_0", refuse)
+    monkeypatch.setattr(cache.np.lib.format, "write_array_header_1_0", refuse)
     fails(
         folder(tree[0]), "cannot write to", os.strerror(code), advice, "set data_dir=", "DDPM_DATA"
     )
@@ -585,7 +585,7 @@ def checksum(path):
 
 
 def test_celeba(tmp_path, monkeypatch):
-    """On three faces of our own, whose checksums take the place of the official ones."""
+    """On three faces of our own, whose checksums replace the official ones."""
     from torchvision.datasets import CelebA
 
     celeba, names = tmp_path / "celeba", ["000001.jpg", "000002.jpg", "000003.jpg"]
@@ -614,7 +614,7 @@ def test_celeba(tmp_path, monkeypatch):
 
 
 def test_cifar10(tmp_path, monkeypatch):
-    """On six batches of our own, whose checksums take the place of the official ones."""
+    """On six batches of our own, whose checksums replace the official ones."""
     from torchvision.datasets import CIFAR10
 
     batches = tmp_path / "cifar-10-batches-py"
@@ -721,11 +721,11 @@ def test_conf_builds(tmp_path, path):
 
 
 def test_a_large_set_is_read_past_the_memory_map(tmp_path, monkeypatch):
-    """As by the map, image for image; and the file does not become memory of the process."""
+    """The same images as through the map, but the file does not count as memory of the process."""
     data = Large(tmp_path, 8000)
     index = [7999, 0, 5, 5, 4000]
     with_map = data.__getitems__(index)[0]
-    monkeypatch.setattr(base, "LARGE", 1000)
+    monkeypatch.setattr(cache, "LARGE", 1000)
     data = pickle.loads(pickle.dumps(Large(tmp_path, 8000)))
     assert torch.equal(data.__getitems__(index)[0], with_map)
     assert with_map[:, 0, 0, 0].tolist() == [n % 251 for n in index]

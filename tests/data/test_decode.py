@@ -1,4 +1,4 @@
-"""Every kind of picture file is read as a viewer shows it: depths, modes, transparency, palettes,
+"""Every kind of image file is decoded as a viewer displays it: depth, mode, transparency, palette,
 orientation. The expected pixels are computed from the samples, as the PNG specification says, or
 rendered by Pillow where that is right."""
 
@@ -42,7 +42,7 @@ def samples(depth, *shape, seed=0):
 
 
 def eight_bit(values, depth):
-    """As the specification scales: to the nearest of 0..255."""
+    """Scaled as in the specification: to the nearest of 0..255."""
     return np.floor(np.asarray(values) * 255 / (2**depth - 1) + 0.5)
 
 
@@ -52,13 +52,13 @@ def over(colours, alpha):
 
 
 def turned(pixels, how):
-    """(H, W, C) as EXIF orientation 1 to 8 says: what is stored first goes where."""
+    """(H, W, C) transformed by EXIF orientation 1 to 8."""
     flips = {1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1]}
     return flips[how] if how <= 4 else np.swapaxes(flips[{5: 1, 6: 4, 7: 3, 8: 2}[how]], 0, 1)
 
 
 def shown(data, **changes):
-    """(H, W, C) of what `square` makes of a file."""
+    """`square` of a file, as (H, W, C)."""
     return square(opened(data), **changes).transpose(1, 2, 0).astype(float)
 
 
@@ -71,7 +71,7 @@ def shown(data, **changes):
 def test_grey_with_one_transparent_value(depth, turn, interlaced):
     values = samples(depth, 12, 12)
     key = int(values[3, 4])
-    values[5, 5] = key ^ 1  # the nearest value is another one
+    values[5, 5] = key ^ 1  # the nearest other value
     turns = [] if turn is None else [orientation(turn)]
     data = png(values, depth, GREY, transparent(key), *turns, interlaced=interlaced)
     grey = eight_bit(values, depth)[..., None].repeat(3, axis=-1)
@@ -97,7 +97,7 @@ def test_one_transparent_colour(depth, interlaced):
     assert np.abs(shown(data) - over(eight_bit(values, depth), alpha)).max() <= 1
 
 
-def test_a_transparent_value_that_no_pixel_has():
+def test_a_transparent_value_without_a_pixel():
     values = np.arange(144).reshape(12, 12) * 400
     data = png(values, 16, GREY, transparent(1))
     assert np.abs(shown(data)[..., 0] - eight_bit(values, 16)).max() <= 1
@@ -113,7 +113,7 @@ def test_a_transparent_value_that_no_pixel_has():
     ],
 )
 def test_every_orientation_of_every_kind(depth, kind, where, turn):
-    """Of 12 x 7 pixels: where rows become columns, the frame is another one."""
+    """12 x 7 pixels, so that rotations change the shape."""
     channels = {GREY: 1, COLOUR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOUR_ALPHA: 4}[kind]
     values = samples(depth, 7, 12, channels)
     palette = samples(8, 256, 3, seed=1).astype(np.uint8)
@@ -146,7 +146,7 @@ def test_every_orientation_of_every_kind(depth, kind, where, turn):
     ids=lambda alphas: alphas.hex() or "none",
 )
 def test_palettes_with_alpha(depth, alphas):
-    """Of all entries or of the first, whole or in part: an int, bytes or nothing to Pillow."""
+    """Alpha of all entries or of the first ones: for Pillow an int, bytes or nothing."""
     alphas = alphas[: 2**depth]
     values = samples(depth, 12, 12)
     palette = samples(8, 2**depth, 3, seed=1).astype(np.uint8)
@@ -233,15 +233,15 @@ def stored(kind, mode, options, turn):
     list(pillow_writes()),
     ids=lambda value: str(value)[:40],
 )
-def test_as_pillow_renders_it(kind, mode, options, turn):
+def test_agreement_with_pillow(kind, mode, options, turn):
     data = stored(kind, mode, options, turn)
     assert (shown(data) == by_pillow(data, "RGB")).all()
     assert (shown(data, channels=1) == by_pillow(data, "L")).all()
 
 
 def test_cmyk_with_and_without_adobes_mark():
-    """Photoshop stores the inverse, and so do Pillow and nearly all others. Pillow takes it for
-    granted where the mark is missing."""
+    """Photoshop, Pillow and nearly all others store the inverse, which Pillow assumes without the
+    marker, too."""
     ink = (samples(2, 2, 2, 4) * 80).astype(np.uint8).repeat(6, 0).repeat(6, 1)
     file = io.BytesIO()
     Image.frombytes("CMYK", (12, 12), ink.tobytes()).save(file, "JPEG", quality=100, subsampling=0)
@@ -256,7 +256,7 @@ def test_cmyk_with_and_without_adobes_mark():
 
 
 @pytest.mark.parametrize("mode", ["La", "LA", "RGBa", "RGBA", "PA", "I;16", "I;16B", "I", "F"])
-def test_modes_that_only_programs_make(mode):
+def test_rare_modes(mode):
     """Colours multiplied by their alpha, palettes with alpha, deep grey of either byte order."""
     rgba = samples(8, 12, 12, 4).astype(np.uint8)
     grey, alpha = rgba[..., 0].astype(float), rgba[..., 3:].astype(float)
@@ -288,13 +288,13 @@ def test_modes_that_only_programs_make(mode):
     assert (np.abs(found - expected) <= np.minimum(loss, 2) + 0.51).all()
 
 
-def test_whole_numbers_out_of_range_are_black_and_white():
+def test_integers_out_of_range_are_clipped():
     picture = Image.fromarray(np.array([[-5, 70000], [0, 65535]], np.int32))
     assert square(picture, channels=1, image_size=2)[0].tolist() == [[0, 255], [0, 255]]
 
 
 @pytest.mark.parametrize("turn", [1, 6])
-def test_pages_show_deep_pictures_as_data_sets_do(tmp_path, turn):
+def test_report_pages_convert_16_bit_images_alike(tmp_path, turn):
     values = samples(16, 12, 12)
     file = tmp_path / "grid.png"
     file.write_bytes(png(values, 16, GREY, transparent(int(values[0, 0])), orientation(turn)))
@@ -303,7 +303,7 @@ def test_pages_show_deep_pictures_as_data_sets_do(tmp_path, turn):
     assert group.grids[0].data
 
 
-def test_the_size_of_an_upright_picture_whose_orientation_comes_last(tmp_path):
+def test_upright_size_with_orientation_at_the_end(tmp_path):
     file = tmp_path / "x.png"
     file.write_bytes(png(samples(16, 7, 12), 16, GREY, after=[orientation(6)]))
     assert decode.upright_size(file) == (7, 12)
@@ -313,7 +313,7 @@ def test_the_size_of_an_upright_picture_whose_orientation_comes_last(tmp_path):
 
 
 def texts(size):
-    """Chunks of text and profile that take this much unpacked."""
+    """Chunks of text and profile of this decompressed size."""
     plain, small = b"x" * size, zlib.compress(b"x" * size)
     return {
         "tEXt": (b"tEXt", b"parameters\0" + plain),
@@ -326,7 +326,7 @@ def texts(size):
 
 @pytest.mark.parametrize("where", ["before", "after"])
 @pytest.mark.parametrize("kind", texts(0))
-def test_large_texts_and_profiles_are_no_fault(tmp_path, kind, where):
+def test_large_texts_and_profiles_are_accepted(tmp_path, kind, where):
     chunk = texts(5_000_000)[kind]
     values = samples(8, 12, 12)
     before, after = ([chunk], []) if where == "before" else ([], [chunk])
@@ -336,7 +336,7 @@ def test_large_texts_and_profiles_are_no_fault(tmp_path, kind, where):
 
 
 @pytest.mark.parametrize("kind", ["zTXt", "packed iTXt", "iCCP"])
-def test_texts_have_a_bound(tmp_path, kind, monkeypatch):
+def test_texts_have_a_limit(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 100_000)
     file = tmp_path / "x.png"
     file.write_bytes(png(samples(8, 12, 12), 8, GREY, texts(200_000)[kind]))
@@ -344,5 +344,5 @@ def test_texts_have_a_bound(tmp_path, kind, monkeypatch):
         decode.open_image(file)
 
 
-def test_the_bound_is_in_force():
+def test_pillow_uses_the_limit():
     assert PngImagePlugin.MAX_TEXT_CHUNK == PngImagePlugin.MAX_TEXT_MEMORY == decode.MAX_TEXT

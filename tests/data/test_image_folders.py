@@ -1,5 +1,5 @@
-"""Folders of images as they are in real life: links in circles, folders that cannot be listed, runs
-among the images, other endings; damaged pictures, and pictures that the machine cannot read now."""
+"""Realistic folders of images: cyclic links, folders that cannot be listed, runs among the images,
+other endings, damaged files, and files that the machine cannot read now."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 from support.base import TINY
 
-from ddpm.data import base, decode
+from ddpm.data import base, cache, decode
 from ddpm.data.digits import Digits
 from ddpm.data.folder import Folder
 from ddpm.errors import InputError
@@ -41,7 +41,7 @@ def save(path, level=0):
 
 @pytest.fixture
 def root(tmp_path):
-    """Six pictures in two classes, each of a level of its own."""
+    """Six images in two classes, each of another grey level."""
     for i, kind in enumerate(CLASSES):
         for j in range(3):
             save(tmp_path / "pics" / kind / f"{j}.png", 10 * i + j)
@@ -56,7 +56,7 @@ ALL = [0, 1, 2, 10, 11, 12]
 
 
 def refusing(monkeypatch, name, code):
-    """Let the listing of folders of this name fail."""
+    """Make the listing of folders of this name fail."""
     scandir = os.scandir
 
     def refuse(path="."):
@@ -88,12 +88,12 @@ def test_each_folder_is_read_once(root, links, caplog):
     data = folder(root)
     assert levels(data) == ALL
     assert data.class_names == list(CLASSES), "by their real names"
-    assert any("read once, though links lead" in line for line in caplog.messages) is (
-        "a" not in links  # which lead nowhere: a circle without a folder
+    assert any("read once" in line for line in caplog.messages) is (
+        "a" not in links  # a cycle of links without a folder
     )
 
 
-def test_a_line_names_what_was_passed_over(root, caplog):
+def test_a_warning_names_omitted_folders(root, caplog):
     for i in range(7):
         (root / "dogs" / f"back{i}").symlink_to("..")
     data = folder(root)
@@ -114,14 +114,14 @@ def test_links_to_other_folders_are_followed(root, tmp_path, caplog):
     assert "again" in data.class_names, "of two links the first one, by name"
 
 
-def test_a_link_may_lead_to_the_folder_above(root, caplog):
-    """Its other folders are new, the one it came from is not."""
+def test_a_link_to_the_parent_folder(root, caplog):
+    """Its other folders are read; the one with the link only once."""
     (root / "cats" / "back").symlink_to("..")
     assert levels(folder(root / "cats")) == [0, 1, 2, 10, 11, 12]
 
 
-def test_folders_without_numbers_are_known_by_their_paths(root, monkeypatch):
-    """Some file systems number no files: all have inode 0."""
+def test_folders_without_inodes_are_identified_by_path(root, monkeypatch):
+    """On some file systems every inode is 0."""
     stat = os.stat
 
     def unnumbered(path, **options):
@@ -134,7 +134,7 @@ def test_folders_without_numbers_are_known_by_their_paths(root, monkeypatch):
     assert len(folder(root).files("train")) == 6
 
 
-def test_a_circle_of_links_alone_is_no_folder(root):
+def test_a_cycle_of_links_is_no_folder(root):
     (root / "one").symlink_to("two")
     (root / "two").symlink_to("one")
     assert levels(folder(root)) == ALL
@@ -156,15 +156,15 @@ def test_a_folder_that_cannot_be_listed_is_refused(root, monkeypatch, name, code
     assert not (root.parent / "cache").exists()
 
 
-def test_a_folder_that_goes_while_it_is_listed_is_refused(root, monkeypatch):
+def test_a_folder_removed_while_it_is_listed_is_refused(root, monkeypatch):
     refusing(monkeypatch, "cats", errno.ENOENT)
     with pytest.raises(InputError, match="cats"):
         folder(root).prepare()
 
 
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.EACCES, errno.ENOTCONN])
-def test_a_link_to_a_disk_that_is_gone_is_refused(root, monkeypatch, code):
-    """The entry is a link, and nobody can say whether to a folder or to a file."""
+def test_a_link_to_a_lost_disk_is_refused(root, monkeypatch, code):
+    """It is unknown whether the link points to a folder or to a file."""
     (root / "mount").symlink_to("cats")
     is_folder = listing.is_folder
 
@@ -182,7 +182,7 @@ def test_a_link_to_a_disk_that_is_gone_is_refused(root, monkeypatch, code):
         folder(root).prepare()
 
 
-def test_a_file_that_cannot_be_looked_at_is_refused(root, monkeypatch):
+def test_a_file_without_stat_is_refused(root, monkeypatch):
     stat = os.stat
 
     def refuse(path, **options):
@@ -203,7 +203,7 @@ def test_a_cache_that_cannot_be_read_now_is_not_built_again(root, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(base.np, "load", refuse)
+    monkeypatch.setattr(cache.np, "load", refuse)
     with pytest.raises(InputError, match=r"\.npy: cannot be read \(Too many open files"):
         folder(root).prepare()
     assert data.cache_file.read_bytes() == before
@@ -220,8 +220,8 @@ def fingerprint_of(run_folder, step):
     return torch.load(file, weights_only=True)["data"]
 
 
-def test_a_run_within_its_images_is_left_out_and_goes_on(run, root):
-    """Also one of before `data.on_error` was there."""
+def test_a_run_within_its_images_is_left_out_and_resumes(run, root):
+    """Also a run older than the key `data.on_error`."""
     status, out, err = run(*SHORT, *IMAGES, "output_dir=pics/results")
     assert status == 0, out + err
     assert list((root / "results" / "samples").glob("*.png"))
@@ -279,7 +279,7 @@ def test_a_run_may_not_write_into_its_images(run, root, tmp_path, output, images
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-def test_images_may_lie_beside_what_a_run_writes(run, root):
+def test_images_may_lie_beside_run_folders(run, root):
     before = folder(root).fingerprint
     status, out, err = run(*SHORT, *IMAGES, "output_dir=.", "data_dir=pics")
     assert status == 0, out + err
@@ -290,8 +290,8 @@ def test_images_may_lie_beside_what_a_run_writes(run, root):
         assert data.notes == [], "what our own cache holds is nobody's affair"
 
 
-def test_a_run_that_began_in_its_images_is_told_to_move_them(run, root, tmp_path):
-    """As older versions let it: its previews are images of the data set by now."""
+def test_a_run_that_began_in_its_images_must_move_them(run, root, tmp_path):
+    """Older versions allowed it; its previews are now images of the data set."""
     status, out, err = run(*SHORT, *IMAGES, "output_dir=old")
     assert status == 0, out + err
     config = yaml.safe_load((tmp_path / "old" / "config.yaml").read_text())
@@ -330,7 +330,7 @@ def test_all_endings_of_jpeg(root, ending):
     assert len(folder(root)) == 7
 
 
-def test_unknown_endings_are_counted_in_a_line(root, caplog):
+def test_a_warning_counts_unknown_endings(root, caplog):
     for name in ("a.gif", "b.GIF", "c.tiff", "notes.txt", "README", "._a.png", "d.esc\x1b"):
         (root / "dogs" / name).write_bytes(b"x")
     assert levels(folder(root)) == ALL
@@ -341,7 +341,7 @@ def test_unknown_endings_are_counted_in_a_line(root, caplog):
     assert "\x1b" not in line
 
 
-def test_nothing_is_said_of_a_folder_of_images(root, caplog):
+def test_no_warning_for_a_folder_of_images(root, caplog):
     folder(root).prepare()
     assert caplog.messages == []
 
@@ -382,13 +382,13 @@ def test_at_most_twenty_are_named(root, count):
     assert ("and 280 more" in message) is (count == 300)
 
 
-def test_one_is_named_with_its_path_and_the_way_out(root):
+def test_a_single_damaged_file_is_named_with_the_remedy(root):
     damage(root, "cats/a.png")
     with pytest.raises(InputError, match=r"Repair or remove it\..* data\.on_error=skip"):
         folder(root).prepare()
 
 
-def test_damaged_pictures_are_left_out_if_wanted(root, caplog):
+def test_damaged_images_are_skipped_on_request(root, caplog):
     whole = folder(root, on_error="skip")
     whole.prepare()
     assert caplog.messages == []
@@ -403,7 +403,7 @@ def test_damaged_pictures_are_left_out_if_wanted(root, caplog):
     assert data.fingerprint != whole.fingerprint
 
 
-def test_what_was_left_out_is_said_again_from_the_cache(root, caplog, monkeypatch):
+def test_the_warning_is_repeated_from_the_cache(root, caplog, monkeypatch):
     damage(root, "cats/a.png")
     first = folder(root, on_error="skip")
     first.prepare()
@@ -415,8 +415,8 @@ def test_what_was_left_out_is_said_again_from_the_cache(root, caplog, monkeypatc
     assert again.fingerprint == first.fingerprint
 
 
-def test_the_fingerprint_knows_which_were_left_out(root, monkeypatch):
-    """The same files, of which this machine cannot read another one."""
+def test_the_fingerprint_depends_on_the_skipped_files(root, monkeypatch):
+    """The same files, but another one cannot be read."""
     one = folder(root, on_error="skip")
     one.prepare()
     open_image = base.open_image
@@ -445,14 +445,14 @@ def test_a_damaged_cache_with_skipped_pictures_is_built_again(root, part, conten
     assert json.loads(data.cache_file.with_suffix(".skipped.json").read_text()) == ["cats/a.png"]
 
 
-def test_where_all_are_damaged_none_is_left(root):
+def test_an_error_if_all_files_are_damaged(root):
     for file in root.rglob("*.png"):
         file.write_bytes(b"x")
     with pytest.raises(InputError, match=r"cannot read 6 of 6 images[\s\S]* None is left"):
         folder(root, on_error="skip").prepare()
 
 
-def test_a_run_goes_on_without_damaged_pictures(run, root):
+def test_a_run_resumes_without_damaged_images(run, root):
     damage(root, "cats/a.png", "cats/b.png")
     status, out, err = run(*SHORT, *IMAGES, "output_dir=run")
     assert status == 2
@@ -472,7 +472,7 @@ def test_a_run_goes_on_without_damaged_pictures(run, root):
 
 
 @pytest.mark.parametrize("value", ["no", "Skip", "null", "[skip]"])
-def test_other_answers_to_damage_are_refused(run, root, value):
+def test_bad_values_of_on_error(run, root, value):
     status, _, err = run(*SHORT, *IMAGES, f"data.on_error={value}")
     assert status == 2
     assert "data.on_error=" in err
@@ -498,8 +498,10 @@ def test_other_answers_to_damage_are_refused(run, root, value):
     ids=lambda value: str(value)[:12],
 )
 @pytest.mark.parametrize("where", ["open", "load"])
-def test_a_good_picture_is_not_blamed(root, monkeypatch, where, error, advice, on_error):
-    """Nor left out, where damaged ones are."""
+def test_errors_of_the_machine_do_not_blame_the_image(
+    root, monkeypatch, where, error, advice, on_error
+):
+    """Nor is the image skipped with on_error=skip."""
 
     def fail(*_, **__):
         raise error
@@ -511,19 +513,19 @@ def test_a_good_picture_is_not_blamed(root, monkeypatch, where, error, advice, o
     with pytest.raises(InputError) as caught:
         folder(root, on_error=on_error).prepare()
     message = str(caught.value)
-    assert "not the picture's fault" in message
+    assert "not the image's fault" in message
     assert advice in message
     assert "remove" not in message
     assert len(message.splitlines()) == 1
     assert not list((root.parent / "cache").glob("*.npy*"))
 
 
-def test_a_good_picture_of_the_command_line_is_not_blamed(root, monkeypatch):
+def test_errors_of_the_machine_do_not_blame_job_image(root, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(decode.Image, "open", fail)
-    with pytest.raises(InputError, match=r"job\.image: cannot read image .* not the picture"):
+    with pytest.raises(InputError, match=r"job\.image: cannot read image .* not the image"):
         read_picture("job.image", str(root / "cats" / "0.png"), folder(root).read, " Another hint.")
 
 
@@ -539,7 +541,7 @@ def test_few_open_files_are_enough(root):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_too_few_open_files_are_named_with_their_number(root):
+def test_the_limit_of_open_files_is_reported(root):
     held = [open(os.devnull) for _ in range(3)]  # noqa: SIM115
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(map(int, os.listdir("/proc/self/fd")))
@@ -560,28 +562,28 @@ KEY = "0123456789abcdef"
 
 
 @pytest.mark.parametrize("built", [False, True], ids=["build", "there already"])
-def test_what_stopped_builds_left_is_removed(root, built):
+def test_leftovers_of_interrupted_builds_are_removed(root, built):
     if built:
         folder(root).prepare()
-    cache = root.parent / "cache"
-    cache.mkdir(exist_ok=True)
+    where = root.parent / "cache"
+    where.mkdir(exist_ok=True)
     ours = [f"folder-train-64-{KEY}{end}" for end in (".npy", ".labels.npy", ".skipped.json")]
     others = [f"pets-train-64-{KEY}.npy", f"folder-two-train-64-{KEY}.npy", "folder-train-64.npy"]
     others += [f"folder-test-64-{KEY}.npy", f"my-folder-train-64-{KEY}.npy", "folder"]
     for name in (*ours, *others):
-        (cache / f"{name}.tmp").write_bytes(b"half")
-    (cache / f"folder-train-64-{KEY}.npy").write_bytes(b"whole")
+        (where / f"{name}.tmp").write_bytes(b"half")
+    (where / f"folder-train-64-{KEY}.npy").write_bytes(b"whole")
     folder(root).prepare()
-    left = {path.name for path in cache.glob("*.tmp")}
+    left = {path.name for path in where.glob("*.tmp")}
     assert left == {f"{name}.tmp" for name in others}
-    assert (cache / f"folder-train-64-{KEY}.npy").exists()
+    assert (where / f"folder-train-64-{KEY}.npy").exists()
 
 
-def test_what_another_process_builds_now_is_left_alone(root):
+def test_a_running_build_is_left_alone(root):
     folder(root).prepare()
     file = root.parent / "cache" / f"folder-train-64-{KEY}.npy.tmp"
     file.write_bytes(b"being written")
-    with base.writing(root.parent / "cache", "folder"):
+    with cache.writing(root.parent / "cache", "folder"):
         began = time.monotonic()
         folder(root).prepare()
         assert time.monotonic() - began < 60, "nobody waits for it"
@@ -590,7 +592,7 @@ def test_what_another_process_builds_now_is_left_alone(root):
     assert not file.exists()
 
 
-def test_a_cache_that_cannot_be_listed_is_used_all_the_same(root, monkeypatch, caplog):
+def test_a_cache_that_cannot_be_listed_is_still_used(root, monkeypatch, caplog):
     folder(root).prepare()
     refusing(monkeypatch, "cache", errno.EACCES)
     assert levels(folder(root)) == ALL
@@ -600,9 +602,9 @@ def test_a_cache_that_cannot_be_listed_is_used_all_the_same(root, monkeypatch, c
 # -- data that were there before ------------------------------------------------------------------
 
 
-def test_fingerprints_and_caches_of_before_hold(tmp_path, monkeypatch):
-    """Computed by the version before damaged pictures could be left out. Caches of before are built
-    again only because some pictures came out wrong in them, not because of the settings."""
+def test_fingerprints_and_caches_of_older_versions(tmp_path, monkeypatch):
+    """Computed by the version before `data.on_error`. Its caches are rebuilt because it decoded
+    some images wrongly, not because of the settings."""
     assert base.CACHE_VERSION == 2
     monkeypatch.setattr(base, "CACHE_VERSION", 1)
     for i, name in enumerate(["a/1.png", "a/2.PNG", "b/1.bmp", "b/deep/0.bmp"]):
@@ -626,16 +628,16 @@ def test_fingerprints_and_caches_of_before_hold(tmp_path, monkeypatch):
     assert digits.cache_file.name == "digits-train-16-a148a3a556afda7a.npy"
 
 
-def test_pixels_of_ordinary_pictures_are_as_before(root):
+def test_pixels_are_unchanged(root):
     grid = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(grid).save(root / "cats" / "grey.png")
     images = folder(root).arrays[0]
     assert (images[3] == grid).all()
 
 
-def test_links_that_lead_nowhere_are_told(root, tmp_path):
+def test_broken_links_are_reported(root, tmp_path):
     (root / "loop").symlink_to("loop")
     (root / "gone").symlink_to(tmp_path / "unmounted")
     made = folder(root)
     made.files("train")
-    assert "left out, because they lead nowhere: 2 links (gone, loop)" in made.notes
+    assert any("2 links (gone, loop)" in note for note in made.notes)

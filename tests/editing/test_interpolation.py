@@ -1,4 +1,4 @@
-"""Interpolation: its two ends, its symmetry, its noise, and what the job makes of it."""
+"""Interpolation: its two ends, symmetry, noise, and the job."""
 
 import math
 
@@ -36,7 +36,7 @@ def between(sampler, pair=PAIR, t=500, num_mixtures=5, seed=0, denoise=None):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: type(s).__name__)
-def test_the_ends_are_the_pictures_encoded_and_decoded(sampler):
+def test_the_ends_are_the_two_images_noised_and_sampled(sampler):
     diffusion = diffusion_of("linear")
     mixed = between(sampler)
     for end, image in ((0, PAIR[:1]), (-1, PAIR[1:])):
@@ -47,12 +47,12 @@ def test_the_ends_are_the_pictures_encoded_and_decoded(sampler):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: type(s).__name__)
-def test_the_way_back_is_the_way_there(sampler):
+def test_interpolation_is_symmetric(sampler):
     there, back = between(sampler), between(sampler, PAIR.flip(0))
     torch.testing.assert_close(there, back.flip(0), atol=1e-6, rtol=0)
 
 
-def test_what_is_mixed_has_the_same_noise_throughout():
+def test_mixtures_share_one_noise():
     """A mixture is q_sample of the mixed pictures with one eps: no noise is averaged out."""
     diffusion, seen = diffusion_of("linear"), []
 
@@ -70,17 +70,17 @@ def test_what_is_mixed_has_the_same_noise_throughout():
     assert [t for t, _ in seen] == sorted({t for t, _ in seen}, reverse=True)
 
 
-def test_a_picture_and_itself_give_one_image():
+def test_interpolating_an_image_with_itself():
     for sampler in SAMPLERS:
         images = between(sampler, PAIR[:1].repeat(2, 1, 1, 1))
         torch.testing.assert_close(images, images[:1].expand_as(images), atol=1e-5, rtol=0)
 
 
-def test_little_noise_keeps_the_pictures_and_seeds_differ():
+def test_little_noise_keeps_the_images_and_seeds_differ():
     sampler = DDIM(steps=None, eta=0.0)
     diffusion = diffusion_of("linear")
 
-    def knows(x_t, t):  # of any image; what is no noise
+    def knows(x_t, t):  # predicts x_t without its noise
         x_0 = x_t / math.sqrt(diffusion.alphas_cumprod_at(t))
         return Prediction(x_0, torch.zeros_like(x_t))
 
@@ -185,7 +185,7 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_told_before_there_is_a_folder(run, tiny, tmp_path):
+def test_mistakes_are_reported_before_a_folder_is_made(run, tiny, tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
     save_png(torch.zeros(1, 16, 16, dtype=torch.uint8), tmp_path / "a.png")
     for words, told in MISTAKES:

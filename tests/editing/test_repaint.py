@@ -45,7 +45,7 @@ def schedule_of_the_paper(t_T, jump_len, jump_n_sample):
 
 
 def small_steps(moves):
-    """The levels that are visited when a jump up is many steps of one."""
+    """The levels visited if a jump is made of single steps up."""
     found = [moves[0][0]]
     for level, goal in moves:
         assert level == found[-1], "every move begins where the last one ended"
@@ -73,11 +73,11 @@ def test_a_small_path_by_hand():
     assert path(5, 2, 2) == [*down, *again, *last, (0, 2), *last, (0, -1)]
 
 
-def test_the_papers_way_has_2410_steps_down_and_24_places_to_jump_from():
+def test_length_of_the_papers_path():
     assert sum(goal < level for level, goal in path(250, 10, 10)) == 250 + 24 * 9 * 10
 
 
-def test_a_jump_is_as_many_steps_of_the_forward_process():
+def test_a_jump_equals_its_steps_of_the_forward_process():
     diffusion = diffusion_of("linear")
     g = torch.Generator().manual_seed(0)
 
@@ -105,7 +105,7 @@ def test_a_jump_to_pure_noise_keeps_nothing():
 
 
 class Watched(DDIM):
-    """Writes down what it is asked."""
+    """Records its steps."""
 
     def p_sample(self, denoiser, x_t, t, s, randn):
         self.asked.append((t, s))
@@ -124,7 +124,7 @@ def test_the_sampler_takes_the_steps_of_the_path():
     assert len(sampler.asked) == 7 + 3 * 2 * 2  # jumps from levels 0, 2, 4, each twice, of 2
 
 
-# what is known, what is painted
+# known and painted pixels
 
 IMAGE = torch.tensor([0.35, -0.9, 0.1, 0.6]).reshape(1, 2, 2)
 MASK = torch.tensor([[True, False], [False, True]])[None]
@@ -154,7 +154,7 @@ def run(sampler, diffusion, seeds=range(4), denoise=None, image=IMAGE, mask=MASK
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine to zero", "learned"])
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: type(s).__name__)
-def test_what_is_known_stays_to_the_bit(sampler, schedule):
+def test_known_pixels_are_kept_to_the_bit(sampler, schedule):
     diffusion = diffusion_of(schedule, "v")
     *states, x_0 = run(sampler, diffusion)
     known = ~MASK[None].expand_as(x_0)
@@ -211,8 +211,8 @@ def test_known_pixels_have_the_noise_of_their_level():
     ],
     ids=["ddpm", "ddim", "heun"],
 )
-def test_independent_pixels_are_painted_as_if_nothing_were_known(sampler, error, resamples):
-    """`error`: by how much the sampler, alone too, makes too few of the far values."""
+def test_independent_pixels_ignore_the_known_ones(sampler, error, resamples):
+    """`error`: by how much the sampler itself underestimates the standard deviation."""
     diffusion = diffusion_of("linear")
     torch.manual_seed(0)
     *_, x_0 = inpaint(
@@ -236,7 +236,7 @@ def equal_pixels(diffusion):
 
     def denoise(x_t, t):
         a = diffusion.alphas_cumprod_at(t)
-        mean = x_t.mean(dim=(1, 2, 3), keepdim=True)  # tells all that x_t tells of x_0
+        mean = x_t.mean(dim=(1, 2, 3), keepdim=True)  # a sufficient statistic for x_0
         variance = a * STD**2 + (1 - a) / x_t[0].numel()
         x_0 = MEAN + math.sqrt(a) * STD**2 / variance * (mean - math.sqrt(a) * MEAN)
         x_0 = x_0.expand_as(x_t)
@@ -245,9 +245,9 @@ def equal_pixels(diffusion):
     return Known(diffusion, denoise)
 
 
-def test_resampling_makes_what_is_painted_agree_with_what_is_known():
+def test_resampling_makes_painted_and_known_pixels_agree():
     diffusion = diffusion_of("linear")
-    known = torch.full((1, 4, 4), 0.5)  # two standard deviations from what it would be alone
+    known = torch.full((1, 4, 4), 0.5)  # two standard deviations from the mean
     mask = torch.ones(1, 4, 4, dtype=torch.bool)
     mask[:, 0] = False
 
@@ -279,7 +279,7 @@ def test_an_image_depends_on_its_seed_alone(sampler):
     assert torch.equal(together[2], alone[0])
 
 
-def test_there_is_no_graph():
+def test_no_autograd_graph_is_kept():
     diffusion = diffusion_of("linear")
     weight = torch.ones((), requires_grad=True)
 
@@ -295,7 +295,7 @@ def test_there_is_no_graph():
 # masks
 
 
-def test_words_for_masks():
+def test_masks_by_name():
     left, right, top, bottom, center = (area(word, 5) for word in AREAS)
     assert torch.equal(left, ~right)
     assert torch.equal(top, ~bottom)
@@ -331,8 +331,8 @@ def test_a_mask_is_framed_like_its_picture(digits, tmp_path):
         assert (rows, columns) == shape
 
 
-def test_a_picture_that_lies_on_its_side_is_as_large_as_it_is_seen(digits, tmp_path):
-    """As a telephone stores it; the mask is drawn on what is seen, and stored upright."""
+def test_the_mask_of_a_rotated_image_is_upright(digits, tmp_path):
+    """Stored as by a phone; the mask is drawn on the displayed image and stored upright."""
     stored = Image.new("L", (40, 20), 0)
     stored.paste(255, (0, 0, 20, 20))  # the left half: turned by 90 degrees, the upper one
     exif = Image.Exif()
@@ -344,7 +344,7 @@ def test_a_picture_that_lies_on_its_side_is_as_large_as_it_is_seen(digits, tmp_p
     assert torch.equal(mask, area("top", 8))
 
 
-def test_a_mask_is_white_from_128_on_and_black_where_there_is_nothing(digits, tmp_path):
+def test_a_mask_is_white_from_128_and_black_where_transparent(digits, tmp_path):
     pixels = torch.tensor([[127, 128], [0, 255]], dtype=torch.uint8)[None]
     save_png(pixels, tmp_path / "a.png")
     mask = digits(image_size=4, resize_mode="pad").read_mask(tmp_path / "a.png")
@@ -447,7 +447,7 @@ MISTAKES = [
 ]
 
 
-def test_mistakes_are_told_before_there_is_a_folder(run, tiny, picture, tmp_path):
+def test_mistakes_are_reported_before_a_folder_is_made(run, tiny, picture, tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
     save_png(torch.full((1, 16, 16), 127, dtype=torch.uint8), tmp_path / "black.png")

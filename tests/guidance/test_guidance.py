@@ -1,7 +1,7 @@
 """Guidance against closed forms: half of the pixels are N(-0.4, 0.1^2), half are N(0.4, 0.1^2).
 
-The best answer with a label is that of one component, without a label that of the mixture, and
-the best classifier is known, too. At scale 1 every guided sampler must return its component.
+The best prediction with a label is that of one component, without a label that of the mixture; the
+best classifier is known, too. At scale 1 every guided sampler must return its component.
 """
 
 import pytest
@@ -75,7 +75,7 @@ class BestModel:
 
 
 def points(diffusion, n=400):
-    """x_t as they come at steps all over 0..T-1, with labels."""
+    """Samples of x_t at random steps, with steps and labels."""
     g = torch.Generator().manual_seed(0)
     t = torch.randint(diffusion.T, (n,), generator=g)
     label = torch.randint(2, (n,), generator=g)
@@ -85,7 +85,7 @@ def points(diffusion, n=400):
 
 
 def close(found, wanted, t, diffusion, tolerance=1e-5):
-    """Float32 takes x_0 out of x_t with an error that grows as alpha shrinks; and eps as sigma."""
+    """Equal up to errors of float32, which grow as alpha (for x_0) or sigma (for eps) shrinks."""
     alpha, sigma = diffusion.alpha_sigma_like(found.x_0, t)
     assert ((found.x_0 - wanted.x_0).abs() < tolerance / alpha).all()
     assert ((found.eps - wanted.eps).abs() < tolerance / sigma).all()
@@ -103,7 +103,7 @@ def sample(guidance, model, diffusion, sampler, label, n=2500):
 # --- none
 
 
-def test_unguided_is_the_networks_answer():
+def test_unguided_is_the_networks_prediction():
     diffusion = diffusion_of()
     model = BestModel(diffusion)
     x_t, t, label = points(diffusion)
@@ -114,7 +114,7 @@ def test_unguided_is_the_networks_answer():
         model.calls.clear()
 
 
-def test_a_network_that_knows_no_labels_need_not_take_any():
+def test_a_network_without_labels_is_called_without_them():
     diffusion = diffusion_of()
     x_t, t, _ = points(diffusion)
     for guidance in (Unguided(), ClassifierFree(scale=3.0)):
@@ -137,7 +137,7 @@ def test_a_classifier_of_scale_1_is_bayes_rule(schedule, objective):
     close(guided, conditional, t, diffusion)
 
 
-def test_a_classifier_counts_by_its_scale():
+def test_classifier_guidance_is_linear_in_its_scale():
     diffusion = diffusion_of()
     model, classifier = BestModel(diffusion), BestClassifier(diffusion)
     x_t, t, label = points(diffusion)
@@ -159,18 +159,18 @@ def test_a_classifier_counts_by_its_scale():
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
-def test_a_classifier_leads_every_sampler_to_its_class(kind):
+def test_a_classifier_guides_every_sampler_to_the_class(kind):
     diffusion = diffusion_of("linear", "v")
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
     x_0 = sample(guidance, BestModel(diffusion, "v"), diffusion, SAMPLERS[kind], 1)
-    # And no further from it than the same steps of the component itself.
+    # As close to it as the same steps with the component itself.
     own = sample(Unguided(), BestModel(diffusion, "v"), diffusion, SAMPLERS[kind], 1)
     torch.testing.assert_close(x_0, own, atol=1e-4, rtol=0)
     assert x_0.mean().item() == pytest.approx(0.4, abs=4 * WIDTH / 50)
     assert x_0.std().item() == pytest.approx(WIDTH, rel=0.15 if kind.startswith("dd") else 0.06)
 
 
-def test_without_a_label_both_classes_come():
+def test_both_classes_appear_without_a_label():
     diffusion = diffusion_of("linear", "v")
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
     x_0 = sample(guidance, BestModel(diffusion, "v"), diffusion, SAMPLERS["dpm-2"], None)
@@ -179,7 +179,7 @@ def test_without_a_label_both_classes_come():
 
 
 @pytest.mark.parametrize("own", ["cosine", "sigmoid", "learned", "linear to zero"])
-def test_a_classifier_of_another_schedule_does_nearly_the_same(own):
+def test_a_classifier_of_another_schedule_guides_alike(own):
     diffusion, other = diffusion_of("linear", "v"), diffusion_of(own, "v")
     model = BestModel(diffusion, "v")
     x_t, t, label = points(diffusion)
@@ -188,10 +188,10 @@ def test_a_classifier_of_another_schedule_does_nearly_the_same(own):
     expected = Classifier(BestClassifier(diffusion), diffusion, 1.0)(
         Denoiser(model, diffusion, label=label), x_t, t
     )
-    # Steps are whole: the levels are not the same, which shows in x_0 where it is all but lost.
+    # Steps are integers, so levels differ, which shows in x_0 at low SNR.
     apart = torch.minimum((found.x_0 - expected.x_0).abs(), (found.eps - expected.eps).abs())
     assert apart.max() < 0.02
-    # No other step of its own has a log-SNR that is closer.
+    # No other step of the classifier has a closer log-SNR.
     wanted = levels(diffusion, t).logit().flatten()
     own_levels = levels(other, torch.arange(1000)).logit().flatten()
     distance = (own_levels[guidance.nearest_timestep(diffusion, t)] - wanted).abs()
@@ -204,14 +204,14 @@ def test_a_classifier_of_another_schedule_does_nearly_the_same(own):
 @pytest.mark.parametrize(
     "schedule", ["linear", "quadratic", "cosine", "sigmoid", "learned", "cosine to zero"]
 )
-def test_a_classifier_of_the_same_schedule_is_asked_about_the_same_step(schedule):
+def test_nearest_timestep_of_the_same_schedule_is_t(schedule):
     diffusion = diffusion_of(schedule, "v")
     t = torch.arange(1000)
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
     assert torch.equal(guidance.nearest_timestep(diffusion, t), t)
 
 
-def test_noise_levels_that_float32_cannot_tell_from_1_are_told_apart():
+def test_nearest_timestep_where_alphas_cumprod_rounds_to_1():
     schedule = LearnedSchedule(T=100, log_snr_start=19.9, log_snr_end=-19.9, hidden=8)
     diffusion = GaussianDiffusion(betas=schedule)
     assert (diffusion.alphas_cumprod[:3] == 1).all()
@@ -220,7 +220,7 @@ def test_noise_levels_that_float32_cannot_tell_from_1_are_told_apart():
     assert torch.equal(guidance.nearest_timestep(diffusion, t), t)
 
 
-def test_from_pure_noise_a_classifier_changes_nothing():
+def test_a_classifier_has_no_effect_at_pure_noise():
     diffusion = diffusion_of("linear to zero", "v")
     model = BestModel(diffusion, "v")
     x_t, t = torch.randn(8, 1, 1, 1), torch.full((8,), 999)
@@ -259,7 +259,7 @@ def test_a_learned_variance_passes_through_a_classifier():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_scale_0_and_1_are_one_branch_alone(objective):
+def test_scale_0_and_1_run_one_branch(objective):
     diffusion = diffusion_of("linear", objective)
     model = BestModel(diffusion, objective)
     x_t, t, label = points(diffusion)
@@ -298,7 +298,7 @@ def test_eps_is_mixed_whatever_the_objective(objective, scale):
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
-def test_a_conditional_answer_leads_every_sampler_to_its_class(kind):
+def test_conditional_predictions_lead_every_sampler_to_the_class(kind):
     diffusion = diffusion_of("linear", "eps")
     model = BestModel(diffusion)
     x_0 = sample(ClassifierFree(scale=1.0), model, diffusion, SAMPLERS[kind], 0)
@@ -306,7 +306,7 @@ def test_a_conditional_answer_leads_every_sampler_to_its_class(kind):
     assert x_0.std().item() == pytest.approx(WIDTH, rel=0.15 if kind.startswith("dd") else 0.06)
 
 
-def test_a_larger_scale_goes_further():
+def test_a_larger_scale_is_more_extreme():
     diffusion = diffusion_of("linear", "eps")
     model = BestModel(diffusion)
     means, stds = [], []
@@ -319,7 +319,7 @@ def test_a_larger_scale_goes_further():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
-def test_a_learned_variance_is_the_conditional_branchs(scale):
+def test_a_learned_variance_comes_from_the_conditional_branch(scale):
     diffusion = diffusion_of("linear", "eps", learned_variance=True)
     model = BestModel(diffusion, "eps", learned=True)
     x_t, t, label = points(diffusion)
@@ -334,7 +334,7 @@ def test_a_learned_variance_is_the_conditional_branchs(scale):
         torch.testing.assert_close(found.fraction.flatten(), expected)
 
 
-def test_rescale_restores_the_contrast_of_the_conditional_answer():
+def test_rescale_restores_the_contrast_of_the_conditional_output():
     g = torch.Generator().manual_seed(0)
     branches = torch.randn(2, 4, 3, 8, 8, generator=g) * 0.1
     diffusion = diffusion_of("linear", "x_0")

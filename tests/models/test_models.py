@@ -1,4 +1,4 @@
-"""The networks: parameter counts, known numerics, what conditions them, and what they refuse."""
+"""The networks: parameter counts, known values, conditioning, and bad arguments."""
 
 import copy
 import pickle
@@ -27,15 +27,22 @@ SMALL = {
 
 
 def build(name, *, channels=3, image_size=16, size=None, **changes):
-    """What `model=<name>` builds on images of this shape, with these changes."""
+    """The network of `model=<name>` for images of this shape, with changed keys."""
     model = OmegaConf.load(CONF / "model" / f"{name}.yaml")
     data = {"channels": channels, "image_size": image_size, "num_classes": 10}
     conf = OmegaConf.create({"data": data})
     conf = OmegaConf.merge(conf, {"model": model})
     if size:
-        conf = OmegaConf.merge(conf, OmegaConf.load(CONF / "size" / f"{size}.yaml"))
+        conf = OmegaConf.merge(conf, preset(size))
     conf = OmegaConf.merge(conf, {"model": changes})
     return instantiate(conf.model, _convert_="all")
+
+
+def preset(name):
+    """A file of model_data, on top of those that it names."""
+    conf = OmegaConf.load(CONF / "model_data" / f"{name}.yaml")
+    below = [preset(other) for other in conf.pop("defaults", []) if other != "_self_"]
+    return OmegaConf.merge(*below, conf)
 
 
 def small(name, **changes):
@@ -83,8 +90,8 @@ def test_convnet_without_time_is_three_convolutions():
     torch.testing.assert_close(model(x, t), model.conv_3(y))
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "size").glob("*.yaml")), ids=lambda p: p.stem)
-def test_every_size_file_builds(path):
+@pytest.mark.parametrize("path", sorted((CONF / "model_data").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_preset_of_a_model_builds(path):
     name, _, data = path.stem.partition("_")
     classifies = name == "classifier"
     channels, image_size = {"digits": (1, 16), "cifar10": (3, 32)}.get(data, (1, 32))
@@ -112,7 +119,7 @@ def test_output_has_its_own_channels(name, channels):
 
 
 @pytest.mark.parametrize("name", ["unet", "resunet"])
-def test_networks_go_down_to_one_pixel_and_train_there(name):
+def test_networks_train_at_one_pixel_resolution(name):
     model = small(name, widths=[8, 8, 8]).to(memory_format=torch.channels_last)
     x, t = batch(model, size=4)
     model(x.to(memory_format=torch.channels_last), t).square().mean().backward()
@@ -156,7 +163,7 @@ def test_the_classifier_depends_on_image_and_step_and_not_on_its_neighbours():
         ({"num_blocks": 0}, "num_blocks=0"),
     ],
 )
-def test_the_classifier_says_what_is_allowed(changes, text):
+def test_the_classifier_refuses_bad_arguments(changes, text):
     with pytest.raises(Exception, match=text):
         build("classifier", **(CLASSIFIER | changes))
 
@@ -190,7 +197,7 @@ def test_self_attention_is_the_identity_until_trained():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("groups", [1, 8])
-def test_group_norm_is_pytorchs(dtype, memory_format, groups):
+def test_group_norm_agrees_with_pytorch(dtype, memory_format, groups):
     torch.manual_seed(0)
     norm = GroupNorm(groups, 32, eps=1e-6)
     nn.init.normal_(norm.weight)
@@ -253,7 +260,7 @@ def test_a_fresh_network_predicts_zero(name):
     assert small(name)(x, t).abs().max() == 0
 
 
-def test_fresh_residual_blocks_add_nothing():
+def test_fresh_residual_blocks_are_the_identity():
     for module in small("resunet").modules():
         if hasattr(module, "conv2"):
             assert module.conv2.weight.abs().max() == 0
@@ -387,7 +394,7 @@ def test_networks_compile_without_graph_breaks(name):
         ("convnet", {"num_classes": 3, "time_conditioning": False}, "model.num_classes=3"),
     ],
 )
-def test_bad_combinations_say_what_is_allowed(name, changes, message):
+def test_bad_combinations_are_refused(name, changes, message):
     arguments = OmegaConf.to_container(OmegaConf.load(CONF / "model" / f"{name}.yaml"))
     del arguments["_target_"]
     arguments |= {"channels": 3, "out_channels": 3, "image_size": 64, **changes}

@@ -1,4 +1,4 @@
-"""A network of one's own, one Python file and one YAML file, whose keys sound secret.
+"""A user's own network, one Python file and one YAML file, with keys that look secret.
 
 It is composed, trained, stored, resumed, sampled from, swept, exported, shown to W&B and reported.
 """
@@ -71,7 +71,7 @@ def model_of(folder):
     return yaml.safe_load((folder / "config.yaml").read_text())["model"]
 
 
-def test_a_run_with_keys_that_sound_secret(own, run, tmp_path):
+def test_a_run_with_keys_that_look_secret(own, run, tmp_path):
     tracked = ["tracker=[wandb,tensorboard]", "output_dir=run", "model.tokens=[4]", "model.key=5"]
     status, _, err = run(*own, *TRAIN, *tracked)
     assert (status, err) == (0, "")

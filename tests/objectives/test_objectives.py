@@ -1,4 +1,4 @@
-"""What the network is asked for, and back again."""
+"""Objectives: their targets, and x_0 from them."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def draw():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values())
-def test_the_target_means_x_0(objective):
+def test_predict_x_0_inverts_the_target(objective):
     x_0, eps, alpha, sigma = draw()
     x_t = alpha * x_0 + sigma * eps
     target = objective().target(x_0, eps, alpha, sigma)
@@ -29,7 +29,7 @@ def test_the_target_means_x_0(objective):
     assert (again - x_0).abs().max() < 1e-12
 
 
-def test_targets_are_what_they_are_called():
+def test_targets():
     x_0, eps, alpha, sigma = draw()
     assert torch.equal(Eps().target(x_0, eps, alpha, sigma), eps)
     assert torch.equal(X0().target(x_0, eps, alpha, sigma), x_0)
@@ -46,8 +46,8 @@ def test_v_is_a_rotation_of_x_t():
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values())
-def test_error_scale_is_that_of_an_error(objective):
-    """An x_0 that is off by 1 at this x_t, seen in the answer."""
+def test_error_scale(objective):
+    """The change of the output for an x_0 that is off by 1 at this x_t."""
     x_0, eps, alpha, sigma = draw()
     off = objective().target(x_0 + 1, eps - alpha / sigma, alpha, sigma)
     squared = (off - objective().target(x_0, eps, alpha, sigma)) ** 2
@@ -55,7 +55,7 @@ def test_error_scale_is_that_of_an_error(objective):
     torch.testing.assert_close(squared, scale)
 
 
-def test_only_eps_needs_a_signal():
+def test_only_eps_needs_signal():
     assert [o.needs_signal for o in (Eps(), X0(), V())] == [True, False, False]
     pure = torch.zeros(1), torch.ones(1)
     x_t, x_0 = torch.tensor([0.7]), torch.tensor([0.3])

@@ -94,7 +94,7 @@ def same(ours, frozen):
 
 @pytest.mark.parametrize("steps", [None, 20, 3])
 @pytest.mark.parametrize("schedule", ALL)
-def test_every_coefficient_is_the_same(schedule, steps):
+def test_coefficients_are_unchanged(schedule, steps):
     diffusion = diffusion_of(schedule, "v")
     at = diffusion.alphas_cumprod_at
     denoise = best_denoise(diffusion, lambda t: torch.tensor(0.3, dtype=torch.float64))
@@ -132,7 +132,7 @@ def test_every_coefficient_is_the_same(schedule, steps):
 
 
 @pytest.mark.parametrize("schedule", ALL)
-def test_the_steps_even_in_log_snr_are_the_same(schedule):
+def test_log_snr_spacing_is_unchanged(schedule):
     diffusion = diffusion_of(schedule, "v")
     a = torch.tensor([diffusion.alphas_cumprod_at(t) for t in range(1000)], dtype=torch.float64)
     log_snr = a.logit()

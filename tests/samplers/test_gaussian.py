@@ -1,11 +1,11 @@
-"""Samplers against closed forms, on data for which no network is needed: see gaussian_parts.
+"""Samplers against closed forms, on data with a known best denoiser: see support/gaussian.py.
 
-The best answer is affine in x_t, so every sampler is affine, too, in x_T and in its noise. The
-coefficients are read off a few points, which leaves nothing to chance; Monte Carlo comes last.
+The best prediction is affine in x_t, so every sampler is affine in x_T and in its noise. The
+coefficients are computed from a few points, without randomness; Monte Carlo tests come last.
 
 x_T is N(0, 1), x_t should be N(sqrt(a) MEAN, v). The flow that all deterministic samplers follow
-keeps (x_t - sqrt(a) MEAN) / sqrt(v) as it is. The last step, to E[x_0 | x_t], adds nothing of what
-is uncertain in x_0, and shrinks by sqrt(a / v) STD: 0.2 % of linear's.
+keeps (x_t - sqrt(a) MEAN) / sqrt(v) constant. The last step, to E[x_0 | x_t], omits the remaining
+uncertainty of x_0 and so shrinks the variance by sqrt(a / v) STD: 0.2 % with linear.
 """
 
 import math
@@ -65,7 +65,7 @@ def forbidden(x):
 
 
 def maps(sampler, diffusion, denoise=None, dtype=torch.float64):
-    """(slope, intercept) of each x_s as a function of x_T, last of all of x_0."""
+    """(slope, intercept) of each x_s as a function of x_T; x_0 is the last."""
     denoise = denoise or best_denoise(diffusion)
     for x in sampler(denoise, column(0.0, 1.0, dtype=dtype), forbidden):
         at_0, at_1 = x.flatten().tolist()
@@ -79,13 +79,13 @@ def flow(diffusion, t):
 
 
 def error_of(sampler, diffusion, denoise=None):
-    """Of the standard deviation, relatively, before the last step."""
+    """Relative error of the standard deviation before the last step."""
     *_, (slope, _), _ = maps(sampler, diffusion, denoise)
     return slope / flow(diffusion, sampler.timesteps(diffusion)[-1][0]) - 1
 
 
 def moments(sampler, diffusion, denoise=None, exact_start=False):
-    """Mean and standard deviation of each x_s, carried from step to step: x_s = k x_t + c + w z."""
+    """Mean and standard deviation of each x_s, propagated through x_s = k x_t + c + w z."""
     denoise = denoise or best_denoise(diffusion)
     end = diffusion.alphas_cumprod_at(diffusion.T - 1)
     mean, squared = (math.sqrt(end) * MEAN, variance(end)) if exact_start else (0.0, 1.0)
@@ -96,11 +96,11 @@ def moments(sampler, diffusion, denoise=None, exact_start=False):
         yield s, mean, math.sqrt(squared)
 
 
-# --- what the answer means
+# --- from outputs to predictions
 
 
 @pytest.mark.parametrize(("schedule", "objective"), ASKED)
-def test_the_best_answer_means_the_best_x_0_at_every_step(schedule, objective):
+def test_predict_recovers_the_best_x_0_at_every_step(schedule, objective):
     diffusion = diffusion_of(schedule, objective)
     t = torch.arange(1000)
     a = levels(diffusion, t)
@@ -109,7 +109,7 @@ def test_the_best_answer_means_the_best_x_0_at_every_step(schedule, objective):
     wanted = best_x_0(x_t, a)
     x_0, eps, fraction = predict(diffusion, answer(objective, x_t, a, wanted), x_t, t)
     assert fraction is None
-    # float32 keeps 7 digits of x_t, which eps is taken from and which alpha then divides.
+    # float32 keeps 7 digits of x_t; subtracting eps and dividing by alpha amplifies the error.
     loose = 1e-6 / a.sqrt() if objective == "eps" else 1e-6
     assert ((x_0 - wanted).abs() < loose).all()
     again = a.sqrt() * x_0 + (1 - a).sqrt() * eps
@@ -138,8 +138,8 @@ def test_all_steps_follow_the_exact_flow(schedule, kind):
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("kind", DETERMINISTIC)
 @pytest.mark.parametrize("schedule", ALL)
-def test_the_mean_comes_back_exactly_however_few_the_steps(schedule, kind, spacing):
-    """Of x_t = sqrt(a) MEAN the best eps is 0: any right coefficients lead it to MEAN."""
+def test_the_mean_is_exact_with_any_number_of_steps(schedule, kind, spacing):
+    """At x_t = sqrt(a) MEAN the best eps is 0, so correct coefficients lead to MEAN."""
     diffusion = diffusion_of(schedule, "v")
     end = diffusion.alphas_cumprod_at(999)
     for steps in (1, 2, 7, 50):
@@ -149,7 +149,7 @@ def test_the_mean_comes_back_exactly_however_few_the_steps(schedule, kind, spaci
 
 
 @pytest.mark.parametrize("schedule", ALL)
-def test_the_second_order_comes_closer(schedule):
+def test_second_order_is_more_accurate(schedule):
     diffusion = diffusion_of(schedule, "v")
     for steps in (10, 20, 50, 250):
         first = [abs(error_of(f(steps, "log_snr"), diffusion)) for f in FIRST_ORDER.values()]
@@ -158,8 +158,8 @@ def test_the_second_order_comes_closer(schedule):
         assert max(second) < min(first)
 
 
-def test_the_order_is_what_it_says():
-    """2.5 times the steps, 2.5 or 2.5^2 = 6.25 times the accuracy; even in log-SNR."""
+def test_order_of_convergence():
+    """With 2.5 times the steps the error is 2.5 or 2.5^2 = 6.25 times smaller."""
     diffusion = diffusion_of("learned")
     for kind, make in DETERMINISTIC.items():
         few, many = (error_of(make(steps, "uniform"), diffusion) for steps in (20, 50))
@@ -168,8 +168,8 @@ def test_the_order_is_what_it_says():
 
 
 @pytest.mark.parametrize("kind", DETERMINISTIC)
-def test_few_steps_are_near_enough(kind):
-    """The worst of all schedules; with few steps the samplers differ most where the SNR is high."""
+def test_error_with_few_steps(kind):
+    """Worst error over all schedules."""
     worst = {
         steps: max(
             abs(error_of(DETERMINISTIC[kind](steps, "log_snr"), diffusion_of(name, "v")))
@@ -183,16 +183,16 @@ def test_few_steps_are_near_enough(kind):
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("schedule", ["cosine", "sigmoid"])
-def test_heun_does_not_run_away_from_all_but_pure_noise(schedule, spacing):
-    """These schedules begin with one step whose sigma is many times that of the next."""
+def test_heun_is_stable_from_nearly_pure_noise(schedule, spacing):
+    """The first noise level of these schedules is many times the second one."""
     sampler = Heun(steps=10, spacing=spacing)
     assert abs(error_of(sampler, diffusion_of(schedule))) < 0.25
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("schedule", ALL)
-def test_ddim_multiplies_by_what_eq_12_says(schedule, spacing):
-    """The distance to the mean, over sqrt(v), is turned by the angle between two noise levels."""
+def test_ddim_scales_by_eq_12(schedule, spacing):
+    """The normalised distance to the mean is rotated by the angle between two noise levels."""
     diffusion = diffusion_of(schedule, "v")
     for steps in (5, 20, 50):
         sampler = DDIM(steps=steps, eta=0.0, spacing=spacing)
@@ -209,7 +209,7 @@ def test_ddim_multiplies_by_what_eq_12_says(schedule, spacing):
 
 @pytest.mark.parametrize("kind", STOCHASTIC)
 @pytest.mark.parametrize("schedule", ALL)
-def test_all_steps_with_noise_return_mean_and_variance(schedule, kind):
+def test_stochastic_samplers_return_mean_and_variance(schedule, kind):
     diffusion = diffusion_of(schedule, "v")
     *_, (s, mean, std) = moments(STOCHASTIC[kind](None, "uniform"), diffusion)
     assert s == -1
@@ -219,8 +219,8 @@ def test_all_steps_with_noise_return_mean_and_variance(schedule, kind):
 
 @pytest.mark.parametrize("steps", [250, 50, 20])
 @pytest.mark.parametrize("schedule", ALL)
-def test_few_steps_with_noise(schedule, steps):
-    """Both fixed variances are off the right one, on either side of it: section 3.2."""
+def test_stochastic_samplers_with_few_steps(schedule, steps):
+    """The right variance lies between both fixed ones: section 3.2 of Ho et al."""
     diffusion = diffusion_of(schedule, "v")
     found = {}
     for kind, make in STOCHASTIC.items():
@@ -237,8 +237,8 @@ def test_few_steps_with_noise(schedule, steps):
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("schedule", ALL)
 def test_a_perfectly_learned_variance_makes_every_marginal_exact(schedule, spacing):
-    """The covariance of x_s and x_t is sqrt(a_t / a_s) v_s; from it the variance that is left of
-    x_s where x_t is known. It lies between the extremes, and 10 steps are as good as all."""
+    """The covariance of x_s and x_t is sqrt(a_t / a_s) v_s, which gives the variance of x_s given
+    x_t. It lies between the extremes, and 10 steps are as good as all."""
     diffusion = diffusion_of(schedule, "v", learned_variance=True)
     sampler = DDPM(steps=10, variance="auto", spacing=spacing)
     following = dict(sampler.timesteps(diffusion))
@@ -260,25 +260,25 @@ def test_a_perfectly_learned_variance_makes_every_marginal_exact(schedule, spaci
         b = diffusion.alphas_cumprod_at(s)
         assert mean == pytest.approx(b**0.5 * MEAN, abs=1e-9)
         left = variance(b)
-        if s < 0:  # what is uncertain of x_0 is not drawn
+        if s < 0:  # the uncertainty of x_0 is not sampled
             b = diffusion.alphas_cumprod_at(min(following))
             left = STD**4 * b / variance(b)
         assert std == pytest.approx(left**0.5, rel=1e-6)
 
 
-# --- by way of the process, in float32
+# --- in float32
 
 
 @pytest.mark.parametrize("kind", DETERMINISTIC)
 @pytest.mark.parametrize(
     ("schedule", "objective"), [pair for pair in ASKED if pair[0].startswith(("linear", "cosine"))]
 )
-def test_the_process_in_float32_takes_the_same_way(schedule, kind, objective):
+def test_float32_agrees_with_float64(schedule, kind, objective):
     diffusion = diffusion_of(schedule, objective)
     sampler = DETERMINISTIC[kind](20, "uniform")
     denoise = Denoiser(best_model(diffusion, objective), diffusion)
     found = list(maps(sampler, diffusion, denoise, torch.float32))
-    # cosine keeps 5e-5 of x_0 in x_T, which float32 takes it out of with 3 digits
+    # cosine keeps 5e-5 of x_0 in x_T, from which float32 recovers it to 3 digits
     tolerance = 2e-3 if objective == "eps" and schedule == "cosine" else 2e-5
     for (slope, intercept), (slope_64, intercept_64) in zip(
         found, maps(sampler, diffusion), strict=True
@@ -289,8 +289,8 @@ def test_the_process_in_float32_takes_the_same_way(schedule, kind, objective):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("kind", SAMPLERS)
-def test_many_images_have_the_mean_and_the_variance(kind, objective):
-    """50 steps; only Monte Carlo error is allowed, 4 standard errors of 20,000 numbers."""
+def test_samples_have_mean_and_variance(kind, objective):
+    """50 steps, within 4 standard errors of 20,000 samples."""
     diffusion, n = diffusion_of("linear", objective), 20_000
     sampler = SAMPLERS[kind](50, "log_snr")
     g = torch.Generator().manual_seed(0)

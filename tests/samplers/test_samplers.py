@@ -1,6 +1,6 @@
-"""Samplers: which steps they take, what they have in common, and diffusers as the oracle.
+"""Samplers: their steps, identities between them, and agreement with diffusers.
 
-That they return the distribution they should is in test_gaussian.
+test_gaussian.py tests the distribution of the samples.
 """
 
 import pytest
@@ -66,7 +66,7 @@ def test_timesteps_of_special_schedules(schedule, spacing):
         assert chosen == sorted(chosen, reverse=True)
 
 
-def test_spacings_are_what_they_are_called():
+def test_spacings():
     diffusion = diffusion_of()
     assert timesteps(diffusion, 5, "uniform") == [999, 749, 500, 250, 0]
     assert timesteps(diffusion, 5, "trailing") == [999, 799, 599, 399, 199]
@@ -100,7 +100,7 @@ def test_a_later_start_takes_the_steps_below_it(spacing):
     ids=["ddpm", "ddim", "dpm", "heun"],
 )
 @pytest.mark.parametrize("start", [None, 10, 0])
-def test_every_step_is_asked_for_and_yielded(sampler, start):
+def test_every_step_is_evaluated_and_yielded(sampler, start):
     diffusion = GaussianDiffusion(betas=cosine(20, 0.008, 0.999))
     seen = []
 
@@ -114,7 +114,7 @@ def test_every_step_is_asked_for_and_yielded(sampler, start):
     assert len(yielded) == len(pairs)
     assert all(x.shape == (2, 1, 1, 1) and x.dtype == torch.float32 for x in yielded)
     if isinstance(sampler, Heun):
-        # Two evaluations a step, but for the one from all but pure noise and the one to x_0.
+        # Two evaluations a step, except from nearly pure noise and to x_0.
         assert seen == [i for t, s in pairs for i in ([t] if t == 19 or s < 0 else [t, s])]
     else:
         assert seen == [t for t, _ in pairs]
@@ -149,7 +149,7 @@ def test_the_last_step_is_x_0_without_noise(sampler):
 
 
 def test_full_ddim_with_eta_1_is_ancestral_sampling_with_fixed_small():
-    """Step for step the same images from the same noise (Song et al. 2021, section 4.1)."""
+    """The same images after each step from the same noise (Song et al. 2021, section 4.1)."""
     diffusion = diffusion_of()
     x_t = noise(16, 1, 2, 2)
     ancestral, implicit = DDPM(steps=None, variance="fixed_small"), DDIM(steps=1000, eta=1.0)
@@ -172,7 +172,7 @@ def test_dpm_solver_of_order_1_is_ddim_with_eta_0(schedule, spacing):
         torch.testing.assert_close(a, b, atol=3e-6, rtol=1e-5)
 
 
-def test_a_step_of_dpm_solver_on_its_own_is_of_order_1():
+def test_a_single_step_of_dpm_solver_is_of_order_1():
     diffusion = diffusion_of()
     x_t = noise(4, 1, 2, 2)
     alone = DPMSolver(steps=9, order=2).p_sample(best(diffusion), x_t, 600, 400, forbidden)
@@ -196,7 +196,7 @@ def test_full_length_ddpm_is_eq_7():
 # --- the variance of ancestral sampling
 
 
-def test_variance_chooses_itself():
+def test_automatic_variance():
     half = torch.full((1, 1, 1, 1), 0.5)
     for steps, expected in ((None, 2.0), (1000, 2.0), (50, 0.5)):
         sampler = DDPM(steps=steps, variance="auto")
@@ -213,18 +213,18 @@ def test_a_learned_variance_lies_between_the_extremes():
         sampler.std(4.0, 0.25, None, 1000)
 
 
-def test_a_fixed_variance_can_be_asked_of_a_network_that_learned_one():
+def test_a_fixed_variance_with_a_network_that_learned_one():
     half = torch.full((1, 1, 1, 1), 0.5)
     assert DDPM(steps=None, variance="fixed_small").std(4.0, 0.25, half, 1000) == 0.5
     assert DDPM(steps=None, variance="fixed_large").std(4.0, 0.25, half, 1000) == 2.0
 
 
-def test_a_large_variance_on_few_steps_is_warned_about(caplog):
+def test_large_variance_on_few_steps_warns(caplog):
     DDPM(steps=50, variance="fixed_large")
     assert "too much noise" in caplog.text
 
 
-# --- what is refused
+# --- bad arguments
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_bad_arguments_are_named(make, key):
         make()
 
 
-# --- diffusers' schedulers are given the same answers and the same noise
+# --- diffusers' schedulers, with the same outputs and the same noise
 
 NAMES = {"eps": "epsilon", "v": "v_prediction", "x_0": "sample"}
 LINEAR = {
@@ -258,8 +258,8 @@ LINEAR = {
 
 
 def scheduler(name, objective, *, zero=False, **options):
-    """It computes in float32, which leaves 3 digits of 1 - a_t / a_s: it is given its own levels in
-    float64."""
+    """A scheduler of diffusers with noise levels in float64: in its own float32, 1 - a_t / a_s has
+    3 digits."""
     diffusers = pytest.importorskip("diffusers")
     if zero:
         options["rescale_betas_zero_snr"] = True
@@ -282,7 +282,7 @@ def processes():
 
 
 def said(output):
-    """A network that answers so."""
+    """A network with this output."""
     return lambda x_t, t: output
 
 
@@ -341,7 +341,7 @@ def test_diffusers_agrees_on_ddim(schedule, objective, eta):
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_diffusers_agrees_on_dpm_solver(objective, spacing, order):
-    """Whole ways from x_T to x_0, each with the answers to its own images."""
+    """From x_T to x_0, each with the outputs for its own images."""
     diffusion = diffusion_of("linear", objective)
     oracle = scheduler(
         "DPMSolverMultistepScheduler",
@@ -363,7 +363,7 @@ def test_diffusers_agrees_on_dpm_solver(objective, spacing, order):
 @pytest.mark.filterwarnings("ignore:__array__")
 @pytest.mark.parametrize("order", [1, 2])
 def test_diffusers_agrees_on_dpm_solver_from_pure_noise(order):
-    """diffusers leaves 6e-8 of the signal's power in x_T, for a finite sigma."""
+    """diffusers keeps 6e-8 of the signal's power in x_T, to have a finite log-SNR."""
     diffusion = diffusion_of("linear to zero", "v")
     oracle = scheduler(
         "DPMSolverMultistepScheduler",

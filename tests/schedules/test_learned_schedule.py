@@ -4,8 +4,10 @@ from fractions import Fraction
 import pytest
 import torch
 
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.likelihood import schedule_bound
+from ddpm.objectives.v import V
 from ddpm.schedules.learned import LearnedSchedule
 from ddpm.schedules.linear import linear
 
@@ -16,7 +18,7 @@ def learned(T=100, log_snr_start=9.21, log_snr_end=-10.1, hidden=16):
 
 @torch.no_grad()
 def scrambled(schedule, scale, seed=0):
-    """The same module with parameters ~ N(0, scale^2), finite but otherwise of any kind."""
+    """The same module with parameters ~ N(0, scale^2)."""
     g = torch.Generator().manual_seed(seed)
     for parameter in schedule.parameters():
         parameter.copy_(scale * torch.randn(parameter.shape, generator=g))
@@ -28,7 +30,7 @@ def scrambled(schedule, scale, seed=0):
 
 @pytest.mark.parametrize("hidden", [8, 16, 256])
 @pytest.mark.parametrize("T", [2, 100, 1000])
-def test_it_starts_straight_between_its_ends(T, hidden):
+def test_initial_log_snr_is_linear(T, hidden):
     schedule = learned(T, hidden=hidden)
     assert schedule.T == T
     log_snr = schedule.log_snr()
@@ -42,7 +44,7 @@ def test_it_starts_straight_between_its_ends(T, hidden):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("scale", [0.1, 1.0, 10.0, 1e3, 1e6])
 @pytest.mark.parametrize("T", [2, 100, 1000, 10_000])
-def test_it_falls_strictly_whatever_the_parameters(T, scale, seed):
+def test_log_snr_falls_strictly_for_any_parameters(T, scale, seed):
     schedule = scrambled(learned(T), scale, seed)
     log_snr, betas = schedule.log_snr(), schedule.betas()
     assert (log_snr.diff() < 0).all()
@@ -53,7 +55,7 @@ def test_it_falls_strictly_whatever_the_parameters(T, scale, seed):
 
 
 @pytest.mark.parametrize(("start", "end"), [(1e6, 1e6), (-1e6, -1e6), (1e6, -1e6), (-1e6, 1e6)])
-def test_its_ends_cannot_cross(start, end):
+def test_the_ends_cannot_cross(start, end):
     schedule = learned()
     with torch.no_grad():
         schedule.start_logit.fill_(start)
@@ -64,7 +66,7 @@ def test_its_ends_cannot_cross(start, end):
 
 
 @pytest.mark.parametrize("scale", [None, 1.0, 10.0])
-def test_betas_are_those_of_log_snr(scale):
+def test_betas_agree_with_log_snr(scale):
     schedule = learned(1000) if scale is None else scrambled(learned(1000), scale)
     betas = schedule.betas()
     assert not betas.requires_grad
@@ -82,7 +84,7 @@ def test_betas_of_a_straight_log_snr():
     assert schedule.betas().tolist() == pytest.approx([float(b) for b in expected], rel=1e-11)
 
 
-def test_nothing_random_is_in_it():
+def test_initialisation_is_deterministic():
     state = torch.get_rng_state()
     one, other = learned(), learned()
     assert torch.equal(torch.get_rng_state(), state)
@@ -121,7 +123,7 @@ def test_gradients_reach_every_parameter(T, scale):
         ({"log_snr_end": math.nan}, "schedule.log_snr_end=nan"),
     ],
 )
-def test_what_makes_no_schedule_is_refused(options, words):
+def test_bad_arguments_of_the_learned_schedule(options, words):
     with pytest.raises(InputError, match=words):
         learned(**options)
 
@@ -181,6 +183,20 @@ def test_training_makes_the_bound_tighter(T, std):
     assert (after.log_snr().diff() < 0).all()
     bounds = [exact_bound(betas, mean, std) for betas in (fixed, before.betas(), after.betas())]
     assert bounds[2] < min(bounds[:2])
-    # nothing is below the entropy of the grey levels, and little above it is left
+    # the entropy of the grey levels is a lower bound, and nearly reached
     entropy = math.log2(std * math.sqrt(2 * math.pi * math.e) * 127.5)
     assert entropy < bounds[2] < entropy + 0.15
+
+
+def test_a_process_follows_its_schedule():
+    """Loading a state dict refreshes the coefficients, and so does `refresh`."""
+    one = GaussianDiffusion(betas=learned(), objective=V())
+    other = GaussianDiffusion(betas=scrambled(learned(), 1.0), objective=V())
+    assert one.alpha_sigma(50) != other.alpha_sigma(50)
+    one.load_state_dict(other.state_dict())
+    scrambled(other.schedule, 0.5)
+    assert torch.equal(one.betas, scrambled(learned(), 1.0).betas().float())
+    other.refresh()
+    assert torch.equal(other.betas, other.schedule.betas().float())
+    a = (1 - other.schedule.betas()).cumprod(0)[50].item()
+    assert other.alpha_sigma(50) == (math.sqrt(a), math.sqrt(1 - a))

@@ -20,7 +20,7 @@ OPTIONS = {
 
 
 def betas_of(schedule, T=1000, *, zero_terminal_snr=False, **options):
-    """As conf/ has it, but for some options."""
+    """Betas with the defaults of conf/, except some options."""
     return schedule(T, **OPTIONS[schedule] | options, zero_terminal_snr=zero_terminal_snr)
 
 
@@ -32,7 +32,7 @@ def first_below(alphas_cumprod, snr):
     return int((alphas_cumprod / (1 - alphas_cumprod) < snr).nonzero()[0])
 
 
-def test_linear_is_the_papers():
+def test_linear_values_of_the_paper():
     betas = betas_of(linear)
     assert betas[0] == pytest.approx(1e-4, abs=1e-12)
     assert betas[-1] == pytest.approx(0.02, abs=1e-12)
@@ -53,7 +53,7 @@ def test_linear_ends_in_noise_for_any_T(T, left, caplog):
 
 
 @pytest.mark.parametrize(("T", "left"), [(100, 0.364), (200, 0.132), (300, 0.048)])
-def test_ends_as_they_are_leave_signal_and_a_warning(T, left, caplog):
+def test_unscaled_ends_leave_signal_and_warn(T, left, caplog):
     assert alphas_cumprod_of(linear, T, rescale=False)[-1].item() == pytest.approx(left, abs=5e-4)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -63,7 +63,7 @@ def test_ends_as_they_are_leave_signal_and_a_warning(T, left, caplog):
 
 
 @pytest.mark.parametrize(("T", "left"), [(500, 0.0064), (1000, 4.0358e-5), (4000, 2.7e-18)])
-def test_ends_as_they_are_may_be_enough(T, left, caplog):
+def test_unscaled_ends_may_suffice(T, left, caplog):
     found = alphas_cumprod_of(linear, T, rescale=False)[-1].item()
     assert found == pytest.approx(left, rel=0.02)
     assert not caplog.records
@@ -88,7 +88,7 @@ def test_quadratic_squares_once(caplog):
     assert "schedule.rescale=false, schedule.T=250" in caplog.text
 
 
-def test_cosine_is_improved_ddpms():
+def test_cosine_values_of_improved_ddpm():
     betas = betas_of(cosine)
     assert betas[0].item() == pytest.approx(4.12842e-5, rel=1e-5)
     assert (betas == 0.999).sum() == 1
@@ -98,7 +98,7 @@ def test_cosine_is_improved_ddpms():
     assert [first_below(alphas_cumprod, snr) for snr in (5, 1)] == [261, 496]
 
 
-def test_sigmoid_is_a_piece_of_the_sigmoid():
+def test_sigmoid_values():
     betas = betas_of(sigmoid)
     assert (betas == 0.999).sum() == 1
     alphas_cumprod = (1 - betas).cumprod(0)
@@ -178,6 +178,6 @@ def test_zero_terminal_snr_is_exactly_zero(schedule, T):
         ),
     ],
 )
-def test_options_that_make_no_schedule_are_refused(call, words):
+def test_bad_arguments_are_refused(call, words):
     with pytest.raises(InputError, match=words):
         call()

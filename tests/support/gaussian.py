@@ -1,8 +1,8 @@
 """Data whose best denoiser is known in closed form: every pixel is N(MEAN, STD^2).
 
 With a = alphas_cumprod, x_t has the variance v = a STD^2 + 1 - a, and the best x_0_hat is
-E[x_0 | x_t] = MEAN + sqrt(a) STD^2 / v (x_t - sqrt(a) MEAN). Written here in float64, and from
-`alphas_cumprod_at` alone.
+E[x_0 | x_t] = MEAN + sqrt(a) STD^2 / v (x_t - sqrt(a) MEAN). Computed in float64
+from `alphas_cumprod_at` alone.
 """
 
 import math
@@ -20,7 +20,7 @@ from ddpm.schedules.linear import linear
 from ddpm.schedules.quadratic import quadratic
 from ddpm.schedules.sigmoid import sigmoid
 
-MEAN, STD = 0.2, 0.15  # far enough inside [-1, 1] for clipping not to matter
+MEAN, STD = 0.2, 0.15  # far enough inside [-1, 1] that clipping has no effect
 OBJECTIVES = {"eps": Eps, "x_0": X0, "v": V}
 SCHEDULES = {
     "linear": lambda **o: linear(1000, 1e-4, 0.02, **o),
@@ -51,19 +51,19 @@ def best_x_0(x_t, a, mean=MEAN, std=STD):
 
 
 def variance(a, std=STD):
-    """Of x_t."""
+    """Variance of x_t."""
     return a * std**2 + 1 - a
 
 
 def answer(objective, x_t, a, x_0):
-    """What a network of this objective says where it believes in x_0; float32."""
+    """The output of a network of this objective that predicts x_0; float32."""
     alpha, sigma = a**0.5, (1 - a) ** 0.5
     eps = (x_t.double() - alpha * x_0) / sigma
     return {"eps": eps, "x_0": x_0, "v": alpha * eps - sigma * x_0}[objective].float()
 
 
 def best_model(diffusion, objective="eps"):
-    """The network that cannot be bettered."""
+    """The best network."""
 
     def model(x_t, t):
         a = levels(diffusion, t)

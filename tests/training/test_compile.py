@@ -1,4 +1,4 @@
-"""job.compile=true where there is nothing to compile with, or where compiling fails."""
+"""job.compile=true without a compiler, or with one that fails."""
 
 import importlib.util
 
@@ -11,7 +11,7 @@ from ddpm.runner.distributed import fabric
 from ddpm.runner.execution import launch
 
 
-def test_no_compiler_is_told_before_a_folder_is_made(run, tmp_path, monkeypatch):
+def test_a_missing_compiler_is_reported_before_a_folder_is_made(run, tmp_path, monkeypatch):
     monkeypatch.setattr(fabric, "_has_cpp_compiler", lambda: False)
     status, out, err = run(*TINY, "job.compile=true", "output_dir=run")
     assert status == 2, out + err
@@ -28,7 +28,7 @@ def test_a_gpu_needs_triton(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_compiler_that_fails_is_told_in_short(run, tmp_path, monkeypatch):
+def test_a_failing_compiler_is_reported_briefly(run, tmp_path, monkeypatch):
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\necho 'error: broken' >&2\nexit 1\n")
     compiler.chmod(0o755)
@@ -40,7 +40,7 @@ def test_a_compiler_that_fails_is_told_in_short(run, tmp_path, monkeypatch):
     assert len(err.splitlines()) <= 5
 
 
-def test_a_compiled_file_that_a_kill_left_incomplete_is_named(monkeypatch):
+def test_an_incomplete_compiled_file_is_named(monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "some/cache")
     error = RuntimeError("InductorError: ImportError: some/cache/ab/x.so: file too short")
     message = launch._not_compiled(error)

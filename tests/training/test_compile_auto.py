@@ -1,4 +1,4 @@
-"""job.compile=auto: when a run is compiled, and that it stays so."""
+"""job.compile=auto: when a run is compiled, also after a resume."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from ddpm.training import compiling
 from ddpm.training.compiling import Compilation, may_compile, pays_off
 
 
-def test_only_a_long_run_on_a_gpu_pays_for_compiling(monkeypatch):
+def test_compiling_pays_off_in_long_runs_on_a_gpu(monkeypatch):
     assert may_compile(torch.device("cuda"))
     assert not may_compile(torch.device("cpu"))
     monkeypatch.setattr(compiling, "can_compile", lambda: True)
@@ -20,7 +20,7 @@ def test_only_a_long_run_on_a_gpu_pays_for_compiling(monkeypatch):
     assert not pays_off(3600.0)
 
 
-def test_what_compiling_on_a_gpu_needs(monkeypatch):
+def test_requirements_of_compiling_on_a_gpu(monkeypatch):
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: name)
     monkeypatch.setattr(compiling.shutil, "which", lambda name: name == "gcc" or None)
     assert compiling.can_compile()
@@ -30,10 +30,7 @@ def test_what_compiling_on_a_gpu_needs(monkeypatch):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Runs that may be compiled, by a stand-in that counts: the steps done before, once it is.
-
-    What a compiler does to a network is PyTorch's affair.
-    """
+    """Lets runs compile on a CPU, with a stub for the compiler that records the steps before."""
     steps = []
     real = Compilation.after_step
 
@@ -56,7 +53,7 @@ def compiled(monkeypatch):
 WORDS = [*TINY, "job.max_steps=12", "job.compile=auto", "output_dir=run"]
 
 
-def test_a_run_is_compiled_once_and_from_the_start_when_it_goes_on(run, compiled):
+def test_a_run_is_compiled_once_and_from_the_start_when_resumed(run, compiled):
     steps, calls = compiled
     status, out, err = run(*WORDS)
     assert status == 0, err
@@ -67,7 +64,7 @@ def test_a_run_is_compiled_once_and_from_the_start_when_it_goes_on(run, compiled
     assert (steps, calls) == ([4], [True] * 3)
 
 
-def test_stopped_before_it_is_compiled_it_is_so_after_the_same_step(run, compiled):
+def test_a_run_stopped_before_compiling_compiles_after_the_same_step(run, compiled):
     steps, calls = compiled
     assert run(*WORDS, "job.max_steps=5", "job.keep_checkpoints=-1")[0] == 0
     for file in Path("run/checkpoints").glob("step-000000[45].pt"):
@@ -77,7 +74,7 @@ def test_stopped_before_it_is_compiled_it_is_so_after_the_same_step(run, compile
     assert (steps, calls) == ([4, 4], [True, True])
 
 
-def test_what_was_not_compiled_never_is(run, compiled, monkeypatch):
+def test_a_run_that_was_not_compiled_never_is(run, compiled, monkeypatch):
     steps, calls = compiled
     monkeypatch.setattr(compiling, "pays_off", lambda seconds_left: False)
     assert run(*WORDS)[0] == 0

@@ -12,7 +12,7 @@ def net(value):
 
 
 @pytest.mark.parametrize(("decay", "ramp"), [(0.5, 1.0), (0.9, 10.0)])
-def test_average_is_the_closed_form(decay, ramp):
+def test_the_average_has_its_closed_form(decay, ramp):
     model, expected = net(0.0), 0.0
     ema = EMA(model, decay, ramp)
     for n, value in enumerate([1.0, 2.0, -3.0, 5.0]):
@@ -43,7 +43,7 @@ def test_buffers_are_copied():
     assert torch.equal(ema.model.running_mean, model.running_mean)
 
 
-def test_is_no_part_of_training():
+def test_the_average_takes_no_part_in_training():
     ema = EMA(net(1.0), 0.9, 1.0)
     assert not any(p.requires_grad for p in ema.model.parameters())
     assert not ema.model.training

@@ -1,4 +1,4 @@
-"""The memory that a run expects, and job.accumulate_grad_batches=auto."""
+"""The expected memory of a run, and job.accumulate_grad_batches=auto."""
 
 import dataclasses
 import functools
@@ -30,11 +30,11 @@ KIB = 1024
 ADAM = functools.partial(torch.optim.Adam, lr=1e-3, fused=True)
 
 
-# what operations take
+# memory of operations
 
 
-def test_a_ledger_counts_what_is_alive_and_no_view():
-    x = torch.zeros(256)  # from before: does not count
+def test_a_ledger_counts_live_tensors_and_no_views():
+    x = torch.zeros(256)  # allocated before: not counted
     with Ledger() as ledger:
         y = x + 1
         z = y.view(16, 16).t()
@@ -47,7 +47,7 @@ def test_a_ledger_counts_what_is_alive_and_no_view():
     assert ledger.peak == 2 * KIB
 
 
-def test_a_ledger_sees_what_the_backward_pass_keeps():
+def test_a_ledger_counts_tensors_saved_for_backward():
     weight = nn.Parameter(torch.ones(256))
     with Ledger() as ledger:
         y = (weight.exp() * 2).exp()  # each exp keeps its result
@@ -57,7 +57,7 @@ def test_a_ledger_sees_what_the_backward_pass_keeps():
     assert ledger.live == weight.grad.nbytes
 
 
-def test_pieces_that_malloc_takes_lose_some(monkeypatch):
+def test_loss_of_malloc(monkeypatch):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.36"))
     cpu, large = torch.device("cpu"), 32 * 2**20
     assert memory.with_loss(cpu, 1)(1000) == 1350
@@ -68,14 +68,14 @@ def test_pieces_that_malloc_takes_lose_some(monkeypatch):
     assert memory.with_loss(cpu, 1)(1000) == 1000
 
 
-def test_straight_lines_through_two_numbers_of_images():
+def test_extrapolation_from_two_numbers_of_images():
     assert extrapolate({2: [10, 30], 3: [12, 30]}, 8) == [22, 30]
     assert extrapolate({2: [10, 30], 3: [12, 30]}, 1) == [8, 30]
-    assert extrapolate({2: [10], 3: [5, 40]}, 4) == [70]  # other operations: of the peaks
+    assert extrapolate({2: [10], 3: [5, 40]}, 4) == [70]  # different operations: the peaks
     assert extrapolate({8: [7]}, 8) == [7]
 
 
-# what is left of the machine
+# free memory
 
 
 def write(folder, **files):
@@ -84,7 +84,7 @@ def write(folder, **files):
         (folder / name.replace("__", ".")).write_text(text)
 
 
-def test_the_limits_of_control_groups_hold(tmp_path):
+def test_limits_of_control_groups(tmp_path):
     root, own = tmp_path / "cgroup", tmp_path / "own"
     own.write_text("0::/slurm/job\n")
     write(root / "slurm", memory__max="9000\n", memory__current="8000\n")
@@ -95,7 +95,7 @@ def test_the_limits_of_control_groups_hold(tmp_path):
     assert memory._control_groups(root, own) == [2500]
 
 
-def test_the_limits_of_older_control_groups_hold(tmp_path):
+def test_limits_of_control_groups_version_1(tmp_path):
     root, own = tmp_path / "cgroup", tmp_path / "own"
     own.write_text("4:memory:/job\n3:cpuset:/\n0::/\n")
     write(
@@ -109,14 +109,14 @@ def test_the_limits_of_older_control_groups_hold(tmp_path):
     assert memory._control_groups(root, own) == [2010]
 
 
-def test_where_nobody_tells_nothing_is_known(tmp_path):
+def test_free_memory_may_be_unknown(tmp_path):
     assert memory._control_groups(tmp_path, tmp_path / "none") == []
     assert memory._machine(tmp_path / "none") is None
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:   5 kB\n")
     assert memory._machine(tmp_path / "meminfo") == 5 * KIB
 
 
-# what training takes
+# memory of training
 
 
 def network():
@@ -140,7 +140,7 @@ def expect(probe, share, parts=None):
 
 
 def counted_step(net, share, parts):
-    """The most tensors at a time in the second step of training, weights and average as well."""
+    """Peak bytes of tensors in the second step of training, with weights and their average."""
     process = GaussianDiffusion(betas=torch.full((50,), 0.02, dtype=torch.float64))
     optimizer = ADAM(list(net.parameters()))
 
@@ -161,7 +161,7 @@ def counted_step(net, share, parts):
 
 @pytest.mark.parametrize("fake", [False, True])
 @pytest.mark.parametrize(("share", "parts"), [(8, 1), (24, 1), (24, 4)])
-def test_what_is_expected_is_what_a_step_takes(share, parts, fake, monkeypatch):
+def test_the_estimate_is_the_memory_of_a_step(share, parts, fake, monkeypatch):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory_probe, "SMALL", 0 if fake else 1e12)
     net = network().to(memory_format=torch.channels_last)
@@ -172,7 +172,7 @@ def test_what_is_expected_is_what_a_step_takes(share, parts, fake, monkeypatch):
         assert told == pytest.approx(counted_step(net, share, parts), rel=0.05)
 
 
-def test_measuring_changes_nothing():
+def test_a_probe_leaves_no_trace():
     net = network()
     net.register_buffer("count", torch.zeros(1))
     drawn = []
@@ -195,7 +195,7 @@ def test_measuring_changes_nothing():
     assert all(weight.grad is None for weight in net.parameters())
 
 
-def test_fewer_images_at_a_time_need_less_and_recomputing_too():
+def test_micro_batches_and_recomputing_need_less():
     net = network()
     needs = expect(probe_of(net), 16)
     totals = [needs.total(parts) for parts in splits(16)]
@@ -206,7 +206,7 @@ def test_fewer_images_at_a_time_need_less_and_recomputing_too():
     assert expect(probe_of(net), 16).total(1) < 0.8 * totals[0]
 
 
-def test_other_optimizers_and_precisions_are_seen():
+def test_optimizers_and_precisions_are_included():
     net = network()
     adam = expect(probe_of(net), 4)
     sgd = estimate_memory(
@@ -224,36 +224,36 @@ def test_other_optimizers_and_precisions_are_seen():
     assert half < 0.85 * expect(probe_of(net), 64).total(1)
 
 
-# the split that fits
+# the accumulation that fits
 
 
 def needs_of(share, image=100, kept=1000):
-    """Each image that is in the network takes so many bytes."""
+    """An estimate in which each image takes `image` bytes."""
     traces = {n: Trace([n * image], [0]) for n in (2, 3)}
     small = {"held": 0, "gradients": 0, "update": 0, "image": 0, "noise": 0}
     return MemoryEstimate(kept=kept, batch=share, share=share, traces=traces, **small)
 
 
-def test_the_fewest_parts_that_are_expected_to_fit_are_taken(monkeypatch):
+def test_the_smallest_accumulation_that_fits_is_chosen(monkeypatch):
     probe, needs = probe_of(network()), needs_of(12)
     for room, parts in ((5000, 1), (2000, 2), (1600, 3), (1300, 6), (1160, 12)):
         monkeypatch.setattr(memory, "available", lambda device, room=room: room)
         assert choose_accumulation(probe, needs) == parts
-    monkeypatch.setattr(memory, "available", lambda device: None)  # nobody says
+    monkeypatch.setattr(memory, "available", lambda device: None)  # unknown
     assert choose_accumulation(probe, needs) == 1
     monkeypatch.setattr(memory, "available", lambda device: 1100)
     with pytest.raises(InputError, match="not even one image of 16 pixels"):
         choose_accumulation(probe, needs)
 
 
-def test_a_preview_is_told_of_and_splits_no_step(monkeypatch):
+def test_a_preview_counts_but_does_not_split_a_step(monkeypatch):
     probe, needs = probe_of(network()), dataclasses.replace(needs_of(4), preview=9000)
     monkeypatch.setattr(memory, "available", lambda device: 2000)
     assert needs.total(1) == 10000
     assert choose_accumulation(probe, needs) == 1
 
 
-def test_on_a_device_that_can_be_tried_what_fits_is_tried():
+def test_on_gpus_the_accumulation_is_tried():
     seen = []
 
     def loss(net, x_0, t, eps, label):
@@ -267,14 +267,14 @@ def test_on_a_device_that_can_be_tried_what_fits_is_tried():
 
     probe = probe_of(network(), loss)
     assert choose_accumulation(probe, needs_of(12), tries=True) == 3
-    assert seen == [12, 6, 4, 4]  # the second time, the gradients are there
+    assert seen == [12, 6, 4, 4]  # the second pass adds to gradients
     with pytest.raises(InputError, match="not even one image"):
         choose_accumulation(
             probe_of(network(), lambda *_: loss(None, range(9), 0, 0, 0)), needs_of(2), tries=True
         )
 
 
-def test_a_share_is_split_evenly():
+def test_splits_are_even():
     assert splits(12) == [1, 2, 3, 4, 6, 12]
 
 
@@ -291,7 +291,7 @@ def small(monkeypatch, room):
     monkeypatch.setattr(memory, "available", lambda device: room)
 
 
-def test_a_run_tells_what_it_expects_and_keeps_it(run, tmp_path, monkeypatch):
+def test_a_run_prints_and_records_its_expected_memory(run, tmp_path, monkeypatch):
     out = go(run, *TINY, "output_dir=run")
     (line,) = [line for line in out.splitlines() if line.startswith("memory ")]
     assert line.startswith("memory   about ")
@@ -301,7 +301,7 @@ def test_a_run_tells_what_it_expects_and_keeps_it(run, tmp_path, monkeypatch):
     assert "memory " not in go(run, "job=sample", "checkpoint=run", "tracker=local")
 
 
-def test_where_it_does_not_fit_a_line_says_what_would_help(run, monkeypatch):
+def test_a_warning_if_the_memory_is_too_small(run, monkeypatch):
     small(monkeypatch, 1000)
     told = go(run, *TINY, "output_dir=run")
     (line,) = [line for line in told.splitlines() if line.startswith("job.batch_size=8: about")]
@@ -309,7 +309,7 @@ def test_where_it_does_not_fit_a_line_says_what_would_help(run, monkeypatch):
     assert "job.accumulate_grad_batches=auto" in line
 
 
-def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, monkeypatch):
+def test_auto_accumulates_and_a_resumed_run_keeps_the_number(run, tmp_path, monkeypatch):
     auto = [*TINY, "job.accumulate_grad_batches=auto"]
     monkeypatch.setattr("ddpm.training.expected_memory.choose_accumulation", lambda probe, needs: 4)
     out = go(run, *auto, "output_dir=whole")
@@ -357,14 +357,14 @@ def test_auto_splits_a_step_and_a_resumed_run_keeps_the_split(run, tmp_path, mon
         (["job.recompute=1"], "job.recompute=1: must be true or false."),
     ],
 )
-def test_a_split_that_cannot_work_is_told_in_a_line(words, told, run, tmp_path):
+def test_an_impossible_accumulation_is_refused(words, told, run, tmp_path):
     status, _, err = run(*TINY, *words, "output_dir=run")
     assert (status, err.count("\n")) == (2, 1)
     assert told in err
     assert not (tmp_path / "run").exists()
 
 
-def test_where_not_even_one_image_fits_nothing_is_made(run, tmp_path, monkeypatch):
+def test_no_folder_is_made_if_not_even_one_image_fits(run, tmp_path, monkeypatch):
     small(monkeypatch, 1000)
     status, _, err = run(*TINY, "job.accumulate_grad_batches=auto", "output_dir=run")
     assert (status, err.count("\n")) == (2, 1)
@@ -372,7 +372,7 @@ def test_where_not_even_one_image_fits_nothing_is_made(run, tmp_path, monkeypatc
     assert not (tmp_path / "run").exists()
 
 
-def test_a_network_whose_memory_cannot_be_measured_trains_all_the_same(run, monkeypatch):
+def test_a_network_whose_memory_cannot_be_measured_still_trains(run, monkeypatch):
     def fails(*arguments, **options):
         raise RuntimeError("data-dependent\ncontrol flow")
 

@@ -18,10 +18,8 @@ from ddpm.training import expected_memory as planning
         pytest.param("resunet", "fsdp", marks=pytest.mark.slow),
     ],
 )
-def test_processes_agree_on_the_finest_split_and_train_as_one(
-    model, strategy, tmp_path, monkeypatch
-):
-    """The first process has room for its whole share, the second for half of it."""
+def test_ranks_agree_on_the_largest_accumulation(model, strategy, tmp_path, monkeypatch):
+    """The first rank has memory for its whole share, the second for half of it."""
     words = [*SMALL[model], "optimizer.lr=2e-5"]
     assert go(tmp_path, *RUN[:-1], "output_dir=one", "hardware=cpu", FULL, *words) == 0
     monkeypatch.setattr(

@@ -1,9 +1,9 @@
 """Non-finite losses and gradients never reach the weights.
 
-Such a step is left out, on all ranks together, and counted; `job.max_nonfinite_steps` of them in a
-row end the run with a line that says what helps, and every checkpoint that was written is good.
-Covered are losses and gradients of one part, of one rank, of the schedule alone, in float16 with
-its scale; non-finite weights; and resuming from the newest checkpoint with another rate.
+Such a step is skipped on all ranks and counted; `job.max_nonfinite_steps` consecutive ones end the
+run with a helpful message, and every checkpoint is good. Covered are losses and gradients of one
+micro-batch, of one rank, of the schedule alone, and in float16 with its scale; non-finite weights;
+and resuming from the newest checkpoint with another learning rate.
 """
 
 import copy
@@ -42,11 +42,11 @@ BATCH, SHAPE = 8, (1, 8, 8)
 
 
 class Machine:
-    """A Step and all that it works on: a small network, six batches of the same images for all.
+    """A Step with everything that it needs: a small network, and the same batches in all tests.
 
     Args:
-        broken: the steps, 0, 1, ..., in which something breaks, and what it is.
-        on_device: let the optimizer itself leave a step out, as on a GPU.
+        broken: the steps, 0, 1, ..., in which `what` becomes non-finite.
+        on_device: let the optimizer itself skip a step, as on a GPU.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Machine:
             self.step.skips_on_device = lambda inner: True
 
     def break_it(self):
-        """Let something that is not the loss break."""
+        """Make gradients or the schedule's loss non-finite."""
         amount = math.nan if "nan" in self.what else 1e30
         if self.what in ("nan gradient", "huge gradient"):
             weight = self.net.conv_2.weight
@@ -128,7 +128,7 @@ class Machine:
         if self.breaks and (self.what == "nan loss" or (self.what == "part" and self.part == 2)):
             return value * math.nan
         if self.breaks and self.what == "inf loss":
-            return value + math.inf  # the gradient knows nothing of it
+            return value + math.inf  # does not change the gradient
         return value
 
     def images(self, n):
@@ -136,7 +136,7 @@ class Machine:
         return torch.randint(256, (BATCH, *SHAPE), generator=g, dtype=torch.uint8)
 
     def go(self, steps=6):
-        """What each step said: was it broken?"""
+        """Whether each of the steps was non-finite."""
         told = []
         for n in range(self.n, self.n + steps):
             self.n, self.part = n, 0
@@ -166,7 +166,7 @@ WAYS += ["nan in the schedule", "huge in the schedule"]
 
 @pytest.mark.parametrize("on_device", [False, True], ids=["host", "device"])
 @pytest.mark.parametrize("what", WAYS)
-def test_a_broken_step_leaves_everything_as_it_was(what, on_device):
+def test_a_nonfinite_step_changes_nothing(what, on_device):
     parts = 2 if what == "part" else 1
     machine = Machine([3], what, on_device=on_device, accumulate=parts, learned="schedule" in what)
     assert machine.go(3) == [False] * 3
@@ -188,7 +188,7 @@ def test_a_broken_step_leaves_everything_as_it_was(what, on_device):
 
 
 @pytest.mark.parametrize("clip", [1.0, None])
-def test_a_run_without_a_step_is_to_the_bit_the_loop_without_it(clip):
+def test_a_skipped_step_equals_a_loop_without_it(clip):
     machine, plain = Machine([2], "nan gradient", clip=clip), Machine(clip=clip)
     assert machine.go() == [n == 2 for n in range(6)]
     net, optimizer = plain.net, plain.inner
@@ -208,7 +208,7 @@ ADAMS = [torch.optim.Adam, torch.optim.AdamW]
 
 @pytest.mark.parametrize("optimizer", ADAMS)
 @pytest.mark.parametrize("learned", [False, True], ids=["fixed", "learned"])
-def test_left_out_by_the_device_is_left_out_by_the_host(learned, optimizer):
+def test_skipping_on_the_device_equals_skipping_on_the_host(learned, optimizer):
     changes = {"learned": learned, "optimizer": optimizer, "weight_decay": 0.1, "broken": [1, 2, 4]}
     host, device = Machine(**changes), Machine(**changes, on_device=True)
     assert host.go() == device.go()
@@ -217,7 +217,7 @@ def test_left_out_by_the_device_is_left_out_by_the_host(learned, optimizer):
         assert entry["step"] == 3
 
 
-def test_the_first_step_may_be_broken_on_a_device():
+def test_the_first_step_may_be_skipped_on_the_device():
     host, device = Machine([0]), Machine([0], on_device=True)
     assert host.go() == device.go() == [True] + [False] * 5
     assert_equal(host.state(), device.state())
@@ -243,7 +243,7 @@ def test_float16_is_trained_with_any_optimizer(fused, clip):
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("what", [way for way in WAYS if way != "part"])
-def test_in_float16_a_broken_step_is_left_out_and_the_next_one_is_not(what, fused):
+def test_float16_skips_only_the_nonfinite_step(what, fused):
     machine = Machine([2, 3], what, scaler=scaler(), learned="schedule" in what, fused=fused)
     assert machine.go(2) == [False] * 2
     before = machine.state()
@@ -257,7 +257,7 @@ def test_in_float16_a_broken_step_is_left_out_and_the_next_one_is_not(what, fuse
     assert machine.learned.state()["scaler"]["scale"] == fell
 
 
-def test_the_scale_of_float16_is_in_the_checkpoint_and_comes_back():
+def test_the_scale_of_float16_is_saved_and_restored():
     machine = Machine([1], "nan gradient", scaler=scaler(growth_interval=2))
     machine.go()
     state = copy.deepcopy(machine.learned.state())
@@ -276,7 +276,7 @@ def test_the_scale_of_float16_is_in_the_checkpoint_and_comes_back():
 
 @pytest.mark.parametrize("part", ["model", "ema", "diffusion", "buffer"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_in_no_checkpoint(part, value):
+def test_nonfinite_weights_are_not_saved(part, value):
     machine = Machine(learned=True)
     machine.net.register_buffer("running", torch.zeros(2))
     machine.learned.state()
@@ -294,7 +294,7 @@ def test_what_is_not_finite_is_in_no_checkpoint(part, value):
 
 
 @pytest.mark.parametrize("optimizer", ADAMS)
-def test_what_an_optimizer_remembers_is_the_runs_and_its_knobs_are_as_configured(optimizer):
+def test_the_optimizer_restores_its_state_and_keeps_its_options(optimizer):
     knobs = {"betas": (0.5, 0.6), "weight_decay": 0.3, "eps": 1e-3, "lr": 0.5}
     old, new, hand = (
         Machine(optimizer=optimizer),
@@ -307,14 +307,14 @@ def test_what_an_optimizer_remembers_is_the_runs_and_its_knobs_are_as_configured
     assert {name: group[name] for name in knobs} == knobs
     hand.net.load_state_dict(state["model"])
     hand.ema.model.load_state_dict(state["ema"])
-    for number, parameter in enumerate(hand.net.parameters()):  # memory alone, put in by hand
+    for number, parameter in enumerate(hand.net.parameters()):  # the state alone, set by hand
         hand.inner.state[parameter] = copy.deepcopy(state["optimizer"]["state"][number])
     new.n = hand.n = 3
     assert new.go(2) == hand.go(2)
     assert_equal(new.state(), hand.state())
 
 
-# figures, and how many are too many
+# metrics, and too many non-finite steps
 
 
 def meter_of(rows):
@@ -325,7 +325,7 @@ def meter_of(rows):
     return meter
 
 
-def test_broken_steps_are_counted_and_in_no_mean():
+def test_skipped_steps_are_counted_and_excluded_from_means():
     fabric = Fabric(accelerator="cpu", devices=1)
     rows = [(1, 2, 0), (math.nan, math.inf, 1), (3, 4, 0), (5, math.nan, 1)]
     figures = meter_of(rows).read(fabric, 4)
@@ -336,7 +336,7 @@ def test_broken_steps_are_counted_and_in_no_mean():
     assert "loss 2.0000, 2 steps not finite" in Meter.text(figures)
 
 
-def test_where_all_steps_were_broken_there_is_no_loss():
+def test_no_loss_if_all_steps_were_skipped():
     fabric = Fabric(accelerator="cpu", devices=1)
     figures = meter_of([(math.nan, 1, 1)]).read(fabric, 1)
     assert not any(k.startswith(("train/loss", "train/grad")) for k in figures)
@@ -344,7 +344,7 @@ def test_where_all_steps_were_broken_there_is_no_loss():
     assert Meter.text(figures).startswith("1 steps not finite, ")
 
 
-def test_rows_of_a_program_without_losses_by_time_are_taken_up():
+def test_rows_of_older_versions_are_restored():
     fabric = Fabric(accelerator="cpu", devices=1)
     meter = meter_of([(3, 4, 0)])
     meter.restore(torch.tensor([[1.0, 2.0, 0.0]]))
@@ -352,7 +352,7 @@ def test_rows_of_a_program_without_losses_by_time_are_taken_up():
     assert (figures["train/loss"], figures["train/loss_q4"]) == (2.0, 12.0)
 
 
-def test_memory_is_that_of_this_process():
+def test_memory_of_this_process():
     figures = meter_of([(1, 2, 0)]).read(Fabric(accelerator="cpu", devices=1), 1)
     before = figures["train/memory_mb"]
     block = torch.ones(50_000_000)  # float32
@@ -365,7 +365,7 @@ def test_memory_is_that_of_this_process():
     ("broken", "gives_up"),
     [("0111", 4), ("01101100110", 0), ("110110111", 9), ("0011100000", 5), ("0" * 9, 0)],
 )
-def test_only_steps_in_a_row_are_too_many(every, broken, gives_up):
+def test_only_consecutive_steps_are_too_many(every, broken, gives_up):
     watch = Watch(Fabric(accelerator="cpu", devices=1), 3, None, None)
     watch.every = every
     told = [
@@ -383,19 +383,19 @@ RUN = [*TINY, "job.warmup_steps=0", "output_dir=run"]
 
 
 def break_loss(monkeypatch, steps, value=math.nan, rank=0):
-    """Let the loss of these steps, 1, 2, ..., be `value` times itself, on one rank."""
+    """Multiply the loss of these steps, 1, 2, ..., by `value` on one rank."""
     real, step = Train.loss, 0
 
     def loss(self, model, *arguments):
         nonlocal step
-        step += isinstance(model, _FabricModule)  # not where memory is measured
+        step += isinstance(model, _FabricModule)  # not when memory is measured
         broken = step in steps and int(os.environ.get("RANK", 0)) == rank
         return real(self, model, *arguments) * (value if broken else 1)
 
     monkeypatch.setattr(Train, "loss", loss)
 
 
-def test_a_run_leaves_a_broken_step_out_and_says_so(tmp_path, monkeypatch):
+def test_a_run_skips_a_nonfinite_step_and_logs_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_loss(patch, [3, 4])
         assert go(tmp_path, *RUN, "job.log_every=3") == 0, said(tmp_path)
@@ -415,18 +415,18 @@ def test_a_run_leaves_a_broken_step_out_and_says_so(tmp_path, monkeypatch):
     assert last["train/loss"] == pytest.approx(sum(losses[4:]) / 2)
 
 
-def test_a_line_of_broken_steps_alone_holds_no_null(tmp_path, monkeypatch):
+def test_a_log_line_of_skipped_steps_has_no_null(tmp_path, monkeypatch):
     break_loss(monkeypatch, [2, 6])
     assert go(tmp_path, *RUN) == 0, said(tmp_path)
     rows = metrics_of(tmp_path / "run")
     assert [row["train/skipped"] for row in rows] == [0, 1, 0, 0, 0, 1]
     assert all(value is not None for row in rows for value in row.values())
     assert ["train/loss" in row for row in rows] == [True, False, True, True, True, False]
-    assert said(tmp_path).count("steps not finite") == 1  # in the last line that a person sees
+    assert said(tmp_path).count("steps not finite") == 1  # in the last progress line
     assert_all_finite(state_of(tmp_path / "run", 6))
 
 
-def test_too_many_in_a_row_end_the_run_and_a_lower_rate_goes_on(tmp_path, monkeypatch):
+def test_too_many_consecutive_end_the_run_and_a_lower_rate_resumes_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_loss(patch, range(4, 1000))
         words = [*RUN, "job.max_nonfinite_steps=3", "job.save_every=1", "job.keep_checkpoints=-1"]
@@ -457,7 +457,7 @@ def test_too_many_in_a_row_end_the_run_and_a_lower_rate_goes_on(tmp_path, monkey
     assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
 
 
-def test_weights_that_a_rate_blew_up_are_never_saved(tmp_path):
+def test_diverged_weights_are_never_saved(tmp_path):
     assert go(tmp_path, *RUN, "job.max_steps=2") == 0, said(tmp_path)
     before = (tmp_path / "run" / "checkpoints" / "step-0000002.pt").read_bytes()
     blown = ["optimizer.lr=1e39", "allow_changes=[optimizer.lr]", "job.save_every=1"]
@@ -473,8 +473,8 @@ def test_weights_that_a_rate_blew_up_are_never_saved(tmp_path):
 DDP = ["hardware=ddp", "hardware.accelerator=cpu", "hardware.precision=32-true"]
 
 
-def test_what_one_rank_meets_all_leave_out(tmp_path, monkeypatch):
-    """The loss of rank 1 alone breaks, where the gradients of the other are finite."""
+def test_a_nonfinite_step_of_one_rank_is_skipped_by_all(tmp_path, monkeypatch):
+    """Only the loss of rank 1 is non-finite; the gradients of the other are finite."""
     with monkeypatch.context() as patch:
         break_loss(patch, [3], rank=1)
         assert ranks(tmp_path, *RUN, *DDP, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
@@ -488,7 +488,7 @@ def test_what_one_rank_meets_all_leave_out(tmp_path, monkeypatch):
         assert row["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
 
 
-def test_what_one_rank_meets_too_often_ends_all(tmp_path, monkeypatch):
+def test_too_many_nonfinite_steps_of_one_rank_end_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_loss(patch, range(3, 1000), rank=1)
         words = [*RUN, *DDP, "job.max_nonfinite_steps=2"]
@@ -500,7 +500,7 @@ def test_what_one_rank_meets_too_often_ends_all(tmp_path, monkeypatch):
     assert_all_finite(state_of(tmp_path / "run", 2))
 
 
-def test_precision_without_a_scale_takes_none():
+def test_precision_without_a_scale_ignores_one():
     machine = Machine()
     assert isinstance(machine.learned.precision, Precision)
     assert machine.learned.state()["scaler"] == {}

@@ -1,4 +1,4 @@
-"""job.recompute=true: blocks that are computed again in the backward pass, for less memory."""
+"""job.recompute=true: blocks are recomputed in the backward pass, for less memory."""
 
 import copy
 
@@ -26,7 +26,7 @@ NETWORKS = {
 
 
 def pair(name):
-    """The same network twice, with no weight zero; the second recomputes."""
+    """Two equal networks without zero weights; the second one recomputes."""
     torch.manual_seed(0)
     one = NETWORKS[name]()
     with torch.no_grad():
@@ -38,7 +38,7 @@ def pair(name):
 
 
 def gradients(net, name, precision="32-true", images=3):
-    """Of a loss that each output counts in."""
+    """Gradients of a loss that depends on every output."""
     torch.manual_seed(1)  # of the images, and of dropout behind them
     x = torch.randn(images, 1, 16, 16)
     t, label = torch.arange(images) * 100, torch.arange(images) % 3
@@ -59,8 +59,8 @@ def test_gradients_are_equal_to_the_bit(name, precision):
         assert torch.equal(found[key], grad), key
 
 
-def test_random_numbers_go_on_as_without():
-    """Drawing dropout once more does not move the generator."""
+def test_recomputing_does_not_advance_the_generator():
+    """Recomputing dropout restores the generator."""
     one, other = pair("resunet")
     gradients(one, "resunet")
     wanted = torch.rand(3)
@@ -69,7 +69,7 @@ def test_random_numbers_go_on_as_without():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_backward_pass_keeps_less(name):
+def test_less_is_saved_for_the_backward_pass(name):
     peaks = []
     for net in pair(name):
         with Ledger() as ledger:
@@ -79,7 +79,7 @@ def test_the_backward_pass_keeps_less(name):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_names_and_copies_stay_as_they_are(name):
+def test_names_and_copies_are_unchanged(name):
     one, other = pair(name)
     assert list(one.state_dict()) == list(other.state_dict())
     wanted, found = gradients(one, name), gradients(copy.deepcopy(other), name)
@@ -116,7 +116,7 @@ TINY += ["sampler.steps=2", "job.num_samples=4", "job.log_every=1"]
 
 
 @pytest.mark.parametrize("words", [[*RESUNET, "model.dropout=0.2"], ["job=train_classifier"]])
-def test_a_run_comes_to_the_same_weights_and_pictures(words, run, tmp_path):
+def test_a_run_gives_the_same_weights_and_previews(words, run, tmp_path):
     words = [*TINY, *words] if "job=train_classifier" not in words else [*TINY[:4], *words]
     words.append("hardware.precision=32-true")
     for name, more in (("one", []), ("two", ["job.recompute=true"])):

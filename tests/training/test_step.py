@@ -6,7 +6,7 @@ from ddpm.training.lr import LearningRate
 from ddpm.training.step import by_time
 
 
-def test_the_rate_rises_stays_and_falls():
+def test_learning_rate_schedule():
     lr = LearningRate(2.0, 4, 10)
     assert [lr(n) for n in (0, 1, 2, 3, 9)] == [0.5, 1.0, 1.5, 2.0, 2.0]
     assert lr(19) == pytest.approx(1.0)
@@ -14,7 +14,7 @@ def test_the_rate_rises_stays_and_falls():
     assert LearningRate(2.0, 0, None)(10**6) == 2.0
 
 
-def test_a_run_ends_at_the_nearer_limit():
+def test_total_steps_is_the_smaller_limit():
     assert total_steps(100, None, 14.5) == 100
     assert total_steps(None, 2, 14.5) == 29
     assert total_steps(20, 2, 14.5) == 20
@@ -33,7 +33,7 @@ def test_ranks_take_neighbouring_rows():
         rank_rows(10, 2, 0, 2)
 
 
-def test_losses_are_told_apart_by_quarters_of_the_steps():
+def test_losses_by_quarters_of_the_timesteps():
     t = torch.tensor([0, 249, 250, 999, 999])
     sums, counts = by_time(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]), t, 1000)
     assert (sums.tolist(), counts.tolist()) == ([3, 4, 0, 24], [2, 1, 0, 2])

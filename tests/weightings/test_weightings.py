@@ -1,4 +1,4 @@
-"""What each timestep counts, and how an error is measured."""
+"""Weights of timesteps, and types of errors."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def expect(weights, wanted):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES.values())
-def test_uniform_counts_every_step_the_same(objective):
+def test_uniform_weights_are_equal(objective):
     expect(Uniform().weights(SNR, objective()), [1.0] * 6)
 
 
@@ -36,7 +36,7 @@ def test_min_snr():
 
 
 @pytest.mark.parametrize("gamma", [0.5, 1.0, 5.0, 20.0])
-def test_eps_counts_in_full_up_to_gamma(gamma):
+def test_eps_has_full_weight_up_to_gamma(gamma):
     snr = torch.logspace(-6, 6, 200, dtype=torch.float64)
     weights = MinSNR(gamma=gamma).weights(snr, Eps())
     assert (weights[snr <= gamma] == 1).all()
@@ -66,7 +66,7 @@ def test_weights_of_a_process():
 
 
 def test_the_weight_is_on_the_squared_error_of_x_0():
-    """The same x_0_hat costs the same whatever the network was asked for."""
+    """The same x_0_hat has the same loss for every objective."""
     x_0 = torch.rand(16, 1, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(1))
     wrong = x_0 + 0.1 * torch.randn(x_0.shape, generator=torch.Generator().manual_seed(2))

@@ -255,7 +255,7 @@ def test_a_preview_that_cannot_be_drawn_costs_the_preview(
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(train, "preview", fail)
+    monkeypatch.setattr(train, "preview_grid", fail)
     assert go(tmp_path, *RUN, "job.sample_every=3") == 0, said(tmp_path)
     assert [line for line in said(tmp_path).splitlines() if "No preview" in line] == [
         f"No preview of step {step}, the run goes on: {reason}" for step in (3, 6)
@@ -266,7 +266,7 @@ def test_a_preview_that_cannot_be_drawn_costs_the_preview(
 
 def test_a_preview_that_was_missed_is_drawn_when_the_run_goes_on(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "preview", lambda *_: 1 / 0)
+        patch.setattr(train, "preview_grid", lambda *_: 1 / 0)
         assert go(tmp_path, *RUN, "job.sample_every=3") == 0
     assert go(tmp_path, "resume=run", "job.max_steps=7") == 0, said(tmp_path)
     picture = "samples/step-000006.png"

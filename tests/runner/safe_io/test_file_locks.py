@@ -26,7 +26,7 @@ from support.image_sets import Counted, everything, folder, tree  # noqa: F401
 from support.runs import losses_of, status_of
 from support.sweep_folders import jobs_of
 
-from ddpm.data import base
+from ddpm.data import cache as image_cache
 from ddpm.errors import InputError
 from ddpm.runner.report import status
 from ddpm.runner.runs import run_dir
@@ -476,14 +476,14 @@ def test_a_cache_whose_builder_was_killed_is_built(tree, monkeypatch):  # noqa: 
 
 @pytest.mark.parametrize(
     ("code", "cure"),
-    [(errno.EIO, "See what is wrong"), (errno.EROFS, "Make it writable"), (errno.ENOSPC, "Free")],
+    [(errno.EIO, "Check the folder"), (errno.EROFS, "Make it writable"), (errno.ENOSPC, "Free")],
 )
 def test_the_cure_fits_what_is_wrong(code, cure, tree, monkeypatch):  # noqa: F811
     def fail(path, wait):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(file_locks, "_take", fail)
-    with pytest.raises(InputError, match=cure), base.writing(tree[0].parent, "x"):
+    with pytest.raises(InputError, match=cure), image_cache.writing(tree[0].parent, "x"):
         pass
 
 

@@ -25,7 +25,7 @@ from support.file_systems import error
 from support.image_sets import Large, build, everything, folder, tree  # noqa: F401
 from support.runs import assert_equal_state, losses_of, state_of, status_of
 
-from ddpm.data import base
+from ddpm.data import cache
 from ddpm.errors import InputError
 from ddpm.runner.checkpoints import checkpoint, safetensors_file
 from ddpm.runner.config import validate
@@ -338,7 +338,7 @@ def test_rows_are_read_whole(how, tmp_path, monkeypatch):
     data = Large(tmp_path, 20)
     index = [19, 0, 5, 5]
     with_map = data.__getitems__(index)[0]
-    monkeypatch.setattr(base, "LARGE", 1000)
+    monkeypatch.setattr(cache, "LARGE", 1000)
     if how == "short":
         monkeypatch.setattr(os, "preadv", short)
     elif how == "missing":
@@ -356,7 +356,7 @@ def test_rows_are_read_whole(how, tmp_path, monkeypatch):
 def test_a_disk_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch):
     data = Large(tmp_path, 20)
     data.prepare()
-    monkeypatch.setattr(base, "LARGE", 1000)
+    monkeypatch.setattr(cache, "LARGE", 1000)
     refuse(monkeypatch, os, "preadv", errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
         data.__getitems__([3])
@@ -453,13 +453,13 @@ def test_a_run_without_shared_memory_is_the_same_run(straight, tmp_path, monkeyp
 def test_the_stand_in_for_images_knows_what_arrays_do(tmp_path):
     data = build("digits", tmp_path)
     data.prepare()
-    rows = base._Rows(data.arrays[0].shape, data.arrays[0].base.offset)
+    rows = cache.Rows(data.arrays[0].shape, data.arrays[0].base.offset)
     for index in ([0], [-1, 3], [1796, 1796]):
         index = np.asarray(index)
-        assert (data._read_rows(rows, index) == data.arrays[0][index]).all()
+        assert (data.cache.read_rows(rows, index) == data.arrays[0][index]).all()
     for index in (1797, -1798):
         with pytest.raises(IndexError):
-            data._read_rows(rows, np.asarray([index]))
+            data.cache.read_rows(rows, np.asarray([index]))
 
 
 def test_processes_that_cannot_start_are_explained(run, monkeypatch):
