@@ -12,7 +12,6 @@ from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -28,6 +27,7 @@ from ddpm.runner.config import (
     wandb_settings,
 )
 from ddpm.runner.config.build import build
+from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.config.planning import plan
 from ddpm.runner.config.request import INHERITED
 from ddpm.runner.distributed import ranks, threads
@@ -193,12 +193,12 @@ def _check_one_sweep(words: list[str]) -> None:
 @hydra.main(config_path=str(catalog.CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
     """One run; or one job of a sweep, for launchers that are not ours."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if hydra_config().mode == RunMode.MULTIRUN:
         return attempt_composed(cfg)
-    _single["only_prints"] = HydraConfig.get().runtime.choices.job == "status"
+    _single["only_prints"] = hydra_config().runtime.choices.job == "status"
     try:
         if cfg.kind == "reads":
-            build(cfg.job, "job")(cfg)
+            build(cfg["job"], "job")(cfg)
             return None
         with ranks.report_once():
             planned = plan(cfg)

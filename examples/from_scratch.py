@@ -6,6 +6,8 @@ Two minutes on one CPU core. The loop is Algorithm 1 of Ho et al. 2020. `python 
 same network for longer, with checkpoints, previews and resuming.
 """
 
+from typing import Any
+
 import torch
 
 from ddpm.data.digits import Digits
@@ -28,11 +30,11 @@ DATA_DIR, PICTURE = "data", "digits.png"
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # a second thread does not pay for so small a network
-    size = {"channels": 1, "image_size": 16}
-    frame = {"resize_mode": "resize", "background": 0, "flip": False}
+    size: dict[str, Any] = {"channels": 1, "image_size": 16}
+    frame: dict[str, Any] = {"resize_mode": "resize", "background": 0, "flip": False}
     data = Digits(data_dir=DATA_DIR, split="train", num_classes=10, **size, **frame)
-    blocks = {"widths": [16, 64], "num_blocks": 1, "patch_size": 2, "groups": 1}
-    attention = {"attention_resolutions": [4], "num_heads": 4}
+    blocks: dict[str, Any] = {"widths": [16, 64], "num_blocks": 1, "patch_size": 2, "groups": 1}
+    attention: dict[str, Any] = {"attention_resolutions": [4], "num_heads": 4}
     model = UNet(**size, out_channels=1, num_classes=None, **blocks, **attention)
     diffusion = GaussianDiffusion(
         betas=cosine(T=1000, s=0.008, max_beta=0.999),  # how an image becomes noise

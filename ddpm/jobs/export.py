@@ -34,16 +34,17 @@ def export(
     Raises:
         InputError: the weights are not those of the network, or the files cannot be written.
     """
+    assert run.state is not None
+    assert run.path is not None
     hparams, given = run.state["hparams"], run.plan.hparams
     trained = hparams["choices"]["job"]
     if trained == "train_classifier" and weights != "ema":
         raise InputError(
-            f"job.weights={weights}: what guides is the average of a classifier's weights; "
+            f"job.weights={weights}: guidance uses the averaged weights of a classifier (ema); "
             "leave it out."
         )
-    pretrained.load_weights_into(
-        model, diffusion, run.state, weights, run.path
-    )  # nothing broken is passed on
+    # Loading checks the weights: broken ones are not exported.
+    pretrained.load_weights_into(model, diffusion, run.state, weights, run.path)
     if run.leads:
         used = {part: given[part] for part in ("sampler", "guidance")}  # as the command line says
         choices = hparams["choices"] | {part: given["choices"][part] for part in used}

@@ -27,6 +27,7 @@ from ddpm.randomness import image_noise
 from ddpm.runner.config.rules import AREAS
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
+from ddpm.samplers.base import Sampler
 
 GREY = 128  # of the masked part in grid.png
 
@@ -141,6 +142,7 @@ def paint(
     """Yield images (B, C, H, W) of these seeds on the way to x_0, float32, and last of all x_0."""
     device = pipeline.device
     randn_like = image_noise(seeds, device)
+    assert isinstance(pipeline.sampler, Sampler)
     steps = repaint.inpaint(
         pipeline.denoiser(pipeline.to_labels(labels)),
         pipeline.sampler,

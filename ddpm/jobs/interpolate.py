@@ -17,6 +17,7 @@ from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
+from ddpm.samplers.base import Sampler
 
 ROWS = 32  # of strip.png, at most
 WIDTH = 1024  # of it, in pixels, about
@@ -91,6 +92,7 @@ def mixtures(
     pipeline: Pipeline, pair: Tensor, t: int, num_mixtures: int, seed: int, label: int | None
 ) -> Tensor:
     """The images between the two for the noise of a seed: uint8 (num_mixtures, C, H, W)."""
+    assert isinstance(pipeline.sampler, Sampler)
     steps = interpolation.interpolate(
         pipeline.denoiser(pipeline.to_labels(None if label is None else [label] * num_mixtures)),
         pipeline.sampler,

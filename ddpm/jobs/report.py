@@ -6,12 +6,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ddpm.errors import InputError, nearest
 from ddpm.runner.config import overrides, paths, redaction, rules, validate, wandb_settings
 from ddpm.runner.config.build import build
+from ddpm.runner.config.composed import hydra_config, to_dict, typed_words
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 from ddpm.runner.sweeps import folder
@@ -53,7 +53,7 @@ def select_runs(cfg: DictConfig, job: str) -> Selection:
     Raises:
         InputError: it names none, or keys that the job does not take.
     """
-    words = redaction.as_typed(HydraConfig.get())
+    words = typed_words()
     typed = [word.lstrip("+").split("=")[0] for word in words]
     for key in typed:
         if key.split(".")[0] not in _KEYS:
@@ -103,7 +103,7 @@ def _chosen(named: dict[str, Any], job: str) -> tuple[list[Path], str, Path]:
 
 def _sweep_dir() -> str:
     """Where a sweep of this name is put: a team or the command line may have moved all of them."""
-    return paths.as_text(HydraConfig.get().sweep.dir)
+    return paths.as_text(hydra_config().sweep.dir)
 
 
 def _trackers(cfg: DictConfig, folders: list[Path], *, asked: bool) -> dict[str, Any]:
@@ -125,10 +125,9 @@ def _said(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         InputError: one of them has a value that is not allowed.
     """
-    hydra_config = HydraConfig.get()
-    config = {"tracker": OmegaConf.to_container(cfg.tracker, resolve=True)}
-    typed = map(overrides.parse, redaction.as_typed(hydra_config))
-    choices = dict(hydra_config.runtime.choices)
+    config = {"tracker": to_dict(cfg.tracker, resolve=True)}
+    typed = filter(None, map(overrides.parse, typed_words()))
+    choices = dict(hydra_config().runtime.choices)
     untyped = wandb_settings.fill(config, typed, validate.folders(), choices)
     for key in {"name", "job_type"} & set(untyped):
         config["tracker"]["wandb"][key] = None
@@ -161,9 +160,9 @@ def _show(trackers: dict[str, Any], files: list[Path], output: Path, title: str)
     )
     made = build(trackers, "tracker")
     # What trackers write is a run's own affair where the report lies in the folder of one.
-    place = output / "report" if (output / "config.yaml").exists() else output
+    run_dir = output / "report" if (output / "config.yaml").exists() else output
     with open_trackers(
-        made, run_dir=place, run=run, hparams={"report": title}, start_step=0
+        made, run_dir=run_dir, run=run, hparams={"report": title}, start_step=0
     ) as tracker:
         tracker.log_files("report", 0, files, final=True)
         for place in tracker.places:

@@ -23,6 +23,7 @@ from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.images import is_whole, load_png, save_png
 from ddpm.pipeline import Pipeline, in_turn
+from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
@@ -139,7 +140,7 @@ def check_shared_folder(run: Run, fabric: Fabric, batches: int) -> None:
         return
     run_id = fabric.broadcast(run.plan.hparams["run_id"])
     blind = torch.tensor(float(not _sees_folder(run.dir, run_id)), device=fabric.device)
-    if fabric.all_reduce(blind, reduce_op="sum") > 0:
+    if any_rank(fabric, blind):
         raise InputError(
             f"output_dir={run.dir}: not all processes see the folder that the first one made. "
             "Each writes images of its own there, so all machines must share it (NFS, Lustre, ...)."
@@ -172,12 +173,10 @@ def save_all(images: Iterable[Tensor], files: Iterable[Path]) -> None:
 
 def stop_requested(run: Run, fabric: Fabric, signals: GracefulStop) -> bool:
     """Whether any rank was asked to stop; waits for all of them."""
-    requested = torch.tensor(float(signals.wanted), device=fabric.device)
-    if fabric.world_size > 1:
-        requested = fabric.all_reduce(requested, reduce_op="sum")
-    if requested > 0:
+    requested = bool(any_rank(fabric, torch.tensor(float(signals.wanted), device=fabric.device)))
+    if requested:
         run.preempted(signals.received, "the same command goes on")
-    return bool(requested > 0)
+    return requested
 
 
 def file_name(seed: int) -> str:

@@ -71,7 +71,7 @@ class Train(Loop):
             autocast=fabric.autocast,
         )
         labelled = self.data.conditional or self.guidance.labelled
-        labels = range(self.data.num_classes) if labelled else None
+        labels = range(self.data.num_classes or 0) if labelled else None
         try:
             grid = preview_grid(fabric, pipeline, self.num_samples, labels)
         except Exception as error:

@@ -32,6 +32,7 @@ class TrainClassifier(Loop):
     def loss(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
     ) -> Tensor:
+        assert label is not None
         logits = model(self.diffusion.q_sample(x_0, t, eps), t).float()
         return F.cross_entropy(logits, label, reduction="none")
 

@@ -91,7 +91,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
-    style = {"color": "tab:blue", "marker": "." if len(steps) == 1 else None}
+    style: dict[str, Any] = {"color": "tab:blue", "marker": "." if len(steps) == 1 else None}
     axes.plot(steps, losses, **style, alpha=0.3, linewidth=1, label="as logged")
     if min(losses) > 0:  # averages of the logarithm lie in the middle of what is seen
         axes.set_yscale("log")

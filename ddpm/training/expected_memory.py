@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from ddpm.errors import InputError, shown
 from ddpm.runner.distributed import fsdp
 from ddpm.runner.distributed.fabric import reset_peak_memory
+from ddpm.runner.distributed.reduce import all_reduce
 from ddpm.runner.execution import eager
 from ddpm.runner.execution.run import Run
 from ddpm.training import memory
 from ddpm.training.memory import Ledger
 from ddpm.training.memory_probe import MemoryProbe, Trace
-from ddpm.training.reduce import all_reduce
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 

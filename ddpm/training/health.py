@@ -6,9 +6,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.runs import stop_file
-from ddpm.training.reduce import any_rank
 
 EVERY = 10  # steps between two checks that have to wait for the device
 

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.runner.distributed.fabric import memory
-from ddpm.training.reduce import all_reduce
+from ddpm.runner.distributed.reduce import all_reduce
 from ddpm.training.step import QUARTERS, StepMetrics
 
 COLUMNS = 3 + 2 * QUARTERS  # of a row: loss, gradient norm, nonfinite; sums and counts by time

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ddpm.denoising import schedule_loss
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.training.reduce import all_reduce
+from ddpm.runner.distributed.reduce import all_reduce
 
 EVERY = 4  # images of the global batch: every fourth one trains the schedule
 

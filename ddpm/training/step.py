@@ -13,10 +13,10 @@ from ddpm.denoising import NO_LABEL
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.randomness import StepNoise, mix, seed_device
 from ddpm.runner.distributed.fsdp import full_norm
+from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.execution import eager
 from ddpm.training.ema import EMA
 from ddpm.training.lr import LearningRate
-from ddpm.training.reduce import any_rank
 from ddpm.training.schedule import ScheduleTraining
 
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]

@@ -4,6 +4,7 @@ import errno
 import re
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -96,12 +97,13 @@ def _unreadable_override(word: str) -> str:
 
 def _several_values(text: str) -> str:
     """That several values need -m; and how to write one that has a comma in it."""
-    told = "Several values are a sweep: add -m to run them one after the other."
-    word = re.search(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE)
-    key = word[1].partition("=")[0].lstrip("+") if word else ""
-    if key in (*paths.PATHS, *paths.NAMES) and (spelled := overrides.spelled_with_quotes(word[1])):
-        told += f"\nIf it is one value with a comma: {spelled}"
-    return told
+    message = "Several values are a sweep: add -m to run them one after the other."
+    match = re.search(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE)
+    typed = match[1] if match else ""
+    is_text = overrides.key_of(typed) in (*paths.PATHS, *paths.NAMES)
+    if is_text and (spelled := overrides.spelled_with_quotes(typed)):
+        message += f"\nIf it is one value with a comma: {spelled}"
+    return message
 
 
 def no_such_key(key: str) -> str:
@@ -119,7 +121,7 @@ def no_such_key(key: str) -> str:
     return f"{key}: there is no such key.{hint} `python run.py --cfg job` prints them all."
 
 
-def no_such_option(group: str, option: str, options: list[str] | None = None) -> str:
+def no_such_option(group: str, option: str, options: Sequence[str] | None = None) -> str:
     """That a group has no such option, and which ones it has."""
     options = [name for name in options or catalog.groups()[group] if not name.startswith(".")]
     return (

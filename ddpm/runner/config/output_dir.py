@@ -77,8 +77,9 @@ def check_apart(folder: Path, config: dict[str, Any], base: BaseRun | None) -> N
     own, images = (Path(os.path.realpath(path)) for path in (folder, root))
     if images == own or any(images.is_relative_to(own / name) for name in WRITTEN):
         resumed = base is not None and base.resumed
-        key, value = ("resume", base.path) if resumed else ("output_dir", folder)
-        given = shell.word(key, value)
+        given = shell.word("output_dir", folder)
+        if base is not None and resumed:
+            given = shell.word("resume", base.path)
         cure = "Choose another output_dir; it may lie within data.root."
         if resumed:
             cure = "Move the images to a folder of their own and say data.root=<that folder>."

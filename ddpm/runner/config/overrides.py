@@ -48,7 +48,8 @@ def with_text_values(word: str, keys: Iterable[str], *, multirun: bool = True) -
     if override is None or override.key_or_group not in keys or "=" not in word:
         return word
     head, _, typed = word.partition("=")
-    typed, value = typed.strip(), override._value
+    typed = typed.strip()
+    value: Any = override._value
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
         if not multirun:  # a mistake; the message repeats what was typed
             return word

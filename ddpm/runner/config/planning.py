@@ -26,6 +26,7 @@ from ddpm.runner.config import (
 )
 from ddpm.runner.config.base_run import BaseRun
 from ddpm.runner.config.build import check_targets
+from ddpm.runner.config.composed import to_dict
 from ddpm.runner.config.explain import no_such_key, no_such_option
 from ddpm.runner.config.merge import merge
 from ddpm.runner.config.plan import Output, Plan
@@ -107,13 +108,13 @@ def _validate(cfg: DictConfig, request: Request) -> None:
 
 def _resolve(cfg: DictConfig, request: Request) -> dict[str, Any]:
     """The configuration as plain data, with the choices and overrides that led to it."""
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)
+    config: dict[str, Any] = to_dict(cfg, resolve=True)
     config.pop(INHERITED, None)
     paths.settle(config, request.texts)
     config["choices"] = {k: v for k, v in request.choices.items() if "/" not in k}
     config["overrides"] = [text for text in request.texts if not text.startswith("sweep=")]
     config["run_id"] = _run_id(request)
-    is_default = OmegaConf.to_container(cfg, resolve=False)["data_dir"] == _DATA_DIR
+    is_default = to_dict(cfg, resolve=False)["data_dir"] == _DATA_DIR
     if is_default and "DDPM_DATA" not in os.environ:
         config["data_dir"] = str(catalog.DATA)  # not the data/ of the current folder
     rules.check({"allow_changes": config.get("allow_changes", [])}, {})
@@ -122,7 +123,7 @@ def _resolve(cfg: DictConfig, request: Request) -> dict[str, Any]:
 
 def _run_id(request: Request) -> str:
     """A new one; or the one that W&B's sweep agent has given to the run it starts."""
-    assigned = os.environ.get("WANDB_RUN_ID")
+    assigned = os.environ.get("WANDB_RUN_ID", "")
     alone = limits.in_sweep() and not request.multirun
     return assigned if alone and stored_config.is_word(assigned) else secrets.token_hex(4)
 
@@ -281,6 +282,6 @@ def _is_own(group: str, option: str) -> bool:
 
 def _wires(node: Any, prefix: str = "") -> dict[str, str]:
     """The arguments of a node that stand for another one: `{"model": "model", ...}`."""
-    raw = OmegaConf.to_container(node, resolve=False) if node else {}
+    raw = to_dict(node, resolve=False) if node else {}
     matches = {key: _WIRE.fullmatch(str(value)) for key, value in raw.items()}
     return {f"{prefix}{key}": match[1] for key, match in matches.items() if match}

@@ -153,11 +153,6 @@ def _is_secret_here(variable: str) -> bool:
     return is_secret_variable(variable, os.environ.get(variable))
 
 
-def as_typed(hydra_config: DictConfig) -> list[str]:
-    """The overrides of a run as texts. Reading them one by one would put the values in."""
-    return OmegaConf.to_container(hydra_config, resolve=False)["overrides"]["task"]
-
-
 def leaves(node: Any, path: Place = ()) -> Iterator[tuple[Place, Any]]:
     """Paths and values of all that is neither a dict nor a list, and of empty ones."""
     pairs = node.items() if isinstance(node, dict) else enumerate(node)

@@ -9,7 +9,10 @@ from collections.abc import Iterable
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ddpm.runner.config.composed import to_dict
+from ddpm.runner.config.overrides import key_of
 from ddpm.runner.runs.old_names import RENAMED, override
+from ddpm.runner.safe_io.tree import get_path
 
 logger = logging.getLogger(__name__)
 
@@ -32,9 +35,7 @@ def in_files(cfg: DictConfig, typed: Iterable[str]) -> None:
         node = OmegaConf.select(cfg, parent) if parent else cfg
         if not isinstance(node, DictConfig) or name not in node:
             continue
-        value = OmegaConf.to_container(cfg, resolve=False)
-        for part in old.split("."):
-            value = value[part]
+        value = get_path(to_dict(cfg, resolve=False), old)
         with open_dict(cfg):
             del node[name]
             if new not in set(typed):
@@ -44,7 +45,7 @@ def in_files(cfg: DictConfig, typed: Iterable[str]) -> None:
 
 def _noting(old: str, new: str) -> str:
     """The new name; a line tells of it, once for each key in a process."""
-    key, today = (word.partition("=")[0].lstrip("+~") for word in (old, new))
+    key, today = key_of(old), key_of(new)
     if key != today and key not in _noted:
         _noted.add(key)
         logger.warning("%s is now called %s; the old name works in this version.", key, today)

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from ddpm.runner.config import redaction, team, validate
+from ddpm.runner.config import team, validate
+from ddpm.runner.config.composed import hydra_config, to_dict, typed_words
 
 INHERITED = "inherited"  # the key that holds the options taken from an older run
 
@@ -46,29 +46,30 @@ class Request:
         Raises:
             InputError: the team's file sets a key that it may not.
         """
-        hydra_config = HydraConfig.get()
-        texts = typed(cfg, hydra_config)
+        hydra = hydra_config()
+        texts = typed(cfg)
         overrides = OverridesParser.create().parse_overrides(texts)
-        choices = dict(hydra_config.runtime.choices)
+        choices = dict(hydra.runtime.choices)
         keys = [override.key_or_group for override in overrides]
         shared = team.keys(validate.folders(), choices.get("team"))
         if "team" in keys:  # a resumed run takes the team's keys as if they had been typed
             keys = list(dict.fromkeys([*shared, *keys]))
-        multirun = hydra_config.mode == RunMode.MULTIRUN
+        multirun = hydra.mode == RunMode.MULTIRUN
         return cls(
             choices=choices,
             texts=texts,
             overrides=overrides,
             keys=keys,
-            sweep_dir=Path(hydra_config.sweep.dir) if multirun else None,
-            subdir=str(hydra_config.sweep.subdir) if multirun else "",
+            sweep_dir=Path(hydra.sweep.dir) if multirun else None,
+            subdir=str(hydra.sweep.subdir) if multirun else "",
         )
 
 
-def typed(cfg: DictConfig, hydra_config: DictConfig) -> list[str]:
+def typed(cfg: DictConfig) -> list[str]:
     """The overrides of a command that its user typed."""
-    inherited = set(OmegaConf.to_container(cfg, resolve=False).get(INHERITED) or ())
-    words = redaction.as_typed(hydra_config)
+    inherited = set(to_dict(cfg, resolve=False).get(INHERITED) or ())
     return [
-        word for word in words if word not in inherited and not word.startswith(f"{INHERITED}=")
+        word
+        for word in typed_words()
+        if word not in inherited and not word.startswith(f"{INHERITED}=")
     ]

@@ -33,7 +33,7 @@ def keys(folders: Iterable[Path], choice: Any) -> list[str]:
 def _keys_of(path: Path) -> list[str]:
     """The keys of a file, and the groups of its defaults list."""
     try:
-        node = OmegaConf.to_container(OmegaConf.load(path), resolve=False) or {}
+        node: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False) or {}
     except (OmegaConfBaseException, ValueError, OSError):  # a number, a damaged list
         node = None
     defaults = node.pop("defaults", None) or [] if isinstance(node, dict) else None

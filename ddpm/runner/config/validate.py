@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig, Node, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpm.errors import InputError, NoSuchKey, shown
 from ddpm.runner.config import catalog, redaction
+from ddpm.runner.config.composed import hydra_config, to_dict
 from ddpm.runner.config.explain import no_such_key
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -38,7 +38,7 @@ def check(cfg: DictConfig, choices: dict[str, Any]) -> None:
 def drop_unchosen(cfg: DictConfig) -> None:
     """Take out settings of trackers that are not chosen: a team's file may set those of all."""
     known = {key.name for key in catalog.keys() if key.group == "tracker"}  # noqa: SIM118
-    for name, node in OmegaConf.to_container(cfg.tracker, resolve=False).items():
+    for name, node in to_dict(cfg.tracker, resolve=False).items():
         if isinstance(node, dict) and "_target_" not in node:
             if unknown := [key for key in node if f"tracker.{name}.{key}" not in known]:
                 raise NoSuchKey(no_such_key(f"tracker.{name}.{unknown[0]}"))
@@ -48,7 +48,7 @@ def drop_unchosen(cfg: DictConfig) -> None:
 
 def folders() -> list[Path]:
     """The folders that options were looked for in."""
-    sources = HydraConfig.get().runtime.config_sources
+    sources = hydra_config().runtime.config_sources
     return [Path(source.path) for source in sources if source.schema == "file"]
 
 
@@ -75,7 +75,7 @@ def check_files(folders: Iterable[Path], choices: dict[str, Any]) -> None:
 
 def _unknown(cfg: DictConfig, known: set[str]) -> list[str]:
     """Keys of no file under conf/. Those of a `_target_` are held against its parameters later."""
-    found, todo = [], [("", OmegaConf.to_container(cfg, resolve=False))]
+    found, todo = [], [("", to_dict(cfg, resolve=False))]
     while todo:
         prefix, node = todo.pop(0)
         for name, value in node.items():
@@ -93,7 +93,7 @@ def _missing(cfg: DictConfig) -> list[str]:
 
 def _without_value(cfg: DictConfig) -> set[str]:
     """Keys that are `???`. OmegaConf's `missing_keys` fails where another value refers to one."""
-    raw = OmegaConf.to_container(cfg, resolve=False)
+    raw = to_dict(cfg, resolve=False)
     return {".".join(map(str, path)) for path, value in redaction.leaves(raw) if value == "???"}
 
 
@@ -115,7 +115,7 @@ def _unresolvable(cfg: DictConfig) -> list[str]:
 
 def _interpolations(cfg: DictConfig) -> Iterator[tuple[str, str, Any]]:
     """Keys, raw texts and a way to read each value with a `${` in it."""
-    todo: list[Node] = [cfg]
+    todo: list[Any] = [cfg]  # OmegaConf offers no public way to ask for a raw node
     while todo:
         node = todo.pop(0)
         names = node if isinstance(node, DictConfig) else range(len(node))

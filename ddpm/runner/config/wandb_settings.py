@@ -134,8 +134,8 @@ def _read(key: str) -> Any:
     text = os.environ.get(variable, "").strip()
     if not text:
         return None
-    for name, value in os.environ.items():
-        if len(value) >= redaction.LEAST and value in text and is_secret_variable(name, value):
+    for name, secret in os.environ.items():
+        if len(secret) >= redaction.LEAST and secret in text and is_secret_variable(name, secret):
             raise InputError(
                 f"{variable}: holds the value of the variable {name}, which is named like a "
                 "secret; W&B shows it to others."

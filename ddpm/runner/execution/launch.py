@@ -18,6 +18,7 @@ from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks, signals
 from ddpm.runner.distributed.fabric import is_first_report, starts_processes
+from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
@@ -96,7 +97,7 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     path, state = _checkpoint(plan)
     plan = _with_checkpoint(plan, path, state)
     _check_agreed(fabric, plan, path, state)
-    if state is not None:
+    if state is not None and path is not None:
         check_fits(plan.config["model"], state, path)
     job = build(plan.config["job"], "job")
     run = Run(plan, fabric, build(plan.config["tracker"], "tracker"), state, path)
@@ -116,26 +117,20 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
 def _check_agreed(
     fabric: Fabric, plan: Plan, path: Path | None, state: dict[str, Any] | None
 ) -> None:
-    """See that all processes go on from the same checkpoint, or all from none.
+    """Check that all processes start from the same checkpoint, or all from none.
 
     Raises:
-        InputError: they do not, for their machines have different folders.
+        InputError: they do not, because their machines have different folders.
     """
     if fabric.world_size == 1:
         return
-    own = (
-        (plan.output.begun, path.name, state["run_id"], state["step"])
-        if state
-        else plan.output.begun
-    )
+    own = (plan.output.begun, path and path.name, state and (state["run_id"], state["step"]))
     first = fabric.broadcast(own)
-    differs = torch.tensor(float(own != first), device=fabric.device)
-    if fabric.all_reduce(differs, reduce_op="sum") > 0:
-        found = first[1] if isinstance(first, tuple) else "no checkpoint"
+    if any_rank(fabric, torch.tensor(float(own != first), device=fabric.device)):
         raise InputError(
-            f"{plan.checkpoint or plan.output.path}: not all processes find what the first one "
-            f"finds there ({found}). To go on or to sample, all machines need the same folder: put "
-            "it on a file system that they share."
+            f"{plan.checkpoint or plan.output.path}: not all processes find the checkpoint that the "
+            f"first one finds ({first[1] or 'none'}). To resume or to sample, all machines need the "
+            "same folder: put it on a file system that they share."
         )
 
 
@@ -213,7 +208,7 @@ def _with_checkpoint(plan: Plan, path: Path | None, state: dict[str, Any] | None
     """The plan with the checkpoint that was loaded: an older one, if the planned one is damaged."""
     if plan.trains or path is None or state is None:
         return plan
-    changes = {"checkpoint": str(path.absolute())}
+    changes: dict[str, Any] = {"checkpoint": str(path.absolute())}
     if isinstance(source := plan.config.get("source"), dict):
         changes |= {"source": source | {"step": state["step"]}}
     return replace(plan, config=plan.config | changes, hparams=plan.hparams | changes)

@@ -135,7 +135,7 @@ def _freeze_one(
 
 def words_of(cfg: DictConfig) -> list[str]:
     """The overrides of a job that its user typed, without the name of the sweep."""
-    return [word for word in typed(cfg, HydraConfig.get()) if not word.startswith("sweep=")]
+    return [word for word in typed(cfg) if not word.startswith("sweep=")]
 
 
 def place(job: Job, folder: SweepFolder) -> None:
