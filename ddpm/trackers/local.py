@@ -1,4 +1,4 @@
-"""The files every run leaves in its own folder: metrics.jsonl, the sample grids, loss.png."""
+"""The files in every run's folder: metrics.jsonl, sample grids, loss.png."""
 
 import io
 import json
@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 
 class Local:
-    """The record of truth: needs no account, and outlives a kill after any line.
+    """The authoritative record: needs no account, and survives a kill after any line.
 
-    A full disk is warned about once; lines that found no room are written when there is some again.
+    A full disk is reported once; lines that could not be written are written with later ones.
     """
 
     where: str | None = None
@@ -35,12 +35,12 @@ class Local:
         self._metrics = self._run_dir / FILE
         rows = _rewind(self._metrics, start_step)
         self._losses = [(row["step"], row[LOSS]) for row in rows if is_number(row.get(LOSS))]
-        self._drawn = 0  # so many losses are in the picture: drawing costs more than most steps
+        self._drawn = 0  # number of losses in loss.png; drawing takes longer than most steps
         self._unwritten = b""
         self._warned = False
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Append one line. JSON knows no NaN and no infinity: they become null."""
+        """Append one line. NaN and infinity, which JSON lacks, become null."""
         row = {"step": step} | {name: _finite(value) for name, value in metrics.items()}
         self._unwritten += json.dumps(row, allow_nan=False).encode() + b"\n"
         if is_number(row.get(LOSS)):
@@ -50,7 +50,7 @@ class Local:
             self._unwritten = b""
 
     def log_image(self, step: int, name: str, grid: Tensor) -> None:
-        """Write `<name>/step-000500.png` and redraw the loss curve. A sample run: `<name>.png`."""
+        """Write `<name>/step-000500.png` and redraw the loss; sampling runs write `<name>.png`."""
         trains = self._run.job_type == "train"
         file = grid_file(self._run_dir, name, step) if trains else self._run_dir / f"{name}.png"
         with self._spare():
@@ -58,7 +58,7 @@ class Local:
         self._draw_loss()
 
     def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
-        """Nothing: they are in the run's folder."""
+        """Do nothing: the files are in the run's folder."""
 
     def close(self, state: str) -> None:
         """Draw the last loss curve."""
@@ -73,7 +73,7 @@ class Local:
 
     @contextmanager
     def _spare(self) -> Iterator[None]:
-        """A file that cannot be written costs the file, not the run."""
+        """A file that cannot be written does not end the run."""
         try:
             yield
         except OSError as error:
@@ -93,7 +93,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
     style: dict[str, Any] = {"color": "tab:blue", "marker": "." if len(steps) == 1 else None}
     axes.plot(steps, losses, **style, alpha=0.3, linewidth=1, label="as logged")
-    if min(losses) > 0:  # averages of the logarithm lie in the middle of what is seen
+    if min(losses) > 0:  # on a log axis, average the logarithm
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
@@ -110,7 +110,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
 
 
 def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
-    """Take out of the file what a resume at `start_step` will write again; returns what stays."""
+    """Remove the rows that a run resumed at `start_step` will write again; return the others."""
     if not listing.exists(path):
         return []
     rows = [row for row in read_metrics(path) if row["step"] <= start_step]
@@ -121,7 +121,7 @@ def _rewind(path: Path, start_step: int) -> list[dict[str, Any]]:
 
 
 def _append(path: Path, data: bytes) -> None:
-    """Append all of `data` or, where the disk is full, nothing."""
+    """Append all of `data`, or nothing if the disk is full."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     size = os.fstat(file).st_size
     try:

@@ -1,4 +1,4 @@
-"""Curves for the eye."""
+"""Smoothing of loss curves."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def smooth(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Mean over a centred window of a twentieth of the values, narrower towards both ends."""
+    """Centred moving average over a twentieth of the values, narrower towards both ends."""
     half = max(1, len(values) // 40)
     i = np.arange(len(values))
     reach = np.minimum(half, np.minimum(i, i[::-1]))

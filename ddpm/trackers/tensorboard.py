@@ -11,7 +11,7 @@ from ddpm.trackers.base import RunInfo
 
 
 class TensorBoard:
-    """Writes to `<run folder>/tensorboard`. After a resume the steps that are done again count."""
+    """Writes to `<run folder>/tensorboard`. After a resume, repeated steps replace older ones."""
 
     def __init__(
         self,
@@ -31,17 +31,17 @@ class TensorBoard:
         self._writer.add_text("config", f"```json\n{text}\n```", start_step)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """One scalar a metric."""
+        """Write one scalar for each metric."""
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def log_image(self, step: int, name: str, grid: Tensor) -> None:
-        """A picture, uint8 (C, H, W)."""
+        """Write an image, uint8 (C, H, W)."""
         self._writer.add_image(name, grid, step)
 
     def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
-        """Nothing: it has no place for files."""
+        """Do nothing: TensorBoard stores no files."""
 
     def close(self, state: str) -> None:
-        """Flush and close the event file. It has no place for a state."""
+        """Flush and close the event file; TensorBoard has no end state."""
         self._writer.close()

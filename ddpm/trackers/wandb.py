@@ -14,11 +14,11 @@ from ddpm.trackers.wandb_client.uploads import Uploads, waiting_time
 
 
 class Wandb:
-    """A W&B run: online where that works, else offline with the command that uploads it later.
+    """A W&B run: online if possible, otherwise offline with the command that uploads it later.
 
-    Metrics are drawn against our own `step`, which is logged in every row: W&B's counter only goes
-    up, ours goes back to the checkpoint when a run is resumed. What W&B has of the steps that are
-    done again is not logged again; what it lacks of those before is taken from metrics.jsonl.
+    Metrics are plotted against our own `step`, logged in every row: W&B's counter only increases,
+    ours returns to the checkpoint when a run is resumed. Repeated steps that W&B has are not logged
+    again; earlier steps that it lacks are taken from metrics.jsonl.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Wandb:
         start_step: int,
     ) -> None:
         run_dir = Path(run_dir)
-        called = f"{name} {run.title}".strip() if name else run.name
+        full_name = f"{name} {run.title}".strip() if name else run.name
         group = group or run.group
         self._run, obstacle = session.open_run(
             limits.wanted_mode(mode),
@@ -48,29 +48,29 @@ class Wandb:
             entity=entity,
             project=project,
             group=limits.shortened(group) if group else None,
-            name=limits.labelled(name, run.title) if name else _shown(run.name),
+            name=limits.labelled(name, run.title) if name else _display_name(run.name),
             tags=limits.tags([*run.tags, *tags]),
             notes=limits.cleaned_notes(notes) if notes else None,
             job_type=limits.shortened(job_type or run.job_type),
-            config=hparams | _cut({"full_name": called, "full_group": group}),
+            config=hparams | _cut({"full_name": full_name, "full_group": group}),
             commit=(hparams.get("code") or {}).get("commit"),
         )
         self._run.define_metric("*", step_metric="step")
         self._uploads = Uploads(self._run, run_dir, run.run_id, artifacts)
-        self._seen = self._find_out(run_dir)
+        self._seen = self._history(run_dir)
         self._catch_up(run_dir, start_step)
         for source in ("source", "classifier_source"):
             if artifact := (hparams.get(source) or {}).get("artifact"):
                 self._uploads.uses(artifact)
-        self.where: str | None = self._find(run_dir, obstacle)
+        self.where: str | None = self._location(run_dir, obstacle)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """One row, with our step in it."""
+        """Log one row, which includes our step."""
         if step > self._seen.step:
             self._send({"step": step, **metrics})
 
     def log_image(self, step: int, name: str, grid: Tensor) -> None:
-        """A picture, uint8 (C, H, W). W&B does not rescale: floats would come out black."""
+        """Log an image, uint8 (C, H, W). W&B does not rescale: floats would appear black."""
         import wandb
 
         if step > self._seen.pictures.get(name, -1):
@@ -79,7 +79,7 @@ class Wandb:
             self._send({"step": step, name: picture})
 
     def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
-        """A version of the artifact `model-<run id>`, `samples-...`; a report is shown, too."""
+        """Upload a version of the artifact `model-<run id>`, `samples-...`; show a report, too."""
         if kind == "report":
             self._send(report_page.row(files))
         self._uploads.add(kind, step, files, final=final)
@@ -96,7 +96,7 @@ class Wandb:
             raise
 
     def _send(self, row: dict[str, Any]) -> None:
-        """Offline, W&B would number the rows of each start from 0, as if they were the same."""
+        """Log a row; the first with its number, since offline W&B counts from 0 at each start."""
         with bare_copies():
             if self._seen.rows:
                 self._run.log(row, step=self._seen.rows, commit=True)
@@ -104,18 +104,18 @@ class Wandb:
             else:
                 self._run.log(row)
 
-    def _find_out(self, run_dir: Path) -> history.Seen:
-        """What W&B has of this run already, before this start adds to it."""
+    def _history(self, run_dir: Path) -> history.Seen:
+        """The steps of this run that W&B has from earlier starts."""
         if self._run.offline:
             return history.in_files(run_dir)
-        found = history.Seen()
+        seen = history.Seen()
         if self._run.resumed:
-            summary = self._run.summary  # no mapping, whatever it looks like
-            found.add({name: summary.get(name) for name in summary.keys()})  # noqa: SIM118
-        return found
+            summary = self._run.summary  # it has keys() and get(), but is no mapping
+            seen.add({name: summary.get(name) for name in summary.keys()})  # noqa: SIM118
+        return seen
 
     def _catch_up(self, run_dir: Path, start_step: int) -> None:
-        """Log what was done before this start, and never reached W&B."""
+        """Log the steps before this start that W&B lacks."""
         import wandb
 
         file = run_dir / "metrics.jsonl"
@@ -131,23 +131,23 @@ class Wandb:
         if not (self._run.offline or self._run.disabled):
             history.mark_synced(run_dir)
 
-    def _find(self, run_dir: Path, obstacle: str | None) -> str | None:
-        """The run's page, or the command that uploads what lies in the run folder."""
+    def _location(self, run_dir: Path, obstacle: str | None) -> str | None:
+        """The URL of the run, or the command that uploads the offline run."""
         if self._run.disabled:
             return None
         if not self._run.offline:
             return self._run.url
-        # A resumed run has several parts; one command takes them all.
+        # A resumed run has several parts; one command uploads all.
         parts = f"{shlex.quote(str(run_dir / 'wandb'))}/offline-run-*"
         because = f" ({obstacle})" if obstacle else ""
         return f"W&B offline{because}; to upload: wandb sync {parts}"
 
 
-def _shown(name: str) -> str:
-    """A run's own name, which in sweeps is made of words, as it fits."""
+def _display_name(name: str) -> str:
+    """A run's own name, in sweeps its overrides, shortened to W&B's limit."""
     return limits.shortened(name if len(name) <= limits.NAME else limits.title_of(name.split(" ")))
 
 
 def _cut(texts: dict[str, str | None]) -> dict[str, str]:
-    """Those of some texts that are too long to be shown where they belong."""
+    """The texts that are too long for the field in which they are shown."""
     return {name: text for name, text in texts.items() if text and len(text) > limits.NAME}

@@ -86,7 +86,7 @@ def test_a_classifier_is_asked_for_in_the_same_way(run, tiny, monkeypatch):
     assert_answered(
         status, err, "guidance.classifier=wandb:model-x: an artifact is named wandb:<en"
     )
-    found = download.Found(tiny / "checkpoints" / "step-0000006.pt", "a/b/c:v1", "ab")
+    found = download.Fetched(tiny / "checkpoints" / "step-0000006.pt", "a/b/c:v1", "ab")
     monkeypatch.setattr(reference, "_fetched", lambda source: found)
     status, _, err = run(*words, "guidance.classifier=wandb:a/b/c:best")
     assert_answered(status, err, "guidance.classifier=wandb:a/b/c:best: of job=train, not of")
@@ -137,7 +137,7 @@ def test_what_strangers_store_is_answered_in_a_line(server, tmp_path, monkeypatc
         "reference": ({"a.pt": {**junk, "ref": secret.as_uri()}}, "it holds 0 checkpoints"),
         "junk": ({"a.pt": junk}, "not a whole checkpoint"),
         "huge": ({"a.pt": {**junk, "size": 2**60}}, "has room for"),
-        "short": ({"a.pt": {**junk, "size": 3}}, "not what W&B said"),
+        "short": ({"a.pt": {**junk, "size": 3}}, "W&B states"),
         "out": ({"../../../out.pt": junk}, ""),
         "hidden": ({".a.pt": junk}, "it holds 0 checkpoints"),
     }

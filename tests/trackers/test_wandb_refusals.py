@@ -22,7 +22,7 @@ __all__ = ["nobody_is_logged_in", "run_dir", "server"]
 
 @pytest.fixture(autouse=True)
 def nothing_was_told(monkeypatch):
-    monkeypatch.setattr(session, "_told", set())
+    monkeypatch.setattr(session, "_warned", set())
 
 
 def refuse_in_the_client(monkeypatch, field):

@@ -1,7 +1,7 @@
-"""What W&B holds of a run already, so that a run that goes on repeats and leaves out nothing.
+"""The steps of a run that W&B has, so that a resumed run logs each step exactly once.
 
-W&B's history cannot be taken back, and a run that goes on begins at a checkpoint, before the last
-line that it logged. What it does again comes out the same: only what W&B has not seen is logged.
+W&B's history is append-only, and a resumed run starts at a checkpoint, before its last log line.
+Repeated steps give identical values, so only steps that W&B does not have yet are logged.
 """
 
 import json
@@ -15,17 +15,19 @@ from typing import Any
 
 from ddpm.runner.safe_io import listing
 
-_BLOCK = 32768  # a .wandb file is a LevelDB log: records cut into fragments that lie in blocks
+_BLOCK = 32768  # a .wandb file is a LevelDB log: records in fragments within blocks
 _FULL, _FIRST, _LAST = 1, 2, 4
 _CAPTION = re.compile(r"step (\d+)")
 
 
 @dataclass
 class Seen:
-    """Args:
-    step: of the last row of numbers; -1 where there is none.
-    pictures: the last step of each, by name.
-    rows: W&B's own number for the next row.
+    """The logged part of a run.
+
+    Args:
+        step: step of the last row of numbers; -1 if there is none.
+        pictures: the last step of each image, by name.
+        rows: W&B's number of the next row.
     """
 
     step: float = -1
@@ -33,9 +35,9 @@ class Seen:
     rows: int = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Take note of a row, or of a summary of all rows."""
+        """Add a row, or the summary of all rows."""
         for name, value in row.items():
-            # a row of its own holds {"samples/caption": ...}, a summary {"samples": {...}}
+            # a row holds {"samples/caption": ...}, a summary {"samples": {...}}
             if isinstance(value, Mapping):
                 name, value = f"{name}/caption", value.get("caption")
             if name.endswith("/caption") and (step := _CAPTION.fullmatch(str(value))):
@@ -46,12 +48,12 @@ class Seen:
 
 
 def caption(step: int) -> str:
-    """What stands under a picture, and tells how far the pictures are."""
+    """The caption of an image, from which `Seen` reads its step."""
     return f"step {step}"
 
 
 def in_files(run_dir: Path) -> Seen:
-    """What earlier starts of an offline run have written: `wandb sync` will upload it all."""
+    """The steps that earlier starts of an offline run wrote; `wandb sync` uploads all of them."""
     seen = Seen()
     for path in _parts(run_dir, "*run-*"):
         for number, row in read_rows(path):
@@ -61,14 +63,14 @@ def in_files(run_dir: Path) -> Seen:
 
 
 def _parts(run_dir: Path, pattern: str) -> list[Path]:
-    """The file of each start of a run, in the folders whose names match."""
+    """The file of each start of a run, in the matching folders."""
     folders = listing.paths(run_dir / "wandb", pattern)
     return [file for folder in folders for file in listing.paths(folder, "run-*.wandb")]
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a run's file, each with W&B's number; a kill may have cut the last one short."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    """The rows of a run's file with W&B's numbers; a kill may have cut the last one short."""
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     for data in _records(path.read_bytes()):
         record = Record.FromString(data)
@@ -79,7 +81,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _records(data: bytes) -> Iterator[bytes]:
-    """The whole records of a log, up to the first damaged one."""
+    """The complete records of a log, up to the first damaged one."""
     position, record = 7, b""
     while position + 7 <= len(data):
         left = _BLOCK - position % _BLOCK
@@ -97,6 +99,6 @@ def _records(data: bytes) -> Iterator[bytes]:
 
 
 def mark_synced(run_dir: Path) -> None:
-    """Offline parts whose rows were logged anew, online: `wandb sync` is to pass them over."""
+    """Mark offline parts whose rows were logged online, so that `wandb sync` skips them."""
     for path in _parts(run_dir, "offline-run-*"):
         path.with_name(f"{path.name}.synced").touch()

@@ -1,8 +1,8 @@
-"""What W&B takes as projects, tags, names and the like, and how texts are made to fit.
+"""W&B's limits of projects, tags and names, and functions that make texts fit.
 
-Its client refuses tags that are empty or longer than 64 characters and projects with characters
-that have a meaning in addresses (wandb/sdk/wandb_settings.py); its server refuses names and groups
-of more than 128 characters. Nothing here imports wandb.
+Its client refuses tags that are empty or longer than 64 characters and projects with special
+characters of URLs (wandb/sdk/wandb_settings.py); its server refuses names and groups of more than
+128 characters. This module does not import wandb.
 """
 
 import hashlib
@@ -14,13 +14,13 @@ from typing import Any
 from ddpm.errors import InputError, nearest, shown
 
 TAG = 64  # characters
-NAME = 128  # of a run's name, group and job type, of projects, users and teams
+NAME = 128  # characters of the names of runs, groups, job types, projects, users and teams
 
 PROJECT = f"1 to {NAME} characters, none of them / \\ # ? % :"  # also of users and teams
 TAGS = f"a list of tags, texts of 1 to {TAG} characters, like [baseline, '2026'], in quotes where "
-TAGS += "YAML reads something else"
+TAGS += "YAML would not read a string"
 MODES = ("online", "offline", "disabled")
-_OLD_MODES = {"dryrun": "offline", "run": "online"}  # W&B's own names of former times
+_OLD_MODES = {"dryrun": "offline", "run": "online"}  # W&B's former names
 
 
 def is_project(text: str) -> bool:
@@ -35,16 +35,16 @@ def are_tags(values: list[Any]) -> bool:
 
 
 def in_sweep() -> bool:
-    """Whether W&B's agent has started this process, for a run of its sweep."""
+    """Whether W&B's agent has started this process for a run of its sweep."""
     sweep = os.environ.get("WANDB_SWEEP_ID", "")
     return sweep != "" and sweep == sweep.strip()
 
 
 def wanted_mode(mode: str | None) -> str | None:
-    """What the configuration or else the environment asks for; None if neither does.
+    """The mode of the configuration, or else of the environment; None if neither sets it.
 
     Raises:
-        InputError: that is no mode.
+        InputError: it is not a mode.
     """
     key = "tracker.wandb.mode"
     if mode is None:
@@ -59,13 +59,13 @@ def wanted_mode(mode: str | None) -> str | None:
 
 
 def tags(values: Iterable[Any]) -> list[str]:
-    """Tags as W&B takes them: each once, cut where they are too long, none of them empty."""
+    """Tags that W&B accepts: unique, cut to the limit, not empty."""
     found = (cleaned(str(value)).strip()[:TAG] for value in values if value is not None)
     return list(dict.fromkeys(tag for tag in found if tag))
 
 
 def cleaned(text: str) -> str:
-    """A text on one line that can be sent: what is no UTF-8 is written as `\\xff`."""
+    """A text on one line that can be sent; bytes that are not UTF-8 become `\\xff`."""
     line = "".join(" " if ord(c) < 32 or ord(c) == 127 else c for c in text)
     return line.encode("utf-8", "backslashreplace").decode()
 
@@ -76,8 +76,8 @@ def cleaned_notes(text: str) -> str:
 
 
 def shortened(text: str, limit: int = NAME) -> str:
-    """A text of at most `limit` characters. Its middle is left out where it is longer, and a digest
-    keeps apart what differs there."""
+    """A text of at most `limit` characters. The middle of a longer one is replaced by a digest, so
+    that different texts stay different."""
     text = cleaned(text)
     if len(text) <= limit:
         return text
@@ -86,8 +86,8 @@ def shortened(text: str, limit: int = NAME) -> str:
 
 
 def labelled(name: str, label: str, limit: int = NAME) -> str:
-    """A name with what tells a run from others behind it; where that is too long, the name is cut
-    first."""
+    """A name followed by a label that distinguishes the run; if both are too long, the name is
+    shortened first."""
     name, label = cleaned(name), cleaned(label)
     whole = f"{name} {label}".strip()
     if len(whole) <= limit or len(label) > limit // 2:
@@ -96,8 +96,8 @@ def labelled(name: str, label: str, limit: int = NAME) -> str:
 
 
 def title_of(words: Sequence[str]) -> str:
-    """Words of the command line without those for trackers; keys without their groups where all is
-    too long otherwise."""
+    """The overrides without those for trackers; without the groups of their keys if that is too
+    long."""
     kept = [word for word in words if not word.lstrip("+").startswith("tracker")]
     title = " ".join(kept)
     if len(title) <= NAME:
@@ -108,7 +108,7 @@ def title_of(words: Sequence[str]) -> str:
 
 
 def plain(text: str) -> str:
-    """A text that no server has reason to refuse: 64 characters of ASCII."""
+    """A text that every server accepts: 64 characters of ASCII."""
     return shortened(re.sub(r"[^A-Za-z0-9 =_.,-]", "_", text), 64)
 
 

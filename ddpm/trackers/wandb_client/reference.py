@@ -1,4 +1,4 @@
-"""`wandb:<entity>/<project>/<artifact>:<alias>`, wherever a checkpoint is named: a file here."""
+"""Resolve `wandb:<entity>/<project>/<artifact>:<alias>`, as given for a checkpoint, to a file."""
 
 import functools
 import os
@@ -14,27 +14,27 @@ _NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w. -]*/[\w-][\w.-]*:[\w-][\w. -]*")
 
 
 class Source(NamedTuple):
-    """A file or folder, and what is known of the artifact it came from."""
+    """A file or folder, and the artifact that it comes from."""
 
     path: Path
     about: dict[str, Any]
 
 
 def find(source: str) -> Source:
-    """Where the checkpoint that `source` names is; an artifact is downloaded, once.
+    """The path of the checkpoint that `source` names; an artifact is downloaded once.
 
     Raises:
-        InputError: it names an artifact that cannot be had.
+        InputError: the artifact cannot be downloaded.
     """
     if not source.startswith(PREFIX):
         return Source(Path(os.path.expanduser(source)), {})
-    found = _fetched(source)
-    return Source(found.file, {"artifact": found.name, "digest": found.digest})
+    fetched = _fetched(source)
+    return Source(fetched.file, {"artifact": fetched.name, "digest": fetched.digest})
 
 
 @functools.cache
 def _fetched(source: str) -> Any:
-    """Asked once by a process: the options of a run are wanted before the run is planned."""
+    """The downloaded artifact; cached, since planning asks several times."""
     name = source.removeprefix(PREFIX)
     if not _NAME.fullmatch(name):
         raise InputError(f"checkpoint={source}: an artifact is named {FORM}.")
@@ -49,10 +49,10 @@ def _fetched(source: str) -> Any:
 
 
 def cache() -> Path:
-    """Where downloads stay, by digest: `DDPM_CACHE`, or a folder in the user's cache.
+    """The folder of downloads: `DDPM_CACHE`, or a folder in the user's cache.
 
     Raises:
-        InputError: neither is set, and the user has no home.
+        InputError: neither is set, and the user has no home folder.
     """
     if own := os.environ.get("DDPM_CACHE"):
         return Path(os.path.expanduser(own), "artifacts")
@@ -60,7 +60,7 @@ def cache() -> Path:
         return Path(user, "hydra-ddpm", "artifacts")
     try:
         return Path.home() / ".cache" / "hydra-ddpm" / "artifacts"
-    except RuntimeError:  # as in a container that runs under a number without a name
+    except RuntimeError:  # as for a user id without a name in a container
         raise InputError(
             "this user has no home folder for downloads: set the environment variable DDPM_CACHE "
             "to a folder."

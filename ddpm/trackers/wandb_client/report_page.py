@@ -1,4 +1,4 @@
-"""A report as W&B shows it: the page itself, and its table to sort and filter."""
+"""A report for W&B: the HTML page, and its table to sort and filter."""
 
 import csv
 from collections.abc import Sequence
@@ -7,21 +7,23 @@ from typing import Any
 
 
 def row(files: Sequence[Path]) -> dict[str, Any]:
-    """What to log of a report's files, by name: `report` and `runs`."""
+    """The row that logs a report's files: `report` and `runs`."""
     import wandb
 
-    found = {file.suffix: file for file in files}
+    by_suffix = {file.suffix: file for file in files}
     shown: dict[str, Any] = {}
-    if page := found.get(".html"):
+    if page := by_suffix.get(".html"):
         shown["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
-    if table := found.get(".csv"):
+    if table := by_suffix.get(".csv"):
         head, *lines = csv.reader(table.read_text(encoding="utf-8").splitlines())
-        shown["runs"] = wandb.Table(columns=head, data=[list(map(_cell, line)) for line in lines])
+        columns: list[str | int] = [*head]
+        rows = [list(map(_cell, line)) for line in lines]
+        shown["runs"] = wandb.Table(columns=columns, data=rows)
     return shown
 
 
 def _cell(text: str) -> str | float:
-    """Numbers as numbers, so that W&B sorts them as such."""
+    """A number if possible, so that W&B sorts numerically."""
     try:
         return float(text)
     except ValueError:

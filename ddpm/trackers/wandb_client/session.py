@@ -1,4 +1,4 @@
-"""A W&B run is opened: online where that works, else offline; in silence, and at once."""
+"""Opening W&B runs: online if possible, otherwise offline; without output and without delay."""
 
 import logging
 import os
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 2.0  # a server that is slower than this to answer counts as out of reach
-INIT_SECONDS = 15.0  # and so does one that answers but opens no run in this time
-FINISH_SECONDS = 20.0  # upload that may be waited for at the end; the rest stays in the run folder
-# Options that a run can be shown without, and the fields of `wandb.Settings` that hold them.
+ANSWER_SECONDS = 2.0  # a server that takes longer to answer counts as unreachable
+INIT_SECONDS = 15.0  # also one that answers but takes longer to open a run
+FINISH_SECONDS = 20.0  # of waiting for uploads at the end; the rest stays in the run folder
+# Optional labels of a run, and their fields of `wandb.Settings`.
 COSMETIC = {
     "tags": "run_tags",
     "notes": "run_notes",
@@ -32,22 +32,22 @@ COSMETIC = {
     "group": "run_group",
     "job_type": "run_job_type",
 }
-# Variables of the environment for what a run says itself: its configuration has read them.
+# Environment variables that the configuration has already read.
 _OURS = {f"WANDB_{name}" for name in ("PROJECT", "ENTITY", "NAME", "NOTES", "TAGS", "JOB_TYPE")}
 _OURS |= {f"WANDB_{field.upper()}" for field in COSMETIC.values()}
 _OURS |= {f"WANDB_{name}" for name in ("RUN_ID", "RESUME", "RESUME_FROM", "FORK_FROM", "REINIT")}
 _OURS |= {"WANDB_MODE", "WANDB_DIR", "WANDB_ROOT_DIR"}
-_OF_SWEEPS = {"WANDB_PROJECT", "WANDB_ENTITY"}  # what W&B's agent says, and wandb insists on
+_OF_SWEEPS = {"WANDB_PROJECT", "WANDB_ENTITY"}  # set by W&B's agent, and required by wandb
 
 
 def open_run(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | None]:
-    """The run, and what kept it from being online if that was not asked for.
+    """The run, and the reason why it is offline without being requested to be.
 
     Args:
-        options: what `wandb.init` takes; `commit` is the code's, None where it is not known.
+        options: arguments of `wandb.init`; and `commit`, the version of the code or None.
 
     Raises:
-        InputError: it has to be online, and nobody is logged in.
+        InputError: it must be online, and the user is not logged in.
     """
     settings = session(options["id"]).settings
     if wanted is None and settings.mode in ("offline", "dryrun", "disabled"):
@@ -68,10 +68,10 @@ def open_run(wanted: str | None, **options: Any) -> tuple["wandb.Run", str | Non
 
 
 def check_login() -> None:
-    """See, before a run has a folder, that it can be online as it has to be.
+    """Check, before a run has a folder, that it can be online.
 
     Raises:
-        InputError: nobody is logged in.
+        InputError: the user is not logged in.
     """
     session()
     obstacle = not_logged_in()
@@ -88,65 +88,64 @@ def _cannot_be_online(obstacle: str) -> str:
 
 
 def _open(mode: str, options: dict[str, Any]) -> "wandb.Run":
-    """The run; without its tags, notes and the like where W&B opens it only so, and a word on it.
+    """The run; if W&B refuses its tags, notes or names, without them and with a warning.
 
     Raises:
-        Exception: of W&B, which does not open it in any way.
+        Exception: W&B refuses the run in any case.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     try:
         return _init(mode, **options)
     except Exception as error:
-        slow = time.monotonic() - began > INIT_SECONDS / 2  # no refusal
+        slow = time.monotonic() - start > INIT_SECONDS / 2  # a timeout, not a refusal
         if slow or not any(options.get(name) for name in COSMETIC):
             raise
         refused, reason = _refused(options), one_line(error)
         _begin_again(options["id"])
-    run = _init(mode, **options | {name: _least(name, options[name]) for name in refused})
+    run = _init(mode, **options | {name: _reduced(name, options[name]) for name in refused})
     logger.warning("W&B refuses %s (%s): the run is tracked without.", " or ".join(refused), reason)
     return run
 
 
 def _refused(options: dict[str, Any]) -> list[str]:
-    """Those of a run's cosmetic options that W&B's client refuses; all, where it refuses none and
-    it must have been the server."""
+    """The labels that W&B's client refuses; all if it refuses none, since then the server did."""
     import wandb
 
-    given = [name for name in COSMETIC if options.get(name)]
-    found = []
-    for name in given:
+    labels = [name for name in COSMETIC if options.get(name)]
+    refused = []
+    for name in labels:
         try:
             wandb.Settings(**{COSMETIC[name]: options[name]}).to_proto()
         except Exception:
-            found.append(name)
-    return found or given
+            refused.append(name)
+    return refused or labels
 
 
-def _least(name: str, value: str) -> str | None:
-    """What is left of an option that was refused: plain forms of what runs are found by."""
+def _reduced(name: str, value: str) -> str | None:
+    """The replacement of a refused label: a plain name or group, otherwise None."""
     return limits.plain(value) if name in ("name", "group") else None
 
 
 def _init(mode: str, commit: str | None, **options: Any) -> "wandb.Run":
-    """`wandb.init`, silent, in a run of its own, and with the argument list left out."""
+    """`wandb.init` without output, as a separate run, and without recording the command line."""
     import wandb
 
-    if limits.in_sweep():  # the sweep says where its runs go; the id is `session`'s
+    if limits.in_sweep():  # the sweep sets the project; the id is that of `session`
         options |= {"entity": None, "project": None, "id": None}
     settings = wandb.Settings(
-        mode=mode,
+        mode=mode,  # type: ignore[arg-type]
         silent=True,
         console="off",
         symlink=False,
         reinit="finish_previous",  # the jobs of a sweep share a process, not a run
-        resume="allow" if mode == "online" else None,  # offline, W&B knows no resuming
-        allow_val_change=True,  # a resumed run may train for more steps than it began with
+        resume="allow" if mode == "online" else None,  # W&B cannot resume offline
+        allow_val_change=True,  # a resumed run may have changed settings
         init_timeout=INIT_SECONDS,
         finish_timeout=FINISH_SECONDS,
         x_disable_meta=True,  # the command line
         git_commit=commit,
-        disable_git=True,  # it would ask in the working directory, and for the address of a remote
-        x_transaction_log_flush_interval=2,  # seconds, which a kill can take
+        disable_git=True,  # it would read the working directory and the URL of a remote
+        x_transaction_log_flush_interval=2,  # seconds of rows that a kill can lose
     )
     with _without_extras():
         return wandb.init(settings=settings, **options)
@@ -154,12 +153,10 @@ def _init(mode: str, commit: str | None, **options: Any) -> "wandb.Run":
 
 @contextmanager
 def _without_extras() -> Iterator[None]:
-    """Let `wandb.init` leave out two things that cost a run more than they give.
+    """Disable two parts of `wandb.init`.
 
-    - It hooks itself into later imports, to tell W&B which libraries are in use; such an import
-      fails where W&B's own process has died.
-    - It imports W&B Launch, which takes a second, for inputs of a job. Whoever has set some has
-      imported it already.
+    - Import hooks that report the libraries in use: later imports fail if W&B's process has died.
+    - The import of W&B Launch, which takes a second; programs that use it have imported it before.
     """
     from wandb.sdk.wandb_run import Run
 
@@ -177,20 +174,20 @@ def _without_extras() -> Iterator[None]:
 
 
 def session(run_id: str | None = None) -> Any:
-    """What the runs of this process share, kept from talking.
+    """The W&B session that the runs of this process share, without output.
 
     Args:
-        run_id: of the next run; under W&B's agent wandb takes no other than that of the session.
+        run_id: id of the next run; under W&B's agent, wandb uses only the id of the session.
     """
     import wandb
 
     in_sweep = run_id is not None and limits.in_sweep()
-    settings = {"silent": True} | ({"run_id": run_id} if in_sweep else {})
+    settings: dict[str, Any] = {"silent": True} | ({"run_id": run_id} if in_sweep else {})
     with _own_environment():
         try:
             return wandb.setup(wandb.Settings(**settings))
         except Exception:
-            # W&B's own process, as an earlier program left it in the environment; it may be dead.
+            # The W&B process of an earlier program, named in the environment, may have died.
             if os.environ.pop("WANDB_SERVICE", None) is None:
                 raise
             return wandb.setup(wandb.Settings(**settings))
@@ -198,22 +195,22 @@ def session(run_id: str | None = None) -> Any:
 
 @contextmanager
 def _own_environment() -> Iterator[None]:
-    """Without the variables that a run has read itself, and those that W&B would refuse: one of
-    either kind would cost all tracking. Others, such as WANDB_BASE_URL, are W&B's."""
+    """Hide the variables that the configuration has read, and those that W&B refuses: either kind
+    would make the run fail to open. Others, such as WANDB_BASE_URL, stay."""
     hidden = _OURS - (_OF_SWEEPS if limits.in_sweep() else set())
     hidden |= {name for name in os.environ if name not in hidden and _is_refused(name)}
-    before = {name: os.environ.pop(name) for name in hidden if name in os.environ}
+    saved_env = {name: os.environ.pop(name) for name in hidden if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(before)
+        os.environ.update(saved_env)
 
 
-_told: set[str] = set()  # variables that were warned about
+_warned: set[str] = set()  # variables that were reported
 
 
 def _is_refused(name: str) -> bool:
-    """Whether W&B refuses what a variable says; told once."""
+    """Whether W&B refuses the value of a variable; reported once."""
     import wandb
 
     if not name.startswith("WANDB_"):
@@ -221,28 +218,28 @@ def _is_refused(name: str) -> bool:
     try:
         wandb.Settings().update_from_env_vars({name: os.environ[name]})
     except Exception as error:
-        if name not in _told:
+        if name not in _warned:
             value = "" if is_secret(name) else f"={shown(os.environ[name])}"
-            logger.warning("%s%s: W&B refuses it, and it is left out: %s", name, value, _why(error))
-        _told.add(name)
+            logger.warning("%s%s: W&B refuses it, and it is ignored: %s", name, value, _why(error))
+        _warned.add(name)
         return True
     return False
 
 
 def _why(error: Exception) -> str:
-    """A reason that does not repeat the value, as pydantic's own text does."""
-    found = error.errors() if hasattr(error, "errors") else []
-    return shown(found[0]["msg"] if found else error, 160)
+    """The reason without the value, which pydantic's message repeats."""
+    details = error.errors() if hasattr(error, "errors") else []
+    return shown(details[0]["msg"] if details else error, 160)
 
 
 def _begin_again(run_id: str) -> None:
-    """After a run that could not be opened: nothing of it may be left."""
+    """Discard a run that could not be opened."""
     abandon()
     session(run_id)
 
 
 def abandon() -> None:
-    """Stop W&B's own process, which may be dead or hold the run's id; the next run starts anew."""
+    """Stop W&B's process, which may have died or hold the run's id; the next run starts another."""
     import wandb
 
     with suppress(Exception, SystemExit):
@@ -250,7 +247,7 @@ def abandon() -> None:
 
 
 def not_logged_in() -> str | None:
-    """Why there is no key to log in with. Looks in the environment and the files, asks nobody."""
+    """The reason why no key is available, or None. Reads environment and files; never prompts."""
     import wandb
 
     try:
@@ -260,26 +257,26 @@ def not_logged_in() -> str | None:
 
 
 def out_of_reach() -> str | None:
-    """Why W&B's server cannot be talked to, as far as a knock at its door tells."""
+    """The reason why W&B's server cannot be reached, or None; tries one request."""
     url = session().settings.base_url
     return None if _answers(url) else f"{url} does not answer"
 
 
 def _answers(url: str) -> bool:
-    """Whether a server, or the proxy before it, answers in time; a name server may be slow too."""
+    """Whether a server or proxy answers in time, including the time of name resolution."""
     answered = threading.Event()
 
-    def knock() -> None:
+    def request() -> None:
         try:
             urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
         except urllib.error.HTTPError:
             pass  # an answer
         except Exception as error:
             if not isinstance(getattr(error, "reason", None), ssl.SSLError):
-                return  # a certificate is for W&B to judge
+                return  # W&B checks certificates itself
         answered.set()
 
-    thread = threading.Thread(target=knock, daemon=True)
+    thread = threading.Thread(target=request, daemon=True)
     thread.start()
     thread.join(ANSWER_SECONDS)
     return answered.is_set()

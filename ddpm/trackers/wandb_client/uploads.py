@@ -1,4 +1,4 @@
-"""Files of a run as versions of a W&B artifact, uploaded beside the training, not in its way."""
+"""Uploads a run's files as versions of a W&B artifact, in a thread beside the training."""
 
 import contextlib
 import json
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHOICES = ("none", "last", "all")
-SECONDS = 600.0  # that the end of a run may wait for its last files
+SECONDS = 600.0  # that the end of a run waits for uploads
 
 
 class Uploads:
-    """A thread that does one upload after the other. The first that fails is told, none raises.
+    """A thread that uploads files one after the other. The first failure is reported, none raises.
 
     Args:
         run: online or offline; offline, the files wait in the run folder for `wandb sync`.
@@ -43,18 +43,18 @@ class Uploads:
         self._warned = False
 
     def uses(self, artifact: str) -> None:
-        """The run builds on an artifact; W&B draws a line from one to the other. Online only."""
+        """Record that the run uses an artifact, for W&B's lineage graph. Online only."""
         if not self._run.offline and not self._run.disabled:
             self._later(lambda: self._run.use_artifact(artifact))
 
     def add(self, kind: str, step: int, files: Sequence[Path], *, final: bool) -> None:
-        """A version of the run's model or samples: a hard link now, for the files may soon go."""
+        """Upload a version of the model or samples; hard-linked now, since files may be deleted."""
         wanted = final if self._keeps == "last" else self._keeps == "all"
-        if kind == "report":  # there is always one more
+        if kind == "report":  # each report is a new version
             step = self._done.count(kind)
         if not wanted or not files or self._run.disabled or self._done.has(kind, step):
             return
-        with self._told():
+        with self._reporting():
             folder = self._dir / "wandb" / "artifacts" / f"{kind}-step-{step:07d}"
             held = [_link(file, folder / file.name) for file in files]
             losses = metrics_log.values(self._dir, until=step)
@@ -62,7 +62,7 @@ class Uploads:
             self._later(lambda: self._upload(kind, step, held, loss))
 
     def finish(self, seconds: float) -> None:
-        """Wait until all is uploaded, or for so long."""
+        """Wait until all uploads are done, at most so long."""
         with self._idle:
             self._idle.wait_for(lambda: self._left == 0, seconds)
 
@@ -71,7 +71,7 @@ class Uploads:
 
         about: dict[str, Any] = {"step": step} | ({} if loss is None else {"loss": loss})
         artifact = wandb.Artifact(artifact_name(f"{kind}-{self._id}"), kind, metadata=about)
-        for file in files:  # not copied: a checkpoint can be large
+        for file in files:  # without a copy in W&B's cache: a checkpoint can be large
             artifact.add_file(str(file), name=file.name, policy="immutable", skip_cache=True)
         best = ["best"] if loss is not None and self._done.is_best(loss) else []
         aliases = ["latest", f"step-{step}", *best]
@@ -92,15 +92,15 @@ class Uploads:
     def _work(self) -> None:
         while True:
             call = self._todo.get()
-            with self._told():
+            with self._reporting():
                 call()
             with self._idle:
                 self._left -= 1
                 self._idle.notify_all()
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """What goes wrong is told once, and costs the upload alone."""
+    def _reporting(self) -> Iterator[None]:
+        """Report the first error; it fails the upload only."""
         try:
             yield
         except Exception as error:
@@ -110,7 +110,7 @@ class Uploads:
 
 
 class _Done:
-    """What was handed over so far, over all starts of the run: `wandb/artifacts.json`."""
+    """The uploads of all starts of the run, in `wandb/artifacts.json`."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -137,12 +137,12 @@ class _Done:
 
 
 def waiting_time(state: str) -> float:
-    """How long the end of a run may wait: whoever was told to stop has little time."""
+    """Seconds that the end of a run waits for uploads; a preempted run has little time."""
     return SECONDS if state == "done" else 5.0
 
 
 def _link(file: Path, held: Path) -> Path:
-    """The same file under a second name; a copy where the disk knows no such thing."""
+    """A hard link to a file, or a copy if the file system has no links."""
     held.parent.mkdir(parents=True, exist_ok=True)
     held.unlink(missing_ok=True)
     try:

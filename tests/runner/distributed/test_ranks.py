@@ -114,7 +114,7 @@ def test_a_classifier_is_measured_by_all_ranks_together(strategy, tmp_path, monk
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["schedule=learned"], "hardware=fsdp: trains no schedule"),
+        (["schedule=learned"], "hardware=fsdp: cannot train schedule=learned"),
         (["hardware.precision=16-mixed"], "hardware.precision=16-mixed: hardware=fsdp"),
     ],
 )
