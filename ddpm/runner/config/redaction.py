@@ -4,6 +4,7 @@ environment is written as the text `${oc.env:NAME}`, to be read from there again
 Which names and values count as secrets: ddpm/runner/safe_io/secret_names.py.
 """
 
+import functools
 import os
 import re
 import secrets
@@ -255,7 +256,7 @@ def reveal(
                     f"{key}={text}: a stored configuration reads no environment here. If you mean "
                     f"it, say it again: '{key}={text}'."
                 )
-            value = _TEXT.sub(lambda match, key=key: _read(key, match), text)
+            value = _TEXT.sub(functools.partial(_read, key), text)
             found.append(Hidden(path, value, text))
             holder: Any = copy
             for parent in path[:-1]:

@@ -128,9 +128,9 @@ def _check_agreed(
     first = fabric.broadcast(own)
     if any_rank(fabric, torch.tensor(float(own != first), device=fabric.device)):
         raise InputError(
-            f"{plan.checkpoint or plan.output.path}: not all processes find the checkpoint that the "
-            f"first one finds ({first[1] or 'none'}). To resume or to sample, all machines need the "
-            "same folder: put it on a file system that they share."
+            f"{plan.checkpoint or plan.output.path}: not all processes find the checkpoint that "
+            f"the first one finds ({first[1] or 'none'}). To resume or to sample, all machines "
+            "need the same folder: put it on a file system that they share."
         )
 
 
