@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from lightning_fabric import Fabric
 from omegaconf import open_dict
 
-from ddpm.runner.config import catalog, merge
+from ddpm.runner.config import catalog
 from ddpm.runner.config.build import build
 from ddpm.runner.config.catalog import groups, keys
 from ddpm.runner.config.planning import plan
@@ -100,8 +100,8 @@ def variants(group: str) -> list[tuple[str, ...]]:
 
 def job_of(model: str) -> str:
     """The job that trains a network: the one whose file chooses it, else `train`."""
-    for job in merge.TRAINING:
-        defaults = catalog.read(catalog.CONF / "job" / f"{job}.yaml").get("defaults", [])
-        if {"override /model": model} in defaults:
+    for job in catalog.groups()["job"]:
+        file = catalog.read(catalog.CONF / "job" / f"{job}.yaml")
+        if file["kind"] == "trains" and {"override /model": model} in file.get("defaults", []):
             return job
     return "train"

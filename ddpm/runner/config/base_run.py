@@ -127,7 +127,7 @@ def resumed(resume: str) -> BaseRun:
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     stored_config.check_version(config, source)
-    if config.get("kind") != "trains":
+    if config.get("kind") != "trains" or not config["choices"].get("job"):
         raise InputError(f"{source}: not a training run (its job: {config['choices'].get('job')}).")
     if missing := [part for part in _NEEDED if part not in config]:
         raise InputError(f"{source}: its config.yaml lacks {missing[0]}.")
