@@ -159,7 +159,7 @@ WALKS = {
     "checkpoints": lambda path: checkpoint.list_checkpoints(path),
     "previews": lambda path: grid_files(path.parent, path.name),
     "downloads": lambda path: download._checkpoints(path),
-    "jobs of a sweep": lambda path: folder.jobs(path),
+    "jobs of a sweep": lambda path: folder.job_folders(path),
     "a sweep that begins": lambda path: enter_and_leave(sweep_folder(path)),
     "runs to go on with": lambda path: output_dir._unfinished(path, {}),
     "options": lambda path: catalog.yaml_files(path),
@@ -306,7 +306,7 @@ def sweep(tmp_path):
 def test_the_status_names_a_job_that_cannot_be_looked_into(sweep, tmp_path, refuse, monkeypatch):
     monkeypatch.setattr(status, "_seen", {})
     refuse(sweep[1], stat=True)
-    folders = folder.jobs(tmp_path)
+    folders = folder.job_folders(tmp_path)
     assert folders == sweep
     table = status.table(folders, 200)
     assert "unknown: status.json cannot be read (Stale file handle)" in table
