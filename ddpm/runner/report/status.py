@@ -58,12 +58,13 @@ def render(jobs: Sequence[JobStatus], width: int | None = None) -> str:
     """One line per job, and a summary below.
 
     Args:
-        width: maximum width in characters; None: that of the terminal.
+        width: maximum width in characters; None: that of the terminal, unlimited in a file.
     """
     common = common_overrides([job.overrides for job in jobs])
     names = _short([job.name for job in jobs])
     rows = [_HEAD, *(_row(name, job, common) for name, job in zip(names, jobs, strict=True))]
-    widths = _fitted(rows, shutil.get_terminal_size().columns if width is None else width)
+    terminal = shutil.get_terminal_size((10**4, 0)).columns
+    widths = _fitted(rows, terminal if width is None else width)
     return "\n".join([*(_line(row, widths) for row in rows), "", summary(jobs)])
 
 

@@ -206,8 +206,8 @@ def test_offline_parts_of_a_run_are_not_guessed(tmp_path, refuse):
 def test_a_job_that_cannot_be_looked_into_does_not_begin_anew(tmp_path, refuse):
     job = run_folder(tmp_path / "0-job")
     with sweep_folder(tmp_path) as sweep:
-        (known,) = sweep.known.values()
-        assert known == [job]
+        (folders,) = sweep.unassigned.values()
+        assert folders == [job]
     refuse(job, stat=True)
     raises(lambda: sweep_folder(tmp_path).__enter__(), job)
 
@@ -219,7 +219,7 @@ def test_a_configuration_that_cannot_be_read_does_not_begin_anew(tmp_path, monke
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     monkeypatch.setattr(run_dir, "read_yaml", fail)
-    monkeypatch.setattr(folder, "_read", {})
+    monkeypatch.setattr(folder, "_identities", {})
     raises(lambda: sweep_folder(tmp_path).__enter__(), job / "config.yaml")
     monkeypatch.undo()
     with sweep_folder(tmp_path):  # nothing holds it
