@@ -15,6 +15,7 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from ddpm.errors import InputError
 from ddpm.runner.config import explain
+from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.config.paths import file_name
 from ddpm.runner.config.plan import Mode, Plan
 from ddpm.runner.config.planning import plan
@@ -158,13 +159,13 @@ def typed_overrides(cfg: DictConfig) -> list[str]:
 
 def subdir(number: int) -> str:
     """The name of a job's folder from `hydra.sweep.subdir`, cut to the length of a file name."""
-    hydra_config: Any = HydraConfig.get()
-    with read_write(hydra_config), open_dict(hydra_config):
-        saved_number, hydra_config.job.num = hydra_config.job.num, number
+    config = hydra_config()
+    with read_write(config), open_dict(config):
+        saved_number, config.job.num = config.job.num, number
         try:
-            return file_name(str(hydra_config.sweep.subdir))
+            return file_name(str(config.sweep.subdir))
         finally:
-            hydra_config.job.num = saved_number
+            config.job.num = saved_number
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -4,10 +4,10 @@ import contextlib
 import traceback
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ddpm.runner.config import explain
+from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.distributed import ranks
 from ddpm.runner.execution.execute import Preempted, perform
 from ddpm.runner.runs import run_dir, stop_file
@@ -31,7 +31,9 @@ def run_job(job: Job) -> None:
     if job.finished:
         print(finished_message(job), flush=True)
         return
-    if state == "running" and ranks.is_rank_zero():  # other ranks join the run that holds the folder
+    if (
+        state == "running" and ranks.is_rank_zero()
+    ):  # other ranks join the run that holds the folder
         print(locked_message(job.folder), flush=True)
         return
     try:
@@ -61,9 +63,8 @@ def finished_message(job: Job) -> str:
 
 def run_composed(cfg: DictConfig) -> float | None:
     """The same for third-party launchers, which compose each job when it starts."""
-    hydra_config = HydraConfig.get()
-    job = Job(hydra_config.job.num, compose.typed_overrides(cfg))
-    with SweepFolder(Path(hydra_config.sweep.dir), compose.subdir) as folder:
+    job = Job(hydra_config().job.num, compose.typed_overrides(cfg))
+    with SweepFolder(Path(hydra_config().sweep.dir), compose.subdir) as folder:
         compose.plan_job(job, cfg, folder)
         if job.error is not None:
             job.folder = folder.record_refusal(job.overrides, job.number, job.error)

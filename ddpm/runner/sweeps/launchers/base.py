@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddpm.errors import InputError, nearest
 from ddpm.runner.config import catalog
+from ddpm.runner.config.composed import to_dict
 from ddpm.runner.runs.state import FINISHED, counted
 from ddpm.runner.sweeps import callback
 from ddpm.runner.sweeps.compose import Job, compose_jobs
@@ -68,9 +69,7 @@ def own_settings(name: str, settings: dict[str, Any], config: DictConfig) -> dic
 
 def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings with Hydra's lists and dictionaries converted to Python's."""
-    container = OmegaConf.to_container(OmegaConf.create(settings), resolve=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
+    return to_dict(OmegaConf.create(settings), resolve=True)
 
 
 def prepare(config: DictConfig) -> None:

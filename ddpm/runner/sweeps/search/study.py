@@ -1,4 +1,4 @@
-"""Coordination of processes that share one Optuna study: locks, the agreed setup, counted trials."""
+"""Coordination of processes that share an Optuna study: locks, the agreed setup, counted trials."""
 
 import contextlib
 import logging
