@@ -16,7 +16,7 @@ from support.sweep_folders import jobs_of
 from ddpm.errors import InputError
 from ddpm.runner.config.paths import check_sweep_name
 from ddpm.runner.runs import run_dir
-from ddpm.runner.sweeps import folder
+from ddpm.runner.sweeps import callback, folder, run_job
 from ddpm.runner.sweeps.launchers import scheduler, serial, slots
 
 QUICK = [word for word in TINY if not word.startswith("job.max_steps")] + ["job.max_steps=6"]
@@ -255,6 +255,23 @@ hydra:
     assert (
         run("--config-dir", "mine", *SWEEP, "team=lab", "hydra/launcher=serial", "seed=1")[0] == 0
     )
+
+
+@pytest.mark.parametrize("same_process", [True, False])
+def test_a_third_party_launcher_ends_with_the_same_table(same_process, run, tmp_path, monkeypatch):
+    """Jobs of other processes are read from their folders."""
+    if not same_process:
+        original = run_job.run_job
+        monkeypatch.setattr(run_job, "run_job", lambda job: (original(job), callback.jobs.clear()))
+    words = [*SWEEP, "seed=1,2", "job.batch_size=8,-1"]
+    words += ["hydra.launcher._target_=hydra._internal.core_plugins.basic_launcher.BasicLauncher"]
+    status, out, err = run(*words)
+    assert status == 1, out + err
+    table = out[out.index("\njob ") + 1 :].splitlines()
+    assert [line.split()[:2] for line in table[1:5]] == [
+        [str(n), f"job.batch_size={(8, -1)[n // 2]}"] for n in range(4)
+    ]
+    assert table[-2:] == ["2 done, 2 failed", "folder   outputs/sweep/study"]
 
 
 @pytest.mark.parametrize("name", ["a b", ".hidden", "a:b", "''"])
