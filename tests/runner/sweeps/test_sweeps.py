@@ -380,6 +380,7 @@ def test_a_crash_frees_the_slot(tmp_path, monkeypatch):
 def test_jobs_that_are_stopped_while_they_start_stay_waiting(tmp_path):
     words = [*SWEEP, "hydra/launcher=slots", "seed=1,2"]
     child = start(tmp_path, *words)
+    until((tmp_path / "out.txt").exists, child)
     until(lambda: "start    seed=2" in said(tmp_path), child)
     os.kill(child, signal.SIGTERM)
     assert wait(child) == 128 + signal.SIGTERM
