@@ -33,8 +33,8 @@ from ddpm.runner.config.request import INHERITED
 from ddpm.runner.distributed import ranks, threads
 from ddpm.runner.execution.execute import perform
 from ddpm.runner.sweeps import callback, summary
-from ddpm.runner.sweeps.launchers.base import ours_by_default
-from ddpm.runner.sweeps.run_job import attempt_composed
+from ddpm.runner.sweeps.launchers.base import register_default_launcher
+from ddpm.runner.sweeps.run_job import run_composed
 from ddpm.runner.terminal import shell, streams
 
 _single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
@@ -49,17 +49,17 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         _prepare_arguments()
-        ours_by_default()
+        register_default_launcher()
         _answer()
         if "error" in _single:
             raise _single["error"]
-        if callback.folder is not None and not summary.summary():
+        if callback.folder is not None and not summary.print_summary(callback.folder):
             sys.exit(1)
         if _single.get("only_prints", callback.folder is None):
             _check_printed()
     except KeyboardInterrupt as stop:
         if callback.folder is not None:
-            summary.summary()
+            summary.print_summary(callback.folder)
         if ranks.is_rank_zero():
             print("Stopped.", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
@@ -194,7 +194,7 @@ def _check_one_sweep(words: list[str]) -> None:
 def _hydra_main(cfg: DictConfig) -> float | None:
     """One run; or one job of a sweep, for launchers that are not ours."""
     if hydra_config().mode == RunMode.MULTIRUN:
-        return attempt_composed(cfg)
+        return run_composed(cfg)
     _single["only_prints"] = hydra_config().runtime.choices.job == "status"
     try:
         if cfg.kind == "reads":

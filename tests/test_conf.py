@@ -449,7 +449,7 @@ def nodes(node, path=()):
 
 # What Hydra builds hands its keys on.
 PLUGINS = {
-    "hydra_plugins.ddpm_sweeps.Slots": "ddpm.runner.sweeps.launchers.devices.find",
+    "hydra_plugins.ddpm_sweeps.Slots": "ddpm.runner.sweeps.launchers.devices.find_slots",
     "hydra_plugins.ddpm_sweeps.Slurm": "ddpm.runner.sweeps.launchers.slurm.Slurm",
     "hydra_plugins.ddpm_sweeps.Optuna": "ddpm.runner.sweeps.search.optuna_search.search",
 }

@@ -88,13 +88,13 @@ def _chosen(named: dict[str, Any], job: str) -> tuple[list[Path], str, Path]:
         if not runs:
             raise InputError("runs=[]: names no run folders.")
         for path in runs:
-            if not folder.is_job(Path(path)):
+            if not folder.is_job_folder(Path(path)):
                 raise InputError(f"runs: {path} is not the folder of a run (no config.yaml).")
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         title = Path(runs[0]).name if len(runs) == 1 else f"{len(runs)} runs"
         return [Path(path) for path in runs], title, Path("outputs/report") / now
     path = Path(paths.sweep_dir(sweep, "")) if "/" in sweep else Path(_sweep_dir())
-    if not (found := folder.jobs(path)):
+    if not (found := folder.job_folders(path)):
         there = [e.name for e in listing.entries(path.parent) if listing.is_folder(e)]
         known = f" There are {', '.join(sorted(there)[:8])}." if there else ""
         raise InputError(f"sweep={sweep}: no jobs in {path}.{nearest(sweep, there)}{known}")

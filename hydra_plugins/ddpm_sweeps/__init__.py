@@ -1,6 +1,9 @@
-"""Hydra's plugins for sweeps. The code is in ddpm/runner/sweeps, imported when a sweep begins."""
+"""Hydra's plugins for sweeps. Hydra imports them at every start, so they import the code, in
+ddpm/runner/sweeps, only when a sweep begins."""
 
+import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -10,17 +13,17 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class _Frozen(Launcher):
-    """Composes all jobs first, and then has them run.
+class _Launcher(Launcher):
+    """Composes all jobs, and then lets its runner run them.
 
     Args:
-        knobs: of this launcher; those that only others have are left aside.
+        settings: those that only other launchers have are ignored.
     """
 
     name: str  # of its file in conf/hydra/launcher
 
-    def __init__(self, **knobs: Any) -> None:
-        self.given = knobs
+    def __init__(self, **settings: Any) -> None:
+        self.all_settings = settings
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -28,7 +31,7 @@ class _Frozen(Launcher):
         from ddpm.runner.sweeps.launchers import base
 
         self.hydra_context, self.config = hydra_context, config
-        self.knobs = base.own_knobs(self.name, self.given, config)
+        self.settings = base.own_settings(self.name, self.all_settings, config)
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
@@ -36,61 +39,55 @@ class _Frozen(Launcher):
         from ddpm.runner.sweeps.launchers import base
 
         return base.launch(
-            self.run, self.config, self.hydra_context, job_overrides, initial_job_idx
+            self.runner(), self.config, self.hydra_context, job_overrides, initial_job_idx
         )
 
-    def run(self, queue: Any) -> None:
-        """Run the jobs of a `Queue`."""
+    def runner(self) -> Any:
+        """A `launchers/job_queue.py: Runner`."""
         raise NotImplementedError
 
+    @property
+    def sweep(self) -> Path:
+        return Path(self.config.hydra.sweep.dir)
 
-class Serial(_Frozen):
+
+class Serial(_Launcher):
     """`hydra/launcher=serial`, the default."""
 
     name = "serial"
 
-    def run(self, queue: Any) -> None:
+    def runner(self) -> Any:
         from ddpm.runner.sweeps.launchers import serial
 
-        serial.run(queue)
+        return serial.Serial()
 
 
-class Slots(_Frozen):
-    """`hydra/launcher=slots`; its settings are the arguments of `launchers/devices.py: find`."""
+class Slots(_Launcher):
+    """`hydra/launcher=slots`; its settings are the arguments of `devices.find_slots`."""
 
     name = "slots"
 
-    def run(self, queue: Any) -> None:
-        from pathlib import Path
+    def runner(self) -> Any:
+        from ddpm.runner.sweeps.launchers import slots
 
-        from ddpm.runner.sweeps.launchers import devices, scheduler, slots
-
-        found = devices.find(**self.knobs)
-        scheduler.run(queue, slots.Slots(found, Path(self.config.hydra.sweep.dir)))
+        return slots.Slots(self.sweep, **self.settings)
 
 
-class Slurm(_Frozen):
-    """`hydra/launcher=slurm`; its settings are the arguments of `launchers/slurm.py: Slurm`."""
+class Slurm(_Launcher):
+    """`hydra/launcher=slurm`; its settings are the arguments of `slurm.Slurm`."""
 
     name = "slurm"
 
-    def run(self, queue: Any) -> None:
-        from pathlib import Path
-
-        from ddpm.runner.sweeps.launchers import scheduler
-
-        slurm = _extra(
-            "ddpm.runner.sweeps.launchers.slurm", "submitit", "hydra/launcher=slurm", "slurm"
-        )
-        sweep = Path(self.config.hydra.sweep.dir)
-        scheduler.run(queue, slurm.Slurm(sweep, **self.knobs))
+    def runner(self) -> Any:
+        slurm = _import("launchers.slurm", "submitit", "hydra/launcher=slurm", "slurm")
+        return slurm.Slurm(self.sweep, **self.settings)
 
 
 class Optuna(Sweeper):
     """`hydra/sweeper=optuna`; its settings are the arguments of `optuna_search.search`."""
 
-    def __init__(self, **knobs: Any) -> None:
-        self.knobs = knobs
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -103,37 +100,29 @@ class Optuna(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> None:
-        search = _extra(
-            "ddpm.runner.sweeps.search.optuna_search", "optuna", "hydra/sweeper=optuna", "optuna"
-        )
-        search.search(
-            self.launcher, self.config, self.hydra_context, arguments, **_plain(self.knobs)
-        )
+        from ddpm.runner.sweeps.launchers import base
+
+        module = _import("search.optuna_search", "optuna", "hydra/sweeper=optuna", "optuna")
+        settings = base.plain_settings(self.settings)
+        create_runner = getattr(self.launcher, "runner", None)  # third-party launchers have none
+        runner = None if create_runner is None else create_runner()
+        module.search(runner, self.config, self.hydra_context, arguments, **settings)
 
 
-def _plain(knobs: dict[str, Any]) -> dict[str, Any]:
-    """The knobs without Hydra's own kinds of lists and dicts."""
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_container(OmegaConf.create(knobs), resolve=True)
-
-
-def _extra(module: str, library: str, chosen: str, extra: str) -> Any:
-    """A module of ours that needs a library which not everybody has.
+def _import(module: str, library: str, choice: str, extra: str) -> Any:
+    """A module of ddpm/runner/sweeps that needs an optional library.
 
     Raises:
-        InputError: it is not installed.
+        InputError: the library is not installed.
     """
-    import importlib
-
     from ddpm.errors import InputError
 
     try:
-        return importlib.import_module(module)
+        return importlib.import_module(f"ddpm.runner.sweeps.{module}")
     except ModuleNotFoundError as error:
         if error.name != library:
             raise
         raise InputError(
-            f"{chosen}: needs {library}. `pip install 'hydra-ddpm[{extra}]'` brings it, in a "
-            f"checkout `pip install -e '.[{extra}]'`."
+            f"{choice}: needs {library}. Install it by `pip install 'hydra-ddpm[{extra}]'`, in a "
+            f"checkout by `pip install -e '.[{extra}]'`."
         ) from None

@@ -1,16 +1,15 @@
-"""A real Slurm on this machine alone, for as long as a test takes.
+"""A real Slurm cluster on this machine, for the duration of a test.
 
     python tests/support/slurm_cluster.py run -- sbatch --wait job.sh
     eval "$(python tests/support/slurm_cluster.py start)"
     sbatch job.sh
     python tests/support/slurm_cluster.py stop
 
-munged, slurmctld and slurmd run as the current user with a key, ports, logs and a state of their
-own in one temporary folder, which `$SLURM_CONF` names. Two jobs of one CPU run at a time; those of
-the partition `urgent` drive those of `debug` (the default) out, which are queued again. What other
-clusters take minutes for takes seconds here: a job that is queued again starts after
-`REQUEUE_SECONDS`, and one that does not end when asked to is killed after `KILL_SECONDS`. There is
-no accounting, so no `sacct`.
+munged, slurmctld and slurmd run as the current user, with their key, ports, logs and state in one
+temporary folder, which `$SLURM_CONF` names. Two jobs of one CPU run at a time; those of the
+partition `urgent` preempt those of `debug` (the default), which are requeued. Timeouts of minutes
+are shortened to seconds: a requeued job starts after `REQUEUE_SECONDS`, and a job that does not end
+on a signal is killed after `KILL_SECONDS`. Without accounting, `sacct` does not work.
 """
 
 import contextlib
@@ -26,11 +25,11 @@ import time
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-REQUEUE_SECONDS = 5  # the least that Slurm takes
+REQUEUE_SECONDS = 5  # Slurm's minimum
 KILL_SECONDS = 20
 START_SECONDS = 30
 
-_children: list[subprocess.Popen] = []  # daemons that this process has started
+_children: list[subprocess.Popen] = []  # daemons started by this process
 
 CONF = """
 ClusterName=tests
@@ -45,7 +44,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
-# cred_expire is also how long a job that is queued again has to wait; 120 seconds elsewhere
+# cred_expire is also the delay of a requeued job; its default is 120 seconds
 AuthInfo=socket={folder}/munge.socket,cred_expire={requeue}
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
@@ -79,12 +78,14 @@ def cluster(cpus=2, grace=0):
     """While open, `$SLURM_CONF` names a running cluster of one node: its folder.
 
     Args:
-        grace: seconds that a job has before it is driven out; one that ends in them by itself has
-            ended for Slurm, and is not queued again.
+        grace: seconds between SIGTERM and preemption; a job that ends within them counts as
+            completed and is not requeued.
     """
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has 107 letters
-    before = {name: value for name, value in os.environ.items() if name.startswith("SLURM_")}
-    for name in before:  # in a job of another cluster
+    folder = Path(
+        tempfile.mkdtemp(prefix="slurm-")
+    )  # short: a socket's path has at most 107 characters
+    saved = {name: value for name, value in os.environ.items() if name.startswith("SLURM_")}
+    for name in saved:  # this may be a job of another cluster
         del os.environ[name]
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     on_term = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -95,27 +96,27 @@ def cluster(cpus=2, grace=0):
         stop(folder)
         signal.signal(signal.SIGTERM, on_term)
         del os.environ["SLURM_CONF"]
-        os.environ.update(before)
+        os.environ.update(saved)
 
 
 def until(condition, seconds=60) -> None:
-    """Wait for something to be true.
+    """Wait until a condition is true.
 
     Raises:
-        TimeoutError: it never was; the queue and the logs' ends are printed.
+        TimeoutError: it stayed false; the queue and the ends of the logs are printed.
     """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             for log in Path(os.environ["SLURM_CONF"]).parent.glob("slurm*.log"):
                 print(log.name, *log.read_text().splitlines()[-20:], sep="\n")
-            print(say("squeue", "-t", "all"))
+            print(output_of("squeue", "-t", "all"))
             raise TimeoutError(f"not within {seconds} seconds")
         time.sleep(0.1)
 
 
 def stop(folder: Path) -> None:
-    """End the cluster and all that runs in it, and remove its folder."""
+    """Stop the cluster with its jobs, and remove its folder."""
     deadline = time.monotonic() + 10
     while (pids := _processes(folder)) and time.monotonic() < deadline:
         for pid in pids:
@@ -135,7 +136,7 @@ def _start(folder: Path, cpus: int, grace: int) -> None:
     text = CONF.format(
         folder=folder,
         host=socket.gethostname().split(".")[0],
-        user=say("id", "-un").strip(),
+        user=output_of("id", "-un").strip(),
         ctld_port=ctld_port,
         d_port=d_port,
         requeue=REQUEUE_SECONDS,
@@ -150,7 +151,7 @@ def _start(folder: Path, cpus: int, grace: int) -> None:
     names = {"socket": "socket", "key-file": "key", "pid-file": "pid"}
     files = [f"--{option}={folder}/munge.{end}" for option, end in names.items()]
     files += [f"--log-file={folder}/munged.log", f"--seed-file={folder}/munge.seed"]
-    # --force: the folder is open to this user alone, which munged thinks strange
+    # --force: munged refuses a folder that only this user can read
     _daemon(folder, "munged", "--foreground", "--force", *files)
     until((folder / "munge.socket").exists, START_SECONDS)
     _daemon(folder, "slurmctld", "-D", "-c")
@@ -159,7 +160,7 @@ def _start(folder: Path, cpus: int, grace: int) -> None:
 
 
 def _daemon(folder: Path, name: str, *words: str) -> None:
-    """Start a daemon in a session of its own: Ctrl-C is for the tests, which then stop it."""
+    """Start a daemon in its own session, as Ctrl-C is meant for the tests, which then stop it."""
     with open(folder / f"{name}.out", "w") as out:
         command = [_which(name), *words]
         child = subprocess.Popen(
@@ -169,22 +170,22 @@ def _daemon(folder: Path, name: str, *words: str) -> None:
 
 
 def _processes(folder: Path) -> list[int]:
-    """The daemons of this cluster, and what is left of its jobs: all have its name in their
-    environment, and no other process has it beside the marks that are looked for."""
-    mine = f"SLURM_CONF={folder}/slurm.conf".encode()
-    found = []
+    """The daemons of this cluster and the processes of its jobs, found by its configuration file in
+    their environment, and by their names or job ids."""
+    variable = f"SLURM_CONF={folder}/slurm.conf".encode()
+    pids = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            words = (path / "environ").read_bytes().split(b"\0")
+            variables = (path / "environ").read_bytes().split(b"\0")
             name = os.readlink(path / "exe").rsplit("/", 1)[-1]
-            in_job = any(word.startswith(b"SLURM_JOB_ID=") for word in words)
-            if mine in words and (name.startswith((*DAEMONS, "slurmstepd")) or in_job):
-                found.append(int(path.name))
-    return found
+            in_job = any(text.startswith(b"SLURM_JOB_ID=") for text in variables)
+            if variable in variables and (name.startswith((*DAEMONS, "slurmstepd")) or in_job):
+                pids.append(int(path.name))
+    return pids
 
 
 def _free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens at."""
+    """Distinct unused ports."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -193,25 +194,25 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _which(name: str) -> str | None:
-    """Where a program is; daemons are often outside of a user's path."""
+    """The path of a program; daemons are often outside of a user's PATH."""
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
 
 
-def say(*words: str, cwd=None) -> str:
-    """What a command prints.
+def output_of(*command: str, cwd=None) -> str:
+    """The standard output of a command.
 
     Raises:
-        RuntimeError: it failed; with what it said.
+        RuntimeError: it failed; with its standard error.
     """
-    made = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=60)
-    if made.returncode != 0:
-        raise RuntimeError(f"{' '.join(words)}: {made.stderr}")
-    return made.stdout
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    if result.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}: {result.stderr}")
+    return result.stdout
 
 
 def _try(*words: str) -> str:
     try:
-        return say(*words)
+        return output_of(*words)
     except RuntimeError:
         return ""
 

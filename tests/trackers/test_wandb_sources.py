@@ -13,9 +13,9 @@ from support.wandb_reader import read_run, run_files
 from support.wandb_runs import forget, nobody_is_logged_in
 
 from ddpm.runner.config.plan import Mode, Output, Plan
+from ddpm.runner.report.status import common_overrides
 from ddpm.runner.sweeps.compose import Job
 from ddpm.runner.sweeps.naming import name_jobs
-from ddpm.runner.sweeps.summary import shared
 from ddpm.trackers.wandb_client import limits
 
 __all__ = ["nobody_is_logged_in"]
@@ -212,9 +212,9 @@ def plan(words, name=None):
 def named(*jobs):
     """The names that W&B shows for jobs, each of words and a name."""
     made = [Job(i, words, plan=plan(words, name)) for i, (words, name) in enumerate(jobs)]
-    common = shared([job.words for job in made])
+    common = common_overrides([job.overrides for job in made])
     for job in made:
-        job.title = " ".join(word for word in job.words if word not in common)
+        job.title = " ".join(word for word in job.overrides if word not in common)
     name_jobs([*made, Job(99, ["refused"], error="no")])
     return [
         limits.labelled(name, job.plan.title) if name else limits.shortened(job.plan.name)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ddpm.errors import InputError, shown
-from ddpm.runner.runs import old_names, run_dir
+from ddpm.runner.runs import old_names, state
 from ddpm.runner.runs.metrics_log import LOSS, MAX_BYTES, is_number, parse, read_tail
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused, regular_size
@@ -38,8 +38,7 @@ class RunRecord:
 
     Args:
         config: the resolved configuration, or empty.
-        state: one of run_dir.STATES, `killed` (status.json says running, but no process holds the
-            lock), or `unknown`.
+        state: one of runs/state.py: ORDER.
         step, total: finished steps, and all.
         seconds: run time over all starts.
         about: device, parameters, versions.
@@ -118,18 +117,13 @@ def read(folder: Path) -> RunRecord:
     if changed := len(before):
         often = "once" if changed == 1 else f"{changed} times"
         problems.append(f"its settings or the code changed {often} during the run (config.until-*)")
-    state = status.get("state", "unknown" if status or metrics else "waiting")
-    if state not in run_dir.STATES:
-        state = "unknown"
-    if state == "running" and not run_dir.is_locked(folder):
-        state = "killed"
     grids = [folder / n for n in _GRIDS if _seen(False, problems, listing.exists, folder / n)]
     _seen(none, problems, listing.paths, folder / "checkpoints")
     error = status.get("error")
     return RunRecord(
         folder=folder,
         config=config,
-        state=state,
+        state=state.current(folder, status, "unknown" if status or metrics else "waiting"),
         step=figure(status.get("step")) or 0,
         total=figure(status.get("total")),
         seconds=figure(status.get("seconds")),

@@ -1,7 +1,6 @@
-"""The status of a sweep's jobs as a plain table, fast enough to refresh every second."""
+"""The status table of runs (job=status, the end of a sweep), fast enough to redraw every second."""
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,69 +10,81 @@ from ddpm.errors import shown
 from ddpm.runner.report import stats
 from ddpm.runner.report.run_record import SPEED, figure, read_object
 from ddpm.runner.report.stats import NONE
-from ddpm.runner.runs import run_dir
+from ddpm.runner.runs import state
 from ddpm.runner.runs.metrics_log import FILE, LOSS, final, parse, read_tail, values
 from ddpm.runner.safe_io import atomic
 from ddpm.runner.safe_io.listing import MISSING
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.yaml_json import read_yaml
 
-TAIL = 16 * 1024  # bytes of metrics.jsonl: some dozen lines
-ORDER = ("done", "running", "failed", "killed", "preempted", "pruned", "waiting", "unknown")
+TAIL = 16 * 1024  # bytes of metrics.jsonl: a few dozen lines
 _HEAD = ("job", "overrides", "step", "loss", "images/s", "left", "state")
 _RIGHT = ("step", "loss", "images/s", "left")
-_LEAST = {
-    "job": 12,
-    "overrides": 20,
-    "state": 12,
-}  # columns that may be cut, and their minimal widths
+_MIN_WIDTHS = {"job": 12, "overrides": 20, "state": 12}  # of columns that may be cut
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """A line of the table. `left` and `whole`: remaining and total seconds, if known; `unread`: the
-    first file that could not be read, and why."""
+    """A row of the table.
 
-    folder: Path
-    words: list[str]
+    Args:
+        name: of the run's folder.
+        state: one of `state.ORDER`.
+        left, whole: remaining and total seconds, where known.
+        error: of a failed run.
+        unread: the first of its files that could not be read, and the reason.
+    """
+
+    name: str
+    overrides: list[str]
     state: str
-    step: float
-    total: float | None
-    loss: float | None
-    speed: float | None
-    left: float | None
-    whole: float | None
-    error: str
-    unread: str
+    step: float = 0
+    total: float | None = None
+    loss: float | None = None
+    speed: float | None = None
+    left: float | None = None
+    whole: float | None = None
+    error: str = ""
+    unread: str = ""
 
 
 def table(folders: Sequence[Path], width: int | None = None) -> str:
-    """One line for each job, and a summary.
+    """The status table of the runs in these folders; see `render`."""
+    return render([read(folder) for folder in folders], width)
+
+
+def render(jobs: Sequence[JobStatus], width: int | None = None) -> str:
+    """One line per job, and a summary below.
 
     Args:
-        width: characters of a line; None: the width of the terminal.
+        width: maximum width in characters; None: that of the terminal, unlimited in a file.
     """
-    jobs = [read(folder) for folder in folders]
-    names = _differing(jobs)
-    short = _short([job.folder.name for job in jobs])
-    rows = [_HEAD, *(_row(*one) for one in zip(short, jobs, names, strict=True))]
-    widths = _fitted(rows, shutil.get_terminal_size().columns if width is None else width)
-    lines = [_line(row, widths) for row in rows]
-    return "\n".join([*lines, "", summary(jobs)])
+    common = common_overrides([job.overrides for job in jobs])
+    names = _short([job.name for job in jobs])
+    rows = [_HEAD, *(_row(name, job, common) for name, job in zip(names, jobs, strict=True))]
+    terminal = shutil.get_terminal_size((10**4, 0)).columns
+    widths = _fitted(rows, terminal if width is None else width)
+    return "\n".join([*(_line(row, widths) for row in rows), "", summary(jobs)])
+
+
+def common_overrides(overrides: Sequence[Sequence[str]]) -> list[str]:
+    """The overrides that several jobs share; jobs without any are ignored."""
+    first, *others = [words for words in overrides if words] or [[]]
+    return [word for word in first if all(word in words for words in others)] if others else []
 
 
 def summary(jobs: Sequence[JobStatus]) -> str:
     """`7 done, 2 running, 1 failed, 2 waiting; about 12 min left`."""
-    counts = Counter(job.state for job in jobs)
-    text = ", ".join(f"{counts[state]} {state}" for state in ORDER if counts[state]) or "no jobs"
+    counts = state.counted(job.state for job in jobs) or "no jobs"
     left = time_left(jobs)
-    return text if left is None else f"{text}; about {stats.duration(left)} left"
+    return counts if left is None else f"{counts}; about {stats.duration(left)} left"
 
 
 def time_left(jobs: Sequence[JobStatus]) -> float | None:
-    """Seconds until all are done, assuming that as many jobs run at a time as now and that waiting
-    jobs take the mean time; None if no job runs or nothing is known."""
+    """Seconds until all jobs are done, if as many run at a time as now; None if no job runs or no
+    running job's time is known. Waiting jobs are assumed to take as long as the mean of the others.
+    """
     running = [job for job in jobs if job.state == "running"]
     known = [job.left for job in running if job.left is not None]
     if not known:
@@ -85,42 +96,37 @@ def time_left(jobs: Sequence[JobStatus]) -> float | None:
 
 
 def read(folder: Path) -> JobStatus:
-    """The status of a job. Only files that have changed since the last call are read."""
+    """The status of a run. Files that have not changed since the last call are not read again."""
     unread: list[str] = []
-    nothing: dict[str, Any] = {}
-    no_words: tuple[list[str], float | None] = ([], None)
-    status = _cached(folder / "status.json", read_object, nothing, unread)
-    words, batch = _cached(folder / "config.yaml", _words, no_words, unread)
-    last = _cached(folder / FILE, _last, nothing, unread)
-    refused = status.get("words")  # of a job that has no configuration
-    if not words and isinstance(refused, list):
-        words = [shown(word, 200) for word in refused if not str(word).startswith("sweep=")]
-    state = status.get("state", "unknown" if unread else "waiting")
-    if state not in run_dir.STATES:
-        state = "unknown"
-    if state == "running" and not run_dir.is_locked(folder):
-        state = "killed"
-    loss = last.get(LOSS)
-    if state != "running":
-        loss = _cached(folder / FILE, _final_loss, None, unread, "loss")
+    status: dict[str, Any] = _cached(folder / "status.json", read_object, {}, unread)
+    no_config: tuple[list[str], float | None] = ([], None)
+    overrides, batch_size = _cached(folder / "config.yaml", _overrides, no_config, unread)
+    last: dict[str, Any] = _cached(folder / FILE, _last_values, {}, unread)
+    refused = status.get("words")  # overrides of a job whose configuration was refused
+    if not overrides and isinstance(refused, list):
+        overrides = [shown(word, 200) for word in refused if not str(word).startswith("sweep=")]
+    now = state.current(folder, status, "unknown" if unread else "waiting")
+    running = now == "running"
+    loss = last.get(LOSS) if running else _cached(folder / FILE, _final_loss, None, unread, "loss")
     step, total = figure(status.get("step")) or 0, figure(status.get("total"))
     seconds, speed = figure(status.get("seconds")), figure(last.get(SPEED))
-    each = seconds / step if seconds and step else None
-    if speed and batch:
-        each = batch / speed
-    left = None if each is None or total is None else each * max(0, total - step)
-    whole = seconds if state == "done" else None
-    if left is not None and each is not None and state == "running":
-        whole = (each * step if seconds is None else seconds) + left
+    per_step = seconds / step if seconds and step else None
+    if speed and batch_size:
+        per_step = batch_size / speed
+    left = None
+    whole = seconds if now == "done" else None
+    if running and per_step is not None and total is not None:
+        left = per_step * max(0, total - step)
+        whole = (per_step * step if seconds is None else seconds) + left
     return JobStatus(
-        folder=folder,
-        words=words,
-        state=state,
+        name=folder.name,
+        overrides=overrides,
+        state=now,
         step=step,
         total=total,
         loss=figure(loss),
         speed=speed,
-        left=left if state == "running" else None,
+        left=left,
         whole=whole,
         error=shown(status["error"], 200) if isinstance(status.get("error"), str) else "",
         unread=unread[0] if unread else "",
@@ -133,12 +139,8 @@ _seen: dict[tuple[Path, str], tuple[tuple[int, ...] | None, Any]] = {}
 def _cached(
     file: Path, read_file: Callable[[Path], _T], otherwise: _T, unread: list[str], part: str = ""
 ) -> _T:
-    """The result of reading a file, cached until the file changes. A file that exists but cannot be
-    read is added to `unread`.
-
-    Args:
-        part: distinguishes the results of several functions for one file.
-    """
+    """The result of `read_file`, cached until the file changes; `otherwise` without a valid file.
+    An existing file that cannot be read is added to `unread`."""
     try:
         stamp = atomic.stamp(file)
         key = file, part
@@ -153,73 +155,60 @@ def _cached(
         return otherwise
 
 
-def _words(file: Path) -> tuple[list[str], float | None]:
+def _overrides(file: Path) -> tuple[list[str], float | None]:
     """The overrides and the batch size of a job."""
     config = read_yaml(file)
     if not isinstance(config, dict):
         return [], None
-    words, job = config.get("overrides"), config.get("job")
+    stored, job = config.get("overrides"), config.get("job")
     size = job.get("batch_size") if isinstance(job, dict) else None
-    texts = [shown(w, 200) for w in words] if isinstance(words, list) else []
-    texts = [text for text in texts if not text.startswith("output_dir=")]
-    return texts, figure(size)
+    overrides = [shown(word, 200) for word in stored] if isinstance(stored, list) else []
+    return [word for word in overrides if not word.startswith("output_dir=")], figure(size)
 
 
-def _last(file: Path) -> dict[str, Any]:
-    """The latest value of each metric."""
-    found: dict[str, Any] = {}
+def _last_values(file: Path) -> dict[str, Any]:
+    """The last value of each metric in the last lines."""
+    values: dict[str, Any] = {}
     for row in parse(read_tail(file, TAIL)):
-        found |= {name: value for name, value in row.items() if value is not None}
-    return found
+        values |= {name: value for name, value in row.items() if value is not None}
+    return values
 
 
 def _final_loss(file: Path) -> float | None:
     return final(values(file.parent))
 
 
-def _differing(jobs: Sequence[JobStatus]) -> list[str]:
-    """The overrides of each job that are not common to all."""
-    overrides = [set(job.words) for job in jobs if job.words]
-    common = set.intersection(*overrides) if len(overrides) > 1 else set()
-    return [" ".join(word for word in job.words if word not in common) for job in jobs]
-
-
 def _short(names: Sequence[str]) -> list[str]:
-    """The numbers at the start of the folders' names, if they are unique."""
-    digits = [name.partition("-")[0] for name in names]
-    clear = all(word.isdigit() for word in digits) and len({*digits}) == len(digits)
-    return digits if clear and len(digits) > 1 else [shown(name) for name in names]
+    """The numbers at the start of the names of a sweep's folders, if these are unique."""
+    numbers = [name.partition("-")[0] for name in names]
+    unique = all(number.isdigit() for number in numbers) and len({*numbers}) == len(numbers)
+    return numbers if unique and len(numbers) > 1 else [shown(name) for name in names]
 
 
-def _row(name: str, job: JobStatus, words: str) -> tuple[str, ...]:
+def _row(name: str, job: JobStatus, common: Sequence[str]) -> tuple[str, ...]:
     step = f"{job.step:,.0f}" + ("" if job.total is None else f"/{job.total:,.0f}")
+    reason = job.unread or (job.error if job.state != "done" else "")
     return (
         name,
-        words or NONE,
+        " ".join(word for word in job.overrides if word not in common) or NONE,
         step if job.step or job.total else NONE,
         stats.number(job.loss),
         NONE if job.speed is None else f"{job.speed:,.0f}",
         stats.duration(job.left),
-        _state(job),
+        f"{job.state}: {reason}" if reason else job.state,
     )
 
 
-def _state(job: JobStatus) -> str:
-    """The state and its reason, if there is one."""
-    why = job.unread or (job.error if job.state != "done" else "")
-    return f"{job.state}: {why}" if why else job.state
-
-
 def _fitted(rows: Sequence[tuple[str, ...]], width: int) -> list[int]:
-    """Widths of the columns; the longest that may be cut are cut until all fit."""
+    """Column widths; the widest of the columns that may be cut shrink until all fit."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    free = [_HEAD.index(name) for name in _LEAST]
+    shrinkable = [_HEAD.index(name) for name in _MIN_WIDTHS]
     while sum(widths) + 2 * (len(widths) - 1) > width:
-        room = {i: widths[i] - _LEAST[_HEAD[i]] for i in free}
-        most = max(free, key=lambda i: room[i])
-        if room[most] <= 0:
+        room = {i: widths[i] - _MIN_WIDTHS[_HEAD[i]] for i in shrinkable}
+        widest = max(room, key=lambda i: room[i])
+        if room[widest] <= 0:
             break
-        widths[most] -= 1
+        widths[widest] -= 1
     return widths
 
 

@@ -11,6 +11,7 @@ from ddpm.runner.report.config_diff import cell
 from ddpm.runner.report.grids import link
 from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.report.stats import NONE
+from ddpm.runner.runs import state
 
 _ERROR = 60  # characters of an error in a table
 _EXACT = ("parameters", "seconds", "memory")  # measures without an interval
@@ -153,14 +154,9 @@ def code_text(run: RunRecord) -> str:
 
 def facts(comparison: Comparison) -> list[str]:
     """Short facts for the head of a report."""
-    states: dict[str, int] = {}
-    for run in comparison.runs:
-        states[run.state] = states.get(run.state, 0) + 1
-    order = ("done", "running", "waiting", "preempted", "pruned", "failed", "killed", "unknown")
-    counts = [f"{states[state]} {state}" for state in order if state in states]
     n, settings = len(comparison.runs), len(comparison.settings)
     found = [
-        f"{n} run{'s' * (n != 1)}: {', '.join(counts)}",
+        f"{n} run{'s' * (n != 1)}: {state.counted(run.state for run in comparison.runs)}",
         f"{settings} setting{'s' * (settings != 1)}",
     ]
     if seconds := sum(run.seconds or 0 for run in comparison.runs):

@@ -1,4 +1,7 @@
-"""The sweep that this process runs: noted when Hydra begins it, told of when it ends."""
+"""The sweep of this process: set when Hydra starts it, read by the launchers and by `cli`.
+
+Its state is global: Hydra itself creates the callback and the launcher, and returns nothing.
+"""
 
 import sys
 from pathlib import Path
@@ -15,18 +18,18 @@ from ddpm.runner.runs import run_dir
 from ddpm.runner.sweeps.compose import Job
 
 folder: Path | None = None  # None: this process runs no sweep
-jobs: list[Job] = []  # those of its command; none, where another launcher keeps them to itself
+jobs: list[Job] = []  # of this command; empty if a third-party launcher ran them in its processes
 
 
 def forget() -> None:
-    """No sweep has begun."""
+    """Reset to no sweep."""
     global folder
     folder = None
     jobs.clear()
 
 
 class Record(Callback):
-    """Checks and notes the sweep; Hydra calls it."""
+    """Hydra callback that checks the sweep and sets its folder."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         global folder
@@ -35,26 +38,26 @@ class Record(Callback):
             redaction.check_config(config)  # before Hydra writes it to multirun.yaml
             check_sweep_name(config.sweep)
             if (job := config.hydra.runtime.choices.job) in ("status", "report"):
-                raise InputError(f"job={job}: looks at a sweep and is none; leave out -m.")
-            _check_alone()
+                raise InputError(f"job={job}: reads a sweep and cannot be one; leave out -m.")
+            _check_single_process()
             folder = Path(as_text(config.hydra.sweep.dir))
             run_dir.check_writable(folder, "hydra.sweep.dir")
         except InputError as error:
             if ranks.is_local_rank_zero():
                 print(error, file=sys.stderr)
-            sys.exit(2)  # of other exceptions Hydra makes a warning
+            sys.exit(2)  # Hydra turns other exceptions into warnings
         with read_write(config.hydra), open_dict(config.hydra):
-            config.hydra.sweep.dir = str(folder)  # Hydra makes this folder, and knows no `~`
+            config.hydra.sweep.dir = str(folder)  # Hydra creates the folder without expanding `~`
 
 
-def _check_alone() -> None:
-    """See that no other process runs the same sweep in lockstep.
+def _check_single_process() -> None:
+    """Refuse a sweep in processes of torchrun or srun.
 
     Raises:
-        InputError: this is one of several that torchrun or srun have started.
+        InputError: this is one of several such processes.
     """
     if ranks.external():
         raise InputError(
-            "A sweep (-m) is run by one process, not by those of torchrun or srun: hardware=ddp "
-            "gives each job its processes, hydra/launcher=slots or slurm run jobs side by side."
+            "A sweep (-m) runs in one process, not under torchrun or srun. hardware=ddp starts "
+            "processes for each job; hydra/launcher=slots or slurm runs jobs in parallel."
         )

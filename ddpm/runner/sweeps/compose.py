@@ -1,6 +1,6 @@
-"""From the words of a sweep to its jobs: every configuration is composed before the first job runs.
+"""Compose all jobs of a sweep before the first one runs.
 
-What files under conf/ say later changes nothing any more: a job is a plan, plain data.
+Each job becomes a plan, plain data: later changes of files under conf/ do not affect it.
 """
 
 import copy
@@ -15,12 +15,13 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from ddpm.errors import InputError
 from ddpm.runner.config import explain
+from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.config.paths import file_name
 from ddpm.runner.config.plan import Mode, Plan
 from ddpm.runner.config.planning import plan
 from ddpm.runner.config.request import typed
-from ddpm.runner.runs import run_dir
-from ddpm.runner.sweeps.folder import OVER, SweepFolder, go_on
+from ddpm.runner.runs import run_dir, state
+from ddpm.runner.sweeps.folder import SweepFolder, resume_in
 
 
 @dataclass
@@ -28,16 +29,16 @@ class Job:
     """One job of a sweep.
 
     Args:
-        number: its place in the sweep, as in the name of its folder.
-        words: what the command line says of it.
-        folder: where it works; None where it has none yet.
-        plan: None where its configuration was refused; `error` says why.
-        title: those of the words that tell it from the others.
-        succeeded: whether it has come to its end in this sweep; an export leaves no other sign.
+        number: its index in the sweep, as in the name of its folder.
+        overrides: of its command line.
+        folder: its run folder; None where it has none yet, or is an export.
+        plan: None if the configuration was refused, with the reason in `error`.
+        succeeded: it has ended well in this process; the only sign that an export leaves.
+        title: the overrides that distinguish it from the other jobs.
     """
 
     number: int
-    words: list[str]
+    overrides: list[str]
     folder: Path | None = None
     plan: Plan | None = None
     error: str | None = None
@@ -46,30 +47,29 @@ class Job:
 
     @property
     def state(self) -> str:
-        """How its folder says it stands; "running" is only what a process holds."""
+        """The state of its folder; "running" while any process holds that."""
         if self.error is not None:
             return "failed"
+        default = "done" if self.succeeded else "waiting"
         if self.folder is None:
-            return "waiting"
+            return default
         if run_dir.is_locked(self.folder):
             return "running"
-        otherwise = "done" if self.succeeded else "waiting"
-        state = run_dir.read_status(self.folder).get("state", otherwise)
-        return "killed" if state == "running" else state
+        return state.current(self.folder, run_dir.read_status(self.folder), default)
 
     @property
-    def over(self) -> bool:
-        """Whether there is nothing left to do. A run that is named by its folder may be given more
-        steps."""
-        return self.plan is not None and self.plan.output.in_sweep and self.state in OVER
+    def finished(self) -> bool:
+        """Whether the job is not to be run again. A run whose folder the command line names may be
+        given more steps, so it is never finished."""
+        return self.plan is not None and self.plan.output.in_sweep and self.state in state.FINISHED
 
     @property
     def text(self) -> str:
-        """What it is called in messages."""
-        return self.title or " ".join(self.words)
+        """Its name in messages."""
+        return self.title or " ".join(self.overrides)
 
 
-def freeze(
+def compose_jobs(
     config: DictConfig,
     context: HydraContext,
     overrides: Sequence[Sequence[str]],
@@ -77,97 +77,100 @@ def freeze(
     *,
     begins: bool = False,
 ) -> list[Job]:
-    """Compose, check and place all jobs. A mistake in one is kept with it, the others go on.
+    """Compose and check all jobs and assign their folders. An invalid job keeps its error.
 
     Args:
-        config: of the sweep, as Hydra composed it.
+        config: of the sweep, composed by Hydra.
         overrides: of each job.
-        first: number of the first one.
+        first: number of the first job.
         begins: whether these are the first jobs of the command.
 
     Raises:
-        InputError: there is a mistake in every one of several.
+        InputError: all of the first jobs are invalid.
     """
-    before = HydraConfig.instance().cfg
+    sweep_config = HydraConfig.instance().cfg
     try:
         with SweepFolder(Path(config.hydra.sweep.dir), subdir, begins=begins) as folder:
             jobs = [
-                _freeze_one(config, context, list(words), number, folder)
+                _compose_job(config, context, list(words), number, folder)
                 for number, words in enumerate(overrides, start=first)
             ]
-            if begins and all(job.error is not None for job in jobs):
-                raise InputError(_all_wrong(jobs))
+            errors = [job.error for job in jobs if job.error is not None]
+            if begins and len(errors) == len(jobs):
+                raise InputError(_merged(errors))
             for job in jobs:
                 if job.error is not None:
-                    job.folder = folder.refuse(job.words, job.number, job.error)
+                    job.folder = folder.record_refusal(job.overrides, job.number, job.error)
             return jobs
     finally:
-        HydraConfig.instance().cfg = before
+        HydraConfig.instance().cfg = sweep_config
 
 
-def _all_wrong(jobs: list[Job]) -> str:
-    """What is wrong with all jobs, each thing once."""
-    lines = dict.fromkeys(line for job in jobs for line in (job.error or "").splitlines())
-    more = [f"... and {len(lines) - 3} more lines like these."] if len(lines) > 4 else []
-    return "\n".join([*list(lines)[: 3 if more else 4], *more])
+def _merged(errors: Sequence[str]) -> str:
+    """Up to four distinct lines of the errors."""
+    lines = list(dict.fromkeys(line for error in errors for line in error.splitlines()))
+    if len(lines) > 4:
+        lines[3:] = [f"... and {len(lines) - 3} more lines like these."]
+    return "\n".join(lines)
 
 
-def _freeze_one(
+def _compose_job(
     config: DictConfig, context: HydraContext, words: list[str], number: int, folder: SweepFolder
 ) -> Job:
     composed = context.config_loader.load_sweep_config(config, words)
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     HydraConfig.instance().set_config(composed)
-    own = without_hydra(composed)
-    job = Job(number, words_of(own))
+    job_config = without_hydra(composed)
+    job = Job(number, typed_overrides(job_config))
+    plan_job(job, job_config, folder)
+    return job
+
+
+def plan_job(job: Job, config: DictConfig, folder: SweepFolder) -> None:
+    """Plan a job and assign its folder. A mistake of the user becomes its `error`."""
     try:
-        job.plan = plan(own)
-        job.words = job.plan.config["overrides"]
-        place(job, folder)
+        job.plan = _assigned(plan(config), job.number, folder)
+        job.overrides = job.plan.config["overrides"]
+        if not job.plan.output.unique:
+            job.folder = job.plan.output.path
     except Exception as error:
         job.error = explain.explain(error)
         if job.error is None:
             raise
-        job.plan = None
-    return job
 
 
-def words_of(cfg: DictConfig) -> list[str]:
-    """The overrides of a job that its user typed, without the name of the sweep."""
+def _assigned(planned: Plan, number: int, folder: SweepFolder) -> Plan:
+    """The plan in its folder in the sweep, or in the one that the command line names; it resumes
+    if it began there.
+
+    Raises:
+        InputError: the folder belongs to another run.
+    """
+    if planned.output.in_sweep:
+        return folder.assign(planned, number)
+    return resume_in(planned) if planned.output.mode is Mode.CHOSEN else planned
+
+
+def typed_overrides(cfg: DictConfig) -> list[str]:
+    """The overrides of a job that the user typed, without the name of the sweep."""
     return [word for word in typed(cfg) if not word.startswith("sweep=")]
 
 
-def place(job: Job, folder: SweepFolder) -> None:
-    """Give a job its folder in the sweep, or the one that its command line names: there, too, it
-    goes on if it has begun.
-
-    Raises:
-        InputError: that one is another run's.
-    """
-    if job.plan.output.in_sweep:
-        job.plan = folder.take(job.plan, job.number)
-    elif job.plan.output.mode is Mode.CHOSEN:
-        job.plan = go_on(job.plan)
-    if not job.plan.output.unique:
-        job.folder = job.plan.output.path
-
-
 def subdir(number: int) -> str:
-    """The name of a job's folder, by the pattern of `hydra.sweep.subdir`, cut where it is made of
-    more words than a name can hold."""
-    hydra_config = HydraConfig.get()
-    with read_write(hydra_config), open_dict(hydra_config):
-        before, hydra_config.job.num = hydra_config.job.num, number
+    """The name of a job's folder from `hydra.sweep.subdir`, cut to the length of a file name."""
+    config = hydra_config()
+    with read_write(config), open_dict(config):
+        saved_number, config.job.num = config.job.num, number
         try:
-            return file_name(str(hydra_config.sweep.subdir))
+            return file_name(str(config.sweep.subdir))
         finally:
-            hydra_config.job.num = before
+            config.job.num = saved_number
 
 
 def without_hydra(config: DictConfig) -> DictConfig:
-    """What a run is made of, as a function under `hydra.main` is given it."""
-    own: Any = copy.deepcopy(config)
-    with read_write(own), open_dict(own):
-        del own["hydra"]
-    return own
+    """A copy without the node `hydra`, as `hydra.main` passes it to a function."""
+    job_config: Any = copy.deepcopy(config)
+    with read_write(job_config), open_dict(job_config):
+        del job_config["hydra"]
+    return job_config

@@ -1,4 +1,4 @@
-"""What trackers call the jobs of a sweep, so that no two look alike."""
+"""Unique names of a sweep's jobs for trackers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,18 +10,18 @@ from ddpm.trackers.wandb_client import limits
 
 
 def name_jobs(jobs: Sequence[Job]) -> None:
-    """Shorten names that W&B would refuse to the words that tell a job from the others, and note
-    those words where a name is given that several jobs would share.
+    """Shorten names that are too long for W&B to the overrides that distinguish a job, and set the
+    plan's title to these where several jobs would share a given name.
 
-    A single job may be one of several commands for the same sweep: it counts as one of several.
+    A single job may be one of several commands for the same sweep, so it counts as one of several.
     """
-    planned = [job for job in jobs if job.plan is not None]
-    given = [get_path(job.plan.config, f"{PLACE}.name") for job in planned]
-    for job, name in zip(planned, given, strict=True):
+    plans = [(job, job.plan) for job in jobs if job.plan is not None]
+    names = [get_path(plan.config, f"{PLACE}.name") for _, plan in plans]
+    for (job, plan), name in zip(plans, names, strict=True):
         title = limits.title_of(job.title.split(" "))
-        alike = name is not None and (len(planned) == 1 or given.count(name) > 1)
+        shared = name is not None and (len(plans) == 1 or names.count(name) > 1)
         job.plan = replace(
-            job.plan,
-            name=job.plan.name if len(job.plan.name) <= limits.NAME else title or job.plan.name,
-            title=(title or str(job.number)) if alike else "",
+            plan,
+            name=plan.name if len(plan.name) <= limits.NAME else title or plan.name,
+            title=(title or str(job.number)) if shared else "",
         )

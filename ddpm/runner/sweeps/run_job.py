@@ -1,44 +1,50 @@
-"""One job of a sweep: tried, and a failure kept in its folder, so that the next one can come."""
+"""Run one job of a sweep; a failure is recorded in its folder and does not stop the other jobs."""
 
 import contextlib
 import traceback
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from ddpm.runner.config import explain
-from ddpm.runner.config.planning import plan
+from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.distributed import ranks
 from ddpm.runner.execution.execute import Preempted, perform
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.runs.metrics_log import final, values
 from ddpm.runner.sweeps import callback, compose
-from ddpm.runner.sweeps.folder import SweepFolder, elsewhere
+from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.folder import SweepFolder, locked_message
 from ddpm.runner.terminal import streams
 
 
-def attempt(job: compose.Job) -> None:
-    """Run a job, unless it is over or another process is at it; print what came of it."""
+def run_job(job: Job) -> None:
+    """Run a job, unless it is finished or another process runs it; print the outcome.
+
+    Raises:
+        Preempted: the whole sweep was asked to stop.
+    """
     streams.protect()  # launchers may have started this process
-    state = job.state
     if job.plan is None:
-        return  # as was told
-    if job.over:
-        print(f"{state:8} {job.folder} was {state} before: {job.text}", flush=True)
+        return  # its error was printed before
+    state = job.state
+    if job.finished:
+        print(finished_message(job), flush=True)
         return
-    if state == "running" and ranks.is_rank_zero():  # the others of this run are to join it
-        print(elsewhere(job.folder), flush=True)
+    if (
+        state == "running" and ranks.is_rank_zero()
+    ):  # other ranks join the run that holds the folder
+        print(locked_message(job.folder), flush=True)
         return
     try:
         result = perform(job.plan)
         job.succeeded = result is None or result["state"] == "done"
-    except run_dir.Busy:  # it was quicker
-        print(elsewhere(job.folder), flush=True)
+    except run_dir.Busy:  # another process was faster
+        print(locked_message(job.folder), flush=True)
     except Preempted:
         if job.folder is None or stop_file.end_of(job.folder) is None:
             raise
-        # Somebody has asked this one job to stop, by a file: the others are to go on.
+        # The stop file asks for the end of this job alone.
     except Exception as error:
         message = explain.explain(error)
         if message is None:
@@ -46,38 +52,35 @@ def attempt(job: compose.Job) -> None:
         else:
             print(message, flush=True)
         job.error = message or repr(error)
-        if job.plan.output.in_sweep and not run_dir.is_locked(job.folder):
-            keep_error(job)
+        if job.folder is not None and not run_dir.is_locked(job.folder):
+            record_failure(job)
 
 
-def attempt_composed(cfg: DictConfig) -> float | None:
-    """Do the same for one job of a launcher that is not ours, which composes it just now."""
-    hydra_config = HydraConfig.get()
-    number = hydra_config.job.num
-    job = compose.Job(number, compose.words_of(cfg))
-    with SweepFolder(Path(hydra_config.sweep.dir), compose.subdir) as folder:
-        try:
-            job.plan = plan(cfg)
-            job.words = job.plan.config["overrides"]
-            compose.place(job, folder)
-        except Exception as error:
-            job.error = explain.explain(error)
-            if job.error is None:
-                raise
-            job.plan, job.folder = None, folder.refuse(job.words, number, job.error)
+def finished_message(job: Job) -> str:
+    """The line about a job that was finished before this command."""
+    return f"{job.state:8} {job.folder} was {job.state} before: {job.text}"
+
+
+def run_composed(cfg: DictConfig) -> float | None:
+    """The same for third-party launchers, which compose each job when it starts."""
+    job = Job(hydra_config().job.num, compose.typed_overrides(cfg))
+    with SweepFolder(Path(hydra_config().sweep.dir), compose.subdir) as folder:
+        compose.plan_job(job, cfg, folder)
+        if job.error is not None:
+            job.folder = folder.record_refusal(job.overrides, job.number, job.error)
     callback.jobs.append(job)
-    attempt(job)
-    return figure(job)
+    run_job(job)
+    return final_loss(job)
 
 
-def figure(job: compose.Job) -> float | None:
+def final_loss(job: Job) -> float | None:
     """The final loss of a job, if it has logged any."""
     return None if job.folder is None else final(values(job.folder))
 
 
-def keep_error(job: compose.Job) -> None:
-    """Note a failure in the job's folder where the run itself did not come to do so. A full disk
-    must not stop the jobs that come next."""
-    if job.folder is not None and job.plan.output.in_sweep:
+def record_failure(job: Job) -> None:
+    """Record an error in the job's folder in the sweep, for a run that could not do so itself.
+    A full disk must not stop the jobs that follow."""
+    if job.folder is not None and job.plan is not None and job.plan.output.in_sweep:
         with contextlib.suppress(OSError):
             run_dir.change_status(job.folder, state="failed", error=job.error)

@@ -1,72 +1,42 @@
-"""What became of the jobs of a sweep, as a table at its end."""
+"""The table at the end of a sweep: that of job=status, and the sweep's folder."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ddpm.errors import InputError
-from ddpm.runner.runs import run_dir
-from ddpm.runner.runs.metrics_log import final, read_metrics, values
-from ddpm.runner.sweeps import callback, folder
+from ddpm.errors import shown
+from ddpm.runner.runs.state import FINISHED
+from ddpm.runner.sweeps import callback
 from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.folder import job_folders
+
+if TYPE_CHECKING:
+    from ddpm.runner.report.status import JobStatus
 
 
-def summary() -> bool:
-    """Print the table of the sweep's jobs; whether all are done."""
-    jobs = callback.jobs or _found(callback.folder)
-    common = shared([job.words for job in jobs])
-    rows = [("overrides", "loss", "images/s", "state", "folder")]
-    rows += [_row(job, common) for job in jobs]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print(f"\nall with {' '.join(common)}\n" if common else "")
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print("  ".join(cells).rstrip())
-    states = [row[3] for row in rows[1:]]
-    print(f"\n{sums(states)}, in {callback.folder}", flush=True)
-    return all(state in folder.OVER for state in states)
+def print_summary(sweep: Path) -> bool:
+    """Print the status of this command's jobs; True if all are finished.
+
+    Third-party launchers may run jobs in other processes: the table then shows all jobs in the
+    sweep's folder.
+    """
+    from ddpm.runner.report import status  # imports numpy
+
+    rows = [_status(job, sweep) for job in callback.jobs]
+    rows = rows or [status.read(folder) for folder in job_folders(sweep)]
+    print(f"\n{status.render(rows)}\nfolder   {sweep}", flush=True)
+    return all(row.state in FINISHED for row in rows)
 
 
-def sums(states: list[str]) -> str:
-    """`3 done, 0 failed, 1 waiting`: done and failed always, others where there are any."""
-    names = dict.fromkeys(["done", "failed", *sorted(states)])
-    counted = {name: states.count(name) for name in names}
-    return ", ".join(
-        f"{n} {name}" for name, n in counted.items() if n or name in ("done", "failed")
-    )
+def _status(job: Job, sweep: Path) -> "JobStatus":
+    """The row of a job. This process may know more than its folder does: an export has none, and
+    an error may not have been written."""
+    from ddpm.runner.report import status
 
-
-def _found(path: Path) -> list[Job]:
-    """The jobs that lie in the folder: those of a launcher that ran them in other processes."""
-    found = []
-    for number, place in enumerate(folder.jobs(path)):
-        try:
-            words = run_dir.read_config(place).get("overrides", [])
-        except InputError:
-            words = run_dir.read_status(place).get("words", [])
-        found.append(Job(number, words, place))
-    return found
-
-
-def shared(words: list[list[str]]) -> list[str]:
-    """The words that all jobs have, where there are several: what no row needs to repeat."""
-    if len(words) < 2:
-        return []
-    return [word for word in words[0] if all(word in others for others in words)]
-
-
-def _row(job: Job, common: list[str]) -> tuple[str, ...]:
-    """Overrides, final loss, images per second, state and folder of a job."""
-    rows: list[dict] = []
-    if job.folder is not None and (job.folder / "metrics.jsonl").exists():
-        rows = read_metrics(job.folder / "metrics.jsonl")
-    last = rows[-1] if rows else {}
-    return (
-        " ".join(word for word in job.words if word not in common) or "-",
-        _number(None if job.folder is None else final(values(job.folder)), ".4f"),
-        _number(last.get("train/images_per_sec"), ".0f"),
-        job.state,
-        str(job.folder or "-"),
-    )
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    row = status.JobStatus(str(job.number), [], job.state)
+    if job.folder is not None:
+        row = status.read(job.folder)
+        if job.folder.parent != sweep:
+            row = replace(row, name=str(job.folder))
+    error = row.error if job.error is None else shown(job.error, 200)
+    return replace(row, overrides=job.overrides, state=job.state, error=error)

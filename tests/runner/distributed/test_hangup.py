@@ -147,7 +147,7 @@ def in_fork(action):
 def test_a_job_drops_what_its_terminal_sent_before_it_left_it(number):
     def act(*, again):
         signal.signal(HUP, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_BLOCK, worker.OF_TERMINAL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.TERMINAL_SIGNALS)
         os.kill(os.getpid(), number)
         assert signal.sigpending() == {number}
         worker._leave_terminal()
@@ -166,7 +166,7 @@ def test_a_job_drops_what_its_terminal_sent_before_it_left_it(number):
 def test_a_job_under_nohup_goes_on():
     def act():
         signal.signal(HUP, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, worker.OF_TERMINAL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, worker.TERMINAL_SIGNALS)
         worker._leave_terminal()
         os.kill(os.getpid(), HUP)
 

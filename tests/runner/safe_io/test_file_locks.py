@@ -505,15 +505,15 @@ def test_a_sweep(run, tmp_path, monkeypatch):
 
 def test_a_trial_is_answered_for_by_one_process(tmp_path, monkeypatch, caplog):
     offer(monkeypatch, tmp_path, "folder")
-    child = holder_of(tmp_path, lambda folder: study.hold(folder, 3))
-    assert study.hold(tmp_path, 3) is None
+    child = holder_of(tmp_path, lambda folder: study.claim_trial(folder, 3))
+    assert study.claim_trial(tmp_path, 3) is None
     kill(child)
-    lock = study.hold(tmp_path, 3)
+    lock = study.claim_trial(tmp_path, 3)
     lock.release()
     file = held_by(tmp_path / ".trials" / "4.lock", boot="b", machine="m")
     caplog.clear()
-    assert study.hold(tmp_path, 4) is None
-    assert study.hold(tmp_path, 4) is None
+    assert study.claim_trial(tmp_path, 4) is None
+    assert study.claim_trial(tmp_path, 4) is None
     assert caplog.text.count(f"remove {file}") == 1
 
 

@@ -159,7 +159,7 @@ WALKS = {
     "checkpoints": lambda path: checkpoint.list_checkpoints(path),
     "previews": lambda path: grid_files(path.parent, path.name),
     "downloads": lambda path: download._checkpoints(path),
-    "jobs of a sweep": lambda path: folder.jobs(path),
+    "jobs of a sweep": lambda path: folder.job_folders(path),
     "a sweep that begins": lambda path: enter_and_leave(sweep_folder(path)),
     "runs to go on with": lambda path: output_dir._unfinished(path, {}),
     "options": lambda path: catalog.yaml_files(path),
@@ -206,8 +206,8 @@ def test_offline_parts_of_a_run_are_not_guessed(tmp_path, refuse):
 def test_a_job_that_cannot_be_looked_into_does_not_begin_anew(tmp_path, refuse):
     job = run_folder(tmp_path / "0-job")
     with sweep_folder(tmp_path) as sweep:
-        (known,) = sweep.known.values()
-        assert known == [job]
+        (folders,) = sweep.unassigned.values()
+        assert folders == [job]
     refuse(job, stat=True)
     raises(lambda: sweep_folder(tmp_path).__enter__(), job)
 
@@ -219,7 +219,7 @@ def test_a_configuration_that_cannot_be_read_does_not_begin_anew(tmp_path, monke
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
     monkeypatch.setattr(run_dir, "read_yaml", fail)
-    monkeypatch.setattr(folder, "_read", {})
+    monkeypatch.setattr(folder, "_identities", {})
     raises(lambda: sweep_folder(tmp_path).__enter__(), job / "config.yaml")
     monkeypatch.undo()
     with sweep_folder(tmp_path):  # nothing holds it
@@ -306,7 +306,7 @@ def sweep(tmp_path):
 def test_the_status_names_a_job_that_cannot_be_looked_into(sweep, tmp_path, refuse, monkeypatch):
     monkeypatch.setattr(status, "_seen", {})
     refuse(sweep[1], stat=True)
-    folders = folder.jobs(tmp_path)
+    folders = folder.job_folders(tmp_path)
     assert folders == sweep
     table = status.table(folders, 200)
     assert "unknown: status.json cannot be read (Stale file handle)" in table

@@ -1,9 +1,9 @@
-"""Runs under a real Slurm: the script of the README, whatever drives its job out of the cluster.
+"""Runs under a real Slurm, with the script of docs/clusters.md.
 
-Slurm has five ways to do that, and tells a job in three. `scontrol requeue`, a failing node and
-pre-emption send SIGTERM, and queue it again themselves; pre-emption with a time of grace sends
-SIGTERM, too, but takes a job that ends in that time for done: the script has to queue it again; so
-it has near the time limit, where SIGUSR1 comes. `scancel` is meant: nobody begins again.
+Slurm ends a job in five ways. `scontrol requeue`, a failing node and preemption send SIGTERM and
+requeue the job. Preemption with a grace time sends SIGTERM as well, but counts a job that ends
+within that time as completed, so the script requeues it; likewise near the time limit, announced by
+SIGUSR1. A job ended by `scancel` is not requeued.
 """
 
 import json
@@ -47,7 +47,7 @@ def home(tmp_path, monkeypatch):
 
 
 def submit(home, *words, options="", signal="USR1@120"):
-    """The README's script, in the queue: the number of its job, and the run's folder."""
+    """Submit the script: the id of its job, and the run's folder."""
     run = {"python": sys.executable, "run": ROOT / "run.py", "words": " ".join(words)}
     (home / "job.sh").write_text(SCRIPT.format(options=options, signal=signal, **run))
     job = slurm_jobs.submit("job.sh", cwd=home)
@@ -55,7 +55,7 @@ def submit(home, *words, options="", signal="USR1@120"):
 
 
 def straight(home, *words):
-    """The run that nobody disturbs."""
+    """The same run without interruption."""
     command = [sys.executable, str(ROOT / "run.py"), *words, "output_dir=straight"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
     subprocess.run(command, cwd=home, env=environment, check=True, capture_output=True)
@@ -67,45 +67,45 @@ def wait_for_lines(run, count):
 
 
 def assert_done(job, home, run, restarts, steps=STEPS):
-    """The job has ended well, after so many new starts, and its run is the undisturbed one."""
+    """The job has completed after so many restarts, and its run equals the uninterrupted one."""
     end = slurm_jobs.ended(job)
-    said = (home / f"slurm-{job}.out").read_text()
+    output = (home / f"slurm-{job}.out").read_text()
     assert (end["JobState"], end["ExitCode"], end["Restarts"]) == ("COMPLETED", "0:0", restarts), (
-        said
+        output
     )
-    assert said.count("preempted") == int(restarts)
+    assert output.count("preempted") == int(restarts)
     assert status_of(run)["state"] == "done"
     assert_equal_state(state_of(run, steps), state_of(home / "straight", steps))
     assert losses_of(run) == losses_of(home / "straight")
 
 
 @pytest.mark.parametrize("grace", [0, KILL_SECONDS])
-def test_the_script_survives(home, grace):
-    """Queued again by hand, driven out by an urgent job, and asked to stop as near the limit."""
+def test_the_script_is_requeued(home, grace):
+    """Requeued by hand, preempted by an urgent job, and signalled as near the time limit."""
     straight(home, *RUN)
     with cluster(grace=grace):
         job, run = submit(home, *RUN)
         wait_for_lines(run, 3)
         slurm_jobs.requeue(job)
         wait_for_lines(run, 9)
-        slurm_jobs.drive_out(job, home)
+        slurm_jobs.preempt(job, home)
         wait_for_lines(run, 15)
         slurm_jobs.cancel(job, "--signal=USR1")
         assert_done(job, home, run, "3")
 
 
 def test_the_time_limit(home):
-    """Where it comes is Slurm's affair, so the number of steps is chosen when it has come."""
-    begun = [word for word in RUN if not word.startswith("job.max_steps")]
+    """Its step is not known in advance, so the number of steps is set after it."""
+    common = [word for word in RUN if not word.startswith("job.max_steps")]
     words = home / "words"
     words.write_text("job.max_steps=1000000")
     with cluster():
-        job, run = submit(home, *begun, "$(cat words)", options="--time=1", signal="USR1@20")
+        job, run = submit(home, *common, "$(cat words)", options="--time=1", signal="USR1@20")
         until(lambda: slurm_jobs.show(job)["Restarts"] == "1", 120)
         steps = status_of(run)["saved"] + 50
         assert steps > 50
         words.write_text(f"job.max_steps={steps}")
-        straight(home, *begun, words.read_text())
+        straight(home, *common, words.read_text())
         assert_done(job, home, run, "1", steps)
 
 
@@ -120,7 +120,7 @@ def test_two_tasks_are_one_run(home):
         assert json.loads((run / "about.json").read_text())["processes"] == 2
 
 
-def test_a_cancelled_job_stays_so_and_is_saved(home):
+def test_a_cancelled_job_saves_and_is_not_requeued(home):
     with cluster():
         job, run = submit(home, *RUN)
         wait_for_lines(run, 3)
@@ -135,7 +135,7 @@ def test_a_cancelled_job_stays_so_and_is_saved(home):
 
 @pytest.mark.parametrize("how", ["no srun", "srun of one task", "a shell of salloc"])
 def test_one_process_under_slurm_starts_its_own(home, how):
-    """What Slurm says of a job's tasks is no promise that somebody starts them."""
+    """Slurm may announce more tasks for a job than it starts."""
     words = [sys.executable, ROOT / "run.py", *TINY, *DDP, "output_dir=run"]
     start = {
         "no srun": ["sbatch", "--wait", "--ntasks-per-node=2", "--wrap"],
@@ -144,17 +144,17 @@ def test_one_process_under_slurm_starts_its_own(home, how):
     }[how]
     text = "srun " * (how == "srun of one task") + " ".join(map(str, words))
     with cluster():
-        made = subprocess.run([*start, text], capture_output=True, text=True, timeout=120)
-    assert made.returncode == 0, made.stderr + "".join(p.read_text() for p in home.glob("slurm*"))
+        result = subprocess.run([*start, text], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr + "".join(
+        p.read_text() for p in home.glob("slurm*")
+    )
     assert status_of(home / "run")["state"] == "done"
     assert json.loads((home / "run" / "about.json").read_text())["processes"] == 2
 
 
 # a sweep
 
-SECONDS = 200  # that it may take
-
-
+SWEEP_SECONDS = 200  # timeout
 SWEEP = ["-m", "sweep=study", "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1"]
 SWEEP += ["hydra.launcher.poll_seconds=1", *RUN, "seed=1,2,3,4"]
 
@@ -163,10 +163,10 @@ def jobs_of(home):
     return [home / "outputs" / "sweep" / "study" / f"{n}-convnet-digits" for n in range(4)]
 
 
-def numbers_of(home):
-    """The jobs' numbers in Slurm, with their folders."""
-    found = {job: job / "slurm.json" for job in jobs_of(home)}
-    return {json.loads(f.read_text())["job"]: job for job, f in found.items() if f.exists()}
+def folders_by_id(home):
+    """The folders of the jobs by their ids in Slurm."""
+    files = {job: job / "slurm.json" for job in jobs_of(home)}
+    return {json.loads(f.read_text())["job"]: job for job, f in files.items() if f.exists()}
 
 
 def launch(home, *words):
@@ -175,13 +175,13 @@ def launch(home, *words):
         return subprocess.Popen(command, cwd=home, stdout=log, stderr=subprocess.STDOUT)
 
 
-def test_a_sweep_of_which_one_job_is_requeued_ends_as_if_nothing_had_been(home):
+def test_a_sweep_with_a_requeued_job_ends_like_an_undisturbed_one(home):
     with cluster():
         launcher = launch(home)
-        until(lambda: len(numbers_of(home)) == 4)
-        disturbed = numbers_of(home)[slurm_jobs.requeue_one(numbers_of(home))]
-        assert launcher.wait(SECONDS) == 0, (home / "launcher.txt").read_text()
-    assert "4 done, 0 failed" in (home / "launcher.txt").read_text()
+        until(lambda: len(folders_by_id(home)) == 4)
+        disturbed = folders_by_id(home)[slurm_jobs.requeue_one(folders_by_id(home))]
+        assert launcher.wait(SWEEP_SECONDS) == 0, (home / "launcher.txt").read_text()
+    assert "\n4 done\n" in (home / "launcher.txt").read_text()
     logs = "".join(p.read_text() for p in (disturbed.parent / ".slurm").glob("*_log.out"))
     assert logs.count("preempted") == 1
     for seed, job in enumerate(jobs_of(home), start=1):
@@ -191,14 +191,14 @@ def test_a_sweep_of_which_one_job_is_requeued_ends_as_if_nothing_had_been(home):
         undisturbed.rename(home / f"straight-{seed}")
 
 
-def test_a_launcher_that_goes_leaves_its_jobs_and_finds_them_again(home):
+def test_a_stopped_launcher_leaves_its_jobs_and_a_new_one_reattaches(home):
     with cluster():
         launcher = launch(home)
-        until(lambda: len(numbers_of(home)) == 4)
-        numbers = set(numbers_of(home))
+        until(lambda: len(folders_by_id(home)) == 4)
+        job_ids = set(folders_by_id(home))
         launcher.send_signal(signal.SIGINT)
-        assert launcher.wait(SECONDS) == 128 + signal.SIGINT
+        assert launcher.wait(SWEEP_SECONDS) == 128 + signal.SIGINT
         assert "the same command watches them again" in (home / "launcher.txt").read_text()
-        assert launch(home).wait(SECONDS) == 0, (home / "launcher.txt").read_text()
-        assert set(slurm_jobs.queued()) <= numbers, "none was handed over twice"
+        assert launch(home).wait(SWEEP_SECONDS) == 0, (home / "launcher.txt").read_text()
+        assert set(slurm_jobs.queued()) <= job_ids, "none was submitted twice"
     assert all(status_of(job)["state"] == "done" for job in jobs_of(home))

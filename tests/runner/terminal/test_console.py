@@ -423,7 +423,7 @@ def test_the_failure_of_a_job_that_cannot_be_noted_stops_no_other(run, monkeypat
     status, out, _ = run(*SWEEP)
     assert status == 1
     assert len(tried) == 2
-    assert "0 done, 2 failed" in out
+    assert "\n2 failed\n" in out
 
 
 @pytest.fixture
@@ -431,7 +431,7 @@ def job(run, tmp_path, monkeypatch):
     """A job of a sweep that has its folder, and has not begun."""
     found = []
     with monkeypatch.context() as patch:
-        patch.setattr(serial, "attempt", found.append)
+        patch.setattr(serial, "run_job", found.append)
         run("-m", *TINY, "sweep=study", "seed=1")
     return found[0]
 
@@ -473,27 +473,27 @@ def test_a_launcher_goes_on_where_it_cannot_make_or_note_anything(job, tmp_path,
     class Context:
         Process = Ended
 
-    place = slots.Place("here")
     monkeypatch.setattr(slots, "get_context", lambda method: Context)
     monkeypatch.setattr(slots.connection, "wait", lambda sentinels, timeout: None)
     monkeypatch.setattr(sys, "stdout", None)
     (tmp_path / "file").touch()
     folder, job.folder = job.folder, None  # of a job without a folder, the log needs one
-    runner = slots.Slots([place], tmp_path / "file")
+    runner = slots.Slots(tmp_path / "file")
+    runner.free.append(slots.Slot("here"))
     with monkeypatch.context() as patch:
         patch.setattr(Ended, "start", lambda process: None)
         assert runner.start(job).log == str(tmp_path / "file" / "0" / "job.log")
-    runner.free.append(place)
+    runner.free.append(slots.Slot("here"))
     job.folder = folder
 
     def refuse(path, **changes):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_dir, "change_status", refuse)
-    one = runner.start(job)
+    running = runner.start(job)
     job.succeeded = False
     run_dir.write_status(job.folder, "running", 3)
-    assert scheduler._how(one, "its process was ended by signal 9").startswith("failed ")
+    assert scheduler.outcome(running, "its process was ended by signal 9").startswith("failed ")
 
 
 # real processes

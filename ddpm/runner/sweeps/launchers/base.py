@@ -1,6 +1,6 @@
-"""What all launchers have in common: jobs are frozen, run, and returned as Hydra wants them."""
+"""Common to all launchers: compose the jobs, have them run, return what Hydra expects."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -11,52 +11,54 @@ from omegaconf import DictConfig, OmegaConf
 
 from ddpm.errors import InputError, nearest
 from ddpm.runner.config import catalog
+from ddpm.runner.config.composed import to_dict
+from ddpm.runner.runs.state import FINISHED, counted
 from ddpm.runner.sweeps import callback
-from ddpm.runner.sweeps.compose import Job, freeze
-from ddpm.runner.sweeps.folder import OVER
-from ddpm.runner.sweeps.launchers.job_queue import Listed, Queue
+from ddpm.runner.sweeps.compose import Job, compose_jobs
+from ddpm.runner.sweeps.launchers.job_queue import JobList, Runner
 from ddpm.runner.sweeps.naming import name_jobs
-from ddpm.runner.sweeps.run_job import figure
-from ddpm.runner.sweeps.summary import shared, sums
+from ddpm.runner.sweeps.run_job import final_loss
 
 
 def launch(
-    run: Callable[[Queue], None],
+    runner: Runner,
     config: DictConfig,
     context: HydraContext,
     overrides: Sequence[Sequence[str]],
     first: int,
 ) -> list[JobReturn]:
-    """Freeze jobs and run them; what each returned, also those that were over before."""
+    """Compose jobs and run them; the results include those of jobs that were finished before."""
+    from ddpm.runner.report.status import common_overrides  # imports numpy
+
     prepare(config)
-    jobs = freeze(config, context, overrides, first, begins=first == 0)
+    jobs = compose_jobs(config, context, overrides, first, begins=first == 0)
     callback.jobs += jobs
-    common = shared([job.words for job in jobs])
+    common = common_overrides([job.overrides for job in jobs])
     for job in jobs:
-        job.title = " ".join(word for word in job.words if word not in common)
+        job.title = " ".join(word for word in job.overrides if word not in common)
     name_jobs(jobs)
     _announce(jobs, common, config)
     with env_override(config.hydra.job.env_set):
-        run(Listed(jobs))
+        runner.run(JobList(jobs))
     return [_returned(job) for job in jobs]
 
 
-def ours_by_default() -> None:
-    """Let Hydra's default launcher be ours, in this process. An `override` in conf/config.yaml
-    would do it, too, but bind the files of teams and experiments."""
-    Plugins.instance()  # its own launcher is entered by this, and not again later
+def register_default_launcher() -> None:
+    """Replace Hydra's default launcher by ours in this process. An `override` in conf/config.yaml
+    would do so too, but teams and experiments could not override it again."""
+    Plugins.instance()  # registers Hydra's own launcher first
     node = {"_target_": "hydra_plugins.ddpm_sweeps.Serial"}
     ConfigStore.instance().store(group="hydra/launcher", name="basic", node=node, provider="ddpm")
 
 
-def own_knobs(name: str, knobs: dict[str, Any], config: DictConfig) -> dict[str, Any]:
-    """Those knobs that a launcher has, as plain data. A team's file may set those of several.
+def own_settings(name: str, settings: dict[str, Any], config: DictConfig) -> dict[str, Any]:
+    """The settings that a launcher has, as plain data. A team's file may set those of several.
 
     Raises:
-        InputError: the command line sets one that it has not.
+        InputError: the command line sets one that this launcher does not have.
     """
-    plain = OmegaConf.to_container(OmegaConf.create(knobs), resolve=True)
     known = catalog.read(catalog.CONF / "hydra" / "launcher" / f"{name}.yaml")
+    plain = plain_settings(settings)
     for key in plain.keys() - known.keys():
         full = f"hydra.launcher.{key}"
         if any(word.lstrip("+").startswith(f"{full}=") for word in config.hydra.overrides.hydra):
@@ -65,17 +67,22 @@ def own_knobs(name: str, knobs: dict[str, Any], config: DictConfig) -> dict[str,
     return {key: value for key, value in plain.items() if key in known}
 
 
+def plain_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with Hydra's lists and dictionaries converted to Python's."""
+    return to_dict(OmegaConf.create(settings), resolve=True)
+
+
 def prepare(config: DictConfig) -> None:
-    """What Hydra expects of whoever launches jobs."""
+    """The setup that Hydra expects of a launcher."""
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
 
 
 def _announce(jobs: list[Job], common: list[str], config: DictConfig) -> None:
     states = [job.state for job in jobs]
-    word = "job" if len(jobs) == 1 else "jobs"
-    told = f": {sums(states)}" if any(state in OVER for state in states) else ""
-    print(f"sweep    {len(jobs)} {word} in {config.hydra.sweep.dir}{told}", flush=True)
+    counts = f": {counted(states)}" if any(state in FINISHED for state in states) else ""
+    noun = "job" if len(jobs) == 1 else "jobs"
+    print(f"sweep    {len(jobs)} {noun} in {config.hydra.sweep.dir}{counts}", flush=True)
     if common:
         print(f"all with {' '.join(common)}", flush=True)
     for job in jobs:
@@ -84,10 +91,10 @@ def _announce(jobs: list[Job], common: list[str], config: DictConfig) -> None:
 
 
 def _returned(job: Job) -> JobReturn:
-    """A failed job returns None: a sweeper that wants a number has to bear it."""
+    """The result of a job; the value of a failed job is None, which a sweeper has to accept."""
     result = JobReturn()
-    result.overrides = job.words
+    result.overrides = job.overrides
     result.working_dir = str(job.folder)
-    result.return_value = figure(job)
+    result.return_value = final_loss(job)
     result.status = JobStatus.COMPLETED
     return result

@@ -1,4 +1,4 @@
-"""Where jobs can run side by side on this machine: its GPUs, or shares of its CPU cores."""
+"""Slots of this machine for parallel jobs: its GPUs, or shares of its CPU cores."""
 
 import contextlib
 import os
@@ -9,93 +9,95 @@ from ddpm.errors import InputError
 
 
 @dataclass(frozen=True)
-class Place:
-    """What one job may use.
+class Slot:
+    """The devices of one job.
 
     Args:
-        name: for people: "GPU 0", "core 3".
-        variables: of the environment, which keep a process to it.
+        name: for messages: "GPU 0", "core (3)".
+        variables: environment variables that restrict a process to them.
     """
 
     name: str
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-def find(
+def find_slots(
     *, gpus: list[int] | str, jobs_per_gpu: int, gpus_per_job: int, cores_per_job: int
-) -> list[Place]:
-    """The places of this machine. conf/hydra/launcher/slots.yaml says what the knobs mean.
+) -> list[Slot]:
+    """The slots of this machine. conf/hydra/launcher/slots.yaml explains the settings.
 
     Raises:
-        InputError: a knob has an impossible value, or there are no such GPUs.
+        InputError: a setting is invalid, or such a GPU does not exist.
     """
-    knobs = {"jobs_per_gpu": jobs_per_gpu, "gpus_per_job": gpus_per_job}
-    for name, value in (knobs | {"cores_per_job": cores_per_job}).items():
+    per_gpu = {"jobs_per_gpu": jobs_per_gpu, "gpus_per_job": gpus_per_job}
+    for name, value in (per_gpu | {"cores_per_job": cores_per_job}).items():
         if type(value) is not int or value < 1:
             raise InputError(f"hydra.launcher.{name}={value}: must be a number from 1.")
     if jobs_per_gpu > 1 and gpus_per_job > 1:
         raise InputError(
-            f"hydra.launcher.jobs_per_gpu={jobs_per_gpu}: with gpus_per_job={gpus_per_job} a job "
-            "has its GPUs alone; set one of the two."
+            f"hydra.launcher.jobs_per_gpu={jobs_per_gpu}: gpus_per_job={gpus_per_job} gives each "
+            "job GPUs of its own; set only one of the two."
         )
-    chosen = _gpus(gpus)
-    return _on_gpus(chosen, **knobs) if chosen else _on_cores(cores_per_job)
+    chosen = _visible_gpus(gpus)
+    return _gpu_slots(chosen, **per_gpu) if chosen else _core_slots(cores_per_job)
 
 
-def _gpus(asked: list[int] | str) -> list[str]:
-    """The GPUs to use, as CUDA_VISIBLE_DEVICES names them."""
+def _visible_gpus(gpus: list[int] | str) -> list[str]:
+    """The GPUs to use, by their names in CUDA_VISIBLE_DEVICES."""
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    count = torch.cuda.device_count() if asked != [] else 0
-    there = visible.split(",")[:count] if visible else [str(i) for i in range(count)]
-    if asked == "auto":
-        return there
-    if not isinstance(asked, list) or any(type(i) is not int for i in asked):
-        raise InputError(f"hydra.launcher.gpus={asked}: must be auto or a list of numbers: [0,1].")
-    if missing := [i for i in asked if not 0 <= i < count]:
+    count = torch.cuda.device_count() if gpus != [] else 0
+    names = visible.split(",")[:count] if visible else [str(i) for i in range(count)]
+    if gpus == "auto":
+        return names
+    if not isinstance(gpus, list) or any(type(i) is not int for i in gpus):
+        raise InputError(f"hydra.launcher.gpus={gpus}: must be auto or a list of numbers: [0,1].")
+    if missing := [i for i in gpus if not 0 <= i < count]:
         raise InputError(
-            f"hydra.launcher.gpus={asked}: there is no GPU {missing[0]}; this machine has {count}."
+            f"hydra.launcher.gpus={gpus}: GPU {missing[0]} does not exist; this machine has "
+            f"{count}."
         )
-    return [there[i] for i in dict.fromkeys(asked)]
+    return [names[i] for i in dict.fromkeys(gpus)]
 
 
-def _on_gpus(gpus: list[str], jobs_per_gpu: int, gpus_per_job: int) -> list[Place]:
+def _gpu_slots(gpus: list[str], jobs_per_gpu: int, gpus_per_job: int) -> list[Slot]:
     if gpus_per_job > len(gpus):
         raise InputError(
-            f"hydra.launcher.gpus_per_job={gpus_per_job}: there are only {len(gpus)} GPUs."
+            f"hydra.launcher.gpus_per_job={gpus_per_job}: this machine has only {len(gpus)} GPUs."
         )
     ends = range(gpus_per_job, len(gpus) + 1, gpus_per_job)
     groups = [gpus[end - gpus_per_job : end] for end in ends]
-    # The first job of each GPU before the second of any: half a sweep uses them all.
+    # The first job of each GPU before the second of any: half a sweep uses all GPUs.
     return [
-        Place(f"GPU {'+'.join(group)}", {"CUDA_VISIBLE_DEVICES": ",".join(group)})
+        Slot(f"GPU {'+'.join(group)}", {"CUDA_VISIBLE_DEVICES": ",".join(group)})
         for _ in range(jobs_per_gpu)
         for group in groups
     ]
 
 
-def _on_cores(cores_per_job: int) -> list[Place]:
-    """CPU cores this process may use, shared out; a job's threads are as many as its cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def _core_slots(cores_per_job: int) -> list[Slot]:
+    """The CPU cores of this process in equal shares; a job has as many threads as cores."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     if cores_per_job > cores:
         raise InputError(
-            f"hydra.launcher.cores_per_job={cores_per_job}: there are only {cores} cores."
+            f"hydra.launcher.cores_per_job={cores_per_job}: this machine has only {cores} cores."
         )
     variables = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(cores_per_job)}
-    word = "core" if cores_per_job == 1 else f"{cores_per_job} cores"
-    return [Place(f"{word} ({i + 1})", variables) for i in range(cores // cores_per_job)]
+    name = "core" if cores_per_job == 1 else f"{cores_per_job} cores"
+    return [Slot(f"{name} ({i + 1})", variables) for i in range(cores // cores_per_job)]
 
 
 @contextlib.contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """While open, these variables are set: for the process that is started meanwhile."""
-    before = {name: os.environ.get(name) for name in variables}
+    """Set environment variables while open, for a process that is started meanwhile."""
+    saved = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name, value in saved.items():
             if value is None:
                 os.environ.pop(name, None)
             else:

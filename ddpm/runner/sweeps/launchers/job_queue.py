@@ -1,4 +1,4 @@
-"""Where a launcher gets its jobs from, one at a time: a list, or whatever looks at results."""
+"""Where a launcher gets its jobs from, one at a time: a list, or a search that reads results."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,17 +8,17 @@ from ddpm.runner.sweeps.compose import Job
 
 
 class Queue(Protocol):
-    """Gives out jobs, and is told when one has ended, in whatever way."""
+    """Jobs to run."""
 
     def next(self) -> Job | None:
-        """The next job to look at; None: there will be no more."""
+        """The next job; None: no more will come."""
 
     def ended(self, job: Job) -> None:
-        """The job has ended, or did not need to begin."""
+        """Called when a job has ended in any way, or did not have to run."""
 
 
-class Listed:
-    """The jobs of a command, all known before the first one begins."""
+class JobList:
+    """The jobs of a command, all known before the first one runs."""
 
     def __init__(self, jobs: Iterable[Job]) -> None:
         self.jobs = deque(jobs)
@@ -28,3 +28,14 @@ class Listed:
 
     def ended(self, job: Job) -> None:
         pass
+
+
+class Runner(Protocol):
+    """Runs jobs: serially in this process, or in parallel in others."""
+
+    def run(self, queue: Queue) -> None:
+        """Run all jobs that are not finished. A failed job does not stop those that follow.
+
+        Raises:
+            Preempted: the sweep was asked to stop; the remaining jobs do not start.
+        """

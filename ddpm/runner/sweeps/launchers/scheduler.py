@@ -1,4 +1,4 @@
-"""Jobs side by side: as many at once as there is room for, wherever they run."""
+"""Run jobs in parallel in other processes: as many at a time as have room."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,21 +9,21 @@ from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.execute import Preempted
 from ddpm.runner.runs import run_dir
 from ddpm.runner.sweeps.compose import Job
-from ddpm.runner.sweeps.folder import elsewhere
+from ddpm.runner.sweeps.folder import locked_message
 from ddpm.runner.sweeps.launchers.job_queue import Queue
-from ddpm.runner.sweeps.launchers.live_table import Overview
-from ddpm.runner.sweeps.run_job import keep_error
+from ddpm.runner.sweeps.launchers.live_table import LiveTable
+from ddpm.runner.sweeps.run_job import finished_message, record_failure
 
-LOOK_SECONDS = 1.0  # between two looks at the jobs
+POLL_SECONDS = 1.0
 
 
 @dataclass(eq=False)
-class Running:
+class RunningJob:
     """A job that has been started.
 
     Args:
-        where: for people: "on GPU 0".
-        log: the file that holds what it says.
+        where: for messages: "on GPU 0".
+        log: the file of its output.
     """
 
     job: Job
@@ -31,123 +31,123 @@ class Running:
     log: str
 
 
-One = TypeVar("One", bound=Running)
+R = TypeVar("R", bound=RunningJob)
 
 
-class Runner(ABC, Generic[One]):
-    """What starts jobs in processes that are not this one, and knows how they stand."""
+class ParallelRunner(ABC, Generic[R]):
+    """Runs jobs in other processes; subclasses start these and watch them."""
 
     def __init__(self) -> None:
-        self.running: list[One] = []
+        self.running: list[R] = []
 
     @abstractmethod
-    def describe(self) -> str:
-        """A line about what there is room for."""
+    def open(self) -> str:
+        """Called first; returns a line that describes the capacity.
+
+        Raises:
+            InputError: no job can run.
+        """
 
     @abstractmethod
-    def room(self) -> bool:
-        """Whether one more can be started."""
+    def has_room(self) -> bool:
+        """Whether one more job can start."""
 
     @abstractmethod
-    def start(self, job: Job) -> One:
-        """Start a job."""
+    def start(self, job: Job) -> R:
+        """Start a job.
+
+        Raises:
+            InputError: it cannot start.
+        """
 
     @abstractmethod
-    def ended(self, seconds: float) -> list[One]:
-        """Those of the running that have ended; waits so long for one."""
+    def ended(self, seconds: float) -> list[R]:
+        """The running jobs that have ended; waits up to `seconds` for one."""
 
     @abstractmethod
-    def crash(self, one: One) -> str | None:
-        """How a job ended that did not come to say so itself; None: it did."""
+    def crash_reason(self, running: R) -> str | None:
+        """Why a job ended without recording its end; None if it recorded it."""
 
-    def adopt(self, job: Job) -> One | None:
-        """A job that is running already, where this runner can know."""
+    @abstractmethod
+    def stop(self, signal_number: int) -> str:
+        """Handle a request to stop; returns a line about the running jobs. Those that are to be
+        waited for stay in `running`."""
+
+    def reattach(self, job: Job) -> R | None:
+        """The job if an earlier launcher has started it and it still runs."""
         return None
 
-    def reap(self, one: One) -> None:
-        """A job has ended: its room is free."""
+    def release(self, running: R) -> None:
+        """Free the resources of a job that has ended."""
 
-    @abstractmethod
-    def stop(self, number: int) -> str:
-        """We were asked to stop by this signal: what becomes of the jobs that run. Whose end is to
-        be waited for stays in `running`."""
+    def close(self) -> None:
+        """End processes that cannot outlive the launcher."""
 
-    def end(self) -> None:
-        """Leave nothing behind that only this process could look after."""
+    def run(self, queue: Queue) -> None:
+        """See `job_queue.Runner`."""
+        queue_open, stopping = True, False
+        with GracefulStop() as stop, LiveTable() as table:
+            table.print_line(self.open())
+            try:
+                while self.running or (queue_open and not stop.received):
+                    while queue_open and not stop.received and self.has_room():
+                        queue_open = self._start_next(queue, table)
+                    if stop.received and not stopping:
+                        stopping = True
+                        table.print_line(self.stop(stop.received))
+                    for running in self.ended(POLL_SECONDS) if self.running else []:
+                        self.running.remove(running)
+                        self.release(running)
+                        table.print_line(outcome(running, self.crash_reason(running)))
+                        queue.ended(running.job)
+                    table.draw()
+            finally:
+                self.close()
+        if stop.received:
+            raise Preempted(stop.received)
 
+    def _start_next(self, queue: Queue, table: LiveTable) -> bool:
+        """Start the next job, or print why it does not start; False if the queue is empty."""
+        if (job := queue.next()) is None:
+            return False
+        table.add(job)
+        if not self._started(job, table):
+            queue.ended(job)
+        return True
 
-def run(queue: Queue, runner: Runner) -> None:
-    """Run all jobs that are not over, as there is room.
-
-    Raises:
-        Preempted: we were asked to stop.
-    """
-    more, told = True, False
-    with GracefulStop() as stop, Overview() as overview:
-        overview.say(runner.describe())
+    def _started(self, job: Job, table: LiveTable) -> bool:
+        if job.plan is None:
+            return False  # its error was printed before
+        if job.finished:
+            table.print_line(finished_message(job))
+            return False
+        if (running := self.reattach(job)) is not None:
+            self.running.append(running)
+            table.print_line(f"there    {job.text} {running.where}")
+            return True
+        if job.state == "running":
+            table.print_line(locked_message(job.folder))
+            return False
         try:
-            while runner.running or (more and not stop.received):
-                while more and not stop.received and runner.room():
-                    more = _begin(queue, runner, overview)
-                if stop.received and not told:
-                    told = True
-                    overview.say(runner.stop(stop.received))
-                for one in runner.ended(LOOK_SECONDS) if runner.running else []:
-                    runner.running.remove(one)
-                    runner.reap(one)
-                    overview.say(_how(one, runner.crash(one)))
-                    queue.ended(one.job)
-                overview.draw()
-        finally:
-            runner.end()
-    if stop.received:
-        raise Preempted(stop.received)
-
-
-def _begin(queue: Queue, runner: Runner, overview: Overview) -> bool:
-    """Start the next job, or say why it does not begin; whether there was one."""
-    if (job := queue.next()) is None:
-        return False
-    overview.add(job)
-    state = job.state
-    if job.plan is not None and not job.over and (one := runner.adopt(job)) is not None:
-        runner.running.append(one)
-        overview.say(f"there    {job.text} {one.where}")
+            running = self.start(job)
+        except InputError as error:
+            job.error = str(error)
+            record_failure(job)
+            table.print_line(f"failed   {job.text}: {job.error}")
+            return False
+        self.running.append(running)
+        table.print_line(f"start    {job.text} {running.where}")
         return True
-    if job.plan is None:
-        pass  # as was told
-    elif job.over:
-        overview.say(f"{state:8} {job.folder} was {state} before: {job.text}")
-    elif state == "running":
-        overview.say(elsewhere(job.folder))
-    elif _started(job, runner, overview):
-        return True
-    queue.ended(job)
-    return True
 
 
-def _started(job: Job, runner: Runner, overview: Overview) -> bool:
-    """Start a job; one that cannot be has failed, and stops no other."""
-    try:
-        one = runner.start(job)
-    except InputError as error:
-        job.error = str(error)
-        keep_error(job)
-        overview.say(f"failed   {job.text}: {job.error}")
-        return False
-    runner.running.append(one)
-    overview.say(f"start    {job.text} {one.where}")
-    return True
-
-
-def _how(one: Running, crash: str | None) -> str:
-    """What to say of a job that has ended; a crash is noted in its folder."""
-    job = one.job
-    if crash is not None:
-        job.error = crash
-        keep_error(job)
+def outcome(running: RunningJob, crash_reason: str | None) -> str:
+    """The line about a job that has ended; a crash is recorded in its folder."""
+    job = running.job
+    if crash_reason is not None:
+        job.error = crash_reason
+        record_failure(job)
     elif job.state == "failed" and job.folder is not None:
         job.error = run_dir.read_status(job.folder).get("error", "failed")
     if job.error is not None:
-        return f"failed   {job.text}: {job.error.splitlines()[0]} (its log: {one.log})"
+        return f"failed   {job.text}: {job.error.splitlines()[0]} (its log: {running.log})"
     return f"{job.state:8} {job.text}"

@@ -1,16 +1,14 @@
 """One job after the other, in this process."""
 
 from ddpm.runner.sweeps.launchers.job_queue import Queue
-from ddpm.runner.sweeps.run_job import attempt
+from ddpm.runner.sweeps.run_job import run_job
 
 
-def run(queue: Queue) -> None:
-    """Run all jobs that are not over. A failure does not stop those after it.
+class Serial:
+    """The runner of `hydra/launcher=serial`."""
 
-    Raises:
-        Preempted: a job was asked to stop; those after it do not begin.
-    """
-    while (job := queue.next()) is not None:
-        print()
-        attempt(job)
-        queue.ended(job)
+    def run(self, queue: Queue) -> None:
+        while (job := queue.next()) is not None:
+            print()
+            run_job(job)
+            queue.ended(job)

@@ -1,6 +1,6 @@
-"""Jobs as jobs of Slurm, handed over by submitit; watched by their folders and by `squeue`.
+"""Jobs as jobs of Slurm, submitted by submitit; watched through their folders and `squeue`.
 
-submitit's own way to watch needs accounting (`sacct`), and waits minutes between two looks.
+submitit's own watcher needs accounting (`sacct`), and polls only every few minutes.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import logging
 import shlex
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,31 +20,31 @@ from submitit.core.utils import JobPaths
 import ddpm
 from ddpm.errors import InputError
 from ddpm.runner.sweeps.compose import Job
-from ddpm.runner.sweeps.launchers.scheduler import Runner, Running
+from ddpm.runner.sweeps.launchers.scheduler import ParallelRunner, RunningJob
 from ddpm.runner.sweeps.launchers.slurm_task import Task
 
 logger = logging.getLogger(__name__)
 
-FILE = "slurm.json"  # in a job's folder: its number in the queue
-GONE = 2  # so many looks without it mean that it has left the queue
-# States of jobs that will do something yet.
+FILE = "slurm.json"  # in a job's folder: its id in Slurm
+MAX_MISSES = 2  # polls without it until a job counts as gone from the queue
+# States of jobs that are still to run, or run.
 ALIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_HOLD")
-FOR_EVER = 10**6  # starts of one job
+MAX_RESTARTS = 10**6  # of one job: no limit
 
 
 @dataclass(eq=False)
-class InQueue(Running):
-    """A job by its number in Slurm."""
+class SlurmProcess(RunningJob):
+    """A job by its id in Slurm."""
 
-    number: str
-    missed: int = 0  # looks at the queue in which it was not
+    job_id: str
+    misses: int = 0  # consecutive polls without it in the queue
 
 
-class Slurm(Runner[InQueue]):
-    """Hands jobs to Slurm. conf/hydra/launcher/slurm.yaml says what the knobs mean.
+class Slurm(ParallelRunner[SlurmProcess]):
+    """Submits jobs to Slurm. conf/hydra/launcher/slurm.yaml explains the settings.
 
     Args:
-        sweep: its folder, which all machines must see.
+        sweep: its folder, on a file system that all machines share.
     """
 
     def __init__(
@@ -81,7 +81,6 @@ class Slurm(Runner[InQueue]):
         self.max_jobs, self.poll_seconds = max_jobs, poll_seconds
         self.gpus_per_node = gpus_per_node
         self.folder = sweep / ".slurm"
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what lies in it is run
         self.options = {
             "timeout_min": timeout_min,
             "cpus_per_task": cpus_per_task,
@@ -91,157 +90,170 @@ class Slurm(Runner[InQueue]):
             "slurm_additional_parameters": {"requeue": True, **(additional or {})},
             "slurm_setup": [*setup, f"export PYTHONPATH={shlex.quote(str(_root()))}:$PYTHONPATH"],
         }
-        given = {"partition": partition, "account": account, "qos": qos}
-        given["mem"] = None if mem_gb is None else f"{mem_gb:g}GB"
-        self.options |= {f"slurm_{name}": v for name, v in given.items() if v is not None}
-        self.looked = -float("inf")
-        self.queued = queue()
+        optional = {"partition": partition, "account": account, "qos": qos}
+        optional["mem"] = None if mem_gb is None else f"{mem_gb:g}GB"
+        self.options |= {f"slurm_{name}": v for name, v in optional.items() if v is not None}
+        self.last_poll = -float("inf")
+        self.queued: Mapping[str, str] = {}
 
-    def describe(self) -> str:
+    def open(self) -> str:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # its files are executed
+        self.queued = squeue()
         return f"slurm    up to {self.max_jobs} jobs at once; they go on without this command"
 
-    def room(self) -> bool:
+    def has_room(self) -> bool:
         return len(self.running) < self.max_jobs
 
-    def adopt(self, job: Job) -> InQueue | None:
-        """A job that an earlier start of the sweep has put into the queue, and is there still."""
-        number = _number_of(job)
-        if number is None or self.queued.get(number) not in ALIVE:
+    def reattach(self, job: Job) -> SlurmProcess | None:
+        """The job if an earlier start of the sweep has submitted it and it is still queued."""
+        job_id = _submitted_id(job)
+        if job_id is None or self.queued.get(job_id) not in ALIVE:
             return None
-        return self._in_queue(job, number)
+        return self._process(job, job_id)
 
-    def start(self, job: Job) -> InQueue:
-        """Hand a job over.
+    def start(self, job: Job) -> SlurmProcess:
+        """Submit a job.
 
         Raises:
             InputError: Slurm refuses it.
         """
         executor = submitit.AutoExecutor(
-            folder=self.folder, cluster="slurm", slurm_max_num_timeout=FOR_EVER
+            folder=self.folder, cluster="slurm", slurm_max_num_timeout=MAX_RESTARTS
         )
-        executor.update_parameters(**self.options, **devices(job, self.gpus_per_node))
+        executor.update_parameters(**self.options, **resources(job, self.gpus_per_node))
         try:
             with _links_optional():
-                number = executor.submit(Task(job)).job_id
+                job_id = executor.submit(Task(job)).job_id
         except (submitit.core.utils.FailedJobError, OSError) as error:
             reason = " ".join(str(error).split())[-300:]
             raise InputError(f"Slurm refuses the job ({reason}).") from None
         if job.folder is not None:
             try:
-                (job.folder / FILE).write_text(json.dumps({"job": number}) + "\n")
+                (job.folder / FILE).write_text(json.dumps({"job": job_id}) + "\n")
             except OSError as error:
                 logger.warning(
-                    "%s: cannot note that it is job %s of Slurm (%s); another start of this sweep "
-                    "would submit it a second time.",
-                    *(job.folder, number, error.strerror),
+                    "%s: cannot record that it is job %s of Slurm (%s); another start of this "
+                    "sweep would submit it a second time.",
+                    *(job.folder, job_id, error.strerror),
                 )
-        return self._in_queue(job, number)
+        return self._process(job, job_id)
 
-    def _in_queue(self, job: Job, number: str) -> InQueue:
-        log = self.folder / f"{number}_0_log.out"
-        return InQueue(job, f"as job {number} of Slurm", str(log), number)
+    def _process(self, job: Job, job_id: str) -> SlurmProcess:
+        log = self.folder / f"{job_id}_0_log.out"
+        return SlurmProcess(job, f"as job {job_id} of Slurm", str(log), job_id)
 
-    def ended(self, seconds: float) -> list[InQueue]:
-        """Those that have come to their end, or have left the queue without."""
+    def ended(self, seconds: float) -> list[SlurmProcess]:
+        """Jobs that are finished, or have left the queue without."""
         time.sleep(seconds)
-        if time.monotonic() - self.looked < self.poll_seconds:
+        if time.monotonic() - self.last_poll < self.poll_seconds:
             return []
-        self.looked = time.monotonic()
+        self.last_poll = time.monotonic()
         try:
-            self.queued = queue()
-        except InputError:  # for the moment
+            self.queued = squeue()
+        except InputError:  # perhaps for the moment
             return []
-        for one in self.running:
-            alive = self.queued.get(one.number) in ALIVE
-            one.missed = 0 if alive else one.missed + 1
-        return [one for one in self.running if one.missed >= GONE or (one.missed and one.job.over)]
+        for running in self.running:
+            alive = self.queued.get(running.job_id) in ALIVE
+            running.misses = 0 if alive else running.misses + 1
+        return [
+            running
+            for running in self.running
+            if running.misses >= MAX_MISSES or (running.misses and running.job.finished)
+        ]
 
-    def crash(self, one: InQueue) -> str | None:
-        """Whatever took it before it could say so."""
-        if one.job.state in ("done", "pruned", "failed", "preempted"):
+    def crash_reason(self, running: SlurmProcess) -> str | None:
+        if running.job.state in ("done", "pruned", "failed", "preempted"):
             return None
-        return f"job {one.number} of Slurm is gone ({self.queued.get(one.number, 'unknown')})"
+        return (
+            f"job {running.job_id} of Slurm is gone ({self.queued.get(running.job_id, 'unknown')})"
+        )
 
-    def reap(self, one: InQueue) -> None:
-        one.job.succeeded = one.job.state == "done"
-        if one.job.folder is not None:
-            (one.job.folder / FILE).unlink(missing_ok=True)
+    def release(self, running: SlurmProcess) -> None:
+        running.job.succeeded = running.job.state == "done"
+        if running.job.folder is not None:
+            (running.job.folder / FILE).unlink(missing_ok=True)
 
-    def stop(self, number: int) -> str:
-        """They are Slurm's now."""
-        numbers = " ".join(one.number for one in self.running)
+    def stop(self, signal_number: int) -> str:
+        """Leave the jobs to Slurm."""
+        job_ids = " ".join(running.job_id for running in self.running)
         self.running.clear()
         return (
             "The jobs stay in the queue, and the same command watches them again; "
-            f"scancel {numbers} ends them."
+            f"scancel {job_ids} ends them."
         )
 
 
 @contextlib.contextmanager
 def _links_optional() -> Iterator[None]:
-    """While open, submitit bears a file system without symbolic links: when a job is in the queue,
-    it leaves one in the place of the script, for people."""
+    """Let submitit work on file systems without symbolic links while open: after submitting a job,
+    it replaces the script by a link, for people to read."""
     move = JobPaths.move_temporary_file
 
-    def bear(self: JobPaths, path: Path, name: str, keep_as_symlink: bool = False) -> None:
+    def move_without_link(
+        self: JobPaths, path: Path | str, name: str, keep_as_symlink: bool = False
+    ) -> None:
         try:
             move(self, path, name, keep_as_symlink)
         except OSError:
             if not keep_as_symlink or Path(path).exists():
                 raise
 
-    JobPaths.move_temporary_file = bear
+    JobPaths.move_temporary_file = move_without_link  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        JobPaths.move_temporary_file = move
+        JobPaths.move_temporary_file = move  # type: ignore[method-assign]
 
 
-def devices(job: Job, gpus_per_node: int | None) -> dict[str, int]:
-    """Nodes, tasks and GPUs that a job's hardware wants.
+def resources(job: Job, gpus_per_node: int | None) -> dict[str, int]:
+    """Nodes, tasks and GPUs for a job's hardware.
 
-    On one node a single task starts the processes of hardware=ddp itself; on several, Slurm starts
-    a task for each device.
+    On one node, a single task starts the processes of hardware=ddp itself; on several, Slurm starts
+    a task per device.
 
     Raises:
-        InputError: nobody says how many devices there are to be.
+        InputError: the number of devices is not given.
     """
+    assert job.plan is not None
     hardware = job.plan.config["hardware"]
     nodes, count = hardware["num_nodes"], hardware["devices"]
     if count == "auto":
-        raise InputError("hardware.devices=auto: Slurm has to be told how many; give a number.")
-    wanted = {"nodes": nodes, "tasks_per_node": count if nodes > 1 else 1}
+        raise InputError("hardware.devices=auto: Slurm needs the number of devices; set it.")
+    requested = {"nodes": nodes, "tasks_per_node": count if nodes > 1 else 1}
     if gpus_per_node is None:
         gpus_per_node = count if hardware["accelerator"] in ("gpu", "cuda") else 0
-    return wanted | ({"slurm_gpus_per_node": gpus_per_node} if gpus_per_node else {})
+    return requested | ({"slurm_gpus_per_node": gpus_per_node} if gpus_per_node else {})
 
 
-def queue() -> dict[str, str]:
-    """Numbers and states of the user's jobs that Slurm remembers.
+def squeue() -> dict[str, str]:
+    """Ids and states of the user's jobs that Slurm knows.
 
     Raises:
         InputError: Slurm does not answer.
     """
     command = ["squeue", "--me", "-hrt", "all", "-o", "%i %T"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except FileNotFoundError:
-        raise InputError("hydra/launcher=slurm: there is no Slurm here (squeue).") from None
+        raise InputError("hydra/launcher=slurm: Slurm is not installed (no squeue).") from None
     except (subprocess.SubprocessError, OSError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         raise InputError(f"Slurm does not answer ({' '.join(reason.split())[:200]}).") from None
-    return dict(line.split(None, 1) for line in done.stdout.splitlines() if " " in line.strip())
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    return {job_id: state for job_id, _, state in (line.partition(" ") for line in lines) if state}
 
 
-def _number_of(job: Job) -> str | None:
-    """The number under which a job was put into the queue, if it was."""
+def _submitted_id(job: Job) -> str | None:
+    """The id under which a job was submitted, if it was."""
+    if job.folder is None:
+        return None
     try:
-        found = json.loads((job.folder / FILE).read_text())["job"]
+        job_id = json.loads((job.folder / FILE).read_text())["job"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if isinstance(found, str) else None
+    return job_id if isinstance(job_id, str) else None
 
 
 def _root() -> Path:
-    """Where the package lies: the job finds it from any folder."""
+    """The folder of the package, for a job to import it from any folder."""
     return Path(ddpm.__file__).parent.parent

@@ -1,4 +1,4 @@
-"""What a job of Slurm does: one job of a sweep, and back into the queue when it is driven out."""
+"""A sweep's job as a job of Slurm; requeued when it is preempted."""
 
 import os
 import subprocess
@@ -9,45 +9,47 @@ from submitit.helpers import DelayedSubmission
 from ddpm.runner.distributed import ranks
 from ddpm.runner.execution.execute import Preempted
 from ddpm.runner.sweeps.compose import Job
-from ddpm.runner.sweeps.run_job import attempt
+from ddpm.runner.sweeps.run_job import run_job
 
-SECONDS = 60  # that an answer of Slurm may take
+TIMEOUT_SECONDS = 60  # for an answer of Slurm
 
 
 @dataclass
 class Task:
-    """Runs the job from where its folder says it stands.
+    """Runs the job, which resumes from its folder.
 
-    Near the time limit submitit's handler of SIGUSR2, called when the run has saved, asks for a
-    `checkpoint` and queues the job again. A job that is pre-empted and ends in the time of grace
-    counts as over to Slurm: it is queued again here. One that somebody has cancelled is not.
+    Near the time limit, submitit's handler of SIGUSR2, called when the run has saved, asks for a
+    `checkpoint` and requeues the job. A preempted job that ends within the grace time counts as
+    completed for Slurm, so it is requeued here. A cancelled job is not.
     """
 
     job: Job
 
     def __call__(self) -> None:
         try:
-            attempt(self.job)
+            run_job(self.job)
         except Preempted as stop:
-            if (
-                ranks.is_rank_zero() and _state() == "RUNNING"
-            ):  # else Slurm itself is at it, or a person
-                _ask("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+            # In another state, Slurm is requeueing it already, or a user has cancelled it.
+            if ranks.is_rank_zero() and _job_state() == "RUNNING":
+                _output_of("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
             raise SystemExit(128 + stop.signal) from None
         if self.job.error is not None:
             raise SystemExit(1)
 
     def checkpoint(self) -> DelayedSubmission:
-        """The same again: how far it came is in the run's folder."""
+        """The same task again: its progress is in the run's folder."""
         return DelayedSubmission(Task(self.job))
 
 
-def _state() -> str:
-    """What Slurm thinks of this job: RUNNING, COMPLETING, ..."""
-    words = _ask("scontrol", "-o", "show", "job", os.environ["SLURM_JOB_ID"]).split()
-    return next((word[9:] for word in words if word.startswith("JobState=")), "")
+def _job_state() -> str:
+    """Slurm's state of this job: RUNNING, COMPLETING, ..."""
+    fields = _output_of("scontrol", "-o", "show", "job", os.environ["SLURM_JOB_ID"]).split()
+    prefix = "JobState="
+    return next((field.removeprefix(prefix) for field in fields if field.startswith(prefix)), "")
 
 
-def _ask(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
-    return done.stdout
+def _output_of(*command: str) -> str:
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False
+    )
+    return result.stdout

@@ -1,4 +1,4 @@
-"""One job of a sweep in a process of its own, which writes all it says to the job's log."""
+"""One job of a sweep in its own process, which writes all output to the job's log."""
 
 import os
 import signal
@@ -6,36 +6,37 @@ import sys
 
 from ddpm.runner.execution.execute import Preempted
 from ddpm.runner.sweeps.compose import Job
-from ddpm.runner.sweeps.run_job import attempt
+from ddpm.runner.sweeps.run_job import run_job
 from ddpm.runner.terminal import streams
 
-OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)  # signals that a terminal sends to all its processes
+TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)  # sent to all processes of a terminal
 
 
 def work(job: Job, log: str) -> None:
     """Run the job and end the process: 0 done, 1 failed, 128 + n stopped by signal n."""
     _leave_terminal()
     streams.protect()
-    _write_to(log)
+    _redirect_output(log)
     try:
-        attempt(job)
+        run_job(job)
     except Preempted as stop:
         sys.exit(128 + stop.signal)
     sys.exit(0 if job.error is None else 1)
 
 
 def _leave_terminal() -> None:
-    """Ctrl-C and the end of the terminal are the launcher's affair: it asks each job once. Signals
-    that came before are dropped; later ones count, unless SIGHUP is ignored for good (nohup)."""
+    """Ignore Ctrl-C and the end of the terminal: the launcher handles them and asks each job once.
+    Pending signals are dropped; later ones count, unless SIGHUP was ignored from the start (nohup).
+    """
     os.setsid()
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in OF_TERMINAL}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, OF_TERMINAL)
+    saved = {number: signal.signal(number, signal.SIG_IGN) for number in TERMINAL_SIGNALS}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINAL_SIGNALS)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, before[signal.SIGHUP])
+    signal.signal(signal.SIGHUP, saved[signal.SIGHUP])
 
 
-def _write_to(log: str) -> None:
-    """Let standard output and standard error go to the log; nowhere, where it cannot be opened."""
+def _redirect_output(log: str) -> None:
+    """Redirect standard output and standard error to the log; drop them if it cannot be opened."""
     try:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:

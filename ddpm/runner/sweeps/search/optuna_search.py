@@ -1,7 +1,7 @@
-"""A search by Optuna: trials are jobs of a sweep, asked for when there is room for one.
+"""A search by Optuna: trials are jobs of a sweep, drawn when there is room for one.
 
-The study lies in the sweep's folder. The same command goes on with it, trials that were stopped
-first, then those that failed; several processes that say the same share it.
+The study is stored in the sweep's folder. The same command continues it: first trials that were
+stopped, then failed ones, then new ones. Several processes with the same command share it.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from hydra.types import HydraContext
@@ -24,10 +24,11 @@ from optuna.trial import TrialState
 
 from ddpm.errors import InputError, nearest
 from ddpm.runner.safe_io import atomic
-from ddpm.runner.sweeps.compose import freeze
+from ddpm.runner.sweeps.compose import Job, compose_jobs
 from ddpm.runner.sweeps.launchers import base
+from ddpm.runner.sweeps.launchers.job_queue import Runner
 from ddpm.runner.sweeps.search import space
-from ddpm.runner.sweeps.search import study as shared
+from ddpm.runner.sweeps.search import study as shared_study
 from ddpm.runner.sweeps.search.trials import Trials
 
 DIRECTIONS = ("minimize", "maximize")
@@ -36,13 +37,13 @@ SAMPLERS = ("tpe", "random", "qmc")
 
 
 def search(
-    of: Any,
+    runner: Runner | None,
     config: DictConfig,
     context: HydraContext,
     arguments: list[str],
     *,
     metric: str,
-    direction: str,
+    direction: Literal["minimize", "maximize"],
     n_trials: int,
     sampler: str,
     seed: int | None,
@@ -52,60 +53,57 @@ def search(
     storage: str | None,
     params: dict[str, Any] | None,
 ) -> None:
-    """Let Optuna choose until there are `n_trials`. conf/hydra/sweeper/optuna.yaml has the knobs.
+    """Search until the study has `n_trials`. conf/hydra/sweeper/optuna.yaml explains the settings.
 
     Args:
-        of: the launcher that runs the trials.
-        arguments: of the command line; those with several values are what is chosen from.
+        runner: of the trials; None for third-party launchers.
+        arguments: of the command line; those with several values span the search space.
 
     Raises:
-        InputError: a knob has an impossible value, the launcher is not one of ours, the study that
-            is there is of something else, or the first trial has not logged the metric.
+        InputError: a setting is invalid, the launcher is a third-party one, the existing study has
+            another setup, or the first trial has not logged the metric.
     """
     _check("direction", direction, DIRECTIONS)
     _check("sampler", sampler, SAMPLERS)
     if type(n_trials) is not int or n_trials < 1:
         raise InputError(f"hydra.sweeper.n_trials={n_trials}: must be a number from 1.")
-    if not hasattr(of, "run"):
+    if runner is None:
         raise InputError("hydra/sweeper=optuna: works with hydra/launcher=serial, slots or slurm.")
     pruning = _pruner(pruner, startup_trials, warmup_steps)
-    given = [f"{key}={value}" for key, value in (params or {}).items()]
-    fixed, distributions = space.split([*given, *arguments])
+    ranges = [f"{key}={value}" for key, value in (params or {}).items()]
+    fixed, distributions = space.split([*ranges, *arguments])
     folder = Path(config.hydra.sweep.dir)
     folder.mkdir(parents=True, exist_ok=True)
     base.prepare(config)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with shared.alone(folder):
-        here, first = shared.join(folder)
-        if first:
-            shared.cut_torn(folder / JOURNAL)
+    with shared_study.exclusive(folder):
+        membership, is_first = shared_study.join(folder)
+        if is_first:
+            shared_study.truncate_torn_line(folder / JOURNAL)
         study = _open(storage, folder, pruning, direction)
-        space.check_same(study.get_trials(deepcopy=False), distributions, shared.OTHER)
-        shared.agree(study, folder, metric, direction, fixed, distributions)
-        if first:
-            shared.again(study, distributions)
-    # With the same seed again it would choose the same again.
+        trials = study.get_trials(deepcopy=False)
+        space.check_compatible(trials, distributions, shared_study.ADVICE)
+        shared_study.check_setup(study, folder, metric, direction, fixed, distributions)
+        if is_first:
+            shared_study.retry_failed(study, distributions)
+    # The same seed again would draw the same trials again.
     drawn = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     study.sampler = _sampler(sampler, seed if seed is None else seed + drawn)
-    trials = Trials(
-        study,
-        distributions,
-        lambda words, number: freeze(config, context, [[*fixed, *words]], number)[0],
-        folder,
-        metric,
-        n_trials,
-    )
-    print(
-        f"search   {len(shared.begun(study))} of {n_trials} trials there, in {folder}", flush=True
-    )
+
+    def compose_trial(overrides: list[str], number: int) -> Job:
+        return compose_jobs(config, context, [[*fixed, *overrides]], number)[0]
+
+    queue = Trials(study, distributions, compose_trial, folder, metric, n_trials)
+    existing = len(shared_study.counted_trials(study))
+    print(f"search   {existing} of {n_trials} trials exist in {folder}", flush=True)
     try:
-        with trials.watched():
-            of.run(trials)
+        with queue.pruning():
+            runner.run(queue)
     finally:
-        shared.say_best(study, metric)
-        here.release()
-    if trials.wrong is not None:
-        raise InputError(trials.wrong)
+        shared_study.print_best(study, metric)
+        membership.release()
+    if queue.error is not None:
+        raise InputError(queue.error)
 
 
 def _check(name: str, value: Any, allowed: tuple[str, ...] | dict[str, Any]) -> None:
@@ -117,44 +115,47 @@ def _check(name: str, value: Any, allowed: tuple[str, ...] | dict[str, Any]) -> 
 
 
 def _open(
-    given: str | None, folder: Path, pruner: optuna.pruners.BasePruner, direction: str
+    url: str | None,
+    folder: Path,
+    pruner: optuna.pruners.BasePruner,
+    direction: Literal["minimize", "maximize"],
 ) -> optuna.Study:
-    """The study, made where there is none. In a storage of several it is called by its folder.
+    """The study, created if necessary. In a storage of several studies, its name is its folder.
 
     Raises:
         InputError: the storage cannot be opened or read.
     """
     try:
         return optuna.create_study(
-            study_name=folder.name if given is None else str(folder.resolve()),
-            storage=_storage(given, folder),
+            study_name=folder.name if url is None else str(folder.resolve()),
+            storage=_storage(url, folder),
             pruner=pruner,
             direction=direction,
             load_if_exists=True,
         )
-    except Exception as error:  # each database has errors of its own
-        if given is None and not isinstance(error, ValueError | LookupError):
+    except Exception as error:  # each database has its own error classes
+        if url is None and not isinstance(error, ValueError | LookupError):
             raise
-        where = folder / JOURNAL if given is None else f"hydra.sweeper.storage={given}"
+        source = folder / JOURNAL if url is None else f"hydra.sweeper.storage={url}"
         reason = str(error).split("\n")[0]
-        message = f"{where}: cannot be read as a study ({type(error).__name__}: {reason})."
-        if given is not None and given.startswith("sqlite"):
-            message += " SQLite needs a file system with locks; the default study needs none."
+        message = f"{source}: cannot be read as a study ({type(error).__name__}: {reason})."
+        if url is not None and url.startswith("sqlite"):
+            message += " SQLite needs a file system with locks; the default journal needs none."
         raise InputError(re.sub(r"//[^/@\s]*@", "//***@", message)) from None
 
 
-def _storage(given: str | None, folder: Path) -> Any:
-    """A database by its URL, or a journal: a file that several processes may write."""
-    if given is not None and "://" in given:
-        return given
-    return optuna.storages.JournalStorage(_Journal(given or str(folder / JOURNAL)))
+def _storage(url: str | None, folder: Path) -> Any:
+    """A database, or a journal: a file to which several processes may append."""
+    if url is not None and "://" in url:
+        return url
+    return optuna.storages.JournalStorage(_Journal(url or str(folder / JOURNAL)))
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal, for file systems without symbolic links or `fsync`, too."""
+    """Optuna's journal, also for file systems without symbolic links or `fsync`."""
 
     def __init__(self, file: str) -> None:
-        # Of its two locks a link is the default, and may be held by a script of the user's.
+        # Optuna's default is the link; a user's script may hold that lock.
         lock = JournalFileSymlinkLock if _has_links(Path(file).parent) else JournalFileOpenLock
         self._own_file, self._own_lock = file, lock(file)
         super().__init__(file, self._own_lock)
@@ -172,7 +173,7 @@ class _Journal(JournalFileBackend):
 
 
 def _has_links(folder: Path) -> bool:
-    """Whether a file system has symbolic links, as FAT, some SMB and FUSE have not."""
+    """Whether a file system has symbolic links; FAT, some SMB and FUSE do not."""
     link = folder / f".{secrets.token_hex(6)}.tmp"
     try:
         os.symlink("nothing", link)
@@ -185,17 +186,17 @@ def _has_links(folder: Path) -> bool:
 
 def _sampler(name: str, seed: int | None) -> optuna.samplers.BaseSampler:
     if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # for trials side by side
+        return optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # for parallel trials
     if name == "qmc":
         return optuna.samplers.QMCSampler(seed=seed, warn_independent_sampling=False)
     return optuna.samplers.RandomSampler(seed=seed)
 
 
 def _pruner(name: str, startup_trials: int, warmup_steps: int) -> optuna.pruners.BasePruner:
-    made = {
+    pruners = {
         "median": lambda: optuna.pruners.MedianPruner(startup_trials, warmup_steps),
         "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=max(1, warmup_steps)),
         "none": optuna.pruners.NopPruner,
     }
-    _check("pruner", name, made)
-    return made[name]()
+    _check("pruner", name, pruners)
+    return pruners[name]()

@@ -1,9 +1,8 @@
-"""What the processes that share a study go by: who works on it, what its trials have in common, and
-which of them count."""
+"""Coordination of processes that share an Optuna study: locks, the agreed setup, counted trials."""
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,96 +15,98 @@ from ddpm.runner.safe_io import file_locks
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps.search import space
 
-KNOWN = "search"  # a study's attribute: its metric, its fixed words, the keys it chooses
-REPLACED = "replaced"  # another: numbers of trials that failed and count no more
-OTHER = "Say the same again, or begin another study: with another sweep= name."
+SETUP = "search"  # attribute of a study: its metric, fixed overrides and searched keys
+REPLACED = "replaced"  # attribute of a study: numbers of trials that do not count
+ADVICE = "Repeat the study's options, or start another study with another sweep= name."
 
 logger = logging.getLogger(__name__)
-_told: set[Path] = set()  # locks that are held, perhaps by a process that has ended
+_warned: set[Path] = set()  # locks that are held, perhaps by a process that has ended
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """One process at a time: opens the study, or asks it for a trial."""
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time open the study or draw a trial."""
     with file_locks.held(folder / ".study.lock", wait=True):
         yield
 
 
 def join(folder: Path) -> tuple[Lock, bool]:
-    """Say that this process works on the study, until it releases the lock or ends; call `alone`.
+    """Register this process at the study until it releases the lock or ends. Needs `exclusive`.
 
     Returns:
-        the lock, and whether no other process works on the study.
+        the lock, and whether no other process is registered.
     """
     return file_locks.join(folder / ".study.users")
 
 
-def hold(folder: Path, number: int) -> Lock | None:
-    """What shows that a process answers for a trial, freed however that ends; None: it has."""
+def claim_trial(folder: Path, number: int) -> Lock | None:
+    """A lock on a trial, freed when the process ends; None while another process holds it."""
     (folder / ".trials").mkdir(exist_ok=True)
     file = folder / ".trials" / f"{number}.lock"
     try:
         return file_locks.take(file, probe=False)
     except file_locks.Taken as taken:
-        if taken.remedy and file not in _told:
-            _told.add(file)
+        if taken.remedy and file not in _warned:
+            _warned.add(file)
             logger.warning("trial %d is held by %s. %s", number, taken.holder, taken.remedy)
         return None
 
 
-def cut_torn(journal: Path) -> None:
-    """Drop a last line that was not written to its end; call where nobody else works on it."""
+def truncate_torn_line(journal: Path) -> None:
+    """Drop an incomplete last line. Only while no other process uses the study."""
     if not journal.exists():
         return
     with open(journal, "r+b") as file:
-        whole = file.read().rfind(b"\n") + 1
-        file.truncate(whole)
+        complete = file.read().rfind(b"\n") + 1
+        file.truncate(complete)
 
 
-def agree(
-    study: Any, folder: Path, metric: str, direction: str, words: list[str], keys: Iterable[str]
+def check_setup(
+    study: Any, folder: Path, metric: str, direction: str, fixed: list[str], keys: Iterable[str]
 ) -> None:
-    """See that this command wants what the study is of; a new study is told.
+    """Check that the study has the setup of this command; a new study gets it.
 
-    A metric that no trial has logged was a mistake and may be put right.
+    The metric may be corrected while no trial has logged it.
 
     Args:
-        words: those that are the same for all trials.
-        keys: what is chosen.
+        fixed: overrides of all trials.
+        keys: of the search space.
 
     Raises:
-        InputError: what the study is of, and what is wanted now.
+        InputError: the study's setup and the command's.
     """
-    now = {"metric": metric, "words": fixed(words), "keys": sorted(keys)}
-    known = study.user_attrs.get(KNOWN)
-    if study.direction.name.lower() != direction:
-        was = study.direction.name.lower()
+    setup = {"metric": metric, "words": decisive_overrides(fixed), "keys": sorted(keys)}
+    stored = study.user_attrs.get(SETUP)
+    if (stored_direction := study.direction.name.lower()) != direction:
         raise InputError(
-            f"hydra.sweeper.direction={direction}: {folder} has a study to {was}. {OTHER}"
+            f"hydra.sweeper.direction={direction}: {folder} has a study to {stored_direction}. "
+            f"{ADVICE}"
         )
-    if known is not None:
-        known = known | {"words": fixed(known["words"])}  # earlier versions stored more of them
-        if known["metric"] != metric and logged_any(study):
+    if stored is not None:
+        # Earlier versions stored more overrides.
+        stored = stored | {"words": decisive_overrides(stored["words"])}
+        if stored["metric"] != metric and has_values(study):
             raise InputError(
-                f"hydra.sweeper.metric={metric}: {folder} has a study of {known['metric']}. {OTHER}"
+                f"hydra.sweeper.metric={metric}: {folder} has a study of {stored['metric']}. "
+                f"{ADVICE}"
             )
-        if known["keys"] != now["keys"]:
+        if stored["keys"] != setup["keys"]:
             raise InputError(
-                f"{_list(now['keys'])} would be chosen: {folder} has a study that chooses "
-                f"{_list(known['keys'])}. {OTHER}"
+                f"{_listed(setup['keys'])} would be searched: {folder} has a study that searches "
+                f"{_listed(stored['keys'])}. {ADVICE}"
             )
-        if known["words"] != now["words"]:
+        if stored["words"] != setup["words"]:
+            added = [word for word in setup["words"] if word not in stored["words"]]
+            missing = [word for word in stored["words"] if word not in setup["words"]]
             raise InputError(
-                f"{_list(_less(now['words'], known['words']))}: {folder} has a study with "
-                f"{_list(_less(known['words'], now['words']))} instead. {OTHER}"
+                f"{_listed(added)}: {folder} has a study with {_listed(missing)} instead. {ADVICE}"
             )
-    if known != now:
-        study.set_user_attr(KNOWN, now)
+    if stored != setup:
+        study.set_user_attr(SETUP, setup)
 
 
-def begun(study: Any) -> list[Any]:
-    """The trials that count: without those that somebody has only put on the list, and those that
-    failed and are tried again."""
+def counted_trials(study: Any) -> list[Any]:
+    """The trials that count: neither waiting in the queue, nor discounted."""
     replaced = study.user_attrs.get(REPLACED, [])
     return [
         trial
@@ -114,69 +115,64 @@ def begun(study: Any) -> list[Any]:
     ]
 
 
-def drop(study: Any, numbers: list[int]) -> None:
-    """Trials that failed count no more. Call `alone`."""
+def discount(study: Any, numbers: list[int]) -> None:
+    """Exclude failed trials from those that count. Needs `exclusive`."""
     study.set_user_attr(REPLACED, [*study.user_attrs.get(REPLACED, []), *numbers])
 
 
-def again(study: Any, chosen_from: dict[str, Any]) -> None:
-    """Put trials that failed on the list once more: what crashed may go on. Call `alone`."""
-    failed = [trial for trial in begun(study) if trial.state.name == "FAIL"]
+def retry_failed(study: Any, distributions: dict[str, Any]) -> None:
+    """Enqueue failed trials again, as a crashed job can resume. Needs `exclusive`."""
+    failed = [trial for trial in counted_trials(study) if trial.state.name == "FAIL"]
     if not failed:
         return
-    drop(study, [trial.number for trial in failed])
+    discount(study, [trial.number for trial in failed])
     for trial in failed:
-        if space.holds(chosen_from, trial.params):
+        if space.allows(distributions, trial.params):
             study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
     print(f"again    {len(failed)} that failed", flush=True)
 
 
-def say_best(study: Any, metric: str) -> None:
-    """The best trial, and how many there are of each kind, whoever ran them."""
-    states = [trial.state.name for trial in begun(study)]
+def print_best(study: Any, metric: str) -> None:
+    """Print the best trial of all processes, and the number of trials by outcome."""
+    states = [trial.state.name for trial in counted_trials(study)]
     if "COMPLETE" in states:
         best = study.best_trial
-        chosen = " ".join(space.words(best.params))
-        print(f"\nbest     trial {best.number}, {metric} {best.value:.4g}: {chosen}", flush=True)
-    kinds = (("done", "COMPLETE"), ("pruned", "PRUNED"), ("failed", "FAIL"))
-    counts = ", ".join(f"{states.count(state)} {kind}" for kind, state in kinds)
+        params = " ".join(space.overrides(best.params))
+        print(f"\nbest     trial {best.number}, {metric} {best.value:.4g}: {params}", flush=True)
+    outcomes = (("done", "COMPLETE"), ("pruned", "PRUNED"), ("failed", "FAIL"))
+    counts = ", ".join(f"{states.count(state)} {outcome}" for outcome, state in outcomes)
     print(f"study    {counts} in all", flush=True)
 
 
-def fixed(words: list[str]) -> list[str]:
-    """Those of the words that results depend on, in an order of their own; of two that say
-    something of the same key the last."""
-    last = {}
-    for word, override in zip(words, OverridesParser.create().parse_overrides(words), strict=True):
-        key = override.key_or_group
-        if roles.decides_result(key.partition("/")[0]):
-            last[override.get_key_element()] = word
-    return sorted(last.values())
+def decisive_overrides(overrides: list[str]) -> list[str]:
+    """The overrides that decide the results, sorted; of several for one key, the last."""
+    by_key = {}
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    for text, override in zip(overrides, parsed, strict=True):
+        if roles.decides_result(override.key_or_group.partition("/")[0]):
+            by_key[override.get_key_element()] = text
+    return sorted(by_key.values())
 
 
-def logged_any(study: Any) -> bool:
-    """Whether any trial has told a value."""
+def has_values(study: Any) -> bool:
+    """Whether any trial has reported a value."""
     trials = study.get_trials(deepcopy=False)
     return any(trial.intermediate_values or trial.value is not None for trial in trials)
 
 
-def _less(some: list[str], others: list[str]) -> list[str]:
-    return [word for word in some if word not in others]
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(shown(text) for text in texts) or "nothing"
 
 
-def _list(words: list[str]) -> str:
-    return ", ".join(shown(word) for word in words) or "nothing"
-
-
-def rows(folder: Path | None, metric: str) -> list[dict[str, Any]]:
-    """What a job has logged of a metric."""
+def metric_rows(folder: Path | None, metric: str) -> list[dict[str, Any]]:
+    """The rows of a job's log that have the metric."""
     if folder is None or not (folder / "metrics.jsonl").exists():
         return []
     return [row for row in read_metrics(folder / "metrics.jsonl") if is_number(row.get(metric))]
 
 
-def not_logged(folder: Path | None, metric: str) -> str:
-    """What to say where a job is done and has logged no such metric."""
-    found = read_metrics(folder / "metrics.jsonl") if folder else []
-    names = sorted({name for row in found for name in row} - {"step"})
+def missing_metric(folder: Path | None, metric: str) -> str:
+    """The message about a job that is done without having logged the metric."""
+    rows = read_metrics(folder / "metrics.jsonl") if folder else []
+    names = sorted({name for row in rows for name in row} - {"step"})
     return f"hydra.sweeper.metric={metric}: the job logged none; it has {', '.join(names)}."

@@ -1,4 +1,4 @@
-"""The jobs of a search: Optuna makes one up whenever there is room for it, and is told its end."""
+"""The jobs of a search: Optuna draws a trial whenever there is room, and gets its result."""
 
 import contextlib
 import json
@@ -19,173 +19,177 @@ from ddpm.runner.sweeps import callback
 from ddpm.runner.sweeps.compose import Job
 from ddpm.runner.sweeps.naming import name_jobs
 from ddpm.runner.sweeps.search import space
-from ddpm.runner.sweeps.search import study as shared
+from ddpm.runner.sweeps.search import study as shared_study
 
-LOOK_SECONDS = 1.0  # between two looks at what trials have logged
-MISSES = 10  # draws of what runs already, until there is nothing more to begin
-# What a look at a running trial may meet; the next look comes soon.
-PASSING = (OSError, optuna.exceptions.OptunaError, json.JSONDecodeError)
+POLL_SECONDS = 1.0  # between two reads of the running trials' logs
+MAX_REDRAWS = 10  # draws that equal running trials, until no more trial is started
+# Errors while polling a running trial that may pass until the next poll.
+TRANSIENT = (OSError, optuna.exceptions.OptunaError, json.JSONDecodeError)
 
 
 @dataclass
-class Live:
-    """A trial that this process answers for."""
+class LiveTrial:
+    """A trial that this process runs; `reported`: the last step whose value Optuna has."""
 
     job: Job
     trial: Trial
     lock: Lock
-    reported: int  # the step up to which Optuna knows what it has logged
+    reported: int
 
 
 @dataclass
 class Trials:
-    """A queue of jobs that Optuna makes up as results come in.
+    """A queue of jobs that Optuna draws as results come in.
 
     Args:
-        freeze: makes a job of words and a number.
-        n_trials: of the study in all, whoever ran them.
-        wrong: why the search cannot go on.
+        compose: composes a job from overrides and a number.
+        n_trials: of the study in total, over all processes.
+        error: why the search cannot continue.
     """
 
     study: optuna.Study
     distributions: dict[str, Any]
-    freeze: Callable[[list[str], int], Job]
+    compose: Callable[[list[str], int], Job]
     folder: Path
     metric: str
     n_trials: int
-    wrong: str | None = None
-    live: dict[int, Live] = field(default_factory=dict)
+    error: str | None = None
+    live: dict[int, LiveTrial] = field(default_factory=dict)
     mutex: threading.Lock = field(default_factory=threading.Lock)
 
     def next(self) -> Job | None:
-        """A trial that was stopped before its end, or a new one."""
-        if self.wrong is not None:
+        """An interrupted trial, or a new one."""
+        if self.error is not None:
             return None
-        with shared.alone(self.folder):
-            found = self._left_over() or self._new()
-        if found is None:
+        with shared_study.exclusive(self.folder):
+            claimed = self._interrupted() or self._new()
+        if claimed is None:
             return None
-        trial, lock = found
-        job = self.freeze(space.words(trial.params), trial.number)
-        job.title = " ".join(space.words(trial.params))
+        trial, lock = claimed
+        job = self.compose(space.overrides(trial.params), trial.number)
+        job.title = " ".join(space.overrides(trial.params))
         name_jobs([job])
         callback.jobs.append(job)
         steps = self.study.trials[trial.number].intermediate_values
         with self.mutex:
-            self.live[job.number] = Live(job, trial, lock, max(steps, default=-1))
+            self.live[job.number] = LiveTrial(job, trial, lock, max(steps, default=-1))
         return job
 
-    def _left_over(self) -> tuple[Trial, Lock] | None:
-        """A trial without a result that no process answers for."""
+    def _interrupted(self) -> tuple[Trial, Lock] | None:
+        """A trial without a result that no process runs."""
         for frozen in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if (lock := shared.hold(self.folder, frozen.number)) is None:
+            if (lock := shared_study.claim_trial(self.folder, frozen.number)) is None:
                 continue
             trial = Trial(self.study, frozen._trial_id)
             if self.study.trials[frozen.number].state != TrialState.RUNNING:
                 lock.release()  # it got its result just now
-            elif not space.holds(self.distributions, frozen.params):
-                self._forget(trial)  # its process ended before all was chosen
+            elif not space.allows(self.distributions, frozen.params):
+                self._discard(trial)  # its process ended before all parameters were drawn
                 lock.release()
             else:
                 return trial, lock
         return None
 
     def _new(self) -> tuple[Trial, Lock] | None:
-        """A trial of what was not tried; what was is told at once."""
-        misses = 0
-        while misses < MISSES and len(begun := shared.begun(self.study)) < self.n_trials:
-            twins = {space.text(trial.params): trial for trial in reversed(begun)}
-            if len(twins) == space.count(self.distributions):
-                print(f"all {len(twins)} combinations were tried", flush=True)
-                return None
+        """A trial with new parameters; a trial that equals an ended one gets its result at once."""
+        redraws = 0
+        total = space.num_combinations(self.distributions)
+        while redraws < MAX_REDRAWS:
+            counted = shared_study.counted_trials(self.study)
+            if len(counted) >= self.n_trials:
+                break
+            by_key = {space.key_of(trial.params): trial for trial in reversed(counted)}
+            if len(by_key) == total:
+                print(f"all {total} combinations were tried", flush=True)
+                break
             trial = self.study.ask(self.distributions)
-            twin = twins.get(space.text(trial.params))
+            twin = by_key.get(space.key_of(trial.params))
             if twin is None:
-                lock = shared.hold(self.folder, trial.number)
-                assert lock is not None, "nobody else knows of it"
+                lock = shared_study.claim_trial(self.folder, trial.number)
+                assert lock is not None, "no other process knows this trial"
                 return trial, lock
             if twin.state != TrialState.RUNNING:
-                self._same(trial, twin)
+                self._copy_result(trial, twin)
                 continue
-            misses += 1
-            self._forget(trial)
-            if space.count(self.distributions) is not None:
-                self.study.enqueue_trial(space.untried(self.distributions, twins))
+            redraws += 1
+            self._discard(trial)
+            if total is not None and (params := space.untried(self.distributions, by_key)):
+                self.study.enqueue_trial(params)
         return None
 
-    def _forget(self, trial: Trial) -> None:
-        """A trial that does not count."""
+    def _discard(self, trial: Trial) -> None:
+        """End a trial that does not count."""
         self.study.tell(trial, state=TrialState.FAIL)
-        shared.drop(self.study, [trial.number])
+        shared_study.discount(self.study, [trial.number])
 
-    def _same(self, trial: Trial, twin: FrozenTrial) -> None:
-        """Tell what came of an earlier trial that chose the same."""
+    def _copy_result(self, trial: Trial, twin: FrozenTrial) -> None:
+        """Give a trial the result of an earlier one with the same parameters."""
         done = twin.state == TrialState.COMPLETE
         self.study.tell(trial, twin.value if done else None, None if done else twin.state)
         value = f"{self.metric} {twin.value:.4g}, " if done else ""
         state = {TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}.get(twin.state, "done")
-        print(f"trial {trial.number}  {state}, {value}as trial {twin.number}: the same", flush=True)
+        print(f"trial {trial.number}  {state}, {value}same as trial {twin.number}", flush=True)
 
     def ended(self, job: Job) -> None:
-        """Tell Optuna. What was stopped, or is worked on elsewhere, stays without a result."""
+        """Give Optuna the result. A job that was stopped, or runs elsewhere, has none yet."""
         with self.mutex:
-            one = self.live.pop(job.number)
-        self._report(one)
-        state, value = job.state, self._value(job)
-        if state == "done" and not shared.rows(job.folder, self.metric):
-            self._missed(shared.not_logged(job.folder, self.metric))
+            live = self.live.pop(job.number)
+        self._report(live)
+        state, value = job.state, self._final_value(job)
+        if state == "done" and not shared_study.metric_rows(job.folder, self.metric):
+            self._metric_missing(shared_study.missing_metric(job.folder, self.metric))
         if state in ("done", "failed", "pruned"):
-            good = state == "done" and value is not None
+            complete = state == "done" and value is not None
             other = TrialState.PRUNED if state == "pruned" else TrialState.FAIL
-            self.study.tell(one.trial, value if good else None, None if good else other)
-            shown = "-" if value is None else f"{value:.4g}"
-            print(f"trial {job.number}  {state}, {self.metric} {shown}", flush=True)
-        one.lock.release()
+            self.study.tell(live.trial, value if complete else None, None if complete else other)
+            text = "-" if value is None else f"{value:.4g}"
+            print(f"trial {job.number}  {state}, {self.metric} {text}", flush=True)
+        live.lock.release()
 
-    def _missed(self, message: str) -> None:
-        """A job has not logged the metric. If none ever has, the others are stopped, too."""
-        if shared.logged_any(self.study):
+    def _metric_missing(self, message: str) -> None:
+        """A job has not logged the metric. If none ever has, stop the other trials."""
+        if shared_study.has_values(self.study):
             print(message, flush=True)
             return
-        self.wrong = message
+        self.error = message
         with self.mutex:
-            for one in self.live.values():
-                if one.job.folder is not None:
-                    stop_file.to_stop(one.job.folder)
+            for live in self.live.values():
+                if live.job.folder is not None:
+                    stop_file.to_stop(live.job.folder)
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """While open, trials without hope are asked to stop."""
-        over = threading.Event()
+    def pruning(self) -> Iterator[None]:
+        """While open, report the running trials to Optuna and stop those that it prunes."""
+        closed = threading.Event()
 
-        def look() -> None:
-            while not over.wait(LOOK_SECONDS):
+        def poll() -> None:
+            while not closed.wait(POLL_SECONDS):
                 with self.mutex:
-                    for one in self.live.values():
-                        with contextlib.suppress(*PASSING):
-                            self._look(one)
+                    for live in self.live.values():
+                        with contextlib.suppress(*TRANSIENT):
+                            self._report(live)
+                            self._prune(live)
 
-        thread = threading.Thread(target=look, daemon=True)
+        thread = threading.Thread(target=poll, daemon=True)
         thread.start()
         try:
             yield
         finally:
-            over.set()
+            closed.set()
             thread.join()
 
-    def _look(self, one: Live) -> None:
-        self._report(one)
-        if one.trial.should_prune() and one.job.folder is not None:
-            stop_file.to_stop(one.job.folder, "pruned")
+    def _prune(self, live: LiveTrial) -> None:
+        if live.trial.should_prune() and live.job.folder is not None:
+            stop_file.to_stop(live.job.folder, "pruned")
 
-    def _report(self, one: Live) -> None:
-        """Hand on what a trial has logged since the last time."""
-        for row in shared.rows(one.job.folder, self.metric):
-            if row["step"] > one.reported:
-                one.trial.report(row[self.metric], row["step"])
-                one.reported = row["step"]
+    def _report(self, live: LiveTrial) -> None:
+        """Report the values that a trial has logged since the last call."""
+        for row in shared_study.metric_rows(live.job.folder, self.metric):
+            if row["step"] > live.reported:
+                live.trial.report(row[self.metric], row["step"])
+                live.reported = row["step"]
 
-    def _value(self, job: Job) -> float | None:
-        """The final value of the metric."""
+    def _final_value(self, job: Job) -> float | None:
+        """The final value of the metric, if it is finite."""
         value = None if job.folder is None else final(values(job.folder, self.metric))
         return value if value is not None and math.isfinite(value) else None
