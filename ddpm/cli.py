@@ -31,7 +31,7 @@ from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.config.planning import plan
 from ddpm.runner.config.request import INHERITED
 from ddpm.runner.distributed import ranks, threads
-from ddpm.runner.execution.execute import perform
+from ddpm.runner.execution.execute import execute
 from ddpm.runner.sweeps import callback, summary
 from ddpm.runner.sweeps.launchers.base import ours_by_default
 from ddpm.runner.sweeps.run_job import attempt_composed
@@ -203,7 +203,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         with ranks.report_once():
             planned = plan(cfg)
         _single["planned"] = True
-        perform(planned)
+        execute(planned)
     except BaseException as error:
         _single["error"] = error
     return None

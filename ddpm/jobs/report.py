@@ -62,7 +62,7 @@ def select_runs(cfg: DictConfig, job: str) -> Selection:
             )
     redaction.check_config(cfg)
     named = {key: _plain(cfg[key]) for key in _NAMED}
-    paths.settle(named, words)
+    paths.normalise(named, words)
     folders, title, default = _chosen(named, job)
     output_dir = Path(named["output_dir"]) if named["output_dir"] is not None else default
     return Selection(folders, title, output_dir, typed)
@@ -128,10 +128,10 @@ def _said(cfg: DictConfig) -> dict[str, Any]:
     config = {"tracker": to_dict(cfg.tracker, resolve=True)}
     typed = filter(None, map(overrides.parse, typed_words()))
     choices = dict(hydra_config().runtime.choices)
-    untyped = wandb_settings.fill(config, typed, validate.folders(), choices)
+    untyped = wandb_settings.fill_from_env(config, typed, validate.folders(), choices)
     for key in {"name", "job_type"} & set(untyped):
         config["tracker"]["wandb"][key] = None
-    wandb_settings.mend(config)
+    wandb_settings.normalise(config)
     rules.check(config, {})
     return config["tracker"]
 

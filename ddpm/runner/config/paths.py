@@ -26,7 +26,7 @@ LONGEST_MADE = LONGEST_NAME - 60  # with room for what is added: "-2", ".tmp", a
 _NAME = re.compile(r"[\w.+-]+")
 
 
-def settle(config: dict[str, Any], words: Iterable[str] = ()) -> None:
+def normalise(config: dict[str, Any], words: Iterable[str] = ()) -> None:
     """Make every path and name in a resolved configuration a text, with `~` replaced. null stays.
 
     Args:

@@ -43,7 +43,7 @@ _SIMPLE = re.compile(r"[\w./~+-]*")
 Place = tuple[str | int, ...]
 
 
-class Hidden(NamedTuple):
+class EnvValue(NamedTuple):
     """A value that came from the environment: where it is, and what is written in its place."""
 
     path: Place
@@ -164,7 +164,7 @@ def leaves(node: Any, path: Place = ()) -> Iterator[tuple[Place, Any]]:
             yield (*path, name), value
 
 
-def hidden(cfg: DictConfig) -> list[Hidden]:
+def env_values(cfg: DictConfig) -> list[EnvValue]:
     """The texts in `cfg` that the environment has a part in, also by way of other keys.
 
     The configuration is resolved twice, the second time with marks in place of the variables:
@@ -190,7 +190,7 @@ def hidden(cfg: DictConfig) -> list[Hidden]:
             key = ".".join(map(str, path))
             raise InputError(f"{key}={mark}: write one variable for each of its values.")
         if isinstance(real[path], str):
-            found.append(Hidden(path, real[path], mark))
+            found.append(EnvValue(path, real[path], mark))
     return found
 
 
@@ -211,7 +211,7 @@ def _marker(texts: dict[str, str]) -> Any:
     return resolve
 
 
-def hide(node: dict[str, Any], found: Iterable[Hidden]) -> dict[str, Any]:
+def mask_env(node: dict[str, Any], found: Iterable[EnvValue]) -> dict[str, Any]:
     """A copy of plain data with the texts where their values still are, made absolute or not."""
     copy = _copy(node)
     for path, value, text in found:
@@ -228,9 +228,9 @@ def hide(node: dict[str, Any], found: Iterable[Hidden]) -> dict[str, Any]:
     return copy
 
 
-def reveal(
-    stored: dict[str, Any], own: Iterable[Hidden] = (), given: Iterable[str] = ()
-) -> tuple[dict[str, Any], list[Hidden]]:
+def unmask_env(
+    stored: dict[str, Any], own: Iterable[EnvValue] = (), given: Iterable[str] = ()
+) -> tuple[dict[str, Any], list[EnvValue]]:
     """A stored configuration with the environment's values, and where they are.
 
     Only `${oc.env:NAME}` and `${oc.env:NAME,default}` are read, and only where they say where data
@@ -257,7 +257,7 @@ def reveal(
                     f"it, say it again: '{key}={text}'."
                 )
             value = _TEXT.sub(functools.partial(_read, key), text)
-            found.append(Hidden(path, value, text))
+            found.append(EnvValue(path, value, text))
             holder: Any = copy
             for parent in path[:-1]:
                 holder = holder[parent]
@@ -278,7 +278,7 @@ def _read(key: str, match: re.Match[str]) -> str:
     return value
 
 
-def without(message: str, found: Iterable[Hidden]) -> str:
+def redact(message: str, found: Iterable[EnvValue]) -> str:
     """A message with the texts in place of values long enough to be told from other words."""
     for _, value, text in found:
         message = message.replace(value, text) if len(value) >= LEAST else message

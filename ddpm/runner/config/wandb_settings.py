@@ -37,7 +37,7 @@ KEYS = tuple(f"{PLACE}.{name}" for name in VARIABLES)  # all of them texts
 DEFAULTS: dict[str, Any] = dict.fromkeys(VARIABLES) | {"project": "ddpm", "tags": []}
 
 
-def fill(
+def fill_from_env(
     config: dict[str, Any],
     overrides: Iterable[Override],
     folders: Iterable[Path],
@@ -154,7 +154,7 @@ def _read(key: str) -> Any:
     return text
 
 
-def mend(config: dict[str, Any]) -> None:
+def normalise(config: dict[str, Any]) -> None:
     """Make of settings what is meant by them: numbers become texts, a single tag a list. In a run
     of before they were stored, variables say what was left to them then."""
     node = _node(config)
@@ -182,7 +182,7 @@ def _hashable(values: list[Any]) -> bool:
     return not any(isinstance(value, list | dict) for value in values)
 
 
-def keep(config: dict[str, Any], stored: dict[str, Any], untyped: Iterable[str]) -> None:
+def keep_stored(config: dict[str, Any], stored: dict[str, Any], untyped: Iterable[str]) -> None:
     """Give a run that goes on the settings it began with, where nobody has typed others."""
     node, old = _node(config), _node(stored)
     if node is None or old is None:

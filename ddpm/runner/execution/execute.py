@@ -18,7 +18,7 @@ class Preempted(KeyboardInterrupt):
         self.signal = signal or 15  # without one, the process that started this one died
 
 
-def perform(plan: Plan) -> dict[str, Any] | None:
+def execute(plan: Plan) -> dict[str, Any] | None:
     """Launch a plan, and say what came of it: state, step, dir and the last figures.
 
     None where another process leads and tells, under torchrun or Slurm.
@@ -39,20 +39,20 @@ def perform(plan: Plan) -> dict[str, Any] | None:
 
     result = launch(plan)
     if result is not None:
-        _say_end(result, plan)
+        _print_outcome(result, plan)
         if result["state"] == "preempted":
             raise Preempted(result["signal"])
     return result
 
 
-def _say_end(result: dict[str, Any], plan: Plan) -> None:
+def _print_outcome(result: dict[str, Any], plan: Plan) -> None:
     """Print how the run ended, and the command that comes next."""
     job = plan.config["choices"]["job"]
     if job == "export":
         return  # it told all itself
     folder: Path = result["dir"]
     if plan.trains:
-        _say_trained(result, job)
+        _print_training_outcome(result, job)
     elif result["state"] == "preempted":
         print(f"preempted  {folder}; the same command goes on")
     else:
@@ -61,7 +61,7 @@ def _say_end(result: dict[str, Any], plan: Plan) -> None:
         print(f"{result['state']:8} {folder / made[0]}{beside}")
 
 
-def _say_trained(result: dict[str, Any], job: str) -> None:
+def _print_training_outcome(result: dict[str, Any], job: str) -> None:
     """How far the training came, and what a person does next."""
     folder: Path = result["dir"]
     print(f"{result['state']:8} {result['step']} steps in {folder}")

@@ -111,7 +111,7 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
         raise
     if not run.leads:
         return None
-    return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.figures
+    return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.metrics
 
 
 def _check_agreed(

@@ -67,7 +67,7 @@ class Run:
     saved: int | None = None
     total: int | None = None  # steps, where that is known
     fingerprint: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     losses: str | None = None  # of console output, as far as they are noted in the folder
     tracker: Trackers = field(default_factory=lambda: Trackers([]))
 
@@ -77,8 +77,8 @@ class Run:
         self.step = self.state["step"] if self.state else 0
         self.saved = self.step if self.state and self.plan.trains else None
         before = run_dir.read_status(self.dir) if self.plan.output.begun else {}
-        self.was_done = before.get("state") == "done"
-        self.worked = number(before.get("seconds"))
+        self.already_done = before.get("state") == "done"
+        self.previous_seconds = number(before.get("seconds"))
         about = run_dir.read_about(self.dir) if self.plan.output.begun else {}
         chosen = [about.get("chosen"), self.state.get("chosen") if self.state else None]
         self.earlier_choices: dict[str, Any] = {}
@@ -132,7 +132,7 @@ class Run:
                 self.step,
                 total=self.total,
                 saved=self.saved,
-                seconds=round(self.worked + time.monotonic() - self.began, 1),
+                seconds=round(self.previous_seconds + time.monotonic() - self.began, 1),
                 error=error,
             )
 
@@ -228,10 +228,10 @@ class Run:
         if isinstance(count, int) and 1 <= count <= len(threads.own_cores()):
             torch.set_num_threads(count)
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """Keep the figures after `step` steps."""
-        self.step, self.figures = step, figures
-        self.tracker.log(step, figures)
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Keep the metrics after `step` steps."""
+        self.step, self.metrics = step, metrics
+        self.tracker.log(step, metrics)
         crashpoint("run.logged")
         if self.leads:
             self._write_status("running")

@@ -4,7 +4,7 @@ import os
 import sys
 
 
-def check_shadows() -> None:
+def check_shadowed_modules() -> None:
     """Name a file beside run.py that Python would import in place of a module of its own.
 
     Python looks there first, so that a file of data called random.py breaks a library far away.

@@ -189,7 +189,7 @@ def _begun(plan: Plan, folder: Path) -> Plan:
     """The plan in a folder where it was begun, as the run that it was then."""
     before = run_dir.read_config(folder)
     for settings in (plan.config, plan.hparams):
-        wandb_settings.keep(settings, before, plan.untyped)
+        wandb_settings.keep_stored(settings, before, plan.untyped)
     run_id = before.get("run_id", plan.hparams["run_id"])
     return _in(replace(plan, hparams=plan.hparams | {"run_id": run_id}), folder)
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from ddpm.runner.config import explain
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks
-from ddpm.runner.execution.execute import Preempted, perform
+from ddpm.runner.execution.execute import Preempted, execute
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.runs.metrics_log import final, values
 from ddpm.runner.sweeps import callback, compose
@@ -31,7 +31,7 @@ def attempt(job: compose.Job) -> None:
         print(elsewhere(job.folder), flush=True)
         return
     try:
-        result = perform(job.plan)
+        result = execute(job.plan)
         job.succeeded = result is None or result["state"] == "done"
     except run_dir.Busy:  # it was quicker
         print(elsewhere(job.folder), flush=True)
