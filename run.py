@@ -1,4 +1,4 @@
-"""Train, sample, sweep: `python run.py --help` says how."""
+"""Train, sample and sweep. For help: `python run.py --help`."""
 
 from ddpm.runner.execution.shadowed_modules import check_shadowed_modules
 

@@ -100,7 +100,7 @@ ROWS = [
     ("sampler=ddpm sampler.variance=learned", "sampler.variance=learned", "learned_variance"),
     # labels
     ("guidance=classifier_free", "guidance=classifier_free", "data.conditional"),
-    ("guidance=classifier", "guidance.classifier", "must be given"),
+    ("guidance=classifier", "guidance.classifier", "must be set"),
     ("data=celeba guidance=classifier_free", "guidance=classifier_free", "data.conditional"),
     ("job=train_classifier schedule=learned", "schedule=learned", "a fixed one"),
     ("guidance=classifier guidance.classifier=nowhere", "guidance.classifier=nowhere"),
