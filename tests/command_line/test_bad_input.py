@@ -65,10 +65,10 @@ ROWS = [
     ("B16", f"{OWN} model=own", "model.channels: must be set"),
     # what cannot be read
     ("B17", "job.max_steps", "job.max_steps", "key=value"),
-    ("B17", "job.max_steps = 5", "job.max_steps", "without blanks"),
+    ("B17", "job.max_steps = 5", "job.max_steps", "without spaces"),
     ("B17", "seed=[1", "seed=[1", "key=value"),
     ("B17", "seed=1,2", "-m"),
-    ("B18", "--config-name=zzz", "--config-name=zzz", "only config"),
+    ("B18", "--config-name=zzz", "--config-name=zzz", "no such configuration", "config"),
     ("B18", "--config-nmae=zzz", "--config-nmae=zzz", "'--config-name'"),
     *(
         ("B19", f"{OWN} experiment={name}", f"{name}.yaml:{line}:")

@@ -330,7 +330,7 @@ def test_the_same_data_in_another_folder_are_the_same(pictures):
     assert go(pictures, "resume=copy", "job.max_steps=8") == 0, said(pictures)
     shutil.copytree(pictures / "pictures", pictures / "moved", copy_function=shutil.copyfile)
     shutil.rmtree(pictures / "pictures")
-    assert "data.root: there is no folder" in refused(pictures, "job.max_steps=8")[-1]
+    assert "data.root: no such folder" in refused(pictures, "job.max_steps=8")[-1]
     assert go(pictures, *MORE, "data.root=moved") == 0, said(pictures)
     assert_equal_state(state_of(pictures / "run", 8), state_of(pictures / "copy", 8))
     assert losses_of(pictures / "run") == losses_of(pictures / "copy")

@@ -281,7 +281,7 @@ def test_pictures_of_unknown_origin_are_refused_and_kept(home):
     (home / "s" / "samples").mkdir(parents=True)
     (home / "s" / "samples" / "000002.png").write_bytes(b"mine")
     assert go(home, *command("sample", home), "output_dir=s") == 2
-    assert "output_dir=s: its samples are of an unknown run (no config.yaml)" in said(home)
+    assert "output_dir=s: holds samples of an unknown run" in said(home)
     assert files_of(home / "s") == {"samples/000002.png"}
     assert (home / "s" / "samples" / "000002.png").read_bytes() == b"mine"
 

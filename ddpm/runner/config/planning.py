@@ -64,7 +64,7 @@ def plan(cfg: DictConfig) -> Plan:
 
 
 def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan:
-    """The plan of a configuration all of whose values can be read."""
+    """Plan a validated configuration."""
     wires = _wires(cfg.job)
     parts = _wires(cfg.diffusion, "diffusion.") | _wires(cfg.get("pipeline") or {}, "pipeline.")
     config = _resolve(cfg, request)
@@ -101,7 +101,7 @@ def _validate(cfg: DictConfig, request: Request) -> None:
     validate.check_files(validate.folders(), request.choices)
     if cfg.sweep is not None and not request.multirun:
         raise InputError(
-            f"sweep={cfg.sweep}: names a sweep, and those begin with -m: "
+            f"sweep={cfg.sweep}: names a sweep, which needs the flag -m: "
             f"{shell.command('-m', shell.word('sweep', cfg.sweep))} ..."
         )
 
@@ -158,15 +158,15 @@ def _resume(config: dict[str, Any], request: Request) -> str | None:
         folder = f"outputs/{config['choices']['job']}/slurm-{os.environ['SLURM_JOB_ID']}"
     if folder is None:
         raise InputError(
-            "resume=auto: goes on with the run in output_dir, or begins it there; give "
-            "output_dir=... (a Slurm job needs none)."
+            "resume=auto: resumes the run in output_dir, or starts it; set output_dir=... (a Slurm "
+            "job has a default)."
         )
     config["output_dir"] = folder
     return folder if listing.exists(Path(folder) / "config.yaml") else None
 
 
 def _fill_wandb(config: dict[str, Any], base: BaseRun | None, request: Request) -> tuple[str, ...]:
-    """Settings of W&B from its environment variables; returns those that nobody has typed."""
+    """Fill W&B settings from its environment variables; return those that the user did not set."""
     if base is not None and base.resumed and "tracker" not in request.keys:
         return ()
     return wandb_settings.fill_from_env(
@@ -182,13 +182,13 @@ def _merge(
     allowed: list[str],
     wires: dict[str, str],
 ) -> tuple[dict[str, Any], list[str]]:
-    """The configuration on top of the older run's; `env_values` gets the latter's variables."""
+    """Merge the configuration over the older run's; add that run's variables to `env_values`."""
     if base is None:
         return config, []
     if base.resumed:
         older, older_values = redaction.unmask_env(base.config, env_values, request.keys)
     else:
-        # A checkpoint may come from a stranger: of the environment it may only read where data are.
+        # A checkpoint is untrusted: it may read no environment variables except for data paths.
         data, older_values = redaction.unmask_env({"data": base.config["data"]})
         older = base.config | data
     env_values += older_values
@@ -266,11 +266,11 @@ def _check_overrides(cfg: DictConfig, request: Request) -> None:
             if choice not in options and not _is_own(key, choice):  # presets are optional to Hydra
                 raise InputError(no_such_option(key, choice))
         elif override.is_delete():
-            raise InputError(f"~{key}: a key cannot be taken away, only set.")
+            raise InputError(f"~{key}: keys cannot be deleted, only set.")
         elif override.is_add():
             parent = OmegaConf.select(cfg, root) if root else cfg
             target = parent.get("_target_", "") if isinstance(parent, DictConfig) else ""
-            # conf/ names every argument of our own parts; others are asked when they are built.
+            # conf/ names every argument of our own parts; `build` checks those of other classes.
             if not target or (
                 str(target).startswith("ddpm.") and key not in catalog.known(request.choices)
             ):
@@ -280,12 +280,12 @@ def _check_overrides(cfg: DictConfig, request: Request) -> None:
 
 
 def _is_own(group: str, option: str) -> bool:
-    """Whether an option lies in a folder of the user's, which --config-dir names."""
+    """Whether an option is in a folder that --config-dir names."""
     return any((folder / group / f"{option}.yaml").is_file() for folder in validate.folders())
 
 
 def _wires(node: Any, prefix: str = "") -> dict[str, str]:
-    """The arguments of a node that stand for another one: `{"model": "model", ...}`."""
+    """The arguments of a node that refer to another key: `{"model": "model", ...}`."""
     raw = to_dict(node, resolve=False) if node else {}
     matches = {key: _WIRE.fullmatch(str(value)) for key, value in raw.items()}
     return {f"{prefix}{key}": match[1] for key, match in matches.items() if match}
