@@ -120,7 +120,7 @@ def test_the_number_of_processes_may_change(home, straight):
         child.kill()
     assert child.returncode == 0, out + err
     assert "changed  hardware.devices: 1 -> 2" in out
-    assert "note     processes is 2, was 1: the results will agree" in out
+    assert "note     processes is 2, was 1: results agree" in out
     for (step, loss), (at, other) in zip(losses_of(home / "run"), losses_of(straight), strict=True):
         assert step == at
         assert loss == pytest.approx(other, rel=1e-4)
@@ -317,7 +317,7 @@ def test_other_data_are_refused_or_allowed(pictures):
         change()
         line = refused(pictures, "job.max_steps=8")[-1]
         undo()
-        assert "resume=run: the data set is not the one that the run began with" in line
+        assert "resume=run: the data set differs" in line
         assert "'allow_changes=[data]'" in line
     other.write_bytes(before)
     assert go(pictures, *MORE, "allow_changes=[data]") == 0, said(pictures)
@@ -367,8 +367,8 @@ def test_other_surroundings_are_noted_in_a_line_each(home, straight):
         ],
         strict=True,
     ):
-        assert line.startswith(f"note     {name} is {here}, was {there}: the results will agree")
-        assert line.endswith("but not to the bit")
+        assert line.startswith(f"note     {name} is {here}, was {there}: results agree")
+        assert line.endswith("not bit for bit")
     assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
 
 
