@@ -179,8 +179,8 @@ def test_who_asked_a_run_to_stop(signal, file, words, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["job=status"], "job=status: say which runs, by sweep=<name> or by"),
-        (["job=report", "sweep=a", "runs=[b]"], "job=report: say which runs"),
+        (["job=status"], "job=status: name the runs"),
+        (["job=report", "sweep=a", "runs=[b]"], "job=report: name the runs"),
         (["job=report", "sweep=studdy"], "Did you mean 'study'?"),
         (["job=report", "runs=[nowhere]"], "runs: nowhere is not the folder of a run"),
         (["job=report", "runs=[3]"], "runs: 3 is not the folder of a run"),
