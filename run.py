@@ -1,8 +1,8 @@
-"""Train, sample, sweep: `python run.py --help` says how."""
+"""Train, sample and sweep. For help: `python run.py --help`."""
 
-from ddpm.runner.execution.shadowed_modules import check_shadows
+from ddpm.runner.execution.shadowed_modules import check_shadowed_modules
 
-check_shadows()
+check_shadowed_modules()
 
 from ddpm.cli import main  # noqa: E402
 

@@ -1,6 +1,6 @@
-"""The door: Hydra comes in, plain Python goes on, and every mistake is answered in a line or two.
+"""The command line: let Hydra compose the configuration, run the job, and print errors briefly.
 
-torch is imported when a run starts, so `--help` and `--cfg job` answer in a second.
+torch is imported when a run starts, so that `--help` and `--cfg job` take a second.
 """
 
 import logging
@@ -31,26 +31,26 @@ from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.config.planning import plan
 from ddpm.runner.config.request import INHERITED
 from ddpm.runner.distributed import ranks, threads
-from ddpm.runner.execution.execute import perform
+from ddpm.runner.execution.execute import execute
 from ddpm.runner.sweeps import callback, summary
 from ddpm.runner.sweeps.launchers.base import register_default_launcher
 from ddpm.runner.sweeps.run_job import run_composed
 from ddpm.runner.terminal import shell, streams
 
-_single: dict[str, Any] = {}  # how a single run ended: Hydra would add lines of its own
+_single: dict[str, Any] = {}  # the outcome of a single run; Hydra would add lines to an error
 
 
 def main() -> None:
-    """Run what the command line asks for; exit status 0, 2 for a mistake in it, else 1."""
+    """Run the command line. The exit status is 0, 2 for a mistake of the user, or 1."""
     streams.protect()
     threads.begin()
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors are to reach us, not to be printed by Hydra
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         _prepare_arguments()
         register_default_launcher()
-        _answer()
+        _run_hydra()
         if "error" in _single:
             raise _single["error"]
         if callback.folder is not None and not summary.print_summary(callback.folder):
@@ -68,7 +68,7 @@ def main() -> None:
     except Exception as error:
         message = explain.explain(error)
         if message is not None and "planned" not in _single and not ranks.is_local_rank_zero():
-            sys.exit(2)  # all processes find the same mistake, and one of them tells
+            sys.exit(2)  # all processes find the same mistake; one of them prints it
         if message is None or wants_traceback:
             traceback.print_exception(error)
         if message is None:
@@ -77,21 +77,18 @@ def main() -> None:
         sys.exit(2)
 
 
-def _answer() -> None:
-    """Let Hydra do what the command line asks for."""
+def _run_hydra() -> None:
+    """Let Hydra handle the command line; do not exit after a help text."""
     try:
         _hydra_main()
     except SystemExit as end:
         if end.code or callback.folder is not None:
             raise
-        # else Hydra has printed a help text
 
 
 def _check_printed() -> None:
-    """See that the reader got the output of a command that does nothing but print.
-
-    Exits with status 1 where a part of it is lost: without a word where the reader has gone.
-    """
+    """Check the output of a command that only prints. Exit with status 1 if a part of it could not
+    be written; silently if the reading process has closed the pipe."""
     sys.stdout.flush()
     error = streams.loss_of("stdout")
     if error is None:
@@ -102,50 +99,62 @@ def _check_printed() -> None:
 
 
 def _prepare_arguments() -> None:
-    """Flags to the front, where Hydra's parser wants them, and what a run takes over to the end."""
+    """Rewrite sys.argv: flags first, as Hydra's parser needs them; then the overrides, with texts
+    in quotes; then the options inherited from an older run."""
     _check_folder()
-    if os.environ.get("DDPM_TEAM") == "":  # for Hydra that is a name; for a shell it is none
+    if os.environ.get("DDPM_TEAM") == "":  # Hydra would take the empty text for a name
         del os.environ["DDPM_TEAM"]
-    redaction.check_words(sys.argv[1:])  # first of all: other messages repeat what they are about
-    actions = get_args_parser()._actions
-    known = {flag: action for action in actions for flag in action.option_strings}
-    first, rest, words = [], [], iter(sys.argv[1:])
-    for word in words:
-        flag = word.split("=")[0]
+    redaction.check_words(sys.argv[1:])  # before any other message can repeat a secret
+    flags, words = _split(sys.argv[1:])
+    words = renamed_keys.in_words(words)
+    multirun = not {"-m", "--multirun"}.isdisjoint(flags)
+    words = [overrides.with_text_values(word, _texts(), multirun=multirun) for word in words]
+    if multirun:
+        if any(flag in ("-c", "--cfg") for flag in flags):
+            raise InputError("--cfg shows the configuration of one run; leave out -m.")
+        _check_one_sweep(words)
+    _check_chosen_files(flags, words)
+    sys.argv[1:] = [*flags, *words, *_inherited(words)]
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Split arguments into flags, with their values, and overrides.
+
+    Raises:
+        InputError: a flag does not exist.
+    """
+    known = {
+        flag: action for action in get_args_parser()._actions for flag in action.option_strings
+    }
+    flags, words, remaining = [], [], iter(arguments)
+    for argument in remaining:
+        flag = argument.split("=")[0]
         if not flag.startswith("-"):
-            rest.append(word)
+            words.append(argument)
             continue
         if not any(name.startswith(flag) for name in known):
-            raise InputError(f"{word}: there is no such flag.{nearest(flag, known)}")
-        first.append(_with_home(word))
-        if word in known and known[word].nargs is None:  # --config-dir mine
-            first += [value for value in [next(words, None)] if value is not None]
-    rest = renamed_keys.in_words(rest)
-    multirun = not {"-m", "--multirun"}.isdisjoint(first)
-    rest = [overrides.with_text_values(word, _texts(), multirun=multirun) for word in rest]
-    if multirun:
-        if any(word in ("-c", "--cfg") for word in first):
-            raise InputError("--cfg shows the configuration of one run; leave out -m.")
-        _check_one_sweep(rest)
-    _check_chosen_files(first, rest)
-    sys.argv[1:] = [*first, *rest, *_inherited(rest)]
+            raise InputError(f"{argument}: no such flag.{nearest(flag, known)}")
+        flags.append(_with_home(argument))
+        if argument in known and known[argument].nargs is None:  # --config-dir mine
+            flags += [value for value in [next(remaining, None)] if value is not None]
+    return flags, words
 
 
 def _inherited(words: list[str]) -> list[str]:
-    """Overrides for the options that a run takes from an older one, and the key that lists them."""
+    """Overrides that choose the options of an older run, and the key that lists them."""
     options = base_run.inherited(words)
     listed = ",".join(map(shell.quoted, options))
     return [*options, f"{INHERITED}=[{listed}]"] if options else []
 
 
 def _with_home(word: str) -> str:
-    """`--config-dir=~/mine` with the home folder: after a `=`, shells leave `~` as it is."""
+    """Expand `~` in `--config-dir=~/mine`: shells do not expand it after a `=`."""
     flag, equals, value = word.partition("=")
     return f"{flag}={os.path.expanduser(value)}" if equals else word
 
 
 def _check_folder() -> None:
-    """See that there is a current folder: paths are relative to it.
+    """Check that the current folder exists: paths are relative to it.
 
     Raises:
         InputError: it was deleted.
@@ -157,14 +166,14 @@ def _check_folder() -> None:
 
 
 def _check_chosen_files(flags: list[str], words: list[str]) -> None:
-    """See that Hydra will read the files that the command line chooses as they were meant.
+    """Check the chosen files before Hydra reads them: its own errors name only the consequences.
 
     Raises:
-        InputError: it would not; what Hydra itself says then is about the consequences.
+        InputError: Hydra would misread a file.
     """
     folders = [catalog.CONF, *catalog.own_folders(flags)]
-    named = overrides.values(words).items()
-    chosen = [(group, option) for group, option in named if group in catalog.groups()]
+    values = overrides.values(words).items()
+    chosen = [(group, option) for group, option in values if group in catalog.groups()]
     chosen.append(("team", os.environ.get("DDPM_TEAM")))
     for group, choice in chosen:
         for option in filter(None, catalog.as_list(choice)):
@@ -174,25 +183,25 @@ def _check_chosen_files(flags: list[str], words: list[str]) -> None:
 
 
 def _texts() -> set[str]:
-    """Keys and groups whose values are texts, also where they look like numbers."""
+    """Keys and groups whose values are texts, even if they look like numbers."""
     return {*paths.KEYS, *catalog.groups(), *wandb_settings.KEYS}
 
 
 def _check_one_sweep(words: list[str]) -> None:
-    """See that a command names one sweep at most.
+    """Check that a command names at most one sweep.
 
     Raises:
-        InputError: it gives several names.
+        InputError: it names several.
     """
     for word in words:
         override = overrides.parse(word)
         if override and override.key_or_group == "sweep" and override.is_sweep_override():
-            raise InputError(f"{word}: a command is one sweep and has one name.")
+            raise InputError(f"{word}: must be one name; a command runs one sweep.")
 
 
 @hydra.main(config_path=str(catalog.CONF), config_name="config", version_base="1.3")
 def _hydra_main(cfg: DictConfig) -> float | None:
-    """One run; or one job of a sweep, for launchers that are not ours."""
+    """Run one command, or one job of a sweep that a third-party launcher starts."""
     if hydra_config().mode == RunMode.MULTIRUN:
         return run_composed(cfg)
     _single["only_prints"] = hydra_config().runtime.choices.job == "status"
@@ -203,7 +212,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
         with ranks.report_once():
             planned = plan(cfg)
         _single["planned"] = True
-        perform(planned)
+        execute(planned)
     except BaseException as error:
         _single["error"] = error
     return None

@@ -415,8 +415,8 @@ def test_any_two_options_take_a_step_and_draw_a_picture(choices, data_dir, tmp_p
     run = Run(planned, fabric, {})
     job(run=run, fabric=fabric)
     assert run_dir.read_status(tmp_path / "run").items() >= {"state": "done", "step": 1}.items()
-    assert 0 < run.figures["train/loss"] < 10
-    assert run.figures["train/lr"] == pytest.approx(cfg.optimizer.lr / cfg.job.warmup_steps)
+    assert 0 < run.metrics["train/loss"] < 10
+    assert run.metrics["train/lr"] == pytest.approx(cfg.optimizer.lr / cfg.job.warmup_steps)
     moved = [not torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True)]
     assert any(moved)
     assert all(p.isfinite().all() for p in net.parameters())

@@ -125,7 +125,7 @@ def check_out_of_memory(program: Program | None, figures: Figures) -> None:
     """Too large a batch is answered by our message, and no traceback."""
     assert program is not None
     text = program.wait()
-    lines = [line for line in text.splitlines() if "the device has not enough memory" in line]
+    lines = [line for line in text.splitlines() if "not enough memory" in line]
     figures["message"] = lines[0][:160] if lines else ""
     if not lines or "Traceback" in text:
         raise CheckFailed(f"another message was expected:\n{text[-2000:]}")

@@ -1,4 +1,4 @@
-"""From a checkpoint to two files that can be given to others."""
+"""job=export: convert a checkpoint to a model that can be shared."""
 
 import itertools
 from pathlib import Path
@@ -26,29 +26,29 @@ def export(
     format: str,
     weights: str,
 ) -> None:
-    """Write `model.safetensors` and `config.json`, and nothing else: the folder is to be given away
-    as it is, so it is not made a run's folder, which tells of this machine.
-
-    conf/job/export.yaml says what each knob means.
+    """Write `model.safetensors` and `config.json`, and nothing else: the folder is meant to be
+    shared, and the files of a run's folder describe this machine. conf/job/export.yaml explains
+    the arguments.
 
     Raises:
-        InputError: the weights are not those of the network, or the files cannot be written.
+        InputError: the weights do not fit the network, or the files cannot be written.
     """
     assert run.state is not None
     assert run.path is not None
-    hparams, given = run.state["hparams"], run.plan.hparams
+    hparams, current = run.state["hparams"], run.plan.hparams
     trained = hparams["choices"]["job"]
     if trained == "train_classifier" and weights != "ema":
         raise InputError(
             f"job.weights={weights}: guidance uses the averaged weights of a classifier (ema); "
             "leave it out."
         )
-    # Loading checks the weights: broken ones are not exported.
+    # Loading checks the weights, so that no damaged ones are exported.
     pretrained.load_weights_into(model, diffusion, run.state, weights, run.path)
     if run.leads:
-        used = {part: given[part] for part in ("sampler", "guidance")}  # as the command line says
-        choices = hparams["choices"] | {part: given["choices"][part] for part in used}
-        state = run.state | {"hparams": hparams | used | {"choices": choices}}
+        # sampler and guidance are those of the command line
+        sampling = {part: current[part] for part in ("sampler", "guidance")}
+        choices = hparams["choices"] | {part: current["choices"][part] for part in sampling}
+        state = run.state | {"hparams": hparams | sampling | {"choices": choices}}
         run.dir = make_folder(run.dir, unique=run.plan.output.unique)
         file = WRITERS[format](run.dir, state, weights)
         run.say(
@@ -68,13 +68,13 @@ def export(
 
 
 def make_folder(path: Path, *, unique: bool) -> Path:
-    """Make a folder that is no run's, or take one that is there; return it.
+    """Create the folder of an export, or use an existing one; return it.
 
     Args:
-        unique: add "-2", "-3", ... where a folder of this name is there already.
+        unique: add "-2", "-3", ... if a folder of this name exists.
 
     Raises:
-        InputError: it holds a run or an export, or cannot be made.
+        InputError: it holds a run or an export, or cannot be created.
     """
     if not unique:
         run_dir.check_free(path)
@@ -91,5 +91,5 @@ def make_folder(path: Path, *, unique: bool) -> Path:
                 if not unique:
                     raise
     except OSError as error:
-        raise InputError(f"output_dir={path}: cannot make it ({error.strerror}).") from None
+        raise InputError(f"output_dir={path}: cannot be created ({error.strerror}).") from None
     return folder

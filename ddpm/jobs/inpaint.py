@@ -97,19 +97,19 @@ def inpaint(
 
 
 def find_mask(data: ImageData, mask: str, image: str) -> Tensor:
-    """Where to paint: bool (1, H, W).
+    """The mask of the pixels to paint: bool (1, H, W).
 
     Raises:
         InputError: the file cannot be read, is not as large as the image, or is all black.
     """
-    in_words = mask in AREAS
-    found = repaint.area(mask, data.image_size) if in_words else read_mask(data, mask, image)
-    if not found.any():
+    named = mask in AREAS
+    area = repaint.area(mask, data.image_size) if named else read_mask(data, mask, image)
+    if not area.any():
         raise InputError(
-            f"job.mask={mask}: nothing is white in the part of the picture that is used, so there "
-            "is nothing to paint. White is painted, black is kept."
+            f"job.mask={mask}: has no white pixel in the part of the picture that is used. White "
+            "is painted, black is kept."
         )
-    return found
+    return area
 
 
 def read_mask(data: ImageData, mask: str, image: str) -> Tensor:
@@ -118,13 +118,13 @@ def read_mask(data: ImageData, mask: str, image: str) -> Tensor:
     Raises:
         InputError: it cannot be read, or is not as large as the image.
     """
-    words = f"\njob.mask is a picture file, or one of {', '.join(AREAS)}."
-    hint = words + nearest(Path(mask).name, AREAS)
+    hint = f"\njob.mask is a picture file, or one of {', '.join(AREAS)}."
+    hint += nearest(Path(mask).name, AREAS)
     width, height = upright_size(Path(image))
-    own = read_picture("job.mask", mask, upright_size, hint)
-    if own != (width, height):
+    mask_size = read_picture("job.mask", mask, upright_size, hint)
+    if mask_size != (width, height):
         raise InputError(
-            f"job.mask={mask}: is {own[0]}x{own[1]} pixels, and job.image={image} is "
+            f"job.mask={mask}: is {mask_size[0]}x{mask_size[1]} pixels, and job.image={image} is "
             f"{width}x{height}; both must have the same width and height."
         )
     return read_picture("job.mask", mask, data.read_mask)
@@ -157,7 +157,7 @@ def paint(
 
 
 def describe(moves: Sequence[tuple[int, int]], jump_length: int) -> str:
-    """How long the way is, e.g. `"410 of the sampler, with 36 jumps back of 10"`."""
+    """The number of steps, e.g. `"410 of the sampler, with 36 jumps back of 10"`."""
     jumps = sum(goal > level for level, goal in moves)
     return f"{len(moves) - jumps} of the sampler, with " + (
         f"{jumps} jumps back of {jump_length}" if jumps else "no jump back"

@@ -75,7 +75,7 @@ def find_pair(data: ImageData, images: Sequence[str] | None, indices: Sequence[i
     """The two pictures, files or images of the data set: uint8 (2, C, H, W).
 
     Raises:
-        InputError: a file cannot be read, or the data set has not so many images.
+        InputError: a file cannot be read, or the data set has fewer images.
     """
     if images is not None:
         return torch.stack([read_picture("job.images", path, data.read) for path in images])

@@ -21,16 +21,16 @@ _KEYS = ("job", *_NAMED, "tracker", "team")
 
 
 class Selection(NamedTuple):
-    """The runs that a read-only job is about."""
+    """The runs that a read-only job reads."""
 
     folders: list[Path]
     title: str
-    output_dir: Path  # where a report of them belongs
+    output_dir: Path  # the folder of their report
     typed: list[str]  # the keys of the command line
 
 
 def report(cfg: DictConfig) -> None:
-    """job=report: write a page about runs, and show it to W&B where W&B knows one of them.
+    """job=report: write a page about runs, and log it to W&B if one of them was logged there.
 
     Raises:
         InputError: the command line names no runs, or keys that this job does not take.
@@ -38,13 +38,13 @@ def report(cfg: DictConfig) -> None:
     selection = select_runs(cfg, "report")
     from ddpm.runner.report import write  # imports numpy
 
-    asked = any(key.startswith("tracker") for key in selection.typed)
-    trackers = _trackers(cfg, selection.folders, asked=asked)
+    chosen = any(key.startswith("tracker") for key in selection.typed)
+    trackers = _trackers(cfg, selection.folders, chosen=chosen)
     files = write(selection.folders, selection.output_dir, selection.title)
     for file in files:
         print(f"report   {file}")
     if trackers:
-        _show(trackers, files, selection.output_dir, selection.title)
+        _log(trackers, files, selection.output_dir, selection.title)
 
 
 def select_runs(cfg: DictConfig, job: str) -> Selection:
@@ -58,13 +58,13 @@ def select_runs(cfg: DictConfig, job: str) -> Selection:
     for key in typed:
         if key.split(".")[0] not in _KEYS:
             raise InputError(
-                f"{key}: job={job} reads runs that exist; it takes sweep=<name> or runs=[<folder>]."
+                f"{key}: job={job} only reads runs; it takes sweep=<name> or runs=[<folder>]."
             )
     redaction.check_config(cfg)
-    named = {key: _plain(cfg[key]) for key in _NAMED}
-    paths.settle(named, words)
-    folders, title, default = _chosen(named, job)
-    output_dir = Path(named["output_dir"]) if named["output_dir"] is not None else default
+    keys = {key: _plain(cfg[key]) for key in _NAMED}
+    paths.normalise(keys, words)
+    folders, title, default = _find_runs(keys["sweep"], keys["runs"], job)
+    output_dir = Path(keys["output_dir"]) if keys["output_dir"] is not None else default
     return Selection(folders, title, output_dir, typed)
 
 
@@ -72,55 +72,57 @@ def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _chosen(named: dict[str, Any], job: str) -> tuple[list[Path], str, Path]:
-    """The runs to look at, what they are called together, and where a report of them belongs.
+def _find_runs(
+    sweep: str | None, runs: str | list[str] | None, job: str
+) -> tuple[list[Path], str, Path]:
+    """The folders of the runs, their common title, and the default folder of their report.
 
     Raises:
-        InputError: none are named, or they are not there.
+        InputError: no runs are named, or they do not exist.
     """
-    sweep, runs = named["sweep"], named["runs"]
     if (sweep is None) == (runs is None):
         raise InputError(
-            f"job={job}: say which runs, by sweep=<name> or by 'runs=[<folder>,<folder>]'."
+            f"job={job}: name the runs, either by sweep=<name> or by 'runs=[<folder>,<folder>]'."
         )
     if runs is not None:
         runs = [runs] if isinstance(runs, str) else runs
         if not runs:
             raise InputError("runs=[]: names no run folders.")
-        for path in runs:
-            if not folder.is_job_folder(Path(path)):
-                raise InputError(f"runs: {path} is not the folder of a run (no config.yaml).")
+        for run in runs:
+            if not folder.is_job_folder(Path(run)):
+                raise InputError(f"runs: {run} is not the folder of a run (no config.yaml).")
         now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
         title = Path(runs[0]).name if len(runs) == 1 else f"{len(runs)} runs"
-        return [Path(path) for path in runs], title, Path("outputs/report") / now
+        return [Path(run) for run in runs], title, Path("outputs/report") / now
+    assert sweep is not None
     path = Path(paths.sweep_dir(sweep, "")) if "/" in sweep else Path(_sweep_dir())
-    if not (found := folder.job_folders(path)):
-        there = [e.name for e in listing.entries(path.parent) if listing.is_folder(e)]
-        known = f" There are {', '.join(sorted(there)[:8])}." if there else ""
-        raise InputError(f"sweep={sweep}: no jobs in {path}.{nearest(sweep, there)}{known}")
-    return found, path.name, path
+    if not (jobs := folder.job_folders(path)):
+        sweeps = [e.name for e in listing.entries(path.parent) if listing.is_folder(e)]
+        existing = f" Existing sweeps: {', '.join(sorted(sweeps)[:8])}." if sweeps else ""
+        raise InputError(f"sweep={sweep}: no jobs in {path}.{nearest(sweep, sweeps)}{existing}")
+    return jobs, path.name, path
 
 
 def _sweep_dir() -> str:
-    """Where a sweep of this name is put: a team or the command line may have moved all of them."""
+    """The folder of the named sweep; a team or the command line may have moved all sweeps."""
     return paths.as_text(hydra_config().sweep.dir)
 
 
-def _trackers(cfg: DictConfig, folders: list[Path], *, asked: bool) -> dict[str, Any]:
-    """The trackers to show a report: those of the command line, else W&B where it knows a run.
+def _trackers(cfg: DictConfig, folders: list[Path], *, chosen: bool) -> dict[str, Any]:
+    """The trackers for a report: those of the command line, else W&B if a run was logged there.
 
-    Where W&B is told, this start says, or its team: the runs may be somebody else's.
+    The W&B project is that of this start or its team, not of the runs, which may be of others.
     """
     validate.drop_unchosen(cfg)
-    if asked:
-        return _said(cfg)
-    known = "wandb" in cfg.tracker and any(map(_tracked, folders))
-    return {"wandb": _said(cfg)["wandb"]} if known else {}
+    if chosen:
+        return _settings(cfg)
+    logged = "wandb" in cfg.tracker and any(map(_was_logged, folders))
+    return {"wandb": _settings(cfg)["wandb"]} if logged else {}
 
 
-def _said(cfg: DictConfig) -> dict[str, Any]:
-    """The settings of the trackers. A report has a name and a job type of its own, unless the
-    command line gives it others.
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """The settings of the trackers. A report has its own name and job type, unless the command
+    line sets them.
 
     Raises:
         InputError: one of them has a value that is not allowed.
@@ -128,16 +130,16 @@ def _said(cfg: DictConfig) -> dict[str, Any]:
     config = {"tracker": to_dict(cfg.tracker, resolve=True)}
     typed = filter(None, map(overrides.parse, typed_words()))
     choices = dict(hydra_config().runtime.choices)
-    untyped = wandb_settings.fill(config, typed, validate.folders(), choices)
+    untyped = wandb_settings.fill_from_env(config, typed, validate.folders(), choices)
     for key in {"name", "job_type"} & set(untyped):
         config["tracker"]["wandb"][key] = None
-    wandb_settings.mend(config)
+    wandb_settings.normalise(config)
     rules.check(config, {})
     return config["tracker"]
 
 
-def _tracked(path: Path) -> bool:
-    """Whether a run was shown to W&B."""
+def _was_logged(path: Path) -> bool:
+    """Whether a run was logged to W&B."""
     try:
         tracker = run_dir.read_config(path).get("tracker")
     except InputError:
@@ -145,9 +147,9 @@ def _tracked(path: Path) -> bool:
     return isinstance(tracker, dict) and "wandb" in tracker
 
 
-def _show(trackers: dict[str, Any], files: list[Path], output: Path, title: str) -> None:
-    """Give the report to trackers, as a run of the group that the runs are in; the same run each
-    time that this report is made."""
+def _log(trackers: dict[str, Any], files: list[Path], output: Path, title: str) -> None:
+    """Log the report to trackers as a run in the group of the runs; writing the report again
+    updates the same run."""
     from ddpm.trackers.base import RunInfo
     from ddpm.trackers.multi import open_trackers
 
@@ -158,11 +160,14 @@ def _show(trackers: dict[str, Any], files: list[Path], output: Path, title: str)
         tags=["report"],
         job_type="report",
     )
-    made = build(trackers, "tracker")
-    # What trackers write is a run's own affair where the report lies in the folder of one.
-    run_dir = output / "report" if (output / "config.yaml").exists() else output
+    # In a run's folder, the trackers of the report must not write among the run's files.
+    folder = output / "report" if (output / "config.yaml").exists() else output
     with open_trackers(
-        made, run_dir=run_dir, run=run, hparams={"report": title}, start_step=0
+        build(trackers, "tracker"),
+        run_dir=folder,
+        run=run,
+        hparams={"report": title},
+        start_step=0,
     ) as tracker:
         tracker.log_files("report", 0, files, final=True)
         for place in tracker.places:
@@ -170,6 +175,6 @@ def _show(trackers: dict[str, Any], files: list[Path], output: Path, title: str)
 
 
 def _run_id(output: Path, title: str) -> str:
-    """The id of a report's run: that of this folder and group, and no other."""
-    told = f"{title}\0{os.path.realpath(output)}"
-    return hashlib.sha256(told.encode(errors="surrogateescape")).hexdigest()[:8]
+    """The id of a report's run, which depends on its folder and group."""
+    identity = f"{title}\0{os.path.realpath(output)}"
+    return hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:8]

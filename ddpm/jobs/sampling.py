@@ -134,7 +134,7 @@ def check_shared_folder(run: Run, fabric: Fabric, batches: int) -> None:
     """Check that all processes write into the folder that the first one made.
 
     Raises:
-        InputError: on another machine the folder is another one, or missing.
+        InputError: another machine sees another folder, or none.
     """
     if fabric.world_size == 1:
         return
@@ -142,13 +142,13 @@ def check_shared_folder(run: Run, fabric: Fabric, batches: int) -> None:
     blind = torch.tensor(float(not _sees_folder(run.dir, run_id)), device=fabric.device)
     if any_rank(fabric, blind):
         raise InputError(
-            f"output_dir={run.dir}: not all processes see the folder that the first one made. "
-            "Each writes images of its own there, so all machines must share it (NFS, Lustre, ...)."
+            f"output_dir={run.dir}: not all processes see the folder that the first one created. "
+            "Each writes its images into it, so all machines must share it (NFS, Lustre, ...)."
         )
     if batches < fabric.world_size:
         run.say(
-            f"note     {batches} batches for {fabric.world_size} processes: the others have "
-            "nothing to draw; a smaller job.batch_size shares the work out"
+            f"note     {batches} batches for {fabric.world_size} processes: the others are idle; "
+            "a smaller job.batch_size gives them work"
         )
 
 
@@ -172,10 +172,10 @@ def save_all(images: Iterable[Tensor], files: Iterable[Path]) -> None:
 
 
 def stop_requested(run: Run, fabric: Fabric, signals: GracefulStop) -> bool:
-    """Whether any rank was asked to stop; waits for all of them."""
+    """Whether a stop was requested on any rank; waits for all of them."""
     requested = bool(any_rank(fabric, torch.tensor(float(signals.wanted), device=fabric.device)))
     if requested:
-        run.preempted(signals.received, "the same command goes on")
+        run.preempted(signals.received, "the same command resumes it")
     return requested
 
 

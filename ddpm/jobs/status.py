@@ -1,4 +1,4 @@
-"""job=status: how the runs of a sweep stand, as a table. Imports no torch."""
+"""job=status: a table of the states of runs. Imports no torch."""
 
 from omegaconf import DictConfig
 

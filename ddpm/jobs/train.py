@@ -1,4 +1,4 @@
-"""Algorithm 1 of Ho et al. 2020: a network learns to see through noise."""
+"""job=train: train a denoising network (Ho et al. 2020, algorithm 1)."""
 
 import logging
 from typing import Any
@@ -19,9 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 class Train(Loop):
-    """Lowers the loss of the diffusion process, and draws samples now and then.
-
-    conf/job/train.yaml says what each knob means.
+    """Minimise the loss of the diffusion process, and draw previews. conf/job/train.yaml explains
+    the arguments.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Train(Loop):
 
     @property
     def preview_steps(self) -> float:
-        # Forward and backward through the network take three times as long as forward alone.
+        # Forward and backward together take three times as long as forward alone.
         images = evaluations(self.sampler, self.diffusion) * self.num_samples
         return images / (3 * self.batch_size)
 
@@ -59,7 +58,7 @@ class Train(Loop):
         return min(BATCH, -(-self.num_samples // fabric.world_size))
 
     def preview(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:
-        """A grid of samples, of all classes in turn where there are labels."""
+        """Log a grid of samples, of all classes in turn if images have labels."""
         pipeline = Pipeline(
             network,
             self.diffusion,
@@ -76,7 +75,7 @@ class Train(Loop):
             grid = preview_grid(fabric, pipeline, self.num_samples, labels)
         except Exception as error:
             if fabric.world_size > 1:
-                raise  # the other processes wait for this one's share
-            logger.warning("No preview of step %d, the run goes on: %s", step, one_line(error))
+                raise  # the other processes would wait for this one's images
+            logger.warning("No preview of step %d; the run continues: %s", step, one_line(error))
             return
         run.log_grid(step, grid)

@@ -1,4 +1,4 @@
-"""A classifier that sees through noise, for guidance=classifier."""
+"""job=train_classifier: train a classifier of noisy images, for guidance=classifier."""
 
 from typing import Any
 
@@ -11,19 +11,16 @@ from ddpm.randomness import StepNoise, mix
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
 
-IMAGES = 512  # in a measurement of the accuracy, at most
-LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # of noise: shares of T - 1
+IMAGES = 512  # at most, to measure the accuracy with
+LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # of noise, as fractions of T - 1
 
 
 class TrainClassifier(Loop):
-    """Cross-entropy on images noised to all steps alike (Dhariwal & Nichol 2021, arXiv:2105.05233,
-    section 4). conf/job/train_classifier.yaml says what each knob means.
-
-    Args:
-        evaluate_every: steps between measurements of the accuracy; None: at the end only.
+    """Minimise the cross-entropy on images with noise of uniformly drawn steps (Dhariwal & Nichol
+    2021, arXiv:2105.05233, section 4). conf/job/train_classifier.yaml explains the arguments.
     """
 
-    label_dropout = 0.0  # every label counts
+    label_dropout = 0.0  # all labels are needed
 
     def __init__(self, *, evaluate_every: int | None, **loop: Any) -> None:
         super().__init__(**loop)
@@ -44,8 +41,8 @@ class TrainClassifier(Loop):
 
     @torch.no_grad()
     def evaluate(self, fabric: Fabric, network: nn.Module) -> dict[str, float]:
-        """The share of training images told right at some levels of noise, always the same ones;
-        each rank asks for some of them."""
+        """The accuracy on fixed training images at some levels of noise; each rank evaluates a
+        part of them."""
         count = min(len(self.data), IMAGES)
         generator = torch.Generator().manual_seed(mix(self.seed, "accuracy", 0))
         chosen = torch.randperm(len(self.data), generator=generator)[:count].tolist()
@@ -54,7 +51,7 @@ class TrainClassifier(Loop):
         images, labels = (part.to(fabric.device) for part in mine)
         noise = StepNoise(self.seed, count, self.shape, self.diffusion.T, fabric.device)
         _, eps, _, _ = noise(0, rows)
-        figures = {}
+        accuracies = {}
         for level in LEVELS:
             step = round(level * (self.diffusion.T - 1))
             t = torch.full_like(labels, step)
@@ -63,5 +60,5 @@ class TrainClassifier(Loop):
                 right = (network(x_t, t).argmax(1) == labels).sum().float()
             if fabric.world_size > 1:
                 right = fabric.all_reduce(right, reduce_op="sum")
-            figures[f"eval/accuracy_t{step}"] = right.item() / count
-        return figures
+            accuracies[f"eval/accuracy_t{step}"] = right.item() / count
+        return accuracies

@@ -137,7 +137,7 @@ class Loop(ABC):
         meter = Meter(self.batch_size, self.steps_per_epoch)
         start = run.restore(state, meter)
         run.total = total
-        if start >= total and run.was_done:
+        if start >= total and run.already_done:
             run.say(f"steps    all {total} are done; a larger job.max_steps continues the run")
             return
         self.compilation.resume(run, start)

@@ -50,25 +50,25 @@ ROWS = [
     *(("B9", f"seed={v}", "seed=", "whole number from 0 to 2^32") for v in ("null", "True", "")),
     ("B10", "model=5", "model=5", "unet"),
     # what is not there
-    ("B11", "data_dir=??? seed=???", "data_dir: must be given", "seed: must be given"),
+    ("B11", "data_dir=??? seed=???", "data_dir: must be set", "seed: must be given"),
     ("B11", "job=inpaint", "checkpoint: must", "job.image: must", "job.mask: must"),
     (
         *("B12", "data_dir=${oc.env:NOPE} output_dir=${foo.bar} seed=${nope:1}"),
         *("data_dir=${oc.env:NOPE}: the environment variable NOPE is not set",),
-        *("output_dir=${foo.bar}: there is no key foo.bar", "seed=${nope:1}: there is no resolver"),
+        *("output_dir=${foo.bar}: refers to foo.bar", "seed=${nope:1}: no such resolver"),
     ),
     ("B12", f"{OWN} experiment=unset", "seed=${oc.env:NOPE}", "data_dir=${seeed}"),
     ("B13", "optimizer._target_=torch.optim.AdamWW", "torch.optim.AdamWW", "'torch.optim.AdamW'"),
     ("B14", "model._target_=os.system", "model._target_=os.system", "conf/"),
     ("B15", "+model.widht=5", "model.widht", "'model.width'"),
     ("B16", "~model.width", "model.width", "only set"),
-    ("B16", f"{OWN} model=own", "model.channels: must be given"),
+    ("B16", f"{OWN} model=own", "model.channels: must be set"),
     # what cannot be read
     ("B17", "job.max_steps", "job.max_steps", "key=value"),
-    ("B17", "job.max_steps = 5", "job.max_steps", "without blanks"),
+    ("B17", "job.max_steps = 5", "job.max_steps", "without spaces"),
     ("B17", "seed=[1", "seed=[1", "key=value"),
     ("B17", "seed=1,2", "-m"),
-    ("B18", "--config-name=zzz", "--config-name=zzz", "only config"),
+    ("B18", "--config-name=zzz", "--config-name=zzz", "no such configuration", "config"),
     ("B18", "--config-nmae=zzz", "--config-nmae=zzz", "'--config-name'"),
     *(
         ("B19", f"{OWN} experiment={name}", f"{name}.yaml:{line}:")

@@ -120,7 +120,7 @@ def test_the_number_of_processes_may_change(home, straight):
         child.kill()
     assert child.returncode == 0, out + err
     assert "changed  hardware.devices: 1 -> 2" in out
-    assert "note     processes is 2, was 1: the results will agree" in out
+    assert "note     processes is 2, was 1: results agree" in out
     for (step, loss), (at, other) in zip(losses_of(home / "run"), losses_of(straight), strict=True):
         assert step == at
         assert loss == pytest.approx(other, rel=1e-4)
@@ -317,7 +317,7 @@ def test_other_data_are_refused_or_allowed(pictures):
         change()
         line = refused(pictures, "job.max_steps=8")[-1]
         undo()
-        assert "resume=run: the data set is not the one that the run began with" in line
+        assert "resume=run: the data set differs" in line
         assert "'allow_changes=[data]'" in line
     other.write_bytes(before)
     assert go(pictures, *MORE, "allow_changes=[data]") == 0, said(pictures)
@@ -330,7 +330,7 @@ def test_the_same_data_in_another_folder_are_the_same(pictures):
     assert go(pictures, "resume=copy", "job.max_steps=8") == 0, said(pictures)
     shutil.copytree(pictures / "pictures", pictures / "moved", copy_function=shutil.copyfile)
     shutil.rmtree(pictures / "pictures")
-    assert "data.root: there is no folder" in refused(pictures, "job.max_steps=8")[-1]
+    assert "data.root: no such folder" in refused(pictures, "job.max_steps=8")[-1]
     assert go(pictures, *MORE, "data.root=moved") == 0, said(pictures)
     assert_equal_state(state_of(pictures / "run", 8), state_of(pictures / "copy", 8))
     assert losses_of(pictures / "run") == losses_of(pictures / "copy")
@@ -367,8 +367,8 @@ def test_other_surroundings_are_noted_in_a_line_each(home, straight):
         ],
         strict=True,
     ):
-        assert line.startswith(f"note     {name} is {here}, was {there}: the results will agree")
-        assert line.endswith("but not to the bit")
+        assert line.startswith(f"note     {name} is {here}, was {there}: results agree")
+        assert line.endswith("not bit for bit")
     assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
 
 

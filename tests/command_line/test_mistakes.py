@@ -100,7 +100,7 @@ ROWS = [
     ("sampler=ddpm sampler.variance=learned", "sampler.variance=learned", "learned_variance"),
     # labels
     ("guidance=classifier_free", "guidance=classifier_free", "data.conditional"),
-    ("guidance=classifier", "guidance.classifier", "must be given"),
+    ("guidance=classifier", "guidance.classifier", "must be set"),
     ("data=celeba guidance=classifier_free", "guidance=classifier_free", "data.conditional"),
     ("job=train_classifier schedule=learned", "schedule=learned", "a fixed one"),
     ("guidance=classifier guidance.classifier=nowhere", "guidance.classifier=nowhere"),
@@ -188,7 +188,7 @@ def test_a_mistake_is_answered_and_nothing_is_written(row, run, scene):
 
 def test_blanks_around_the_equals_sign(run, scene):
     status, _, err = run("job.max_steps = 5")
-    assert_answered(status, err, "job.max_steps = 5", "key=value without blanks")
+    assert_answered(status, err, "job.max_steps = 5", "key=value without spaces")
 
 
 def test_all_that_is_wrong_is_told_at_once(run, scene):

@@ -313,7 +313,7 @@ def test_auto_tries_again_what_failed_before_it_began(tmp_path):
 
 def test_auto_needs_to_know_where(tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 2
-    assert "resume=auto: goes on with the run in output_dir" in said(tmp_path)
+    assert "resume=auto: " in said(tmp_path)
 
 
 def test_auto_with_other_settings_is_refused(tmp_path):

@@ -468,7 +468,7 @@ def test_a_run_resumes_without_damaged_images(run, root):
     damage(root, "cats/c.png")
     status, out, err = run("resume=run", "job.max_steps=4")
     assert status == 2, out + err
-    assert "the data set is not the one that the run began with" in err
+    assert "the data set differs" in err
 
 
 @pytest.mark.parametrize("value", ["no", "Skip", "null", "[skip]"])

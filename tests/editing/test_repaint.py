@@ -429,8 +429,8 @@ def test_labels_in_turn(run, tmp_path, picture):
 
 
 MISTAKES = [
-    ("job.mask=left", ["job.image: must be given"]),
-    ("job.image=a.png", ["job.mask: must be given"]),
+    ("job.mask=left", ["job.image: must be set"]),
+    ("job.image=a.png", ["job.mask: must be set"]),
     ("job.image=no.png job.mask=left", ["job.image", "no.png", "No such file"]),
     ("job.image=run job.mask=left", ("job.image", "not a file")),
     ("job.image=a.txt job.mask=left", ["job.image", "a.txt", "not a PNG, JPEG, WebP or BMP"]),

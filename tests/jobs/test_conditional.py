@@ -281,7 +281,7 @@ def test_a_classifier_must_know_the_images(run, trained, classifier, uncondition
         ("job.labels=[]", ["job.labels=[]", "a list of classes"]),
         ("job.labels=true", ["job.labels=", "a list of classes"]),
         ("job.labels=[true]", ["job.labels=", "0 to 9"]),
-        ("guidance=classifier", ["guidance.classifier", "must be given"]),
+        ("guidance=classifier", ["guidance.classifier", "must be set"]),
         ("guidance=classifier guidance.classifier=nowhere", ["guidance.classifier=nowhere"]),
         ("guidance=classifier_free guidance.scale=-1", ["guidance.scale=-1"]),
         ("data.conditional=false", ["data.conditional=False", "was trained with True"]),

@@ -150,7 +150,7 @@ def test_a_report_in_the_folder_of_a_run_leaves_its_figures(run, tmp_path):
 def test_lines_to_paste_are_quoted(tmp_path, capsys):
     folder = tmp_path / "a b"
     for job, state in (("train", "done"), ("train", "preempted"), ("train_classifier", "done")):
-        execute._say_trained({"dir": folder, "state": state, "step": 1}, job)
+        execute._print_training_outcome({"dir": folder, "state": state, "step": 1}, job)
     lines = [line for line in capsys.readouterr().out.splitlines() if "run.py" in line]
     assert len(lines) == 3
     assert all(shlex.split(line)[-1].endswith(f'="{folder}"') for line in lines)
@@ -179,8 +179,8 @@ def test_who_asked_a_run_to_stop(signal, file, words, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["job=status"], "job=status: say which runs, by sweep=<name> or by"),
-        (["job=report", "sweep=a", "runs=[b]"], "job=report: say which runs"),
+        (["job=status"], "job=status: name the runs"),
+        (["job=report", "sweep=a", "runs=[b]"], "job=report: name the runs"),
         (["job=report", "sweep=studdy"], "Did you mean 'study'?"),
         (["job=report", "runs=[nowhere]"], "runs: nowhere is not the folder of a run"),
         (["job=report", "runs=[3]"], "runs: 3 is not the folder of a run"),

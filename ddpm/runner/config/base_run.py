@@ -32,7 +32,7 @@ class BaseRun:
         config: its configuration, or the parts of it that a checkpoint brings along.
         source: how the command line names it, for messages.
         path: its folder, or one of its checkpoints.
-        resumed: whether it goes on, rather than being drawn from.
+        resumed: whether it is resumed, rather than sampled from.
         checkpoint: the file that is drawn from.
     """
 
@@ -130,7 +130,7 @@ def resumed(resume: str) -> BaseRun:
     if config.get("kind") != "trains" or not config["choices"].get("job"):
         raise InputError(f"{source}: not a training run (its job: {config['choices'].get('job')}).")
     if missing := [part for part in _NEEDED if part not in config]:
-        raise InputError(f"{source}: its config.yaml lacks {missing[0]}.")
+        raise InputError(f"{source}: its config.yaml has no {missing[0]}.")
     return BaseRun(_with_former_choices(config), source, Path(resume), resumed=True)
 
 
@@ -149,8 +149,8 @@ def drawn_from(checkpoint: str, kind: str) -> BaseRun:
     draws_images = trained != "train_classifier" or kind == "converts"
     if found.hparams.get("kind") != "trains" or not draws_images:
         raise InputError(
-            f"{source}: of job={shown(trained)}, not of job=train: it draws no images. "
-            "To guide one that does: guidance=classifier "
+            f"{source}: of job={shown(trained)}, not of job=train: it cannot draw images. "
+            "To guide sampling with it: guidance=classifier "
             f"{shell.word('guidance.classifier', checkpoint)}."
         )
     brought = (*roles.PROCESS, *roles.DRAWING)
@@ -212,7 +212,7 @@ def check_classifier(config: dict[str, Any]) -> None:
     if different := [name for name in trained if trained[name] != needed[name]]:
         raise InputError(
             f"{key}: was trained with {', '.join(f'{n}={trained[n]}' for n in different)}; the "
-            f"images here are {', '.join(f'{n}={value}' for n, value in needed.items())}."
+            f"images to draw have {', '.join(f'{n}={value}' for n, value in needed.items())}."
         )
 
 

@@ -1,8 +1,8 @@
-"""From a configuration node to an object: the one gate through which names become code.
+"""Build objects from configuration nodes. This is the only module that turns names into code.
 
-Only what a file under conf/ names may be built. The names in a checkpoint, in a run folder or on
-the command line are somebody's data: each is looked up here before anything is imported, and what
-is found under it must be what the name says before anything is called.
+Only targets that a file under conf/ names may be built. Names in a checkpoint, in a run folder or
+on the command line are untrusted: each must be in this list before anything is imported, and the
+imported object must be the one named before it is called.
 """
 
 import functools
@@ -22,11 +22,11 @@ _DIRECTIVES = {"_target_", "_partial_"}
 
 
 def check_targets(node: Any, key: str = "") -> None:
-    """Refuse a configuration, as plain data, that names anything else.
+    """Check that a configuration, as plain data, names only targets of conf/.
 
     Raises:
-        InputError: a `_target_` is not one of conf/, another directive of Hydra's is used, or what
-            is to be built asks for other values by `${`.
+        InputError: it has another `_target_`, another directive of Hydra, or a `${` reference in a
+            node to build.
     """
     try:
         check_plain(node)
@@ -45,20 +45,20 @@ def _check_names(node: Any, key: str, *, building: bool) -> None:
         for name, value in node.items():
             _check_names(value, f"{key}.{name}" if key else str(name), building=building)
     elif building and isinstance(node, str) and ("${" in node or node == "???"):
-        # All there is to look up has been: what is left would be read by whoever wrote the file.
+        # References are resolved by now; Hydra would evaluate one that an untrusted file holds.
         raise InputError(f"{_user_key(key)}={shown(node)}: must be a value, not a reference.")
 
 
 def _check_directives(node: dict[Any, Any], key: str) -> None:
-    """Of what Hydra obeys, only a name of conf/ and a `_partial_` of true or false may stand."""
+    """Allow two of Hydra's directives: a `_target_` of conf/, and a boolean `_partial_`."""
     where = _user_key(key)
     if "_target_" in node:
         target = node["_target_"]
         if not isinstance(target, str) or target not in catalog.targets():
             hint = nearest(str(target), catalog.targets())
             raise InputError(
-                f"{where}._target_={shown(target)}: only what a file under conf/ names can be "
-                f"built.{hint}"
+                f"{where}._target_={shown(target)}: must be a target that a file under conf/ "
+                f"names.{hint}"
             )
     for name in node:
         if isinstance(name, str) and re.fullmatch(r"_\w+_", name) and name not in _DIRECTIVES:
@@ -68,9 +68,8 @@ def _check_directives(node: dict[Any, Any], key: str) -> None:
 
 
 def build(node: dict[str, Any] | DictConfig, key: str = "") -> Any:
-    """Make what a node describes: its `_target_` called with its other entries, inner nodes first.
-
-    `_partial_: true` gives a `functools.partial` to be called later with what only Python knows.
+    """Build the object that a node describes: call its `_target_` with its other entries, inner
+    nodes first. `_partial_: true` gives a `functools.partial`, for arguments known only later.
 
     Raises:
         InputError: a name is not allowed, or an argument is missing, unknown or refused.
@@ -79,14 +78,14 @@ def build(node: dict[str, Any] | DictConfig, key: str = "") -> Any:
     check_targets(plain, key)
     _check_arguments(plain, key)
     try:
-        made = hydra.utils.instantiate(OmegaConf.create(plain), _convert_="all")
+        built = hydra.utils.instantiate(OmegaConf.create(plain), _convert_="all")
     except hydra.errors.InstantiationException as error:
         raise _explain(error, key) from None
-    return _unwrap(made)
+    return _unwrap(built)
 
 
 def _check_arguments(node: Any, key: str) -> None:
-    """Find what each node names, and hold the entries against its parameters."""
+    """Check the entries of each node against the parameters of its target."""
     if isinstance(node, list):
         for index, value in enumerate(node):
             _check_arguments(value, f"{key}[{index}]")
@@ -98,51 +97,51 @@ def _check_arguments(node: Any, key: str) -> None:
         return
     where = _user_key(key)
     parameters = _parameters(_find(node["_target_"], where))
-    given = set(node) - _DIRECTIVES
-    for name in sorted(given - set(parameters), key=str):
-        full = [f"{where}.{parameter}" for parameter in parameters]
-        written = f"{where}.{shown(name)}"
-        raise InputError(f"{written}: there is no such key.{nearest(written, full)}")
-    needed = {n for n, p in parameters.items() if p.default is p.empty}
-    if not node.get("_partial_") and (missing := sorted(needed - given)):
-        raise InputError(f"{where}.{missing[0]}: must be given.")
+    arguments = set(node) - _DIRECTIVES
+    for name in sorted(arguments - set(parameters), key=str):
+        known = [f"{where}.{parameter}" for parameter in parameters]
+        unknown = f"{where}.{shown(name)}"
+        raise InputError(f"{unknown}: no such key.{nearest(unknown, known)}")
+    required = {n for n, p in parameters.items() if p.default is p.empty}
+    if not node.get("_partial_") and (missing := sorted(required - arguments)):
+        raise InputError(f"{where}.{missing[0]}: must be set.")
 
 
 def _find(target: str, where: str) -> Any:
-    """The class or function of this name, if it is one of the package that the name begins with.
-
-    Modules are also reachable through what they import: `ddpm.runner.config.build.hydra` begins
-    like a name of ours, and is Hydra's.
+    """Import the class or function of this name.
 
     Raises:
-        InputError: it is not.
+        InputError: it is defined in another package than its name says. Imported modules are
+            attributes, too: `ddpm.runner.config.build.hydra` is a package of Hydra.
     """
-    found = hydra.utils.get_object(target)
+    imported = hydra.utils.get_object(target)
     package, name = target.split(".")[0], target.split(".")[-1]
     if (
-        not (inspect.isclass(found) or inspect.isfunction(found))
-        or str(found.__module__).split(".")[0] != package
-        or found.__qualname__ != name
+        not (inspect.isclass(imported) or inspect.isfunction(imported))
+        or str(imported.__module__).split(".")[0] != package
+        or imported.__qualname__ != name
     ):
-        raise InputError(f"{where}._target_={shown(target)}: stands for something else there.")
-    return found
+        raise InputError(
+            f"{where}._target_={shown(target)}: must be a class or function defined in {package}."
+        )
+    return imported
 
 
 def _parameters(target: Any) -> dict[str, inspect.Parameter]:
-    """What a function or class takes; behind **arguments of a class stand those of its bases."""
-    found: dict[str, inspect.Parameter] = {}
+    """The parameters of a function or class; `**arguments` of a class are those of its bases."""
+    parameters: dict[str, inspect.Parameter] = {}
     for owner in target.__mro__ if inspect.isclass(target) else [target]:
-        parameters = inspect.signature(owner).parameters
-        found = dict(parameters) | found
-        rest = [n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD]
-        if not rest:
+        own = inspect.signature(owner).parameters
+        parameters = dict(own) | parameters
+        var_keyword = [n for n, p in own.items() if p.kind is p.VAR_KEYWORD]
+        if not var_keyword:
             break
-        del found[rest[0]]
-    return found
+        del parameters[var_keyword[0]]
+    return parameters
 
 
 def _explain(error: Exception, key: str) -> Exception:
-    """The InputError inside Hydra's report of it, or what a constructor said, with its key."""
+    """The InputError that Hydra wrapped, or the message of a constructor with the node's key."""
     chain = list(causes(error))
     for cause in chain:
         if isinstance(cause, InputError):
@@ -152,16 +151,16 @@ def _explain(error: Exception, key: str) -> Exception:
     return InputError(f"{_user_key(where)}: {shown(chain[-1], 400)}")
 
 
-def _unwrap(made: Any) -> Any:
-    """Plain partials for Hydra's, each call of which would look its target up again (90 us)."""
-    if isinstance(made, functools.partial):
-        return functools.partial(made.func, *made.args, **_unwrap(made.keywords))
-    if isinstance(made, dict):
-        return {name: _unwrap(value) for name, value in made.items()}
-    return made
+def _unwrap(built: Any) -> Any:
+    """Replace Hydra's partials by plain ones: Hydra's look up their target at each call (90 us)."""
+    if isinstance(built, functools.partial):
+        return functools.partial(built.func, *built.args, **_unwrap(built.keywords))
+    if isinstance(built, dict):
+        return {name: _unwrap(value) for name, value in built.items()}
+    return built
 
 
 def _user_key(key: str) -> str:
-    """The key as a user writes it: the job's parts stand outside the job."""
+    """The key as a user writes it: the parts of a job are top-level groups."""
     name = key.removeprefix("job.")
     return shown(name if name.split(".")[0] in {*catalog.groups(), "diffusion"} else key, 200)

@@ -1,4 +1,4 @@
-"""What there is to choose from: the groups, options and keys that the files under conf/ hold."""
+"""The groups, options and keys that the files under conf/ define."""
 
 import codecs
 import functools
@@ -13,13 +13,13 @@ from ddpm.errors import InputError, one_line
 from ddpm.runner import roles
 from ddpm.runner.safe_io import listing
 
-# In a checkout conf/ stands beside the package, in an installed wheel inside it.
+# conf/ is beside the package in a checkout, inside it in an installed wheel.
 _PACKAGE = Path(__file__).parents[2]
 CONF = next(p for p in (_PACKAGE.parent / "conf", _PACKAGE / "conf") if p.is_dir())
-# Where data sets are unless told otherwise: in the checkout, or beside what is being done.
+# The default folder of data sets: data/ in the checkout, or in the current folder if installed.
 DATA = CONF.parent / "data" if CONF.parent != _PACKAGE else Path("data")
 
-# These groups set keys of other groups, and have none of their own.
+# Groups that set keys of other groups and have none of their own.
 _WITHOUT_KEYS = (*roles.PRESETS, "team")
 
 
@@ -47,7 +47,7 @@ def yaml_files(folder: Path) -> list[Path]:
 @functools.cache
 def keys() -> list[Key]:
     """Every key that a file defines."""
-    found = [Key(n, v, None, None) for n, v in flatten(read(CONF / "config.yaml"))]
+    defined = [Key(n, v, None, None) for n, v in flatten(read(CONF / "config.yaml"))]
     for group, options in groups().items():
         if group in _WITHOUT_KEYS:
             continue
@@ -56,13 +56,13 @@ def keys() -> list[Key]:
             package = re.match(r"#\s*@package\s+(\S+)", path.read_text())
             prefix = package[1] if package else group
             pairs = flatten(body(path), "" if prefix == "_global_" else prefix)
-            found += [Key(name, value, group, option) for name, value in pairs]
-    return found
+            defined += [Key(name, value, group, option) for name, value in pairs]
+    return defined
 
 
 @functools.cache
 def targets() -> frozenset[str]:
-    """Every `_target_` that a file names; those of Hydra's own plugins are no parts of a run."""
+    """Every `_target_` that a file names, without those of Hydra's plugins."""
     folders = [path for path in listing.paths(CONF) if path.is_dir() and path.name != "hydra"]
     files = [path for folder in (CONF, *folders) for path in yaml_files(folder)]
     texts = (path.read_text(encoding="utf-8") for path in files)
@@ -71,7 +71,7 @@ def targets() -> frozenset[str]:
 
 
 def defaults(choices: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a run of these choices, and their defaults."""
+    """The keys of a run with these choices, and their defaults."""
     return {
         key.name: key.default
         for key in keys()
@@ -80,35 +80,34 @@ def defaults(choices: dict[str, Any]) -> dict[str, Any]:
 
 
 def known(choices: dict[str, Any]) -> set[str]:
-    """The names of a run's keys, with the groups; an option of a user's own may have any of them.
-
-    A user's own is one in a folder that `--config-dir` names.
+    """The names of a run's keys, with the groups. An option that the user defined, in a folder
+    named by `--config-dir`, may have any key of its group.
     """
-    own = {group for group, options in groups().items() if choices.get(group) not in options}
-    names = {key.name for key in keys() if key.group in own}
+    custom = {group for group, options in groups().items() if choices.get(group) not in options}
+    names = {key.name for key in keys() if key.group in custom}
     parts = {group for group in groups() if group not in _WITHOUT_KEYS}
     return names | parts | set(defaults(choices))
 
 
 def as_list(choice: Any) -> list[Any]:
-    """The options of a choice, of which a group such as tracker may have several."""
+    """The options of a choice; groups such as tracker accept several."""
     return list(choice) if isinstance(choice, list | tuple) else [choice]
 
 
-def own_folders(words: list[str]) -> list[Path]:
-    """The folders that `--config-dir` names among the words of a command line."""
+def own_folders(arguments: list[str]) -> list[Path]:
+    """The user's folders of options, which `--config-dir` names among the arguments."""
     flags = ("--config-dir", "-cd")
-    pairs = [word.partition("=") for word in words]
-    found = [
-        value or after
-        for (flag, _, value), after in zip(pairs, [*words[1:], ""], strict=False)
+    pairs = [argument.partition("=") for argument in arguments]
+    folders = [
+        value or following
+        for (flag, _, value), following in zip(pairs, [*arguments[1:], ""], strict=False)
         if flag in flags
     ]
-    return [Path(folder) for folder in found if folder]
+    return [Path(folder) for folder in folders if folder]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What a file holds.
+    """The content of a file.
 
     Raises:
         InputError: it cannot be read.
@@ -120,7 +119,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def body(path: Path) -> dict[str, Any]:
-    """The keys of an option, with those of the options of its group that its `defaults` include.
+    """The keys of an option, merged over the options of its group that its `defaults` include.
 
     Raises:
         InputError: a file cannot be read.
@@ -134,7 +133,7 @@ def body(path: Path) -> dict[str, Any]:
 
 
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries merged; the values of the second count."""
+    """Nested dictionaries merged; the values of the second win."""
     both = {
         key: _over(below[key], above[key])
         for key in below.keys() & above.keys()
@@ -144,19 +143,19 @@ def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def misread(path: Path) -> str | None:
-    """Why Hydra reads a file otherwise than it was meant, in one line; None where it does not.
+    """A line on why Hydra would misread a file; None if it reads the file as written.
 
-    Hydra knows UTF-8 without a byte order mark, and takes `# @package` from the first line.
+    Hydra reads UTF-8 without a byte order mark, and `# @package` in the first line only.
     """
     data = path.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return f"{path}: is in UTF-16; save it as UTF-8."
     if data.startswith(codecs.BOM_UTF8):
-        return f"{path}: begins with a byte order mark; save it as UTF-8 without one."
+        return f"{path}: starts with a byte order mark; save it as UTF-8 without one."
     header = True
     for number, line in enumerate(data.decode(errors="replace").splitlines(), start=1):
         if not header and re.match(r"#\s*@package\b", line):
-            return f"{path}:{number}: `{line.strip()}` has no effect here; make it the first line."
+            return f"{path}:{number}: `{line.strip()}` has no effect; move it to the first line."
         header = header and (not line.strip() or re.match(r"\s*#\s*@", line) is not None)
     return None
 
@@ -164,7 +163,7 @@ def misread(path: Path) -> str | None:
 def unreadable(error: yaml.YAMLError | UnicodeDecodeError, path: Path | str) -> str:
     """Why a YAML file cannot be read, in one line: `file:line:column: reason`."""
     if isinstance(error, UnicodeDecodeError):
-        return f"{path}: not text in UTF-8 (byte {error.object[error.start]:#04x} at {error.start})"
+        return f"{path}: not UTF-8 text (byte {error.object[error.start]:#04x} at {error.start})"
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
         return f"{getattr(error, 'name', path)}: {one_line(error, 160)}"
@@ -173,7 +172,7 @@ def unreadable(error: yaml.YAMLError | UnicodeDecodeError, path: Path | str) -> 
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys that a file sets, dotted, with their values; those of its groups, too."""
+    """The keys that a file sets, dotted, with their values, also those of nested nodes."""
     for name, value in node.items():
         if name in ("defaults", "hydra", "_target_", "_partial_"):
             continue
@@ -184,7 +183,7 @@ def flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _number(value: Any) -> Any:
-    """1e-4, which YAML 1.1 takes for a string and OmegaConf for a number."""
+    """Convert texts like 1e-4, which are strings in YAML 1.1 and numbers in OmegaConf."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

@@ -38,7 +38,7 @@ def check_together(config: dict[str, Any]) -> None:
 def _check_duration(config: dict[str, Any]) -> list[str]:
     job = config.get("job", {})
     if "max_steps" in job and job["max_steps"] is None and job.get("max_epochs") is None:
-        return ["job.max_steps=null, job.max_epochs=null: one of them must say when to stop."]
+        return ["job.max_steps=null, job.max_epochs=null: one of them must be a number."]
     return []
 
 
@@ -64,7 +64,7 @@ def _check_timesteps(config: dict[str, Any]) -> list[str]:
     wrong, job = [], config.get("job", {})
     steps, T = get_path(config, "sampler.steps"), get_path(config, "schedule.T")
     if {"sampler", "pipeline"} & job.keys() and steps is not None and T is not None and steps > T:
-        wrong.append(f"sampler.steps={steps}: must be at most schedule.T={T}, the steps there are.")
+        wrong.append(f"sampler.steps={steps}: must be at most schedule.T={T}.")
     if (t := job.get("t")) is not None and T is not None and t >= T:
         wrong.append(f"job.t={t}: must be from 0 to {T - 1}, below schedule.T={T}.")
     return wrong
@@ -76,9 +76,9 @@ def _check_folder(config: dict[str, Any]) -> list[str]:
         return []
     root = get_path(config, "data.root")
     if not root:
-        return ["data.root: say where the images are, data.root=/path/to/a/folder"]
+        return ["data.root: must be set to the folder of the images: data.root=/path/to/a/folder"]
     if not os.path.isdir(os.path.expanduser(root)):
-        return [f"data.root: there is no folder {str(Path(root).absolute())!r}"]
+        return [f"data.root: no such folder: {str(Path(root).absolute())!r}"]
     return []
 
 
@@ -92,7 +92,7 @@ def _check_repeated(config: dict[str, Any]) -> list[str]:
 
 
 def _check_shares(config: dict[str, Any], batch: int, parts: int) -> list[str]:
-    """A batch that cannot be shared out, where the number of devices is known before they are."""
+    """A batch must split evenly over the devices, if their number is configured."""
     hardware = config.get("hardware", {})
     counts = hardware.get("devices"), hardware.get("num_nodes", 1)
     if not all(type(count) is int and count >= 1 for count in counts):
@@ -101,7 +101,7 @@ def _check_shares(config: dict[str, Any], batch: int, parts: int) -> list[str]:
     # Images to draw need not be shared evenly.
     trains = "accumulate_grad_batches" in config.get("job", {})
     if not trains or "TORCHELASTIC_RUN_ID" in os.environ or batch % shares == 0:
-        return []  # torchrun has a number of its own
+        return []  # torchrun decides the number of processes
     near = [n for n in (batch // shares * shares, (batch // shares + 1) * shares) if n > 0]
     auto = config["job"]["accumulate_grad_batches"] == "auto"
     split = "" if auto else f" x job.accumulate_grad_batches={parts}"
@@ -112,13 +112,14 @@ def _check_shares(config: dict[str, Any], batch: int, parts: int) -> list[str]:
 
 
 def warnings(config: dict[str, Any]) -> list[str]:
-    """What may be meant, and probably is not: a line each."""
+    """A line for each setting that is allowed and probably a mistake."""
     job, lines = config.get("job", {}), []
     steps, decay, ramp = (job.get(key) for key in ("max_steps", "ema_decay", "ema_ramp"))
     if None not in (steps, decay, ramp) and (left := _left_of_start(steps, decay, ramp)) > 0.1:
         lines.append(
-            f"job.ema_decay={decay:g}: after {steps} steps the average, which images are drawn "
-            f"with, is still {100 * left:.0f} % the start; lower it, or set job.ema_ramp=10."
+            f"job.ema_decay={decay:g}: after {steps} steps the averaged weights, which draw the "
+            f"images, are still {100 * left:.0f} % initial weights; lower it, or set "
+            "job.ema_ramp=10."
         )
     wanted, levels = _attention(config)
     if wanted and not set(wanted) & set(levels):
@@ -128,18 +129,18 @@ def warnings(config: dict[str, Any]) -> list[str]:
         )
     cores = os.cpu_count() or 1
     if (workers := job.get("num_workers") or 0) > cores:
-        lines.append(f"job.num_workers={workers}: more than the {cores} cores here, and slower.")
+        lines.append(f"job.num_workers={workers}: slower, as this machine has {cores} cores.")
     threads = get_path(config, "hardware.threads")
     if isinstance(threads, int) and threads > cores:
-        lines.append(f"hardware.threads={threads}: more than the {cores} cores here, and slower.")
+        lines.append(f"hardware.threads={threads}: slower, as this machine has {cores} cores.")
     return lines
 
 
 def check_attention(config: dict[str, Any]) -> None:
-    """See that one of the resolutions that were asked for is one of the network's.
+    """Check that the network has a level with one of the attention resolutions.
 
     Raises:
-        InputError: none is; names the levels there are.
+        InputError: it has none; names the resolutions of its levels.
     """
     wanted, levels = _attention(config)
     if wanted and not set(wanted) & set(levels):
@@ -176,7 +177,7 @@ def _left_of_start(steps: int, decay: float, ramp: float) -> float:
 
 
 def _check_parts(config: dict[str, Any]) -> list[str]:
-    """Parts that do not go together."""
+    """Parts must be compatible."""
     choices, wrong = config.get("choices", {}), []
     job, model = choices.get("job"), choices.get("model")
     if job == "train_classifier" and model != "classifier":
@@ -202,7 +203,7 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
 
 
 def _check_classes(config: dict[str, Any]) -> list[str]:
-    """Labels that are asked for and not there."""
+    """Settings that need classes or a guiding classifier must have them."""
     choices, wrong = config.get("choices", {}), []
     name, classes = choices.get("data"), get_path(config, "data.num_classes")
     conditional = get_path(config, "data.conditional")
@@ -216,36 +217,36 @@ def _check_classes(config: dict[str, Any]) -> list[str]:
     guidance = choices.get("guidance")
     if guidance == "classifier" and get_path(config, "guidance.classifier") is None:
         wrong.append(
-            "guidance.classifier: must be given, the folder of a job=train_classifier run."
+            "guidance.classifier: must be set to the folder of a job=train_classifier run."
         )
     guides = guidance in ("classifier", "classifier_free")
     if guides and choices.get("job") == "interpolate" and config["job"].get("labels") is None:
         wrong.append(
-            f"job.labels: must be given, the class that guidance={guidance} leads to; or "
+            f"job.labels: must be set to the class that guidance={guidance} leads to; or set "
             "guidance=none."
         )
     if guidance == "classifier_free" and not conditional and not wrong:
-        what = "the checkpoint was" if config.get("kind") == "draws" else "the network is"
+        trained = "the checkpoint was" if config.get("kind") == "draws" else "the network is"
         wrong.append(
-            f"guidance=classifier_free: {what} trained without labels (data.conditional=false)."
+            f"guidance=classifier_free: {trained} trained without labels (data.conditional=false)."
         )
     return wrong
 
 
 def _check_labels(config: dict[str, Any]) -> list[str]:
-    """The labels that images are to have, in job.labels."""
+    """job.labels must name classes of the data set."""
     name, classes = get_path(config, "choices.data"), get_path(config, "data.num_classes")
-    if (asked := get_path(config, "job.labels")) is None:
+    if (value := get_path(config, "job.labels")) is None:
         return []
-    labels = asked if isinstance(asked, list) else [asked]
+    labels = value if isinstance(value, list) else [value]
     if not takes_labels(config):
         return [
-            f"job.labels={asked}: the checkpoint was trained without labels "
+            f"job.labels={value}: the checkpoint was trained without labels "
             "(data.conditional=false); guidance=classifier can guide it."
         ]
     if bad := [n for n in labels if type(n) is not int or not 0 <= n < classes]:
         return [
-            f"job.labels={asked}: {bad[0]} is not one of 0 to {classes - 1}, the {classes} "
+            f"job.labels={value}: {bad[0]} is not one of 0 to {classes - 1}, the {classes} "
             f"classes of data={name}."
         ]
     return []

@@ -1,4 +1,4 @@
-"""What Hydra says of a mistake on the command line, in words that help to mend it."""
+"""Explain errors of Hydra and OmegaConf: the mistake on the command line and how to correct it."""
 
 import errno
 import re
@@ -16,7 +16,7 @@ from ddpm.runner.config import catalog, overrides, paths
 from ddpm.runner.safe_io import listing
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What Hydra can be given by a package of its own.
+# Plugins of Hydra, and the packages that provide them.
 PLUGINS = {
     ("launcher", "joblib"): "hydra-joblib-launcher",
     ("launcher", "submitit_local"): "hydra-submitit-launcher",
@@ -38,12 +38,12 @@ def explain(error: BaseException) -> str | None:
             return str(cause)
     text = "\n".join(str(cause) for cause in chain)
     if raised := re.search(r"^ddpm\.errors\.InputError: ([\s\S]+)", text, re.MULTILINE):
-        return raised[1].strip()  # in a process of its own, of which only the text comes back
+        return raised[1].strip()  # from a child process, which returns only text
     for cause in chain:
         if isinstance(cause, yaml.YAMLError):
             return catalog.unreadable(cause, "a YAML file")
-        if isinstance(cause, UnicodeDecodeError) and (broken := _not_text()):
-            return broken
+        if isinstance(cause, UnicodeDecodeError) and (message := _not_text()):
+            return message
     if isinstance(error, RecursionError) and _is_of_hydra(error):
         return "The defaults lists of the chosen files refer to each other in a circle."
     if isinstance(error, OverrideParseException):
@@ -58,7 +58,7 @@ def explain(error: BaseException) -> str | None:
         word = _scalar_group()
         spelled = overrides.spelled_with_quotes(word)
         quotes = f" An option of that name is chosen by {spelled}." if spelled else ""
-        return f"{word}: a group takes the name of one of its options, no other value.{quotes}"
+        return f"{word}: must be the name of an option of this group.{quotes}"
     if name := re.search(r"Environment variable '([^']+)' not found", text):
         key = re.search(r"full_key: (\S+)", text)
         return f"{key[1] if key else 'a key'}: the environment variable {name[1]} is not set."
@@ -68,7 +68,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, OSError) and error.errno in FULL:  # in the middle of a file: no name
-        return f"{error.strerror}: nothing can be written. With room, the same command goes on."
+        return f"{error.strerror}. Free some disk space; the same command then resumes the run."
     return None
 
 
@@ -79,24 +79,24 @@ def _is_of_hydra(error: BaseException) -> bool:
 
 
 def _unreadable_override(word: str) -> str:
-    """How to write a word that Hydra cannot read."""
+    """How to write an override that Hydra cannot parse."""
     key, equals, value = word.partition("=")
-    start = f"{shown(word, 200)}: cannot be read."
+    start = f"{shown(word, 200)}: cannot be parsed."
     spelled = overrides.spelled_with_quotes(word)
     holds_text = key.lstrip("+~") in paths.KEYS or value.lstrip()[:1] not in ("[", "{")
     if equals and value and spelled and holds_text:
         return (
-            f"{start} A text with letters outside ASCII or any of = , ; ( ) [ ] {{ }} ~ & !\n"
-            f"needs double quotes, and single quotes around all of it for the shell:\n  {spelled}"
+            f"{start} A text with non-ASCII letters or any of = , ; ( ) [ ] {{ }} ~ & !\n"
+            f"needs double quotes, and for the shell single quotes around the whole:\n  {spelled}"
         )
     return (
-        f"{start} Write key=value without blanks, as in job.max_steps=500, and quote what the "
-        "shell would touch, as in 'tracker=[wandb,tensorboard]'."
+        f"{start} Write key=value without spaces, as in job.max_steps=500, and quote characters "
+        "that the shell interprets, as in 'tracker=[wandb,tensorboard]'."
     )
 
 
 def _several_values(text: str) -> str:
-    """That several values need -m; and how to write one that has a comma in it."""
+    """Several values without -m: how to run a sweep, or how to quote one value with a comma."""
     message = "Several values are a sweep: add -m to run them one after the other."
     match = re.search(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE)
     typed = match[1] if match else ""
@@ -107,31 +107,31 @@ def _several_values(text: str) -> str:
 
 
 def no_such_key(key: str) -> str:
-    """That a key does not exist, and which one may have been meant."""
+    """The message for an unknown key, with the groups that have it or the nearest key."""
     keys = catalog.keys()
     owners = sorted({f"{k.group}={k.option}" for k in keys if k.name == key and k.group})
     if owners:
         return f"{key}: not a key of this run. It belongs to {', '.join(owners[:6])}."
     known = {k.name for k in keys} | set(catalog.groups())
     hint = nearest(key, known)
-    if not hint or "." not in key:  # the right name in the wrong place
+    if not hint or "." not in key:  # the right name in the wrong node
         last = key.rsplit(".", 1)[-1]
-        same = sorted(name for name in known if name.rsplit(".", 1)[-1] == last)
-        hint = f" Did you mean '{same[0]}'?" if same else hint
-    return f"{key}: there is no such key.{hint} `python run.py --cfg job` prints them all."
+        namesakes = sorted(name for name in known if name.rsplit(".", 1)[-1] == last)
+        hint = f" Did you mean '{namesakes[0]}'?" if namesakes else hint
+    return f"{key}: no such key.{hint} `python run.py --cfg job` prints all keys."
 
 
 def no_such_option(group: str, option: str, options: Sequence[str] | None = None) -> str:
-    """That a group has no such option, and which ones it has."""
+    """The message for an unknown option, with the options of the group."""
     options = [name for name in options or catalog.groups()[group] if not name.startswith(".")]
     return (
-        f"{group}={option}: there is no such option.{nearest(option, options)} "
+        f"{group}={option}: no such option.{nearest(option, options)} "
         f"{group} can be {', '.join(options)}."
     )
 
 
 def _missing_config(error: MissingConfigException, text: str) -> str:
-    """What there is instead of an option, a configuration or one of Hydra's plugins."""
+    """The message for an unknown option, configuration or plugin of Hydra, with those available."""
     group, _, option = str(error.missing_cfg_file or "").rpartition("/")
     if group in catalog.groups():
         return no_such_option(group, option, error.options)
@@ -140,25 +140,24 @@ def _missing_config(error: MissingConfigException, text: str) -> str:
     if "primary config" in text:
         names = ", ".join(path.stem for path in catalog.yaml_files(catalog.CONF))
         return (
-            f"--config-name={error.missing_cfg_file}: there is no such configuration, only "
+            f"--config-name={error.missing_cfg_file}: no such configuration; the only one is "
             f"{names}. Leave the flag out."
         )
     return next(line for line in text.splitlines() if line.strip())
 
 
 def _missing_plugin(kind: str, name: str) -> str:
-    """That a launcher or sweeper is not there, and how to get those that exist."""
-    start = f"hydra/{kind}={name}: there is no such {kind}"
+    """The message for a launcher or sweeper that is unknown or not installed."""
+    start = f"hydra/{kind}={name}: no such {kind}"
     if package := PLUGINS.get((kind, name)):
-        return f"{start} installed. `pip install {package}` brings it."
+        return f"{start} is installed. To install it: pip install {package}"
     ours = [path.stem for path in catalog.yaml_files(catalog.CONF / "hydra" / kind)]
     known = [*ours, "basic", *(option for of, option in PLUGINS if of == kind)]
     return f"{start}.{nearest(name, known)} It can be {', '.join(known)}."
 
 
 def _with_misread_file(message: str) -> str:
-    """The message, with the first file in the user's own folders that Hydra does not read as it was
-    meant: it may have put the key in the wrong place."""
+    """Add the first of the user's files that Hydra misreads: it may explain the misplaced key."""
     try:
         problems = map(catalog.misread, _yaml_below(catalog.own_folders(sys.argv)))
         cause = next(filter(None, problems), None)
@@ -168,7 +167,7 @@ def _with_misread_file(message: str) -> str:
 
 
 def _yaml_below(folders: list[Path]) -> list[Path]:
-    """All YAML files in folders and below, without hidden ones.
+    """All YAML files in folders and their subfolders, without hidden ones.
 
     Raises:
         Unreachable: a folder cannot be listed.
@@ -178,7 +177,7 @@ def _yaml_below(folders: list[Path]) -> list[Path]:
 
 
 def _not_text() -> str | None:
-    """Which YAML file is not in UTF-8; the error itself does not say."""
+    """Find the YAML file that is not UTF-8: the error does not name it."""
     try:
         files = _yaml_below([*catalog.own_folders(sys.argv), catalog.CONF])
     except listing.Unreachable as error:
@@ -192,7 +191,7 @@ def _not_text() -> str | None:
 
 
 def _scalar_group() -> str:
-    """The word of the command line that gives a group something else than an option."""
+    """The override that sets a group to a value which is not an option."""
     pairs = (word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     options = catalog.groups()
     return next((f"{k}={v}" for k, v in pairs if k in options and v not in options[k]), "a group")

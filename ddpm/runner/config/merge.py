@@ -34,7 +34,7 @@ def merge(
     """
     older, choices = base.config, config["choices"]
     merged, refusals, changes = config | older, [], []
-    # Which function runs the job is this version's affair.
+    # The job's code is this version's.
     settings = {k: v for k, v in older.get("job", {}).items() if k not in ("_target_", "_partial_")}
     merged["job"] = config["job"] | settings
     merged["kind"] = config["kind"]

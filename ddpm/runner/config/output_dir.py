@@ -1,4 +1,4 @@
-"""Which folder a run gets: the one it goes on in, the given one, the sweep's, or a new one."""
+"""Choose the folder of a run: that of the resumed run, output_dir, the sweep's, or a new one."""
 
 import os
 from datetime import datetime
@@ -16,98 +16,97 @@ from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.tree import get_path
 from ddpm.runner.terminal import shell
 
-WRITTEN = ("samples", "checkpoints", "tensorboard", "wandb")  # folders in that of a run
+WRITTEN = ("samples", "checkpoints", "tensorboard", "wandb")  # subfolders that a run writes
 
 
 def choose(
     config: dict[str, Any], hparams: dict[str, Any], request: Request, base: BaseRun | None
 ) -> Output:
-    """Find the folder of a run without making it.
+    """Choose the folder of a run without creating it.
 
     Args:
-        hparams: of the run, to recognise a sampling run that was stopped.
-        base: the older run, which keeps its folder if it is resumed.
+        hparams: of the run, to recognise an unfinished sampling run of the same images.
+        base: the older run; a resumed run keeps its folder.
 
     Raises:
-        InputError: the given folder is not free, or cannot be written.
+        InputError: output_dir is in use, or cannot be written.
     """
     if base is not None and base.resumed:
         return Output(run_folder(base.path), Mode.RESUME)
-    kind, given = config["kind"], config["output_dir"]
-    if request.sweep_dir is not None and given is None:
+    kind, output_dir = config["kind"], config["output_dir"]
+    if request.sweep_dir is not None and output_dir is None:
         folder = request.sweep_dir / request.subdir
         return Output(folder, Mode.SWEEP if kind != "converts" else Mode.NEW)  # an export is no run
     if request.sweep_dir is not None and kind == "trains":
-        return Output(Path(given), Mode.CHOSEN)
-    if given is None:
+        return Output(Path(output_dir), Mode.CHOSEN)
+    if output_dir is None:
         return _new_folder(config, hparams)
-    folder = Path(given)
+    folder = Path(output_dir)
     if kind == "draws" and listing.exists(folder / "config.yaml"):
         return _same_run(folder, hparams)
     run_dir.check_free(folder)
     if kind == "draws" and listing.entries(folder / "samples"):
         raise InputError(
-            f"output_dir={folder}: its samples are of an unknown run (no config.yaml); they would "
-            "mix. Choose another folder."
+            f"output_dir={folder}: holds samples of an unknown run (no config.yaml), which new "
+            "ones would be mixed with. Choose another folder."
         )
     return Output(folder, Mode.NEW)
 
 
 def _new_folder(config: dict[str, Any], hparams: dict[str, Any]) -> Output:
-    """A folder named by job, parts and time; or that of an equal sampling run that was stopped."""
+    """A folder named by job, parts and time, or that of an unfinished sampling run like this."""
     choices = config["choices"]
     name = f"{choices['model']}-{choices['data']}"
     parent = Path("outputs") / file_name(choices["job"]) / file_name(name)
-    if config["kind"] == "draws" and (begun := _unfinished(parent, hparams)):
-        return begun
+    if config["kind"] == "draws" and (unfinished := _unfinished(parent, hparams)):
+        return unfinished
     run_dir.check_writable(parent)
     return Output(parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), Mode.UNIQUE)
 
 
 def check_apart(folder: Path, config: dict[str, Any], base: BaseRun | None) -> None:
-    """See that a run does not write where its images are read from. Where its folder lies below
-    those images, the data set leaves it out.
+    """Check that a run writes no pictures into its own data set. A run folder below data.root is
+    allowed: the data set skips it.
 
     Raises:
-        InputError: its previews would become images of the data set.
+        InputError: the previews would become images of the data set.
     """
     root = get_path(config, "data.root")
     if not isinstance(root, str):
         return
-    own, images = (Path(os.path.realpath(path)) for path in (folder, root))
-    if images == own or any(images.is_relative_to(own / name) for name in WRITTEN):
-        resumed = base is not None and base.resumed
-        given = shell.word("output_dir", folder)
-        if base is not None and resumed:
-            given = shell.word("resume", base.path)
-        cure = "Choose another output_dir; it may lie within data.root."
-        if resumed:
-            cure = "Move the images to a folder of their own and say data.root=<that folder>."
+    run_folder, images = (Path(os.path.realpath(path)) for path in (folder, root))
+    if images == run_folder or any(images.is_relative_to(run_folder / name) for name in WRITTEN):
+        override = shell.word("output_dir", folder)
+        remedy = "Choose another output_dir; it may be inside data.root."
+        if base is not None and base.resumed:
+            override = shell.word("resume", base.path)
+            remedy = "Move the images to a folder of their own and set data.root=<that folder>."
         raise InputError(
-            f"{given}: the run writes its own pictures into {shell.word('data.root', root)}, among "
-            f"the images of the data set.\n{cure}"
+            f"{override}: the run would write its pictures into {shell.word('data.root', root)}, "
+            f"among the images of the data set.\n{remedy}"
         )
 
 
 def _same_run(folder: Path, hparams: dict[str, Any]) -> Output:
-    """A folder whose run is to go on, for its images are those that are wanted.
+    """Resume the sampling run in a folder.
 
     Raises:
-        InputError: they are others.
+        InputError: it draws other images.
     """
-    there = run_dir.read_config(folder)
-    if different := differences(there, hparams):
+    stored = run_dir.read_config(folder)
+    if different := differences(stored, hparams):
         raise InputError(
             f"output_dir={folder}: the folder holds another run ({', '.join(different[:3])}). "
             "Choose another folder."
         )
-    return Output(folder, Mode.RESUME, there["run_id"])
+    return Output(folder, Mode.RESUME, stored["run_id"])
 
 
 def _unfinished(parent: Path, hparams: dict[str, Any]) -> Output | None:
-    """The newest run of the same configuration that was stopped before its end, if any."""
-    named = (p for p in listing.paths(parent) if not p.name.startswith("."))  # as `create` does
-    for folder in sorted(named, reverse=True):
+    """The newest unfinished run with the same configuration, if any."""
+    # `run_dir.create` uses names with a leading dot for folders that are not complete.
+    visible = (path for path in listing.paths(parent) if not path.name.startswith("."))
+    for folder in sorted(visible, reverse=True):
         if run_dir.read_status(folder).get("state") == "done" or run_dir.is_locked(folder):
             continue
         try:

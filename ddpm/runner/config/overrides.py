@@ -1,4 +1,4 @@
-"""Overrides, the `key=value` words of a command line, as Hydra reads them."""
+"""Overrides, the `key=value` arguments of a command line, as Hydra parses them."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ _KEY = re.compile(r"[+~]{0,2}([\w./@:-]+)=", re.ASCII)
 
 @functools.cache
 def parse(word: str) -> Override | None:
-    """A word as Hydra reads it; None where Hydra cannot. Cached: do not change the result."""
+    """The parsed override; None if Hydra cannot parse it. Cached: do not modify the result."""
     try:
         return OverridesParser.create().parse_override(word)
     except HydraException:
@@ -29,20 +29,20 @@ def key_of(word: str) -> str:
 
 
 def values(words: Iterable[str]) -> dict[str, Any]:
-    """Keys and values of the words that set one value, quotes removed; of two with the same key the
-    last counts. A value may still refer to others, by `${...}`."""
-    found = {}
-    for override in filter(None, map(parse, words)):
-        if not (override.is_sweep_override() or override.is_delete()):
-            found[override.key_or_group] = override.value()
-    return found
+    """Keys and values of the overrides that set one value, quotes removed; the last one of a key
+    wins. `${...}` references are not resolved."""
+    return {
+        override.key_or_group: override.value()
+        for override in filter(None, map(parse, words))
+        if not (override.is_sweep_override() or override.is_delete())
+    }
 
 
 def with_text_values(word: str, keys: Iterable[str], *, multirun: bool = True) -> str:
-    """The word with its value in quotes where it sets one of `keys`, which hold texts, and Hydra
-    would read a number or a boolean: `output_dir=007`, `sweep=1`, `runs=[1,true]`.
+    """Quote the value of an override of `keys`, whose values are texts, if Hydra would parse it as
+    a number or a boolean: `output_dir=007`, `sweep=1`, `runs=[1,true]`.
 
-    Quoted is what was typed: `1e3` and not `1000.0`.
+    The text is quoted as typed: `1e3`, not `1000.0`.
     """
     override = parse(word)
     if override is None or override.key_or_group not in keys or "=" not in word:
@@ -51,7 +51,7 @@ def with_text_values(word: str, keys: Iterable[str], *, multirun: bool = True) -
     typed = typed.strip()
     value: Any = override._value
     if override.value_type == ValueType.SIMPLE_CHOICE_SWEEP:
-        if not multirun:  # a mistake; the message repeats what was typed
+        if not multirun:  # a mistake; the message repeats the text as typed
             return word
         return f"{head}={_quoted_parts(typed.split(','), value.list)}"
     if override.value_type != ValueType.ELEMENT:
@@ -62,7 +62,7 @@ def with_text_values(word: str, keys: Iterable[str], *, multirun: bool = True) -
 
 
 def _quoted_parts(texts: list[str], elements: list[Any]) -> str:
-    """Comma-separated texts, in quotes those that Hydra reads as numbers or booleans."""
+    """Join texts with commas, quoting those that Hydra parses as numbers or booleans."""
     if len(texts) != len(elements):  # a comma within quotes or brackets
         return ",".join(texts)
     return ",".join(
@@ -72,8 +72,8 @@ def _quoted_parts(texts: list[str], elements: list[Any]) -> str:
 
 
 def spelled_with_quotes(word: str) -> str | None:
-    """How to type a word whose value Hydra cannot read as one text: the value in quotes of Hydra's,
-    the word in quotes of the shell. None where that would not help."""
+    """Spell an override so that Hydra parses its value as one text: the value in quotes for Hydra,
+    the whole in quotes for the shell. None if quotes do not help."""
     key = _KEY.match(word)
     if key is None:
         return None

@@ -1,6 +1,6 @@
-"""Keys that hold a path or a name: texts, whatever YAML or Hydra's parser takes them for.
+"""Keys that hold a path or a name. They are texts, even if YAML or Hydra parse another type.
 
-A folder may be called `123`, `true` or `7.5`; `~` means the home folder wherever a path is given.
+A folder may be called `123`, `true` or `7.5`; `~` is the home folder in all paths.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any
 from ddpm.errors import InputError, shown
 from ddpm.runner.terminal import shell
 
-# Keys with one path each; with a list of them, or one alone; with a name.
+# Keys with one path; with one path or a list of paths; with a name.
 PATHS = (
     *("output_dir", "data_dir", "resume", "checkpoint"),
     *("data.root", "guidance.classifier", "job.image", "job.mask"),
@@ -21,21 +21,21 @@ LISTS = ("runs", "job.images")
 NAMES = ("sweep",)  # or a path, which has a "/" in it
 KEYS = (*PATHS, *LISTS, *NAMES)
 
-LONGEST_NAME = 255  # bytes of a file's name, on nearly every file system
-LONGEST_MADE = LONGEST_NAME - 60  # with room for what is added: "-2", ".tmp", a process's number
+LONGEST_NAME = 255  # bytes of a file name, on nearly every file system
+LONGEST_MADE = LONGEST_NAME - 60  # leaves room for suffixes: "-2", ".tmp", a process id
 _NAME = re.compile(r"[\w.+-]+")
 
 
-def settle(config: dict[str, Any], words: Iterable[str] = ()) -> None:
-    """Make every path and name in a resolved configuration a text, with `~` replaced. null stays.
+def normalise(config: dict[str, Any], words: Iterable[str] = ()) -> None:
+    """Convert every path and name of a resolved configuration to a text and expand `~`. null stays.
 
     Args:
-        words: overrides of the command line, to show how one of them is written as a text.
+        words: overrides of the command line, to show how to quote one of them.
 
     Raises:
-        InputError: names every value that cannot be one, and what is allowed.
+        InputError: names every value that is neither a path nor a name, and what is allowed.
     """
-    wrong = []
+    errors = []
     for key in KEYS:
         *parents, name = key.split(".")
         node: Any = config
@@ -49,23 +49,24 @@ def settle(config: dict[str, Any], words: Iterable[str] = ()) -> None:
         if not all(map(_is_path, node[name] if many else [node[name]])):
             allowed = "a list of paths" if key in LISTS else "a path"
             allowed = "a name or a path" if key in NAMES else allowed
-            wrong.append(f"{key}={shown(value)}: must be {allowed}, or null.{_spelled(key, words)}")
-    if wrong:
-        raise InputError("\n".join(wrong))
+            hint = _spelled(key, words)
+            errors.append(f"{key}={shown(value)}: must be {allowed}, or null.{hint}")
+    if errors:
+        raise InputError("\n".join(errors))
     if "sweep" in config:
         check_sweep_name(config["sweep"])
 
 
 def _spelled(key: str, words: Iterable[str]) -> str:
-    """How to write what was typed for a key, where that is one text, as `[a]` or `{b}`."""
+    """A hint how to quote the typed value of a key, if it looks like a list `[a]` or dict `{b}`."""
     typed = [word.partition("=")[2] for word in words if word.partition("=")[0] == key]
     if key in NAMES or not typed or typed[-1][:1] not in ("[", "{"):
         return ""
-    return f" If it is called so: {shell.word(key, typed[-1])}"
+    return f" If that is its name: {shell.word(key, typed[-1])}"
 
 
 def as_text(value: Any) -> Any:
-    """A number or a boolean as it is written, `~/x` as a folder in the home folder; else as is."""
+    """Write a number or a boolean as text and expand `~`; leave other values unchanged."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
@@ -78,8 +79,8 @@ def _is_path(value: Any) -> bool:
 
 
 def sweep_dir(name: Any, now: str) -> str:
-    """The folder of the sweep `name`: a path with a `/` is taken as it is, other names are folders
-    in outputs/sweep, and a sweep without a name is called after the time `now`."""
+    """The folder of the sweep `name`: a path with a `/` is used unchanged, other names are folders
+    in outputs/sweep, and the default name is the time `now`."""
     if name is None:
         return f"outputs/sweep/{now}"
     text = str(as_text(name))
@@ -87,10 +88,10 @@ def sweep_dir(name: Any, now: str) -> str:
 
 
 def check_sweep_name(name: Any) -> None:
-    """See that a sweep can be called so.
+    """Check the name of a sweep.
 
     Raises:
-        InputError: says how it can.
+        InputError: it is not allowed; says which names are.
     """
     name = as_text(name)
     if name is None or (_is_path(name) and "/" in name):
@@ -103,9 +104,8 @@ def check_sweep_name(name: Any) -> None:
 
 
 def file_name(text: str) -> str:
-    """A text as the name of one file or folder: other characters than letters, digits and `_.+=-`
-    become `_`. Of what is longer than a file system takes the middle is left out, and a digest
-    keeps apart what differs there."""
+    """Turn a text into a file name: characters other than letters, digits and `_.+=-` become `_`.
+    If it is too long for a file system, a digest of the whole replaces the middle."""
     name = re.sub(r"[^\w.+=-]", "_", text).lstrip(".") or "_"
     data = name.encode(errors="replace")
     if len(data) <= LONGEST_MADE:

@@ -1,4 +1,4 @@
-"""A checked run as plain data: everything that runs it needs to know, without Hydra."""
+"""The plan of one run: checked plain data, independent of Hydra."""
 
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -9,12 +9,12 @@ from typing import Any
 class Mode(Enum):
     """How a run gets its folder."""
 
-    NEW = auto()  # it is made; it must not exist
-    UNIQUE = auto()  # it is made, under another name if this one is taken
-    RESUME = auto()  # a run began in it and goes on
+    NEW = auto()  # create it; it must not exist
+    UNIQUE = auto()  # create it, with a suffix if the name is in use
+    RESUME = auto()  # resume the run in it
     SWEEP = auto()  # the sweep will assign one
-    CHOSEN = auto()  # named for one job of a sweep, which has not looked into it yet
-    ASSIGNED = auto()  # by the sweep; it holds the run's configuration, and perhaps more
+    CHOSEN = auto()  # output_dir of a job of a sweep; the sweep has not checked it yet
+    ASSIGNED = auto()  # assigned by the sweep; it holds at least the run's configuration
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,16 @@ class Output:
 
     path: Path
     mode: Mode
-    run_id: str | None = None  # of the run that began in it
+    run_id: str | None = None  # of the run in it
 
     @property
     def begun(self) -> bool:
-        """Whether the folder is there, with the configuration of this run."""
+        """Whether the folder exists, with the configuration of this run."""
         return self.mode in (Mode.RESUME, Mode.ASSIGNED)
 
     @property
     def in_sweep(self) -> bool:
-        """Whether the folder is the sweep's to assign."""
+        """Whether the sweep assigns the folder."""
         return self.mode in (Mode.SWEEP, Mode.ASSIGNED)
 
     @property
@@ -53,8 +53,8 @@ class Plan:
         changes: differences from the run that is resumed, one line each.
         checkpoint: the file, or the folder whose newest checkpoint, the run starts from.
         name, group, tags: of the run in trackers; the group is the sweep it belongs to.
-        title: tells a job from the others of its sweep, where their names are all the same.
-        untyped: settings of W&B that nobody has typed.
+        title: distinguishes a job of a sweep if all jobs have the same name.
+        untyped: settings of W&B that neither the command line nor a file sets.
     """
 
     config: dict[str, Any]

@@ -30,7 +30,7 @@ from ddpm.runner.config.composed import to_dict
 from ddpm.runner.config.explain import no_such_key, no_such_option
 from ddpm.runner.config.merge import merge
 from ddpm.runner.config.plan import Output, Plan
-from ddpm.runner.config.redaction import Hidden
+from ddpm.runner.config.redaction import EnvValue
 from ddpm.runner.config.request import INHERITED, Request
 from ddpm.runner.runs import code_version, run_dir, stored_config
 from ddpm.runner.runs.old_names import RENAMED
@@ -56,38 +56,38 @@ def plan(cfg: DictConfig) -> Plan:
     request = Request.of(cfg)
     renamed_keys.in_files(cfg, request.keys)
     _validate(cfg, request)
-    hidden = redaction.hidden(cfg)
+    env_values = redaction.env_values(cfg)
     try:
-        return _plan(cfg, request, hidden)
+        return _plan(cfg, request, env_values)
     except InputError as error:
-        raise InputError(redaction.without(str(error), hidden)) from None
+        raise InputError(redaction.redact(str(error), env_values)) from None
 
 
-def _plan(cfg: DictConfig, request: Request, hidden: list[Hidden]) -> Plan:
-    """The plan of a configuration all of whose values can be read."""
+def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan:
+    """Plan a validated configuration."""
     wires = _wires(cfg.job)
     parts = _wires(cfg.diffusion, "diffusion.") | _wires(cfg.get("pipeline") or {}, "pipeline.")
     config = _resolve(cfg, request)
     allowed = [RENAMED.get(key, key) for key in config.pop("allow_changes", [])]
     base = _base_run(config, request)
     untyped = _fill_wandb(config, base, request)
-    config, changes = _merge(config, base, request, hidden, allowed, parts)
+    config, changes = _merge(config, base, request, env_values, allowed, parts)
     if base is not None and base.resumed:
-        wandb_settings.keep(config, base.config, untyped)
+        wandb_settings.keep_stored(config, base.config, untyped)
     config["code"] = code_version.state()
-    wandb_settings.mend(config)
+    wandb_settings.normalise(config)
     _derive_and_check(config, request)
     config["job"] |= {key: get_path(config, path) for key, path in wires.items()}
     stored_config.check_values(config)
     check_targets(config)
     for line in checks.warnings(config):
         logger.warning("%s", line)
-    hparams = _hparams(config, wires, hidden)
+    hparams = _hparams(config, wires, env_values)
     config["allow_changes"] = allowed
     output = output_dir.choose(config, hparams, request, base)
     if output.begun and base is None:
         for settings in (config, hparams):
-            wandb_settings.keep(settings, run_dir.read_config(output.path), untyped)
+            wandb_settings.keep_stored(settings, run_dir.read_config(output.path), untyped)
     output_dir.check_apart(output.path, config, base)
     return _named(config, hparams, output, request, base, changes, untyped)
 
@@ -101,7 +101,7 @@ def _validate(cfg: DictConfig, request: Request) -> None:
     validate.check_files(validate.folders(), request.choices)
     if cfg.sweep is not None and not request.multirun:
         raise InputError(
-            f"sweep={cfg.sweep}: names a sweep, and those begin with -m: "
+            f"sweep={cfg.sweep}: names a sweep, which needs the flag -m: "
             f"{shell.command('-m', shell.word('sweep', cfg.sweep))} ..."
         )
 
@@ -110,7 +110,7 @@ def _resolve(cfg: DictConfig, request: Request) -> dict[str, Any]:
     """The configuration as plain data, with the choices and overrides that led to it."""
     config: dict[str, Any] = to_dict(cfg, resolve=True)
     config.pop(INHERITED, None)
-    paths.settle(config, request.texts)
+    paths.normalise(config, request.texts)
     config["choices"] = {k: v for k, v in request.choices.items() if "/" not in k}
     config["overrides"] = [text for text in request.texts if not text.startswith("sweep=")]
     config["run_id"] = _run_id(request)
@@ -158,38 +158,40 @@ def _resume(config: dict[str, Any], request: Request) -> str | None:
         folder = f"outputs/{config['choices']['job']}/slurm-{os.environ['SLURM_JOB_ID']}"
     if folder is None:
         raise InputError(
-            "resume=auto: goes on with the run in output_dir, or begins it there; give "
-            "output_dir=... (a Slurm job needs none)."
+            "resume=auto: resumes the run in output_dir, or starts it; set output_dir=... (a Slurm "
+            "job has a default)."
         )
     config["output_dir"] = folder
     return folder if listing.exists(Path(folder) / "config.yaml") else None
 
 
 def _fill_wandb(config: dict[str, Any], base: BaseRun | None, request: Request) -> tuple[str, ...]:
-    """Settings of W&B from its environment variables; returns those that nobody has typed."""
+    """Fill W&B settings from its environment variables; return those that the user did not set."""
     if base is not None and base.resumed and "tracker" not in request.keys:
         return ()
-    return wandb_settings.fill(config, request.overrides, validate.folders(), config["choices"])
+    return wandb_settings.fill_from_env(
+        config, request.overrides, validate.folders(), config["choices"]
+    )
 
 
 def _merge(
     config: dict[str, Any],
     base: BaseRun | None,
     request: Request,
-    hidden: list[Hidden],
+    env_values: list[EnvValue],
     allowed: list[str],
     wires: dict[str, str],
 ) -> tuple[dict[str, Any], list[str]]:
-    """The configuration on top of the older run's; `hidden` gets the latter's variables."""
+    """Merge the configuration over the older run's; add that run's variables to `env_values`."""
     if base is None:
         return config, []
     if base.resumed:
-        older, revealed = redaction.reveal(base.config, hidden, request.keys)
+        older, older_values = redaction.unmask_env(base.config, env_values, request.keys)
     else:
-        # A checkpoint may come from a stranger: of the environment it may only read where data are.
-        data, revealed = redaction.reveal({"data": base.config["data"]})
+        # A checkpoint is untrusted: it may read no environment variables except for data paths.
+        data, older_values = redaction.unmask_env({"data": base.config["data"]})
         older = base.config | data
-    hidden += revealed
+    env_values += older_values
     base.config.update(older)
     config, changes = merge(config, base, request.keys, allowed=allowed, wires=wires)
     if base.checkpoint is not None:
@@ -210,7 +212,9 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
     derive.absolute_paths(config)
 
 
-def _hparams(config: dict[str, Any], wires: dict[str, str], hidden: list[Hidden]) -> dict[str, Any]:
+def _hparams(
+    config: dict[str, Any], wires: dict[str, str], env_values: list[EnvValue]
+) -> dict[str, Any]:
     """The configuration that the run leaves behind: without the keys of this start alone and the
     copies of parts in the job, and with the names of environment variables in place of values.
 
@@ -219,7 +223,7 @@ def _hparams(config: dict[str, Any], wires: dict[str, str], hidden: list[Hidden]
     """
     hparams = {key: value for key, value in config.items() if roles.is_kept(key)}
     hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
-    hparams = {"version": stored_config.VERSION, **redaction.hide(hparams, hidden)}
+    hparams = {"version": stored_config.VERSION, **redaction.mask_env(hparams, env_values)}
     stored_config.to_yaml(hparams)
     return hparams
 
@@ -262,11 +266,11 @@ def _check_overrides(cfg: DictConfig, request: Request) -> None:
             if choice not in options and not _is_own(key, choice):  # presets are optional to Hydra
                 raise InputError(no_such_option(key, choice))
         elif override.is_delete():
-            raise InputError(f"~{key}: a key cannot be taken away, only set.")
+            raise InputError(f"~{key}: keys cannot be deleted, only set.")
         elif override.is_add():
             parent = OmegaConf.select(cfg, root) if root else cfg
             target = parent.get("_target_", "") if isinstance(parent, DictConfig) else ""
-            # conf/ names every argument of our own parts; others are asked when they are built.
+            # conf/ names every argument of our own parts; `build` checks those of other classes.
             if not target or (
                 str(target).startswith("ddpm.") and key not in catalog.known(request.choices)
             ):
@@ -276,12 +280,12 @@ def _check_overrides(cfg: DictConfig, request: Request) -> None:
 
 
 def _is_own(group: str, option: str) -> bool:
-    """Whether an option lies in a folder of the user's, which --config-dir names."""
+    """Whether an option is in a folder that --config-dir names."""
     return any((folder / group / f"{option}.yaml").is_file() for folder in validate.folders())
 
 
 def _wires(node: Any, prefix: str = "") -> dict[str, str]:
-    """The arguments of a node that stand for another one: `{"model": "model", ...}`."""
+    """The arguments of a node that refer to another key: `{"model": "model", ...}`."""
     raw = to_dict(node, resolve=False) if node else {}
     matches = {key: _WIRE.fullmatch(str(value)) for key, value in raw.items()}
     return {f"{prefix}{key}": match[1] for key, match in matches.items() if match}

@@ -1,4 +1,4 @@
-"""The keys of a run that presets set: files that other choices bring along."""
+"""The keys that presets set in a run. Presets are option files that follow from other choices."""
 
 from typing import Any
 
@@ -10,26 +10,30 @@ from ddpm.runner.safe_io.tree import get_path
 def lines(config: dict[str, Any]) -> list[str]:
     """A line for each preset that applies: its name, and the keys that it sets."""
     choices = config["choices"]
-    found = [("data", choices.get("data"), _chosen_by_data(choices))]
-    found += [(group, choices.get(group), _set_by(group, config)) for group in FOLLOWING_PRESETS]
-    return [f"{group}={option}: {' '.join(words)}" for group, option, words in found if words]
+    settings = {"data": _chosen_by_data(choices)}
+    settings |= {group: _set_by(group, config) for group in FOLLOWING_PRESETS}
+    return [
+        f"{group}={choices.get(group)}: {' '.join(overrides)}"
+        for group, overrides in settings.items()
+        if overrides
+    ]
 
 
 def _chosen_by_data(choices: dict[str, Any]) -> list[str]:
-    """The options of other groups that a data set chooses and that still are chosen."""
+    """The options of other groups that the data set chooses, unless the user chose others."""
     path = catalog.CONF / "data" / f"{choices.get('data')}.yaml"
     entries = catalog.read(path).get("defaults", []) if path.is_file() else []
-    words = []
+    chosen = []
     for entry in entries:
         for name, option in entry.items() if isinstance(entry, dict) else ():
             group = name.removeprefix("override /").partition("@")[0]
             if choices.get(group) == option:
-                words.append(f"{group}={option}")
-    return words
+                chosen.append(f"{group}={option}")
+    return chosen
 
 
 def _set_by(group: str, config: dict[str, Any]) -> list[str]:
-    """The keys that a preset changes from their defaults and that still have its value."""
+    """The keys that a preset changes from their defaults, unless the user changed them again."""
     path = catalog.CONF / group / f"{config['choices'].get(group)}.yaml"
     if not path.is_file():
         return []

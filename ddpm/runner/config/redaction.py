@@ -1,7 +1,7 @@
-"""Secrets stay out of files: text that is named like one is refused, and what comes from the
-environment is written as the text `${oc.env:NAME}`, to be read from there again.
+"""Keep secrets out of files. Keys named like secrets are refused, and values of environment
+variables are stored as `${oc.env:NAME}`, to be read again when the run is resumed.
 
-Which names and values count as secrets: ddpm/runner/safe_io/secret_names.py.
+ddpm/runner/safe_io/secret_names.py decides which names and values count as secrets.
 """
 
 import functools
@@ -29,68 +29,74 @@ from ddpm.runner.safe_io.secret_names import (
 )
 
 ADVICE = "Set WANDB_API_KEY in the environment, or run `wandb login`."
-OPEN = {"DDPM_DATA"}  # where data are: no secret, and needed where the variable is not set
-_PLACES = ("data", "data_dir")  # keys of a stored configuration that may read the environment
-LEAST = 8  # characters of an environment variable that could not be there by chance
-_ENVIRONMENT = "hydra.job.env_set."  # all that stands there becomes text
-# A value that is another key's, or a number of the environment.
+OPEN = {"DDPM_DATA"}  # variables stored by value: a data path is no secret, and must be resolvable
+_MAY_READ = ("data", "data_dir")  # keys of a stored configuration that may read the environment
+MIN_LENGTH = 8  # of a variable's value that is searched for in texts; shorter ones match by chance
+_ENVIRONMENT = "hydra.job.env_set."  # values below this key become texts
+# A reference to another key, or to a number in the environment.
 _REFERENCE = re.compile(r"\$\{[\w.\[\]]+\}|\$\{oc\.decode:\$\{oc\.env:\w+(,[\d.e+-]{0,18})?\}\}")
 _NAMES_IN_VALUE = re.compile(r"""[{,]\s*["']?([\w.-]+)["']?\s*:""")
 _READS = re.compile(r"oc\.env:\s*[\"']?([\w.-]+)")
 _TEXT = re.compile(r"\$\{oc\.env:([A-Za-z_]\w*)(?:,([\w./~+-]*))?\}")
 _SIMPLE = re.compile(r"[\w./~+-]*")
 
-Place = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 
-class Hidden(NamedTuple):
-    """A value that came from the environment: where it is, and what is written in its place."""
+class EnvValue(NamedTuple):
+    """A value that came from the environment.
 
-    path: Place
+    Args:
+        path: the keys and indices that lead to it in the configuration.
+        value: the value.
+        text: the reference stored in its place, like `${oc.env:NAME}`.
+    """
+
+    path: KeyPath
     value: str
     text: str
 
 
 def check_words(words: Iterable[str]) -> None:
-    """Refuse words of the command line that are, name or read a secret.
+    """Refuse arguments of the command line that contain, name or read a secret.
 
     Raises:
-        InputError: naming the key, never the value.
+        InputError: names the key, never the value.
     """
     for word in words:
         key, equals, value = word.partition("=")
         key = key.lstrip("+~-")
         inner = _NAMES_IN_VALUE.findall(value)
         if is_secret_place(_parts(key)) or any(map(is_secret, inner)):
-            # Without a value it may be a flag, and its value the next word.
+            # An argument without "=" may be a flag whose value is the next argument.
             for path, leaf in _read_value(value) if equals else [((), key)]:
                 _check_value(".".join([key, *map(str, path)]), leaf, typed=True)
         _check_text(key, word)
 
 
-def _read_value(text: str) -> Iterator[tuple[Place, Any]]:
-    """The leaves of a value of the command line as Hydra reads it, all choices of a sweep after
-    each other. References to other keys are left out: what they lead to is looked at later."""
+def _read_value(text: str) -> Iterator[tuple[KeyPath, Any]]:
+    """The leaves of a value as Hydra parses it, for all choices of a sweep. References to other
+    keys are left out: the values they resolve to are checked later."""
     try:
-        read = OverridesParser.create().parse_override(f"x={text}").value()
+        parsed = OverridesParser.create().parse_override(f"x={text}").value()
     except HydraException:
         yield from (((), text), *(((name,), text) for name in _NAMES_IN_VALUE.findall(text)))
         return
-    if isinstance(read, RangeSweep | IntervalSweep):  # of numbers
+    if isinstance(parsed, RangeSweep | IntervalSweep):  # of numbers
         return
-    if isinstance(read, Glob):
-        read = text
-    for choice in read.list if isinstance(read, ChoiceSweep) else [read]:
+    if isinstance(parsed, Glob):
+        parsed = text
+    for choice in parsed.list if isinstance(parsed, ChoiceSweep) else [parsed]:
         for path, leaf in leaves({"": choice}):
             if not _REFERENCE.fullmatch(str(leaf)):
                 yield path[1:], leaf
 
 
 def check_config(node: DictConfig) -> None:
-    """Refuse a composed configuration, whose parts may come from files, that holds a secret.
+    """Refuse a composed configuration that holds a secret, also from a file.
 
     Raises:
-        InputError: naming the key, never the value.
+        InputError: names the key, never the value.
     """
     for path, value in leaves(OmegaConf.to_container(node, resolve=False)):
         key = ".".join(map(str, path))
@@ -100,9 +106,8 @@ def check_config(node: DictConfig) -> None:
             _check_value(key, _resolved(node, path, value))
 
 
-def _resolved(node: Any, path: Place, value: Any) -> Any:
-    """The value at a place, of a reference what it leads to; None where that is not there, which
-    is told later."""
+def _resolved(node: Any, path: KeyPath, value: Any) -> Any:
+    """Resolve a value that is a reference; None if that fails, which is reported later."""
     if not isinstance(value, str) or "${" not in value:
         return value
     try:
@@ -114,7 +119,7 @@ def _resolved(node: Any, path: Place, value: Any) -> Any:
 
 
 def _check_value(key: str, value: Any, *, typed: bool = False) -> None:
-    """Refuse a value that could be a secret by the name of its key.
+    """Refuse a value whose key is named like a secret.
 
     Args:
         typed: whether it comes from the command line, where digits may be a password.
@@ -125,9 +130,9 @@ def _check_value(key: str, value: Any, *, typed: bool = False) -> None:
     digits_count = key.startswith(_ENVIRONMENT) or (typed and is_password(name))
     if is_secret_place(parts) and (not is_harmless(value) or (numeric and digits_count)):
         raise InputError(
-            f"{key}: is named like a secret, and such text is for no command line and no file. "
-            f"{ADVICE}\nIf it is none, give it another name; numbers, true, false and null are "
-            "taken under any."
+            f"{key}: is named like a secret. Secrets are not accepted on the command line or in "
+            f"files. {ADVICE}\nIf it is no secret, rename the key; numbers, true, false and null "
+            "are accepted under any name."
         )
 
 
@@ -136,26 +141,28 @@ def _parts(key: str) -> list[str]:
 
 
 def _check_text(key: str, text: str) -> None:
-    for name in filter(_is_secret_here, _READS.findall(text)):
+    for name in filter(_variable_is_secret, _READS.findall(text)):
         raise InputError(
-            f"{key}: reads {name}, which is named like a secret; those are for no file. {ADVICE}"
+            f"{key}: reads {name}, which is named like a secret. Secrets are not accepted in "
+            f"files. {ADVICE}"
         )
     for name, value in os.environ.items():
-        if len(value) >= LEAST and value in text and is_secret_variable(name, value):
+        if len(value) >= MIN_LENGTH and value in text and is_secret_variable(name, value):
             where = "the command line" if value in key else key
             raise InputError(
-                f"{where}: holds the value of the environment variable {name}, which is named "
-                f"like a secret; those are for no command line and no file. {ADVICE}"
+                f"{where}: contains the value of the environment variable {name}, which is named "
+                "like a secret. Secrets are not accepted on the command line or in files. "
+                f"{ADVICE}"
             )
 
 
-def _is_secret_here(variable: str) -> bool:
-    """Whether a variable that is to be read is named like a secret and holds no mere number."""
+def _variable_is_secret(variable: str) -> bool:
+    """Whether a variable is named like a secret, and its current value is not just a number."""
     return is_secret_variable(variable, os.environ.get(variable))
 
 
-def leaves(node: Any, path: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Paths and values of all that is neither a dict nor a list, and of empty ones."""
+def leaves(node: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Paths and values of everything that is not a dict or a list, and of empty dicts and lists."""
     pairs = node.items() if isinstance(node, dict) else enumerate(node)
     for name, value in pairs:
         if isinstance(value, dict | list) and value:
@@ -164,14 +171,14 @@ def leaves(node: Any, path: Place = ()) -> Iterator[tuple[Place, Any]]:
             yield (*path, name), value
 
 
-def hidden(cfg: DictConfig) -> list[Hidden]:
-    """The texts in `cfg` that the environment has a part in, also by way of other keys.
+def env_values(cfg: DictConfig) -> list[EnvValue]:
+    """Find the texts in `cfg` that contain environment variables, also through other keys.
 
-    The configuration is resolved twice, the second time with marks in place of the variables:
-    where the two differ, there was one. Numbers and booleans are no secrets and stay.
+    The configuration is resolved twice, the second time with marks instead of the variables.
+    Numbers and booleans are no secrets and are left out.
 
     Raises:
-        InputError: a list or a group came out of one variable.
+        InputError: one variable holds a whole list or group.
     """
     texts: dict[str, str] = {}
     real = dict(leaves(OmegaConf.to_container(cfg, resolve=True)))
@@ -180,30 +187,30 @@ def hidden(cfg: DictConfig) -> list[Hidden]:
         marked = dict(leaves(OmegaConf.to_container(cfg, resolve=True)))
     finally:
         OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
-    found = []
-    for path, mark in marked.items():
-        if not isinstance(mark, str) or not any(name in mark for name in texts):
+    values = []
+    for path, value in marked.items():
+        if not isinstance(value, str) or not any(mark in value for mark in texts):
             continue
-        for name, text in texts.items():
-            mark = mark.replace(name, text)
+        for mark, text in texts.items():
+            value = value.replace(mark, text)
         if path not in real:
             key = ".".join(map(str, path))
-            raise InputError(f"{key}={mark}: write one variable for each of its values.")
+            raise InputError(f"{key}={value}: use one variable for each of its values.")
         if isinstance(real[path], str):
-            found.append(Hidden(path, real[path], mark))
-    return found
+            values.append(EnvValue(path, real[path], value))
+    return values
 
 
 def _marker(texts: dict[str, str]) -> Any:
-    """A resolver like `oc.env` that gives marks; `texts` learns what they stand for."""
+    """A resolver like `oc.env` that returns marks, and adds {mark: reference} to `texts`."""
     missing = object()
 
     def resolve(key: str, default: Any = missing) -> str | None:
-        if _is_secret_here(key):  # however it was written
+        if _variable_is_secret(key):  # `_check_text` sees only literal names
             raise InputError(f"${{oc.env:{key}}}: is named like a secret, and not read. {ADVICE}")
         if key in OPEN or key not in os.environ:
             return oc.env(key) if default is missing else oc.env(key, default)
-        mark = f"env{secrets.token_hex(8)}"  # a word that other resolvers can read, too
+        mark = f"env{secrets.token_hex(8)}"  # a plain word, which other resolvers accept
         plain = default is not missing and _SIMPLE.fullmatch(str(default))
         texts[mark] = f"${{oc.env:{key},{default}}}" if plain else f"${{oc.env:{key}}}"
         return mark
@@ -211,62 +218,65 @@ def _marker(texts: dict[str, str]) -> Any:
     return resolve
 
 
-def hide(node: dict[str, Any], found: Iterable[Hidden]) -> dict[str, Any]:
-    """A copy of plain data with the texts where their values still are, made absolute or not."""
+def mask_env(node: dict[str, Any], env_values: Iterable[EnvValue]) -> dict[str, Any]:
+    """Copy plain data with references in place of values that came from the environment.
+
+    A value that was changed since is kept, unless it was only made an absolute path.
+    """
     copy = _copy(node)
-    for path, value, text in found:
+    for path, value, text in env_values:
         *parents, name = path
-        holder: Any = copy
+        parent: Any = copy
         try:
-            for parent in parents:
-                holder = holder[parent]
-            now = holder[name]
+            for key in parents:
+                parent = parent[key]
+            current = parent[name]
         except (KeyError, IndexError, TypeError):
             continue
-        if now == value or now == str(Path(os.path.expanduser(value)).absolute()):
-            holder[name] = text
+        if current == value or current == str(Path(os.path.expanduser(value)).absolute()):
+            parent[name] = text
     return copy
 
 
-def reveal(
-    stored: dict[str, Any], own: Iterable[Hidden] = (), given: Iterable[str] = ()
-) -> tuple[dict[str, Any], list[Hidden]]:
-    """A stored configuration with the environment's values, and where they are.
+def unmask_env(
+    stored: dict[str, Any], current: Iterable[EnvValue] = (), typed: Iterable[str] = ()
+) -> tuple[dict[str, Any], list[EnvValue]]:
+    """Copy a stored configuration with the values of environment variables; list these, too.
 
-    Only `${oc.env:NAME}` and `${oc.env:NAME,default}` are read, and only where they say where data
-    are, or where the configuration of this start says the same: a stranger's must not hand
-    somebody's environment to a tracker.
+    Only `${oc.env:NAME}` and `${oc.env:NAME,default}` are read, and only for data paths or if the
+    configuration of this start reads the same variable: an untrusted configuration must not send
+    the user's environment to a tracker.
 
     Args:
-        own: what this start reads of the environment.
-        given: keys of its command line.
+        current: the values that the configuration of this start reads.
+        typed: keys of its command line.
 
     Raises:
-        InputError: a variable is not set, is named like a secret, or is not to be read.
+        InputError: a variable is not set, is named like a secret, or may not be read.
     """
-    said = {place: text for place, _, text in own}
-    copy, found = _copy(stored), []
+    texts = {path: text for path, _, text in current}
+    copy, env_values = _copy(stored), []
     for path, text in leaves(stored):
         if isinstance(text, str) and _TEXT.search(text) and path[0] != "overrides":
             key = ".".join(map(str, path))
             for match in _TEXT.finditer(text):
                 _check_variable(key, match)
-            if path[0] not in _PLACES and said.get(path) != text and key not in given:
+            if path[0] not in _MAY_READ and texts.get(path) != text and key not in typed:
                 raise InputError(
-                    f"{key}={text}: a stored configuration reads no environment here. If you mean "
-                    f"it, say it again: '{key}={text}'."
+                    f"{key}={text}: a stored configuration may not read the environment for this "
+                    f"key. To allow it, repeat it on the command line: '{key}={text}'."
                 )
             value = _TEXT.sub(functools.partial(_read, key), text)
-            found.append(Hidden(path, value, text))
-            holder: Any = copy
-            for parent in path[:-1]:
-                holder = holder[parent]
-            holder[path[-1]] = value
-    return copy, found
+            env_values.append(EnvValue(path, value, text))
+            parent: Any = copy
+            for name in path[:-1]:
+                parent = parent[name]
+            parent[path[-1]] = value
+    return copy, env_values
 
 
 def _check_variable(key: str, match: re.Match[str]) -> None:
-    if _is_secret_here(match[1]):
+    if _variable_is_secret(match[1]):
         raise InputError(f"{key}={match[0]}: {match[1]} is named like a secret, and is not read.")
 
 
@@ -278,10 +288,10 @@ def _read(key: str, match: re.Match[str]) -> str:
     return value
 
 
-def without(message: str, found: Iterable[Hidden]) -> str:
-    """A message with the texts in place of values long enough to be told from other words."""
-    for _, value, text in found:
-        message = message.replace(value, text) if len(value) >= LEAST else message
+def redact(message: str, env_values: Iterable[EnvValue]) -> str:
+    """Replace values of the environment in a message by their references, except short ones."""
+    for _, value, text in env_values:
+        message = message.replace(value, text) if len(value) >= MIN_LENGTH else message
     return message
 
 

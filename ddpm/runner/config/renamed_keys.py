@@ -16,7 +16,7 @@ from ddpm.runner.safe_io.tree import get_path
 
 logger = logging.getLogger(__name__)
 
-_noted: set[str] = set()  # old keys that this process has named already
+_noted: set[str] = set()  # old keys that were logged already
 
 
 def in_words(words: Iterable[str]) -> list[str]:
@@ -25,7 +25,7 @@ def in_words(words: Iterable[str]) -> list[str]:
 
 
 def in_files(cfg: DictConfig, typed: Iterable[str]) -> None:
-    """Move what the composed configuration holds under an old key to the new one.
+    """Move the values of old keys in the composed configuration to the new keys.
 
     Args:
         typed: keys of the command line; they win over files.
@@ -44,7 +44,7 @@ def in_files(cfg: DictConfig, typed: Iterable[str]) -> None:
 
 
 def _noting(old: str, new: str) -> str:
-    """The new name; a line tells of it, once for each key in a process."""
+    """Return the new name, and log a line about the old key once in each process."""
     key, today = key_of(old), key_of(new)
     if key != today and key not in _noted:
         _noted.add(key)

@@ -1,4 +1,4 @@
-"""What a command asks of one run: its overrides, its chosen options, and the sweep it is in."""
+"""The command line of one run: its overrides, its chosen options, and the sweep it belongs to."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the values of a configuration may be, checked before anything is built or touched."""
+"""The allowed values of configuration keys, checked before anything is built or written."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from ddpm.trackers.wandb_client import limits
 
 @dataclass(frozen=True)
 class Rule:
-    """A value's type, what is allowed in words and as a test, and whether null is."""
+    """The allowed values of a key: their type, a description, a test, and whether null is one."""
 
     type: type | UnionType
     allowed: str
@@ -51,9 +51,9 @@ def integers(least: int = 1, *, null: bool = False) -> Rule:
     )
 
 
-def words() -> Rule:
-    """YAML takes no, off and on for booleans, so that quotes are needed around them."""
-    return Rule(str, "text, in quotes where YAML reads something else", lambda x: True, True)
+def text() -> Rule:
+    """YAML 1.1 reads no, off and on as booleans, so these need quotes."""
+    return Rule(str, "text, in quotes if YAML reads another type", lambda x: True, True)
 
 
 def boolean() -> Rule:
@@ -101,7 +101,7 @@ RULES = {
     "tracker.wandb.project": Rule(
         str, f"{limits.PROJECT} (a user or team is tracker.wandb.entity)", limits.is_project
     ),
-    **{f"tracker.wandb.{k}": words() for k in ("group", "name", "notes", "job_type")},
+    **{f"tracker.wandb.{k}": text() for k in ("group", "name", "notes", "job_type")},
     "tracker.wandb.tags": Rule(list, limits.TAGS, limits.are_tags),
     "tracker.wandb.mode": one_of("online", "offline", "disabled", null=True),
     "tracker.wandb.artifacts": one_of("none", "last", "all"),
@@ -172,14 +172,14 @@ RULES = {
 
 
 def check(config: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Hold `config`, plain and resolved, against RULES and the types of its defaults.
+    """Check `config`, plain and resolved, against RULES and the types of its defaults.
 
-    1e3 becomes 1000 where whole numbers belong.
+    Whole numbers may be written as 1e3; they are converted.
 
     Raises:
-        InputError: naming every key that breaks a rule, the value, and what is allowed.
+        InputError: names every key that breaks a rule, its value and the allowed values.
     """
-    wrong = []
+    errors = []
     for key in dict.fromkeys([*RULES, *defaults]):
         *parents, name = key.split(".")
         node = get_path(config, ".".join(parents)) if parents else config
@@ -195,13 +195,13 @@ def check(config: dict[str, Any], defaults: dict[str, Any]) -> None:
             shown = "null" if value is None else node[name]
             null = ", or null" if rule.null else ""
             hint = nearest(str(value), rule.options)
-            wrong.append(f"{key}={shown}: must be {rule.allowed}{null}.{hint}")
-    if wrong:
-        raise InputError("\n".join(wrong[:5]))
+            errors.append(f"{key}={shown}: must be {rule.allowed}{null}.{hint}")
+    if errors:
+        raise InputError("\n".join(errors[:5]))
 
 
 def _rule_of(default: Any) -> Rule:
-    """Without a rule of its own, a key keeps the type of its default; null may become anything."""
+    """The rule of a key that is not in RULES: the type of its default; any type if that is null."""
     if isinstance(default, bool):
         return Rule(bool, "true or false", lambda x: True)
     if isinstance(default, int):
@@ -213,16 +213,17 @@ def _rule_of(default: Any) -> Rule:
     return Rule(object, "", lambda x: True, null=True)
 
 
-def _convert(value: Any, wanted: type | UnionType) -> Any:
-    """1e3 as 1000, 1 as 1.0, 5 as "5"; True is no number and no text."""
+def _convert(value: Any, target: type | UnionType) -> Any:
+    """Convert a value to the type of its rule: 1e3 to 1000, 1 to 1.0, 5 to "5". A boolean is
+    neither a number nor a text."""
     if isinstance(value, bool):
-        return str(value) if wanted in (int, float) else value
-    if wanted == int | str:  # numbers stay numbers
-        wanted = int
-    if wanted is str and isinstance(value, int):
+        return str(value) if target in (int, float) else value
+    if target == int | str:  # numbers stay numbers
+        target = int
+    if target is str and isinstance(value, int):
         return str(value)
-    if wanted is int and isinstance(value, float) and value.is_integer():
+    if target is int and isinstance(value, float) and value.is_integer():
         return int(value)
-    if wanted is float and isinstance(value, int):
+    if target is float and isinstance(value, int):
         return float(value)
     return value

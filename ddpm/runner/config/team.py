@@ -1,4 +1,4 @@
-"""A team's file, conf/team/*.yaml: settings that many runs share and none depends on."""
+"""A team's file, conf/team/*.yaml: shared settings that no result depends on."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,18 +16,15 @@ CHOICES = ("override /tracker", "override /hydra/launcher")
 
 
 def keys(folders: Iterable[Path], choice: Any) -> list[str]:
-    """The keys and groups that the chosen file sets; none where there is no team.
+    """The keys and groups that the chosen team's file sets.
 
     Raises:
-        InputError: it sets one that it may not.
+        InputError: it sets a key that a team's file may not set.
     """
     if not isinstance(choice, str) or choice == NONE:
         return []
-    found = []
-    for path in (folder / "team" / f"{choice}.yaml" for folder in folders):
-        if path.is_file():
-            found += _keys_of(path)
-    return found
+    files = (folder / "team" / f"{choice}.yaml" for folder in folders)
+    return [key for path in files if path.is_file() for key in _keys_of(path)]
 
 
 def _keys_of(path: Path) -> list[str]:
@@ -42,21 +39,21 @@ def _keys_of(path: Path) -> list[str]:
             f"{path}: a team's file holds keys and values, as `data_dir: /shared`; this one holds "
             f"{'a list' if isinstance(node, list) else 'something else'}."
         )
-    found = []
+    keys = []
     for entry in defaults:
         name = next(iter(entry), "") if isinstance(entry, dict) else str(entry)
         if name != "_self_" and name not in CHOICES:
             raise InputError(_refusal(path, f"defaults: {shown(name)}"))
-        found += [name.rpartition("/")[2]] if name == "override /tracker" else []
+        keys += [name.rpartition("/")[2]] if name == "override /tracker" else []
     for key, _ in flatten(node):
         if not roles.within(key, roles.TEAM):
             raise InputError(_refusal(path, key))
-        found.append(key)
-    return [key for key in found if not key.startswith("hydra.")]
+        keys.append(key)
+    return [key for key in keys if not key.startswith("hydra.")]
 
 
 def _refusal(path: Path, key: str) -> str:
     return (
         f"{path}: {key}: a team's file may set {', '.join(roles.TEAM)} and choose a tracker or "
-        "launcher; what a result depends on belongs into conf/experiment/."
+        "launcher; keys that results depend on belong in conf/experiment/."
     )

@@ -1,4 +1,4 @@
-"""What Hydra composed, before it is resolved: keys that nobody reads, values that are not there."""
+"""Check the composed configuration before it is resolved: unknown keys and missing values."""
 
 import os
 import re
@@ -16,27 +16,27 @@ from ddpm.runner.config.composed import hydra_config, to_dict
 from ddpm.runner.config.explain import no_such_key
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
-# Octal numbers and minutes, in a line of their own.
+# A line whose value YAML 1.1 reads as an octal or sexagesimal number: 010, 1:30.
 _ODD = re.compile(r"\s*[\w.-]+\s*:\s+([-+]?0[0-7_]+|[-+]?[1-9][\d_]*(?::[0-5]?\d)+)\s*(?:#.*)?$")
-MOST = 5  # lines of an answer
+MAX_LINES = 5  # of an error message
 
 
 def check(cfg: DictConfig, choices: dict[str, Any]) -> None:
-    """See that every key is one of the program's and every value can be read.
+    """Check that every key exists and every value can be resolved.
 
     Raises:
-        InputError: naming all that do not, with the variable that is missing or the nearest key.
+        InputError: names every key that fails, with the nearest key or the missing variable.
     """
     unknown = [no_such_key(key) for key in _unknown(cfg, catalog.known(choices))]
-    wrong = unknown or [*_missing(cfg), *_unresolvable(cfg)]
-    if len(wrong) > MOST:
-        wrong[MOST - 1 :] = [f"... and {len(wrong) - MOST + 1} more like these."]
-    if wrong:
-        raise (NoSuchKey if unknown else InputError)("\n".join(wrong))
+    errors = unknown or [*_missing(cfg), *_unresolvable(cfg)]
+    if len(errors) > MAX_LINES:
+        errors[MAX_LINES - 1 :] = [f"... and {len(errors) - MAX_LINES + 1} more like these."]
+    if errors:
+        raise (NoSuchKey if unknown else InputError)("\n".join(errors))
 
 
 def drop_unchosen(cfg: DictConfig) -> None:
-    """Take out settings of trackers that are not chosen: a team's file may set those of all."""
+    """Remove the settings of trackers that are not chosen: a team's file may set those of all."""
     known = {key.name for key in catalog.keys() if key.group == "tracker"}  # noqa: SIM118
     for name, node in to_dict(cfg.tracker, resolve=False).items():
         if isinstance(node, dict) and "_target_" not in node:
@@ -47,58 +47,58 @@ def drop_unchosen(cfg: DictConfig) -> None:
 
 
 def folders() -> list[Path]:
-    """The folders that options were looked for in."""
+    """The folders that Hydra searches for options."""
     sources = hydra_config().runtime.config_sources
     return [Path(source.path) for source in sources if source.schema == "file"]
 
 
 def check_files(folders: Iterable[Path], choices: dict[str, Any]) -> None:
-    """Refuse chosen files that Hydra reads otherwise than they look: a `# @package` that has no
-    effect, and numbers that YAML 1.1 reads otherwise than people do.
+    """Refuse chosen files that would be misread: a `# @package` without effect, or numbers that
+    YAML 1.1 takes for octal or sexagesimal.
 
     Raises:
-        InputError: names file, line and column, and what was read.
+        InputError: names file, line and column, and the value that was read.
     """
     options = [(group, name) for group, c in choices.items() for name in catalog.as_list(c)]
     paths = [folder / str(group) / f"{name}.yaml" for folder in folders for group, name in options]
-    for path in filter(os.path.isfile, paths):  # a name may be too long for one
+    for path in filter(os.path.isfile, paths):  # `Path.is_file` raises for names that are too long
         if problem := catalog.misread(path):
             raise InputError(problem)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            if found := _ODD.match(line):
-                value = yaml.safe_load(found[1])
+            if match := _ODD.match(line):
+                value = yaml.safe_load(match[1])
                 raise InputError(
-                    f"{path}:{number}:{found.start(1) + 1}: {found[1]} means {value} in YAML; "
-                    f"write {value}, or '{found[1]}' for text."
+                    f"{path}:{number}:{match.start(1) + 1}: {match[1]} means {value} in YAML; "
+                    f"write {value}, or '{match[1]}' for text."
                 )
 
 
 def _unknown(cfg: DictConfig, known: set[str]) -> list[str]:
-    """Keys of no file under conf/. Those of a `_target_` are held against its parameters later."""
-    found, todo = [], [("", to_dict(cfg, resolve=False))]
+    """Keys that no file under conf/ defines. Entries beside a `_target_` are checked by `build`."""
+    unknown, todo = [], [("", to_dict(cfg, resolve=False))]
     while todo:
         prefix, node = todo.pop(0)
         for name, value in node.items():
             key = f"{prefix}{name}"
             if key not in known and not any(other.startswith(f"{key}.") for other in known):
-                found.append(key)
+                unknown.append(key)
             elif isinstance(value, dict) and "_target_" not in value:
                 todo.append((f"{key}.", value))
-    return found
+    return unknown
 
 
 def _missing(cfg: DictConfig) -> list[str]:
-    return [f"{key}: must be given, as {key}=..." for key in sorted(_without_value(cfg))]
+    return [f"{key}: must be set: {key}=..." for key in sorted(_without_value(cfg))]
 
 
 def _without_value(cfg: DictConfig) -> set[str]:
-    """Keys that are `???`. OmegaConf's `missing_keys` fails where another value refers to one."""
+    """Keys with the value `???`. OmegaConf's `missing_keys` fails if one is referred to."""
     raw = to_dict(cfg, resolve=False)
     return {".".join(map(str, path)) for path, value in redaction.leaves(raw) if value == "???"}
 
 
 def _unresolvable(cfg: DictConfig) -> list[str]:
-    """A line for each value that refers to something which is not there."""
+    """A line for each value whose reference cannot be resolved."""
     failed: dict[str, tuple[str, str]] = {}
     for key, raw, read in _interpolations(cfg):
         try:
@@ -114,8 +114,8 @@ def _unresolvable(cfg: DictConfig) -> list[str]:
 
 
 def _interpolations(cfg: DictConfig) -> Iterator[tuple[str, str, Any]]:
-    """Keys, raw texts and a way to read each value with a `${` in it."""
-    todo: list[Any] = [cfg]  # OmegaConf offers no public way to ask for a raw node
+    """The key, the raw text and a function that resolves it, for each value with a `${`."""
+    todo: list[Any] = [cfg]  # OmegaConf has no public way to get a raw node
     while todo:
         node = todo.pop(0)
         names = node if isinstance(node, DictConfig) else range(len(node))
@@ -133,11 +133,11 @@ def _interpolations(cfg: DictConfig) -> Iterator[tuple[str, str, Any]]:
 
 
 def _reason(text: str) -> str:
-    """What OmegaConf says, in few words."""
+    """A short form of an error message of OmegaConf."""
     if name := re.search(r"Environment variable '([^']+)' not found", text):
         return f"the environment variable {name[1]} is not set."
     if name := re.search(r"Interpolation key '([^']+)' not found", text):
-        return f"there is no key {name[1]} to refer to."
+        return f"refers to {name[1]}, which is no key."
     if name := re.search(r"Unsupported interpolation type (\S+)", text):
-        return f"there is no resolver {name[1]}."
+        return f"no such resolver: {name[1]}."
     return " ".join(text.splitlines()[0].split())[:160]

@@ -1,9 +1,9 @@
-"""Starting without torch.compile: an eager run imports nothing of the compiler.
+"""Start eager runs faster: do not import the compiler of `torch.compile`.
 
-`import torch` leaves `torch._dynamo` out, which takes as long again. But lightning_fabric imports
-it for one class, and each optimizer of `torch.optim` to shield its methods from a compiler that an
-eager run never starts. Both can do without; where PyTorch has changed and they cannot, the compiler
-is imported as usual, and only the time is lost.
+`import torch` does not import `torch._dynamo`, which would double its time. But lightning_fabric
+imports it for one class, and the optimizers of `torch.optim` to exclude their methods from
+compilation. Eager runs need neither. If a new version of PyTorch breaks these workarounds, the
+compiler is imported as usual and only the time is lost.
 """
 
 import inspect
@@ -19,8 +19,8 @@ COMPILER = "torch._dynamo"
 def import_fabric() -> None:
     """Import lightning_fabric without `torch._dynamo`, unless that is imported already.
 
-    Fabric wants `OptimizedModule`, the class of what `torch.compile(module)` returns, in order to
-    look inside. No network of ours is one: they are compiled in place, by `module.compile()`.
+    Fabric uses `OptimizedModule`, the class of the modules that `torch.compile(module)` returns.
+    Our networks are never instances of it: `module.compile()` compiles them in place.
     """
     if COMPILER in sys.modules or "lightning_fabric" in sys.modules:
         return
@@ -35,9 +35,9 @@ def import_fabric() -> None:
 
 
 def shield_optimizers() -> None:
-    """Tell PyTorch that the methods of its optimizers are shielded from the compiler already.
+    """Mark the methods of PyTorch's optimizers as already excluded from compilation.
 
-    `torch._compile._disable_dynamo` keeps the shielded method in this attribute of the plain one.
+    `torch._compile._disable_dynamo` keeps the excluded method in this attribute of the plain one.
     """
     if COMPILER in sys.modules:
         return
@@ -48,9 +48,9 @@ def shield_optimizers() -> None:
 
 
 def take_step(optimizer: torch.optim.Optimizer) -> None:
-    """`optimizer.step()`; one of PyTorch's own, past the wrapper that imports the compiler.
+    """`optimizer.step()`, without the wrapper that imports the compiler if PyTorch defines it.
 
-    That wrapper calls the optimizer's hooks, too: one that has hooks gets it.
+    That wrapper also calls the optimizer's hooks, so it is kept for an optimizer with hooks.
     """
     hooks = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
     is_own = type(optimizer).__module__.startswith("torch.optim.")

@@ -1,4 +1,4 @@
-"""A planned run is done, and what came of it is told."""
+"""Execute a plan and print the outcome."""
 
 from pathlib import Path
 from typing import Any
@@ -8,24 +8,24 @@ from ddpm.runner.distributed import ranks
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 
-PICTURES = ("strip.png", "grid.png", "denoising.gif")  # what jobs other than training leave
+PICTURES = ("strip.png", "grid.png", "denoising.gif")  # that jobs other than training write
 
 
 class Preempted(KeyboardInterrupt):
-    """A run was asked to stop and did, with all in order; what comes after it does not begin."""
+    """A run was stopped on request and saved its state. No further run of the command starts."""
 
     def __init__(self, signal: int | None) -> None:
-        self.signal = signal or 15  # without one, the process that started this one died
+        self.signal = signal or 15  # None: the parent process died
 
 
-def perform(plan: Plan) -> dict[str, Any] | None:
-    """Launch a plan, and say what came of it: state, step, dir and the last figures.
+def execute(plan: Plan) -> dict[str, Any] | None:
+    """Launch a plan, print the outcome and return it: state, step, dir and the last metrics.
 
-    None where another process leads and tells, under torchrun or Slurm.
+    Under torchrun or Slurm, ranks other than the first return None.
 
     Raises:
-        Preempted: it was asked to stop.
-        InputError: the user has to change something.
+        Preempted: the run was stopped on request.
+        InputError: a mistake of the user.
     """
     if ranks.is_rank_zero():
         print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
@@ -39,30 +39,30 @@ def perform(plan: Plan) -> dict[str, Any] | None:
 
     result = launch(plan)
     if result is not None:
-        _say_end(result, plan)
+        _print_outcome(result, plan)
         if result["state"] == "preempted":
             raise Preempted(result["signal"])
     return result
 
 
-def _say_end(result: dict[str, Any], plan: Plan) -> None:
+def _print_outcome(result: dict[str, Any], plan: Plan) -> None:
     """Print how the run ended, and the command that comes next."""
     job = plan.config["choices"]["job"]
     if job == "export":
-        return  # it told all itself
+        return  # the job has printed its own
     folder: Path = result["dir"]
     if plan.trains:
-        _say_trained(result, job)
+        _print_training_outcome(result, job)
     elif result["state"] == "preempted":
-        print(f"preempted  {folder}; the same command goes on")
+        print(f"preempted  {folder}; the same command resumes it")
     else:
-        made = [name for name in PICTURES if (folder / name).is_file()] or ["samples"]
-        beside = f" and {', '.join(made[1:])} beside it" if made[1:] else ""
-        print(f"{result['state']:8} {folder / made[0]}{beside}")
+        first, *others = [p for p in PICTURES if (folder / p).is_file()] or ["samples"]
+        beside = f" and {', '.join(others)} beside it" if others else ""
+        print(f"{result['state']:8} {folder / first}{beside}")
 
 
-def _say_trained(result: dict[str, Any], job: str) -> None:
-    """How far the training came, and what a person does next."""
+def _print_training_outcome(result: dict[str, Any], job: str) -> None:
+    """Print the steps of a training run, and commands that use or resume it."""
     folder: Path = result["dir"]
     print(f"{result['state']:8} {result['step']} steps in {folder}")
     if result["state"] == "preempted":
@@ -79,7 +79,7 @@ def _say_trained(result: dict[str, Any], job: str) -> None:
 
 
 def _newest_picture(folder: Path) -> str:
-    """The last preview of a run; or why it is not known: the training itself is done."""
+    """The last preview of a run. An error is returned as text: the training itself succeeded."""
     try:
         pictures = listing.paths(folder / "samples", "step-*.png")
     except listing.Unreachable as error:

@@ -1,4 +1,4 @@
-"""A planned run, brought to life: processes, parts, the job, and what came of it."""
+"""Start the processes of a run, build its parts, call the job and return its result."""
 
 import functools
 import os
@@ -24,27 +24,27 @@ from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell, streams
 
-# Fabric leaves these behind, and the next run of a sweep would take them for its own.
-_LEFT_BEHIND = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
+# Fabric does not reset these, and the next run of a sweep would use them.
+_SET_BY_FABRIC = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def launch(plan: Plan) -> dict[str, Any] | None:
-    """Run a plan on the hardware it names: state, step, dir and the last figures.
+    """Run a plan on its hardware and return state, step, dir and the last metrics.
 
-    None where another process leads and tells, under torchrun or Slurm.
+    Under torchrun or Slurm, ranks other than the first return None.
 
     Raises:
-        InputError: the user has to change something.
+        InputError: a mistake of the user.
     """
-    before = {name: os.environ.get(name) for name in _LEFT_BEHIND}
+    saved_env = {name: os.environ.get(name) for name in _SET_BY_FABRIC}
     with ranks.report_once():
         fabric: Fabric = build(plan.config["hardware"], "hardware")
-    # as one callable: Fabric takes the arguments of a function apart
+    # one callable without arguments: Fabric would modify those it is given
     rank = functools.partial(run_rank, plan=plan)
     try:
         return _in_children(fabric, rank) if starts_processes(fabric) else fabric.launch(rank)
     finally:
-        for name, value in before.items():
+        for name, value in saved_env.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -52,11 +52,11 @@ def launch(plan: Plan) -> dict[str, Any] | None:
 
 
 def _in_children(fabric: Fabric, rank: Callable[[Fabric], Any]) -> Any:
-    """Run a function in processes of its own; tell of one that was killed.
+    """Run a function in child processes.
 
     Raises:
-        StoppedAtOnce: it was while it started, by a signal that asked all of us to stop.
-        InputError: the machine killed it.
+        StoppedAtOnce: a signal stopped a process while it started.
+        InputError: a process died, or none could be started.
     """
     with signals.to_children() as received:
         try:
@@ -65,25 +65,25 @@ def _in_children(fabric: Fabric, rank: Callable[[Fabric], Any]) -> Any:
             if received:
                 raise signals.StoppedAtOnce(received[0], "before the first step") from None
             raise InputError(
-                f"a process of the run is gone ({shown(error)}); often because memory is short. "
-                "Its folder can be resumed."
+                f"A process of the run died ({shown(error)}), often because the machine ran out of "
+                "memory. The run can be resumed."
             ) from error
-        except OSError as error:  # of this process, before any of them has begun
+        except OSError as error:  # of this process, before any child has started
             reason = shown(error.strerror or error)
             raise InputError(
                 f"The processes of the run cannot be started ({reason}). They need shared memory "
-                "(on Linux /dev/shm) and room in memory; hardware.devices=1 needs no processes."
+                "(on Linux /dev/shm) and free memory; hardware.devices=1 needs no processes."
             ) from error
 
 
 def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
-    """What each process does.
+    """Run a plan in one process.
 
     Raises:
-        InputError: the user has to change something; ReportedElsewhere where another process of the
-            same run has said so in the same words.
+        InputError: a mistake of the user.
+        ReportedElsewhere: the same, and another process of the run has already reported it.
     """
-    streams.protect()  # where this process was spawned for the run
+    streams.protect()  # needed in spawned processes
     try:
         return _run_rank(fabric, plan)
     except InputError as error:
@@ -93,7 +93,7 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
 
 
 def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
-    fabric.seed_everything(plan.config["seed"], verbose=False)  # weights are drawn while building
+    fabric.seed_everything(plan.config["seed"], verbose=False)  # building draws the weights
     path, state = _checkpoint(plan)
     plan = _with_checkpoint(plan, path, state)
     _check_agreed(fabric, plan, path, state)
@@ -111,7 +111,7 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
         raise
     if not run.leads:
         return None
-    return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.figures
+    return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.metrics
 
 
 def _check_agreed(
@@ -120,7 +120,7 @@ def _check_agreed(
     """Check that all processes start from the same checkpoint, or all from none.
 
     Raises:
-        InputError: they do not, because their machines have different folders.
+        InputError: they do not, because their machines see different folders.
     """
     if fabric.world_size == 1:
         return
@@ -128,75 +128,63 @@ def _check_agreed(
     first = fabric.broadcast(own)
     if any_rank(fabric, torch.tensor(float(own != first), device=fabric.device)):
         raise InputError(
-            f"{plan.checkpoint or plan.output.path}: not all processes find the checkpoint that "
-            f"the first one finds ({first[1] or 'none'}). To resume or to sample, all machines "
-            "need the same folder: put it on a file system that they share."
+            f"{plan.checkpoint or plan.output.path}: not all processes find the checkpoint of the "
+            f"first one ({first[1] or 'none'}). To resume or sample, all machines must see the "
+            "same folder: put it on a shared file system."
         )
 
 
 def _out_of_memory(config: dict[str, Any], error: Exception) -> str:
-    """What did not fit, and what would."""
+    """The settings that ran out of memory, and those that need less."""
     job, data = config["job"], config["data"]
-    accumulate = job.get("accumulate_grad_batches")
-    smaller = (
-        f"a larger job.accumulate_grad_batches (now {accumulate})"
-        if accumulate
-        else "a smaller batch"
-    )
-    if accumulate == "auto":
-        smaller = "a number for job.accumulate_grad_batches instead of auto"
-    more = "job.recompute=true, " if job.get("recompute") is False else ""
+    remedies = ["a smaller job.batch_size", "hardware.precision=bf16-mixed"]
+    if job.get("recompute") is False:
+        remedies.insert(0, "job.recompute=true")
+    if (accumulate := job.get("accumulate_grad_batches")) == "auto":
+        remedies.insert(0, "a number for job.accumulate_grad_batches instead of auto")
+    elif accumulate:
+        remedies.insert(0, f"a larger job.accumulate_grad_batches (now {accumulate})")
     return (
-        f"job.batch_size={job.get('batch_size')}: the device has not enough memory for images of "
+        f"job.batch_size={job.get('batch_size')}: not enough memory on the device for images of "
         f"{data['image_size']} pixels with hardware.precision={config['hardware']['precision']} "
-        f"({str(error).splitlines()[0][:160]}).\n{smaller[0].upper()}{smaller[1:]}, a smaller "
-        f"job.batch_size, {more}or hardware.precision=bf16-mixed needs less."
+        f"({str(error).splitlines()[0][:160]}).\n"
+        f"To need less: {', '.join(remedies[:-1])} or {remedies[-1]}."
     )
 
 
 def _not_compiled(error: Exception) -> str:
-    """That torch.compile failed, with the first line of what the compiler says."""
+    """The message for a failure of torch.compile, with the compiler's first line."""
     lines = [line.strip() for line in str(error).splitlines()]
     reason = next((line for line in lines if "rror" in line), lines[0] if lines else "")
     if "file too short" in str(error):  # PyTorch writes its cache in place
         cache = shell.bash_word(os.environ.get("TORCHINDUCTOR_CACHE_DIR", ""))  # PyTorch sets it
         return (
-            f"job.compile=true: a compiled file is incomplete ({shown(reason, 200)}): an earlier "
-            f"run was killed while it was written.\nRemove PyTorch's cache, {cache}, and run the "
+            f"job.compile=true: a file in PyTorch's cache is incomplete ({shown(reason, 200)}), "
+            f"because an earlier run was killed while writing it.\nRemove {cache} and run the "
             "same command again."
         )
     return (
-        f"job.compile=true: the network cannot be compiled here ({shown(reason, 200)}).\n"
-        "HYDRA_FULL_ERROR=1 shows all of the compiler's report. Without job.compile it runs."
+        f"job.compile=true: the network cannot be compiled ({shown(reason, 200)}).\n"
+        "HYDRA_FULL_ERROR=1 shows the compiler's full report. job.compile=false needs no compiler."
     )
 
 
 def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:
-    """Where the run starts from; a run that was stopped before its first checkpoint, from zero.
+    """The checkpoint that the run starts from; none if it was stopped before it saved the first.
 
     Raises:
-        InputError: the run has newer checkpoints than the one it is to go on from, or had some and
-            has none any more.
+        InputError: the run has newer checkpoints than the named one, or its checkpoints are gone.
     """
     path = plan.checkpoint
     if path is None:
         return None, None
     if plan.output.begun and plan.trains:
-        found = summary.list_checkpoints(plan.output.path / "checkpoints")
-        if path.is_dir() and not found:
-            status = run_dir.read_status(plan.output.path)
-            begun = listing.exists(plan.output.path / "metrics.jsonl")
-            if (
-                status.get("state") != "done"
-                and status.get("saved") is None
-                and (status or not begun)
-            ):
-                if status:  # else it was never begun: a job of a sweep
-                    print(f"resume   {path} has no checkpoint yet: from the start")
-                return None, None
-        if path.is_file() and found and found[-1].name != path.name:
+        checkpoints = summary.list_checkpoints(plan.output.path / "checkpoints")
+        if path.is_dir() and not checkpoints and _never_saved(plan.output.path):
+            return None, None
+        if path.is_file() and checkpoints and checkpoints[-1].name != path.name:
             raise InputError(
-                f"resume={path}: the run has newer checkpoints, up to {found[-1].name}. "
+                f"resume={path}: the run has newer checkpoints, up to {checkpoints[-1].name}. "
                 "Move them away to go back to this one."
             )
         return checkpoint.find(path)
@@ -204,8 +192,19 @@ def _checkpoint(plan: Plan) -> tuple[Path | None, dict[str, Any] | None]:
     return checkpoint.find(path, None if planned is None else Path(planned))
 
 
+def _never_saved(folder: Path) -> bool:
+    """Whether the run in a folder has never written a checkpoint, so that it may start again."""
+    status = run_dir.read_status(folder)
+    logged = listing.exists(folder / "metrics.jsonl")
+    if status.get("state") == "done" or status.get("saved") is not None or (logged and not status):
+        return False
+    if status:  # a job of a sweep that has not started has none
+        print(f"resume   {folder} has no checkpoint yet: from the start")
+    return True
+
+
 def _with_checkpoint(plan: Plan, path: Path | None, state: dict[str, Any] | None) -> Plan:
-    """The plan with the checkpoint that was loaded: an older one, if the planned one is damaged."""
+    """The plan with the checkpoint that was loaded: an older one if the planned one is damaged."""
     if plan.trains or path is None or state is None:
         return plan
     changes: dict[str, Any] = {"checkpoint": str(path.absolute())}

@@ -1,4 +1,4 @@
-"""What a run that is done gives to its trackers: its last checkpoint, and what it drew."""
+"""Offer the files of a finished run to its trackers: the last checkpoint, and the pictures."""
 
 import logging
 from pathlib import Path
@@ -10,16 +10,16 @@ from ddpm.trackers.multi import Trackers
 
 logger = logging.getLogger(__name__)
 
-PICTURES = 1000  # single ones, at most; of larger lots the grid alone is shown around
+PICTURES = 1000  # if there are more single pictures, only the grid is offered
 BESIDE = ("grid.png", "strip.png", "denoising.gif", "labels.json")
 
 
 def offer(tracker: Trackers, folder: Path, step: int, *, trains: bool) -> None:
-    """Name the files that are on the disk; a tracker takes what it wants."""
+    """Offer the files on the disk to the trackers, each of which chooses."""
     try:
         checkpoints = list_checkpoints(folder / "checkpoints") if trains else []
         samples = drawn(folder, trains=trains)
-    except listing.Unreachable as error:  # the run itself is done
+    except listing.Unreachable as error:  # the run itself succeeded
         logger.warning("The trackers get no files: %s", error)
         return
     if checkpoints:
@@ -28,7 +28,7 @@ def offer(tracker: Trackers, folder: Path, step: int, *, trains: bool) -> None:
 
 
 def drawn(folder: Path, *, trains: bool) -> list[Path]:
-    """The last preview of a training run; the pictures of another and what stands beside them."""
+    """The last preview of a training run, or all pictures of a sampling run with their grid."""
     if trains:
         previews = grid_files(folder, "samples")
         return [previews[max(previews)]] if previews else []

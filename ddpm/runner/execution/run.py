@@ -1,4 +1,4 @@
-"""The run a job works in: its folder, its trackers, and the checkpoint it goes on from."""
+"""The context of a job: the run's folder, its trackers, and the checkpoint it starts from."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ from ddpm.trackers.multi import Trackers, open_trackers
 
 
 class Saved(Protocol):
-    """The part of a run that checkpoints hold: `training.state.TrainState`."""
+    """The training state in a checkpoint: `training.state.TrainState`."""
 
     def state(self, *, keep: bool) -> dict[str, Any]: ...
 
@@ -45,15 +45,15 @@ class Measured(Protocol):
 
 @dataclass
 class Run:
-    """What a job is given of the world. On all ranks but the first, nothing is written.
+    """The context that a job runs in. Only rank 0 writes files.
 
-    A job checks and builds what it needs, and then calls `begin`: until there, no file is made.
+    A job checks its input and builds its parts, and then calls `begin`, which creates the folder.
 
     Args:
-        plan: what the run is to be.
-        fabric: the processes it runs in.
-        trackers: open the trackers it wants beside the local one.
-        state: the checkpoint to go on from or to sample from, if any, and its `path`.
+        plan: of the run.
+        fabric: the processes of the run.
+        trackers: functions that open the trackers other than the local one.
+        state: the checkpoint to resume or to sample from, if any, and its `path`.
     """
 
     plan: Plan
@@ -65,10 +65,10 @@ class Run:
     signal: int | None = None
     step: int = 0
     saved: int | None = None
-    total: int | None = None  # steps, where that is known
+    total: int | None = None  # steps, if known
     fingerprint: str = ""
-    figures: dict[str, float] = field(default_factory=dict)
-    losses: str | None = None  # of console output, as far as they are noted in the folder
+    metrics: dict[str, float] = field(default_factory=dict)
+    lost_output: str | None = None  # lost console output that about.json mentions already
     tracker: Trackers = field(default_factory=lambda: Trackers([]))
 
     def __post_init__(self) -> None:
@@ -76,25 +76,25 @@ class Run:
         self.leads = self.fabric.is_global_zero
         self.step = self.state["step"] if self.state else 0
         self.saved = self.step if self.state and self.plan.trains else None
-        before = run_dir.read_status(self.dir) if self.plan.output.begun else {}
-        self.was_done = before.get("state") == "done"
-        self.worked = number(before.get("seconds"))
+        old_status = run_dir.read_status(self.dir) if self.plan.output.begun else {}
+        self.already_done = old_status.get("state") == "done"
+        self.previous_seconds = number(old_status.get("seconds"))
         about = run_dir.read_about(self.dir) if self.plan.output.begun else {}
         chosen = [about.get("chosen"), self.state.get("chosen") if self.state else None]
         self.earlier_choices: dict[str, Any] = {}
-        for choices in chosen:  # what was chosen after the checkpoint stands in about.json
+        for choices in chosen:  # about.json has those made after the checkpoint, too
             self.earlier_choices |= choices if isinstance(choices, dict) else {}
         made = self.state.get("made_with", {}) if self.state else about
-        self.threads_before = made.get("threads")
+        self.previous_threads = made.get("threads")
         self.choices: dict[str, int] = {}
         self.began = time.monotonic()
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[None]:
-        """Make and lock the run's folder and open its trackers; tell in it how the run ends.
+        """Create and lock the run's folder, open the trackers, and record how the run ends.
 
         Raises:
-            InputError: the folder is another run's, or being worked on.
+            InputError: the folder belongs to another run, or another process uses it.
         """
         hparams = self.plan.hparams
         if self.leads and not self.plan.output.begun:
@@ -108,8 +108,8 @@ class Run:
             stop_file.forget(self.dir)
             run_dir.write_config(self.dir, hparams, self.step if self.plan.output.begun else None)
             self._write_status("running")
-            here = {"device": describe(self.fabric), "host": socket.gethostname()}
-            self.note(**made_with(self.fabric) | here, chosen=self.choices)
+            machine = {"device": describe(self.fabric), "host": socket.gethostname()}
+            self.note(**made_with(self.fabric) | machine, chosen=self.choices)
             try:
                 with self._open_trackers() as self.tracker:
                     yield
@@ -123,8 +123,8 @@ class Run:
             self._write_status(self.end)
 
     def _write_status(self, state: str, error: str | None = None) -> None:
-        """Tell how the run stands. A full disk ends no run; a checkpoint will tell of it."""
-        self._note_losses()
+        """Write status.json. A full disk is ignored: saving a checkpoint reports it."""
+        self._note_lost_output()
         with contextlib.suppress(OSError):
             run_dir.write_status(
                 self.dir,
@@ -132,19 +132,19 @@ class Run:
                 self.step,
                 total=self.total,
                 saved=self.saved,
-                seconds=round(self.worked + time.monotonic() - self.began, 1),
+                seconds=round(self.previous_seconds + time.monotonic() - self.began, 1),
                 error=error,
             )
 
-    def _note_losses(self) -> None:
-        """Note in `about.json` that lines of the console are lost, once for each stream."""
-        losses = streams.losses()
-        if losses is not None and losses != self.losses:
-            self.losses = losses
-            self.note(console=losses)
+    def _note_lost_output(self) -> None:
+        """Record in about.json that console output was lost, once for each stream."""
+        lost = streams.losses()
+        if lost is not None and lost != self.lost_output:
+            self.lost_output = lost
+            self.note(console=lost)
 
     def note(self, **facts: Any) -> None:
-        """Keep facts that show when the run starts, for reports. A full disk is no harm."""
+        """Record facts in about.json, for reports. A full disk is ignored."""
         if self.leads:
             with contextlib.suppress(OSError):
                 run_dir.note(self.dir, **facts)
@@ -181,17 +181,17 @@ class Run:
             print(text, flush=True)
 
     def check_data(self, fingerprint: str) -> None:
-        """See that the images are those that the run began with.
+        """Check that a resumed run has the data set that it started with.
 
         Raises:
-            InputError: they are not, and nobody said that they may differ.
+            InputError: the data set differs, and allow_changes does not allow that.
         """
         self.fingerprint = fingerprint
-        before = self.state.get("data", fingerprint) if self.state else fingerprint
-        if before != fingerprint and "data" not in self.plan.config["allow_changes"]:
+        stored = self.state.get("data", fingerprint) if self.state else fingerprint
+        if stored != fingerprint and "data" not in self.plan.config["allow_changes"]:
             raise InputError(
-                f"resume={self.dir}: the data set is not the one that the run began with (files, "
-                "sizes or settings differ). Put it back, or go on all the same with "
+                f"resume={self.dir}: the data set differs from the one that the run started with "
+                "(files, sizes or settings). Restore it, or resume with the new one by "
                 "'allow_changes=[data]'."
             )
 
@@ -204,23 +204,23 @@ class Run:
         self.choices |= choices
 
     def restore(self, learned: Saved, meter: Measured) -> int:
-        """Take up all that was learned, and the optimizer's memory; return the steps done."""
-        self._adopt_threads(self.threads_before)
+        """Load the training state and the metrics of the last steps; return the steps done."""
+        self._adopt_threads(self.previous_threads)
         if self.state is not None:
             learned.load(self.state, self.path)
             meter.restore(self.state.get("meter"))
-            here = made_with(self.fabric)
-            for name, there in self.state.get("made_with", here).items():
-                if there != here.get(name):
+            current = made_with(self.fabric)
+            for name, previous in self.state.get("made_with", current).items():
+                if previous != current.get(name):
                     self.say(
-                        f"note     {name} is {here.get(name)}, was {shown(there)}: the results "
-                        "will agree with those of an uninterrupted run, but not to the bit"
+                        f"note     {name} is {current.get(name)}, was {shown(previous)}: results "
+                        "agree with those of an uninterrupted run, but not bit for bit"
                     )
-            self.state = None  # a second copy of everything: let it go
+            self.state = None  # free this second copy
         return self.step
 
     def _adopt_threads(self, count: Any) -> None:
-        """Take as many threads as the run was begun with: the order of sums depends on it."""
+        """Use as many threads as when the run started: the order of sums depends on them."""
         alone = self.fabric.world_size == 1 and self.fabric.device.type == "cpu"
         typed = self.plan.config["hardware"].get("threads", "auto") != "auto"
         if not alone or typed or "OMP_NUM_THREADS" in os.environ:
@@ -228,29 +228,29 @@ class Run:
         if isinstance(count, int) and 1 <= count <= len(threads.own_cores()):
             torch.set_num_threads(count)
 
-    def log(self, step: int, figures: dict[str, float]) -> None:
-        """Keep the figures after `step` steps."""
-        self.step, self.figures = step, figures
-        self.tracker.log(step, figures)
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the metrics after `step` steps."""
+        self.step, self.metrics = step, metrics
+        self.tracker.log(step, metrics)
         crashpoint("run.logged")
         if self.leads:
             self._write_status("running")
 
     def log_grid(self, step: int, grid: Tensor, name: str = "samples") -> None:
-        """Keep a picture, uint8 (C, H, W)."""
+        """Log a picture, uint8 (C, H, W)."""
         crashpoint("run.grid")
         self.tracker.log_image(step, name, grid)
 
     def has_grid(self, step: int) -> bool:
-        """Whether the picture after `step` steps is there; all ranks are told the same."""
-        there = grid_file(self.dir, "samples", step).exists() if self.leads else False
-        return self.fabric.broadcast(there)
+        """Whether the picture after `step` steps exists; the same on all ranks."""
+        exists = grid_file(self.dir, "samples", step).exists() if self.leads else False
+        return self.fabric.broadcast(exists)
 
     def save(self, step: int, learned: Saved, meter: Measured, keep: int) -> None:
-        """Write a checkpoint after `step` steps. All ranks call it, the first one writes.
+        """Write a checkpoint after `step` steps. All ranks must call it; rank 0 writes.
 
         Raises:
-            InputError: the weights are broken, or the disk is full.
+            InputError: the weights are not finite, or the disk is full.
         """
         self.step = step
         measured = meter.state(self.fabric)
@@ -266,30 +266,30 @@ class Run:
                 "made_with": made_with(self.fabric),
                 "chosen": self.choices,
             }
-            run_dir.sync(self.dir / "metrics.jsonl")  # a resume writes no line of before again
+            run_dir.sync(self.dir / "metrics.jsonl")  # a resumed run does not write old lines again
             file = checkpoint.save(self.dir / "checkpoints", state, keep)
             self.saved = step
             self._write_status("running")
             self.tracker.log_files("model", step, [file], final=False)
 
     def preempted(self, signal: int | None, how: str) -> None:
-        """The run ends early, because it was asked to: by a signal, by a file in its folder, or by
-        the end of the process that started it."""
+        """End the run early: a signal, a file in its folder or the death of its parent process
+        requested it."""
         end = stop_file.end_of(self.dir)
         self.end, self.signal = end or "preempted", signal
-        by = "the end of the process that started it"
+        cause = "the end of the parent process"
         if signal is not None or end is not None:
-            by = "a signal" if signal is not None else f"the file {self.dir / stop_file.FILE}"
-        self.say(f"stopped  asked to by {by}, {how}")
+            cause = "a signal" if signal is not None else f"the file {self.dir / stop_file.FILE}"
+        self.say(f"stopped  by {cause}, {how}")
 
 
 def number(value: Any) -> float:
-    """A figure from a file, or 0 where it is none."""
+    """A number read from a file, or 0 for anything else."""
     return float(value) if isinstance(value, int | float) else 0.0
 
 
 def made_with(fabric: Fabric) -> dict[str, Any]:
-    """On what the last digits of a result depend."""
+    """The conditions that the last digits of a result depend on."""
     return {
         "torch": str(torch.__version__),
         "device": fabric.device.type,

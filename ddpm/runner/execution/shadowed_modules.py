@@ -1,25 +1,25 @@
-"""Files that hide Python's own modules, found before they do harm."""
+"""Find files that shadow modules of Python's standard library."""
 
 import os
 import sys
 
 
-def check_shadows() -> None:
-    """Name a file beside run.py that Python would import in place of a module of its own.
+def check_shadowed_modules() -> None:
+    """Exit with an error if a file beside run.py shadows a standard module.
 
-    Python looks there first, so that a file of data called random.py breaks a library far away.
-    Modules that are loaded when Python starts cannot be hidden any more.
+    Python searches that folder first, so a user's file called random.py breaks libraries that
+    import `random`. Modules that Python loads at its start cannot be shadowed.
     """
     folder = sys.path[0] if sys.path else ""
     if not os.path.isfile(os.path.join(folder, "run.py")):
-        return  # started in another way, or with -P, by which Python does not look there
+        return  # not started by run.py, or with -P, which excludes the folder from the search
     modules = set(sys.stdlib_module_names) - sys.modules.keys() - set(sys.builtin_module_names)
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
         print(
-            f"{folder}: cannot be listed ({error.strerror}), so that nobody knows whether a file "
-            "in it hides a module of Python.",
+            f"{folder}: cannot be listed ({error.strerror}); a file in it may shadow a standard "
+            "module.",
             file=sys.stderr,
         )
         return
@@ -28,8 +28,8 @@ def check_shadows() -> None:
         module, suffix = os.path.splitext(name)
         if module in modules and (suffix in (".py", ".pyc", ".so") or (package and not suffix)):
             print(
-                f"{os.path.join(folder, name)}: hides Python's own module {module!r}, which "
-                "libraries need; give it another name.",
+                f"{os.path.join(folder, name)}: shadows Python's standard module {module!r}; "
+                "rename it.",
                 file=sys.stderr,
             )
             sys.exit(2)

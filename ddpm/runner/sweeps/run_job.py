@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from ddpm.runner.config import explain
 from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.distributed import ranks
-from ddpm.runner.execution.execute import Preempted, perform
+from ddpm.runner.execution.execute import Preempted, execute
 from ddpm.runner.runs import run_dir, stop_file
 from ddpm.runner.runs.metrics_log import final, values
 from ddpm.runner.sweeps import callback, compose
@@ -37,7 +37,7 @@ def run_job(job: Job) -> None:
         print(locked_message(job.folder), flush=True)
         return
     try:
-        result = perform(job.plan)
+        result = execute(job.plan)
         job.succeeded = result is None or result["state"] == "done"
     except run_dir.Busy:  # another process was faster
         print(locked_message(job.folder), flush=True)

@@ -210,7 +210,7 @@ ALIASES = [
 @pytest.mark.parametrize("shape", ["top", "in a list in a node", "_partial_"])
 def test_even_a_name_in_conf_must_be_what_it_says(name, shape, monkeypatch):
     monkeypatch.setattr(catalog, "targets", lambda: frozenset({GOOD["_target_"], name}))
-    with watched(), pytest.raises(InputError, match="stands for something else"):
+    with watched(), pytest.raises(InputError, match="must be a class or function"):
         build(SHAPES[shape](name), "model")
 
 
@@ -282,7 +282,7 @@ def assert_refused(status, out, err, folder, mission):
     assert "\x1b" not in text
     assert len(err.splitlines()) <= 5, err
     assert not [path for path in folder.rglob("*") if path.name == "gotcha"], mission
-    words = "can be built", "not allowed", "not a reference", "is not", "holds no"
+    words = "must be a target", "not allowed", "not a reference", "is not", "holds no"
     assert any(word in err for word in words), err
 
 

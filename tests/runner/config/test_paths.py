@@ -124,7 +124,7 @@ def test_one_rule_for_every_path(key, value):
     for parent in parents:
         node = node.setdefault(parent, {})
     node[name] = value
-    paths.settle(config)
+    paths.normalise(config)
     assert node[name] == str(value).replace("True", "true")
 
 
@@ -132,7 +132,7 @@ def test_one_rule_for_every_path(key, value):
 @pytest.mark.parametrize("key", ["output_dir", "resume", "checkpoint", "sweep"])
 def test_what_is_no_path_is_refused(key, value):
     with pytest.raises(InputError, match=f"^{key}="):
-        paths.settle({key: value})
+        paths.normalise({key: value})
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_what_is_no_path_is_refused(key, value):
 def test_lists_of_paths(value, expected, monkeypatch):
     monkeypatch.setenv("HOME", "HOME")
     config = {"runs": value, "job": {"images": value}}
-    paths.settle(config)
+    paths.normalise(config)
     assert config == {"runs": expected, "job": {"images": expected}}
 
 

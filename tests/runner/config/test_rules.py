@@ -51,7 +51,7 @@ def test_all_broken_rules_are_told_at_once():
 
 
 def test_a_run_must_end():
-    with pytest.raises(InputError, match="one of them must say when to stop"):
+    with pytest.raises(InputError, match="one of them must be"):
         checks.check_together({"job": {"max_steps": None, "max_epochs": None}})
     checks.check_together({"job": {"max_steps": None, "max_epochs": 2}})
 

@@ -32,8 +32,8 @@ def filled(*words, folders=(), choices=None, **given):
     """The settings after all who may say something have, and the names of those left open."""
     config = {"tracker": {"wandb": knobs("wandb") | given}}
     overrides = OverridesParser.create().parse_overrides(list(words))
-    untyped = settings.fill(config, overrides, folders, choices or {})
-    settings.mend(config)
+    untyped = settings.fill_from_env(config, overrides, folders, choices or {})
+    settings.normalise(config)
     rules.check(config, {})
     return config["tracker"]["wandb"], untyped
 
@@ -154,8 +154,8 @@ def test_a_variable_that_cannot_be_is_refused_by_its_name(variable, value, monke
 def test_a_variable_that_is_not_asked_is_not_looked_at(monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "a/b")
     assert filled("tracker.wandb.project=pets", project="pets")[0]["project"] == "pets"
-    settings.fill({"tracker": {}}, [], [], {})
-    settings.fill({"tracker": {"tensorboard": {"flush_secs": 1}}}, [], [], {})
+    settings.fill_from_env({"tracker": {}}, [], [], {})
+    settings.fill_from_env({"tracker": {"tensorboard": {"flush_secs": 1}}}, [], [], {})
 
 
 @pytest.mark.parametrize(("old", "mode"), [("dryrun", "offline"), ("run", "online")])
@@ -305,7 +305,7 @@ def test_a_run_that_goes_on_keeps_what_nobody_types_anew():
         "tracker": {"wandb": knobs("wandb") | {"project": "new", "name": "new", "tags": ["n"]}}
     }
     before = stored(project="old", name="old", tags=["o"], entity=None)
-    settings.keep(config, before, ("project", "tags", "entity"))
+    settings.keep_stored(config, before, ("project", "tags", "entity"))
     node = config["tracker"]["wandb"]
     assert (node["project"], node["name"], node["tags"]) == ("old", "new", ["o"])
 
@@ -316,19 +316,19 @@ def test_a_run_that_goes_on_keeps_what_nobody_types_anew():
 )
 def test_of_a_damaged_configuration_nothing_is_kept(node):
     config = {"tracker": {"wandb": knobs("wandb")}}
-    settings.keep(config, stored(**node), ("project",))
+    settings.keep_stored(config, stored(**node), ("project",))
     assert config["tracker"]["wandb"]["project"] == "ddpm"
     for other in ({}, {"tracker": None}, {"tracker": {"wandb": 3}}):
-        settings.keep(config, other, ("project",))
+        settings.keep_stored(config, other, ("project",))
 
 
 def test_a_run_of_an_older_program_still_asks_the_variables_that_counted_then(variables):
     config = {"tracker": {"wandb": {"entity": None, "project": "p", "group": "g", "name": None}}}
-    settings.mend(config)
+    settings.normalise(config)
     node = config["tracker"]["wandb"]
     assert (node["entity"], node["group"], node["notes"]) == ("our-lab", "g", "two\nlines")
     assert (node["project"], node["name"], node["tags"], node["job_type"]) == ("p", None, [], None)
-    settings.keep(now := stored(project="ddpm", name="x"), config, ("project", "name"))
+    settings.keep_stored(now := stored(project="ddpm", name="x"), config, ("project", "name"))
     assert now["tracker"]["wandb"]["project"] == "p"
 
 

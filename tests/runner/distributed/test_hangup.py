@@ -66,7 +66,7 @@ def test_what_the_end_of_a_session_sends_counts_once(numbers, sent, tmp_path):
     sent(*numbers)
     assert go(tmp_path, *RUN) == 128 + numbers[0], said(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "preempted", "step": 5, "saved": 5}
-    assert "stopped  asked to by a signal, saved after step 5" in said(tmp_path)
+    assert "stopped  by a signal, saved after step 5" in said(tmp_path)
 
 
 def test_ctrl_c_after_it_stops_at_once(sent, tmp_path):

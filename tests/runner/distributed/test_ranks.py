@@ -179,7 +179,7 @@ def test_another_checkpoint_on_another_machine_is_refused(alone, tmp_path, monke
     monkeypatch.setattr(launch, "_checkpoint", elsewhere)
     words = [*DRAW, f"checkpoint={alone()}", "output_dir=s", "hardware=ddp", *CPU]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
-    assert said(tmp_path).count("not all processes find what the first one finds") == 1
+    assert said(tmp_path).count("not all processes find the checkpoint") == 1
     assert not (tmp_path / "s").exists()
 
 

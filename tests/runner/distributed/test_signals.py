@@ -79,7 +79,7 @@ def assert_stopped(home, step):
     assert status_of(home / "run") == {"state": "preempted", "step": step, "saved": step}
     assert steps_saved(home / "run")[-1] == step
     assert state_of(home / "run", step)["step"] == step
-    assert f"stopped  asked to by a signal, saved after step {step}" in said(home)
+    assert f"stopped  by a signal, saved after step {step}" in said(home)
     assert f"preempted {step} steps in run" in said(home)
     assert "go on    python run.py resume=run" in said(home)
     assert "Traceback" not in said(home)

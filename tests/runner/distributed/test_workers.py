@@ -228,9 +228,9 @@ def test_where_the_memory_is_short_the_run_says_what_needs_less(straight, tmp_pa
         at_call(patch, Train, "loss", 6, out_of_memory)  # two calls measure what it needs
         assert go(tmp_path, *RUN) == 2
     words = said(tmp_path)
-    assert "job.batch_size=8: the device has not enough memory for images of 16 pixels" in words
+    assert "job.batch_size=8: not enough memory" in words
     assert "(CUDA out of memory. Tried to allocate 20.00 GiB.)" in words
-    assert "A larger job.accumulate_grad_batches (now 1)" in words
+    assert "a larger job.accumulate_grad_batches (now 1)" in words
     assert "Traceback" not in words
     told = status_of(tmp_path / "run")
     assert (told["state"], told["saved"]) == ("failed", 2)
@@ -258,7 +258,7 @@ def test_a_preview_that_cannot_be_drawn_costs_the_preview(
     monkeypatch.setattr(train, "preview_grid", fail)
     assert go(tmp_path, *RUN, "job.sample_every=3") == 0, said(tmp_path)
     assert [line for line in said(tmp_path).splitlines() if "No preview" in line] == [
-        f"No preview of step {step}, the run goes on: {reason}" for step in (3, 6)
+        f"No preview of step {step}; the run continues: {reason}" for step in (3, 6)
     ]
     assert_same(tmp_path / "run", straight)
     assert files_of(straight) - files_of(tmp_path / "run") == {"samples/step-000006.png"}

@@ -16,8 +16,8 @@ from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config import catalog, explain, output_dir
 from ddpm.runner.config.request import Request
 from ddpm.runner.execution import outputs
-from ddpm.runner.execution.execute import perform
-from ddpm.runner.execution.shadowed_modules import check_shadows
+from ddpm.runner.execution.execute import execute
+from ddpm.runner.execution.shadowed_modules import check_shadowed_modules
 from ddpm.runner.report import commands, run_record, status
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import file_locks, listing
@@ -269,7 +269,7 @@ def test_the_end_of_a_run_is_told(tmp_path, monkeypatch, refuse, capsys):
     monkeypatch.setattr(launch, "launch", lambda plan: result)
     refuse(tmp_path / "samples")
     config = {"choices": {"job": "train"}, "job": {}}
-    perform(SimpleNamespace(config=config, name="x", trains=True))
+    execute(SimpleNamespace(config=config, name="x", trains=True))
     out = capsys.readouterr().out
     assert "done     7 steps" in out
     assert f"picture  {tmp_path / 'samples'}: cannot be listed (Stale file handle)" in out
@@ -358,7 +358,7 @@ def test_a_checkout_that_cannot_be_listed_is_no_traceback(tmp_path, monkeypatch,
 
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     monkeypatch.setattr("ddpm.runner.execution.shadowed_modules.os.listdir", fail)
-    check_shadows()
+    check_shadowed_modules()
     assert f"{tmp_path}: cannot be listed (Permission denied)" in capsys.readouterr().err
 
 

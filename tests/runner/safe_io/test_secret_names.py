@@ -208,9 +208,9 @@ def test_numbers_may_be_read_from_variables_that_sound_secret(monkeypatch):
     monkeypatch.setenv("HF_TOKENS", "8")
     cfg = OmegaConf.create({"model": {"width": "${oc.decode:${oc.env:HF_TOKENS}}"}})
     redaction.check_config(cfg)
-    assert redaction.hidden(cfg) == []
+    assert redaction.env_values(cfg) == []
     monkeypatch.setenv("HF_TOKENS", "hf_abc")
     with pytest.raises(InputError, match="HF_TOKENS"):
         redaction.check_config(cfg)
     with pytest.raises(InterpolationResolutionError, match="HF_TOKENS"):
-        redaction.hidden(cfg)
+        redaction.env_values(cfg)

@@ -418,7 +418,7 @@ def test_the_failure_of_a_job_that_cannot_be_noted_stops_no_other(run, monkeypat
     def refuse(path, **changes):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_job, "perform", fail)
+    monkeypatch.setattr(run_job, "execute", fail)
     monkeypatch.setattr(run_dir, "change_status", refuse)
     status, out, _ = run(*SWEEP)
     assert status == 1
