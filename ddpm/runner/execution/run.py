@@ -168,7 +168,7 @@ class Run:
         self.say(f"folder   {self.dir}\ndevice   {describe(self.fabric)}")
         for place in tracker.places:
             self.say(f"tracker  {place}")
-        if self.plan.trains and not self.plan.output.begun:
+        if self.plan.trains and self.step == 0:
             for line in presets.lines(self.plan.config):
                 self.say(f"preset   {line}")
         for change in self.plan.changes:
