@@ -50,7 +50,7 @@ ROWS = [
     *(("B9", f"seed={v}", "seed=", "whole number from 0 to 2^32") for v in ("null", "True", "")),
     ("B10", "model=5", "model=5", "unet"),
     # what is not there
-    ("B11", "data_dir=??? seed=???", "data_dir: must be set", "seed: must be given"),
+    ("B11", "data_dir=??? seed=???", "data_dir: must be set", "seed: must be set"),
     ("B11", "job=inpaint", "checkpoint: must", "job.image: must", "job.mask: must"),
     (
         *("B12", "data_dir=${oc.env:NOPE} output_dir=${foo.bar} seed=${nope:1}"),
