@@ -50,7 +50,7 @@ ROWS = [
     *(("B9", f"seed={v}", "seed=", "whole number from 0 to 2^32") for v in ("null", "True", "")),
     ("B10", "model=5", "model=5", "unet"),
     # what is not there
-    ("B11", "data_dir=??? seed=???", "data_dir: must be set", "seed: must be given"),
+    ("B11", "data_dir=??? seed=???", "data_dir: must be set", "seed: must be set"),
     ("B11", "job=inpaint", "checkpoint: must", "job.image: must", "job.mask: must"),
     (
         *("B12", "data_dir=${oc.env:NOPE} output_dir=${foo.bar} seed=${nope:1}"),
@@ -74,7 +74,7 @@ ROWS = [
         ("B19", f"{OWN} experiment={name}", f"{name}.yaml:{line}:")
         for name, line in {"tab": 3, "unclosed": 3, "twice": 4, "tag": 2}.items()
     ),
-    ("B19", f"{OWN} experiment=bytes", "bytes.yaml: not text in UTF-8"),
+    ("B19", f"{OWN} experiment=bytes", "bytes.yaml: not UTF-8 text"),
     ("B20", "job.max_steps=010", "job.max_steps=010", "whole number"),
     ("B20", "job.compile=yes", "job.compile=yes", "true, false or auto"),
     ("B20", f"{OWN} experiment=octal", "octal.yaml:3:14: 010 means 8"),
@@ -120,7 +120,7 @@ ROWS = [
     ("B33", "hardware.accelerator=bogus", "hardware.accelerator=bogus"),
     ("B33", "hardware.strategy=bogus", "hardware.strategy=bogus"),
     *(
-        ("B34", f"hardware.precision={v}", f"hardware.precision={v}", "bf16-mixed or 32-true")
+        ("B34", f"hardware.precision={v}", f"hardware.precision={v}", "bf16-mixed")
         for v in ("16-mixed", "16")
     ),
     ("B35", "hardware.precision=bf16-mixd", "hardware.precision=bf16-mixd", "'bf16-mixed'"),
@@ -224,7 +224,7 @@ def test_b38_an_average_that_stays_at_its_start_and_b48_too_many_workers_are_not
     )
     assert status == 0, err
     assert ": after 1 steps the average" in out + err
-    assert f"job.num_workers={many}: more than the {many - 1} cores" in out + err
+    assert f"job.num_workers={many}: slower, as this machine has {many - 1} cores" in out + err
     assert "UserWarning" not in out + err
     assert list(tmp_path.rglob("step-0000001.pt")), "B40: the end is always saved"
 

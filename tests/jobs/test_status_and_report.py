@@ -96,7 +96,7 @@ def shown(monkeypatch):
     def show(trackers, files, output, title):
         calls.append((trackers, report._run_id(output, title)))
 
-    monkeypatch.setattr(report, "_show", show)
+    monkeypatch.setattr(report, "_log", show)
     return calls
 
 
@@ -161,7 +161,7 @@ def test_lines_to_paste_are_quoted(tmp_path, capsys):
     [
         (15, False, "by a signal, saved"),
         (None, True, "/stop, saved"),
-        (None, False, "by the end of the process that started it, saved"),
+        (None, False, "by the end of the parent process, saved"),
     ],
 )
 def test_who_asked_a_run_to_stop(signal, file, words, tmp_path):
@@ -184,11 +184,11 @@ def test_who_asked_a_run_to_stop(signal, file, words, tmp_path):
         (["job=report", "sweep=studdy"], "Did you mean 'study'?"),
         (["job=report", "runs=[nowhere]"], "runs: nowhere is not the folder of a run"),
         (["job=report", "runs=[3]"], "runs: 3 is not the folder of a run"),
-        (["job=report", "sweep=study", "model=unet"], "model: job=report reads runs"),
+        (["job=report", "sweep=study", "model=unet"], "model: job=report only reads"),
         (["job=report", "sweep=study", "job.max_steps=3"], "job.max_steps"),
         (["-m", "job=status", "sweep=study"], "leave out -m"),
         (["job=report", "sweep=..\\x"], "sweep=..\\x: must be a name"),
-        (["job=status", "sweep=study", "seed=1"], "seed: job=status reads runs"),
+        (["job=status", "sweep=study", "seed=1"], "seed: job=status only reads"),
     ],
 )
 def test_mistakes(words, message, run, tmp_path):
