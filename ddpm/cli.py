@@ -114,7 +114,8 @@ def _prepare_arguments() -> None:
             raise InputError("--cfg shows the configuration of one run; leave out -m.")
         _check_one_sweep(words)
     _check_chosen_files(flags, words)
-    sys.argv[1:] = [*flags, *words, *_inherited(words)]
+    shows = any(flag.partition("=")[0] in ("-c", "--cfg", "-h", "--help") for flag in flags)
+    sys.argv[1:] = [*flags, *words, *_inherited(words, must_exist=not shows)]
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -140,9 +141,9 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, words
 
 
-def _inherited(words: list[str]) -> list[str]:
+def _inherited(words: list[str], *, must_exist: bool) -> list[str]:
     """Overrides that choose the options of an older run, and the key that lists them."""
-    options = base_run.inherited(words)
+    options = base_run.inherited(words, must_exist=must_exist)
     listed = ",".join(map(shell.quoted, options))
     return [*options, f"{INHERITED}=[{listed}]"] if options else []
 

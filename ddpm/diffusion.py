@@ -1,10 +1,9 @@
 """The forward process of Ho et al. 2020 (arXiv:2006.11239): how images become noise.
 
 x_t = alpha_t x_0 + sigma_t eps with alpha_t^2 = alphas_cumprod_t and alpha_t^2 + sigma_t^2 = 1
-(Eq. 4; the paper's alpha_t is 1 - beta_t). Only this module relies on the second equation. Time t
-runs over 0..T-1, and t = 0 is one step of noise (the paper's t = 1). Coefficients are computed in
-float64. Batches use them in float32, whatever the precision of the network: in bfloat16, sigma
-would be 0 for the first ten steps.
+(Eq. 4; the paper's alpha_t is 1 - beta_t). Time t runs over 0..T-1, and t = 0 is one step of noise
+(the paper's t = 1). Coefficients are computed in float64. Batches use them in float32, whatever the
+precision of the network: in bfloat16, sigma would be 0 for the first ten steps.
 """
 
 import math

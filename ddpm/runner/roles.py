@@ -121,7 +121,7 @@ def may_move(key: str) -> bool:
 
 
 def is_of_this_start(key: str) -> bool:
-    """Whether an override is about this start and not merged into an older configuration."""
+    """Whether an override applies to this start only, and is not merged with an older run."""
     return role_of(key) in (Role.START, Role.SOURCE) or key == "data_dir"
 
 

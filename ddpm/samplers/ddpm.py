@@ -36,7 +36,9 @@ class DDPM(Sampler):
                 f"sampler.variance={variance}: must be one of {', '.join(VARIANCES)}.{hint}"
             )
         if variance == "fixed_large" and steps is not None:
-            logger.warning("sampler.variance=fixed_large adds too much noise on fewer than T steps")
+            logger.warning(
+                "sampler.variance=fixed_large adds too much noise if sampler.steps < schedule.T"
+            )
         self.variance = variance
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
@@ -45,6 +47,7 @@ class DDPM(Sampler):
         kept = alpha_t / alpha_s  # x_t = kept x_s + sqrt(large) z: Eq. 2 from s to t
         large = sigma_t**2 - (kept * sigma_s) ** 2
         small = large * sigma_s**2 / sigma_t**2  # Eq. 7
+        # Eq. 7, too
         mean = alpha_s * large / sigma_t**2 * x_0 + kept * sigma_s**2 / sigma_t**2 * x_t
         if sigma_s == 0:  # x_0 itself: line 3 of Algorithm 2, z = 0
             return mean

@@ -21,7 +21,8 @@ class RunInfo:
     name: str
     group: str | None  # the sweep it belongs to
     tags: list[str]
-    job_type: str  # train | sample
+    job_type: str  # the name of the job: train, sample, ...
+    trains: bool = False
     title: str = ""
 
 

@@ -51,7 +51,7 @@ class Local:
 
     def log_image(self, step: int, name: str, grid: Tensor) -> None:
         """Write `<name>/step-000500.png` and redraw the loss; sampling runs write `<name>.png`."""
-        trains = self._run.job_type == "train"
+        trains = self._run.trains
         file = grid_file(self._run_dir, name, step) if trains else self._run_dir / f"{name}.png"
         with self._spare():
             save_png(grid, file)

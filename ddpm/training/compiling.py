@@ -9,7 +9,7 @@ from torch import nn
 from ddpm.runner.distributed.fabric import check_compiler
 from ddpm.runner.execution.run import Run
 
-PAYS_OFF = 600.0  # seconds left in training, from which compiling (a minute or two) pays off
+PAYS_OFF = 600.0  # compile only if more seconds of training remain; it takes one or two minutes
 NEVER = -1  # instead of the step after which a run is compiled
 
 

@@ -165,9 +165,9 @@ class Loop(ABC):
         watch: Watch,
         progress: Progress,
     ) -> None:
-        """All steps. What is due after one is done in this order: log, checkpoint, console, images.
-        So whatever a kill interrupts is repeated after a resume, and the console, which may block,
-        comes after the checkpoint."""
+        """Run all steps. After each one, if due: log, save a checkpoint, update the console, draw a
+        preview. In this order, whatever a kill interrupts is repeated after a resume, and the
+        console, which may block, comes after the checkpoint."""
         fabric, total, network = step.fabric, order.stop, state.ema.model
         outlook = Outlook(
             order.start,

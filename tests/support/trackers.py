@@ -17,7 +17,7 @@ GRID = (torch.arange(3 * 8 * 12).reshape(3, 8, 12) % 256).to(torch.uint8)
 
 def info(**changes):
     values = {"run_id": "a1b2c3", "name": "unet-digits", "group": "sweep", "tags": ["unet"]}
-    return RunInfo(**(values | {"job_type": "train"} | changes))
+    return RunInfo(**(values | {"job_type": "train", "trains": True} | changes))
 
 
 def knobs(tracker, /, **changes):

@@ -107,7 +107,7 @@ def test_a_curve_is_drawn_of_one_point_and_of_negative_ones(tmp_path):
 
 
 def test_a_sample_run_has_one_picture_and_no_metrics(tmp_path):
-    tracker = local(tmp_path, job_type="sample")
+    tracker = local(tmp_path, trains=False)
     tracker.log_image(500, "grid", GRID[:1])
     tracker.close("done")
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]

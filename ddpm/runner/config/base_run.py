@@ -14,6 +14,7 @@ from ddpm.runner.checkpoints import summary
 from ddpm.runner.config import catalog, overrides, paths
 from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.runs.old_names import FORMER_CHOICES
+from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.tree import get_path
 from ddpm.runner.safe_io.yaml_json import read_yaml
@@ -43,11 +44,14 @@ class BaseRun:
     checkpoint: Path | None = None
 
 
-def inherited(words: list[str]) -> list[str]:
+def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
     """Options that a run takes from the older one, as `group=option` for Hydra.
 
     Hydra then composes the right keys: `sampler.eta` is known if the older run had sampler=ddim.
     Groups that the words themselves choose are left out.
+
+    Raises:
+        InputError: the older run does not exist, and `must_exist`.
     """
     typed = {overrides.key_of(word) for word in words}
     named = overrides.values(words)
@@ -59,6 +63,8 @@ def inherited(words: list[str]) -> list[str]:
         path = Path(source) if key == "resume" else reference.find(source).path
     except InputError:  # reported when the run is planned
         return []
+    if must_exist and not listing.exists(path):  # before Hydra refuses keys that only that run has
+        raise InputError(f"{key}={source}: there is no such file or folder.")
     choices = _choices_of(path)
     if not choices:
         return []

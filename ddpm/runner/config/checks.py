@@ -165,8 +165,8 @@ def _attention(config: dict[str, Any]) -> tuple[list[int], list[int]]:
 
 
 def _left_of_start(steps: int, decay: float, ramp: float) -> float:
-    """The share of the first weights in their average, in which step n keeps
-    min(decay, (1 + n) / (ramp + n)) of what was; any number below 0.1 where that is reached."""
+    """The share of the initial weights in the average after `steps` steps. Step n multiplies it by
+    min(decay, (1 + n) / (ramp + n)). Below 0.1 the exact value does not matter."""
     left, n = 1.0, 0
     while n < steps and left > 0.1:
         kept = (1 + n) / (ramp + n)

@@ -41,7 +41,7 @@ class Request:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> "Request":
-        """The request that the composed configuration answers.
+        """Parse the command line behind a composed configuration.
 
         Raises:
             InputError: the team's file sets a key that it may not.

@@ -160,6 +160,7 @@ class Run:
                 group=self.plan.group,
                 tags=self.plan.tags,
                 job_type=hparams["choices"]["job"],
+                trains=self.plan.trains,
                 title=self.plan.title,
             ),
             hparams=hparams,

@@ -67,7 +67,8 @@ def style(setting: int) -> str:
 
 
 def panels(comparison: Comparison) -> tuple[list[Panel], list[Panel]]:
-    """Panels of the loss and of evaluations; and of the loss by quarter of t, on a common axis."""
+    """Panels of the loss and of evaluations, and panels of the loss by quarter of t, which share
+    one axis."""
     names = {name for run in comparison.runs for name in run.metrics}
     large = [(LOSS, "training loss")] if LOSS in names else []
     large += [(name, name) for name in sorted(names) if name.startswith("eval/")]

@@ -86,7 +86,7 @@ def search(
         shared_study.check_setup(study, folder, metric, direction, fixed, distributions)
         if is_first:
             shared_study.retry_failed(study, distributions)
-    # The same seed again would draw the same trials again.
+    # A continued search with the same seed would draw its first trials again.
     drawn = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     study.sampler = _sampler(sampler, seed if seed is None else seed + drawn)
 
