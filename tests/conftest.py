@@ -44,6 +44,7 @@ def run(tmp_path, data_dir, monkeypatch, capfd):
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        monkeypatch.delenv("COLUMNS", raising=False)  # of pytest-xdist: tables would be cut
         monkeypatch.setattr(cli, "_single", {})
         callback.forget()
         GlobalHydra.instance().clear()

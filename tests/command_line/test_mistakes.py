@@ -26,7 +26,7 @@ ROWS = [
     ("model=null", "model=null", "group"),
     ("~model",),
     ("job_data=foo", "job_data=foo"),
-    ("size=unet_digit", "size=unet_digit"),
+    ("size=unet_digit", "model_data=unet_digit"),
     ("--multirn", "--multirn"),
     # keys
     ("job.max_step=5", "job.max_step:", "'job.max_steps'"),

@@ -466,7 +466,7 @@ def test_root_must_be_given(tmp_path):
 
 
 def test_missing_folder(tmp_path):
-    fails(folder(tmp_path / "nowhere"), "data.root: no such folder", "nowhere")
+    fails(folder(tmp_path / "nowhere"), "data.root: there is no folder", "nowhere")
 
 
 def test_folder_without_images(tmp_path):

@@ -439,7 +439,7 @@ MISTAKES = [
     ("job.image=a.png job.mask=a.txt", ["job.mask", "not a PNG"]),
     ("job.image=a.png job.mask=cut.png", ["job.mask", "cut.png"]),
     ("job.image=a.png job.mask=b.jpg", ["job.mask", "20x30", "16x16"]),
-    ("job.image=a.png job.mask=black.png", ["job.mask", "nothing to paint"]),
+    ("job.image=a.png job.mask=black.png", ["job.mask", "no white pixel"]),
     ("job.image=a.png job.mask=left job.resamples=0", ["job.resamples=0"]),
     ("job.image=a.png job.mask=left job.jump_length=0", ["job.jump_length=0"]),
     ("job.image=a.png job.mask=left job.labels=[1]", ["job.labels=[1]", "without labels"]),

@@ -63,7 +63,10 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
         path = Path(source) if key == "resume" else reference.find(source).path
     except InputError:  # reported when the run is planned
         return []
-    if must_exist and not listing.exists(path):  # before Hydra refuses keys that only that run has
+    belongs_to_job = key == "resume" or "job" in named
+    if (
+        must_exist and belongs_to_job and not listing.exists(path)
+    ):  # before Hydra refuses keys that only that run has
         raise InputError(f"{key}={source}: there is no such file or folder.")
     choices = _choices_of(path)
     if not choices:
