@@ -146,8 +146,8 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def check_at_least_1(**knobs: int) -> None:
-    for name, value in knobs.items():
+def check_at_least_1(**settings: int) -> None:
+    for name, value in settings.items():
         require(value >= 1, f"model.{name}={value}: must be at least 1")
 
 

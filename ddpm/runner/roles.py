@@ -86,7 +86,7 @@ PARTS = (
 PRESETS = tuple(key for key, role in ROLES.items() if role is Role.PRESET)
 # The presets that the names of other groups choose.
 FOLLOWING_PRESETS = tuple(group for group in PRESETS if group != "experiment")
-# What a checkpoint brings along for whoever draws from it, and what an export holds.
+# What a checkpoint brings along for the jobs that draw from it, and what an export holds.
 PROCESS = tuple(key for key, role in ROLES.items() if role is Role.PROCESS)
 DRAWING = tuple(key for key, role in ROLES.items() if role is Role.DRAWING)
 GROUP_ORDER = tuple(key for key in ROLES if "." not in key)

@@ -77,7 +77,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def step_of(path: Path) -> int:
-    """The step that the name of a checkpoint tells."""
+    """The step in the name of a checkpoint."""
     match = _NAME.fullmatch(path.name)
     assert match is not None, path
     return int(match[1])
