@@ -43,8 +43,8 @@ def markdown(comparison: Comparison, output: Path, curves: Path | None) -> str:
         if run.code[0]:
             changed = ", with uncommitted changes" if run.code[1] else ""
             lines += [f"Code of commit {plain(run.code[0])}{changed}.", ""]
-        if changed := changes.as_text(run):
-            lines += [*(f"- {plain(change)}." for change in changed), ""]
+        if changed_lines := changes.as_text(run):
+            lines += [*(f"- {plain(change)}." for change in changed_lines), ""]
         if words:
             lines += [*_fenced("\n".join(words)), ""]
     return "\n".join(lines)
