@@ -16,7 +16,7 @@ from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.runs.old_names import FORMER_CHOICES
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused
-from ddpm.runner.safe_io.tree import get_path
+from ddpm.runner.safe_io.tree import get_path, key_of
 from ddpm.runner.safe_io.yaml_json import read_yaml
 from ddpm.runner.terminal import shell
 from ddpm.trackers.wandb_client import reference
@@ -53,7 +53,7 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
     Raises:
         InputError: the older run does not exist, and `must_exist`.
     """
-    typed = {overrides.key_of(word) for word in words}
+    typed = {key_of(word) for word in words}
     named = overrides.values(words)
     key = "resume" if named.get("resume") is not None else "checkpoint"
     source = _source(named, key)

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm.errors import InputError, NoSuchKey, causes, nearest, shown
 from ddpm.runner.config import catalog, overrides, paths
 from ddpm.runner.safe_io import listing
+from ddpm.runner.safe_io.tree import key_of
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Plugins of Hydra, and the packages that provide them.
@@ -100,7 +101,7 @@ def _several_values(text: str) -> str:
     message = "Several values are a sweep: add -m to run them one after the other."
     match = re.search(r"Ambiguous value for argument '(.*)'$", text, re.MULTILINE)
     typed = match[1] if match else ""
-    is_text = overrides.key_of(typed) in (*paths.PATHS, *paths.NAMES)
+    is_text = key_of(typed) in (*paths.PATHS, *paths.NAMES)
     if is_text and (spelled := overrides.spelled_with_quotes(typed)):
         message += f"\nIf it is one value with a comma: {spelled}"
     return message

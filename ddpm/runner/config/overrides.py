@@ -23,11 +23,6 @@ def parse(word: str) -> Override | None:
         return None
 
 
-def key_of(word: str) -> str:
-    """The key or group that an override names: `+job.x=1` names job.x."""
-    return word.lstrip("+~").partition("=")[0]
-
-
 def values(words: Iterable[str]) -> dict[str, Any]:
     """Keys and values of the overrides that set one value, quotes removed; the last one of a key
     wins. `${...}` references are not resolved."""

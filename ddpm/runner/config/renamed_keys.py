@@ -10,9 +10,8 @@ from collections.abc import Iterable
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ddpm.runner.config.composed import to_dict
-from ddpm.runner.config.overrides import key_of
 from ddpm.runner.runs.old_names import RENAMED, override
-from ddpm.runner.safe_io.tree import get_path
+from ddpm.runner.safe_io.tree import get_path, key_of
 
 logger = logging.getLogger(__name__)
 

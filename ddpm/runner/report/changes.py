@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 from ddpm.runner import roles
-from ddpm.runner.report.config_diff import Flat, frozen, key_of, text
+from ddpm.runner.report.config_diff import Flat, frozen, text
 from ddpm.runner.report.run_record import RunRecord
-from ddpm.runner.safe_io.tree import flatten
+from ddpm.runner.safe_io.tree import flatten, key_of
 from ddpm.runner.terminal import shell
 
 _KEY = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")  # excludes `_target_`

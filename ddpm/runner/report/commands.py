@@ -4,10 +4,11 @@ import os
 import re
 from pathlib import Path
 
-from ddpm.runner.report import changes, config_diff
+from ddpm.runner.report import changes
 from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.roles import Role, role_of
 from ddpm.runner.safe_io import listing
+from ddpm.runner.safe_io.tree import key_of
 from ddpm.runner.terminal import shell
 
 
@@ -24,7 +25,7 @@ def again(run: RunRecord) -> str | None:
 
 
 def _is_setting(word: str) -> bool:
-    key = config_diff.key_of(word)
+    key = key_of(word)
     root = re.split(r"[.@/]", key)[0]
     return bool(key) and not word.startswith("-") and role_of(root) is not Role.START
 

@@ -7,7 +7,7 @@ from typing import Any
 from ddpm.runner import roles
 from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.report.stats import NONE
-from ddpm.runner.safe_io.tree import flatten
+from ddpm.runner.safe_io.tree import flatten, key_of
 
 _ABSENT = object()
 
@@ -55,11 +55,6 @@ def differing(runs: Sequence[RunRecord], flats: Sequence[Flat]) -> list[str]:
         if not _follows(key, chosen, flats):
             chosen.append(key)
     return sorted(chosen, key=keys.index)
-
-
-def key_of(override: str) -> str:
-    """The key of an override: `job.batch_size` of `+job.batch_size=8`."""
-    return override.lstrip("+~").partition("=")[0]
 
 
 def _tag(value: Any) -> tuple[bool, Any]:

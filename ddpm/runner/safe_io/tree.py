@@ -26,3 +26,8 @@ def set_path(node: dict[str, Any], key: str, value: Any) -> None:
     for parent in parents:
         node = node.setdefault(parent, {})
     node[name] = value
+
+
+def key_of(override: str) -> str:
+    """The dotted key of an override of the command line: `+job.max_steps=5` sets job.max_steps."""
+    return override.lstrip("+~").partition("=")[0]
