@@ -56,10 +56,10 @@ LAYERS = [
     ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness"],
     ["models", "schedules", "objectives", "likelihood", "images", "runner.runs"],
     ["weightings", "data", "runner.checkpoints"],
-    ["diffusion", "trackers"],
+    ["diffusion", "trackers", "features"],
     ["denoising"],
     ["samplers", "runner.config", "runner.report"],
-    ["editing", "pretrained"],
+    ["editing", "pretrained", "metrics"],
     ["guidance", "runner.execution"],
     ["pipeline", "runner.sweeps"],
     ["training"],
@@ -82,6 +82,8 @@ METHOD = {
     "randomness": set(),
     "guidance": set(),
     "images": {"safe_io"},
+    "features": {"safe_io", "checkpoints"},  # files of weights
+    "metrics": set(),
     "data": {"safe_io", "runs"},  # data=folder leaves out run folders among the images
     "trackers": {"safe_io", "runs", "checkpoints"},
     "pretrained": {"checkpoints", "config"},

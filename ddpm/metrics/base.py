@@ -1,0 +1,97 @@
+"""Metrics: what a set of samples, or a trained network, scores."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.features.base import Features
+
+Need = Literal["features", "classes", "images", "network"]
+Better = Literal["lower", "higher", "neither"]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A set of pictures, in the order in which they were drawn.
+
+    Args:
+        images: uint8 (n, C, H, W).
+        features: (n, d) float32, where the metric needs them.
+        labels: (n,) int64, where the data have some.
+    """
+
+    images: Tensor
+    features: Tensor | None = None
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a metric may look at.
+
+    Args:
+        samples: generated pictures; None where only the network is measured.
+        train: pictures that the network was trained on.
+        held_out: pictures of the same data that it was not trained on; None: there are none.
+        features: that all `Pictures.features` are of.
+        network: the one that is measured, in evaluation mode: (x_t, t, labels) -> its output.
+        diffusion: the process that the network was trained for.
+        seed: of subsets, of the bootstrap, and of noise.
+    """
+
+    train: Pictures
+    held_out: Pictures | None
+    samples: Pictures | None = None
+    features: Features | None = None
+    network: nn.Module | None = None
+    diffusion: GaussianDiffusion | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its error.
+
+    Args:
+        name: fd_mnist, recall_inception, loss, ...
+        low, high: bounds of a 95 % interval, where one is known.
+        floor: the same score of held-out real pictures, as many as there are samples.
+        n: pictures that were measured.
+        reference: the pictures that they were compared with: train or held_out.
+    """
+
+    name: str
+    value: float
+    n: int
+    better: Better
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    floor: float | None = None
+    reference: str | None = None
+
+
+class Metric(ABC):
+    """One file, one YAML file: conf/metric/<name>.yaml names the class and its options."""
+
+    needs: ClassVar[frozenset[Need]]
+
+    @abstractmethod
+    def measure(self, material: Material) -> Sequence[Score]:
+        """The scores, the most important one first.
+
+        Raises:
+            UserError: too few pictures, or something is missing that the metric needs.
+        """
+
+    @abstractmethod
+    def passport(self) -> dict[str, object]:
+        """Name, options and version of the formula: with equal passports, equal material gets
+        equal scores up to rounding."""
