@@ -20,6 +20,12 @@ share_compositions()
 pytest_plugins = ["support.image_sets"]  # its fixtures
 
 
+def pytest_collection_modifyitems(items):
+    """Run the tests of trackers last: W&B and its libraries start threads that never end, and other
+    tests copy their process by a fork, which can hang beside threads."""
+    items.sort(key=lambda item: "trackers" in item.path.relative_to(ROOT / "tests").parts)
+
+
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Where the digits are cached, once for all runs of this process."""
