@@ -75,7 +75,7 @@ class Pipeline:
         Raises:
             InputError: the file is missing, damaged, or not a checkpoint of this program.
         """
-        from ddpm.pretrained import load_network
+        from ddpm.pretrained import for_inference, load_network
         from ddpm.runner.config.build import build  # Hydra is only needed here
         from ddpm.runner.distributed.fabric import fast_bf16
 
@@ -85,16 +85,20 @@ class Pipeline:
         if guidance is None and "guidance" in hparams:
             guidance = build(hparams["guidance"], "guidance")
         guidance = guidance or Unguided()
+
+        def autocast() -> torch.autocast:
+            return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device))
+
         labelled = data.get("conditional", False) or guidance.labelled
         return cls(
-            model,
+            for_inference(model, device, autocast),
             diffusion,
             sampler or build(hparams["sampler"], "sampler"),
             (data["channels"], data["image_size"], data["image_size"]),
             guidance=guidance,
             num_classes=data["num_classes"] if labelled else None,
             device=device,
-            autocast=lambda: torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device)),
+            autocast=autocast,
         )
 
     def denoiser(self, label: Tensor | None = None) -> Denoiser:

@@ -1,5 +1,7 @@
 """A network and its diffusion process from the checkpoint of a run."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, shown
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config.build import build
+
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
 
 def load_network(
@@ -77,7 +81,24 @@ def check_fits(node: dict[str, Any], state: dict[str, Any], file: Path) -> None:
     checkpoint.check_weights(model, state["ema"] if "ema" in state else state["model"], file)
 
 
-def for_inference(model: nn.Module, device: torch.device | str) -> nn.Module:
-    """The network on a device, in evaluation mode and without gradients."""
-    model = model.to(torch.device(device)).to(memory_format=torch.channels_last)
-    return model.eval().requires_grad_(False)
+def for_inference(
+    model: nn.Module, device: torch.device | str, autocast: Autocast = contextlib.nullcontext
+) -> nn.Module:
+    """The network on a device, in evaluation mode and without gradients.
+
+    Args:
+        autocast: context manager in which it will run. Of this program's networks, the weights
+            that it would convert at every call are converted here; results are equal to the bit.
+    """
+    device = torch.device(device)
+    model = model.to(device).to(memory_format=torch.channels_last)
+    model = model.eval().requires_grad_(False)
+    with autocast():
+        converts = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type)
+    # Other networks may leave the context for some of their layers.
+    if converts and type(model).__module__.startswith("ddpm.models."):
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear | nn.Conv2d):
+                layer.to(dtype)
+    return model

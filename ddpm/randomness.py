@@ -131,14 +131,33 @@ class StepNoise:
         return t[rows], eps[rows], flip[rows], u[rows]
 
 
-def image_noise(seeds: Sequence[int], device: torch.device) -> Callable[[Tensor], Tensor]:
-    """`randn_like` for a batch in which every image draws from a generator of its own."""
+AT_ONCE = 16  # steps whose noise a GPU draws at once: starting a kernel takes longer than drawing
+NUMBERS_AT_ONCE = 2**18  # at most, for an image
+
+
+def image_noise(
+    seeds: Sequence[int], device: torch.device, at_once: int | None = None
+) -> Callable[[Tensor], Tensor]:
+    """`randn_like` for a batch in which every image draws from a generator of its own.
+
+    Args:
+        at_once: the most steps whose noise is drawn at once, after the first one, which may be the
+            only one; fewer for large images. Default: some on a GPU, whose numbers depend on it.
+    """
     generators = [torch.Generator(device).manual_seed(mix(seed, "image", 0)) for seed in seeds]
+    at_once = at_once or (AT_ONCE if device.type == "cuda" else 1)
+    ahead: list[Tensor] = []
+    first = True
 
     def randn_like(x: Tensor) -> Tensor:
-        noise = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for row, generator in zip(noise, generators, strict=True):
-            row.normal_(generator=generator)
-        return noise
+        nonlocal first
+        if not ahead:
+            steps = 1 if first else max(1, min(at_once, NUMBERS_AT_ONCE // x[0].numel()))
+            first = False
+            noise = torch.empty(len(x), steps, *x.shape[1:], dtype=x.dtype, device=x.device)
+            for row, generator in zip(noise, generators, strict=True):
+                row.normal_(generator=generator)
+            ahead.extend(noise.unbind(1)[::-1])
+        return ahead.pop().contiguous()
 
     return randn_like

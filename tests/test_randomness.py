@@ -73,3 +73,11 @@ def test_noise_of_an_image_depends_on_its_seed_alone():
 def test_streams_do_not_collide():
     seeds = {mix(s, name, n) for s in range(20) for name in ("step", "order") for n in range(20)}
     assert len(seeds) == 800
+
+
+def test_noise_drawn_for_several_steps_at_once_is_the_same_noise():
+    """On a CPU; the numbers of an image must be a multiple of 16."""
+    x = torch.zeros(2, 1, 4, 4)
+    each, ahead = image_noise([5, 37], CPU), image_noise([5, 37], CPU, at_once=3)
+    for _ in range(8):
+        assert torch.equal(each(x), ahead(x))

@@ -63,7 +63,7 @@ class PipelineParts:
         assert run.path is not None
         pretrained.load_weights_into(self.model, self.diffusion, run.state, weights, run.path)
         return Pipeline(
-            pretrained.for_inference(self.model, fabric.device),
+            pretrained.for_inference(self.model, fabric.device, fabric.autocast),
             self.diffusion.to(fabric.device),
             self.sampler,
             (self.channels, self.image_size, self.image_size),

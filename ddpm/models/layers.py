@@ -93,7 +93,8 @@ class ClassEmbedding(nn.Module):
 
 
 class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` (Wu & He 2018, arXiv:1803.08494) that avoids a slow kernel."""
+    """`nn.GroupNorm` (Wu & He 2018, arXiv:1803.08494) that avoids slow kernels. Statistics are
+    computed in float32, and the result has the dtype of the input."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.is_cpu and x.dtype == torch.bfloat16 and self.num_channels < 16 * self.num_groups:
@@ -101,7 +102,12 @@ class GroupNorm(nn.GroupNorm):
             # Fewer than 16 do not fill a vector in bfloat16, and it takes 2 to 8 times as long as
             # float32 with both conversions.
             return super().forward(x.float()).to(x.dtype)
-        return super().forward(x).to(x.dtype)  # autocast on CUDA returns float32
+        if x.is_cuda and x.dtype != torch.float32 and not torch.compiler.is_compiling():
+            # Autocast would write the input and the output in float32. Compiled, it writes neither.
+            with torch.autocast("cuda", enabled=False):
+                weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+                return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+        return super().forward(x).to(x.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
