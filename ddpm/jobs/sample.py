@@ -10,6 +10,7 @@ from ddpm.images import enlarge, make_grid, save_gif
 from ddpm.jobs.sampling import (
     GRID,
     PipelineParts,
+    compile_if_it_pays,
     draw,
     file_name,
     load,
@@ -34,6 +35,7 @@ def sample(
     num_samples: int,
     first_seed: int,
     batch_size: int,
+    compile: bool | str,
     gif_seconds: float,
 ) -> None:
     """Write `samples/000000.png` ... named after their seeds, `grid.png` and `denoising.gif`, and
@@ -41,6 +43,7 @@ def sample(
     """
     loaded = pipeline.load(run, fabric, weights)
     seeds = range(first_seed, first_seed + num_samples)
+    compile_if_it_pays(loaded, compile, num_samples // (batch_size * fabric.world_size), batch_size)
 
     def files(batch: range) -> list[Path]:
         return [run.dir / "samples" / file_name(seed) for seed in batch]

@@ -23,6 +23,7 @@ from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.images import is_whole, load_png, save_png
 from ddpm.pipeline import Pipeline, in_turn
+from ddpm.runner.distributed.fabric import check_compiler
 from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run
@@ -30,9 +31,12 @@ from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
+from ddpm.training.compiling import can_compile, compile_networks, may_compile
+from ddpm.training.preview import evaluations
 
 VISIBLE_AFTER = 30  # seconds that a file server may keep an old answer
 GRID = 256  # images in grid.png, at most
+PAYS_OFF = 5000  # network evaluations of a batch; compiling takes as long as about a thousand
 
 Batch = TypeVar("Batch")
 Content = TypeVar("Content")
@@ -72,6 +76,29 @@ class PipelineParts:
             device=fabric.device,
             autocast=fabric.autocast,
         )
+
+
+def compile_if_it_pays(
+    pipeline: Pipeline, mode: bool | str, batches: int, batch_size: int
+) -> None:
+    """Compile the network for full batches: job.compile=true, false or "auto".
+
+    Args:
+        batches: full batches of a rank, at least.
+
+    Raises:
+        InputError: it is to be compiled, and the compiler is missing.
+    """
+    if mode is False:
+        return
+    if mode is True:
+        check_compiler(pipeline.device)
+    elif not may_compile(pipeline.device) or not can_compile():
+        return
+    elif batches * evaluations(pipeline.sampler, pipeline.diffusion) < PAYS_OFF:
+        return
+    compile_networks(pipeline.model, fallback=mode is not True)
+    pipeline.compiled_batch = batch_size
 
 
 def draw(

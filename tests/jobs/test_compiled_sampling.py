@@ -1,0 +1,68 @@
+"""When job=sample compiles its network, and for which batches."""
+
+import pytest
+import torch
+from support.base import TINY
+from torch import nn
+
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.jobs import sampling
+from ddpm.pipeline import Pipeline
+from ddpm.samplers.ddim import DDIM
+
+CUDA = torch.device("cuda")
+
+
+class Network(nn.Module):
+    """Records whether it is called compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.compiled, self.calls = False, []
+
+    def compile(self):
+        self.compiled = True
+        self._compiled_call_impl = lambda x, t: self.calls.append(("compiled", len(x))) or 0 * x
+
+    def forward(self, x, t):
+        self.calls.append(("eager", len(x)))
+        return 0 * x
+
+
+@pytest.fixture
+def pipeline():
+    diffusion = GaussianDiffusion(betas=torch.linspace(1e-4, 0.02, 100, dtype=torch.float64))
+    return Pipeline(Network(), diffusion, DDIM(steps=10, eta=0.0), (1, 2, 2))
+
+
+@pytest.mark.parametrize(
+    ("mode", "device", "batches", "compiled"),
+    [
+        (False, CUDA, 10_000, False),
+        (True, torch.device("cpu"), 1, True),
+        ("auto", torch.device("cpu"), 10_000, False),
+        ("auto", CUDA, 500, True),  # batches of ten evaluations each
+        ("auto", CUDA, 499, False),
+    ],
+)
+def test_it_compiles_where_that_pays(pipeline, monkeypatch, mode, device, batches, compiled):
+    monkeypatch.setattr(sampling, "can_compile", lambda: True)
+    monkeypatch.setattr(sampling, "check_compiler", lambda device: None)
+    pipeline.device = device
+    sampling.compile_if_it_pays(pipeline, mode, batches, 4)
+    assert pipeline.model.compiled is compiled
+
+
+def test_a_smaller_last_batch_is_not_compiled_for(pipeline, monkeypatch):
+    monkeypatch.setattr(sampling, "check_compiler", lambda device: None)
+    sampling.compile_if_it_pays(pipeline, True, 1, 4)
+    for size in (4, 3, 4):
+        pipeline.sample_seeds(range(size))
+    kinds = ["compiled"] * 10 + ["eager"] * 10 + ["compiled"] * 10
+    assert [kind for kind, _ in pipeline.model.calls] == kinds
+
+
+def test_a_key_of_the_command_line(tiny, run):
+    status, _, err = run("job=sample", f"checkpoint={tiny}", "job.compile=maybe", *TINY[-1:])
+    assert status == 2
+    assert "job.compile=maybe" in err
