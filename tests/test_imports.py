@@ -90,7 +90,17 @@ METHOD = {
     "pipeline": {"config", "distributed"},
 }
 # Shared by the files of their folder; no part imports another part.
-SHARED = ["layers", "unet_blocks", "base", "cache", "decode", "multi", "local", "loss_curve"]
+SHARED = [
+    "layers",
+    "unet_blocks",
+    "base",
+    "cache",
+    "decode",
+    "holdout",
+    "multi",
+    "local",
+    "loss_curve",
+]
 
 
 def inside(name, area):

@@ -1,5 +1,6 @@
 """What every data set shares: images decoded once, to one size, into one cache."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ from contextlib import closing
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar, Self
 
 import numpy as np
 import torch
@@ -40,6 +41,7 @@ CACHE_VERSION = 2  # to be raised when the same settings give other pixels
 
 logger = logging.getLogger(__name__)
 
+_OPEN = ("arrays", "rows", "sources", "cache")  # not to be pickled
 # Keys that had another name when caches and fingerprints were first written.
 _FIRST_NAME = {"resize_mode": "fit"}
 
@@ -57,6 +59,7 @@ class ImageData(Dataset):
 
     name: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = ("train",)
+    held_out_split: ClassVar[str | None] = None  # that training on `train` leaves out
     resample: ClassVar[Image.Resampling] = Image.Resampling.LANCZOS
     center_crop: int | None = None
     on_error: str = "stop"
@@ -84,7 +87,8 @@ class ImageData(Dataset):
         check("flip", flip, isinstance(flip, bool), "true, false")
         check("conditional", conditional, isinstance(conditional, bool), "true, false")
         self.data_dir = self.root = Path(os.path.expanduser(data_dir))
-        self.split, self.channels, self.image_size = split, channels, image_size
+        self.split = self.source_split = split  # what it holds, and whose files it reads
+        self.channels, self.image_size = channels, image_size
         self.num_classes, self.resize_mode = num_classes, resize_mode
         self.background, self.flip = background, flip
         self.conditional = conditional
@@ -96,6 +100,23 @@ class ImageData(Dataset):
     def class_names(self) -> list[str] | None:
         """Names of the classes in the order of the labels; None: no classes."""
         return None
+
+    def held_out(self) -> "ImageData | None":
+        """The images that training on these leaves out, read as these are; None: there are none."""
+        if self.split != "train" or self.held_out_split is None:
+            return None
+        return self.with_split(self.held_out_split)
+
+    def with_split(self, split: str) -> Self:
+        """The same data set with another split."""
+        other = copy.copy(self)
+        for kind in type(self).__mro__:
+            for name, attribute in vars(kind).items():
+                if isinstance(attribute, cached_property):
+                    other.__dict__.pop(name, None)
+        other.split = other.source_split = split
+        other.notes, other.skipped, other._prepared = [], [], False
+        return other
 
     def files(self, split: str) -> list[Path]:
         """The files below `root` whose sizes and times show whether the images have changed."""
@@ -122,16 +143,17 @@ class ImageData(Dataset):
             "background",
         ]
         keys += ["on_error"] if self.on_error != "stop" else []  # as in caches older than the key
-        return {_FIRST_NAME.get(key, key): getattr(self, key) for key in keys}
+        values = {_FIRST_NAME.get(key, key): getattr(self, key) for key in keys}
+        return values | {"split": self.source_split}
 
     @cached_property
     def sources(self) -> list[tuple[str, int, int]]:
         """Name, bytes and modification time (ns) of each of the files; downloads them first."""
-        paths = self.files(self.split)
+        paths = self.files(self.source_split)
         if not all(listing.stat(path, follow_links=False) for path in paths):
             with writing(self.data_dir / "cache", self.name):
-                self.images(self.split)
-            paths = self.files(self.split)
+                self.images(self.source_split)
+            paths = self.files(self.source_split)
         for note in self.notes if _is_rank_zero() else []:
             logger.warning("%s: %s", shown(self.root, 200), note)
         stats = [_stat(path) for path in paths]
@@ -160,7 +182,7 @@ class ImageData(Dataset):
     def cache_file(self) -> Path:
         """`<data_dir>/cache/<name>-<split>-<size>-<hash>.npy`."""
         key = digest([CACHE_VERSION, self._sources_digest, [mtime for *_, mtime in self.sources]])
-        stem = f"{self.name}-{self.split}-{self.image_size}-{key[:16]}"
+        stem = f"{self.name}-{self.source_split}-{self.image_size}-{key[:16]}"
         return self.data_dir / "cache" / f"{stem}.npy"
 
     @cached_property
@@ -220,7 +242,7 @@ class ImageData(Dataset):
         write_header(file, 0, self.cache.shape)
         labels: list[int] = []
         damaged: list[Unreadable] = []
-        images = self.images(self.split)
+        images = self.images(self.source_split)
         pairs = images.pairs() if isinstance(images, ImageFiles) else images
         bar = tqdm(pairs, f"caching {self.name}", unit=" images", disable=None, delay=1)
         items = iter(bar)
@@ -261,7 +283,7 @@ class ImageData(Dataset):
 
     def _skipped_line(self) -> str:
         """The number of skipped files, and the first of them."""
-        count = len(self.skipped) + len(self)
+        count = len(self.skipped) + len(self.arrays[1])
         return (
             f"data.on_error=skip: left out {len(self.skipped):,} of {count:,} images, which cannot "
             f"be read: {listed([repr(name) for name in self.skipped], MAX_NAMED)}"
@@ -330,9 +352,7 @@ class ImageData(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         """Everything but open files: worker processes open them again."""
-        return {
-            key: v for key, v in self.__dict__.items() if key not in ("arrays", "sources", "cache")
-        }
+        return {key: v for key, v in self.__dict__.items() if key not in _OPEN}
 
 
 class PictureData(ImageData):

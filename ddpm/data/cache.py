@@ -1,6 +1,7 @@
 """The cache of decoded images: written by one process at a time, read through a memory map."""
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -33,7 +34,8 @@ class Rows(NamedTuple):
 
 
 class ImageCache:
-    """The files `<stem>.npy` (images), `.labels.npy` and `.skipped.json` (names of skipped files).
+    """The files `<stem>.npy` (images), `.labels.npy`, `.skipped.json` (names of skipped files) and,
+    once somebody has asked for them, `.digests.npy`.
 
     Args:
         file: of the images.
@@ -45,6 +47,7 @@ class ImageCache:
         self.file, self.shape, self.keeps_skipped = file, shape, keeps_skipped
         self.labels_file = file.with_suffix(".labels.npy")
         self.skipped_file = file.with_suffix(".skipped.json")
+        self.digests_file = file.with_suffix(".digests.npy")
 
     def read(self) -> tuple[np.ndarray | Rows, np.ndarray, list[str]] | None:
         """The images, on disk, their labels, and the skipped files; None if missing or damaged.
@@ -81,6 +84,28 @@ class ImageCache:
             for path in new_skipped:
                 path.write_text(json.dumps(skipped))
         return skipped
+
+    def digests(self, images: np.ndarray | Rows) -> np.ndarray:
+        """The first 64 bits of BLAKE2b of each image's bytes, uint64 (N,); kept in a file."""
+        count = images.shape[0]
+        try:
+            kept = np.load(self.digests_file)
+            if kept.dtype == np.uint64 and kept.shape == (count,):
+                return kept
+        except (OSError, ValueError, EOFError):
+            pass
+        digests = np.empty(count, np.uint64)
+        for first in range(0, count, 1024):
+            rows = self.read_rows(images, np.arange(first, min(first + 1024, count)))
+            hashed = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows)
+            digests[first : first + 1024] = np.frombuffer(hashed, ">u8")
+        with (
+            suppress(OSError),
+            atomic.replacing(self.digests_file) as (new,),
+            open(new, "wb") as file,
+        ):
+            np.save(file, digests)
+        return digests
 
     @cached_property
     def _descriptor(self) -> BinaryIO:
@@ -182,9 +207,9 @@ def leftovers(folder: Path, name: str, splits: Iterable[str]) -> list[Path]:
     Raises:
         Unreachable: the folder cannot be listed.
     """
-    temporary = re.compile(
+    temporary = re.compile(  # named as now, or by earlier versions
         rf"\.?{re.escape(name)}-({'|'.join(map(re.escape, splits))})-\d+-[0-9a-f]{{16}}"
-        r"\.(npy|labels\.npy|skipped\.json)(\.\d+)?\.tmp"  # named as now, or by earlier versions
+        r"\.(npy|labels\.npy|digests\.npy|skipped\.json)(\.\d+)?\.tmp"
     )
     return [path for path in listing.paths(folder, "*.tmp") if temporary.fullmatch(path.name)]
 

@@ -20,6 +20,7 @@ class CelebA(PictureData):
 
     name = "celeba"
     splits = ("train", "valid", "test")
+    held_out_split = "valid"
 
     def __init__(self, *, center_crop: int | None, **arguments: Any) -> None:
         super().__init__(**arguments)

@@ -16,6 +16,7 @@ class CIFAR10(ImageData):
 
     name = "cifar10"
     splits = ("train", "test")
+    held_out_split = "test"
     class_names: ClassVar[list[str]] = [
         *("airplane", "automobile", "bird", "cat", "deer"),
         *("dog", "frog", "horse", "ship", "truck"),

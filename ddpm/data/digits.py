@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from ddpm.data.base import ImageData
+from ddpm.data.holdout import Holdout
 
 
-class Digits(ImageData):
+class Digits(Holdout):
     """1,797 digits of 8x8 pixels with grey levels 0..16, enlarged with `resize_mode=resize`."""
 
     name = "digits"

@@ -17,6 +17,7 @@ class FashionMNIST(ImageData):
 
     name = "fashion_mnist"
     splits = ("train", "test")
+    held_out_split = "test"
     class_names: ClassVar[list[str]] = [
         *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),

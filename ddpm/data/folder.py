@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.data.base import ImageFiles, PictureData
+from ddpm.data.holdout import Holdout
 from ddpm.errors import InputError, listed, shown
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
@@ -18,7 +19,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 MAX_NAMED = 5  # folders or endings in a line
 
 
-class Folder(PictureData):
+class Folder(Holdout, PictureData):
     """The images below `root`, in the order of their paths, without hidden files and folders, and
     without run folders, whose previews do not belong to the data set.
 

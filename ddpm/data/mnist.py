@@ -16,6 +16,7 @@ class MNIST(ImageData):
 
     name = "mnist"
     splits = ("train", "test")
+    held_out_split = "test"
     class_names: ClassVar[list[str]] = list("0123456789")
 
     def files(self, split: str) -> list[Path]:

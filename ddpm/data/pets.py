@@ -17,6 +17,7 @@ class Pets(PictureData):
 
     name = "pets"
     splits = ("train", "test")
+    held_out_split = "test"
     class_names: ClassVar[list[str]] = [
         *("Abyssinian", "American Bulldog", "American Pit Bull Terrier", "Basset Hound", "Beagle"),
         *("Bengal", "Birman", "Bombay", "Boxer", "British Shorthair", "Chihuahua", "Egyptian Mau"),

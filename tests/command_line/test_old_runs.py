@@ -80,6 +80,15 @@ def test_a_training_run_resumes_as_the_old_code_resumed_it(old, run, expected):
         assert rows[int(step)] == pytest.approx(loss, rel=1e-4)
 
 
+def test_old_runs_hold_nothing_out(old, run):
+    status, _, err = run("resume=train", "job.max_steps=6", "data.holdout=0.1")
+    assert status == 2
+    assert "data.holdout=0.1: resume=train was trained with 0.0" in err
+    status, out, err = run("resume=train", "job.max_steps=5", "data.holdout=0")
+    assert status == 0, out + err
+    assert "1,797 images" in out
+
+
 @pytest.mark.parametrize("checkpoint", ["train", "exported/model.safetensors"])
 def test_a_checkpoint_and_an_export_draw_the_old_pictures(old, run, checkpoint):
     words = (f"checkpoint={checkpoint}", "job.num_samples=2", "tracker=local", "output_dir=new")

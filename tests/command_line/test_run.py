@@ -123,7 +123,7 @@ def test_epochs_end_a_run_and_draw_previews(run, tmp_path):
         "state": "done",
         "step": 5,
         "saved": 5,
-    }  # 1.5 x 1797 / 600, rounded up
+    }  # 1.5 x 1617 / 600, rounded up
     assert [row["step"] for row in metrics_of(folder)] == [2, 4, 5]
     assert {p.name for p in (folder / "samples").iterdir()} == {
         "step-000003.png",

@@ -46,7 +46,7 @@ def square(picture, **changes):
 def test_digits_agree_with_scikit_learn(tmp_path):
     from sklearn.datasets import load_digits
 
-    data = build("digits", tmp_path)
+    data = build("digits", tmp_path, holdout=0)
     images, labels = data.__getitems__(range(len(data)))
     assert images.shape == (1797, 1, 16, 16)
     assert images.dtype == torch.uint8
@@ -59,7 +59,7 @@ def test_digits_agree_with_scikit_learn(tmp_path):
 def test_digits_at_size_8_are_unchanged(tmp_path):
     from sklearn.datasets import load_digits
 
-    images, _ = everything(build("digits", tmp_path, image_size=8))
+    images, _ = everything(build("digits", tmp_path, image_size=8, holdout=0))
     assert (images[..., 0] == (load_digits().images * 255 / 16).round()).all()
 
 

@@ -174,7 +174,7 @@ MISTAKES = [
     ("job.images=[a.png,a.txt]", ["job.images", "a.txt", "not a PNG, JPEG, WebP or BMP"]),
     ("job.indices=[0]", ["job.indices", "two whole numbers"]),
     ("job.indices=[0,-1]", ["job.indices", "two whole numbers"]),
-    ("job.indices=[0,1797]", ["job.indices=[0, 1797]", "1797 images", "1796"]),
+    ("job.indices=[0,1617]", ["job.indices=[0, 1617]", "1617 images", "1616"]),
     ("job.indices=null", ["job.indices"]),
     ("job.t=1000", ["job.t=1000", "0 to 999"]),
     ("job.t=-1", ["job.t=-1"]),

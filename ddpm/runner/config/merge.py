@@ -11,6 +11,7 @@ from ddpm.errors import InputError
 from ddpm.runner import roles
 from ddpm.runner.config import catalog
 from ddpm.runner.config.base_run import BaseRun
+from ddpm.runner.runs.old_names import FORMER_VALUES
 from ddpm.runner.safe_io.tree import flatten, get_path, set_path
 
 
@@ -71,14 +72,15 @@ def merge(
 
 
 def _older_value(older: dict[str, Any], key: str, groups: Iterable[str]) -> Any:
-    """The older run's value of a key or group; its default, if the key did not exist yet."""
+    """The older run's value of a key or group. If the key did not exist yet, what held then: its
+    default, unless that changed something."""
     if key in groups:
         return older["choices"].get(key)
     root, _, name = key.rpartition(".")
     node = get_path(older, root) if root else older
     if isinstance(node, dict) and name in node:
         return node[name]
-    return catalog.defaults(older["choices"]).get(key)
+    return FORMER_VALUES.get(key, catalog.defaults(older["choices"]).get(key))
 
 
 def _refusal(key: str, old: Any, new: Any, base: BaseRun) -> str:

@@ -94,6 +94,7 @@ RULES = {
     "optimizer.weight_decay": number("a finite number from 0", lambda x: x >= 0),
     "data.image_size": integer(1),
     "data.conditional": boolean(),
+    "data.holdout": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "data.on_error": one_of("stop", "skip"),
     "model.widths": integers(),
     "model.attention_resolutions": integers(),

@@ -34,6 +34,8 @@ FORMER_CHOICES = {"objective": "eps", "weighting": "uniform", "guidance": "none"
 # The kinds of jobs, for configurations that do not say it.
 FORMER_KINDS = {"train": "trains", "train_classifier": "trains", "export": "converts"}
 FORMER_KINDS |= dict.fromkeys(("sample", "interpolate", "inpaint"), "draws")
+# Keys that runs did not have at first, and what held then.
+FORMER_VALUES = {"data.holdout": 0.0}
 # The process holds copies of the parts that it is made of.
 _WITHIN = {
     f"diffusion.{old}": f"diffusion.{new}"
@@ -65,6 +67,15 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
     if isinstance(words, list):
         config["overrides"] = [override(word) if isinstance(word, str) else word for word in words]
     return config
+
+
+def keep_former_values(config: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Take keys that a stored configuration does not know out of one that continues it."""
+    for key in FORMER_VALUES:
+        *path, name = key.split(".")
+        node, then = _node(config, path), _node(stored, path)
+        if node is not None and then is not None and name not in then:
+            node.pop(name, None)
 
 
 def override(word: str) -> str:

@@ -30,11 +30,14 @@ _ALWAYS_DEFAULTS = ("output_dir", "resume", "allow_changes", "sweep")
 
 def identity(config: dict[str, Any]) -> str:
     """A digest of all keys that the result of a job depends on. A key that did not exist when the
-    configuration was written counts as its default."""
+    configuration was written counts as its default; for those in FORMER_VALUES, `_resumed` keeps
+    what held then."""
     keys = {key: value for key, value in flatten(config) if value != {}}
     for key, default in catalog.defaults(config["choices"]).items():
         if not isinstance(default, dict) and "${" not in str(default):
             keys.setdefault(key, default)
+        if key in old_names.FORMER_VALUES and keys.get(key) == default:
+            del keys[key]  # as in the digests of then
     if config["choices"].get("job") == "interpolate" and "job.labels" in keys:
         keys["job.label"] = (keys.pop("job.labels") or [None])[0]  # the key's first form
     if keys.get("job.compile") == "auto":  # the default since `auto` exists; before, it was false
@@ -181,6 +184,7 @@ def _resumed(plan: Plan, folder: Path) -> Plan:
     stored = run_dir.read_config(folder)
     for settings in (plan.config, plan.hparams):
         wandb_settings.keep_stored(settings, stored, plan.untyped)
+        old_names.keep_former_values(settings, stored)
     run_id = stored.get("run_id", plan.hparams["run_id"])
     return _with_folder(replace(plan, hparams=plan.hparams | {"run_id": run_id}), folder)
 
