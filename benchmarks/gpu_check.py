@@ -20,10 +20,10 @@ Correct results:
 Speed, each part with the GPU for itself:
 
 - speed/: training and sampling of Ho et al.'s network at 32x32 (batch 128 and 512), of CelebA's at
-  64x64 and of one for 256x256, eager and compiled: images per second, share of the card's dense
-  bf16 peak (MFU: three forward passes for a training step), peak memory, beside diffusers tuned in
-  the same way in the same process, if it is installed (contenders.py, also without a GPU:
-  against_diffusers.py);
+  64x64 and of one for 256x256, eager, and of two of them compiled: images per second, share of the
+  card's dense bf16 peak (MFU: three forward passes for a training step), peak memory, beside
+  diffusers tuned in the same way in the same process, if it is installed (contenders.py, also
+  without a GPU: against_diffusers.py);
 - loop/: the training loop of a run under torch's profiler: how long the GPU idles, how often the
   program waits for it, what reading and noise take, which kernels take longest;
 - real run/: data=folder on the 50,000 pictures of CIFAR-10 for four minutes (--run-seconds): loss
@@ -35,10 +35,11 @@ written anew after each part. What does not fit into the budget, or lacks someth
 skipped, and the table says why. Targets stand beside the figures as met or not met; one that is not
 met is no failure. The exit status is 1 if a part failed.
 
-On a GPU the machine's cores are used at once: the eager training steps run here; what compiles, the
-eager sampling and the programs run in processes of their own beside it, until the time that the
-rest needs has come. Then speed is measured, first eager, while networks are still being compiled
-for the compiled parts, then those one by one. The real run comes last.
+On a GPU, eager speed is measured first, while nothing else runs. Then the machine's cores are used
+at once: the eager training steps run here; what compiles, the eager sampling and the programs run
+in processes of their own beside it. When these have ended, compiled networks are measured one by
+one. The real run comes last. Where the machine is lent for a shorter time, check in two calls:
+`--only speed loop 'real run'`, and `--only train sample 'not finite' run memory`.
 
 On a machine without a network
 ------------------------------

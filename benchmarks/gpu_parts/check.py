@@ -14,7 +14,7 @@ from gpu_parts.part import MARGIN, Machine, Part, Result, run_part
 from gpu_parts.process import Process
 from gpu_parts.report import tables, write_json
 
-RESERVE = 145.0  # seconds of the budget that the parts that measure speed may need
+RESERVE = 90.0  # seconds of the budget that compiled parts need to measure speed
 ALONE = ("speed", "loop", "real run")  # parts that need the machine for themselves
 
 
@@ -23,11 +23,11 @@ class Plan:
     """Which parts run when.
 
     Args:
-        here: one after the other in this process.
+        timed: one after the other in this process, at first, when nothing else runs.
+        here: then, one after the other in this process.
         beside: groups, each in a process of its own at the same time.
-        timed: one after the other in this process, when nothing else runs.
-        prepared: groups in processes of their own that compile from the beginning, and then wait
-            for their turn to measure, after `timed`.
+        prepared: groups in processes of their own that compile at the same time, and then wait
+            for their turn to measure.
         last: after all others, in this process.
     """
 
@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def parts(self) -> list[Part]:
-        groups = [self.here, *self.beside, self.timed, *self.prepared, self.last]
+        groups = [self.timed, self.here, *self.beside, *self.prepared, self.last]
         return [part for group in groups for part in group]
 
 
@@ -92,9 +92,9 @@ class Check:
         """Run all. What there is until then is printed also where this is interrupted."""
         for_last = min(self.machine.run_seconds, self.budget / 2) if plan.last else 0
         before_last = self.deadline - for_last
-        measured = [*plan.timed, *plan.prepared]
-        first = before_last - (min(RESERVE, self.budget / 3) if measured else 0)
+        first = before_last - (min(RESERVE, self.budget / 3) if plan.prepared else 0)
         try:
+            self.run(plan.timed, first)
             beside = [self.aside(f"beside-{n}", g, first) for n, g in enumerate(plan.beside)]
             waiting = [
                 self.aside(f"prepared-{n}", group, before_last, turn=True)
@@ -106,7 +106,6 @@ class Check:
             for process in beside:
                 self.add(process.results())
             self.stop(all_but=waiting)
-            self.run(plan.timed, before_last)
             for process in waiting:
                 process.give_turn()
                 self.add(process.results())

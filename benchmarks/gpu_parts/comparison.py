@@ -6,10 +6,11 @@ from torch import Tensor
 from gpu_parts.part import CheckFailed, Figures
 
 # Largest difference from the CPU's float32 result that passes, see `difference`. With TF32 off,
-# float32 differs by the order of the sums alone, which takes 1e-6 to 1e-4 of a gradient. bfloat16
-# keeps 8 bits, and its errors of 0.4 % add up over the layers; those of an image are fewer.
+# float32 differs by the order of the sums alone, which takes 1e-6 to 1e-4 of a gradient; where this
+# turns the sign of a ReLU's input, 1e-3. bfloat16 keeps 8 bits, and its errors of 0.4 % add up over
+# the layers; those of an image are fewer.
 TOLERANCE = {
-    "train": {"32-true": 1e-3, "bf16-mixed": 0.2},
+    "train": {"32-true": 5e-3, "bf16-mixed": 0.2},
     "sample": {"32-true": 1e-3, "bf16-mixed": 0.03},
 }
 FLOOR = 0.01  # of the norm over all tensors, see `difference`

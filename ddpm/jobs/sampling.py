@@ -78,9 +78,7 @@ class PipelineParts:
         )
 
 
-def compile_if_it_pays(
-    pipeline: Pipeline, mode: bool | str, batches: int, batch_size: int
-) -> None:
+def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch_size: int) -> None:
     """Compile the network for full batches: job.compile=true, false or "auto".
 
     Args:
@@ -89,14 +87,13 @@ def compile_if_it_pays(
     Raises:
         InputError: it is to be compiled, and the compiler is missing.
     """
-    if mode is False:
-        return
     if mode is True:
         check_compiler(pipeline.device)
-    elif not may_compile(pipeline.device) or not can_compile():
-        return
-    elif batches * evaluations(pipeline.sampler, pipeline.diffusion) < PAYS_OFF:
-        return
+    else:
+        calls = batches * evaluations(pipeline.sampler, pipeline.diffusion)
+        possible = may_compile(pipeline.device) and can_compile()
+        if mode is False or not possible or calls < PAYS_OFF:
+            return
     compile_networks(pipeline.model, fallback=mode is not True)
     pipeline.compiled_batch = batch_size
 

@@ -94,11 +94,14 @@ def _refusal(key: str, old: Any, new: Any, base: BaseRun) -> str:
     return f"{text}."
 
 
-def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """The keys in which two sampling runs differ, of those that decide their images."""
-    a, b = dict(flatten(one)), dict(flatten(other))
+def differences(stored: dict[str, Any], config: dict[str, Any]) -> list[str]:
+    """The keys in which a sampling run differs from a stored one, of those that decide its images.
+    A key that did not exist then counts as its default."""
+    new = dict(flatten(config))
+    defaults = catalog.defaults(stored["choices"])
+    old = {key: defaults[key] for key in new if key in defaults} | dict(flatten(stored))
     return [
-        f"{key}={a.get(key)} there, {b.get(key)} here"
-        for key in dict.fromkeys([*a, *b])
-        if a.get(key) != b.get(key) and roles.decides_images(key)
+        f"{key}={old.get(key)} there, {new.get(key)} here"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key) and roles.decides_images(key)
     ]

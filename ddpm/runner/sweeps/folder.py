@@ -42,6 +42,8 @@ def identity(config: dict[str, Any]) -> str:
         keys["job.label"] = (keys.pop("job.labels") or [None])[0]  # the key's first form
     if keys.get("job.compile") == "auto":  # the default since `auto` exists; before, it was false
         keys["job.compile"] = False
+    if config["choices"].get("job") == "sample" and not keys.get("job.compile"):
+        keys.pop("job.compile", None)  # it had no such key
     if config.get("source"):  # run and step identify the checkpoint; its file may have moved
         keys.pop("checkpoint", None)
     decisive = old_names.first_names(
