@@ -1,0 +1,79 @@
+"""Inception Score, and the same of other classifiers: are pictures clear, and of many classes?"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ddpm.errors import InputError
+from ddpm.metrics import sets
+from ddpm.metrics.base import Material, Metric, Score
+
+
+def inception_score(log_probs: Tensor) -> float:
+    """exp of the mean KL(p(y | x) || p(y)), in 1..K: Salimans et al. 2016 (arXiv:1606.03498).
+
+    Args:
+        log_probs: (n, K), the logarithms of p(y | x); -inf is allowed.
+    """
+    log_p = log_probs.double()
+    p = log_p.exp()
+    marginal = p.mean(0)
+    entropy = torch.special.entr(p).sum(1).mean()
+    return math.exp(float(torch.special.entr(marginal).sum() - entropy))
+
+
+class InceptionScore(Metric):
+    """`is` with Inception and the legacy resize, else `classifier_score_<features>`.
+
+    It knows no reference. It grows with the pictures of a split, so its floor needs as many
+    held-out pictures as there are samples.
+
+    Args:
+        splits: the mean over so many parts of the samples, shuffled by seed; papers: 10.
+        floor: whether to measure held-out pictures in the samples' place.
+    """
+
+    needs = frozenset({"features", "classes"})
+
+    def __init__(self, *, splits: int, floor: bool) -> None:
+        sets.check_count("is.splits", splits, 1)
+        self.splits, self.floor = splits, floor
+
+    def measure(self, material: Material) -> Sequence[Score]:
+        features = sets.needed_features(material, "is")
+        if features.num_classes is None:
+            raise InputError(f"metric=is needs features with classes; {features.name} has none.")
+        least = 2 * self.splits
+        samples = sets.samples_of(material, "is", least)
+        n = len(samples)
+        scores = self._of_splits(material, sets.features_of(samples, "sampled", "is", least))
+        mean, low, high = float(scores.mean()), None, None
+        if self.splits > 1:
+            error = float(scores.std()) / math.sqrt(self.splits)
+            half = sets.student_95(self.splits - 1) * error
+            low, high = max(1.0, mean - half), mean + half
+        floor = None
+        held_out = material.held_out
+        if self.floor and held_out is not None and len(held_out) >= n:
+            real = sets.features_of(held_out, "held-out", "is", n)
+            place = sets.stand_in(real, n, material.seed)
+            floor = float(self._of_splits(material, place).mean())
+        original = sets.is_original(features)
+        name = "is" if original else sets.name("classifier_score", material)
+        unit = "classes"
+        return [Score(name, mean, n, "higher", unit=unit, low=low, high=high, floor=floor)]
+
+    def _of_splits(self, material: Material, x: Tensor) -> Tensor:
+        """The score of each split of the shuffled features: (splits,), float64."""
+        log_probs = sets.needed_features(material, "is").log_probs(x)
+        log_probs = log_probs[sets.draw(len(x), len(x), material.seed, "is splits")]
+        parts = [
+            log_probs[i * len(x) // self.splits : (i + 1) * len(x) // self.splits]
+            for i in range(self.splits)
+        ]
+        return torch.tensor([inception_score(part) for part in parts], dtype=torch.float64)
+
+    def passport(self) -> dict[str, object]:
+        return {"metric": "is", "version": 1, "splits": self.splits}

@@ -1,0 +1,215 @@
+"""What metrics of sets of pictures share: checks, references, seeded draws, intervals."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from ddpm.errors import InputError, nearest
+from ddpm.features.base import Features
+from ddpm.metrics.base import Material, Pictures
+from ddpm.randomness import mix
+
+T = TypeVar("T")
+Reference = Literal["train", "held_out", "both"]
+REFERENCES = ("train", "held_out", "both")
+NORMAL_95 = 1.959963984540054
+BLOCK = 1 << 22  # numbers of a block of distances or kernel values: 32 MB in float64
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Samples, and the real pictures that they are compared with.
+
+    Args:
+        reference: train or held_out.
+        real: features of the reference, (N, d).
+        fake: features of the samples, (n, d).
+        spare: features of real pictures outside of the reference, to take the samples' place:
+            held-out pictures for the reference train, training pictures for held_out.
+    """
+
+    reference: str
+    real: Tensor
+    fake: Tensor
+    spare: Tensor | None
+
+
+def check(key: str, value: object, valid: bool, allowed: str) -> None:
+    """
+    Raises:
+        InputError: the value of `metric.<key>` is not valid.
+    """
+    if not valid:
+        raise InputError(f"metric.{key}={value}: not possible, allowed: {allowed}")
+
+
+def check_count(key: str, value: object, low: int) -> None:
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    check(key, value, is_int and value >= low, f"an integer from {low}")  # type: ignore[operator]
+
+
+def check_reference(metric: str, reference: str) -> None:
+    if reference not in REFERENCES:
+        hint = nearest(str(reference), REFERENCES)
+        allowed = f"{', '.join(REFERENCES)}.{hint}"
+        check(f"{metric}.reference", reference, False, allowed)
+
+
+def samples_of(material: Material, metric: str, least: int) -> Pictures:
+    """The samples, at least so many.
+
+    Raises:
+        InputError: there are none, or too few.
+    """
+    if material.samples is None:
+        raise InputError(f"metric={metric} needs samples, and there are none.")
+    if len(material.samples) < least:
+        raise InputError(
+            f"metric={metric} needs at least {least:,} samples, got {len(material.samples):,}. "
+            "Draw more: job.num_samples."
+        )
+    return material.samples
+
+
+def features_of(pictures: Pictures, what: str, metric: str, least: int) -> Tensor:
+    """The features of a set, (n, d) float32 as they are.
+
+    Raises:
+        InputError: too few pictures; features missing, not (n, d), or not finite.
+    """
+    features = pictures.features
+    if features is None:
+        raise InputError(f"metric={metric} needs features of the {what} pictures.")
+    if features.dim() != 2:
+        raise InputError(
+            f"metric={metric}: features of the {what} pictures must be (n, d), got "
+            f"{tuple(features.shape)}. Pictures themselves are no features: see features=pixels."
+        )
+    if len(features) < least:
+        raise InputError(
+            f"metric={metric} needs at least {least:,} {what} pictures, got {len(features):,}."
+        )
+    if not torch.isfinite(features).all():
+        raise InputError(f"metric={metric}: features of the {what} pictures hold NaN or inf.")
+    return features
+
+
+def comparisons(
+    material: Material, metric: str, reference: Reference, least: int
+) -> Iterator[Comparison]:
+    """Each reference that is asked for and there; train first.
+
+    Raises:
+        InputError: too few pictures, missing features, or features of different width; there are
+            no held-out pictures and the reference is held_out alone.
+    """
+    samples = samples_of(material, metric, least)
+    fake = features_of(samples, "sampled", metric, least)
+    train = features_of(material.train, "training", metric, least)
+    held_out = None
+    if material.held_out is not None:
+        held_out = features_of(material.held_out, "held-out", metric, least)
+    elif reference == "held_out":
+        raise InputError(
+            f"metric.{metric}.reference=held_out: these data have no held-out pictures. "
+            "Use reference=train, or hold some out: data.holdout=0.1."
+        )
+    for real in (train, held_out):
+        if real is not None and real.shape[1] != fake.shape[1]:
+            raise InputError(
+                f"metric={metric}: samples have {fake.shape[1]:,} features a picture, real "
+                f"pictures {real.shape[1]:,}. Both must come from the same features."
+            )
+    if reference in ("train", "both"):
+        yield Comparison("train", train, fake, held_out)
+    if reference in ("held_out", "both") and held_out is not None:
+        yield Comparison("held_out", held_out, fake, train)
+
+
+def is_original(features: Features) -> bool:
+    """Whether scores may have the names that papers use: Inception with the legacy resize."""
+    return features.name == "inception" and features.passport().get("resize") == "legacy"
+
+
+def name(metric: str, material: Material) -> str:
+    """fd_mnist, recall_digits."""
+    return f"{metric}_{needed_features(material, metric).name}"
+
+
+def needed_features(material: Material, metric: str) -> Features:
+    """
+    Raises:
+        InputError: there are none.
+    """
+    if material.features is None:
+        raise InputError(f"metric={metric} needs features: features=...")
+    return material.features
+
+
+def draw(count: int, most: int, seed: int, stream: str) -> Tensor:
+    """`most` different indices of 0..count-1 in random order; all of them if there are fewer."""
+    generator = torch.Generator().manual_seed(mix(seed, f"metrics/{stream}", count))
+    return torch.randperm(count, generator=generator)[:most]
+
+
+def stand_in(spare: Tensor, n: int, seed: int) -> Tensor:
+    """`n` rows of `spare`, drawn by seed: real pictures in the place of n samples; all of them if
+    there are fewer."""
+    return spare[draw(len(spare), n, seed, "floor")]
+
+
+def blocks(rows: int, columns: int, most: int = BLOCK) -> Iterator[slice]:
+    """The rows in slices, such that a block of rows x columns has at most `most` numbers."""
+    size = max(1, most // max(1, columns))
+    return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+
+def jackknife_error(values: Tensor) -> float:
+    """Standard error from the values without one part each, (g,): Efron & Stein 1981."""
+    g = len(values)
+    return math.sqrt((g - 1) / g * float(((values - values.mean()) ** 2).sum()))
+
+
+def student_95(degrees: int) -> float:
+    """97.5 % quantile of Student's t; 0.3 % off at 5 degrees of freedom, less above.
+
+    The expansion of Cornish and Fisher (Abramowitz & Stegun, 26.7.5).
+    """
+    z, v = NORMAL_95, max(1, degrees)
+    g1 = (z**3 + z) / 4
+    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + g1 / v + g2 / v**2 + g3 / v**3
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """95 % interval of a share of n independent pictures: Wilson 1927."""
+    z2 = NORMAL_95**2
+    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = NORMAL_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class Memo:
+    """Results for tensors that are the same objects: those of the reference do not change while
+    a network trains."""
+
+    def __init__(self, most: int = 4) -> None:
+        self._most = most
+        self._known: list[tuple[Callable[..., Any], tuple[object, ...], Any]] = []
+
+    def __call__(self, function: Callable[..., T], *arguments: object) -> T:
+        for f, known, value in self._known:
+            if f == function and all(map(_same, known, arguments)):
+                return value  # type: ignore[no-any-return]
+        value = function(*arguments)
+        self._known = [*self._known[-self._most + 1 :], (function, arguments, value)]
+        return value
+
+
+def _same(a: object, b: object) -> bool:
+    return a is b or (isinstance(a, int | float | str) and a == b)
