@@ -69,7 +69,7 @@ class Copies(Metric):
         sets.check_count("copies.gallery", gallery, 0)
         self.quantile, self.flips, self.shifts = quantile, flips, shifts
         self.gallery = gallery
-        self._memo = sets.Memo(most=6)
+        self._memo, self._last = sets.Memo(), sets.Memo(most=1)
 
     def measure(self, material: Material) -> Sequence[Score]:
         found, calibration = self._search(material)
@@ -136,7 +136,7 @@ class Copies(Metric):
         self._check(samples, train, held_out)
         index = self._memo(Index.of, train, self.shifts, self.flips)
         calibration = self._memo(self._calibrate, index, held_out, material.seed)
-        return self._memo(index.search, samples), calibration
+        return self._last(index.search, samples), calibration
 
     def _calibrate(self, index: Index, held_out: Tensor | None, seed: int) -> Calibration:
         pool = index.images if held_out is None else held_out

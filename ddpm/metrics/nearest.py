@@ -61,9 +61,7 @@ class Index:
         _, vectors = torch.linalg.eigh(some @ some.T)  # ascending
         directions = some.T @ vectors[:, -DIRECTIONS:]
         basis = torch.linalg.qr(directions)[0].float()
-        parts = [
-            coordinates(inner(part, shifts), mean, basis) for part in images.split(ROWS)
-        ]
+        parts = [coordinates(inner(part, shifts), mean, basis) for part in images.split(ROWS)]
         return cls(images, mean, basis, torch.cat(parts), shifts, flips)
 
     def search(self, queries: Tensor, skip: Tensor | None = None) -> Nearest:
@@ -94,8 +92,9 @@ class Index:
             self._of_one(view.double(), bound, rows)
             for view, bound, rows in zip(views, bounds, likely, strict=True)
         ]
-        first, second, row = (torch.tensor(column) for column in zip(*results, strict=True))
-        return Nearest(first.double(), second.double(), row)
+        first, second, row = zip(*results, strict=True)
+        distances = torch.tensor([first, second], dtype=torch.float64)
+        return Nearest(distances[0], distances[1], torch.tensor(row))
 
     def _of_one(self, view: Tensor, bound: Tensor, likely: Tensor) -> tuple[float, float, int]:
         squares = self._squares(view, likely)
@@ -142,7 +141,9 @@ def versions(images: Tensor, shifts: int, flips: bool) -> Tensor:
     """All shifted, and mirrored, inner parts: (n, C, H, W) -> (n, v, D), uint8."""
     moves = range(-shifts, shifts + 1)
     sides = [images, images.flip(-1)] if flips else [images]
-    parts = [inner(side, shifts, down, right) for side in sides for down in moves for right in moves]
+    parts = [
+        inner(side, shifts, down, right) for side in sides for down in moves for right in moves
+    ]
     return torch.stack(parts, 1)
 
 

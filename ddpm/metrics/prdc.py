@@ -31,18 +31,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return squares.addmm_(x, y.T, alpha=-2).clamp_(min=0)
 
 
-def radii(x: Tensor, k: int) -> Tensor:
-    """Squared distance of each row to its k-th nearest other row: (n, d) -> (n,)."""
-    found = torch.empty(len(x), dtype=x.dtype)
-    for rows in sets.blocks(len(x), len(x)):
-        distances = squared_distances(x[rows], x)
-        own = torch.arange(rows.start, rows.stop)
-        distances[own - rows.start, own] = math.inf
-        found[rows] = distances.topk(k, 1, largest=False).values[:, -1]
-    return found
-
-
-def radii_without(x: Tensor, k: int, groups: list[Tensor]) -> Tensor:
+def radii(x: Tensor, k: int, groups: Sequence[Tensor] = ()) -> Tensor:
     """Squared distance of each row to its k-th nearest other row: first among all rows, then
     among those outside of each group: (n, d) -> (1 + g, n)."""
     found = torch.empty(1 + len(groups), len(x), dtype=x.dtype)
@@ -50,15 +39,15 @@ def radii_without(x: Tensor, k: int, groups: list[Tensor]) -> Tensor:
         distances = squared_distances(x[rows], x)
         own = torch.arange(rows.start, rows.stop)
         distances[own - rows.start, own] = math.inf
-        nearest = [_nearest(distances[:, group], k) for group in groups]
-        found[0, rows] = torch.cat(nearest, 1).topk(k, 1, largest=False).values[:, -1]
+        found[0, rows] = _nearest(distances, k)[:, -1]
+        near = [_nearest(distances[:, group], k) for group in groups]
         for g in range(len(groups)):
-            rest = torch.cat([*nearest[:g], *nearest[g + 1 :]], 1)
-            found[1 + g, rows] = rest.topk(k, 1, largest=False).values[:, -1]
+            found[1 + g, rows] = _nearest(torch.cat([*near[:g], *near[g + 1 :]], 1), k)[:, -1]
     return found
 
 
 def _nearest(distances: Tensor, k: int) -> Tensor:
+    """The k smallest numbers of each row, in rising order."""
     return distances.topk(min(k, distances.shape[1]), 1, largest=False).values
 
 
@@ -86,8 +75,8 @@ def prdc(
     largest = max(float((fake**2).sum(1).max()), float((real**2).sum(1).max()))
     slack = ROUNDING * largest * (1 if inclusive else -1)
     groups = _groups(len(fake), k, seed)
-    real_radii = radii(real, k) + slack
-    fake_radii = radii_without(fake, k, groups) + slack
+    real_radii = radii(real, k)[0] + slack
+    fake_radii = radii(fake, k, groups) + slack
     order = torch.cat(groups) if groups else torch.arange(len(fake))
     sizes = [len(group) for group in groups] or [len(fake)]
 

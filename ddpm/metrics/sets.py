@@ -203,11 +203,14 @@ class Memo:
         self._known: list[tuple[Callable[..., Any], tuple[object, ...], Any]] = []
 
     def __call__(self, function: Callable[..., T], *arguments: object) -> T:
-        for f, known, value in self._known:
-            if f == function and all(map(_same, known, arguments)):
-                return value  # type: ignore[no-any-return]
-        value = function(*arguments)
-        self._known = [*self._known[-self._most + 1 :], (function, arguments, value)]
+        for entry in self._known:
+            if entry[0] == function and all(map(_same, entry[1], arguments)):
+                break
+        else:
+            entry = (function, arguments, function(*arguments))
+        others = [other for other in self._known if other is not entry]
+        self._known = [*others[-self._most + 1 :], entry]  # the least recently used one goes
+        value: T = entry[2]
         return value
 
 

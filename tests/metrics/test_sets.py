@@ -1,0 +1,46 @@
+"""Intervals, seeded draws, and the memory of results."""
+
+import pytest
+import torch
+
+from ddpm.metrics import sets
+
+
+def test_quantiles_of_student():
+    table = {5: 2.5706, 9: 2.2622, 19: 2.0930, 1000: 1.9623}
+    for degrees, expected in table.items():
+        assert sets.student_95(degrees) == pytest.approx(expected, rel=4e-3)
+
+
+def test_interval_of_a_share():
+    assert sets.wilson(0.0, 100) == pytest.approx((0, 0.036993), abs=1e-6)
+    assert sets.wilson(0.5, 100) == pytest.approx((0.403832, 0.596168), abs=1e-6)
+    assert sets.wilson(1.0, 3)[1] == 1
+
+
+def test_draws_are_of_the_whole_set_and_by_seed():
+    drawn = sets.draw(1000, 100, 0, "a")
+    assert len(drawn.unique()) == 100
+    assert drawn.max() > 900
+    assert drawn.equal(sets.draw(1000, 100, 0, "a"))
+    assert not drawn.equal(sets.draw(1000, 100, 1, "a"))
+    assert not drawn.equal(sets.draw(1000, 100, 0, "b"))
+    assert len(sets.draw(50, 100, 0, "a")) == 50
+
+
+def test_blocks_are_all_rows():
+    assert list(sets.blocks(5, 2, 4)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(sets.blocks(2, 100, 4)) == [slice(0, 1), slice(1, 2)]
+
+
+def test_a_result_is_kept_for_the_same_tensor():
+    calls, memo = [], sets.Memo(most=2)
+    a, b, c = torch.zeros(3, 1)
+
+    def f(x, n):
+        calls.append(n)
+        return n
+
+    for x, n in ((a, 1), (a, 1), (b, 2), (a, 1), (c, 3), (a, 1), (b, 4)):
+        assert memo(f, x, n) == n
+    assert calls == [1, 2, 3, 4]
