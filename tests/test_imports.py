@@ -98,6 +98,8 @@ SHARED = [
     "decode",
     "holdout",
     "multi",
+    "nearest",
+    "sets",
     "local",
     "loss_curve",
 ]
@@ -175,7 +177,16 @@ def test_these_packages_start_without_torch(package):
             assert_light(name, {"torch", "lightning_fabric", "torchvision"})
 
 
-PARTS = ["data", "guidance", "models", "objectives", "samplers", "schedules", "weightings"]
+PARTS = [
+    "data",
+    "guidance",
+    "metrics",
+    "models",
+    "objectives",
+    "samplers",
+    "schedules",
+    "weightings",
+]
 
 
 @pytest.mark.parametrize("folder", [*PARTS, "trackers"])
@@ -275,6 +286,7 @@ def test_a_part_is_one_file_of_python_and_one_of_yaml(folder):
     group = folder.removesuffix("s")
     options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"local"}
     options -= {"respaced"}  # ddpm with other arguments
+    options = {"inception_score" if option == "is" else option for option in options}
     files = {path.stem for path in (ROOT / "ddpm" / folder).glob("*.py")}
     assert options <= files
     if folder != "jobs":  # a loop may be cut into as many files as it needs

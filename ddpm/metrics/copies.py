@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
+from ddpm.images import make_grid
 from ddpm.metrics import sets
 from ddpm.metrics.base import Material, Metric, Score
 from ddpm.metrics.nearest import Index, Nearest
@@ -70,10 +71,11 @@ class Copies(Metric):
         self.quantile, self.flips, self.shifts = quantile, flips, shifts
         self.gallery = gallery
         self._memo, self._last = sets.Memo(), sets.Memo(most=1)
+        self._measured: Material | None = None
 
     def measure(self, material: Material) -> Sequence[Score]:
         found, calibration = self._search(material)
-        n = len(found.first)
+        self._measured, n = material, len(found.first)
         near, ratio = found.first < calibration.threshold, _by_ratio(found)
         real = calibration.nearest
         rules = {"copied": (near, real.first < calibration.threshold)}
@@ -123,6 +125,24 @@ class Copies(Metric):
             for place, i in enumerate(order.tolist())
         ]
 
+    def pictures(self) -> dict[str, Tensor]:
+        """Of the last measurement, a grid whose rows are the pairs, the nearest at the top: sample,
+        nearest training picture, nearest held-out picture."""
+        material = self._measured
+        pairs = [] if material is None else self.pairs(material)
+        if material is None or not pairs:
+            return {}
+        samples = sets.samples_of(material, "copies", 2).images
+        columns = [
+            samples[[p.sample for p in pairs]],
+            material.train.images[[p.train for p in pairs]],
+        ]
+        unseen = [p.held_out for p in pairs if p.held_out is not None]
+        if material.held_out is not None:
+            columns.append(material.held_out.images[unseen])
+        rows = torch.stack([column.cpu() for column in columns], 1)
+        return {"nearest": make_grid(rows.flatten(0, 1), columns=len(columns))}
+
     def _search(self, material: Material) -> tuple[Nearest, Calibration]:
         """Of the samples, and of held-out pictures.
 
@@ -160,7 +180,7 @@ class Copies(Metric):
                 )
             if len(images) < 3:
                 raise InputError(
-                    f"metric=copies needs at least 3 {what} pictures, got {len(images)}."
+                    f"metric=copies: needs at least 3 {what} pictures, got {len(images)}."
                 )
         most = (min(train.shape[-2:]) - 1) // 2
         allowed = f"at most {most} for pictures of {_size(train)}"
@@ -168,7 +188,7 @@ class Copies(Metric):
 
     def passport(self) -> dict[str, object]:
         options = {"quantile": self.quantile, "flips": self.flips, "shifts": self.shifts}
-        return {"metric": "copies", "version": 1, **options}
+        return {"name": "copies", "version": 1, **options}
 
 
 def _by_ratio(found: Nearest) -> Tensor:

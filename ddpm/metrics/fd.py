@@ -230,4 +230,4 @@ class FD(Metric):
             self._warned = True
 
     def passport(self) -> dict[str, object]:
-        return {"metric": "fd", "version": 1, "groups": self.groups}
+        return {"name": "fd", "version": 1, "groups": self.groups}

@@ -44,7 +44,7 @@ class InceptionScore(Metric):
     def measure(self, material: Material) -> Sequence[Score]:
         features = sets.needed_features(material, "is")
         if features.num_classes is None:
-            raise InputError(f"metric=is needs features with classes; {features.name} has none.")
+            raise InputError(f"metric=is: needs features with classes; {features.name} has none.")
         least = 2 * self.splits
         samples = sets.samples_of(material, "is", least)
         n = len(samples)
@@ -76,4 +76,4 @@ class InceptionScore(Metric):
         return torch.tensor([inception_score(part) for part in parts], dtype=torch.float64)
 
     def passport(self) -> dict[str, object]:
-        return {"metric": "is", "version": 1, "splits": self.splits}
+        return {"name": "is", "version": 1, "splits": self.splits}

@@ -130,4 +130,4 @@ class KD(Metric):
 
     def passport(self) -> dict[str, object]:
         scale = "root mean square of the training pictures" if self.rescale else "none"
-        return {"metric": "kd", "version": 1, "kernel": "(x.y/d + 1)^3", "scale": scale}
+        return {"name": "kd", "version": 1, "kernel": "(x.y/d + 1)^3", "scale": scale}

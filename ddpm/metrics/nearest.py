@@ -15,10 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm.metrics import sets
+
 DIRECTIONS = 96  # of the basis
 FITTED = 1024  # pictures that the basis is fitted to
 FIRST = 16  # pictures that are compared in full at first
-ROUNDING = 1e-5  # of float32 coordinates, times the largest squared norm
+# Of squared distances in float32, times the largest squared norm: at most about 4 (p + 1) 2^-24.
+ROUNDING = 5e-5
 ROWS = 2048  # pictures of a block
 NUMBERS = 1 << 24  # of a block of distances: 64 MB in float32
 
@@ -39,7 +42,7 @@ class Index:
 
     Args:
         images: uint8 (N, C, H, W).
-        mean, basis: (D,) and (D, p) float32, of the inner parts.
+        mean, basis: (D,) and (D, p) float64, of the inner parts.
         coordinates: (N, p + 1) float32.
         shifts: the largest shift, in pixels.
         flips: whether mirrored versions count.
@@ -55,12 +58,12 @@ class Index:
     @classmethod
     def of(cls, images: Tensor, shifts: int, flips: bool) -> "Index":
         spread = torch.linspace(0, len(images) - 1, min(FITTED, len(images))).round().long()
-        some = inner(images[spread], shifts).float()
+        some = inner(images[spread], shifts).double()
         mean = some.mean(0)
-        some = (some - mean).double()
+        some -= mean
         _, vectors = torch.linalg.eigh(some @ some.T)  # ascending
         directions = some.T @ vectors[:, -DIRECTIONS:]
-        basis = torch.linalg.qr(directions)[0].float()
+        basis = torch.linalg.qr(directions)[0]
         parts = [coordinates(inner(part, shifts), mean, basis) for part in images.split(ROWS)]
         return cls(images, mean, basis, torch.cat(parts), shifts, flips)
 
@@ -154,9 +157,9 @@ def _count(shifts: int, flips: bool) -> int:
 def coordinates(parts: Tensor, mean: Tensor, basis: Tensor) -> Tensor:
     """Coordinates in the basis, and the norm of the rest: (n, D) -> (n, p + 1), float32."""
     found = torch.empty(len(parts), basis.shape[1] + 1)
-    for start in range(0, len(parts), ROWS):
-        centred = parts[start : start + ROWS].float() - mean
+    for rows in sets.blocks(*parts.shape):
+        centred = parts[rows].double() - mean
         along = centred @ basis
         rest = (centred**2).sum(1) - (along**2).sum(1)
-        found[start : start + ROWS] = torch.cat([along, rest.clamp(min=0).sqrt()[:, None]], 1)
+        found[rows] = torch.cat([along, rest.clamp(min=0).sqrt()[:, None]], 1).float()
     return found

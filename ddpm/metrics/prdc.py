@@ -199,7 +199,7 @@ class PRDC(Metric):
 
     def passport(self) -> dict[str, object]:
         options = {"k": self.k, "inclusive": self.inclusive, "balanced": self.balanced}
-        return {"metric": "prdc", "version": 1, **options}
+        return {"name": "prdc", "version": 1, **options}
 
 
 def _interval(name: str, value: float, error: float, n: int) -> dict[str, float | None]:

@@ -66,10 +66,10 @@ def samples_of(material: Material, metric: str, least: int) -> Pictures:
         InputError: there are none, or too few.
     """
     if material.samples is None:
-        raise InputError(f"metric={metric} needs samples, and there are none.")
+        raise InputError(f"metric={metric}: needs samples, and there are none.")
     if len(material.samples) < least:
         raise InputError(
-            f"metric={metric} needs at least {least:,} samples, got {len(material.samples):,}. "
+            f"metric={metric}: needs at least {least:,} samples, got {len(material.samples):,}. "
             "Draw more: job.num_samples."
         )
     return material.samples
@@ -83,7 +83,7 @@ def features_of(pictures: Pictures, what: str, metric: str, least: int) -> Tenso
     """
     features = pictures.features
     if features is None:
-        raise InputError(f"metric={metric} needs features of the {what} pictures.")
+        raise InputError(f"metric={metric}: needs features of the {what} pictures.")
     if features.dim() != 2:
         raise InputError(
             f"metric={metric}: features of the {what} pictures must be (n, d), got "
@@ -91,7 +91,7 @@ def features_of(pictures: Pictures, what: str, metric: str, least: int) -> Tenso
         )
     if len(features) < least:
         raise InputError(
-            f"metric={metric} needs at least {least:,} {what} pictures, got {len(features):,}."
+            f"metric={metric}: needs at least {least:,} {what} pictures, got {len(features):,}."
         )
     if not torch.isfinite(features).all():
         raise InputError(f"metric={metric}: features of the {what} pictures hold NaN or inf.")
@@ -146,7 +146,7 @@ def needed_features(material: Material, metric: str) -> Features:
         InputError: there are none.
     """
     if material.features is None:
-        raise InputError(f"metric={metric} needs features: features=...")
+        raise InputError(f"metric={metric}: needs features: features=...")
     return material.features
 
 
@@ -209,7 +209,7 @@ class Memo:
         else:
             entry = (function, arguments, function(*arguments))
         others = [other for other in self._known if other is not entry]
-        self._known = [*others[-self._most + 1 :], entry]  # the least recently used one goes
+        self._known = [*others, entry][-self._most :]  # the least recently used one goes
         value: T = entry[2]
         return value
 

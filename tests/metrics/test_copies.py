@@ -53,6 +53,20 @@ def test_the_search_is_exact(flips, shifts, channels, monkeypatch):
     assert found.row.equal(rows[:, 0])
 
 
+@pytest.mark.parametrize("directions", [5, 96])
+def test_bounds_are_below_the_distances(directions, monkeypatch):
+    """Also where the basis holds everything, so that they are equal up to rounding."""
+    monkeypatch.setattr(nearest, "DIRECTIONS", directions)
+    images, queries = smooth(2000, 0), smooth(50, 1)
+    index = Index.of(images, 1, True)
+    bounds = index._bounds(nearest.versions(queries, 1, True))
+    squares = by_definition(queries, images, 1, True) ** 2 * 100
+    assert (bounds <= squares).all()
+    if directions == 96:
+        assert (squares - bounds).max() < 500
+    assert index.search(queries).second.isfinite().all()
+
+
 def test_the_own_row_can_be_skipped():
     images = smooth(100, 0)
     chosen = torch.tensor([5, 50, 99])
@@ -126,6 +140,13 @@ def test_pairs_for_a_gallery(metric, real):
     ]
     assert [p.distance for p in pairs] == sorted(p.distance for p in pairs)
     assert len(pairs) == 4
+    assert Copies(**OPTIONS).pictures() == {}
+    metric.measure(given)
+    grid = metric.pictures()["nearest"]
+    assert grid.shape == (1, 4 * 13 + 1, 3 * 13 + 1)
+    assert grid[:, 1:13, 1:13].equal(samples.images[50])
+    assert grid[:, 1:13, 14:26].equal(train.images[70])
+    assert grid[:, 14:26, 27:39].equal(held_out.images[pairs[1].held_out])
     for pair in pairs:
         distances = by_definition(samples.images[[pair.sample]], held_out.images, 1, True)[0]
         assert pair.held_out == distances.argmin()
@@ -163,13 +184,13 @@ def test_memory_is_bounded(metric):
 
 def test_what_is_wrong_is_said():
     metric, given = Copies(**OPTIONS), material()
-    with pytest.raises(InputError, match="sampled pictures of 8x8x1 .* of 4x4x1"):
+    with pytest.raises(InputError, match=r"sampled pictures of 8x8x1 .* of 4x4x1"):
         metric.measure(Material(given.train, None, Pictures(smooth(9, 0, size=8))))
     with pytest.raises(InputError, match=r"must be uint8 \(n, C, H, W\), got torch.float32"):
         metric.measure(Material(given.train, None, Pictures(torch.zeros(9, 1, 4, 4))))
-    with pytest.raises(InputError, match="metric.copies.shifts=2.*at most 1"):
+    with pytest.raises(InputError, match=r"metric.copies.shifts=2.*at most 1"):
         Copies(**OPTIONS | {"shifts": 2}).measure(given)
-    with pytest.raises(InputError, match="metric.copies.quantile=1.0: not possible"):
+    with pytest.raises(InputError, match=r"metric.copies.quantile=1.0: not possible"):
         Copies(**OPTIONS | {"quantile": 1.0})
     with pytest.raises(InputError, match="at least 3 training pictures, got 2"):
         metric.measure(material(train=2))

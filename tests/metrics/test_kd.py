@@ -102,7 +102,9 @@ def test_scores_and_the_memory_of_the_reference(monkeypatch):
         assert score.low < score.value < score.high
         assert abs(score.floor) < 0.2
     sizes, own = [], kd.means_of_others
-    monkeypatch.setattr(kd, "means_of_others", lambda x, scale: sizes.append(len(x)) or own(x, scale))
+    monkeypatch.setattr(
+        kd, "means_of_others", lambda x, scale: sizes.append(len(x)) or own(x, scale)
+    )
     assert metric.measure(given) == first
     assert sizes == [100, 100]  # samples alone
     with pytest.raises(InputError, match="at least 3 samples, got 2"):

@@ -28,9 +28,7 @@ def pictures(n, d, seed):
     return Pictures(images, torch.randn(n, d, generator=generator))
 
 
-def material(
-    n=100, train=300, held_out=200, d=4, real_d=None, features=None, sample_features=None
-):
+def material(n=100, train=300, held_out=200, d=4, real_d=None, features=None, sample_features=None):
     """Random pictures of one distribution; None: there are no such pictures."""
     samples = None if n is None else pictures(n, d, 0)
     if sample_features is not None:
