@@ -30,7 +30,7 @@ GROUPS = {
     if folder.is_dir()
 }
 FOLLOWING = ("job_data", "job_model_data_optimizer", "model_data")  # chosen by the other choices
-NO_PARTS = ("hydra", "job", "experiment", "team", *FOLLOWING)
+NO_PARTS = ("hydra", "job", "experiment", "team", "metric", *FOLLOWING)
 PARTS = [group for group in GROUPS if group not in NO_PARTS]
 OPTIONS = [(group, option) for group in PARTS for option in GROUPS[group]]
 # What a job or an option cannot do without.

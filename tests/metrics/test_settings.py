@@ -1,0 +1,28 @@
+"""conf/metric: every file names a metric and all of its options."""
+
+import inspect
+import json
+
+import pytest
+import yaml
+from support.base import ROOT
+
+from ddpm.metrics.base import Metric
+from ddpm.runner.config.build import build
+
+FILES = {path.stem: path for path in sorted((ROOT / "conf" / "metric").glob("*.yaml"))}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_builds_a_metric(name):
+    text = FILES[name].read_text()
+    assert text.startswith(f"# @package metric.{name}\n")
+    config = yaml.safe_load(text)
+    metric = build(config, f"metric.{name}")
+    assert isinstance(metric, Metric)
+    assert metric.needs <= {"features", "classes", "images", "network"}
+    options = set(inspect.signature(type(metric)).parameters)
+    assert set(config) == {"_target_", *options}
+    passport = metric.passport()
+    assert passport["name"] == name
+    assert json.loads(json.dumps(passport)) == passport
