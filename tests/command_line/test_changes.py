@@ -300,6 +300,7 @@ def pictures(tmp_path):
     for i in range(12):
         Image.new("L", (16, 16), 20 * i).save(tmp_path / "pictures" / f"{i:02d}.png")
     words = ["data=folder", "data.root=pictures", "data.channels=1", "data.image_size=16"]
+    words.append("data.holdout=0")
     assert go(tmp_path, *TINY, *words, "output_dir=run") == 0, said(tmp_path)
     return tmp_path
 
