@@ -44,6 +44,8 @@ class Material:
         network: the one that is measured, in evaluation mode: (x_t, t, labels) -> its output.
         diffusion: the process that the network was trained for.
         seed: of subsets, of the bootstrap, and of noise.
+        raw_network: the same network with the weights without averaging, where they are at hand.
+        labelled: whether the network takes labels.
     """
 
     train: Pictures
@@ -53,6 +55,8 @@ class Material:
     network: nn.Module | None = None
     diffusion: GaussianDiffusion | None = None
     seed: int = 0
+    raw_network: nn.Module | None = None
+    labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,15 @@ class Metric(ABC):
         Raises:
             UserError: too few pictures, or something is missing that the metric needs.
         """
+
+    def pictures(self) -> dict[str, Tensor]:
+        """After `measure`, pictures to look at, uint8 (C, H, W) each: {"nearest": ...} becomes
+        nearest.png."""
+        return {}
+
+    def tables(self) -> dict[str, str]:
+        """After `measure`, tables as CSV: {"loss_by_t": ...} becomes loss_by_t.csv."""
+        return {}
 
     @abstractmethod
     def passport(self) -> dict[str, object]:
