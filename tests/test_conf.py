@@ -20,6 +20,7 @@ from ddpm.runner.config.build import build, check_targets
 from ddpm.runner.config.plan import Mode, Output, Plan
 from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
+from ddpm.runner.runs.old_names import FORMER_VALUES
 from ddpm.trackers import local
 
 CONF = ROOT / "conf"
@@ -458,7 +459,8 @@ def test_keys_are_parameters_and_parameters_are_keys(path, node):
         assert known.keys() - given == later, "parameters that nobody can see"
         for name in known.keys() - required - later:
             wired = isinstance(node[name], str) and node[name].startswith("${")
-            assert known[name].default == (None if wired else node[name]), name
+            value = FORMER_VALUES.get(f"{path.parent.name}.{name}", node[name])
+            assert known[name].default == (None if wired else value), name
 
 
 @pytest.mark.parametrize("name", ["config", *(f"job/{job}" for job in GROUPS["job"])])

@@ -31,7 +31,10 @@ _TRAINING_JOB = (
     *("batch_size", "warmup_steps", "lr_decay_start", "clip_grad_norm"),
     *("ema_decay", "ema_ramp", "label_dropout"),
 )
-_OPERATION_JOB = ("num_workers", "log_every", "save_every", "keep_checkpoints", "recompute")
+_OPERATION_JOB = (
+    *("num_workers", "log_every", "save_every", "keep_checkpoints", "recompute"),
+    *("validate_every", "keep_best"),
+)
 
 # In the order in which reports name groups.
 ROLES = {

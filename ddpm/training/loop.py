@@ -19,6 +19,7 @@ from ddpm.runner.execution import eager
 from ddpm.runner.execution.run import Run
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
+from ddpm.training.best import Best
 from ddpm.training.compiling import Compilation
 from ddpm.training.ema import EMA
 from ddpm.training.expected_memory import MemoryEstimate, plan_memory, warn_if_too_large
@@ -33,6 +34,7 @@ from ddpm.training.schedule import ScheduleTraining
 from ddpm.training.state import TrainState
 from ddpm.training.step import Step
 from ddpm.training.time_left import Outlook
+from ddpm.training.validation import Validation
 
 
 class Loop(ABC):
@@ -97,6 +99,14 @@ class Loop(ABC):
         x_0 (B, C, H, W), steps t (B,), noise eps like x_0, labels (B,) or None.
         """
 
+    def make_best(self) -> Best:
+        """What decides which checkpoint is kept as the best one, and when the run ends early."""
+        return Best()
+
+    def make_validation(self, run: Run, fabric: Fabric, steps: range) -> Validation | None:
+        """What measures the held-out loss after some of these steps; None: nothing does."""
+        return None
+
     @abstractmethod
     def is_eval_step(self, step: int) -> bool:
         """Whether to evaluate and preview after `step` steps; the last step always does."""
@@ -135,15 +145,22 @@ class Loop(ABC):
         probe = self.make_probe(run, fabric)
         state = self.make_state(fabric)
         meter = Meter(self.batch_size, self.steps_per_epoch)
-        start = run.restore(state, meter)
+        best = self.make_best()
+        start = run.restore(state, meter, best)
         run.total = total
         if start >= total and run.already_done:
             run.say(f"steps    all {total} are done; a larger job.max_steps continues the run")
             return
+        if best.levelled_off:
+            if run.already_done:
+                run.say(f"steps    {best.reason}; a larger job.patience continues the run")
+                return
+            total = start  # killed before its last preview
         self.compilation.resume(run, start)
         estimate = self.plan_memory(run, probe, state, rows)
         step = self.make_step(fabric, state, rows)
         order = Order(len(self.data), self.seed, self.batch_size, rows, start, total)
+        validation = self.make_validation(run, fabric, range(start, total))
         with (
             GracefulStop() as signals,
             run.begin(),
@@ -153,7 +170,7 @@ class Loop(ABC):
             if self.is_preview_step(start, total) and not run.has_grid(start):
                 self.preview(run, fabric, state.ema.model, start)  # a kill interrupted it
             watch = Watch(fabric, self.max_nonfinite_steps, signals, run.dir)
-            self.train(run, step, order, state, meter, watch, progress)
+            self.train(run, step, order, state, meter, watch, progress, validation, best)
 
     def train(
         self,
@@ -164,10 +181,12 @@ class Loop(ABC):
         meter: Meter,
         watch: Watch,
         progress: Progress,
+        validation: Validation | None,
+        best: Best,
     ) -> None:
-        """Run all steps. After each one, if due: log, save a checkpoint, update the console, draw a
-        preview. In this order, whatever a kill interrupts is repeated after a resume, and the
-        console, which may block, comes after the checkpoint."""
+        """Run all steps. After each one, if due: validate, log, save a checkpoint, update the
+        console, draw a preview. In this order, whatever a kill interrupts is repeated after a
+        resume, and the console, which may block, comes after the checkpoint."""
         fabric, total, network = step.fabric, order.stop, state.ema.model
         outlook = Outlook(
             order.start,
@@ -178,6 +197,7 @@ class Loop(ABC):
             say=progress.say,
             compiles=self.compilation.compiled,
         )
+        validate_at = validation.next(order.start) if validation is not None else 0
         batches = load(self.data, order, fabric.device, self.num_workers)
         for n, (images, labels) in enumerate(batches, start=order.start):
             metrics = step(n, images, labels)
@@ -187,23 +207,32 @@ class Loop(ABC):
             seconds_left = outlook.after(done)
             if self.compilation.after_step(run, done, seconds_left, state.model, network):
                 outlook.begin(done, compiles=True)
+            evaluated: dict[str, float] = {}
+            if done == validate_at and validation is not None:
+                with meter.paused():
+                    evaluated = validation(done, state.model, state.ema)
+                if run.leads:
+                    validation.write(run.dir)
+                best.validated(done, evaluated)
+                last = last or best.levelled_off
+                validate_at = validation.next(done)
             stopping = not last and watch.stopping(done)
             saving = last or stopping or due(done, self.save_every)
             if watch.too_many_nonfinite(metrics.nonfinite, done, check_now=saving):
                 raise InputError(self.explain_nonfinite(step, order, watch))
-            previewing = not stopping and self.is_preview_step(done, total)
-            evaluated: dict[str, float] = {}
+            previewing = not stopping and (last or self.is_preview_step(done, total))
             text = None
             if previewing:
                 with meter.paused():
-                    evaluated = self.evaluate(fabric, network)
+                    evaluated |= self.evaluate(fabric, network)
             if done % self.log_every == 0 or last or evaluated:
                 row = meter.read(fabric, done) | step.rates(n) | evaluated
                 run.log(done, row)
                 text = meter.text(row)
             if saving:
+                best.saving(done, evaluated)
                 with meter.paused():
-                    run.save(done, state, meter, self.keep_checkpoints)
+                    run.save(done, state, meter, self.keep_checkpoints, best)
             progress.advance()
             if text is not None:
                 progress.show(done, text)
@@ -212,6 +241,9 @@ class Loop(ABC):
                     self.preview(run, fabric, network, done)
             if stopping:
                 run.preempted(watch.signals.received, f"saved after step {done}")
+            if stopping or last:
+                if best.levelled_off and not stopping:
+                    run.say(f"stopped  {best.reason}")
                 break
 
     def is_preview_step(self, step: int, total: int) -> bool:

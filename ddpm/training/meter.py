@@ -95,6 +95,8 @@ class Meter:
     def text(metrics: dict[str, float]) -> str:
         """The metrics for the progress bar."""
         shown = [f"loss {loss:.4f}"] if (loss := metrics.get("train/loss")) is not None else []
-        shown += [f"{k.removeprefix('eval/')} {v:.2f}" for k, v in metrics.items() if "eval/" in k]
+        evaluated = {k.removeprefix("eval/"): v for k, v in metrics.items() if "eval/" in k}
+        shown += [f"held out {loss:.4f}"] if (loss := evaluated.pop("loss", None)) else []
+        shown += [f"{name} {v:.2f}" for name, v in evaluated.items() if "loss_" not in name]
         shown += [f"{n:.0f} steps not finite"] if (n := metrics["train/skipped"]) else []
         return ", ".join([*shown, f"{metrics['train/images_per_sec']:.0f} images/s"])

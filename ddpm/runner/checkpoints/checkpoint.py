@@ -7,7 +7,9 @@ A checkpoint is one `torch.save` of a dict of plain types and tensors. It loads 
 import errno
 import io
 import logging
+import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,8 @@ from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
 
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")
 # Optional entries: diffusion (of a learned schedule), meter (measurements since the last log line),
-# scaler (of float16), data (fingerprint of the images), made_with, chosen (values that the run
-# chose for "auto").
+# best (training.best), scaler (of float16), data (fingerprint of the images), made_with, chosen
+# (values that the run chose for "auto").
 logger = logging.getLogger(__name__)
 
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")  # torch.compile's and DDP's
@@ -59,6 +61,19 @@ def save(folder: Path, state: dict[str, Any], keep: int) -> Path:
     if keep >= 0:
         _delete_older(folder, state["step"], keep)
     return path
+
+
+def keep_best(path: Path) -> None:
+    """Give a checkpoint the second name `best.pt`, under which it stays when older ones are
+    deleted; a copy, where the file system has no links. A failure is a warning."""
+    try:
+        with replacing(path.with_name(summary.BEST)) as (temporary,):
+            try:
+                os.link(path, temporary)
+            except OSError:
+                shutil.copyfile(path, temporary)
+    except OSError as error:
+        logger.warning("%s is the best checkpoint, but %s: %s", path, summary.BEST, error)
 
 
 def _delete_older(folder: Path, step: int, keep: int) -> None:
@@ -179,7 +194,8 @@ def _is_weights(node: Any) -> bool:
 
 
 def find(path: str | Path, planned: Path | None = None) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint that `path` names, and its content: a file, a run folder or its checkpoints.
+    """The checkpoint that `path` names, and its content: a file, a run folder or its checkpoints,
+    or `<run folder>:best`.
 
     In a folder, the newest one that is whole: damaged ones are named and passed over.
 
@@ -189,14 +205,15 @@ def find(path: str | Path, planned: Path | None = None) -> tuple[Path, dict[str,
     Raises:
         InputError: there is no whole checkpoint.
     """
-    for candidate in summary.candidates(Path(path), planned):
+    path = summary.named(path)
+    for candidate in summary.candidates(path, planned):
         try:
             return candidate, load(candidate)
         except InputError as error:
-            if candidate == Path(path):
+            if candidate == path:
                 raise
             print(f"Passed over: {error}")
-    raise InputError(summary.none_in(Path(path)))
+    raise InputError(summary.none_in(path))
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

@@ -1,5 +1,6 @@
 """The checkpoints of a folder, and their configurations: read without torch and without tensors."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from ddpm.runner.safe_io.torch_archive import read_plain
 
 FORMAT = "hydra-ddpm"  # in every checkpoint and export
 SCHEMA = 1  # of checkpoints; raise it when the meaning of an entry changes
+BEST = "best.pt"  # a second name of the checkpoint with the best figure
 EXPORT = "model.safetensors"  # the name of an export in its folder
 _NAME = re.compile(r"step-(\d+)\.pt")
 
@@ -43,6 +45,14 @@ def read(path: Path) -> Summary:
                 raise
             print(f"Passed over: {error}")
     raise InputError(none_in(path))
+
+
+def named(source: str | Path) -> Path:
+    """The path that a text names; `<run folder>:best` is the run's best checkpoint."""
+    path = Path(os.path.expanduser(source))
+    if path.name.endswith(":best") and not path.exists():
+        return path.with_name(path.name.removesuffix(":best")) / "checkpoints" / BEST
+    return path
 
 
 def candidates(path: Path, planned: Path | None = None) -> Iterator[Path]:

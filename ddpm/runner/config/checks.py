@@ -37,6 +37,10 @@ def check_together(config: dict[str, Any]) -> None:
 
 def _check_duration(config: dict[str, Any]) -> list[str]:
     job = config.get("job", {})
+    if job.get("patience") is not None and job.get("validate_every") is None:
+        return [
+            f"job.patience={job['patience']}: needs job.validate_every, whose figures it reads."
+        ]
     if "max_steps" in job and job["max_steps"] is None and job.get("max_epochs") is None:
         return ["job.max_steps=null, job.max_epochs=null: one of them must be a number."]
     return []

@@ -43,6 +43,16 @@ class Measured(Protocol):
     def restore(self, state: Any) -> None: ...
 
 
+class Kept(Protocol):
+    """Which checkpoint is kept as the best one: `training.best.Best`."""
+
+    kept_step: int
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: Any) -> None: ...
+
+
 @dataclass
 class Run:
     """The context that a job runs in. Only rank 0 writes files.
@@ -204,12 +214,15 @@ class Run:
         """Record automatic choices, to be repeated when the run is resumed."""
         self.choices |= choices
 
-    def restore(self, learned: Saved, meter: Measured) -> int:
+    def restore(self, learned: Saved, meter: Measured, best: Kept) -> int:
         """Load the training state and the metrics of the last steps; return the steps done."""
         self._adopt_threads(self.previous_threads)
         if self.state is not None:
             learned.load(self.state, self.path)
             meter.restore(self.state.get("meter"))
+            best.restore(self.state.get("best"))
+            if self.leads and self.path is not None and best.kept_step == self.step:
+                checkpoint.keep_best(self.path)  # a kill came between
             current = made_with(self.fabric)
             for name, previous in self.state.get("made_with", current).items():
                 if previous != current.get(name):
@@ -247,7 +260,7 @@ class Run:
         exists = grid_file(self.dir, "samples", step).exists() if self.leads else False
         return self.fabric.broadcast(exists)
 
-    def save(self, step: int, learned: Saved, meter: Measured, keep: int) -> None:
+    def save(self, step: int, learned: Saved, meter: Measured, keep: int, best: Kept) -> None:
         """Write a checkpoint after `step` steps. All ranks must call it; rank 0 writes.
 
         Raises:
@@ -263,12 +276,15 @@ class Run:
                 "hparams": self.plan.hparams,
                 **all_learned,
                 "meter": measured,
+                "best": best.state(),
                 "data": self.fingerprint,
                 "made_with": made_with(self.fabric),
                 "chosen": self.choices,
             }
             run_dir.sync(self.dir / "metrics.jsonl")  # a resumed run does not write old lines again
             file = checkpoint.save(self.dir / "checkpoints", state, keep)
+            if best.kept_step == step:
+                checkpoint.keep_best(file)
             self.saved = step
             self._write_status("running")
             self.tracker.log_files("model", step, [file], final=False)

@@ -35,7 +35,7 @@ FORMER_CHOICES = {"objective": "eps", "weighting": "uniform", "guidance": "none"
 FORMER_KINDS = {"train": "trains", "train_classifier": "trains", "export": "converts"}
 FORMER_KINDS |= dict.fromkeys(("sample", "interpolate", "inpaint"), "draws")
 # Keys that runs did not have at first, and what held then.
-FORMER_VALUES = {"data.holdout": 0.0}
+FORMER_VALUES: dict[str, Any] = {"data.holdout": 0.0, "job.patience": None}
 # The process holds copies of the parts that it is made of.
 _WITHIN = {
     f"diffusion.{old}": f"diffusion.{new}"

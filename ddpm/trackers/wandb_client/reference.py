@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ddpm.errors import InputError
+from ddpm.runner.checkpoints import summary
 
 PREFIX = "wandb:"
 FORM = "wandb:<entity>/<project>/<artifact>:<alias or version>"
@@ -27,7 +28,7 @@ def find(source: str) -> Source:
         InputError: the artifact cannot be downloaded.
     """
     if not source.startswith(PREFIX):
-        return Source(Path(os.path.expanduser(source)), {})
+        return Source(summary.named(source), {})
     fetched = _fetched(source)
     return Source(fetched.file, {"artifact": fetched.name, "digest": fetched.digest})
 

@@ -1,0 +1,152 @@
+"""The held-out loss during training: the same pictures, steps and noise each time."""
+
+import contextlib
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ddpm.data.base import ImageData
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.metrics.loss import Batch, Draws, by_t, to_csv
+from ddpm.runner.distributed.fsdp import is_sharded
+from ddpm.runner.distributed.reduce import all_reduce
+from ddpm.runner.safe_io import atomic
+from ddpm.training.ema import EMA
+
+IMAGES, FEWEST = 512, 32  # losses to average
+SHARE = 0.01  # of the time in training
+LAST_SHARE = 0.05  # of a run that ends before its first validation is due
+BINS = 16
+TABLE = "loss_by_t.csv"
+
+
+def num_images(every: int, batch_size: int) -> int:
+    """How many losses to average: 512, or fewer in small batches so that they take a hundredth of
+    the time, but at least 32.
+
+    A loss needs three forward passes (of the average, of the weights, of a training picture), which
+    take as long as a step takes for an image.
+    """
+    return min(IMAGES, max(FEWEST, int(SHARE * every * batch_size)))
+
+
+def next_step(done: int, total: int, every: int, batch_size: int) -> int:
+    """The step of the next validation after `done` steps; 0: none comes. There is one after the
+    last step, too, unless it would take more than a twentieth of the run."""
+    step = (done // every + 1) * every
+    if step <= total:
+        return step
+    at_end = num_images(every, batch_size) <= LAST_SHARE * batch_size * total
+    return total if at_end and done < total else 0
+
+
+@dataclass
+class Validation:
+    """Measures the loss of the averaged and of the current weights on held-out pictures, and that
+    of the averaged weights on as many training pictures. Draws no random number of training.
+
+    Args:
+        train, held_out: the data.
+        every: steps between validations.
+        batch_size: of training.
+        total: steps of the run.
+        labelled: whether the network takes labels.
+        batch: pictures of a forward pass on this device.
+    """
+
+    fabric: Fabric
+    diffusion: GaussianDiffusion
+    train: ImageData
+    held_out: ImageData
+    every: int
+    batch_size: int
+    total: int
+    labelled: bool
+    batch: int
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.draws = Draws(num_images(self.every, self.batch_size), self.diffusion.T)
+
+    def next(self, done: int) -> int:
+        """The step of the next validation after `done` steps; 0: none comes."""
+        return next_step(done, self.total, self.every, self.batch_size)
+
+    def __call__(self, step: int, model: nn.Module, ema: EMA) -> dict[str, float]:
+        """Figures of the log after `step` steps; all ranks call it, and get the same."""
+        columns = {"loss": self.losses(ema.model, self.held_out)}
+        with raw_weights(model, ema) as network:
+            columns["loss_raw"] = self.losses(network, self.held_out)
+        columns["loss_train"] = self.losses(ema.model, self.train)
+        rows = by_t(self.draws.t, self.draws.T, BINS, columns)
+        self.rows = [{"step": step} | row for row in rows]
+        means = {name: losses.double().mean().item() for name, losses in columns.items()}
+        means["loss_gap"] = means["loss"] - means.pop("loss_train")
+        return {f"eval/{name}": mean for name, mean in means.items()}
+
+    def losses(self, network: nn.Module, data: ImageData) -> Tensor:
+        """All losses, in order: (n,), on the CPU. Each rank computes a part of them."""
+        ranks, n = self.fabric.world_size, self.draws.n
+        mine = torch.arange(self.fabric.global_rank, n + -n % ranks, ranks)
+        positions = self.draws.pictures(len(data))
+
+        def read(rows: list[int]) -> Batch:
+            images, labels = data.__getitems__(rows)
+            return images, labels if self.labelled else None
+
+        with self.fabric.autocast():
+            own = self.draws.losses(
+                network, self.diffusion, read, mine.clamp(max=n - 1), positions, self.batch
+            )
+        everything = own.new_zeros(n + -n % ranks)
+        everything[mine.to(own.device)] = own
+        return all_reduce(self.fabric, everything, "sum")[:n].cpu()
+
+    def write(self, folder: Path) -> None:
+        """Put the losses by t into the run's table, in place of those of the same and of later
+        steps. A full disk is ignored."""
+        file, step = folder / TABLE, self.rows[0]["step"]
+        old = ""
+        with contextlib.suppress(OSError):
+            old = file.read_text()
+        earlier: list[dict[str, Any]] = [
+            row for row in csv.DictReader(io.StringIO(old)) if int(row["step"]) < step
+        ]
+        with contextlib.suppress(OSError):
+            atomic.write(file, to_csv([*earlier, *self.rows]))
+
+
+@contextlib.contextmanager
+def raw_weights(model: nn.Module, ema: EMA) -> Iterator[nn.Module]:
+    """A network in evaluation mode with the weights that are in training.
+
+    It is the average's network, which lends its place to these weights: it is in evaluation mode
+    already, and if it is compiled, that holds for these, too. Weights that are sharded have a place
+    of their own in memory, so the network in training computes by itself.
+    """
+    pairs = list(zip(ema.weights, ema.sources, strict=True))
+    if any(is_sharded(weight) for weight in ema.weights):
+        was_training = model.training
+        model.eval()
+        try:
+            yield model
+        finally:
+            model.train(was_training)
+        return
+    _swap(pairs)
+    try:
+        yield ema.model
+    finally:
+        _swap(pairs)
+
+
+def _swap(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    for one, other in pairs:
+        one.data, other.data = other.data, one.data
