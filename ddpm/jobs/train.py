@@ -36,7 +36,7 @@ class Train(Loop):
         num_samples: int,
         validate_every: int | None,
         keep_best: str | None,
-        patience: int | None,
+        patience: int | None = None,
         **loop: Any,
     ) -> None:
         super().__init__(**loop)
