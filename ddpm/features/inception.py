@@ -55,7 +55,7 @@ class Inception(NetworkFeatures):
         tensors, digest = files.read(Path(weights).expanduser(), sha256, REMEDY)
         *layers, head = _network(extractor, tensors).children()
         super().__init__(nn.Sequential(Center(), *layers, nn.Flatten()), digest)
-        self.head = head.weight
+        self.head: Tensor = head.weight  # type: ignore[assignment]
         suffix = "" if resize == "legacy" else f"_{resize}"
         self.name = f"inception{suffix}" if sha256 == SHA256 else "inception_other"
         self.resize, self._interpolate = resize, interpolate

@@ -50,7 +50,7 @@ class NetworkFeatures(Features):
         return self.net(self.resized(images)).float().cpu()
 
     def resized(self, images: Tensor) -> Tensor:
-        """uint8 (B, C, H, W) -> float32 (B, C, size, size), of values around 0 to 255."""
+        """uint8 (B, C, H, W) -> float32 (B, C, size, size), of values from 0 to 255."""
         return bicubic(images, self.size)
 
     def log_probs(self, features: Tensor) -> Tensor:
@@ -79,12 +79,12 @@ class NetworkFeatures(Features):
 
 
 def bicubic(images: Tensor, size: int) -> Tensor:
-    """uint8 (B, C, H, W) -> float32 (B, C, size, size) by Pillow's bicubic filter, on numbers that
-    are neither rounded nor cut to 0..255: the resize of Parmar et al. 2022 (arXiv:2104.11222)."""
+    """uint8 (B, C, H, W) -> float32 (B, C, size, size) by Pillow's bicubic filter, cut to 0..255
+    but not rounded: the resize of Parmar et al. 2022 (arXiv:2104.11222)."""
     pixels = images.float()
     if images.shape[2:] == (size, size):
         return pixels
-    return F.interpolate(pixels, (size, size), mode="bicubic", antialias=True)
+    return F.interpolate(pixels, (size, size), mode="bicubic", antialias=True).clamp(0, 255)
 
 
 @contextmanager

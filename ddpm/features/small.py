@@ -39,18 +39,18 @@ class Digits(Small):
     """Of scikit-learn's digits, 16x16."""
 
     name, size, width = "digits", 16, 64
-    sha256 = ""
+    sha256 = "digits"
 
 
 class MNIST(Small):
     """Of MNIST's digits, padded to 32x32."""
 
-    name, size, width = "mnist", 32, 128
-    sha256 = ""
+    name, size, width = "06bd84dd51acdebf56a42b003b44bbd6e40ebb6cdd4cfaa9d8c430e3ec081a31", 32, 128
+    sha256 = "06bd84dd51acdebf56a42b003b44bbd6e40ebb6cdd4cfaa9d8c430e3ec081a31"
 
 
 class FashionMNIST(Small):
     """Of articles of clothing, padded to 32x32."""
 
     name, size, width = "fashion_mnist", 32, 128
-    sha256 = ""
+    sha256 = "ae948754654e14eb92e12350577ba703b4fd84927771a2defd9d3e941e15a201"
