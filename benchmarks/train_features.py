@@ -28,15 +28,15 @@ from ddpm.runner.config.build import build
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "ddpm" / "features" / "small.py"
 MODELS = (small.Digits, small.MNIST, small.FashionMNIST)
-HELD_OUT = {"digits": "held_out", "mnist": "test", "fashion_mnist": "test"}
 REFERENCE, SAMPLE = 10_000, 5_000  # pictures, or all where there are fewer
 
 
-def pictures(name: str, split: str, folder: str) -> tuple[Tensor, Tensor]:
-    """A data set as conf/data has it: uint8 (N, 1, H, W) and labels, in an order of seed 0."""
+def pictures(name: str, folder: str, *, held_out: bool = False) -> tuple[Tensor, Tensor]:
+    """Of a data set as conf/data has it: uint8 (N, 1, H, W) and labels, in an order of seed 0."""
     node: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "data" / f"{name}.yaml"))
     node.pop("defaults", None)  # Hydra's
-    data = build(node | {"data_dir": folder, "split": split}, "data")
+    data = build(node | {"data_dir": folder}, "data")
+    data = data.held_out() if held_out else data
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     return data.__getitems__(order.tolist())
 
@@ -83,8 +83,8 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 def measure(features: small.Small, folder: str) -> dict[str, float]:
     """How often the classifier is right, and the distances of spoiled held-out pictures."""
-    images, _ = pictures(features.name, "train", folder)
-    held_out, truth = pictures(features.name, HELD_OUT[features.name], folder)
+    images, _ = pictures(features.name, folder)
+    held_out, truth = pictures(features.name, folder, held_out=True)
     found = {
         "accuracy": (features.log_probs(features(held_out)).argmax(1) == truth)
         .double()
@@ -174,7 +174,7 @@ def card(measured: dict[str, dict[str, float]]) -> str:
 
 def write(model: type[small.Small], folder: str) -> None:
     """Train a classifier, write its file, and enter its digest in the source."""
-    images, labels = pictures(model.name, "train", folder)
+    images, labels = pictures(model.name, folder)
     net = train(images, labels, size=model.size, width=model.width, num_classes=10)
     content = save(net.state_dict())
     small.FOLDER.mkdir(exist_ok=True)

@@ -38,8 +38,8 @@ class Small(NetworkFeatures):
 class Digits(Small):
     """Of scikit-learn's digits, 16x16."""
 
-    name, size, width = "digits", 16, 64
-    sha256 = "digits"
+    name, size, width = "e3c5a922649abbbed6334cf9df86ec7cf14b36e92a697d6d4dceee2763e6c2f9", 16, 64
+    sha256 = "e3c5a922649abbbed6334cf9df86ec7cf14b36e92a697d6d4dceee2763e6c2f9"
 
 
 class MNIST(Small):
