@@ -122,8 +122,8 @@ the test split, for digits the tenth that `data.holdout` keeps apart.
 ## What they see
 
 Frechet distance of spoiled held-out pictures ({sample:,}, or all there are) from {reference:,}
-training pictures (or all), as a multiple of the floor: the distance of the same pictures,
-unspoiled.
+training pictures (or all), as a multiple of the floor, which the first row gives: the distance
+of the same pictures, unspoiled.
 
 | blemish | {names} |
 |---|{lines}
@@ -136,8 +136,8 @@ unspoiled.
 - They have seen the training pictures, so a generator that copies those scores better than real
   pictures do.
 - A generator guided by a classifier of the same kind is judged by its twin.
-- They know nothing between the classes: they see a missing class, but hardly whether a 3 is a
-  beautiful one.
+- They know nothing between the classes: they see a missing class, but hardly whether a 3 is well
+  drawn.
 """
 
 

@@ -38,14 +38,14 @@ class Small(NetworkFeatures):
 class Digits(Small):
     """Of scikit-learn's digits, 16x16."""
 
-    name, size, width = "e3c5a922649abbbed6334cf9df86ec7cf14b36e92a697d6d4dceee2763e6c2f9", 16, 64
+    name, size, width = "digits", 16, 64
     sha256 = "e3c5a922649abbbed6334cf9df86ec7cf14b36e92a697d6d4dceee2763e6c2f9"
 
 
 class MNIST(Small):
     """Of MNIST's digits, padded to 32x32."""
 
-    name, size, width = "06bd84dd51acdebf56a42b003b44bbd6e40ebb6cdd4cfaa9d8c430e3ec081a31", 32, 128
+    name, size, width = "mnist", 32, 128
     sha256 = "06bd84dd51acdebf56a42b003b44bbd6e40ebb6cdd4cfaa9d8c430e3ec081a31"
 
 

@@ -47,7 +47,7 @@ def read_known(path: Path, sha256: str) -> Any:
 
     Raises:
         OSError: the file does not exist or cannot be opened.
-        Refused: it is another file; nothing of it was interpreted.
+        Refused: it is another file, of which nothing was interpreted, or none of torch.save.
     """
     regular_size(path)
     with open(path, "rb") as file:  # opened once: the checked file is the loaded one
@@ -56,7 +56,10 @@ def read_known(path: Path, sha256: str) -> Any:
         import torch
 
         file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # the file was not made by torch.save
+            raise Refused(f"torch cannot load it ({one_line(error)})") from error
 
 
 def check_archive(path: Path) -> None:
