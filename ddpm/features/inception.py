@@ -1,6 +1,5 @@
 """The Inception network of the FID (Heusel et al. 2017, arXiv:1706.08500), from torch-fidelity."""
 
-import importlib
 import io
 from pathlib import Path
 from typing import Any
@@ -83,17 +82,16 @@ class Center(nn.Module):
 def _library() -> tuple[Any, Any]:
     """The network's class, and TensorFlow's resize."""
     try:
-        network = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-        resize = importlib.import_module("torch_fidelity.interpolate_compat_tensorflow")
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        from torch_fidelity.interpolate_compat_tensorflow import (
+            interpolate_bilinear_2d_like_tensorflow1x,
+        )
     except ImportError:
         raise InputError(
             "features=inception: its network comes from torch-fidelity, which is not installed.\n"
             "pip install -e '.[fid]' (or pip install torch-fidelity)"
         ) from None
-    return (
-        network.FeatureExtractorInceptionV3,
-        resize.interpolate_bilinear_2d_like_tensorflow1x,
-    )
+    return FeatureExtractorInceptionV3, interpolate_bilinear_2d_like_tensorflow1x
 
 
 def _network(extractor: Any, tensors: dict[str, Tensor]) -> nn.Module:

@@ -78,9 +78,7 @@ class PipelineParts:
         )
 
 
-def compile_if_it_pays(
-    pipeline: Pipeline, mode: bool | str, batches: int, batch_size: int
-) -> None:
+def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch_size: int) -> None:
     """Compile the network for full batches: job.compile=true, false or "auto".
 
     Args:
