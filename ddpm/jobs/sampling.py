@@ -91,9 +91,11 @@ def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch
         return
     if mode is True:
         check_compiler(pipeline.device)
-    elif not may_compile(pipeline.device) or not can_compile():
-        return
-    elif batches * evaluations(pipeline.sampler, pipeline.diffusion) < PAYS_OFF:
+    elif (
+        not may_compile(pipeline.device)
+        or not can_compile()
+        or batches * evaluations(pipeline.sampler, pipeline.diffusion) < PAYS_OFF
+    ):
         return
     compile_networks(pipeline.model, fallback=mode is not True)
     pipeline.compiled_batch = batch_size
