@@ -73,7 +73,9 @@ def ours(name: str, setting: Setting, compiled: bool) -> Contender:
     images = setting.pixels()
     labels = torch.zeros(setting.batch, dtype=torch.int64, device=setting.device)
     numbers = itertools.count()
-    network = for_inference(copy.deepcopy(learned.ema.model), setting.device, fabric.autocast)
+    network = for_inference(
+        copy.deepcopy(learned.ema.model), setting.device, fabric.autocast
+    )
     if compiled:
         network.compile()
     pipeline = Pipeline(

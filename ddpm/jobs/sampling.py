@@ -78,7 +78,9 @@ class PipelineParts:
         )
 
 
-def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch_size: int) -> None:
+def compile_if_it_pays(
+    pipeline: Pipeline, mode: bool | str, batches: int, batch_size: int
+) -> None:
     """Compile the network for full batches: job.compile=true, false or "auto".
 
     Args:
@@ -91,11 +93,9 @@ def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch
         return
     if mode is True:
         check_compiler(pipeline.device)
-    elif (
-        not may_compile(pipeline.device)
-        or not can_compile()
-        or batches * evaluations(pipeline.sampler, pipeline.diffusion) < PAYS_OFF
-    ):
+    elif not may_compile(pipeline.device) or not can_compile():
+        return
+    elif batches * evaluations(pipeline.sampler, pipeline.diffusion) < PAYS_OFF:
         return
     compile_networks(pipeline.model, fallback=mode is not True)
     pipeline.compiled_batch = batch_size
