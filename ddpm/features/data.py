@@ -86,6 +86,10 @@ class OwnData(Features):
     def _train(self, **shape: int) -> Classifier:
         images, labels = self.data.__getitems__(range(len(self.data)))
         aside = torch.arange(len(labels)) % ASIDE == ASIDE - 1
+        logger.warning(
+            "features=data: training a classifier on data=%s, once; at 64x64 minutes on a core",
+            self.data.name,
+        )
         net = train(images[~aside], labels[~aside], **shape)
         share = accuracy(net, images[aside], labels[aside], self.size)
         logger.warning(
