@@ -44,7 +44,11 @@ ONLY = {
     "PIL": {"ddpm.data", "ddpm.images", "ddpm.runner.report", "ddpm.trackers"},
     "jinja2": {"ddpm.runner.report"},
     "sklearn": {"ddpm.data.digits"},
-    "safetensors": {"ddpm.runner.checkpoints.safetensors_file"},
+    "safetensors": {
+        "ddpm.runner.checkpoints.safetensors_file",
+        "ddpm.features.files",
+        "ddpm.features.data",
+    },
     "submitit": {"ddpm.runner.sweeps.launchers"},
     "optuna": {"ddpm.runner.sweeps.search"},
 }

@@ -1,10 +1,11 @@
 """Features of pictures: the space in which sets of pictures are compared."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from ddpm.errors import InputError
 
 
 class Features(ABC):
@@ -14,9 +15,9 @@ class Features(ABC):
     equal passports, equal pictures get equal features up to rounding.
     """
 
-    name: ClassVar[str]  # part of the names of scores: fd_mnist
-    channels: ClassVar[int | None] = None  # of the pictures; None: any
-    num_classes: ClassVar[int | None] = None  # None: there are no `log_probs`
+    name: str  # part of the names of scores: fd_mnist
+    channels: int | None = None  # of the pictures; None: 1 or 3
+    num_classes: int | None = None  # None: there are no `log_probs`
 
     @abstractmethod
     def __call__(self, images: Tensor) -> Tensor:
@@ -30,6 +31,20 @@ class Features(ABC):
     def passport(self) -> dict[str, object]:
         """Whatever the features depend on: name, digest of the weights (sha256, 12 digits), size
         and filter of the resize, layer, dtype."""
+
+    def check_channels(self, channels: int) -> None:
+        """Call it before anything is computed.
+
+        Raises:
+            InputError: these features are not for pictures with so many channels.
+        """
+        allowed = (1, 3) if self.channels is None else (self.channels,)
+        if channels not in allowed:
+            raise InputError(
+                f"features={self.name}: for pictures with {' or '.join(map(str, allowed))} "
+                f"channel(s), these have {channels}.\n"
+                "For grey and for colour pictures: features=efficientnet, inception, data."
+            )
 
     def to(self, device: torch.device) -> "Features":
         """Compute there."""

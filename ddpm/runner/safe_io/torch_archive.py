@@ -1,5 +1,6 @@
 """Reader of the archives that torch.save writes; anything else is refused."""
 
+import hashlib
 import struct
 import zipfile
 from pathlib import Path
@@ -37,6 +38,28 @@ def read_archive(path: Path) -> Any:
             raise Refused(f"torch cannot load it ({one_line(error)})") from error
     check_plain(state, tensors=True)
     return state
+
+
+def read_known(path: Path, sha256: str) -> Any:
+    """The content of one certain file that torch.save wrote, known by its SHA-256.
+
+    It may have the format from before torch 1.6, which `read_archive` refuses.
+
+    Raises:
+        OSError: the file does not exist or cannot be opened.
+        Refused: it is another file, of which nothing was interpreted, or none of torch.save.
+    """
+    regular_size(path)
+    with open(path, "rb") as file:  # opened once: the checked file is the loaded one
+        if (found := hashlib.file_digest(file, "sha256").hexdigest()) != sha256:
+            raise Refused(f"its SHA-256 is {found}, not {sha256}")
+        import torch
+
+        file.seek(0)
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # the file was not made by torch.save
+            raise Refused(f"torch cannot load it ({one_line(error)})") from error
 
 
 def check_archive(path: Path) -> None:
