@@ -1,5 +1,7 @@
 """Metrics: what a set of samples, or a trained network, scores."""
 
+import csv
+import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,3 +110,13 @@ class Metric(ABC):
     def passport(self) -> dict[str, object]:
         """Name, options and version of the formula: with equal passports, equal material gets
         equal scores up to rounding."""
+
+
+def to_csv(rows: Sequence[dict[str, float]]) -> str:
+    """Rows of equal keys as CSV, numbers with seven digits."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(rows[0] if rows else [])
+    for row in rows:
+        writer.writerow(f"{v:.7g}" if isinstance(v, float) else v for v in row.values())
+    return file.getvalue()

@@ -17,8 +17,7 @@ from ddpm.denoising import Model, call_model, predict, variance_bound
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, nearest
 from ddpm.likelihood import prior_bits
-from ddpm.metrics.base import Material, Metric, Need, Score
-from ddpm.metrics.loss import to_csv
+from ddpm.metrics.base import Material, Metric, Need, Score, to_csv
 from ddpm.randomness import image_noise, mix
 
 BATCH = 64

@@ -4,8 +4,6 @@ With (x_0, t, eps) fixed, two networks differ by far more than their difference'
 stratified, as the loss depends on it more than on anything else.
 """
 
-import csv
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.metrics.base import Material, Metric, Need, Pictures, Score
+from ddpm.metrics.base import Material, Metric, Need, Pictures, Score, to_csv
 from ddpm.randomness import image_noise, mix
 
 BATCH = 64
@@ -124,16 +122,6 @@ def by_t(t: Tensor, T: int, bins: int, columns: dict[str, Tensor]) -> list[dict[
             row: dict[str, float] = {"t_first": first, "t_last": last, "n": int(inside.sum())}
             rows.append(row | {k: v[inside].double().mean().item() for k, v in columns.items()})
     return rows
-
-
-def to_csv(rows: Sequence[dict[str, float]]) -> str:
-    """Rows of equal keys as CSV, numbers with seven digits."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(rows[0] if rows else [])
-    for row in rows:
-        writer.writerow(f"{v:.7g}" if isinstance(v, float) else v for v in row.values())
-    return file.getvalue()
 
 
 class Loss(Metric):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.metrics.loss import Batch, Draws, by_t, to_csv
+from ddpm.metrics.base import to_csv
+from ddpm.metrics.loss import Batch, Draws, by_t
 from ddpm.runner.distributed.fsdp import is_sharded
 from ddpm.runner.distributed.reduce import all_reduce
 from ddpm.runner.safe_io import atomic
