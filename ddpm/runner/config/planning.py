@@ -111,7 +111,9 @@ def _resolve(cfg: DictConfig, request: Request) -> dict[str, Any]:
     config: dict[str, Any] = to_dict(cfg, resolve=True)
     config.pop(INHERITED, None)
     paths.normalise(config, request.texts)
-    config["choices"] = {k: v for k, v in request.choices.items() if "/" not in k}
+    unused = {group for group in roles.MEASURING if group not in config}
+    choices = request.choices.items()
+    config["choices"] = {k: v for k, v in choices if "/" not in k and k not in unused}
     config["overrides"] = [text for text in request.texts if not text.startswith("sweep=")]
     config["run_id"] = _run_id(request)
     is_default = to_dict(cfg, resolve=False)["data_dir"] == _DATA_DIR
@@ -208,6 +210,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
     if not request.multirun:  # the machines that run the jobs may be logged in elsewhere
         wandb_settings.check_login(config)
     derive.labels(config)
+    derive.pipeline(config)
     base_run.check_classifier(config)
     derive.absolute_paths(config)
 
@@ -262,6 +265,10 @@ def _check_overrides(cfg: DictConfig, request: Request) -> None:
         key = override.key_or_group
         root, _, name = key.rpartition(".")
         options = catalog.groups().get(key)
+        if key in roles.MEASURING and f"${{{key}}}" not in to_dict(cfg.job, resolve=False).values():
+            raise InputError(
+                f"{key}: job={request.choices['job']} measures nothing; {key} is for job=evaluate."
+            )
         if options is not None and isinstance(choice := request.choices.get(key), str):
             if choice not in options and not _is_own(key, choice):  # presets are optional to Hydra
                 raise InputError(no_such_option(key, choice))
