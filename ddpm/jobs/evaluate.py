@@ -63,7 +63,7 @@ def evaluate(
     data.prepare()
     loaded = None if pipeline is None else pipeline.load(run, fabric, weights)
     references = [Reference("train", data, num_reference, seed)]
-    if (held_out := scoring.held_out(run.plan.config["data"])) is not None:
+    if (held_out := data.held_out()) is not None:
         held_out.prepare()
         references.append(Reference("held_out", held_out, num_reference, seed))
     source: Source

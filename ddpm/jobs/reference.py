@@ -64,17 +64,15 @@ class Reference:
         return data.data_dir / "cache" / f"features-{stem}.npy"
 
     def pictures(self, features: Tensor | None) -> Pictures:
-        """All of them. Those of a whole split stay on the disk, where the file system can map it."""
-        images, labels = self.data.arrays
-        chosen = torch.from_numpy(np.array(labels)[self.indices])
-        if len(self) == len(self.data) and isinstance(images, np.ndarray):
+        """All of them. A whole file stays on the disk, where the file system can map it."""
+        rows, labels = self.data.arrays
+        if len(self) == len(labels) and isinstance(rows, np.ndarray):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # read-only: nobody writes
-                mapped = torch.from_numpy(images)
-            return Pictures(mapped, features, chosen if self.data.num_classes else None)
-        return Pictures(
-            self.images(range(len(self))), features, chosen if self.data.num_classes else None
-        )
+                images, classes = torch.from_numpy(rows), torch.from_numpy(labels)
+        else:
+            images, classes = self.data.__getitems__(self.indices)
+        return Pictures(images, features, classes if self.data.class_names else None)
 
 
 def load(file: Path) -> np.ndarray | None:

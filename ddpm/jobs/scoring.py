@@ -16,7 +16,6 @@ from ddpm.jobs.reference import Reference
 from ddpm.jobs.sources import Source
 from ddpm.metrics.base import Material, Metric, Score
 from ddpm.pipeline import Pipeline
-from ddpm.runner.config.build import build
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.execution.run import Run
 from ddpm.runner.report.score_table import table
@@ -24,16 +23,6 @@ from ddpm.runner.runs import scores
 from ddpm.runner.runs.scores import Passport, Scored, known
 from ddpm.runner.safe_io import atomic
 from ddpm.runner.terminal import shell
-
-# The split that no training run sees, of data sets that have one.
-HELD_OUT = ("holdout", "test", "valid")
-
-
-def held_out(config: dict[str, Any]) -> ImageData | None:
-    """The held-out split of the data set with this configuration; None: it has none."""
-    data = build(config, "data")
-    split = next((name for name in HELD_OUT if name in data.splits and name != data.split), None)
-    return None if split is None else build(config | {"split": split}, "data")
 
 
 def check_needs(
@@ -120,7 +109,7 @@ class Scoring:
         assert self.features is not None or not uses_features
         features = self.features.passport() if uses_features and self.features else None
         passports = {role: ref.passport() for role, ref in self.references.items()}
-        reference = passports[score.reference] if score.reference in passports else passports
+        reference = passports.get(score.reference or "", passports)
         return known(
             {
                 "metric": metric.passport(),

@@ -235,8 +235,8 @@ def _run_config(path: Path) -> dict[str, Any] | None:
     job = config["choices"].get("job")
     if job not in JOBS:
         raise InputError(
-            f"samples={path}: a run of job={job}; it must be one of job={' or job='.join(JOBS)}, or "
-            "a folder of pictures. To score what was trained: checkpoint=<run>."
+            f"samples={path}: a run of job={job}; it must be of job={' or job='.join(JOBS)}, or a "
+            "folder of pictures. To score what was trained: checkpoint=<run>."
         )
     return config
 
@@ -246,8 +246,8 @@ def _pictures(folder: Path) -> list[Path]:
     files = [path for path in paths if path.suffix.lower() in SUFFIXES and path.name[0] != "."]
     if not files:
         raise InputError(
-            f"samples: no pictures in {str(folder)!r}. Supported are {', '.join(SUFFIXES)}, also in "
-            "subfolders."
+            f"samples: no pictures in {str(folder)!r}. Supported are {', '.join(SUFFIXES)}, also "
+            "in subfolders."
         )
     return sorted(files)
 

@@ -82,6 +82,8 @@ ROLES = {
     "output_dir": Role.START,
     "sweep": Role.START,
     "runs": Role.START,
+    "scores": Role.START,
+    "allow": Role.START,
     "inherited": Role.START,
     "hydra": Role.START,
 }

@@ -17,7 +17,7 @@ PATHS = (
     *("output_dir", "data_dir", "resume", "checkpoint", "samples"),
     *("data.root", "guidance.classifier", "job.image", "job.mask"),
 )
-LISTS = ("runs", "job.images")
+LISTS = ("runs", "scores", "job.images")
 NAMES = ("sweep",)  # or a path, which has a "/" in it
 KEYS = (*PATHS, *LISTS, *NAMES)
 

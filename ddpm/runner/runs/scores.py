@@ -25,6 +25,7 @@ MAX_BYTES = 1 << 20
 BETTER = {"lower": -1, "higher": 1, "neither": 0}
 
 Passport = dict[str, Any]
+Key = tuple[str, str | None]  # name and reference of a score: what a run has once for each step
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ class Scored:
     unit: str = ""
     reference: str | None = None
     told: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        return self.name, self.reference
 
     @property
     def ruler_id(self) -> str | None:
@@ -132,6 +137,11 @@ def read(path: Path) -> list[Scored]:
     return found
 
 
+def latest(found: Sequence[Scored]) -> dict[Key, Scored]:
+    """The last of each score: a training run has them for several steps."""
+    return {score.key: score for score in sorted(found, key=lambda score: score.step)}
+
+
 def _scored(row: Any) -> Scored:
     """A line that was read.
 
@@ -140,24 +150,21 @@ def _scored(row: Any) -> Scored:
     """
     if not isinstance(row, dict):
         raise Refused("a line is not an object")
-    optional = {key: row.get(key) for key in ("low", "high", "floor")}
-    for key, value in {"value": row.get("value"), "n": row.get("n"), **optional}.items():
-        missing = value is None and key in optional
-        if not missing and not (is_number(value) and math.isfinite(value)):
-            raise Refused(f"{key} is not a number")
+    optional = {
+        key: _number(row, key) for key in ("low", "high", "floor") if row.get(key) is not None
+    }
     texts = {"name": str, "better": str, "ruler": dict, "subject": dict}
     for key, kind in texts.items():
         if not isinstance(row.get(key), kind):
             raise Refused(f"{key} is missing")
     if row["better"] not in BETTER:
         raise Refused(f"better is {shown(row['better'], 20)}")
-    step = row.get("step")
     unit, reference, told = row.get("unit"), row.get("reference"), row.get("told")
     return Scored(
         name=shown(row["name"], 100),
-        value=float(row["value"]),
-        n=int(row["n"]),
-        step=int(step) if is_number(step) else 0,
+        value=_number(row, "value"),
+        n=int(_number(row, "n")),
+        step=0 if row.get("step") is None else int(_number(row, "step")),
         better=row["better"],
         ruler=row["ruler"],
         subject=row["subject"],
@@ -166,6 +173,13 @@ def _scored(row: Any) -> Scored:
         told=told if isinstance(told, dict) else {},
         **optional,
     )
+
+
+def _number(row: dict[str, Any], key: str) -> float:
+    value = row.get(key)
+    if value is None or not is_number(value) or not math.isfinite(value):
+        raise Refused(f"{key} is not a number")
+    return float(value)
 
 
 def _unknown(value: Any) -> bool:
