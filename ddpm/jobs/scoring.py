@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,7 +81,8 @@ class Scoring:
             found += [self.scored(metric, score, subject, told) for score in measured]
             self.offer(metric)
         scores.write(self.run.dir, found)
-        self.run.log(self.run.step, dict(logged(found)))
+        values = {name: score.value for name, score in scores.logged(found).items()}
+        self.run.log(self.run.step, values)
         self.run.say(table(found))
         if failed:
             raise InputError("\n".join(failed))
@@ -135,12 +136,3 @@ class Scoring:
             self.run.log_grid(self.run.step, enlarge(picture), name=name)
         for name, text in metric.tables().items():
             atomic.write(self.run.dir / f"{name}.csv", text)
-
-
-def logged(found: Sequence[Scored]) -> Iterator[tuple[str, float]]:
-    """`eval/<name>` for trackers: of scores of one name, the one against the training pictures."""
-    seen: set[str] = set()
-    for score in found:
-        name = score.name if score.name not in seen else f"{score.name}_{score.reference}"
-        seen.add(name)
-        yield f"eval/{name}", score.value

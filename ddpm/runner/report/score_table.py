@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ddpm.runner.report.stats import NONE, number
-from ddpm.runner.runs.scores import BETTER, Key, Scored, told_differences
+from ddpm.runner.runs.scores import Key, Scored, told_differences
 
 
 def table(found: Sequence[Scored]) -> str:
@@ -83,7 +83,7 @@ def bounds_of_difference(one: Scored, other: Scored) -> tuple[float, float] | No
 
 def verdict(row: Sequence[Scored], letters: Sequence[str]) -> str:
     """Which is better, where the interval of its difference from all others leaves out 0."""
-    sign = BETTER[row[0].better]
+    sign = row[0].sign
     if not sign:
         return NONE
     best = max(range(len(row)), key=lambda i: sign * row[i].value)

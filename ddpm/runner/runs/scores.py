@@ -65,12 +65,18 @@ class Scored:
         return ident(self.ruler)
 
     @property
+    def sign(self) -> int:
+        """1 if larger values are better, -1 if smaller ones are, else 0."""
+        return BETTER[self.better]
+
+    @property
     def as_good_as_real(self) -> bool:
         """Whether the floor lies in the interval, or beyond its better end."""
         if self.floor is None or self.low is None or self.high is None:
             return False
-        sign = BETTER[self.better]
-        return bool(sign) and (self.low <= self.floor if sign < 0 else self.high >= self.floor)
+        return bool(self.sign) and (
+            self.low <= self.floor if self.sign < 0 else self.high >= self.floor
+        )
 
     def line(self) -> bytes:
         ids = {"ruler_id": self.ruler_id, "subject_id": ident(self.subject)}
@@ -109,6 +115,16 @@ def known(value: Any) -> Any:
     if value is None or value == {} or value == [] or value == ():
         return NONE
     return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def logged(found: Sequence[Scored]) -> dict[str, Scored]:
+    """The last of each score by its name in metrics.jsonl: `eval/fd_mnist`; of scores of one name,
+    those after the first bear their reference, `eval/fd_mnist_held_out`."""
+    named: dict[str, Scored] = {}
+    for score in latest(found).values():
+        name = f"eval/{score.name}"
+        named[name if name not in named else f"{name}_{score.reference}"] = score
+    return named
 
 
 def write(folder: Path, scored: Sequence[Scored]) -> None:
