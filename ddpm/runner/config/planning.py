@@ -35,7 +35,7 @@ from ddpm.runner.config.request import INHERITED, Request
 from ddpm.runner.runs import code_version, run_dir, stored_config
 from ddpm.runner.runs.old_names import RENAMED
 from ddpm.runner.safe_io import listing
-from ddpm.runner.safe_io.tree import get_path
+from ddpm.runner.safe_io.tree import get_path, set_path
 from ddpm.runner.terminal import shell
 from ddpm.trackers.wandb_client import limits
 
@@ -67,6 +67,7 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
     """Plan a validated configuration."""
     wires = _wires(cfg.job)
     parts = _wires(cfg.diffusion, "diffusion.") | _wires(cfg.get("pipeline") or {}, "pipeline.")
+    described = _wires(cfg.get("features") or {}, "features.")
     config = _resolve(cfg, request)
     allowed = [RENAMED.get(key, key) for key in config.pop("allow_changes", [])]
     base = _base_run(config, request)
@@ -77,12 +78,16 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
     config["code"] = code_version.state()
     wandb_settings.normalise(config)
     _derive_and_check(config, request)
+    for key, path in described.items():
+        set_path(config, key, get_path(config, path))
     config["job"] |= {key: get_path(config, path) for key, path in wires.items()}
     stored_config.check_values(config)
     check_targets(config)
     for line in checks.warnings(config):
         logger.warning("%s", line)
     hparams = _hparams(config, wires, env_values)
+    for key in described:  # `features.data` is the run's data
+        hparams["features"].pop(key.removeprefix("features."))
     config["allow_changes"] = allowed
     output = output_dir.choose(config, hparams, request, base)
     if output.begun and base is None:
