@@ -132,8 +132,6 @@ def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
         (["samples=right"], "kd"),  # one picture
         (["samples=right", "job.labels=3"], "job.labels"),
         (["samples=right", "features=mnits"], "Did you mean 'mnist'?"),
-        (["job=train"], "features: job=train measures nothing"),
-        (["job=sample", "checkpoint=x", "features=none"], "metric: this job measures nothing"),
     ],
 )
 def test_bad_input_is_one_clear_line(words, message, run, tmp_path):
@@ -143,11 +141,19 @@ def test_bad_input_is_one_clear_line(words, message, run, tmp_path):
     (tmp_path / "empty").mkdir()
     typed = {word.partition("=")[0] for word in words}
     usual = [word for word in COMMON if word.partition("=")[0] not in typed]
-    status, _, err = run(*(["job=evaluate"] * ("job" not in typed)), "data=digits", *usual, *words)
+    status, _, err = run("job=evaluate", "data=digits", *usual, *words)
     assert status == 2, err
     assert message in err
     assert err.count("\n") <= 5
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("word", ["features=pixels", "metric=[kd]"])
+def test_other_jobs_have_neither_features_nor_metrics(word, run):
+    status, _, err = run("tracker=local", word)
+    assert status == 2
+    assert "measures nothing" in err
+    assert "job=evaluate" in err
 
 
 @pytest.mark.slow
