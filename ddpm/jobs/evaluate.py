@@ -5,16 +5,17 @@ the same command, and comes to the same scores to the bit. They do not depend on
 processes either: these share the batches, and the first one measures.
 """
 
+import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
 from ddpm.errors import InputError
@@ -26,11 +27,14 @@ from ddpm.jobs.sampling import (
     GRID,
     PipelineParts,
     check_shared_folder,
+    compile_if_it_pays,
     rank_batches,
     stop_requested,
 )
 from ddpm.jobs.sources import Drawn, Found, Source
 from ddpm.metrics.base import Material, Metric, Pictures
+from ddpm.pipeline import Pipeline
+from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import scores
@@ -52,6 +56,7 @@ def evaluate(
     num_reference: int | None,
     first_seed: int,
     batch_size: int,
+    compile: bool | str,
 ) -> None:
     """Write `scores.jsonl`, `grid.png`, and the pictures and tables that the metrics offer; the
     samples and their features stay in the folder. conf/job/evaluate.yaml explains the arguments.
@@ -73,6 +78,9 @@ def evaluate(
         )
     else:
         source = Found(Path(run.plan.config["samples"]), data, num_samples, seed)
+    if loaded is not None:
+        full = num_samples // (batch_size * fabric.world_size)
+        compile_if_it_pays(loaded, compile, full, batch_size)
     needs = frozenset().union(*(metric.needs for metric in metrics.values()))
     scoring.check_needs(metrics, features, data, loaded)
     Evaluation(
@@ -88,6 +96,8 @@ def evaluate(
             train=Pictures(torch.empty(0)),
             held_out=None,
             network=None if loaded is None else loaded.model,
+            raw_network=raw_network(run, loaded, weights) if "network" in needs else None,
+            labelled=data.conditional,
             diffusion=None if loaded is None else loaded.diffusion,
             seed=seed,
         ),
@@ -238,14 +248,12 @@ class Evaluation:
                 described = torch.cat([_read(file) for file in files])
             samples = Pictures(images, described, labels)
         train, *others = [ref.pictures(self.features_of(ref)) for ref in self.references]
-        return Material(
+        return replace(
+            self.material,
             train=train,
             held_out=others[0] if others else None,
             samples=samples,
             features=self.features,
-            network=self.material.network,
-            diffusion=self.material.diffusion,
-            seed=self.material.seed,
         )
 
     def features_of(self, reference: Reference) -> Tensor | None:
@@ -271,6 +279,17 @@ class Evaluation:
             self.run, self.fabric, self.source, self.references, self.features, self.metrics
         )
         measured.measure(material, began)
+
+
+def raw_network(run: Run, pipeline: Pipeline | None, weights: str) -> nn.Module | None:
+    """The network with the weights without averaging, if the checkpoint has them and the others are
+    measured."""
+    if pipeline is None or weights == "model" or run.state is None or "model" not in run.state:
+        return None
+    assert run.path is not None
+    network = copy.deepcopy(pipeline.model)
+    checkpoint.load_weights(network, run.state["model"], run.path)
+    return network
 
 
 def _read(file: Path) -> Tensor:

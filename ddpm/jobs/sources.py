@@ -85,7 +85,7 @@ class Drawn:
         return known(
             {
                 "run": source["run_id"] if isinstance(source, dict) else None,
-                "checkpoint": weights_digest(self.pipeline),
+                "checkpoint": weights_digest(self.run.state or {}, self.weights),
                 "step": self.step,
                 "weights": self.weights,
                 "sampler": part(hparams, "sampler"),
@@ -209,15 +209,14 @@ def counted(labels: Sequence[int]) -> dict[str, int]:
     return {str(label): labels.count(label) for label in sorted(set(labels))}
 
 
-def weights_digest(pipeline: Pipeline) -> str:
+def weights_digest(state: dict[str, Any], weights: str) -> str:
     """Of the weights of network and process, whatever file they were in: 12 hex digits."""
     found = hashlib.sha256()
-    for module in (pipeline.model, pipeline.diffusion):
-        for name, value in sorted(module.state_dict().items()):
+    for group in (weights, "diffusion"):
+        for name, value in sorted(state.get(group, {}).items()):
             found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            found.update(
-                value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            )
+            flat = value.detach().cpu().contiguous().view(-1)
+            found.update(flat.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()[:12]
 
 

@@ -86,6 +86,7 @@ class Metric(ABC):
     """One file, one YAML file: conf/metric/<name>.yaml names the class and its options."""
 
     needs: ClassVar[frozenset[Need]]
+    of_process: ClassVar[bool] = False  # compares only with equal schedule, objective, weighting
 
     @abstractmethod
     def measure(self, material: Material) -> Sequence[Score]:
@@ -94,11 +95,6 @@ class Metric(ABC):
         Raises:
             UserError: too few pictures, or something is missing that the metric needs.
         """
-
-    def pictures(self) -> dict[str, Tensor]:
-        """After `measure`, pictures to look at, uint8 (C, H, W) each: {"nearest": ...} becomes
-        nearest.png."""
-        return {}
 
     def tables(self) -> dict[str, str]:
         """After `measure`, tables as CSV: {"loss_by_t": ...} becomes loss_by_t.csv."""
