@@ -7,16 +7,14 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
 
 from ddpm.data.base import ImageData
 from ddpm.errors import InputError
 from ddpm.features.base import Features
-from ddpm.images import enlarge, make_grid
+from ddpm.images import enlarge
 from ddpm.jobs.reference import Reference
 from ddpm.jobs.sources import Source, part
 from ddpm.metrics.base import Material, Metric, Score
-from ddpm.metrics.copies import Copies, Pair
 from ddpm.pipeline import Pipeline
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.execution.run import Run
@@ -81,7 +79,7 @@ class Scoring:
                 continue
             told = self.told(began)
             found += [self.scored(metric, score, subject, told) for score in measured]
-            self.offer(metric, material)
+            self.offer(metric)
         scores.write(self.run.dir, found)
         values = {name: score.value for name, score in scores.logged(found).items()}
         self.run.log(self.run.step, values)
@@ -138,21 +136,9 @@ class Scoring:
             "command": shell.command(*self.run.plan.hparams["overrides"]),
         }
 
-    def offer(self, metric: Metric, material: Material) -> None:
-        """Write the tables of a metric that offers any, and the closest pairs of `copies`."""
-        if isinstance(metric, Copies) and (pairs := metric.pairs(material)):
-            self.run.log_grid(self.run.step, enlarge(gallery(material, pairs)), name="nearest")
+    def offer(self, metric: Metric) -> None:
+        """Write the pictures and tables of a metric that offers any."""
+        for name, picture in metric.pictures().items():
+            self.run.log_grid(self.run.step, enlarge(picture), name=name)
         for name, text in metric.tables().items():
             atomic.write(self.run.dir / f"{name}.csv", text)
-
-
-def gallery(material: Material, pairs: Sequence[Pair]) -> Tensor:
-    """Sample, nearest training picture and nearest held-out one of each pair, two pairs in a row:
-    uint8 (C, H, W)."""
-    assert material.samples is not None
-    tiles = []
-    for pair in pairs:
-        tiles += [material.samples.images[pair.sample], material.train.images[pair.train]]
-        if material.held_out is not None and pair.held_out is not None:
-            tiles.append(material.held_out.images[pair.held_out])
-    return make_grid(torch.stack(tiles), columns=2 * len(tiles) // len(pairs))

@@ -96,6 +96,11 @@ class Metric(ABC):
             UserError: too few pictures, or something is missing that the metric needs.
         """
 
+    def pictures(self) -> dict[str, Tensor]:
+        """After `measure`, pictures to look at, uint8 (C, H, W) each: {"nearest": ...} becomes
+        nearest.png."""
+        return {}
+
     def tables(self) -> dict[str, str]:
         """After `measure`, tables as CSV: {"loss_by_t": ...} becomes loss_by_t.csv."""
         return {}
