@@ -194,7 +194,9 @@ def _mark_best(comparison: Comparison) -> int:
         sorts.setdefault(tuple(meaning), []).append(setting)
     for measure in comparison.measures:
         sign = comparison.direction(measure)
-        for group in sorts.values() if measure == "loss" else [comparison.settings]:
+        is_loss = measure.startswith(("loss", "eval/loss"))
+        with_ruler = measure in comparison.rulers.better
+        for group in sorts.values() if is_loss and not with_ruler else [comparison.settings]:
             found = [(s, s.statistics[measure]) for s in group if measure in s.statistics]
             found = [(s, statistic) for s, statistic in found if not statistic.so_far]
             if sign and len(found) > 1:

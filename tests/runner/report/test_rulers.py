@@ -60,6 +60,19 @@ def test_there_is_no_best_across_rulers(rulers, compared):
     assert any("do not compare" in note for note in made.notes)
 
 
+def test_scores_of_training_without_passports_are_ranked_like_losses(tmp_path):
+    folders = [
+        run_folder(
+            tmp_path / f"{i}",
+            rows=[{"step": 500, "eval/loss": value}],
+            choices={"schedule": schedule},
+        )
+        for i, (value, schedule) in enumerate([(0.1, "cosine"), (0.3, "linear"), (0.2, "sigmoid")])
+    ]
+    made = comparison.make([run_record.read(folder) for folder in folders], "t")
+    assert bests(made) == []
+
+
 def test_the_note_names_the_field(compared):
     notes = compared((3.0, RULER), (2.0, OTHER)).notes
     assert any("(n: 1000, 500)" in note for note in notes)
