@@ -205,7 +205,7 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     """Run one command, or one job of a sweep that a third-party launcher starts."""
     if hydra_config().mode == RunMode.MULTIRUN:
         return run_composed(cfg)
-    _single["only_prints"] = hydra_config().runtime.choices.job == "status"
+    _single["only_prints"] = hydra_config().runtime.choices.job in ("status", "compare")
     try:
         if cfg.kind == "reads":
             build(cfg["job"], "job")(cfg)

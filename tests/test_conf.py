@@ -42,6 +42,7 @@ NEEDED = {
     "inpaint": ["checkpoint=run", "job.image=a.png", "job.mask=left"],
     "classifier": ["guidance.classifier=run"],
 }
+MEASURING = ("features", "metric")  # groups of job=evaluate alone
 NETWORKS = [model for model in GROUPS["model"] if model != "classifier"]
 
 # So small that a step takes milliseconds.
@@ -127,13 +128,17 @@ def body(path):
 # composing
 
 
-LOOKING = ("report", "status")  # at runs that are there, whatever they are made of
+LOOKING = ("report", "status", "compare")  # at runs that are there, whatever they are made of
 OTHERS = itertools.cycle([job for job in GROUPS["job"] if job not in ("train", *LOOKING)])
 
 
 @pytest.mark.parametrize(
     ("group", "option", "job"),
-    [(*pair, job) for pair in OPTIONS for job in ("train", next(OTHERS))],
+    [
+        (*pair, job)
+        for pair in OPTIONS
+        for job in (["evaluate"] if pair[0] in MEASURING else ["train", next(OTHERS)])
+    ],
 )
 def test_every_option_composes_with_the_jobs(group, option, job):
     cfg = composed(f"job={job}", f"{group}={option}", *needed(job, group, option))
@@ -478,14 +483,19 @@ def test_groups_are_read():
     for group in PARTS:
         read = wired | {"hardware", "tracker"} | set(composed().diffusion)
         read |= {"schedule"}  # as betas
-        assert group in read, f"nobody reads {group}"
-        assert group in config
+        if group in MEASURING:
+            assert f"${{{group}}}" in (CONF / "job" / "evaluate.yaml").read_text()
+            assert group not in config, "a training run measures nothing by it"
+        else:
+            assert group in read, f"nobody reads {group}"
+            assert group in config
 
 
 def test_rules_are_about_keys_that_exist():
     every = set()
     jobs = [(job, "data", "digits") for job in GROUPS["job"]]
-    for job, group, option in [*jobs, *(("train", *pair) for pair in OPTIONS)]:
+    options = [("evaluate" if pair[0] in MEASURING else "train", *pair) for pair in OPTIONS]
+    for job, group, option in [*jobs, *options]:
         cfg = composed(f"job={job}", f"{group}={option}", *needed(job, group, option))
         every |= set(flat(plain(cfg)))
     assert set(rules.RULES) - every == set()

@@ -23,6 +23,7 @@ def tree(path):
 # Where a library may be imported.
 HYDRA = {
     "ddpm.cli",
+    "ddpm.jobs.compare",
     "ddpm.jobs.report",
     "ddpm.jobs.status",
     "ddpm.runner.config",

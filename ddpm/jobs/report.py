@@ -61,14 +61,15 @@ def select_runs(cfg: DictConfig, job: str) -> Selection:
                 f"{key}: job={job} only reads runs; it takes sweep=<name> or runs=[<folder>]."
             )
     redaction.check_config(cfg)
-    keys = {key: _plain(cfg[key]) for key in _NAMED}
+    keys = {key: plain(cfg[key]) for key in _NAMED}
     paths.normalise(keys, words)
     folders, title, default = _find_runs(keys["sweep"], keys["runs"], job)
     output_dir = Path(keys["output_dir"]) if keys["output_dir"] is not None else default
     return Selection(folders, title, output_dir, typed)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value of the composed configuration as plain data."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -88,6 +88,7 @@ class Metric(ABC):
     """One file, one YAML file: conf/metric/<name>.yaml names the class and its options."""
 
     needs: ClassVar[frozenset[Need]]
+    of_process: ClassVar[bool] = False  # compares only with equal schedule, objective, weighting
 
     @abstractmethod
     def measure(self, material: Material) -> Sequence[Score]:

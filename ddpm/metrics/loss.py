@@ -135,6 +135,7 @@ class Loss(Metric):
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset({"network"})
+    of_process = True
 
     def __init__(self, *, num_images: int = 512, bins: int = 16) -> None:
         if num_images < 2 or bins < 1:

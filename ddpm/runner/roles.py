@@ -15,6 +15,7 @@ class Role(Enum):
     PROCESS = auto()  # network, diffusion process and data: a checkpoint brings them along
     TRAINING = auto()  # the other keys that the trained weights depend on
     DRAWING = auto()  # how images are drawn from weights; training uses it for previews
+    MEASURING = auto()  # how images are scored
     EXTENT = auto()  # how much is done: steps, images, intervals of previews
     MACHINE = auto()  # where it is computed: the same result, up to rounding
     OPERATION = auto()  # no influence on results: threads, intervals of log lines and checkpoints
@@ -54,6 +55,8 @@ ROLES = {
     "seed": Role.TRAINING,
     "sampler": Role.DRAWING,
     "guidance": Role.DRAWING,
+    "features": Role.MEASURING,
+    "metric": Role.MEASURING,
     "hardware": Role.MACHINE,
     "hardware.threads": Role.OPERATION,
     "hardware.timeout_minutes": Role.OPERATION,
@@ -64,6 +67,7 @@ ROLES = {
     "team": Role.TRACKING,
     "data_dir": Role.PLACE,
     "checkpoint": Role.SOURCE,
+    "samples": Role.SOURCE,  # pictures that are scored instead
     "source": Role.SOURCE,  # run and step of the checkpoint
     "classifier_source": Role.SOURCE,
     "run_id": Role.RECORD,
@@ -78,13 +82,15 @@ ROLES = {
     "output_dir": Role.START,
     "sweep": Role.START,
     "runs": Role.START,
+    "scores": Role.START,
+    "allow": Role.START,
     "inherited": Role.START,
     "hydra": Role.START,
 }
 # Groups whose keys stand in a run's configuration as a dictionary.
 PARTS = (
     *("model", "data", "schedule", "objective", "weighting", "diffusion", "sampler", "guidance"),
-    *("job", "optimizer", "hardware", "tracker"),
+    *("job", "optimizer", "hardware", "tracker", "features", "metric"),
 )
 PRESETS = tuple(key for key, role in ROLES.items() if role is Role.PRESET)
 # The presets that the names of other groups choose.
@@ -92,6 +98,7 @@ FOLLOWING_PRESETS = tuple(group for group in PRESETS if group != "experiment")
 # What a checkpoint brings along for the jobs that draw from it, and what an export holds.
 PROCESS = tuple(key for key, role in ROLES.items() if role is Role.PROCESS)
 DRAWING = tuple(key for key, role in ROLES.items() if role is Role.DRAWING)
+MEASURING = tuple(key for key, role in ROLES.items() if role is Role.MEASURING)
 GROUP_ORDER = tuple(key for key in ROLES if "." not in key)
 # Groups that decide what the value of a loss means: losses compare only where these agree.
 LOSS_DEPENDS_ON = ("job", "data", "schedule", "objective", "weighting")

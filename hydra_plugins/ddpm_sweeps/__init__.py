@@ -10,7 +10,16 @@ from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+
+def _features_of(job: str, data: str) -> str:
+    from ddpm.runner.config import catalog
+
+    return catalog.features_of(job, data)
+
+
+OmegaConf.register_new_resolver("features_of", _features_of, replace=True)  # in conf/config.yaml
 
 
 class _Launcher(Launcher):

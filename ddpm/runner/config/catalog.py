@@ -89,6 +89,14 @@ def known(choices: dict[str, Any]) -> set[str]:
     return names | parts | set(defaults(choices))
 
 
+def features_of(job: str, data: str) -> str:
+    """The features that job=evaluate scores a data set with by default: those of its name, if there
+    are any. Other jobs have none: there is no option `none`."""
+    if job != "evaluate":
+        return "none"
+    return data if data in groups()["features"] else "efficientnet"
+
+
 def as_list(choice: Any) -> list[Any]:
     """The options of a choice; groups such as tracker accept several."""
     return list(choice) if isinstance(choice, list | tuple) else [choice]

@@ -23,6 +23,7 @@ def check_together(config: dict[str, Any]) -> None:
         InputError: names the keys, their values and what is allowed.
     """
     wrong = [
+        *_check_source(config),
         *_check_duration(config),
         *_check_batch(config),
         *_check_timesteps(config),
@@ -33,6 +34,24 @@ def check_together(config: dict[str, Any]) -> None:
     ]
     if wrong:
         raise InputError("\n".join(wrong[:5]))
+
+
+def _check_source(config: dict[str, Any]) -> list[str]:
+    """An evaluation scores either a checkpoint or pictures."""
+    if "samples" not in config:
+        return []
+    checkpoint, samples = config.get("checkpoint"), config["samples"]
+    if (checkpoint is None) == (samples is None):
+        given = "are given both" if samples is not None else "are not set"
+        return [
+            f"checkpoint, samples: {given}; name what to score, either by checkpoint=<run> or by "
+            "samples=<folder of pictures>."
+        ]
+    if samples is not None and config["job"].get("labels") is not None:
+        return ["job.labels: is for checkpoint=...; the pictures of samples=... are drawn already."]
+    if not config.get("metric"):
+        return ["metric=[]: name at least one, like 'metric=[fd,kd]'."]
+    return []
 
 
 def _check_duration(config: dict[str, Any]) -> list[str]:

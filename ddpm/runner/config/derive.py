@@ -43,6 +43,12 @@ def labels(config: dict[str, Any]) -> None:
         job["labels"] = list(range(config["data"]["num_classes"]))
 
 
+def pipeline(config: dict[str, Any]) -> None:
+    """Pictures that exist already need no network to draw them."""
+    if config.get("samples") is not None:
+        config["pipeline"] = None
+
+
 def takes_labels(config: dict[str, Any]) -> bool:
     """Whether images can be drawn by class: by the network, or by a classifier that guides it."""
     labelled = get_path(config, "data.conditional") or get_path(config, "guidance.classifier")
@@ -55,6 +61,8 @@ def absolute_paths(config: dict[str, Any]) -> None:
     config["data"]["data_dir"] = config["data_dir"]
     if config["data"].get("root") is not None:
         config["data"]["root"] = _absolute(config["data"]["root"])
+    if config.get("samples") is not None:
+        config["samples"] = _absolute(config["samples"])
     job = config["job"]
     if job.get("image") is not None:
         job["image"] = _absolute(job["image"])

@@ -63,6 +63,8 @@ def explain(error: BaseException) -> str | None:
     if name := re.search(r"Environment variable '([^']+)' not found", text):
         key = re.search(r"full_key: (\S+)", text)
         return f"{key[1] if key else 'a key'}: the environment variable {name[1]} is not set."
+    if group := re.search(r"Could not override '(features|metric)", text):
+        return f"{group[1]}: this job measures nothing; {group[1]} is for job=evaluate."
     if isinstance(error, HydraException | OmegaConfBaseException):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return "\n".join(list(dict.fromkeys(lines))[:4])

@@ -35,7 +35,7 @@ from ddpm.runner.config.request import INHERITED, Request
 from ddpm.runner.runs import code_version, run_dir, stored_config
 from ddpm.runner.runs.old_names import RENAMED
 from ddpm.runner.safe_io import listing
-from ddpm.runner.safe_io.tree import get_path
+from ddpm.runner.safe_io.tree import get_path, set_path
 from ddpm.runner.terminal import shell
 from ddpm.trackers.wandb_client import limits
 
@@ -67,6 +67,7 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
     """Plan a validated configuration."""
     wires = _wires(cfg.job)
     parts = _wires(cfg.diffusion, "diffusion.") | _wires(cfg.get("pipeline") or {}, "pipeline.")
+    described = _wires(cfg.get("features") or {}, "features.")
     config = _resolve(cfg, request)
     allowed = [RENAMED.get(key, key) for key in config.pop("allow_changes", [])]
     base = _base_run(config, request)
@@ -77,12 +78,16 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
     config["code"] = code_version.state()
     wandb_settings.normalise(config)
     _derive_and_check(config, request)
+    for key, path in described.items():
+        set_path(config, key, get_path(config, path))
     config["job"] |= {key: get_path(config, path) for key, path in wires.items()}
     stored_config.check_values(config)
     check_targets(config)
     for line in checks.warnings(config):
         logger.warning("%s", line)
     hparams = _hparams(config, wires, env_values)
+    for key in described:  # `features.data` is the run's data
+        hparams["features"].pop(key.removeprefix("features."))
     config["allow_changes"] = allowed
     output = output_dir.choose(config, hparams, request, base)
     if output.begun and base is None:
@@ -111,7 +116,9 @@ def _resolve(cfg: DictConfig, request: Request) -> dict[str, Any]:
     config: dict[str, Any] = to_dict(cfg, resolve=True)
     config.pop(INHERITED, None)
     paths.normalise(config, request.texts)
-    config["choices"] = {k: v for k, v in request.choices.items() if "/" not in k}
+    unused = {group for group in roles.MEASURING if group not in config}
+    choices = request.choices.items()
+    config["choices"] = {k: v for k, v in choices if "/" not in k and k not in unused}
     config["overrides"] = [text for text in request.texts if not text.startswith("sweep=")]
     config["run_id"] = _run_id(request)
     is_default = to_dict(cfg, resolve=False)["data_dir"] == _DATA_DIR
@@ -208,6 +215,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
     if not request.multirun:  # the machines that run the jobs may be logged in elsewhere
         wandb_settings.check_login(config)
     derive.labels(config)
+    derive.pipeline(config)
     base_run.check_classifier(config)
     derive.absolute_paths(config)
 
@@ -262,6 +270,10 @@ def _check_overrides(cfg: DictConfig, request: Request) -> None:
         key = override.key_or_group
         root, _, name = key.rpartition(".")
         options = catalog.groups().get(key)
+        if key in roles.MEASURING and f"${{{key}}}" not in to_dict(cfg.job, resolve=False).values():
+            raise InputError(
+                f"{key}: job={request.choices['job']} measures nothing; {key} is for job=evaluate."
+            )
         if options is not None and isinstance(choice := request.choices.get(key), str):
             if choice not in options and not _is_own(key, choice):  # presets are optional to Hydra
                 raise InputError(no_such_option(key, choice))

@@ -151,6 +151,7 @@ RULES = {
     "job.sample_every": integer(1, null=True),
     "job.sample_every_epochs": positive(null=True),
     "job.num_samples": integer(1),
+    "job.num_reference": integer(1, null=True),
     "job.first_seed": integer(0),
     "job.gif_seconds": positive(),
     "job.images": Rule(

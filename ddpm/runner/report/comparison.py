@@ -2,17 +2,19 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ddpm.runner.report import config_diff
 from ddpm.runner.report.config_diff import Flat
+from ddpm.runner.report.rulers import Rulers, of_runs
 from ddpm.runner.report.run_record import MEMORY, SPEED, RunRecord
 from ddpm.runner.report.stats import NONE, interval
 from ddpm.runner.roles import LOSS_DEPENDS_ON, within
 from ddpm.runner.runs.metrics_log import LOSS, final
+from ddpm.runner.runs.scores import Scored, logged
 
 _UP = ("accuracy", "precision", "recall", "density", "coverage", "inception", "psnr", "ssim")
 _DOWN = ("fid", "kid", "loss", "bits", "bpd", "nll", "bound", "mmd", "distance", "error")
@@ -21,13 +23,15 @@ _DOWN = ("fid", "kid", "loss", "bits", "bpd", "nll", "bound", "mmd", "distance",
 @dataclass(frozen=True)
 class Statistic:
     """A measurement of a setting: mean and half width of the 95 % interval (for two runs or more)
-    over `n` runs; `so_far`: none of them is done; `best`: no other setting is better."""
+    over `n` runs; `so_far`: none of them is done; `best`: no other setting is better; `score`: of
+    the first run, with its own interval and its floor."""
 
     mean: float
     half: float | None
     n: int
     so_far: bool
     best: bool = False
+    score: Scored | None = None
 
 
 @dataclass
@@ -69,6 +73,15 @@ class Comparison:
     measures: list[str]
     names: dict[Path, str]
     notes: list[str]
+    rulers: Rulers = field(default_factory=Rulers)
+
+    def figures(self, run: RunRecord) -> dict[str, float]:
+        """Measurements of a run by column: unlike rulers have columns of their own."""
+        return {self.rulers.column(run, m): value for m, value in figures(run).items()}
+
+    def direction(self, column: str) -> int:
+        """1 if larger is better, -1 if smaller is, 0 if unknown."""
+        return self.rulers.better.get(column, direction(column))
 
     def setting_of(self, run: RunRecord) -> Setting | None:
         """The setting of a run; None if its configuration is unknown."""
@@ -84,6 +97,7 @@ def figures(run: RunRecord) -> dict[str, float]:
     for name, (_, values) in sorted(run.metrics.items()):
         if name.startswith("eval/"):
             found[name] = float(values[-1])
+    found |= {name: score.value for name, score in logged(run.scores).items()}
     if SPEED in run.metrics:
         found["images/s"] = float(np.median(run.metrics[SPEED][1]))
     if MEMORY in run.metrics:
@@ -112,7 +126,8 @@ def make(runs: Sequence[RunRecord], title: str) -> Comparison:
     flats = [config_diff.settings(run) for run in known]
     keys = config_diff.differing(known, flats)
     settings = _settings(known, flats, keys)
-    measures = list(dict.fromkeys(name for run in runs for name in figures(run)))
+    rulers = of_runs(runs)
+    measures = list(dict.fromkeys(rulers.column(r, m) for r in runs for m in figures(r)))
     order = ["loss", *sorted(m for m in measures if m.startswith("eval/"))]
     order += ["images/s", "memory", "parameters", "seconds"]
     measures = [name for name in order if name in measures]
@@ -126,9 +141,11 @@ def make(runs: Sequence[RunRecord], title: str) -> Comparison:
         measures=measures,
         names=_names(runs),
         notes=[],
+        rulers=rulers,
     )
     for setting in settings:
-        setting.statistics = {m: s for m in measures if (s := _statistic(setting, m)) is not None}
+        found = {m: _statistic(comparison, setting, m) for m in measures}
+        setting.statistics = {m: s for m, s in found.items() if s is not None}
     classes = _mark_best(comparison)
     comparison.notes = _notes(comparison, classes)
     return comparison
@@ -156,11 +173,16 @@ def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str])
     return list(found.values())
 
 
-def _statistic(setting: Setting, measure: str) -> Statistic | None:
+def _statistic(comparison: Comparison, setting: Setting, measure: str) -> Statistic | None:
     """The statistic over the runs that are done, or over all if none is."""
     done = [run for run in setting.runs if run.state == "done"]
-    values = [f[measure] for run in done or setting.runs if measure in (f := figures(run))]
-    return Statistic(*interval(values), len(values), not done) if values else None
+    found = [(run, comparison.figures(run)) for run in done or setting.runs]
+    having = [(run, values[measure]) for run, values in found if measure in values]
+    if not having:
+        return None
+    values = [value for _, value in having]
+    score = comparison.rulers.score(having[0][0], measure)
+    return Statistic(*interval(values), len(values), not done, score=score)
 
 
 def _mark_best(comparison: Comparison) -> int:
@@ -171,14 +193,15 @@ def _mark_best(comparison: Comparison) -> int:
         meaning = [config_diff.text(v) for k, v in flat.items() if _meaning(k)]
         sorts.setdefault(tuple(meaning), []).append(setting)
     for measure in comparison.measures:
-        sign = direction(measure)
-        for group in sorts.values() if measure == "loss" else [comparison.settings]:
+        sign = comparison.direction(measure)
+        is_loss = measure.startswith(("loss", "eval/loss"))
+        with_ruler = measure in comparison.rulers.better
+        for group in sorts.values() if is_loss and not with_ruler else [comparison.settings]:
             found = [(s, s.statistics[measure]) for s in group if measure in s.statistics]
             found = [(s, statistic) for s, statistic in found if not statistic.so_far]
             if sign and len(found) > 1:
                 top, best = max(found, key=lambda pair: sign * pair[1].mean)
-                marked = Statistic(best.mean, best.half, best.n, best.so_far, True)
-                top.statistics[measure] = marked
+                top.statistics[measure] = replace(best, best=True)
     with_loss = [g for g in sorts.values() if any("loss" in s.statistics for s in g)]
     return len(with_loss)
 
@@ -195,6 +218,7 @@ def _notes(comparison: Comparison, sorts_of_loss: int) -> list[str]:
             "Losses of different data, schedules, objectives or weightings are not comparable: the "
             "best is marked within each group of comparable ones."
         )
+    notes += comparison.rulers.notes
     notes += [f"{s.label}: {note}." for s in comparison.settings for note in s.notes]
     commits = {run.code[0] for run in comparison.runs} - {None}
     if len(commits) > 1:

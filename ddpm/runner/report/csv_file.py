@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from ddpm.runner.report import commands
-from ddpm.runner.report.comparison import Comparison, figures
+from ddpm.runner.report.comparison import Comparison
 
 _FORMULA = re.compile(r"[=+\-@\t\r]")
 _COLUMNS = {"loss": "final_loss", "images/s": "images_per_sec", "memory": "memory_mb"}
@@ -36,7 +36,7 @@ def table(comparison: Comparison) -> str:
 
 def _rows(comparison: Comparison) -> Iterator[list[object]]:
     for run, flat in zip(comparison.runs, comparison.flats, strict=True):
-        setting, found = comparison.setting_of(run), figures(run)
+        setting, found = comparison.setting_of(run), comparison.figures(run)
         commit, dirty = run.code
         total = None if run.total is None else round(run.total)
         yield [

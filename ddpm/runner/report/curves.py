@@ -71,7 +71,8 @@ def panels(comparison: Comparison) -> tuple[list[Panel], list[Panel]]:
     one axis."""
     names = {name for run in comparison.runs for name in run.metrics}
     large = [(LOSS, "training loss")] if LOSS in names else []
-    large += [(name, name) for name in sorted(names) if name.startswith("eval/")]
+    evaluated = sorted(name for name in names if name.startswith("eval/"))
+    large += [(name, column) for name in evaluated for column in _columns(comparison, name)]
     quartiles = [(name, title) for name, title in _QUARTILES.items() if name in names]
     shared = [
         run.metrics[n][1] for run in comparison.runs for n, _ in quartiles if n in run.metrics
@@ -86,8 +87,11 @@ def panels(comparison: Comparison) -> tuple[list[Panel], list[Panel]]:
 def _panel(
     comparison: Comparison, metric: str, title: str, span: tuple[float, float] | None = None
 ) -> Panel:
-    found = [(i, run, run.metrics[metric]) for i, run in enumerate(comparison.runs)
-             if metric in run.metrics]  # fmt: skip
+    found = [
+        (i, run, run.metrics[metric])
+        for i, run in enumerate(comparison.runs)
+        if metric in run.metrics and _column(comparison, run, metric) in (None, title)
+    ]
     last = max(float(steps[-1]) for _, _, (steps, _) in found) or 1.0
     positive = all(values.min() > _SMALLEST for _, _, (_, values) in found)
     curves = [(i, run, series, _drawn(metric, series, positive)) for i, run, series in found]
@@ -112,6 +116,17 @@ def _panel(
         scales.append(Scale(kind, bottom, top, _ticks(bottom, top, kind), lines))
     ticks = [(at, _short(label)) for at, label in _ticks(0, last, "linear")]
     return Panel(metric, title, last, ticks, scales)
+
+
+def _columns(comparison: Comparison, metric: str) -> list[str]:
+    """A panel for each ruler of a score."""
+    columns = (comparison.rulers.column(r, metric) for r in comparison.runs if metric in r.metrics)
+    return sorted(set(columns))
+
+
+def _column(comparison: Comparison, run: RunRecord, metric: str) -> str | None:
+    """The column of a score; None for other metrics."""
+    return comparison.rulers.column(run, metric) if metric.startswith("eval/") else None
 
 
 def _name(comparison: Comparison, run: RunRecord) -> str:

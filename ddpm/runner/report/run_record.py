@@ -12,7 +12,9 @@ import numpy as np
 
 from ddpm.errors import InputError, shown
 from ddpm.runner.runs import old_names, state
+from ddpm.runner.runs import scores as scores_file
 from ddpm.runner.runs.metrics_log import LOSS, MAX_BYTES, is_number, parse, read_tail
+from ddpm.runner.runs.scores import Scored
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused, regular_size
 from ddpm.runner.safe_io.yaml_json import read_json, read_yaml
@@ -44,6 +46,7 @@ class RunRecord:
         about: device, parameters, versions.
         metrics: a series for each name.
         pictures: previews by step.
+        scores: the lines of scores.jsonl.
         grid: the image of a sampling job.
         before: previous configurations and the steps until which they applied, in order.
         problems: damage and remarks, one line each.
@@ -58,6 +61,7 @@ class RunRecord:
     error: str | None = None
     about: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, Series] = field(default_factory=dict)
+    scores: tuple[Scored, ...] = ()
     pictures: dict[int, Path] = field(default_factory=dict)
     grid: Path | None = None
     before: tuple[tuple[int, dict[str, Any]], ...] = ()
@@ -130,6 +134,7 @@ def read(folder: Path) -> RunRecord:
         error=None if error is None else shown(error, 2000),
         about=read_object(folder / "about.json", problems),
         metrics=metrics,
+        scores=_scores(folder, problems),
         pictures=_pictures(_seen(none, problems, listing.paths, folder / "samples", "step-*.png")),
         grid=grids[0] if grids else None,
         before=tuple(_before(before)),
@@ -225,6 +230,17 @@ def _metrics(file: Path, problems: list[str]) -> dict[str, Series]:
         name: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
         for name, points in found.items()
     }
+
+
+def _scores(folder: Path, problems: list[str]) -> tuple[Scored, ...]:
+    """The scores of the run; none without the file."""
+    if not _seen(False, problems, listing.exists, folder / scores_file.FILE):
+        return ()
+    try:
+        return tuple(scores_file.read(folder))
+    except InputError as error:
+        problems.append(shown(error, 300).removesuffix("."))
+        return ()
 
 
 def _pictures(files: list[Path]) -> dict[int, Path]:

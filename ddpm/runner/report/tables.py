@@ -6,12 +6,13 @@ from pathlib import Path
 
 from ddpm.errors import shown
 from ddpm.runner.report import stats
-from ddpm.runner.report.comparison import Comparison, Setting, brief, figures
+from ddpm.runner.report.comparison import Comparison, Setting, brief
 from ddpm.runner.report.config_diff import cell
 from ddpm.runner.report.grids import link
 from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.report.stats import NONE
 from ddpm.runner.runs import state
+from ddpm.runner.runs.scores import Scored
 
 _ERROR = 60  # characters of an error in a table
 _EXACT = ("parameters", "seconds", "memory")  # measures without an interval
@@ -80,6 +81,8 @@ def _setting(comparison: Comparison, setting: Setting, devices: bool) -> Row:
             continue
         text, half = _figure(measure, found.mean, found.half)
         full = f"{found.mean!r}, n = {found.n}"
+        if found.score is not None:
+            half = _beside(found.score, half)
         cells.append(Cell(text, found.mean, half, found.best, found.so_far, full))
     if devices:
         cells.append(_key(setting.devices))
@@ -95,6 +98,18 @@ def _figure(measure: str, mean: float, half: float | None) -> tuple[str, str | N
     if measure == "memory":
         return f"{mean:,.0f} MB", None
     return stats.with_interval(mean, half)
+
+
+def _beside(score: Scored, half: str | None) -> str:
+    """What stands beside a score: the interval over runs, or its own, and the floor."""
+    parts = [half] if half else []
+    if not half and score.low is not None and score.high is not None:
+        parts.append(f"({stats.number(score.low)} to {stats.number(score.high)})")
+    if score.floor is not None:
+        parts.append(f"floor {stats.number(score.floor)}")
+    if score.as_good_as_real:
+        parts.append(f"as good as real, at n = {score.n:,}")
+    return ", ".join(parts)
 
 
 def _key(value: str) -> Cell:
@@ -123,7 +138,7 @@ def of_runs(comparison: Comparison, output: Path) -> Table:
 
 
 def _run(comparison: Comparison, number: int, run: RunRecord, output: Path) -> Row:
-    setting, found = comparison.setting_of(run), figures(run)
+    setting, found = comparison.setting_of(run), comparison.figures(run)
     name = comparison.names[run.folder]
     cells = [Cell(brief(name), name, full=name, link=link(run.folder, output))]
     cells += [_key(cell(comparison.flats[number], key)) for key in comparison.keys]

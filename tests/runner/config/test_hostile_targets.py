@@ -422,6 +422,7 @@ def test_no_resolver_but_those_of_omegaconf_and_hydra(run):
     known = {"oc.create", "oc.decode", "oc.deprecated", "oc.dict.keys", "oc.dict.values", "oc.env"}
     known |= {"oc.select", "hydra", "now", "python_version"}
     known |= {"sweep_dir"}  # ddpm.runner.sweeps.folder.of
+    known |= {"features_of"}  # ddpm.runner.config.catalog: one of the names in conf/features
     assert set(BaseContainer._resolvers) == known
     with pytest.raises(UnsupportedInterpolationType):
         OmegaConf.to_container(OmegaConf.create({"x": "${eval:1+1}"}), resolve=True)

@@ -10,12 +10,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from ddpm.errors import InputError, shown
 from ddpm.runner import roles
+from ddpm.runner.runs import scores
 from ddpm.runner.runs.metrics_log import is_number, read_metrics
 from ddpm.runner.safe_io import file_locks
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps.search import space
 
 SETUP = "search"  # attribute of a study: its metric, fixed overrides and searched keys
+RULER = "ruler"  # attribute of a study: how its scores were measured
 REPLACED = "replaced"  # attribute of a study: numbers of trials that do not count
 ADVICE = "Repeat the study's options, or start another study with another sweep= name."
 
@@ -169,6 +171,36 @@ def metric_rows(folder: Path | None, metric: str) -> list[dict[str, Any]]:
     if folder is None or not (folder / "metrics.jsonl").exists():
         return []
     return [row for row in read_metrics(folder / "metrics.jsonl") if is_number(row.get(metric))]
+
+
+def unlike_ruler(study: Any, folder: Path | None, metric: str) -> str | None:
+    """Why a job's score does not belong into the study; None if it does, or has no passport. The
+    first job's ruler is the study's. Needs `exclusive`."""
+    if folder is None or not (folder / scores.FILE).exists():
+        return None
+    try:
+        score = scores.logged(scores.read(folder)).get(metric)
+    except InputError as error:
+        return str(error)
+    if score is None:
+        return None
+    wanted = {"lower": "minimize", "higher": "maximize"}.get(score.better)
+    if wanted and wanted != study.direction.name.lower():
+        return (
+            f"hydra.sweeper.direction={study.direction.name.lower()}: {score.better} values of "
+            f"{metric} are better; search with hydra.sweeper.direction={wanted}."
+        )
+    ruler = study.user_attrs.get(RULER)
+    if ruler is None and score.ruler_id is not None:
+        study.set_user_attr(RULER, score.ruler)
+        return None
+    if ruler is not None and not scores.differences(ruler, score.ruler):
+        return None
+    differ = scores.told_differences(ruler or score.ruler, score.ruler)
+    return (
+        f"hydra.sweeper.metric={metric}: {folder} was measured by another ruler than the trials "
+        f"before ({differ}), so their values do not compare. Search keys that do not change it."
+    )
 
 
 def missing_metric(folder: Path | None, metric: str) -> str:

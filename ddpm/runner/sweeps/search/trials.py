@@ -138,6 +138,9 @@ class Trials:
         state, value = job.state, self._final_value(job)
         if state == "done" and not shared_study.metric_rows(job.folder, self.metric):
             self._metric_missing(shared_study.missing_metric(job.folder, self.metric))
+        elif state == "done" and (unlike := self._unlike_ruler(job)):
+            state, value = "failed", None
+            self._refuse(unlike)
         if state in ("done", "failed", "pruned"):
             complete = state == "done" and value is not None
             other = TrialState.PRUNED if state == "pruned" else TrialState.FAIL
@@ -151,6 +154,15 @@ class Trials:
         if shared_study.has_values(self.study):
             print(message, flush=True)
             return
+        self._refuse(message)
+
+    def _unlike_ruler(self, job: Job) -> str | None:
+        """Why the score of a job does not compare with those of the study, if it does not."""
+        with shared_study.exclusive(self.folder):
+            return shared_study.unlike_ruler(self.study, job.folder, self.metric)
+
+    def _refuse(self, message: str) -> None:
+        """End the search: stop the other trials."""
         self.error = message
         with self.mutex:
             for live in self.live.values():

@@ -1,0 +1,303 @@
+"""job=evaluate: scores of a checkpoint, or of a folder of pictures, against real ones.
+
+Batches are files on the disk, and what is there is not drawn again: a stopped evaluation goes on by
+the same command, and comes to the same scores to the bit. They do not depend on the number of
+processes either: these share the batches, and the first one measures.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ddpm.data.base import ImageData
+from ddpm.errors import InputError
+from ddpm.features.base import Features
+from ddpm.images import enlarge, make_grid
+from ddpm.jobs import cost, scoring
+from ddpm.jobs.reference import Reference, load, save, save_shared
+from ddpm.jobs.sampling import (
+    GRID,
+    PipelineParts,
+    check_shared_folder,
+    compile_if_it_pays,
+    rank_batches,
+    stop_requested,
+)
+from ddpm.jobs.sources import Drawn, Found, Source
+from ddpm.metrics.base import Material, Metric, Pictures
+from ddpm.pipeline import Pipeline
+from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.distributed.signals import GracefulStop
+from ddpm.runner.execution.run import Run
+from ddpm.runner.runs import scores
+from ddpm.runner.safe_io.failpoint import crashpoint
+from ddpm.runner.terminal.progress import Progress, clock
+
+
+def evaluate(
+    *,
+    run: Run,
+    fabric: Fabric,
+    pipeline: PipelineParts | None,
+    data: ImageData,
+    features: Features,
+    metrics: dict[str, Metric],
+    weights: str,
+    labels: Sequence[int] | None,
+    num_samples: int,
+    num_reference: int | None,
+    first_seed: int,
+    batch_size: int,
+    compile: bool | str,
+) -> None:
+    """Write `scores.jsonl`, `grid.png`, and the pictures and tables that the metrics offer; the
+    samples and their features stay in the folder. conf/job/evaluate.yaml explains the arguments.
+
+    Raises:
+        InputError: a metric needs what is not there, or the pictures do not fit the reference.
+    """
+    seed = run.plan.config["seed"]
+    data.prepare()
+    loaded = None if pipeline is None else pipeline.load(run, fabric, weights)
+    references = [Reference("train", data, num_reference, seed)]
+    if (held_out := data.held_out()) is not None:
+        held_out.prepare()
+        references.append(Reference("held_out", held_out, num_reference, seed))
+    source: Source
+    if loaded is not None:
+        source = Drawn(
+            run, loaded, weights=weights, labels=labels, n=num_samples, first_seed=first_seed
+        )
+    else:
+        source = Found(Path(run.plan.config["samples"]), data, num_samples, seed)
+    if loaded is not None:
+        full = num_samples // (batch_size * fabric.world_size)
+        compile_if_it_pays(loaded, compile, full, batch_size)
+    needs = frozenset().union(*(metric.needs for metric in metrics.values()))
+    scoring.check_needs(metrics, features, data, loaded)
+    Evaluation(
+        run=run,
+        fabric=fabric,
+        source=source,
+        references=references,
+        features=features.to(fabric.device) if needs & {"features", "classes"} else None,
+        metrics=metrics,
+        batch_size=batch_size,
+        draws=bool(needs - {"network"}),
+        material=Material(
+            train=Pictures(torch.empty(0)),
+            held_out=None,
+            network=None if loaded is None else loaded.model,
+            raw_network=raw_network(run, loaded, weights) if "network" in needs else None,
+            labelled=data.conditional,
+            diffusion=None if loaded is None else loaded.diffusion,
+            seed=seed,
+        ),
+    ).run_all()
+
+
+@dataclass
+class Evaluation:
+    """The work of an evaluation.
+
+    Args:
+        source: of the pictures.
+        features: None: no metric needs any.
+        draws: whether any metric looks at pictures.
+        material: with what does not depend on the pictures.
+    """
+
+    run: Run
+    fabric: Fabric
+    source: Source
+    references: list[Reference]
+    features: Features | None
+    metrics: dict[str, Metric]
+    batch_size: int
+    draws: bool
+    material: Material
+
+    def run_all(self) -> None:
+        """Draw what is missing, then measure."""
+        began = time.monotonic()
+        with GracefulStop() as signals, self.run.begin():
+            check_shared_folder(self.run, self.fabric, len(self.batches))
+            todo = rank_batches(self.fabric.broadcast(self.missing()), self.fabric)
+            self.announce()
+            total = sum(len(batch) for _, batch in todo)
+            with Progress(total, unit="image", enabled=self.run.leads) as progress:
+                done = 0
+                for number, batch in todo:
+                    if signals.wanted:
+                        break
+                    self.produce(number, batch)
+                    done += len(batch)
+                    progress.reach(done)
+                    progress.show(done, "drawn and described")
+            if not stop_requested(self.run, self.fabric, signals) and self.run.leads:
+                self.finish(began)
+            self.fabric.barrier()
+
+    @cached_property
+    def batches(self) -> list[range]:
+        n, size = self.source.n if self.draws else 0, self.batch_size
+        return [range(i, min(i + size, n)) for i in range(0, n, size)]
+
+    @cached_property
+    def features_id(self) -> str:
+        assert self.features is not None
+        return str(scores.ident(scores.known(self.features.passport())))
+
+    def sample_file(self, batch: range) -> Path:
+        return self.run.dir / "samples" / f"{batch.start:07d}-{batch.stop - 1:07d}.npy"
+
+    def features_file(self, role: str, batch: range) -> Path:
+        folder = self.run.dir / f"features-{self.features_id}"
+        return folder / f"{role}-{batch.start:07d}-{batch.stop - 1:07d}.npy"
+
+    def missing(self) -> list[tuple[int, range]]:
+        """The batches to draw or describe: -1 for one of samples, or the number of a reference."""
+        todo = [(-1, batch) for batch in self.batches if not self.has_sample(batch)]
+        if self.features is None:
+            return todo
+        for number, reference in enumerate(self.references):
+            if load(reference.features_file(self.features_id)) is None:
+                todo += [
+                    (number, batch)
+                    for batch in reference.batches
+                    if load(self.features_file(reference.role, batch)) is None
+                ]
+        return todo
+
+    def has_sample(self, batch: range) -> bool:
+        files = [self.sample_file(batch)]
+        files += [] if self.features is None else [self.features_file("samples", batch)]
+        return all(load(file) is not None for file in files)
+
+    def announce(self) -> None:
+        """Say what there is to do, and how long it will take."""
+        missing = sum(len(batch) for batch in self.batches if load(self.sample_file(batch)) is None)
+        kept = self.source.n - missing
+        seconds, device = 0.0, self.fabric.device
+        size = min(self.batch_size, self.source.n)
+        if isinstance(self.source, Drawn) and self.draws:
+            each = self.source.evaluations
+            call = cost.network_call(self.source.pipeline, size, self.source.labels)
+            if missing:
+                seconds += missing * each * cost.seconds_per_picture(call, size, device)
+            self.run.say(f"weights  {self.source.weights} of {self.run.path}, step {self.run.step}")
+            self.run.say(
+                f"draws    {missing:,} pictures ({kept:,} are there), {each:,} network evaluations "
+                f"each: {missing * each:,} in all"
+            )
+        elif isinstance(self.source, Found):
+            self.run.say(
+                f"samples  {self.source.n:,} of {self.source.found:,} in {self.source.path}"
+            )
+        if self.features is not None:
+            new = sum(len(b) for n, b in self.missing() if n >= 0)
+            pictures = self.references[0].images(range(min(size, len(self.references[0]))))
+            call = _describing(self.features, pictures)
+            rest = new + sum(len(b) for b in self.batches if not self.has_sample(b))
+            if rest:
+                seconds += rest * cost.seconds_per_picture(call, len(pictures), device)
+            self.run.say(
+                f"features {self.features.name} of {rest:,} pictures, {new:,} of them real "
+                "(others are in the cache)"
+            )
+        if seconds:
+            self.run.say(
+                f"time     about {clock(seconds / self.fabric.world_size)}, then the scores"
+            )
+
+    def produce(self, number: int, batch: range) -> None:
+        """Draw a batch of samples, or read one of a reference, and describe it by features."""
+        if number >= 0:
+            reference = self.references[number]
+            self.describe(reference.role, batch, reference.images(batch))
+            return
+        file = self.sample_file(batch)
+        if (drawn := load(file)) is None:
+            drawn = self.source.images(batch).numpy()
+            save(file, drawn)
+            crashpoint("evaluate.drawn")
+        self.describe("samples", batch, torch.from_numpy(drawn))
+
+    def describe(self, role: str, batch: range, images: Tensor) -> None:
+        if self.features is not None:
+            save(self.features_file(role, batch), self.features(images).numpy())
+            crashpoint("evaluate.described")
+
+    def collect(self) -> Material:
+        """Everything from the disk, whichever rank made it."""
+        samples = None
+        if self.draws:
+            images = torch.cat([_read(self.sample_file(batch)) for batch in self.batches])
+            labels = None if self.source.labels is None else torch.tensor(self.source.labels)
+            described = None
+            if self.features is not None:
+                files = [self.features_file("samples", batch) for batch in self.batches]
+                described = torch.cat([_read(file) for file in files])
+            samples = Pictures(images, described, labels)
+        train, *others = [ref.pictures(self.features_of(ref)) for ref in self.references]
+        return replace(
+            self.material,
+            train=train,
+            held_out=others[0] if others else None,
+            samples=samples,
+            features=self.features,
+        )
+
+    def features_of(self, reference: Reference) -> Tensor | None:
+        """The features of a reference, from the cache of its data; puts new ones there."""
+        if self.features is None:
+            return None
+        cache = reference.features_file(self.features_id)
+        if (found := load(cache)) is None:
+            files = [self.features_file(reference.role, batch) for batch in reference.batches]
+            found = np.concatenate([np.load(file) for file in files])
+            if save_shared(cache, found):
+                for file in files:
+                    file.unlink(missing_ok=True)
+        return torch.from_numpy(found)
+
+    def finish(self, began: float) -> None:
+        """Measure, write, log and print."""
+        material = self.collect()
+        if material.samples is not None:
+            grid = make_grid(material.samples.images[:GRID])
+            self.run.log_grid(self.run.step, enlarge(grid), name="grid")
+        measured = scoring.Scoring(
+            self.run, self.fabric, self.source, self.references, self.features, self.metrics
+        )
+        measured.measure(material, began)
+
+
+def raw_network(run: Run, pipeline: Pipeline | None, weights: str) -> nn.Module | None:
+    """The network with the weights without averaging, if the checkpoint has them and the others are
+    measured."""
+    if pipeline is None or weights == "model" or run.state is None or "model" not in run.state:
+        return None
+    assert run.path is not None
+    network = copy.deepcopy(pipeline.model)
+    checkpoint.load_weights(network, run.state["model"], run.path)
+    return network
+
+
+def _read(file: Path) -> Tensor:
+    found = load(file)
+    if found is None:
+        raise InputError(f"{file}: was removed a moment ago. Repeat the command.")
+    return torch.from_numpy(found)
+
+
+def _describing(features: Features, pictures: Tensor) -> Callable[[], object]:
+    return lambda: features(pictures)

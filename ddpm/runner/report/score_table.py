@@ -1,0 +1,116 @@
+"""Scores as text: a table of one evaluation, and of two that compare."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ddpm.runner.report.stats import NONE, number
+from ddpm.runner.runs.scores import Key, Scored, told_differences
+
+
+def table(found: Sequence[Scored]) -> str:
+    """One line for each score: value, interval, floor, and what the floor says."""
+    head = ("score", "value", "95 % interval", "floor", "n", "better", "against", "ruler")
+    rows = [
+        (
+            score.name,
+            with_unit(score),
+            interval(score),
+            number(score.floor),
+            f"{score.n:,}",
+            score.better,
+            score.reference or NONE,
+            score.ruler_id or "unknown",
+        )
+        for score in found
+    ]
+    return aligned([head, *rows])
+
+
+def comparison(
+    names: Sequence[str],
+    found: Sequence[Mapping[Key, Scored]],
+    common: Sequence[Key],
+    unlike: Mapping[Key, Sequence[str]],
+) -> str:
+    """The evaluations, in what they differ from the first, and their scores beside each other.
+
+    Args:
+        names: of the evaluations.
+        common: the scores to show.
+        unlike: of those, the ones with unlike rulers, and the fields: they are not ranked.
+    """
+    letters = [chr(ord("a") + i % 26) for i in range(len(names))]
+    first = next(iter(found[0].values()))
+    lines = [f"{letters[0]}  {names[0]}"]
+    for letter, name, of in list(zip(letters, names, found, strict=True))[1:]:
+        subject = next(iter(of.values())).subject
+        lines.append(f"{letter}  {name} ({told_differences(first.subject, subject) or 'equal'})")
+    head = ["score", *letters, "floor"]
+    head += [f"{letter} - a, 95 % interval" for letter in letters[1:]] + ["better"]
+    rows = [head]
+    for key in common:
+        row = [of[key] for of in found]
+        label = key[0] if key[1] in (None, "train") else f"{key[0]}, {key[1]}"
+        cells = [label, *map(with_unit, row), number(row[0].floor)]
+        if key in unlike:
+            cells += ["unlike rulers"] * (len(names) - 1) + [f"differ: {', '.join(unlike[key])}"]
+        else:
+            cells += [difference(row[0], other) for other in row[1:]] + [verdict(row, letters)]
+        rows.append(cells)
+    return "\n".join([*lines, "", aligned(rows)])
+
+
+def difference(one: Scored, other: Scored) -> str:
+    """The difference of two scores and its interval: `-0.012 (-0.020 to -0.004)`."""
+    delta, bounds = other.value - one.value, bounds_of_difference(one, other)
+    if bounds is None:
+        return number(delta)
+    return f"{number(delta)} ({number(bounds[0])} to {number(bounds[1])})"
+
+
+def bounds_of_difference(one: Scored, other: Scored) -> tuple[float, float] | None:
+    """The 95 % interval of other - one from the intervals of both, taken as independent: Donner &
+    Zou 2012, Eq. 2 (MOVER). Pictures of equal seeds vary together, so it is rather too wide."""
+    if None in (one.low, one.high, other.low, other.high):
+        return None
+    assert one.low is not None and one.high is not None  # noqa: PT018
+    assert other.low is not None and other.high is not None  # noqa: PT018
+    delta = other.value - one.value
+    below = math.hypot(other.value - other.low, one.high - one.value)
+    above = math.hypot(other.high - other.value, one.value - one.low)
+    return delta - below, delta + above
+
+
+def verdict(row: Sequence[Scored], letters: Sequence[str]) -> str:
+    """Which is better, where the interval of its difference from all others leaves out 0."""
+    sign = row[0].sign
+    if not sign:
+        return NONE
+    best = max(range(len(row)), key=lambda i: sign * row[i].value)
+    for i, other in enumerate(row):
+        if i != best:
+            bounds = bounds_of_difference(row[best], other)
+            if bounds is None or bounds[0] <= 0 <= bounds[1]:
+                return "not settled"
+    return letters[best]
+
+
+def with_unit(score: Scored) -> str:
+    return f"{number(score.value)} {score.unit}".rstrip()
+
+
+def interval(score: Scored) -> str:
+    """`0.12 to 0.15`, with a note where the samples are as good as real pictures."""
+    if score.low is None or score.high is None:
+        return NONE
+    note = " (as good as real)" if score.as_good_as_real else ""
+    return f"{number(score.low)} to {number(score.high)}{note}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )

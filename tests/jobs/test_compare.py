@@ -1,0 +1,87 @@
+"""job=compare: a table of one ruler's scores, or the fields in which rulers differ."""
+
+import math
+
+import pytest
+from support.scored import RULER, SUBJECT, changed, scored
+
+from ddpm.runner.report import score_table
+from ddpm.runner.runs import scores
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Writes the scores of two evaluations; the words that compare them."""
+
+    def make(one, other):
+        for name, made in (("one", one), ("other", other)):
+            (tmp_path / name).mkdir()
+            scores.write(tmp_path / name, made)
+        return ["job=compare", "scores=[one,other/scores.jsonl]"]
+
+    return make
+
+
+def test_equal_rulers_compare(two, run):
+    subject = changed(SUBJECT, "sampler.steps", 10)
+    status, out, err = run(*two([scored(1.0)], [scored(0.6, subject=subject)]))
+    assert (status, err) == (0, "")
+    assert "sampler.steps: 5, 10" in out
+    half = math.hypot(0.1, 0.1)
+    assert f"-0.4000 (-{0.4 + half:.4f} to -{0.4 - half:.4f})" in out
+    assert out.splitlines()[-1].split()[-1] == "b"
+
+
+def test_a_difference_within_its_interval_is_not_settled(two, run):
+    status, out, _ = run(*two([scored(1.0)], [scored(0.95)]))
+    assert status == 0
+    assert "not settled" in out
+
+
+def test_unlike_rulers_are_refused_with_their_fields(two, run):
+    ruler = changed(changed(RULER, "n", 500), "reference.split", "test")
+    words = two([scored()], [scored(ruler=ruler)])
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert "kd_mnist: n: 1000, 500; reference.split: train, test" in err
+    assert "'allow=[n,reference.split]'" in err
+    status, out, err = run(*words, "allow=[n,reference]")
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1].endswith("differ: n, reference.split")
+
+
+def test_a_published_score_with_an_unknown_field_compares_with_nothing(two, run):
+    unknown = [scored(ruler=changed(RULER, "features.resize", None))]
+    status, _, err = run(*two(unknown, unknown))
+    assert status == 2
+    assert "features.resize: unknown, unknown" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["scores=[one]"], "name two"),
+        ([], "name two"),
+        (["scores=[one,nowhere]"], "there is no nowhere"),
+        (["scores=[one,other]", "model=unet"], "model: job=compare only reads"),
+    ],
+)
+def test_bad_input(words, message, two, run):
+    two([scored()], [scored()])
+    status, _, err = run("job=compare", *words)
+    assert status == 2
+    assert message.replace("there is no nowhere", "nowhere: there is no") in err
+
+
+def test_nothing_in_common(two, run):
+    status, _, err = run(*two([scored()], [scored(name="fd_mnist")]))
+    assert status == 2
+    assert "one: kd_mnist" in err
+
+
+def test_the_interval_of_a_difference_is_that_of_the_normal_case():
+    bounds = score_table.bounds_of_difference(
+        scored(1.0, low=0.7, high=1.3), scored(2.0, low=1.6, high=2.4)
+    )
+    assert bounds == pytest.approx((0.5, 1.5))
+    assert score_table.bounds_of_difference(scored(low=None), scored()) is None

@@ -1,0 +1,170 @@
+"""job=evaluate: scores of a checkpoint and of pictures; what is drawn is not drawn again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from support.crash import TINY, go, said
+from support.ranks import ranks
+from support.runs import files_of, metrics_of, status_of
+
+from ddpm.images import save_png
+from ddpm.jobs.sources import subset
+from ddpm.runner.runs import scores
+
+COMMON = ["hardware=cpu", "tracker=local", "features=pixels", "metric=[kd]"]
+WORDS = [
+    *("job=evaluate", "job.num_samples=22", "job.batch_size=8", "job.num_reference=40"),
+    *("sampler=ddim", "sampler.steps=2", *COMMON),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    home = tmp_path_factory.mktemp("trained")
+    words = ["optimizer.lr=1e-2", "job.warmup_steps=0", "data.conditional=true"]
+    assert go(home, *TINY, *words, "data.holdout=0.1", "output_dir=run") == 0, said(home)
+    return home / "run"
+
+
+@pytest.fixture(scope="module")
+def straight(trained, tmp_path_factory):
+    """An evaluation that nobody disturbed."""
+    home = tmp_path_factory.mktemp("straight")
+    assert go(home, *WORDS, f"checkpoint={trained}", "output_dir=s") == 0, said(home)
+    return home / "s"
+
+
+def lines(folder):
+    """The scores, without what they should not depend on."""
+    rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "told"} for row in rows]
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in (folder / "samples").iterdir()}
+
+
+def test_it_scores_a_checkpoint(trained, straight):
+    made = scores.read(straight)
+    first = made[0]
+    assert first.key == ("kd_pixels", "train")
+    assert first.n == 22
+    assert first.floor is not None
+    assert first.ruler["features"]["name"] == "pixels"
+    assert first.ruler["reference"]["n"] == 40
+    assert first.ruler["reference"]["seed"] == 0
+    assert first.subject["evaluations"] == 2
+    assert first.subject["labels"] == {str(k): 3 if k < 2 else 2 for k in range(10)}
+    assert first.subject["seeds"] == {"first": 1_000_000, "n": 22}
+    assert first.ruler_id is not None
+    values = {name: score.value for name, score in scores.logged(made).items()}
+    assert metrics_of(straight) == [{"step": first.step} | values]
+    assert {"grid.png", "scores.jsonl", "samples/0000016-0000021.npy"} <= files_of(straight)
+    told = said(straight.parent)
+    assert "22 pictures (0 are there), 2 network evaluations each: 44 in all" in told
+    assert "kd_pixels" in told.splitlines()[-3]
+
+
+@pytest.mark.parametrize(
+    ("crash", "drawn"), [("evaluate.drawn:2", 2), ("evaluate.described:3", 3), ("run.grid", 3)]
+)
+def test_killed_it_draws_the_rest_by_the_same_command(crash, drawn, trained, straight, tmp_path):
+    words = [*WORDS, f"checkpoint={trained}"]
+    assert go(tmp_path, *words, crash=crash) == -9, said(tmp_path)
+    (folder,) = tmp_path.glob("outputs/evaluate/*/*")
+    there = times(folder)
+    assert len(there) == drawn
+    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert len(list(tmp_path.glob("outputs/evaluate/*/*"))) == 1
+    assert there.items() <= times(folder).items()
+    assert status_of(folder)["state"] == "done"
+    assert lines(folder) == lines(straight)
+
+
+def test_two_processes_come_to_the_same_scores(trained, straight, tmp_path, monkeypatch):
+    words = [*WORDS, f"checkpoint={trained}", "output_dir=s"]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    assert lines(tmp_path / "s") == lines(straight)
+
+
+def test_pictures_of_a_run_and_of_a_folder_score_as_when_they_were_drawn(straight, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    arrays = [np.load(file) for file in sorted((straight / "samples").glob("*.npy"))]
+    for i, image in enumerate(np.concatenate(arrays)):
+        save_png(torch.from_numpy(image), tmp_path / "pictures" / f"{i:02d}.png")
+    wanted = lines(straight)
+    for source in (straight, tmp_path / "pictures"):
+        words = [f"samples={source}", "data=digits", f"output_dir={source.name}-scored"]
+        assert go(tmp_path, *WORDS, *words) == 0, said(tmp_path)
+        found = lines(tmp_path / f"{source.name}-scored")
+        for one, other in zip(wanted, found, strict=True):
+            assert one["ruler_id"] == other["ruler_id"]
+            assert one["value"] == pytest.approx(other["value"], abs=1e-9)
+            assert other["subject"]["pictures"]
+
+
+def test_the_features_of_real_pictures_are_computed_once(trained, straight, tmp_path):
+    words = [*WORDS, f"checkpoint={trained}", "job.first_seed=5", "output_dir=s"]
+    assert go(tmp_path, *words) == 0
+    assert "features pixels of 22 pictures, 0 of them real" in said(tmp_path)
+
+
+def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
+    one = subset(1000, 100, 0)
+    assert one == subset(1000, 100, 0) == sorted(set(one))
+    assert one != subset(1000, 100, 1)
+    assert max(one) > 900
+    assert subset(5, 100, 0) == subset(5, None, 0) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "checkpoint, samples: are not set"),
+        (["samples=nowhere"], "nowhere: there is no such folder"),
+        (["samples=pictures"], "has 24x24 pixels, and the reference data=digits has 16x16"),
+        (["samples=colour"], "is in colour, and the reference data=digits is grey"),
+        (["samples=empty"], "samples: no pictures in"),
+        (["samples=right", "metric=[is]"], "metric=is: needs features with classes"),
+        (["samples=right", "metric=[]"], "metric=[]"),
+        (["samples=right"], "kd"),  # one picture
+        (["samples=right", "job.labels=3"], "job.labels"),
+        (["samples=right", "features=mnits"], "Did you mean 'mnist'?"),
+    ],
+)
+def test_bad_input_is_one_clear_line(words, message, run, tmp_path):
+    for name, shape in (("pictures", (1, 24, 24)), ("colour", (3, 16, 16)), ("right", (1, 16, 16))):
+        (tmp_path / name).mkdir()
+        save_png(torch.zeros(shape, dtype=torch.uint8), tmp_path / name / "a.png")
+    (tmp_path / "empty").mkdir()
+    typed = {word.partition("=")[0] for word in words}
+    usual = [word for word in COMMON if word.partition("=")[0] not in typed]
+    status, _, err = run("job=evaluate", "data=digits", *usual, *words)
+    assert status == 2, err
+    assert message in err
+    assert err.count("\n") <= 5
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("word", ["features=pixels", "metric=[kd]"])
+def test_other_jobs_have_neither_features_nor_metrics(word, run):
+    status, _, err = run("tracker=local", word)
+    assert status == 2
+    assert "measures nothing" in err
+    assert "job=evaluate" in err
+
+
+@pytest.mark.slow
+def test_a_sweep_of_a_sampler_compares_in_the_report(trained, tmp_path):
+    words = ["-m", "sweep=lab", *WORDS, f"checkpoint={trained}", "sampler=ddim,dpm_solver"]
+    words += ["sampler.steps=2,3"]
+    assert go(tmp_path, *words) == 0, said(tmp_path)
+    drawn = said(tmp_path).count("draws    ")
+    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert said(tmp_path).count("draws    ") == drawn == 4
+    assert go(tmp_path, "job=report", "sweep=lab") == 0, said(tmp_path)
+    report = (tmp_path / "outputs/sweep/lab/report.md").read_text()
+    assert "do not compare" not in report
+    assert "floor" in report
