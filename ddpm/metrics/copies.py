@@ -126,22 +126,21 @@ class Copies(Metric):
         ]
 
     def pictures(self) -> dict[str, Tensor]:
-        """Of the last measurement, a grid whose rows are the pairs, the nearest at the top: sample,
-        nearest training picture, nearest held-out picture."""
+        """Of the last measurement, a grid whose columns are the pairs, the nearest on the left:
+        sample, nearest training picture, nearest held-out picture."""
         material = self._measured
         pairs = [] if material is None else self.pairs(material)
         if material is None or not pairs:
             return {}
         samples = sets.samples_of(material, "copies", 2).images
-        columns = [
+        rows = [
             samples[[p.sample for p in pairs]],
             material.train.images[[p.train for p in pairs]],
         ]
         unseen = [p.held_out for p in pairs if p.held_out is not None]
         if material.held_out is not None:
-            columns.append(material.held_out.images[unseen])
-        rows = torch.stack([column.cpu() for column in columns], 1)
-        return {"nearest": make_grid(rows.flatten(0, 1), columns=len(columns))}
+            rows.append(material.held_out.images[unseen])
+        return {"nearest": make_grid(torch.cat([row.cpu() for row in rows]), columns=len(pairs))}
 
     def _search(self, material: Material) -> tuple[Nearest, Calibration]:
         """Of the samples, and of held-out pictures.

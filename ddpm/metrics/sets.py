@@ -191,7 +191,8 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     z2 = NORMAL_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = NORMAL_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low = max(0.0, centre - half) if share > 0 else 0.0  # but for rounding, centre = half
+    return low, min(1.0, centre + half) if share < 1 else 1.0
 
 
 class Memo:

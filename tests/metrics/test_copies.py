@@ -143,10 +143,10 @@ def test_pairs_for_a_gallery(metric, real):
     assert Copies(**OPTIONS).pictures() == {}
     metric.measure(given)
     grid = metric.pictures()["nearest"]
-    assert grid.shape == (1, 4 * 13 + 1, 3 * 13 + 1)
+    assert grid.shape == (1, 3 * 13 + 1, 4 * 13 + 1)
     assert grid[:, 1:13, 1:13].equal(samples.images[50])
-    assert grid[:, 1:13, 14:26].equal(train.images[70])
-    assert grid[:, 14:26, 27:39].equal(held_out.images[pairs[1].held_out])
+    assert grid[:, 14:26, 1:13].equal(train.images[70])
+    assert grid[:, 27:39, 14:26].equal(held_out.images[pairs[1].held_out])
     for pair in pairs:
         distances = by_definition(samples.images[[pair.sample]], held_out.images, 1, True)[0]
         assert pair.held_out == distances.argmin()
