@@ -81,7 +81,8 @@ def check_loop(machine: Machine, cell: Cell, mode: str, figures: Figures) -> Non
     machine.wait_for_turn()
     window = Window(machine, fabric)
     meter = Meter(batch, job.steps_per_epoch)
-    job.train(StandIn(), step, order, learned, meter, window, Progress(order.stop, enabled=False))
+    progress = Progress(order.stop, enabled=False)
+    job.train(StandIn(), step, order, learned, meter, window, progress, None, job.make_best())
     seconds = window.seconds / window.stretch.plain
     figures |= {"batch": batch, "ms a step": 1000 * seconds}
     figures["images/s"] = batch / seconds

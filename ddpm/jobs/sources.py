@@ -252,7 +252,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _arrays(path: Path) -> Tensor:
-    files = sorted((path / "samples").glob("*.npy"))
+    files = sorted(listing.paths(path / "samples", "*.npy"))
     if not files or run_dir.read_status(path).get("state") != "done":
         raise InputError(f"samples={path}: the run is not done; repeat its command first.")
     return torch.cat([torch.from_numpy(np.load(file)) for file in files])
