@@ -78,11 +78,11 @@ def evaluate(
         )
     else:
         source = Found(Path(run.plan.config["samples"]), data, num_samples, seed)
+    scoring.check_needs(metrics, features, data, loaded, source.n, has_held_out=len(references) > 1)
     if loaded is not None:
         full = num_samples // (batch_size * fabric.world_size)
         compile_if_it_pays(loaded, compile, full, batch_size)
     needs = frozenset().union(*(metric.needs for metric in metrics.values()))
-    scoring.check_needs(metrics, features, data, loaded)
     Evaluation(
         run=run,
         fabric=fabric,

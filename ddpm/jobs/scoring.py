@@ -26,9 +26,18 @@ from ddpm.runner.terminal import shell
 
 
 def check_needs(
-    metrics: dict[str, Metric], features: Features, data: ImageData, pipeline: Pipeline | None
+    metrics: dict[str, Metric],
+    features: Features,
+    data: ImageData,
+    pipeline: Pipeline | None,
+    n: int,
+    *,
+    has_held_out: bool,
 ) -> None:
     """Check that there is what the metrics need, before anything is drawn.
+
+    Args:
+        n: number of samples.
 
     Raises:
         InputError: names the metric, and what is missing.
@@ -39,10 +48,20 @@ def check_needs(
     for name, metric in metrics.items():
         if "network" in metric.needs and pipeline is None:
             raise InputError(f"metric={name}: measures a network; it needs checkpoint=<run>.")
+        if "held_out" in metric.needs and not has_held_out:
+            raise InputError(
+                f"metric={name}: needs held-out pictures, and these data have none "
+                "(data.holdout=0, or the split is not train). Leave this metric out."
+            )
         if "classes" in metric.needs and features.num_classes is None:
             raise InputError(
                 f"metric={name}: needs features with classes, and features={features.name} has "
                 "none. Choose others, or leave this metric out."
+            )
+        if n < metric.least:
+            raise InputError(
+                f"metric={name}: needs at least {metric.least} samples, and there are {n}. "
+                "Draw more (job.num_samples), or leave this metric out."
             )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.features.base import Features
 
-Need = Literal["features", "classes", "images", "network"]
+Need = Literal["features", "classes", "images", "network", "held_out"]
 Better = Literal["lower", "higher", "neither"]
 
 
@@ -90,12 +90,17 @@ class Metric(ABC):
     needs: ClassVar[frozenset[Need]]
     of_process: ClassVar[bool] = False  # compares only with equal schedule, objective, weighting
 
+    @property
+    def least(self) -> int:
+        """The fewest samples that it measures."""
+        return 1
+
     @abstractmethod
     def measure(self, material: Material) -> Sequence[Score]:
         """The scores, the most important one first.
 
         Raises:
-            UserError: too few pictures, or something is missing that the metric needs.
+            InputError: too few pictures, or something is missing that the metric needs.
         """
 
     def pictures(self) -> dict[str, Tensor]:

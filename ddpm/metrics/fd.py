@@ -173,9 +173,13 @@ class FD(Metric):
         self._memo = sets.Memo(most=6)
         self._warned = False
 
+    @property
+    def least(self) -> int:
+        return LEAST
+
     def measure(self, material: Material) -> Sequence[Score]:
         distances, extrapolated = [], []
-        for pair in sets.comparisons(material, "fd", self.reference, LEAST):
+        for pair in sets.comparisons(material, "fd", self.reference, self.least):
             other = self._memo(Gaussian.of, pair.real)
             fake, n = pair.fake, len(pair.fake)
             self._warn(n, fake.shape[1])

@@ -41,14 +41,17 @@ class InceptionScore(Metric):
         sets.check_count("is.splits", splits, 1)
         self.splits, self.floor = splits, floor
 
+    @property
+    def least(self) -> int:
+        return 2 * self.splits
+
     def measure(self, material: Material) -> Sequence[Score]:
         features = sets.needed_features(material, "is")
         if features.num_classes is None:
             raise InputError(f"metric=is: needs features with classes; {features.name} has none.")
-        least = 2 * self.splits
-        samples = sets.samples_of(material, "is", least)
+        samples = sets.samples_of(material, "is", self.least)
         n = len(samples)
-        scores = self._of_splits(material, sets.features_of(samples, "sampled", "is", least))
+        scores = self._of_splits(material, sets.features_of(samples, "sampled", "is", self.least))
         mean, low, high = float(scores.mean()), None, None
         if self.splits > 1:
             error = float(scores.std()) / math.sqrt(self.splits)

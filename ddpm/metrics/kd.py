@@ -101,9 +101,13 @@ class KD(Metric):
         self.reference, self.floor, self.rescale = reference, floor, rescale
         self._memo = sets.Memo(most=6)
 
+    @property
+    def least(self) -> int:
+        return LEAST
+
     def measure(self, material: Material) -> Sequence[Score]:
         scores = []
-        for pair in sets.comparisons(material, "kd", self.reference, LEAST):
+        for pair in sets.comparisons(material, "kd", self.reference, self.least):
             train = material.train.features
             scale = (self._memo(mean_square, train) or 1.0) if self.rescale else 1.0
             of_real = self._memo(_of_real, pair.real, scale)

@@ -134,7 +134,7 @@ class Loss(Metric):
         bins: parts of 0..T-1 in the table.
     """
 
-    needs: ClassVar[frozenset[Need]] = frozenset({"network"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"network", "held_out"})
     of_process = True
 
     def __init__(self, *, num_images: int = 512, bins: int = 16) -> None:
@@ -150,11 +150,7 @@ class Loss(Metric):
         diffusion, held_out = material.diffusion, material.held_out
         assert diffusion is not None
         assert material.network is not None
-        if held_out is None:
-            raise InputError(
-                "metric=loss: needs held-out pictures, and these data have none (data.holdout=0, "
-                "or the split is not train)."
-            )
+        assert held_out is not None
         draws = Draws(self.num_images, diffusion.T, material.seed)
 
         def losses(network: nn.Module, pictures: Pictures) -> Tensor:

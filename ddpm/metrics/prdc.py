@@ -163,9 +163,13 @@ class PRDC(Metric):
         self.reference, self.floor = reference, floor
         self._memo = sets.Memo()
 
+    @property
+    def least(self) -> int:
+        return self.k + 1
+
     def measure(self, material: Material) -> Sequence[Score]:
         scores = []
-        for pair in sets.comparisons(material, "prdc", self.reference, self.k + 1):
+        for pair in sets.comparisons(material, "prdc", self.reference, self.least):
             n, seed = len(pair.fake), material.seed
             result = self._of(pair.fake, pair.real, n, seed)
             floor: tuple[float | None, ...] = (None,) * 4

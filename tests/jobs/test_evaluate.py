@@ -1,6 +1,7 @@
 """job=evaluate: scores of a checkpoint and of pictures; what is drawn is not drawn again."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,7 +130,8 @@ def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
         (["samples=empty"], "samples: no pictures in"),
         (["samples=right", "metric=[is]"], "metric=is: needs features with classes"),
         (["samples=right", "metric=[]"], "metric=[]"),
-        (["samples=right"], "kd"),  # one picture
+        (["samples=right"], "metric=kd: needs at least 3 samples, and there are 1"),
+        (["samples=right", "metric=[loss]"], "metric=loss: measures a network"),
         (["samples=right", "job.labels=3"], "job.labels"),
         (["samples=right", "features=mnits"], "Did you mean 'mnist'?"),
     ],
@@ -137,7 +139,8 @@ def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
 def test_bad_input_is_one_clear_line(words, message, run, tmp_path):
     for name, shape in (("pictures", (1, 24, 24)), ("colour", (3, 16, 16)), ("right", (1, 16, 16))):
         (tmp_path / name).mkdir()
-        save_png(torch.zeros(shape, dtype=torch.uint8), tmp_path / name / "a.png")
+        for file in "a" if name == "right" else "abc":
+            save_png(torch.zeros(shape, dtype=torch.uint8), tmp_path / name / f"{file}.png")
     (tmp_path / "empty").mkdir()
     typed = {word.partition("=")[0] for word in words}
     usual = [word for word in COMMON if word.partition("=")[0] not in typed]
@@ -146,6 +149,16 @@ def test_bad_input_is_one_clear_line(words, message, run, tmp_path):
     assert message in err
     assert err.count("\n") <= 5
     assert "Traceback" not in err
+
+
+def test_that_pictures_are_missing_is_said_before_any_is_drawn(finished, run):
+    folder = finished(*TINY, "data.holdout=0")
+    words = ["job=evaluate", f"checkpoint={folder}", "tracker=local", "hardware=cpu"]
+    for more in (["metric=[kd,loss]"], ["job.num_samples=2", "metric=[kd]"]):
+        status, _, err = run(*words, *more, "output_dir=scored")
+        assert status == 2
+        assert "held-out" in err or "needs at least 3 samples" in err
+        assert not list(Path("scored").glob("samples/*"))
 
 
 @pytest.mark.parametrize("word", ["features=pixels", "metric=[kd]"])

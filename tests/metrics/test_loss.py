@@ -146,12 +146,6 @@ def test_bins_cover_every_step():
     assert len(by_t(t, 10, 16, {})) == 10
 
 
-def test_without_held_out_pictures_it_says_so():
-    diffusion = diffusion_of()
-    material = Material(
-        gaussian_pictures(4), None, network=best_model(diffusion), diffusion=diffusion
-    )
-    with pytest.raises(InputError, match=r"metric=loss: needs held-out pictures"):
-        Loss().measure(material)
+def test_one_picture_is_too_few():
     with pytest.raises(InputError, match=r"num_images=1"):
         Loss(num_images=1)

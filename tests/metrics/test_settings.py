@@ -2,12 +2,13 @@
 
 import inspect
 import json
+from typing import get_args
 
 import pytest
 import yaml
 from support.base import ROOT
 
-from ddpm.metrics.base import Metric
+from ddpm.metrics.base import Metric, Need
 from ddpm.runner.config.build import build
 
 FILES = {path.stem: path for path in sorted((ROOT / "conf" / "metric").glob("*.yaml"))}
@@ -20,7 +21,8 @@ def test_a_file_builds_a_metric(name):
     config = yaml.safe_load(text)
     metric = build(config, f"metric.{name}")
     assert isinstance(metric, Metric)
-    assert metric.needs <= {"features", "classes", "images", "network"}
+    assert metric.needs <= set(get_args(Need))
+    assert metric.least >= 1
     options = set(inspect.signature(type(metric)).parameters)
     assert set(config) == {"_target_", *options}
     passport = metric.passport()
