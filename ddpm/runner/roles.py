@@ -152,10 +152,10 @@ def decides_result(key: str) -> bool:
 
 def is_setting(key: str) -> bool:
     """Whether reports name a key as a setting of a run, beside its seed. `diffusion` repeats other
-    parts, and presets are seen in the keys that they set."""
+    parts, presets are seen in the keys that they set, and metrics in the rulers of scores."""
     ignored = (Role.RECORD, Role.TRACKING, Role.START, Role.PLACE, Role.SOURCE)
     named = role_of(key) not in ignored or key == "checkpoint"
-    return named and key.partition(".")[0] not in ("diffusion", *FOLLOWING_PRESETS)
+    return named and key.partition(".")[0] not in ("diffusion", "metric", *FOLLOWING_PRESETS)
 
 
 def within(key: str, places: Iterable[str]) -> bool:
