@@ -129,10 +129,9 @@ of the same pictures, unspoiled.
 |---|{lines}
 {blemishes}
 
-- They see what tells classes apart, and are half blind to what no class depends on, such as a
-  brighter background. How blind depends on the seed of the training: numbers of two networks of
-  one recipe differ by 10 to 60 %, in some rows by a factor of 3. So a score says nothing without
-  the network's digest.
+- They are sensitive to what distinguishes the classes, and much less to what does not, such as a
+  brighter background. How much less depends on the seed of the training, so scores compare only
+  where the digests of the weights are equal.
 - They have seen the training pictures, so a generator that copies those scores better than real
   pictures do.
 - A generator guided by a classifier of the same kind is judged by its twin.

@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
 class ImageCache:
     """The files `<stem>.npy` (images), `.labels.npy`, `.skipped.json` (names of skipped files) and,
-    once somebody has asked for them, `.digests.npy`.
+    for data sets with `holdout`, `.digests.npy`.
 
     Args:
         file: of the images.

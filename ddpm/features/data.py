@@ -20,7 +20,7 @@ from ddpm.runner.safe_io import atomic
 RECIPE = 1  # raise it when the same pictures give another network
 SIZES = 8, 64  # the smallest and the largest pictures that the network sees
 WIDTH = 128
-ASIDE = 10  # every tenth picture is not trained on, and tells how good the network is
+ASIDE = 10  # every tenth picture is not trained on: the accuracy is measured on them
 
 logger = logging.getLogger(__name__)
 

@@ -68,7 +68,7 @@ class Reference:
         rows, labels = self.data.arrays
         if len(self) == len(labels) and isinstance(rows, np.ndarray):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # read-only: nobody writes
+                warnings.simplefilter("ignore", UserWarning)  # the array is read-only
                 images, classes = torch.from_numpy(rows), torch.from_numpy(labels)
         else:
             images, classes = self.data.__getitems__(self.indices)
