@@ -40,8 +40,8 @@ def test_a_run_imports_nothing_that_it_does_not_use(tiny, tmp_path, data_dir):
     words = [*TINY, "output_dir=second", "tracker=wandb"]  # the data are cached by the first
     names = imported(words, tmp_path, data_dir)
     assert {"torch", "lightning_fabric", "wandb", "matplotlib.figure"} <= set(names)
-    for unused in ("torch._dynamo", "torch._inductor", "torchvision", "sklearn", "pandas", "scipy"):
-        assert unused not in names
+    for unused in ("torch._dynamo", "torch._inductor", "torchvision", "sklearn", "scipy"):
+        assert unused not in names  # pandas: W&B imports it where it is installed
     assert not [name for name in names if name.startswith("wandb.sdk.launch")]
     assert names.index("matplotlib.figure") > names.index("ddpm.training.intervals")
 
