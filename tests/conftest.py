@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two slow each other down tenfold beside another program
@@ -20,9 +21,23 @@ share_compositions()
 pytest_plugins = ["support.image_sets"]  # its fixtures
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m "not slow" is applied
 def pytest_collection_modifyitems(items):
-    """Run the tests of trackers last: W&B and its libraries start threads that never end, and other
-    tests copy their process by a fork, which can hang beside threads."""
+    """Leave `quick(n)` cases of a test in the quick suite, spread over all, and mark the others slow.
+
+    The tests of trackers run last: W&B and its libraries start threads that never end, and other
+    tests copy their process by a fork, which can hang beside threads.
+    """
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("quick"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for group in cases.values():
+        count = group[0].get_closest_marker("quick").args[0]
+        kept = {round(i * len(group) / count) for i in range(count)}
+        for number, item in enumerate(group):
+            if number not in kept:
+                item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: "trackers" in item.path.relative_to(ROOT / "tests").parts)
 
 
