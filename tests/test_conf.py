@@ -41,6 +41,7 @@ NEEDED = {
     "interpolate": ["checkpoint=run"],
     "inpaint": ["checkpoint=run", "job.image=a.png", "job.mask=left"],
     "classifier": ["guidance.classifier=run"],
+    "autoguidance": ["guidance.weak=run"],
 }
 MEASURING = ("features", "metric")  # groups of job=evaluate alone
 NETWORKS = [model for model in GROUPS["model"] if model != "classifier"]
@@ -330,7 +331,10 @@ def test_every_data_set_with_classes_has_a_classifier_and_conditional_networks(d
     assert logits.shape == (2, config["data"]["num_classes"])
 
 
-@pytest.mark.parametrize("option", [o for o in GROUPS["guidance"] if o != "classifier"])
+ALONE = [o for o in GROUPS["guidance"] if o not in ("classifier", "autoguidance")]
+
+
+@pytest.mark.parametrize("option", ALONE)
 def test_guidance_is_built_alone(option):
     build(composed(f"guidance={option}").guidance, "guidance")
 
@@ -338,7 +342,7 @@ def test_guidance_is_built_alone(option):
 # building and stepping
 
 # test_gaussian.py has all schedules, objectives and samplers together, with figures.
-VARIED = ("schedule", "sampler", "model", "objective", "weighting", "optimizer")
+VARIED = ("schedule", "sampler", "model", "objective", "weighting", "timesteps", "optimizer")
 
 
 def pairwise(options):
@@ -435,7 +439,7 @@ PLUGINS = {
 }
 
 # Parameters for code that builds a process itself.
-IN_PYTHON = {"ddpm.diffusion.GaussianDiffusion": {"timesteps", "codec", "clip"}}
+IN_PYTHON = {"ddpm.diffusion.GaussianDiffusion": {"codec", "clip"}}
 
 TARGETS = [
     pytest.param(path, node, id="-".join((*path.relative_to(CONF).with_suffix("").parts, *where)))

@@ -94,7 +94,7 @@ ROWS = [
         for s in ("linear", "cosine", "quadratic", "sigmoid")
     ),
     ("sampler.spacing=cubic", "sampler.spacing=cubic", "uniform, quadratic, trailing, log_snr"),
-    ("sampler=dpm_solver sampler.order=3", "sampler.order=3", "1 or 2"),
+    ("sampler=dpm_solver sampler.order=4", "sampler.order=4", "1, 2 or 3"),
     ("sampler=ddim sampler.eta=-0.1", "sampler.eta=-0.1", "0 to 1"),
     ("sampler=heun sampler.steps=41 schedule.T=40", "sampler.steps=41", "schedule.T=40"),
     ("sampler=ddpm sampler.variance=learned", "sampler.variance=learned", "learned_variance"),

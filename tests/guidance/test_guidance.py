@@ -12,6 +12,7 @@ from torch import nn
 from ddpm.denoising import NO_LABEL, Denoiser, predict
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
+from ddpm.guidance.base import nearest_timestep
 from ddpm.guidance.classifier import Classifier
 from ddpm.guidance.classifier_free import ClassifierFree
 from ddpm.guidance.none import Unguided
@@ -194,7 +195,7 @@ def test_a_classifier_of_another_schedule_guides_alike(own):
     # No other step of the classifier has a closer log-SNR.
     wanted = levels(diffusion, t).logit().flatten()
     own_levels = levels(other, torch.arange(1000)).logit().flatten()
-    distance = (own_levels[guidance.nearest_timestep(diffusion, t)] - wanted).abs()
+    distance = (own_levels[nearest_timestep(guidance.diffusion, diffusion, t)] - wanted).abs()
     assert (distance < (own_levels - wanted[:, None]).abs().amin(1) + 1e-5).all()
     x_0 = sample(guidance, model, diffusion, SAMPLERS["dpm-2"], 0)
     assert x_0.mean().item() == pytest.approx(-0.4, abs=0.015)
@@ -208,7 +209,7 @@ def test_nearest_timestep_of_the_same_schedule_is_t(schedule):
     diffusion = diffusion_of(schedule, "v")
     t = torch.arange(1000)
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
-    assert torch.equal(guidance.nearest_timestep(diffusion, t), t)
+    assert torch.equal(nearest_timestep(guidance.diffusion, diffusion, t), t)
 
 
 def test_nearest_timestep_where_alphas_cumprod_rounds_to_1():
@@ -217,7 +218,7 @@ def test_nearest_timestep_where_alphas_cumprod_rounds_to_1():
     assert (diffusion.alphas_cumprod[:3] == 1).all()
     t = torch.arange(100)
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
-    assert torch.equal(guidance.nearest_timestep(diffusion, t), t)
+    assert torch.equal(nearest_timestep(guidance.diffusion, diffusion, t), t)
 
 
 def test_a_classifier_has_no_effect_at_pure_noise():

@@ -216,7 +216,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
         wandb_settings.check_login(config)
     derive.labels(config)
     derive.pipeline(config)
-    base_run.check_classifier(config)
+    base_run.check_guide(config)
     derive.absolute_paths(config)
 
 
