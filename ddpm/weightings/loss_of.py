@@ -13,7 +13,12 @@ from ddpm.objectives.velocity import Velocity
 from ddpm.objectives.x_0 import X0
 from ddpm.weightings.base import Weighting, bounded, check_max_weight
 
-QUANTITIES: dict[str, Callable[[], Objective]] = {"eps": Eps, "x_0": X0, "v": V, "velocity": Velocity}
+QUANTITIES: dict[str, Callable[[], Objective]] = {
+    "eps": Eps,
+    "x_0": X0,
+    "v": V,
+    "velocity": Velocity,
+}
 
 
 class LossOf(Weighting):
