@@ -59,7 +59,16 @@ class Denoiser:
 
     def predict(self, x_t: Tensor, t: Tensor, label: Tensor | None) -> Prediction:
         """The network's own prediction at t (B,) for a label (B,)."""
-        return predict(self.diffusion, call_model(self.model, x_t, t, label), x_t, t)
+        output = network_output(self.diffusion, self.model, x_t, t, label)
+        return predict(self.diffusion, output, x_t, t)
+
+
+def network_output(
+    diffusion: GaussianDiffusion, model: Model, x_t: Tensor, t: Tensor, label: Tensor | None
+) -> Tensor:
+    """The model's output for x_t and t (B,), which the objective may scale first."""
+    inputs = diffusion.objective.inputs(x_t, t, *diffusion.alpha_sigma_like(x_t, t))
+    return call_model(model, *inputs, label)
 
 
 def call_model(model: Model, x_t: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
@@ -71,6 +80,13 @@ def predict(diffusion: GaussianDiffusion, output: Tensor, x_t: Tensor, t: Tensor
     """Prediction from the network's output for x_t and t (B,); eps belongs to the clipped x_0."""
     output, fraction = split_output(diffusion, output)
     x_0 = diffusion.objective.predict_x_0(x_t, output, *diffusion.alpha_sigma_like(x_t, t))
+    return clipped(diffusion, x_0, x_t, t, fraction)
+
+
+def clipped(
+    diffusion: GaussianDiffusion, x_0: Tensor, x_t: Tensor, t: Tensor, fraction: Tensor | None
+) -> Prediction:
+    """Prediction with x_0 clipped, and the eps that belongs to it."""
     x_0 = diffusion.clip_x_0(x_0)
     return Prediction(x_0, diffusion.predict_eps(x_t, t, x_0), fraction)
 
@@ -121,7 +137,8 @@ def training_losses(
     objective = diffusion.objective
     alpha, sigma = diffusion.alpha_sigma_like(x_0, t)
     x_t = alpha * x_0 + sigma * eps
-    output, fraction = split_output(diffusion, call_model(model, x_t, t, label))
+    inputs = objective.inputs(x_t, t, alpha, sigma)
+    output, fraction = split_output(diffusion, call_model(model, *inputs, label))
     target = objective.target(x_0, eps, alpha, sigma)
     losses = diffusion.loss_weights[t] * objective.error(output, target)
     if fraction is not None:
@@ -174,7 +191,8 @@ def schedule_loss(
     def predict_x_0(x_t: Tensor, t: Tensor) -> Tensor:
         alpha = extract(log_snr.sigmoid().sqrt(), t, x_t)
         sigma = extract((-log_snr).sigmoid().sqrt(), t, x_t)
-        output, _ = split_output(diffusion, call_model(model, x_t, t, label))
+        inputs = diffusion.objective.inputs(x_t, t, alpha, sigma)
+        output, _ = split_output(diffusion, call_model(model, *inputs, label))
         return diffusion.objective.predict_x_0(x_t, output, alpha, sigma)
 
     return likelihood.schedule_bound(log_snr, predict_x_0, x_0, t, eps)

@@ -18,6 +18,7 @@ from ddpm.objectives.base import Objective
 from ddpm.objectives.eps import Eps
 from ddpm.randomness import Timesteps, UniformTimesteps
 from ddpm.schedules.learned import LearnedSchedule
+from ddpm.timesteps import base as timesteps_base
 from ddpm.weightings.base import Weighting
 from ddpm.weightings.uniform import Uniform
 
@@ -37,7 +38,7 @@ class GaussianDiffusion(nn.Module):
             or a learned schedule, whose parameters become parameters of this module.
         objective: what the network predicts; default: the noise.
         weighting: weight of each timestep in the loss; default: uniform.
-        timesteps: distribution of t in training; default: uniform.
+        timesteps: distribution of t in training, see `ddpm/timesteps`; default: uniform.
         codec: uint8 images <-> x_0; default: pixels scaled to [-1, 1].
         clip: interval to which predictions of x_0 are clipped, as in Ho et al.'s code; None for
             data without bounds.
@@ -72,24 +73,34 @@ class GaussianDiffusion(nn.Module):
         self.schedule = betas if isinstance(betas, nn.Module) else None
         if isinstance(betas, nn.Module):
             betas = betas.betas()
+        if self.schedule is not None or self.objective.measures:
             self.register_load_state_dict_post_hook(_refresh_after_loading)
         if not isinstance(betas, Tensor):
             raise InputError(f"diffusion.betas={betas}: set by the schedule; choose a schedule.")
         self.T = len(betas) if betas.dim() else 0
         check_betas(betas, self.objective)
+        self._fixed_betas = betas
         for name, values in self._coefficients(betas.double()).items():
             self.register_buffer(name, values, persistent=False)
         self._alphas_cumprod: list[float] | None = alphas_cumprod_list(betas)
 
     def refresh(self) -> None:
-        """Recompute the coefficients of a learned schedule after its parameters have changed.
+        """Recompute the coefficients after the parameters of a learned schedule have changed, or
+        after the objective has measured something.
 
         Loading a state dict does it; after an optimizer step, `training.schedule` does.
         """
-        assert self.schedule is not None
-        for name, values in self._coefficients(self.schedule.betas()).items():
+        betas = self._fixed_betas if self.schedule is None else self.schedule.betas()
+        for name, values in self._coefficients(betas.double()).items():
             getattr(self, name).copy_(values)
-        self._alphas_cumprod = None  # only sampling needs it; reading it here would wait for a GPU
+        if self.schedule is not None:
+            self._alphas_cumprod = None  # for sampling only; reading it would wait for a GPU
+
+    def measure(self, images: Tensor) -> None:
+        """Let the objective measure uint8 images (N, C, H, W), if it `measures`."""
+        if self.objective.measures:
+            self.objective.measure(self.codec.encode(images))
+            self.refresh()
 
     def _coefficients(self, betas: Tensor) -> dict[str, Tensor]:
         """All coefficients that follow from betas (T,), float64, rounded to float32."""
@@ -97,6 +108,8 @@ class GaussianDiffusion(nn.Module):
         alphas_cumprod_prev = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
         noise, noise_prev = 1 - alphas_cumprod, 1 - alphas_cumprod_prev
         snr = alphas_cumprod / noise
+        if isinstance(self.timesteps, timesteps_base.Timesteps):
+            self.timesteps.prepare(snr)
         exact = {
             "betas": betas,
             "alphas_cumprod": alphas_cumprod,
@@ -154,6 +167,7 @@ class GaussianDiffusion(nn.Module):
 
 
 def _refresh_after_loading(diffusion: GaussianDiffusion, _: Any) -> None:
+    diffusion.objective.after_loading()
     diffusion.refresh()
     diffusion.alphas_cumprod_at(0)
 
@@ -186,6 +200,6 @@ def check_betas(betas: Tensor, objective: Objective) -> None:
         )
     if last.item() == 1 and objective.needs_signal:
         raise InputError(
-            "schedule.zero_terminal_snr=true: x_T is pure noise, from which objective=eps cannot "
-            "recover x_0; choose objective=v or x_0."
+            "schedule.zero_terminal_snr=true, or schedule.end=1: x_T is pure noise, from which "
+            "objective=eps cannot recover x_0; choose objective=v or x_0."
         )

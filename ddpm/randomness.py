@@ -78,7 +78,7 @@ class Order(Sampler[list[int]]):
 
 
 class Timesteps(Protocol):
-    """Distribution of t in training."""
+    """Distribution of t in training. `ddpm/timesteps` has more of them."""
 
     def __call__(
         self, size: int, T: int, device: torch.device, generator: torch.Generator | None = None
@@ -89,6 +89,8 @@ class Timesteps(Protocol):
 
 class UniformTimesteps:
     """t uniform on 0..T-1: Algorithm 1, line 3, of Ho et al. 2020 (arXiv:2006.11239)."""
+
+    uniform = True
 
     def __call__(
         self, size: int, T: int, device: torch.device, generator: torch.Generator | None = None
@@ -129,6 +131,14 @@ class StepNoise:
         eps = torch.randn(size + self.shape, generator=g, device=device)
         u = torch.rand(size, generator=g, device=device)
         return t[rows], eps[rows], flip[rows], u[rows]
+
+    def uniform_t(self, step: int, rows: slice, t: Tensor) -> Tensor:
+        """Uniform steps for what does not follow the distribution of training: its own `t`, if that
+        is uniform."""
+        if getattr(self.timesteps, "uniform", False):
+            return t
+        g = self.generator.manual_seed(mix(self.seed, "uniform_t", step))
+        return torch.randint(self.T, (self.batch_size,), generator=g, device=g.device)[rows]
 
 
 AT_ONCE = 16  # steps whose noise a GPU draws at once: starting a kernel takes longer than drawing

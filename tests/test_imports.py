@@ -59,7 +59,7 @@ ONLY = {
 LAYERS = [
     ["errors", "runner.roles"],
     ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness"],
-    ["models", "schedules", "objectives", "likelihood", "images", "runner.runs"],
+    ["models", "schedules", "objectives", "timesteps", "likelihood", "images", "runner.runs"],
     ["weightings", "data", "runner.checkpoints"],
     ["diffusion", "trackers", "features"],
     ["denoising"],
@@ -79,6 +79,7 @@ METHOD = {
     "schedules": set(),
     "objectives": set(),
     "weightings": set(),
+    "timesteps": set(),
     "samplers": set(),
     "diffusion": set(),
     "denoising": set(),
@@ -107,6 +108,7 @@ SHARED = [
     "sets",
     "local",
     "loss_curve",
+    "loss_of",
 ]
 
 
@@ -190,6 +192,7 @@ PARTS = [
     "objectives",
     "samplers",
     "schedules",
+    "timesteps",
     "weightings",
 ]
 
@@ -286,11 +289,15 @@ def test_parts_name_no_device():
                 assert not [v for v in given if v.startswith(("'cuda", "'cpu"))], name
 
 
+# Options that build the class of another one, or of a shared file, with other arguments.
+OTHER_ARGUMENTS = {"samplers": {"respaced"}, "weightings": {"eps", "x_0", "v", "velocity"}}
+
+
 @pytest.mark.parametrize("folder", [*PARTS, "jobs", "trackers"])
 def test_a_part_is_one_file_of_python_and_one_of_yaml(folder):
-    group = folder.removesuffix("s")
+    group = folder if folder == "timesteps" else folder.removesuffix("s")
     options = {path.stem for path in (ROOT / "conf" / group).glob("*.yaml")} - {"local"}
-    options -= {"respaced"}  # ddpm with other arguments
+    options -= OTHER_ARGUMENTS.get(folder, set())
     options = {"inception_score" if option == "is" else option for option in options}
     files = {path.stem for path in (ROOT / "ddpm" / folder).glob("*.py")}
     assert options <= files

@@ -1,10 +1,16 @@
-"""How labels steer a prediction: the interface of guidance."""
+"""How labels, or a weaker network, steer a prediction: the interface of guidance."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from ddpm.denoising import Denoiser, Prediction
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
+
+Interval = Sequence[float] | None
 
 
 class Guidance(ABC):
@@ -22,3 +28,59 @@ class Guidance(ABC):
     def to(self, device: object) -> "Guidance":
         """The same guidance with its own networks, if any, on a device."""
         return self
+
+
+def check_scale(scale: float) -> None:
+    if not scale >= 0:
+        raise InputError(f"guidance.scale={scale}: must be at least 0.")
+
+
+def check_interval(interval: Interval) -> tuple[float, float] | None:
+    """The interval as two numbers, or None."""
+    if interval is None:
+        return None
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
+        raise InputError(
+            f"guidance.interval={list(interval)}: must be two rising numbers from 0, or null."
+        )
+    return float(interval[0]), float(interval[1])
+
+
+def within_interval(
+    interval: tuple[float, float] | None,
+    diffusion: GaussianDiffusion,
+    t: Tensor,
+    plain: Callable[[], Prediction],
+    guided: Callable[[], Prediction],
+) -> Prediction:
+    """The guided prediction where the noise level sigma / alpha of t (B,) is above the first and at
+    most the second end of the interval, and the plain one elsewhere, which is all that is computed
+    if no t is inside: Kynkäänniemi et al. 2024 (arXiv:2404.07724).
+
+    Without an interval, the guided one.
+    """
+    if interval is None:
+        return guided()
+    level = diffusion.snr[t].rsqrt()
+    inside = (level > interval[0]) & (level <= interval[1])
+    if not inside.any():
+        return plain()
+    if inside.all():
+        return guided()
+    one, other = guided(), plain()
+    rows = inside.reshape(-1, *[1] * (one.x_0.dim() - 1))
+    mixed = (
+        None if a is None or b is None else torch.where(rows, a, b)
+        for a, b in zip(one, other, strict=True)
+    )
+    x_0, eps, fraction = mixed
+    assert x_0 is not None
+    assert eps is not None
+    return Prediction(x_0, eps, fraction)
+
+
+def nearest_timestep(own: GaussianDiffusion, diffusion: GaussianDiffusion, t: Tensor) -> Tensor:
+    """The step of a process with the noise level nearest to that of step t (B,) of another; t
+    itself for one schedule."""
+    levels, wanted = (snr.clamp(min=1e-12).log() for snr in (own.snr, diffusion.snr[t]))
+    return (levels[None] - wanted[:, None]).abs().argmin(1)

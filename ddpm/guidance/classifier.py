@@ -5,10 +5,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpm.denoising import Denoiser, Prediction
+from ddpm.denoising import Denoiser, Prediction, clipped
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.guidance.base import Guidance
+from ddpm.guidance.base import (
+    Guidance,
+    Interval,
+    check_interval,
+    check_scale,
+    nearest_timestep,
+    within_interval,
+)
 from ddpm.pretrained import load_network
 
 
@@ -23,32 +30,57 @@ class Classifier(Guidance):
         classifier: (x_t (B, C, H, W), t (B,)) -> logits (B, K).
         diffusion: the process that it was trained on.
         scale: guidance scale, at least 0.
+        interval: of noise levels sigma / alpha at which to guide, see `base.within_interval`.
     """
 
     labelled = True
 
-    def __init__(self, classifier: nn.Module, diffusion: GaussianDiffusion, scale: float) -> None:
-        if not scale >= 0:
-            raise InputError(f"guidance.scale={scale}: must be at least 0.")
+    def __init__(
+        self,
+        classifier: nn.Module,
+        diffusion: GaussianDiffusion,
+        scale: float,
+        interval: Interval = None,
+    ) -> None:
+        check_scale(scale)
         self.classifier = classifier
         self.diffusion = diffusion
         self.scale = scale
+        self.interval = check_interval(interval)
 
     def to(self, device: Any) -> "Classifier":
-        return Classifier(self.classifier.to(device), self.diffusion.to(device), self.scale)
+        classifier, diffusion = self.classifier.to(device), self.diffusion.to(device)
+        return Classifier(classifier, diffusion, self.scale, self.interval)
 
     def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
-        diffusion, label = denoiser.diffusion, denoiser.label
+        label = denoiser.label
         unguided = denoiser.predict(x_t, t, None)
         if label is None or self.scale == 0:
             return unguided
+        return within_interval(
+            self.interval,
+            denoiser.diffusion,
+            t,
+            lambda: unguided,
+            lambda: self.guided(denoiser.diffusion, unguided, x_t, t, label),
+        )
+
+    def guided(
+        self,
+        diffusion: GaussianDiffusion,
+        unguided: Prediction,
+        x_t: Tensor,
+        t: Tensor,
+        label: Tensor,
+    ) -> Prediction:
+        """The network's prediction, moved by the classifier's gradient."""
         alpha, sigma = diffusion.alpha_sigma_like(x_t, t)
         gradient = self.gradient(diffusion, x_t, t, label)
         # In terms of x_0, because recovering it from eps would divide by a small alpha.
         x_0 = unguided.x_0 + self.scale * sigma**2 / alpha * gradient
         # At alpha = 0, pure noise, the classifier has no information.
-        x_0 = diffusion.clip_x_0(torch.where(alpha > 0, x_0, unguided.x_0))
-        return Prediction(x_0, diffusion.predict_eps(x_t, t, x_0), unguided.fraction)
+        x_0 = torch.where(alpha > 0, x_0, unguided.x_0)
+        return clipped(diffusion, x_0, x_t, t, unguided.fraction)
 
     def gradient(
         self, diffusion: GaussianDiffusion, x_t: Tensor, t: Tensor, label: Tensor
@@ -56,23 +88,19 @@ class Classifier(Guidance):
         """Gradient of log p(label | x_t) with respect to x_t, like x_t."""
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
-            logits = self.classifier(x, self.nearest_timestep(diffusion, t)).float()
+            own_t = nearest_timestep(self.diffusion, diffusion, t)
+            logits = self.classifier(x, own_t).float()
             log_p = logits.log_softmax(1).gather(1, label[:, None]).sum()
             return torch.autograd.grad(log_p, x)[0]
 
-    def nearest_timestep(self, diffusion: GaussianDiffusion, t: Tensor) -> Tensor:
-        """The classifier's step with the noise level of step t (B,); t itself for one schedule."""
-        log_snrs = (snr.clamp(min=1e-12).log() for snr in (self.diffusion.snr, diffusion.snr[t]))
-        own, wanted = log_snrs
-        return (own[None] - wanted[:, None]).abs().argmin(1)
 
-
-def from_checkpoint(classifier: str, scale: float) -> Classifier:
+def from_checkpoint(classifier: str, scale: float, interval: Interval = None) -> Classifier:
     """Guidance by a classifier of job=train_classifier.
 
     Args:
         classifier: the run folder, or a checkpoint in it.
         scale: guidance scale, at least 0.
+        interval: of noise levels at which to guide; None: all.
 
     Raises:
         InputError: it is no whole checkpoint of such a run.
@@ -81,4 +109,4 @@ def from_checkpoint(classifier: str, scale: float) -> Classifier:
         network, diffusion, _, _ = load_network(classifier, job="train_classifier")
     except InputError as error:
         raise InputError(str(error).replace("checkpoint=", "guidance.classifier=", 1)) from None
-    return Classifier(network, diffusion, scale)
+    return Classifier(network, diffusion, scale, interval)

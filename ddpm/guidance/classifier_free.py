@@ -3,17 +3,23 @@
 import torch
 from torch import Tensor
 
-from ddpm.denoising import NO_LABEL, Denoiser, Prediction, call_model, predict
+from ddpm.denoising import NO_LABEL, Denoiser, Prediction, network_output, predict
 from ddpm.errors import InputError
-from ddpm.guidance.base import Guidance
+from ddpm.guidance.base import (
+    Guidance,
+    Interval,
+    check_interval,
+    check_scale,
+    within_interval,
+)
 
 
 class ClassifierFree(Guidance):
     """eps_u + scale (eps_c - eps_u): Ho & Salimans 2022 (arXiv:2207.12598), whose w is scale - 1.
 
     Scale 0 is unconditional, 1 conditional, above 1 guided. The network's outputs are mixed,
-    whatever the objective: eps, x_0 and v are affine in each other at a given x_t, so all three
-    mixtures are the same. Both branches run as one batch of twice the size. A learned variance
+    whatever the objective: all of them are affine in each other at a given x_t, so their mixtures
+    are the same. Both branches run as one batch of twice the size. A learned variance
     comes from the conditional branch.
 
     Args:
@@ -21,15 +27,17 @@ class ClassifierFree(Guidance):
         rescale: 0 to 1, how far to bring the contrast of the mixture back to that of the
             conditional output; 0.7 suits zero-terminal-SNR schedules (Lin et al. 2023,
             arXiv:2305.08891, Eq. 15-16).
+        interval: of noise levels sigma / alpha at which to guide; elsewhere the scale is 1. See
+            `base.within_interval`.
     """
 
-    def __init__(self, *, scale: float, rescale: float = 0.0) -> None:
-        if not scale >= 0:
-            raise InputError(f"guidance.scale={scale}: must be at least 0.")
+    def __init__(self, *, scale: float, rescale: float = 0.0, interval: Interval = None) -> None:
+        check_scale(scale)
         if not 0 <= rescale <= 1:
             raise InputError(f"guidance.rescale={rescale}: must be from 0 to 1.")
         self.scale = scale
         self.rescale = rescale
+        self.interval = check_interval(interval)
 
     def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
         label = denoiser.label
@@ -37,9 +45,20 @@ class ClassifierFree(Guidance):
             return denoiser.predict(x_t, t, None)
         if self.scale == 1:
             return denoiser.predict(x_t, t, label)
+        return within_interval(
+            self.interval,
+            denoiser.diffusion,
+            t,
+            lambda: denoiser.predict(x_t, t, label),
+            lambda: self.guided(denoiser, x_t, t, label),
+        )
+
+    def guided(self, denoiser: Denoiser, x_t: Tensor, t: Tensor, label: Tensor) -> Prediction:
+        """The prediction from the mixture of both outputs."""
         labels = torch.cat([torch.full_like(label, NO_LABEL), label])
         doubled = torch.cat([x_t, x_t]), torch.cat([t, t])
-        unconditional, conditional = call_model(denoiser.model, *doubled, labels).float().chunk(2)
+        outputs = network_output(denoiser.diffusion, denoiser.model, *doubled, labels)
+        unconditional, conditional = outputs.float().chunk(2)
         mixed = unconditional + self.scale * (conditional - unconditional)
         channels = x_t.shape[1]  # the following ones hold a learned variance
         output = self.rescale_guidance(mixed[:, :channels], conditional[:, :channels])

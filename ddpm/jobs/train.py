@@ -12,6 +12,7 @@ from ddpm.guidance.base import Guidance
 from ddpm.pipeline import Pipeline, Sampler
 from ddpm.runner.execution.run import Run
 from ddpm.training.best import Best
+from ddpm.training.expected_memory import MemoryEstimate
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
 from ddpm.training.preview import BATCH, evaluations, preview_grid
@@ -50,6 +51,14 @@ class Train(Loop):
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
     ) -> Tensor:
         return training_losses(self.diffusion, model, x_0, t, eps, label)
+
+    def describe(self, run: Run, start: int, total: int, estimate: MemoryEstimate | None) -> None:
+        super().describe(run, start, total, estimate)
+        objective, weighting = self.diffusion.objective, self.diffusion.weighting
+        if objective.measures:
+            run.say(f"measured {objective.describe()}")
+        if weights := weighting.describe(self.diffusion.snr, objective):
+            run.say(f"weights  {weights}")
 
     def make_best(self) -> Best:
         return Best(self.keep_best, self.patience)

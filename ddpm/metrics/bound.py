@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ddpm.denoising import Model, call_model, predict, variance_bound
+from ddpm.denoising import Model, network_output, predict, variance_bound
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, nearest
 from ddpm.likelihood import prior_bits
@@ -92,7 +92,7 @@ def bound(
         for number, part in enumerate(parts):
             t, eps = _drawn(part, rows, x_0, seed)
             x_t = diffusion.q_sample(x_0, t, eps)
-            found = predict(diffusion, call_model(network, x_t, t, label), x_t, t)
+            found = predict(diffusion, network_output(diffusion, network, x_t, t, label), x_t, t)
             fraction = _fraction(variance, found.fraction, t, x_t)
             term = variance_bound(diffusion, x_0, x_t, t, found.x_0, fraction)
             terms[rows.start : rows.stop, number] = len(part) * term.cpu().double()

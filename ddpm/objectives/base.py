@@ -31,6 +31,7 @@ class Objective(ABC):
     """
 
     needs_signal = False  # whether x_0 cannot be computed at alpha = 0
+    measures = False  # whether `measure` must see images before training
 
     def __init__(
         self, *, learned_variance: bool = False, vlb_weight: float = 0.001, loss_type: str = "mse"
@@ -49,6 +50,20 @@ class Objective(ABC):
     def error(self, output: Tensor, target: Tensor) -> Tensor:
         """Mean error of each image, without weights of timesteps: two of (B, C, H, W) -> (B,)."""
         return LOSSES[self.loss_type](output, target, reduction="none").flatten(1).mean(1)
+
+    def measure(self, x_0: Tensor) -> None:  # noqa: B027
+        """Take what the objective needs from images x_0 (N, C, H, W)."""
+
+    def describe(self) -> str:
+        """What has been measured, in a line."""
+        return ""
+
+    def after_loading(self) -> None:  # noqa: B027
+        """Called when a state dict has been loaded."""
+
+    def inputs(self, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network is given for x_t and t (B,): itself, unless the objective scales it."""
+        return x_t, t
 
     @abstractmethod
     def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

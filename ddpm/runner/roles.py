@@ -50,6 +50,7 @@ ROLES = {
     "schedule": Role.PROCESS,
     "objective": Role.PROCESS,
     "weighting": Role.PROCESS,
+    "timesteps": Role.PROCESS,
     "diffusion": Role.PROCESS,  # wires the parts above
     "optimizer": Role.TRAINING,
     "seed": Role.TRAINING,
@@ -70,6 +71,7 @@ ROLES = {
     "samples": Role.SOURCE,  # pictures that are scored instead
     "source": Role.SOURCE,  # run and step of the checkpoint
     "classifier_source": Role.SOURCE,
+    "weak_source": Role.SOURCE,
     "run_id": Role.RECORD,
     "overrides": Role.RECORD,
     "choices": Role.RECORD,  # the chosen options: their keys stand in the configuration
@@ -89,8 +91,8 @@ ROLES = {
 }
 # Groups whose keys stand in a run's configuration as a dictionary.
 PARTS = (
-    *("model", "data", "schedule", "objective", "weighting", "diffusion", "sampler", "guidance"),
-    *("job", "optimizer", "hardware", "tracker", "features", "metric"),
+    *("model", "data", "schedule", "objective", "weighting", "timesteps", "diffusion", "sampler"),
+    *("guidance", "job", "optimizer", "hardware", "tracker", "features", "metric"),
 )
 PRESETS = tuple(key for key, role in ROLES.items() if role is Role.PRESET)
 # The presets that the names of other groups choose.
@@ -101,7 +103,7 @@ DRAWING = tuple(key for key, role in ROLES.items() if role is Role.DRAWING)
 MEASURING = tuple(key for key, role in ROLES.items() if role is Role.MEASURING)
 GROUP_ORDER = tuple(key for key in ROLES if "." not in key)
 # Groups that decide what the value of a loss means: losses compare only where these agree.
-LOSS_DEPENDS_ON = ("job", "data", "schedule", "objective", "weighting")
+LOSS_DEPENDS_ON = ("job", "data", "schedule", "objective", "weighting", "timesteps")
 # What a team's file may set.
 TEAM = ("tracker", "data_dir", "hydra.sweep", "hydra.launcher")
 

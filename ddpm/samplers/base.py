@@ -12,8 +12,9 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, nearest
 
 Randn = Callable[[Tensor], Tensor]  # x -> standard normal noise like x
-SPACINGS = ("uniform", "quadratic", "trailing", "log_snr")
+SPACINGS = ("uniform", "quadratic", "trailing", "log_snr", "karras")
 MIN_LOG_SNR = -10.2  # Lu et al. clip lambda = log-SNR / 2 at -5.1, because cosine's diverges
+PURE_NOISE = 200.0  # sigma / alpha; linear begins at 157, cosine at 20,000
 
 
 class Sampler(ABC):
@@ -22,17 +23,21 @@ class Sampler(ABC):
     Args:
         steps: number of steps; None: all T.
         spacing: their distribution over 0..T-1, see `timesteps`.
+        rho: of the spacing "karras".
     """
 
-    def __init__(self, *, steps: int | None, spacing: str = "uniform") -> None:
+    def __init__(self, *, steps: int | None, spacing: str = "uniform", rho: float = 7.0) -> None:
         if steps is not None and steps < 1:
             raise InputError(f"sampler.steps={steps}: must be at least 1, or null for all.")
         if spacing not in SPACINGS:
             hint = nearest(str(spacing), SPACINGS)
             allowed = ", ".join(SPACINGS)
             raise InputError(f"sampler.spacing={spacing}: must be one of {allowed}.{hint}")
+        if not 0 < rho < math.inf:
+            raise InputError(f"sampler.rho={rho}: must be a finite number above 0.")
         self.steps = steps
         self.spacing = spacing
+        self.rho = rho
 
     def timesteps(
         self, diffusion: GaussianDiffusion, start: int | None = None
@@ -45,7 +50,7 @@ class Sampler(ABC):
         Raises:
             InputError: `steps` exceeds T.
         """
-        ts = timesteps(diffusion, self.steps or diffusion.T, self.spacing)
+        ts = timesteps(diffusion, self.steps or diffusion.T, self.spacing, self.rho)
         if start is not None:
             ts = [start, *(t for t in ts if t < start)]
         return list(zip(ts, [*ts[1:], -1], strict=True))
@@ -75,13 +80,16 @@ class Sampler(ABC):
         """One step, from x_t to x_s with s < t; s = -1 stands for x_0, where sigma is 0."""
 
 
-def timesteps(diffusion: GaussianDiffusion, steps: int, spacing: str = "uniform") -> list[int]:
+def timesteps(
+    diffusion: GaussianDiffusion, steps: int, spacing: str = "uniform", rho: float = 7.0
+) -> list[int]:
     """`steps` different t of 0..T-1, in falling order, from T - 1.
 
     uniform: evenly, down to 0. quadratic: their square roots evenly, so that most have little noise
     (Song et al. 2021, appendix D.2, but from T - 1 instead of 0.8 T). trailing: evenly, down to
     T / steps - 1 (Lin et al. 2023, arXiv:2305.08891). log_snr: evenly in log-SNR, down to 0
-    (Lu et al. 2022, arXiv:2211.01095).
+    (Lu et al. 2022, arXiv:2211.01095). karras: evenly in (sigma / alpha)^(1 / rho), down to 0
+    (Karras et al. 2022, arXiv:2206.00364, Eq. 5).
 
     Raises:
         InputError: `steps` exceeds T.
@@ -93,10 +101,15 @@ def timesteps(diffusion: GaussianDiffusion, steps: int, spacing: str = "uniform"
         ts = (T - 1 - torch.arange(steps, dtype=torch.float64) * T / steps).flip(0)
     elif spacing == "quadratic":
         ts = torch.linspace(0, (T - 1) ** 0.5, steps, dtype=torch.float64) ** 2
-    elif spacing == "log_snr":
+    elif spacing in ("log_snr", "karras"):
         half = [half_log_snr(*diffusion.alpha_sigma(t)) for t in range(T)]
         log_snr = 2 * torch.tensor(half, dtype=torch.float64)
-        levels = torch.linspace(log_snr[0], log_snr[-1].clamp(min=MIN_LOG_SNR), steps)
+        last = log_snr[-1].clamp(min=MIN_LOG_SNR)
+        if spacing == "karras":
+            first, end = ((-level / (2 * rho)).exp() for level in (log_snr[0], last))
+            levels = -2 * rho * torch.linspace(first, end, steps, dtype=torch.float64).log()
+        else:
+            levels = torch.linspace(log_snr[0], last, steps)
         ts = (log_snr[None] - levels[:, None]).abs().argmin(1)
     else:
         ts = torch.linspace(0, T - 1, steps, dtype=torch.float64)

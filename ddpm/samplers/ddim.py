@@ -15,11 +15,13 @@ class DDIM(Sampler):
     Args:
         steps: number of network evaluations; None: all T.
         eta: 0 is deterministic, 1 has the variance of ancestral sampling (Eq. 16).
-        spacing: distribution of the steps over 0..T-1.
+        spacing, rho: distribution of the steps over 0..T-1.
     """
 
-    def __init__(self, *, steps: int | None, eta: float, spacing: str = "uniform") -> None:
-        super().__init__(steps=steps, spacing=spacing)
+    def __init__(
+        self, *, steps: int | None, eta: float, spacing: str = "uniform", rho: float = 7.0
+    ) -> None:
+        super().__init__(steps=steps, spacing=spacing, rho=rho)
         if not 0 <= eta <= 1:
             raise InputError(f"sampler.eta={eta}: must be between 0 and 1.")
         self.eta = eta

@@ -25,11 +25,13 @@ class DDPM(Sampler):
             if the network has one, else large on all T steps and small on fewer, where the large
             one is many times too large (the sigma-hat rows of Table 1 in Song et al. 2021,
             arXiv:2010.02502).
-        spacing: distribution of the steps over 0..T-1.
+        spacing, rho: distribution of the steps over 0..T-1.
     """
 
-    def __init__(self, *, steps: int | None, variance: str, spacing: str = "uniform") -> None:
-        super().__init__(steps=steps, spacing=spacing)
+    def __init__(
+        self, *, steps: int | None, variance: str, spacing: str = "uniform", rho: float = 7.0
+    ) -> None:
+        super().__init__(steps=steps, spacing=spacing, rho=rho)
         if variance not in VARIANCES:
             hint = nearest(str(variance), VARIANCES)
             raise InputError(

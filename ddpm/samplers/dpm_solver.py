@@ -1,7 +1,7 @@
 """DPM-Solver++: the fewest network evaluations for a good image."""
 
-from collections.abc import Iterator
-from math import sqrt
+from collections.abc import Iterator, Sequence
+from math import expm1, sqrt
 
 import torch
 from torch import Tensor
@@ -12,20 +12,23 @@ from ddpm.samplers.base import Randn, Sampler, half_log_snr
 
 
 class DPMSolver(Sampler):
-    """DPM-Solver++(2M), Algorithm 2 of Lu et al. 2022 (arXiv:2211.01095), on `steps` of T steps.
+    """DPM-Solver++(2M) and (3M), Lu et al. 2022 (arXiv:2211.01095), on `steps` of T steps.
 
     In lambda = log(alpha / sigma) the flow is solved exactly except for x_0_hat, which is constant
-    over a step (order 1, that is DDIM with eta = 0) or linear through its last two values (order
-    2). The first step, which has no earlier value, and the last one, to x_0, are of order 1. One
-    network evaluation a step.
+    over a step (order 1, that is DDIM with eta = 0), linear (order 2, Algorithm 2) or quadratic
+    (order 3) through its last values. The first step, which has no earlier value, and the last one,
+    to x_0, are of order 1. One network evaluation a step.
+
+    Order 3 integrates the parabola exactly. The authors' code gives its last term half of that
+    weight, and is of order 2.
 
     Args:
         steps: number of network evaluations; None: all T.
-        order: 1 or 2.
+        order: 1, 2 or 3.
         stochastic: solve the reverse SDE instead of the flow (SDE-DPM-Solver++, same paper): fresh
             noise corrects accumulated errors of a briefly trained network. Order 1 is then DDIM
             with eta = 1.
-        spacing: distribution of the steps over 0..T-1.
+        spacing, rho: distribution of the steps over 0..T-1.
     """
 
     def __init__(
@@ -35,10 +38,11 @@ class DPMSolver(Sampler):
         order: int,
         stochastic: bool = False,
         spacing: str = "log_snr",
+        rho: float = 7.0,
     ) -> None:
-        super().__init__(steps=steps, spacing=spacing)
-        if order not in (1, 2):
-            raise InputError(f"sampler.order={order}: must be 1 or 2.")
+        super().__init__(steps=steps, spacing=spacing, rho=rho)
+        if order not in (1, 2, 3):
+            raise InputError(f"sampler.order={order}: must be 1, 2 or 3.")
         self.order = order
         self.stochastic = stochastic
 
@@ -50,12 +54,13 @@ class DPMSolver(Sampler):
         start: int | None = None,
     ) -> Iterator[Tensor]:
         """Yield the images after each step, x_0 last: (B, C, H, W), like x_T."""
-        x_t, previous = x_T, None
+        x_t = x_T
+        previous: list[tuple[int, Tensor]] = []  # the newest first
         for t, s in self.timesteps(denoiser.diffusion, start):
             x_0 = denoiser(x_t, t).x_0
             x_t = self.step(denoiser, x_t, x_0, t, s, randn, previous)
             yield x_t
-            previous = (t, x_0) if self.order == 2 else None
+            previous = [(t, x_0), *previous][: self.order - 1]
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
         """A single step, without an earlier one: of order 1."""
@@ -69,16 +74,19 @@ class DPMSolver(Sampler):
         t: int,
         s: int,
         randn: Randn,
-        previous: tuple[int, Tensor] | None = None,
+        previous: Sequence[tuple[int, Tensor]] = (),
     ) -> Tensor:
-        """x_s from x_t and its x_0_hat; `previous`: t and x_0_hat of the previous step."""
+        """x_s from x_t and its x_0_hat; `previous`: t and x_0_hat of the last one or two steps."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.alpha_sigma(t), denoiser.alpha_sigma(s)
-        if previous is not None and sigma_s > 0:
+        if previous and sigma_s > 0:
             lambda_t = half_log_snr(alpha_t, sigma_t)
             h = half_log_snr(alpha_s, sigma_s) - lambda_t
-            h_previous = lambda_t - half_log_snr(*denoiser.alpha_sigma(previous[0]))
-            # From pure noise h_previous is infinite and the correction 0.
-            x_0 = x_0 + h / (2 * h_previous) * (x_0 - previous[1])
+            back = [lambda_t - half_log_snr(*denoiser.alpha_sigma(p)) for p, _ in previous]
+            if len(previous) == 1:
+                # From pure noise `back` is infinite and the correction 0.
+                x_0 = x_0 + h / (2 * back[0]) * (x_0 - previous[0][1])
+            else:
+                x_0 = x_0 + self.parabola(h, back, x_0, *(x for _, x in previous))
         decay = sigma_s / sigma_t
         exp_h = decay * alpha_t / alpha_s  # e^-h, defined for alpha_t = 0, too
         if not self.stochastic:
@@ -86,3 +94,18 @@ class DPMSolver(Sampler):
         fresh = 1 - exp_h**2
         x_s = decay * exp_h * x_t + alpha_s * fresh * x_0
         return x_s + sigma_s * sqrt(fresh) * randn(x_t) if sigma_s > 0 else x_s
+
+    def parabola(
+        self, h: float, back: list[float], x_0: Tensor, x_1: Tensor, x_2: Tensor
+    ) -> Tensor:
+        """What to add to x_0 so that the step is right for the parabola through x_0_hat at lambda_t
+        and, `back` in lambda, x_1 and x_2."""
+        k = 2 if self.stochastic else 1
+        # Means of r and r^2 over the step, r = 0..h, with the weight e^(k r).
+        total = -expm1(-k * h)
+        mean = (h - total / k) / total
+        square = (h**2 - 2 / k * mean * total) / total
+        newest = (x_0 - x_1) / back[0]
+        older = (x_1 - x_2) / (back[1] - back[0])  # 0 if x_2 belongs to pure noise
+        curvature = (newest - older) / back[1]
+        return mean * (newest + back[0] * curvature) + square * curvature

@@ -1,15 +1,19 @@
 """Heun's method on the probability flow: second order, two network evaluations a step."""
 
+import math
+
 from torch import Tensor
 
 from ddpm.denoising import Denoiser
-from ddpm.samplers.base import Randn, Sampler
+from ddpm.errors import InputError
+from ddpm.samplers.base import PURE_NOISE, Randn, Sampler
 
-PURE_NOISE = 200.0  # sigma / alpha; linear begins at 157, cosine at 20,000
+MOST_CHURN = math.sqrt(2) - 1  # relative growth of the noise level in a step
 
 
 class Heun(Sampler):
-    """Algorithm 1 of Karras et al. 2022 (arXiv:2206.00364), without churn, on `steps` of T steps.
+    """Algorithm 2 of Karras et al. 2022 (arXiv:2206.00364), on `steps` of T steps; without churn,
+    Algorithm 1.
 
     In y = x_t / alpha and noise level sigma / alpha the flow is dy / d(sigma / alpha) = eps. An
     Euler step is DDIM with eta = 0; Heun's method averages eps over both ends of the step. Euler
@@ -17,15 +21,41 @@ class Heun(Sampler):
     long that the average of its ends says nothing about the path between. So there are at most
     2 steps - 1 network evaluations.
 
+    With churn, each step first adds noise. The network knows T noise levels, so that the level with
+    the added noise is the nearest one of these; from T - 1 there is none to go to.
+
     Args:
         steps: number of steps; None: all T.
-        spacing: distribution of the steps over 0..T-1.
+        spacing, rho: distribution of the steps over 0..T-1.
+        churn: S_churn: the noise level grows by the factor 1 + churn / steps, at most sqrt(2).
+        churn_min, churn_max: S_tmin and S_tmax: only at noise levels between them; None: no limit.
+        churn_noise: S_noise, standard deviation of the added noise relative to the right one.
     """
 
-    def __init__(self, *, steps: int | None, spacing: str = "log_snr") -> None:
-        super().__init__(steps=steps, spacing=spacing)
+    def __init__(
+        self,
+        *,
+        steps: int | None,
+        spacing: str = "log_snr",
+        rho: float = 7.0,
+        churn: float = 0.0,
+        churn_min: float = 0.0,
+        churn_max: float | None = None,
+        churn_noise: float = 1.0,
+    ) -> None:
+        super().__init__(steps=steps, spacing=spacing, rho=rho)
+        if not churn >= 0 or not churn_min >= 0 or not churn_noise >= 0:
+            raise InputError(
+                f"sampler.churn={churn}, sampler.churn_min={churn_min}, "
+                f"sampler.churn_noise={churn_noise}: must be at least 0."
+            )
+        self.churn, self.churn_noise = churn, churn_noise
+        self.churn_min = churn_min
+        self.churn_max = math.inf if churn_max is None else churn_max
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
+        if self.churn > 0:
+            x_t, t = self.churned(denoiser, x_t, t, randn)
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.alpha_sigma(t), denoiser.alpha_sigma(s)
         x_0, eps, _ = denoiser(x_t, t)
         x_s = alpha_s * x_0 + sigma_s * eps
@@ -33,3 +63,31 @@ class Heun(Sampler):
             return x_s
         eps_s = denoiser(x_s, s).eps
         return x_s + (sigma_s - alpha_s * sigma_t / alpha_t) * (eps_s - eps) / 2
+
+    def churned(self, denoiser: Denoiser, x_t: Tensor, t: int, randn: Randn) -> tuple[Tensor, int]:
+        """x_t with more noise, and the step that it is then at."""
+        alpha, sigma = denoiser.alpha_sigma(t)
+        if not self.churn_min * alpha <= sigma <= self.churn_max * alpha or alpha == 0:
+            return x_t, t
+        T = denoiser.diffusion.T
+        growth = min(self.churn / (self.steps or T), MOST_CHURN)
+        to = nearest_step(denoiser, t, (1 + growth) * sigma / alpha)
+        if to == t:
+            return x_t, t
+        alpha_to, sigma_to = denoiser.alpha_sigma(to)
+        kept = alpha_to / alpha
+        added = math.sqrt(sigma_to**2 - (kept * sigma) ** 2)
+        return kept * x_t + self.churn_noise * added * randn(x_t), to
+
+
+def nearest_step(denoiser: Denoiser, t: int, level: float) -> int:
+    """The step from t on whose noise level sigma / alpha is nearest to `level`, in ratio; never one
+    of pure noise."""
+
+    def distance(step: int) -> float:
+        alpha, sigma = denoiser.alpha_sigma(step)
+        return abs(math.log(sigma / (alpha * level))) if alpha > 0 else math.inf
+
+    while t + 1 < denoiser.diffusion.T and distance(t + 1) < distance(t):
+        t += 1
+    return t

@@ -36,6 +36,8 @@ from ddpm.training.step import Step
 from ddpm.training.time_left import Outlook
 from ddpm.training.validation import Validation
 
+MEASURED = 4096  # images that an objective may measure
+
 
 class Loop(ABC):
     """Trains a network on noisy images. conf/job/train.yaml explains the arguments.
@@ -140,6 +142,7 @@ class Loop(ABC):
         """Train, from the step that the run has reached."""
         self.data.prepare()
         run.check_data(self.data.fingerprint)
+        self.measure()
         total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
         probe = self.make_probe(run, fabric)
@@ -245,6 +248,13 @@ class Loop(ABC):
                 if best.levelled_off and not stopping:
                     run.say(f"stopped  {best.reason}")
                 break
+
+    def measure(self) -> None:
+        """Let the objective measure some images, evenly spread over the data."""
+        if self.diffusion.objective.measures:
+            count = len(self.data)
+            rows = torch.linspace(0, count - 1, min(count, MEASURED)).long().tolist()
+            self.diffusion.measure(self.data.__getitems__(rows)[0])
 
     def is_preview_step(self, step: int, total: int) -> bool:
         """Whether to evaluate and preview after `step` of `total` steps."""

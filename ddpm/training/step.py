@@ -13,8 +13,9 @@ from ddpm.denoising import NO_LABEL
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.randomness import StepNoise, mix, seed_device
 from ddpm.runner.distributed.fsdp import full_norm
-from ddpm.runner.distributed.reduce import any_rank
+from ddpm.runner.distributed.reduce import all_reduce, any_rank
 from ddpm.runner.execution import eager
+from ddpm.timesteps.base import Timesteps
 from ddpm.training.ema import EMA
 from ddpm.training.lr import LearningRate
 from ddpm.training.schedule import ScheduleTraining
@@ -87,9 +88,10 @@ class Step:
         loss, losses = self.backward(x_0, t, eps, label)
         grad_norm = self.clip()
         if self.schedule is not None:
-            self.schedule.backward(x_0, t, eps, label)
+            self.schedule.backward(x_0, self.noise.uniform_t(n, self.rows, t), eps, label)
         nonfinite = self.is_nonfinite(loss, grad_norm)
         self.update(nonfinite)
+        self.learn(t, losses, nonfinite)
         self.optimizer.zero_grad()
         if self.schedule is not None:
             self.schedule.after_update()
@@ -121,19 +123,40 @@ class Step:
     ) -> tuple[Tensor, Tensor]:
         """Compute the gradients of the mean loss, one micro-batch after the other.
 
-        Returns that loss, and the loss of each image (B,).
+        Returns that loss, and the loss of each image (B,), without the weights of importance
+        sampling.
         """
         means, losses = [], []
+        weights = self.timesteps.loss_weights(t) if self.timesteps is not None else None
         labels = [None] * self.accumulate if label is None else label.chunk(self.accumulate)
-        parts = [*(part.chunk(self.accumulate) for part in (x_0, t, eps)), labels]
-        for i, part in enumerate(zip(*parts, strict=True), start=1):
+        factors = [None] * self.accumulate if weights is None else weights.chunk(self.accumulate)
+        parts = [*(part.chunk(self.accumulate) for part in (x_0, t, eps)), labels, factors]
+        for i, (*part, factor) in enumerate(zip(*parts, strict=True), start=1):
             with self.fabric.no_backward_sync(self.model, enabled=i < self.accumulate):
                 of_images = self.loss(self.model, *part)
-                mean = of_images.mean() / self.accumulate
+                weighted = of_images if factor is None else of_images * factor
+                mean = weighted.mean() / self.accumulate
                 self.fabric.backward(mean)
             means.append(mean.detach())
             losses.append(of_images.detach())
         return torch.stack(means).sum(), torch.cat(losses)
+
+    @property
+    def timesteps(self) -> Timesteps | None:
+        """The distribution of t, if it reweights losses and learns from them."""
+        timesteps = self.diffusion.timesteps
+        return timesteps if isinstance(timesteps, Timesteps) and timesteps.learns else None
+
+    def learn(self, t: Tensor, losses: Tensor, nonfinite: Tensor) -> None:
+        """Let the distribution of t learn from the losses (B,) at t (B,) of all ranks."""
+        if self.timesteps is None:
+            return
+        if self.fabric.world_size > 1:
+            everything = torch.zeros(2, self.noise.batch_size, device=t.device)
+            everything[:, self.rows] = torch.stack([t.float(), losses.float()])
+            rows = all_reduce(self.fabric, everything, "sum")
+            t, losses = rows[0].long(), rows[1]
+        self.timesteps.update(t, losses, nonfinite)
 
     @property
     def scaler(self) -> torch.amp.GradScaler | None:

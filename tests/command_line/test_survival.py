@@ -142,6 +142,20 @@ def test_with_a_schedule_that_learns(straight, tmp_path):
     assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
 
 
+@pytest.mark.slow
+def test_with_timesteps_that_learn_and_a_measured_sigma_data(straight, tmp_path):
+    changes = [*NARROW, "hardware.precision=32-true", "schedule=rectified", "schedule.T=40"]
+    changes += ["objective=edm", "objective.sigma_data=data", "weighting=edm"]
+    changes += ["timesteps=importance", "timesteps.history=3", "timesteps.stratified=true"]
+    kills = ["train.step:5", "checkpoint.renamed:1"]
+    wanted = straight(*changes)
+    assert_same_run(finish(tmp_path, *changes, kills=kills), wanted)
+    learned, other = (state_of(run, STEPS)["diffusion"] for run in (wanted, tmp_path / "run"))
+    assert set(learned) == {"objective.measured", "timesteps.losses", "timesteps.counts"}
+    assert all(torch.equal(learned[name], other[name]) for name in learned)
+    assert learned["timesteps.counts"].min() >= 3  # importance sampling has begun
+
+
 def test_the_number_of_workers_may_change_on_the_way(straight, tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="train.step:8") == -9
     assert go(tmp_path, "resume=run", "job.num_workers=2", crash="train.step:4") == -9

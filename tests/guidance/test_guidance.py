@@ -12,6 +12,8 @@ from torch import nn
 from ddpm.denoising import NO_LABEL, Denoiser, predict
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
+from ddpm.guidance.autoguidance import Autoguidance
+from ddpm.guidance.base import nearest_timestep
 from ddpm.guidance.classifier import Classifier
 from ddpm.guidance.classifier_free import ClassifierFree
 from ddpm.guidance.none import Unguided
@@ -194,7 +196,7 @@ def test_a_classifier_of_another_schedule_guides_alike(own):
     # No other step of the classifier has a closer log-SNR.
     wanted = levels(diffusion, t).logit().flatten()
     own_levels = levels(other, torch.arange(1000)).logit().flatten()
-    distance = (own_levels[guidance.nearest_timestep(diffusion, t)] - wanted).abs()
+    distance = (own_levels[nearest_timestep(guidance.diffusion, diffusion, t)] - wanted).abs()
     assert (distance < (own_levels - wanted[:, None]).abs().amin(1) + 1e-5).all()
     x_0 = sample(guidance, model, diffusion, SAMPLERS["dpm-2"], 0)
     assert x_0.mean().item() == pytest.approx(-0.4, abs=0.015)
@@ -208,7 +210,7 @@ def test_nearest_timestep_of_the_same_schedule_is_t(schedule):
     diffusion = diffusion_of(schedule, "v")
     t = torch.arange(1000)
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
-    assert torch.equal(guidance.nearest_timestep(diffusion, t), t)
+    assert torch.equal(nearest_timestep(guidance.diffusion, diffusion, t), t)
 
 
 def test_nearest_timestep_where_alphas_cumprod_rounds_to_1():
@@ -217,7 +219,7 @@ def test_nearest_timestep_where_alphas_cumprod_rounds_to_1():
     assert (diffusion.alphas_cumprod[:3] == 1).all()
     t = torch.arange(100)
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
-    assert torch.equal(guidance.nearest_timestep(diffusion, t), t)
+    assert torch.equal(nearest_timestep(guidance.diffusion, diffusion, t), t)
 
 
 def test_a_classifier_has_no_effect_at_pure_noise():
@@ -420,3 +422,112 @@ def test_no_label_is_the_null_class(network):
 def test_bad_arguments_are_named(make, key):
     with pytest.raises(InputError, match=key):
         make()
+
+
+# --- an interval of noise levels
+
+
+def noise_level(diffusion, t):
+    alpha, sigma = diffusion.alpha_sigma_like(torch.zeros(len(t), 1, 1, 1), t)
+    return (sigma / alpha).flatten()
+
+
+@pytest.mark.parametrize("kind", ["classifier_free", "classifier"])
+def test_guidance_only_within_an_interval(kind):
+    diffusion = diffusion_of("cosine")
+    model, x = BestModel(diffusion), points(diffusion)
+    x_t, t, label = x
+
+    def guided(interval):
+        if kind == "classifier":
+            guidance = Classifier(BestClassifier(diffusion), diffusion, 3.0, interval)
+        else:
+            guidance = ClassifierFree(scale=3.0, interval=interval)
+        return guidance(Denoiser(model, diffusion, label=label), x_t, t).x_0
+
+    level = noise_level(diffusion, t)
+    inside = (level > 0.3) & (level <= 3.0)
+    assert 50 < inside.sum() < 350
+    plain = Denoiser(model, diffusion).predict(x_t, t, label if kind != "classifier" else None).x_0
+    found, always = guided([0.3, 3.0]), guided(None)
+    assert torch.equal(found[inside], always[inside])
+    assert torch.equal(found[~inside], plain[~inside])
+    assert (always - plain)[~inside].abs().max() > 0
+    assert torch.equal(guided([0, 1e9]), always)
+
+
+def test_outside_of_the_interval_half_of_the_evaluations_are_saved():
+    diffusion = diffusion_of("cosine")
+    model, label = BestModel(diffusion), torch.zeros(4, dtype=torch.int64)
+    denoiser = Denoiser(model, diffusion, ClassifierFree(scale=3.0, interval=[0.3, 3.0]), label)
+    for t, rows in ((5, 4), (500, 8), (990, 4)):
+        model.calls.clear()
+        denoiser(torch.zeros(4, 1, 1, 1), t)
+        assert [len(x) for x, _, _ in model.calls] == [rows]
+
+
+@pytest.mark.parametrize("interval", [[1, 1], [-1, 2], [3, 2], [1], [1, 2, 3]])
+def test_what_is_no_interval_is_refused(interval):
+    with pytest.raises(InputError, match=r"guidance.interval"):
+        ClassifierFree(scale=2.0, interval=interval)
+
+
+# --- a weaker network
+
+
+class Shifted:
+    """A network that predicts x_0 + by."""
+
+    def __init__(self, diffusion, by, learned=False):
+        self.diffusion, self.by, self.learned, self.seen = diffusion, by, learned, []
+
+    def __call__(self, x_t, t, label=None):
+        self.seen.append((t, label))
+        a = levels(self.diffusion, t)
+        x_0 = best_x_0(x_t, a, MEANS[0], WIDTH) + self.by
+        alpha, sigma = a**0.5, (1 - a) ** 0.5
+        eps = (x_t.double() - alpha * x_0) / sigma
+        output = self.diffusion.objective.target(x_0, eps, alpha, sigma).float()
+        return torch.cat([output, torch.full_like(output, 0.5)], 1) if self.learned else output
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1.5, 3.0])
+def test_autoguidance_moves_away_from_the_weaker_network(scale, objective):
+    """Whatever the two networks predict: x_0 = weak + scale (own - weak)."""
+    own_process, weak_process = diffusion_of("linear", "v"), diffusion_of("linear", objective)
+    own, weak = Shifted(own_process, 0.0), Shifted(weak_process, 0.1)
+    guidance = Autoguidance(weak, weak_process, scale)
+    x_t, t, _ = points(own_process)
+    found = guidance(Denoiser(own, own_process), x_t, t)
+    wanted = best_x_0(x_t, levels(own_process, t), MEANS[0], WIDTH) + (1 - scale) * 0.1
+    alpha = levels(own_process, t) ** 0.5
+    assert ((found.x_0 - wanted).abs() < 2e-5 / alpha).all()
+    assert (weak.seen == []) is (scale == 1)
+
+
+def test_autoguidance_has_labels_intervals_and_a_variance_of_its_own():
+    process = diffusion_of("cosine", "v", learned_variance=True)
+    own, weak = Shifted(process, 0.0, learned=True), Shifted(process, 0.1, learned=True)
+    x_t, t, label = points(process)
+    denoiser = Denoiser(own, process, label=label)
+    found = Autoguidance(weak, process, 2.0)(denoiser, x_t, t)
+    assert (found.fraction == 0.75).all()
+    assert weak.seen[-1][1] is own.seen[-1][1] is label
+    Autoguidance(weak, process, 2.0, takes_labels=False)(denoiser, x_t, t)
+    assert weak.seen[-1][1] is None
+    part = Autoguidance(weak, process, 2.0, [0.3, 3.0])(denoiser, x_t, t).x_0
+    level = noise_level(process, t)
+    inside = (level > 0.3) & (level <= 3.0)
+    assert torch.equal(part[inside], found.x_0[inside])
+    assert torch.equal(part[~inside], denoiser.predict(x_t, t, label).x_0[~inside])
+
+
+def test_a_weaker_network_of_another_schedule_is_asked_at_the_nearest_noise_level():
+    own_process, weak_process = diffusion_of("cosine", "v"), diffusion_of("linear", "eps")
+    own, weak = Shifted(own_process, 0.0), Shifted(weak_process, 0.0)
+    x_t, t, _ = points(own_process)
+    Autoguidance(weak, weak_process, 2.0)(Denoiser(own, own_process), x_t, t)
+    theirs, ours = noise_level(weak_process, weak.seen[0][0]), noise_level(own_process, t)
+    reachable = (ours > 0.02) & (ours < 150)
+    assert ((theirs / ours).log().abs()[reachable] < 0.25).all()

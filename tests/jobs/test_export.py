@@ -434,6 +434,10 @@ KINDS = {
     "eps": [],
     "v-learned-variance": ["objective=v", "objective.learned_variance=true", "sampler=ddpm"],
     "learned-schedule": ["schedule=learned", "objective=x_0", "weighting=min_snr"],
+    "edm-measured": [
+        *("objective=edm", "objective.sigma_data=data", "weighting=edm", "timesteps=importance"),
+        "schedule=rectified",
+    ],
     "labels-guided": ["data.conditional=true", "guidance=classifier_free", "guidance.scale=3"],
 }
 
@@ -442,7 +446,10 @@ KINDS = {
     "kind",
     [
         *("v-learned-variance", "labels-guided"),
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("eps", "learned-schedule")),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("eps", "learned-schedule", "edm-measured")
+        ),
     ],
 )
 def test_an_export_draws_what_the_checkpoint_draws(kind, run, trained, tmp_path):

@@ -121,9 +121,10 @@ def test_coefficients_are_unchanged(schedule, steps):
                 if previous is not None and t + 40 >= diffusion.T:
                     continue
                 solver = DPMSolver(steps=steps, order=2, stochastic=stochastic)
+                earlier = [] if previous is None else [previous]
                 same(
                     lambda x, z: solver.step(
-                        denoise, x, denoise(x, t).x_0, t, s, lambda _: z, previous
+                        denoise, x, denoise(x, t).x_0, t, s, lambda _: z, earlier
                     ),
                     lambda x, z: dpm_solver(
                         x, denoise(x, t).x_0, at, t, s, z, previous, stochastic

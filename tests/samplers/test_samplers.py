@@ -237,7 +237,7 @@ def test_large_variance_on_few_steps_warns(caplog):
         (lambda: timesteps(diffusion_of(), 1001), "sampler.steps=1001.*schedule.T=1000"),
         (lambda: Heun(steps=1001).timesteps(diffusion_of()), "sampler.steps=1001"),
         (lambda: DDPM(steps=None, variance="large"), "sampler.variance=large"),
-        (lambda: DPMSolver(steps=10, order=3), "sampler.order=3"),
+        (lambda: DPMSolver(steps=10, order=4), "sampler.order=4"),
         (lambda: Heun(steps=10, spacing="linear"), "sampler.spacing=linear"),
     ],
 )

@@ -198,34 +198,45 @@ def _summary(checkpoint: str, source: str) -> _Found:
     )
 
 
-def check_classifier(config: dict[str, Any]) -> None:
-    """Check that the guiding classifier was trained on images like those it will see.
+# Keys that name a run whose network guides, with the job that trained it and what is recorded.
+_GUIDES = {
+    "guidance.classifier": ("train_classifier", "classifier_source"),
+    "guidance.weak": ("train", "weak_source"),
+}
+
+
+def check_guide(config: dict[str, Any]) -> None:
+    """Check that the network that guides was trained on images like those it will see.
 
     Raises:
-        InputError: it was trained on others, or is no classifier.
+        InputError: it was trained on others, or by another job.
     """
-    classifier = get_path(config, "guidance.classifier")
-    if classifier is None or config.get("kind") == "converts":
-        return
-    key = f"guidance.classifier={classifier}"
+    for key, (job, record) in _GUIDES.items():
+        source = get_path(config, key)
+        if source is not None and config.get("kind") != "converts":
+            config[record] = _checked_guide(config, key, source, job)
+
+
+def _checked_guide(config: dict[str, Any], key: str, source: str, job: str) -> dict[str, Any]:
+    named = f"{key}={source}"
     try:
-        found = _summary(classifier, key)
-        config["guidance"]["classifier"] = str(reference.find(classifier).path.absolute())
+        found = _summary(source, named)
+        config["guidance"][key.partition(".")[2]] = str(reference.find(source).path.absolute())
     except InputError as error:
-        text = re.sub("^checkpoint=", "guidance.classifier=", str(error))
+        text = re.sub("^checkpoint=", f"{key}=", str(error))
         raise InputError(text) from None
-    if (job := get_path(found.hparams, "choices.job")) != "train_classifier":
-        raise InputError(f"{key}: of job={job}, not of job=train_classifier.")
-    config["classifier_source"] = found.about
+    if (trained_by := get_path(found.hparams, "choices.job")) != job:
+        raise InputError(f"{named}: of job={trained_by}, not of job={job}.")
     trained, needed = _images_of(found.hparams), _images_of(config)
     if different := [name for name in trained if trained[name] != needed[name]]:
         raise InputError(
-            f"{key}: was trained with {', '.join(f'{n}={trained[n]}' for n in different)}; the "
+            f"{named}: was trained with {', '.join(f'{n}={trained[n]}' for n in different)}; the "
             f"images to draw have {', '.join(f'{n}={value}' for n, value in needed.items())}."
         )
+    return found.about
 
 
 def _images_of(config: dict[str, Any]) -> dict[str, Any]:
-    """The properties of images that a classifier depends on."""
+    """The properties of images that a guiding network depends on."""
     keys = ("data.image_size", "data.channels", "data.num_classes")
     return {"data": get_path(config, "choices.data")} | {key: get_path(config, key) for key in keys}

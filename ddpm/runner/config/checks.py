@@ -216,6 +216,14 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
             "schedule.zero_terminal_snr=true: x_T is then pure noise, which says nothing of x_0: "
             "objective=eps cannot be sampled from; choose objective=v or x_0."
         )
+    rectified, end = choices.get("schedule") == "rectified", get_path(config, "schedule.end")
+    if rectified and not 0 < end <= 1:
+        wrong.append(f"schedule.end={end}: must be above 0 and at most 1 for schedule=rectified.")
+    if rectified and end == 1 and choices.get("objective") == "eps":
+        wrong.append(
+            "schedule.end=1: x_T is then pure noise, which says nothing of x_0: objective=eps "
+            "cannot be sampled from; choose objective=velocity, or schedule.end=0.999."
+        )
     learned = get_path(config, "objective.learned_variance")
     if get_path(config, "sampler.variance") == "learned" and not learned:
         wrong.append(
@@ -241,6 +249,11 @@ def _check_classes(config: dict[str, Any]) -> list[str]:
     if guidance == "classifier" and get_path(config, "guidance.classifier") is None:
         wrong.append(
             "guidance.classifier: must be set to the folder of a job=train_classifier run."
+        )
+    if guidance == "autoguidance" and get_path(config, "guidance.weak") is None:
+        wrong.append(
+            "guidance.weak: must be set to the folder of a weaker job=train run, or to an earlier "
+            "checkpoint."
         )
     guides = guidance in ("classifier", "classifier_free")
     if guides and choices.get("job") == "interpolate" and config["job"].get("labels") is None:

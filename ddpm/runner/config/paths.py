@@ -15,7 +15,7 @@ from ddpm.runner.terminal import shell
 # Keys with one path; with one path or a list of paths; with a name.
 PATHS = (
     *("output_dir", "data_dir", "resume", "checkpoint", "samples"),
-    *("data.root", "guidance.classifier", "job.image", "job.mask"),
+    *("data.root", "guidance.classifier", "guidance.weak", "job.image", "job.mask"),
 )
 LISTS = ("runs", "scores", "job.images")
 NAMES = ("sweep",)  # or a path, which has a "/" in it

@@ -216,7 +216,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
         wandb_settings.check_login(config)
     derive.labels(config)
     derive.pipeline(config)
-    base_run.check_classifier(config)
+    base_run.check_guide(config)
     derive.absolute_paths(config)
 
 
@@ -287,8 +287,14 @@ def _check_overrides(cfg: DictConfig, request: Request) -> None:
                 str(target).startswith("ddpm.") and key not in catalog.known(request.choices)
             ):
                 raise NoSuchKey(no_such_key(key))
-        elif root == "job" and name in cfg:
+        elif root == "job" and name in cfg and _is_wired(key, name, request):
             raise InputError(f"{key}: is the run's {name}; set {name}=... instead.")
+
+
+def _is_wired(key: str, name: str, request: Request) -> bool:
+    """Whether a job's key repeats the run's key of that name, rather than being the job's own."""
+    wire = f"${{{name}}}"
+    return catalog.defaults(request.choices).get(key, wire) == wire
 
 
 def _is_own(group: str, option: str) -> bool:

@@ -69,25 +69,57 @@ RULES = {
     "data_dir": path(),
     "model.patch_size": integer(1),
     "schedule.T": integer(1),
+    "schedule.end": number("a finite number", lambda x: True),  # of sigmoid, too
     "schedule.rescale": boolean(),
     "schedule.zero_terminal_snr": boolean(),
     "objective.learned_variance": boolean(),
     "objective.vlb_weight": positive(),
     "objective.loss_type": one_of("mse", "l1", "huber"),
+    "objective.sigma_data": Rule(
+        float | str,
+        "a finite number above 0, or data",
+        lambda x: x == "data" or (isinstance(x, float) and 0 < x < math.inf),
+        options=("data",),
+    ),
     "weighting.gamma": positive(),
+    "weighting.k": positive(),
+    "weighting.sigma_data": positive(),
+    "weighting.max_weight": positive(null=True),
+    "weighting.quantity": one_of("eps", "x_0", "v", "velocity"),
+    "timesteps.std": positive(),
+    "timesteps.history": integer(1),
+    "timesteps.uniform_share": number("a number above 0, at most 1", lambda x: 0 < x <= 1),
+    "timesteps.stratified": boolean(),
     "sampler.steps": integer(1, null=True),
     "sampler.eta": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
     "sampler.variance": one_of("auto", "fixed_large", "fixed_small", "learned"),
-    "sampler.spacing": one_of("uniform", "quadratic", "trailing", "log_snr"),
+    "sampler.spacing": one_of("uniform", "quadratic", "trailing", "log_snr", "karras"),
+    "sampler.rho": positive(),
+    "sampler.churn": number("a finite number from 0", lambda x: x >= 0),
+    "sampler.churn_min": number("a finite number from 0", lambda x: x >= 0),
+    "sampler.churn_max": positive(null=True),
+    "sampler.churn_noise": number("a finite number from 0", lambda x: x >= 0),
     "features.weights": path(null=True),
     "features.size": integer(32),
     "features.resize": one_of("legacy", "clean"),
     "features.arch": one_of("vits14", "vitb14", "vitl14"),
     "sampler.stochastic": boolean(),
-    "sampler.order": Rule(int, "1 or 2", lambda x: x in (1, 2)),
+    "sampler.order": Rule(int, "1, 2 or 3", lambda x: x in (1, 2, 3)),
     "guidance.scale": number("a finite number from 0", lambda x: x >= 0),
     "guidance.rescale": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
     "guidance.classifier": path(null=True),
+    "guidance.weak": path(null=True),
+    "guidance.weights": one_of("ema", "model"),
+    "guidance.interval": Rule(
+        list,
+        "two rising numbers from 0, like [0.2, 3]",
+        lambda x: (
+            len(x) == 2
+            and all(isinstance(n, int | float) and not isinstance(n, bool) for n in x)
+            and 0 <= x[0] < x[1]
+        ),
+        null=True,
+    ),
     "optimizer.lr": positive(),
     "optimizer.eps": positive(),
     "optimizer.betas": Rule(
@@ -227,8 +259,8 @@ def _convert(value: Any, target: type | UnionType) -> Any:
     neither a number nor a text."""
     if isinstance(value, bool):
         return str(value) if target in (int, float) else value
-    if target == int | str:  # numbers stay numbers
-        target = int
+    if target in (int | str, float | str) and not isinstance(value, str):  # numbers stay numbers
+        target = int if target == int | str else float
     if target is str and isinstance(value, int):
         return str(value)
     if target is int and isinstance(value, float) and value.is_integer():

@@ -207,7 +207,9 @@ def _mark_best(comparison: Comparison) -> int:
 
 
 def _meaning(key: str) -> bool:
-    return key in LOSS_DEPENDS_ON or within(key, ("schedule", "objective", "weighting"))
+    return key in LOSS_DEPENDS_ON or within(
+        key, ("schedule", "objective", "weighting", "timesteps")
+    )
 
 
 def _notes(comparison: Comparison, sorts_of_loss: int) -> list[str]:

@@ -31,11 +31,26 @@ RENAMED_GROUPS = {
 }
 # The options that runs had before these groups existed.
 FORMER_CHOICES = {"objective": "eps", "weighting": "uniform", "guidance": "none"}
+FORMER_CHOICES |= {"timesteps": "uniform"}
+# Groups that runs did not have at first, as they held then: where they still do, they are no part
+# of the identity of a sweep's job.
+FORMER_PARTS: dict[str, dict[str, Any]] = {
+    "timesteps": {"_target_": "ddpm.timesteps.uniform.Uniform", "stratified": False}
+}
 # The kinds of jobs, for configurations that do not say it.
 FORMER_KINDS = {"train": "trains", "train_classifier": "trains", "export": "converts"}
 FORMER_KINDS |= dict.fromkeys(("sample", "interpolate", "inpaint"), "draws")
 # Keys that runs did not have at first, and what held then.
-FORMER_VALUES: dict[str, Any] = {"data.holdout": 0.0, "job.patience": None}
+FORMER_VALUES: dict[str, Any] = {
+    "data.holdout": 0.0,
+    "job.patience": None,
+    "sampler.rho": 7.0,
+    "sampler.churn": 0.0,
+    "sampler.churn_min": 0.0,
+    "sampler.churn_max": None,
+    "sampler.churn_noise": 1.0,
+    "guidance.interval": None,
+}
 # The process holds copies of the parts that it is made of.
 _WITHIN = {
     f"diffusion.{old}": f"diffusion.{new}"

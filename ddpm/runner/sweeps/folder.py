@@ -38,6 +38,10 @@ def identity(config: dict[str, Any]) -> str:
             keys.setdefault(key, default)
         if key in old_names.FORMER_VALUES and keys.get(key) == default:
             del keys[key]  # as in the digests of then
+    for part, then in old_names.FORMER_PARTS.items():
+        if config.get(part) == then:
+            places = (part, f"diffusion.{part}")
+            keys = {key: value for key, value in keys.items() if not roles.within(key, places)}
     if config["choices"].get("job") == "interpolate" and "job.labels" in keys:
         keys["job.label"] = (keys.pop("job.labels") or [None])[0]  # the key's first form
     if keys.get("job.compile") == "auto":  # the default since `auto` exists; before, it was false

@@ -14,11 +14,12 @@ import sys
 import time
 
 import pytest
+import torch
 from support.base import ROOT
 from support.crash import SAMPLE, go, said
 from support.rank_runs import CPU, FULL, RUN, SMALL, assert_close
 from support.ranks import ranks
-from support.runs import files_of, losses_of, metrics_of, status_of
+from support.runs import files_of, losses_of, metrics_of, state_of, status_of
 
 from ddpm.jobs import sampling
 from ddpm.models.convnet import ConvNet
@@ -58,6 +59,22 @@ def test_shared_out_they_train_as_one(alone, tmp_path, monkeypatch):
     more = ["resume=run", "hardware=cpu", FULL, "job.max_steps=8"]
     assert go(tmp_path, *more) == 0, said(tmp_path)
     assert_close(alone("job.max_steps=8"), run, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_they_learn_the_same_timesteps_as_one(strategy, alone, tmp_path, monkeypatch):
+    learning = ["schedule=linear", "schedule.T=25", "timesteps=importance", "timesteps.history=1"]
+    learning += ["objective=edm", "objective.sigma_data=data", "weighting=edm"]
+    learning += ["job.batch_size=64", "sampler.steps=5"]
+    words = [*RUN, f"hardware={strategy}", *CPU, *learning]
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    one, two = (state_of(run, 6)["diffusion"] for run in (alone(*learning), tmp_path / "run"))
+    assert one["timesteps.counts"].min() >= 1
+    assert torch.equal(one["timesteps.counts"], two["timesteps.counts"])
+    assert torch.equal(one["objective.measured"], two["objective.measured"])
+    torch.testing.assert_close(one["timesteps.losses"][:-1], two["timesteps.losses"][:-1])
+    assert_close(alone(*learning), tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -1,0 +1,39 @@
+"""Euler steps to less noise than wanted, and fresh noise up to it."""
+
+from math import sqrt
+
+from torch import Tensor
+
+from ddpm.denoising import Denoiser
+from ddpm.errors import InputError
+from ddpm.samplers.base import Randn, Sampler
+
+
+class EulerAncestral(Sampler):
+    """An Euler step in x / alpha from noise level l_t = sigma_t / alpha_t to l_down, and noise of
+    variance l_up^2 = l_s^2 - l_down^2, with l_up = eta l_s sqrt(1 - l_s^2 / l_t^2): the ancestral
+    sampler of k-diffusion. The variance is that of DDIM, Eq. 16 of Song et al. 2021.
+
+    Args:
+        steps: number of network evaluations; None: all T.
+        eta: 1 is ancestral sampling with the posterior's variance, 0 is Euler's method.
+        spacing, rho: distribution of the steps over 0..T-1.
+    """
+
+    def __init__(
+        self, *, steps: int | None, eta: float, spacing: str = "karras", rho: float = 7.0
+    ) -> None:
+        super().__init__(steps=steps, spacing=spacing, rho=rho)
+        if not 0 <= eta <= 1:
+            raise InputError(f"sampler.eta={eta}: must be between 0 and 1.")
+        self.eta = eta
+
+    def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.alpha_sigma(t), denoiser.alpha_sigma(s)
+        x_0, eps, _ = denoiser(x_t, t)
+        if sigma_s == 0:
+            return x_0
+        level = sigma_s / alpha_s
+        up = self.eta * level * sqrt(1 - (level * alpha_t / sigma_t) ** 2)
+        x_s = alpha_s * (x_0 + sqrt(level**2 - up**2) * eps)
+        return x_s + alpha_s * up * randn(x_t) if up > 0 else x_s
