@@ -31,16 +31,24 @@ def draw(material: Material) -> Drawing:
     ):
         image = style.pixels(diffusion.codec.decode(noisy(diffusion, x_0, t, eps))[0])
         axes_row[0].imshow(image, extent=(0, size, size, 0), vmin=0, vmax=255)
+        brightest = max(weights[query].max().item() for query in queries)
         axes_row[0].set_ylabel(times(diffusion, [t])[0])
         for axes, (y, x) in zip(axes_row[1:], queries, strict=True):
             extent = (0, size, size, 0)
-            axes.imshow(weights[y, x], extent=extent, cmap="cividis", vmin=0)
+            axes.imshow(weights[y, x], extent=extent, cmap="cividis", vmin=0, vmax=brightest)
             place = (x + 0.5) * size / side, (y + 0.5) * size / side
             axes.plot(*place, "s", color=style.ACCENT, fillstyle="none", markersize=9, mew=2)
             if i == 0:
                 axes.set_title(f"from ({y}, {x})")
             rows += [
-                {"t": t, "from_y": y, "from_x": x, "y": v, "x": u, "weight": weights[y, x, v, u].item()}
+                {
+                    "t": t,
+                    "from_y": y,
+                    "from_x": x,
+                    "y": v,
+                    "x": u,
+                    "weight": weights[y, x, v, u].item(),
+                }
                 for v in range(side)
                 for u in range(side)
             ]
@@ -56,8 +64,8 @@ def draw(material: Material) -> Drawing:
         code="ddpm/models/layers.py:SelfAttention",
         text=f"Attention of the network's finest level with attention ({side} x {side} places), "
         "as the mean of its heads, on one image at three noise levels. Each map shows how the "
-        "place in the square weights all others (bright: much). Evenly grey means that it looks "
-        "everywhere, as one would expect of noise.",
+        "place in the square weights all places (bright: much); the weights of a map sum to 1. "
+        "With much noise, the weights say less of what is near and more of the whole shape.",
         figure=figure,
         rows=rows,
     )
@@ -86,7 +94,9 @@ def finest(
         for hook in hooks:
             hook.remove()
     layer, x = max(reversed(inputs), key=lambda pair: pair[1].shape[-1])
-    return attention_weights(layer, x)[0].mean(0).unflatten(1, x.shape[2:]).unflatten(0, x.shape[2:])
+    return (
+        attention_weights(layer, x)[0].mean(0).unflatten(1, x.shape[2:]).unflatten(0, x.shape[2:])
+    )
 
 
 def attention_weights(layer: SelfAttention, x: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ class Material:
         schedules: processes that differ from this run's in the schedule, by its option.
         weightings: the same for the weighting of the loss.
         samplers: all samplers, by their options, with the keys of conf/.
+        labelled: whether the network takes labels.
         initial: this run's process before training, where the schedule is learned.
         first_seed: of the images that are drawn.
     """
@@ -41,6 +42,7 @@ class Material:
     schedules: dict[str, GaussianDiffusion] = field(default_factory=dict)
     weightings: dict[str, GaussianDiffusion] = field(default_factory=dict)
     samplers: dict[str, Sampler] = field(default_factory=dict)
+    labelled: bool = False
     initial: GaussianDiffusion | None = None
     first_seed: int = 0
 
@@ -56,9 +58,7 @@ class Material:
 
     def label(self, count: int) -> Tensor | None:
         """Labels of the first images, int64 (count,), for a network that takes some."""
-        if self.pipeline is None or self.pipeline.num_classes is None:
-            return None
-        return self.labels[:count].to(self.diffusion.betas.device)
+        return self.labels[:count].to(self.diffusion.betas.device) if self.labelled else None
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,15 @@ def log_snr(diffusion: GaussianDiffusion, t: int) -> float:
 
 def times(diffusion: GaussianDiffusion, ts: Sequence[int]) -> list[str]:
     """A title of two lines for each step: t and the signal-to-noise ratio."""
-    return [f"t = {t}\nSNR {math.exp(log_snr(diffusion, t)):.2g}" for t in ts]
+    return [f"t = {t}\nSNR {short(math.exp(log_snr(diffusion, t)))}" for t in ts]
+
+
+def short(value: float) -> str:
+    """A number in a few letters: 0.97, 22, 2e4."""
+    if value == 0 or 0.01 <= value < 1000:
+        return f"{value:.2g}" if value < 100 else f"{value:.0f}"
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
 
 
 def noisy(diffusion: GaussianDiffusion, x_0: Tensor, t: int, eps: Tensor) -> Tensor:

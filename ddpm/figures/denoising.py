@@ -40,7 +40,7 @@ def draw(material: Material) -> Drawing:
     spread_of_data = material.x_0(len(material.images)).var(0, correction=0).mean().item()
     mean_image: dict[str, Any] = {"color": style.SOFT, "linestyle": ":"}
     below.axhline(spread_of_data, label="of the mean image", **mean_image)
-    below.set(xlabel="t", ylabel="mean squared error", yscale="log")
+    below.set(xlabel="t", ylabel="mean squared error", yscale="log", ylim=(1e-4, 3))
     below.legend(loc="lower center", ncols=3)
     return Drawing(
         name="denoising",

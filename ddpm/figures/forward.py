@@ -81,11 +81,11 @@ def animation(material: Material) -> list[torch.Tensor]:
     style.tiles(axes, [list(decode(x_0))])
     figure.suptitle("$x_0$", fontsize=12)
     picture, frames = axes.images[0], [style.frame(figure)]
+    gap = max(1, x_0.shape[-1] // 16)
+    figure.set_layout_engine("none")  # all frames have the layout of the first
     for t in spread(diffusion.T, FRAMES):
-        other = style.new(7, 1)
-        style.tiles(other.subplots(), [list(decode(noisy(diffusion, x_0, t, eps)))])
-        picture.set_data(other.axes[0].images[0].get_array())
-        title = times(diffusion, [t])[0].replace("\n", "   ")
-        figure.suptitle(title, fontsize=12)
+        images = list(decode(noisy(diffusion, x_0, t, eps)))
+        picture.set_data(style.pixels(style.table([images], gap)))
+        figure.suptitle(times(diffusion, [t])[0].replace("\n", "   "), fontsize=12)
         frames.append(style.frame(figure))
     return frames

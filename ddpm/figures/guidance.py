@@ -22,11 +22,16 @@ def draw(material: Material) -> Drawing:
     for scale in SCALES:
         scaled = copy.copy(pipeline)
         scaled.guidance = copy.copy(base)
-        scaled.guidance.scale = scale  # type: ignore[attr-defined]
+        scaled.guidance.scale = scale
         drawn[scale] = scaled.sample_seeds(seeds, labels)
     figure = style.new(10, style.strip_height(len(SCALES), len(labels)))
     axes = figure.subplots()
-    style.tiles(axes, [list(i) for i in drawn.values()], list(map(str, labels)), [f"s = {s:g}" for s in SCALES])
+    style.tiles(
+        axes,
+        [list(i) for i in drawn.values()],
+        list(map(str, labels)),
+        [f"s = {s:g}" for s in SCALES],
+    )
     axes.set_title("label", fontsize=11, fontweight="normal")
     encode = material.diffusion.codec.encode
     rows: list[dict[str, Any]] = []

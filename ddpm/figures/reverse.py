@@ -58,7 +58,9 @@ def draw(material: Material) -> Drawing:
     for i, (t, x_t, p) in enumerate(calls):
         stats = {"x_t": x_t, "x_0_hat": p.x_0, "eps_hat": p.eps}
         row = {"call": i, "t": t, "log_snr": log_snr(material.diffusion, t)}
-        row |= {f"{n}_{s}": getattr(v, s)().item() for n, v in stats.items() for s in ("mean", "std")}
+        row |= {
+            f"{n}_{s}": getattr(v, s)().item() for n, v in stats.items() for s in ("mean", "std")
+        }
         rows.append(row | {"x_0_hat_to_image": (p.x_0 - x_0).square().mean().sqrt().item()})
     return Drawing(
         name="reverse",

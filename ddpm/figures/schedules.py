@@ -12,7 +12,7 @@ PANELS = {
     "betas": (r"$\beta_t$", "log"),
     "alphas_cumprod": (r"$\bar\alpha_t$", "linear"),
     "log_snr": (r"$\log\,\mathrm{SNR}_t$", "linear"),
-    "loss_weights": ("weight in the loss", "symlog"),
+    "loss_weights": ("weight in the loss", "linear"),
 }
 
 
@@ -21,7 +21,10 @@ def draw(material: Material) -> Drawing:
     curves = dict(material.schedules)
     own = material.names.get("schedule", "this run")
     curves.pop(own, None)
-    looks = [(name, process, look) for (name, process), look in zip(curves.items(), style.lines())]
+    looks = [
+        (name, process, look)
+        for (name, process), look in zip(curves.items(), style.lines(), strict=False)
+    ]
     if material.initial is not None:
         look = {"color": style.ACCENT, "linestyle": ":"}
         looks.append((f"{own} before training", material.initial, look))
@@ -38,9 +41,9 @@ def draw(material: Material) -> Drawing:
             axes.axhline(0, color=style.SOFT, linewidth=0.8)
             axes.set_ylim(-16, 12)
         if key == "loss_weights":
-            axes.set_ylim(bottom=0)
+            style.weight_axis(axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=4)
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=5)
     rows = [row for name, process, _ in looks for row in table(name, process)]
     return Drawing(
         name="schedules",

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ ACCENT, SECOND, SOFT = "#D55E00", "#0072B2", "#8A8A8A"
 COLOURS = (SECOND, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 
-LOOK: dict[str, Any] = {
+LOOK: Any = {
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -27,7 +28,7 @@ LOOK: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
-    "axes.prop_cycle": matplotlib.cycler(color=[ACCENT, *COLOURS]),
+    "axes.prop_cycle": cycler(color=[ACCENT, *COLOURS]),
     "grid.alpha": 0.25,
     "lines.linewidth": 1.6,
     "legend.frameon": False,
@@ -35,7 +36,7 @@ LOOK: dict[str, Any] = {
     "savefig.dpi": 110,
     "svg.fonttype": "path",  # looks the same without the font
     "svg.hashsalt": "ddpm",  # equal figures are equal files
-    "mathtext.fontset": "cm",
+    "mathtext.fontset": "dejavusans",
     "image.cmap": "gray",
     "image.interpolation": "nearest",
 }
@@ -72,21 +73,27 @@ def tiles(
         columns: titles above the columns.
         rows: titles to the left of the rows.
     """
-    channels, height, width = images[0][0].shape
+    height, width = images[0][0].shape[-2:]
     gap = max(1, width // 16)
-    canvas = torch.full(
-        (channels, len(images) * (height + gap) - gap, len(images[0]) * (width + gap) - gap), 255
-    ).to(torch.uint8)
-    for i, row in enumerate(images):
-        for j, image in enumerate(row):
-            top, left = i * (height + gap), j * (width + gap)
-            canvas[:, top : top + height, left : left + width] = image
-    axes.imshow(pixels(canvas), vmin=0, vmax=255)
+    axes.imshow(pixels(table(images, gap)), vmin=0, vmax=255)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
     axes.set_xticks([j * (width + gap) + width / 2 - 0.5 for j in range(len(columns))], columns)
     axes.set_yticks([i * (height + gap) + height / 2 - 0.5 for i in range(len(rows))], rows)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
+
+
+def table(images: Sequence[Sequence[Tensor]], gap: int) -> Tensor:
+    """Rows of images (C, H, W) as one, `gap` white pixels apart: uint8 (C, H', W')."""
+    channels, height, width = images[0][0].shape
+    down, across = height + gap, width + gap
+    size = channels, len(images) * down - gap, len(images[0]) * across - gap
+    canvas = torch.full(size, 255, dtype=torch.uint8)
+    for i, row in enumerate(images):
+        for j, image in enumerate(row):
+            top, left = i * down, j * across
+            canvas[:, top : top + height, left : left + width] = image
+    return canvas
 
 
 def pixels(image: Tensor) -> np.ndarray:
@@ -98,6 +105,15 @@ def pixels(image: Tensor) -> np.ndarray:
 def strip_height(rows: int, columns: int, width: float = 10) -> float:
     """Inches that a table of square images takes, with its titles."""
     return rows * (width - 0.8) / columns + 0.6
+
+
+def weight_axis(axes: Axes) -> None:
+    """From 0; logarithmic if the largest weights would hide the others."""
+    if axes.get_ylim()[1] > 20:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=1e-3)
+    else:
+        axes.set_ylim(bottom=0)
 
 
 def save(figure: Figure, kind: str) -> bytes:
@@ -120,10 +136,10 @@ def frame(figure: Figure) -> Tensor:
 
 def equation(text: str) -> bytes:
     """A line of mathematics as SVG, tightly cropped."""
-    with look():
+    with matplotlib.rc_context(LOOK | {"mathtext.fontset": "cm"}):
         figure = Figure(figsize=(0.1, 0.1))
         FigureCanvasAgg(figure)
-        figure.text(0, 0, f"${text}$", fontsize=13)
+        figure.text(0, 0, f"${text}$", fontsize=14)
         file = io.BytesIO()
         options: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.03}
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None}, **options)

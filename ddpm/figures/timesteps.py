@@ -14,7 +14,7 @@ def draw(material: Material) -> Drawing:
     samplers = {n: s for n, s in material.samplers.items() if n != own}
     visits = {name: visited(material, sampler) for name, sampler in samplers.items()}
     visits = {name: ts for name, ts in visits.items() if ts}
-    visits[f"{own} (this run)"] = visited(material, material.sampler)
+    own_ts = visits[f"{own} (this run)"] = visited(material, material.sampler)
     figure = style.new(10, 1.4 + 0.42 * len(visits))
     left, right = figure.subplots(1, 2, sharey=True)
     rows: list[dict[str, Any]] = []
@@ -42,10 +42,9 @@ def draw(material: Material) -> Drawing:
         source="Song et al. 2021, Section 4.2",
         code="ddpm/samplers/base.py:timesteps",
         text="A sampler calls the network at some of the T steps, from the left (noise) to the "
-        f"right (image); the numbers are how many. This run's takes {len(visited(material, material.sampler))} "
-        f"steps, spaced {spacing}. Steps that are even in t crowd at the ends in log-SNR; "
-        "the solvers of second order spread them evenly there, because their error depends on "
-        "the distance in log-SNR.",
+        f"right (image); the numbers are how many. This run's takes {len(own_ts)}, spaced "
+        f"{spacing}. Steps that are even in t leave wide gaps in log-SNR at both ends; the "
+        "solvers of second order take even steps in log-SNR, on which their error depends.",
         figure=figure,
         rows=rows,
     )

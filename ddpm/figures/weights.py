@@ -11,7 +11,7 @@ def draw(material: Material) -> Drawing:
     own = material.names.get("weighting", "this run")
     others = {name: p for name, p in material.weightings.items() if name != own}
     bold: dict[str, Any] = {"color": style.ACCENT, "linewidth": 3}
-    looks = [(n, p, look) for (n, p), look in zip(others.items(), style.lines())]
+    looks = [(n, p, look) for (n, p), look in zip(others.items(), style.lines(), strict=False)]
     looks.append((f"{own} (this run)", material.diffusion, bold))
     figure = style.new(10, 3.6)
     left, right = figure.subplots(1, 2)
@@ -25,11 +25,13 @@ def draw(material: Material) -> Drawing:
             {"weighting": name, "t": t, "log_snr": log_snr[t].item(), "weight": weight[t].item()}
             for t in range(process.T)
         ]
-    left.set(xlabel="t", title="over t", yscale="symlog", ylim=(0, None))
-    right.set(xlabel="log SNR", title="over the noise level", yscale="symlog", ylim=(0, None))
+    left.set(xlabel="t", title="over t", ylabel="weight")
+    right.set(xlabel="log SNR", title="over the noise level")
+    style.weight_axis(left)
+    style.weight_axis(right)
     right.set_xlim(-12, 12)
     right.invert_xaxis()
-    figure.legend(loc="outside lower center", ncols=4)
+    figure.legend(loc="outside lower center", ncols=5)
     objective = material.names.get("objective", "eps")
     return Drawing(
         name="weights",

@@ -42,9 +42,8 @@ def explain(
     """
     names = check_names(figures)
     loaded = None if run.state is None else pipeline.load(run, fabric, weights)
-    if loaded is not None and not run.plan.config["data"].get("conditional"):
-        labelled = loaded.guidance.labelled
-        loaded.num_classes = loaded.num_classes if labelled else None
+    if loaded is not None and not (data.conditional or loaded.guidance.labelled):
+        loaded.num_classes = None
     data.prepare()
     shown = data.held_out() or data
     shown.prepare()
@@ -62,6 +61,7 @@ def explain(
         weightings=processes(config, "weighting", "weighting"),
         samplers=options("sampler"),
         initial=initial(config, diffusion) if loaded is not None else None,
+        labelled=data.conditional,
         first_seed=first_seed,
     )
     with run.begin():
@@ -138,8 +138,8 @@ def write(run: Run, material: Material, names: Sequence[str]) -> None:
                 drawings.append(drawing)
             progress.reach(number)
             progress.show(number, name)
-    for name, reason in missing.items():
-        run.say(f"without  {name}: {reason}")
+    for name, why in missing.items():
+        run.say(f"without  {name}: {why}")
     choices = run.plan.config["choices"]
     keys = ("data", "model", "schedule", "objective", "weighting", "sampler", "guidance")
     facts = ["  ".join(f"{key}={choices[key]}" for key in keys if choices.get(key))]
