@@ -23,10 +23,10 @@ def draw(material: Material) -> Drawing:
         2, height_ratios=[style.strip_height(len(x_0), len(columns)), 2.0]
     )
     style.tiles(above, images, ["$x_0$\n", *times(diffusion, ts)])
-    t = torch.arange(diffusion.T)
-    alpha, sigma = diffusion.sqrt_alphas_cumprod.cpu(), diffusion.sqrt_one_minus_alphas_cumprod
-    below.plot(t, alpha, color=style.ACCENT, label=r"signal $\sqrt{\bar\alpha_t}$")
-    below.plot(t, sigma.cpu(), "--", color=style.SECOND, label=r"noise $\sqrt{1-\bar\alpha_t}$")
+    alpha = diffusion.sqrt_alphas_cumprod.cpu().numpy()
+    sigma = diffusion.sqrt_one_minus_alphas_cumprod.cpu().numpy()
+    below.plot(alpha, color=style.ACCENT, label=r"signal $\sqrt{\bar\alpha_t}$")
+    below.plot(sigma, "--", color=style.SECOND, label=r"noise $\sqrt{1-\bar\alpha_t}$")
     below.plot(ts, alpha[ts], "o", color=style.ACCENT, markersize=5)
     below.set(xlabel="t", ylabel="factor", ylim=(-0.03, 1.05))
     below.legend(loc="center left")

@@ -35,7 +35,7 @@ def draw(material: Material) -> Drawing:
     figure = style.new(10, 6.4)
     for axes, (key, (title, scale)) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):
         for name, process, look in looks:
-            axes.plot(values(process)[key], label=name, **look)
+            axes.plot(values(process)[key].numpy(), label=name, **look)
         axes.set(title=title, yscale=scale, xlabel="t")
         if key == "log_snr":
             axes.axhline(0, color=style.SOFT, linewidth=0.8)

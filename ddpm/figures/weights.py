@@ -19,8 +19,8 @@ def draw(material: Material) -> Drawing:
     for name, process, look in looks:
         weight = process.loss_weights.double().cpu()
         log_snr = process.snr.double().cpu().log()
-        left.plot(weight, label=name, **look)
-        right.plot(log_snr, weight, **look)
+        left.plot(weight.numpy(), label=name, **look)
+        right.plot(log_snr.numpy(), weight.numpy(), **look)
         rows += [
             {"weighting": name, "t": t, "log_snr": log_snr[t].item(), "weight": weight[t].item()}
             for t in range(process.T)
