@@ -50,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         level = InclusionLevel.INCLUDED
         files.append(File.generated(config, path, abs_src_path=str(picture), inclusion=level))
     css = str(Path(__file__).with_name("extra.css"))
-    files.append(File.generated(config, "site/extra.css", abs_src_path=css))
+    files.append(File.generated(config, "extra.css", abs_src_path=css))
     return files
 
 
@@ -58,7 +58,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Lead links to the pages of the site."""
     sources = {site: source for source, site in PAGES.items()}
     made = page.file.src_uri.startswith(("reference/", "gallery"))
-    here = page.file.src_uri if made else sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    here = (
+        page.file.src_uri if made else sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
+    )
     depth = page.file.src_uri.count("/")
     blocks = re.split(r"(^```.*?^```$|^(?:    .*\n)+)", markdown, flags=re.M | re.S)
     return "".join(
@@ -92,7 +94,9 @@ def on_page_content(content: str, **_: Any) -> str:
     def formula(match: re.Match[str]) -> str:
         return convert(html.unescape(match[2]))
 
-    return re.sub(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', formula, content, flags=re.S)
+    return re.sub(
+        r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', formula, content, flags=re.S
+    )
 
 
 def walkthrough() -> list[Path]:

@@ -22,10 +22,12 @@ images, labels = digits()
 # ## From the bound to noise: Eq. 9 to 12
 #
 # Put Eq. 4, solved for x_0, into the mean of Eq. 7: what Eq. 8 compares is
-# $\frac{1}{\sqrt{\alpha_t}}(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\epsilon)$ (Eq. 9 and 10),
-# so let the network predict the noise and use the same form, Eq. 11: $\mu_\theta =
-# \frac{1}{\sqrt{\alpha_t}}(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\epsilon_\theta)$. The step
-# of the bound is then a weighted error of the noise, Eq. 12:
+# $\frac{1}{\sqrt{\alpha_t}}(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\epsilon)$ (Eq. 9 and
+# Eq. 10), so let the network predict the noise and use the same form, Eq. 11:
+#
+# $\mu_\theta = \frac{1}{\sqrt{\alpha_t}}(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\epsilon_\theta)$
+#
+# The step of the bound is then a weighted error of the noise, Eq. 12:
 #
 # $\frac{\beta_t^2}{2\sigma_t^2\alpha_t(1-\bar\alpha_t)} \|\epsilon - \epsilon_\theta\|^2$
 #
@@ -88,7 +90,7 @@ for step in range(STEPS):
     curve.append(loss.item())
 torch.save(ema.model.state_dict(), WEIGHTS)
 plt.plot(torch.tensor(curve).unfold(0, 25, 25).mean(1))
-plt.gca().set(xlabel="25 steps", ylabel="loss", yscale="log")
+plt.gca().set(xlabel="steps / 25", ylabel="loss", yscale="log")
 print(f"{sum(p.numel() for p in model.parameters()):,} weights, last losses {curve[-3:]}")
 
 # %% [markdown]

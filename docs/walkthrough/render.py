@@ -68,7 +68,8 @@ def run(page: Path, pictures: Path) -> list[Cell]:
 
 def markdown(page: Path, ran: list[Cell]) -> str:
     """The page as Markdown."""
-    parts, number = [f"<!-- Written by render.py from {page.name}; change that file. -->"], 0
+    parts: list[str] = []
+    number = 0
     for cell in ran:
         if cell.kind == "markdown":
             parts.append(cell.text)
@@ -79,6 +80,7 @@ def markdown(page: Path, ran: list[Cell]) -> str:
         for _ in range(cell.pictures):
             number += 1
             parts.append(f"![picture {number} of {page.stem}](pictures/{page.stem}-{number}.png)")
+    parts.append(f"*Written by `render.py` from `{page.name}`; change that file.*")
     return "\n\n".join(parts) + "\n"
 
 
