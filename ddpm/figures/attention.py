@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ddpm.denoising import call_model
+from ddpm.denoising import Model, call_model
 from ddpm.figures import style
 from ddpm.figures.base import Drawing, Material, NotDrawn, noisy, times, trained
 from ddpm.models.layers import SelfAttention
@@ -14,8 +14,9 @@ from ddpm.models.layers import SelfAttention
 
 def draw(material: Material) -> Drawing:
     """Weights of four pixels at three noise levels, mean over the heads."""
-    model, diffusion = trained(material).model, material.diffusion
-    layers = [m for m in model.modules() if isinstance(m, SelfAttention)]
+    pipeline, diffusion = trained(material), material.diffusion
+    model = pipeline.denoiser().model  # in the precision of the run
+    layers = [m for m in pipeline.model.modules() if isinstance(m, SelfAttention)]
     if not layers:
         raise NotDrawn("the network has no self-attention over pixels")
     x_0 = material.x_0(1)
@@ -35,7 +36,9 @@ def draw(material: Material) -> Drawing:
         axes_row[0].set_ylabel(times(diffusion, [t])[0])
         for axes, (y, x) in zip(axes_row[1:], queries, strict=True):
             extent = (0, size, size, 0)
-            axes.imshow(weights[y, x], extent=extent, cmap="cividis", vmin=0, vmax=brightest)
+            axes.imshow(
+                weights[y, x].numpy(), extent=extent, cmap="cividis", vmin=0, vmax=brightest
+            )
             place = (x + 0.5) * size / side, (y + 0.5) * size / side
             axes.plot(*place, "s", color=style.ACCENT, fillstyle="none", markersize=9, mew=2)
             if i == 0:
@@ -72,7 +75,7 @@ def draw(material: Material) -> Drawing:
 
 
 def finest(
-    model: torch.nn.Module,
+    model: Model,
     layers: list[SelfAttention],
     x_t: Tensor,
     t: int,
@@ -103,6 +106,7 @@ def attention_weights(layer: SelfAttention, x: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) of a layer for its input x (B, C, H, W): (B, heads, HW, HW)."""
     with torch.no_grad():
         pixels = rearrange(layer.group_norm(x), "b c h w -> b (h w) c")
+        pixels = pixels.to(layer.to_q.weight.dtype)
         q, k = (
             rearrange(to(pixels), "b n (heads d) -> b heads n d", heads=layer.num_heads).float()
             for to in (layer.to_q, layer.to_k)
