@@ -25,7 +25,8 @@ images, labels = digits()
 # $\frac{1}{\sqrt{\alpha_t}}(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\epsilon)$ (Eq. 9 and
 # Eq. 10), so let the network predict the noise and use the same form, Eq. 11:
 #
-# $\mu_\theta = \frac{1}{\sqrt{\alpha_t}}(x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\epsilon_\theta)$
+# $\mu_\theta = \frac{1}{\sqrt{\alpha_t}}
+# (x_t - \frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\epsilon_\theta)$
 #
 # The step of the bound is then a weighted error of the noise, Eq. 12:
 #
