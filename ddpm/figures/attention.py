@@ -68,7 +68,7 @@ def draw(material: Material) -> Drawing:
         text=f"Attention of the network's finest level with attention ({side} x {side} places), "
         "as the mean of its heads, on one image at three noise levels. Each map shows how the "
         "place in the square weights all places (bright: much); the weights of a map sum to 1. "
-        "With much noise, the weights say less of what is near and more of the whole shape.",
+        "Compare the rows: at another noise level the same layer looks at other places.",
         figure=figure,
         rows=rows,
     )

@@ -40,9 +40,9 @@ def draw(material: Material) -> Drawing:
         r"-f_\theta(x_t,t)\,\|^2\,]",
         source="Ho et al. 2020, Eq. 14 (w = 1); Hang et al. 2023",
         code="ddpm/denoising.py:training_losses",
-        text=f"The network predicts {objective}; w_t is the weight of its squared error. An "
-        "error of eps at step t is an error of x_0 times the SNR, so equal weights mean something "
-        "else for each objective. Weightings only move attention between noise levels: the best "
+        text=f"The network predicts {objective}; w_t is the weight of its squared error. The "
+        "squared error of eps is that of x_0 times the SNR, so equal weights mean something else "
+        "for each objective. Weights only move attention between noise levels: the best "
         "prediction at each level stays the same.",
         figure=figure,
         rows=rows,
