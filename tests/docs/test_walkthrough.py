@@ -81,7 +81,7 @@ def test_the_pictures_are_small():
 @pytest.mark.slow
 def test_all_pages_run(tmp_path):
     env = os.environ | {
-        "WALKTHROUGH_STEPS": "20",
+        "WALKTHROUGH_STEPS": "50",
         "DDPM_DATA": str(tmp_path),
         "PYTHONPATH": str(ROOT),
     }
