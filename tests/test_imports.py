@@ -34,7 +34,7 @@ ONLY = {
     "omegaconf": HYDRA,
     "wandb": {"ddpm.trackers.wandb", "ddpm.trackers.wandb_client"},
     "torch.utils.tensorboard": {"ddpm.trackers.tensorboard"},
-    "matplotlib": {"ddpm.trackers.local"},
+    "matplotlib": {"ddpm.trackers.local", "ddpm.figures"},
     "lightning_fabric": {
         "ddpm.runner.distributed",
         "ddpm.runner.execution",
@@ -43,7 +43,7 @@ ONLY = {
     },
     "torchvision": {"ddpm.data"},
     "PIL": {"ddpm.data", "ddpm.images", "ddpm.runner.report", "ddpm.trackers"},
-    "jinja2": {"ddpm.runner.report"},
+    "jinja2": {"ddpm.runner.report", "ddpm.figures"},
     "sklearn": {"ddpm.data.digits"},
     "safetensors": {
         "ddpm.runner.checkpoints.safetensors_file",
@@ -67,7 +67,7 @@ LAYERS = [
     ["editing", "pretrained", "metrics"],
     ["guidance", "runner.execution"],
     ["pipeline", "runner.sweeps"],
-    ["training"],
+    ["training", "figures"],
     ["jobs"],
     ["cli", "runner"],
 ]
@@ -94,6 +94,7 @@ METHOD = {
     "trackers": {"safe_io", "runs", "checkpoints"},
     "pretrained": {"checkpoints", "config"},
     "pipeline": {"config", "distributed"},
+    "figures": set(),
 }
 # Shared by the files of their folder; no part imports another part.
 SHARED = [

@@ -140,6 +140,16 @@ def body(path: Path) -> dict[str, Any]:
     return _over(included, own)
 
 
+def node(group: str, option: str) -> dict[str, Any]:
+    """An option with its own values, as `build` takes it.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    values = body(CONF / group / f"{option}.yaml")
+    return {key: _number(value) for key, value in values.items() if key != "defaults"}
+
+
 def _over(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     """Nested dictionaries merged; the values of the second win."""
     both = {

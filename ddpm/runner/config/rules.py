@@ -185,6 +185,13 @@ RULES = {
     "job.num_samples": integer(1),
     "job.num_reference": integer(1, null=True),
     "job.first_seed": integer(0),
+    "job.num_images": integer(1),
+    "job.figures": Rule(
+        list,
+        "a list of figures, like [forward, schedules]",
+        lambda x: bool(x) and all(isinstance(name, str) for name in x),
+        null=True,
+    ),
     "job.gif_seconds": positive(),
     "job.images": Rule(
         list,

@@ -8,7 +8,7 @@ from ddpm.runner.distributed import ranks
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 
-PICTURES = ("strip.png", "grid.png", "denoising.gif")  # that jobs other than training write
+PICTURES = ("explain.html", "strip.png", "grid.png", "denoising.gif")  # that jobs write
 
 
 class Preempted(KeyboardInterrupt):

@@ -1,0 +1,82 @@
+"""The reverse process of one image: x_t, and what the network believes at each step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpm.denoising import Denoiser, Prediction
+from ddpm.figures import style
+from ddpm.figures.base import Drawing, Material, log_snr, times, trained
+from ddpm.pipeline import Pipeline
+from ddpm.randomness import image_noise
+
+COLUMNS = 9
+
+
+class Recorder(Denoiser):
+    """A denoiser that keeps what it was asked and what it answered, in order."""
+
+    calls: list[tuple[int, Tensor, Prediction]]
+
+    def __call__(self, x_t: Tensor, t: int) -> Prediction:
+        prediction = super().__call__(x_t, t)
+        self.calls.append((t, x_t, prediction))
+        return prediction
+
+
+def record(
+    pipeline: Pipeline, seeds: list[int], labels: list[int] | None
+) -> tuple[list[tuple[int, Tensor, Prediction]], Tensor]:
+    """All calls of the network while images are drawn, and the images x_0, float32."""
+    plain = pipeline.denoiser(pipeline.to_labels(labels))
+    recorder = Recorder(plain.model, plain.diffusion, plain.guidance, plain.label)
+    recorder.calls = []
+    randn = image_noise(seeds, pipeline.device)
+    x_T = randn(torch.empty(len(seeds), *pipeline.shape, device=pipeline.device))
+    with torch.no_grad():
+        *_, x_0 = pipeline.sampler(recorder, x_T, randn)
+    return recorder.calls, x_0
+
+
+def draw(material: Material) -> Drawing:
+    """Rows x_t, x_0_hat and eps_hat of one image, from noise to the image."""
+    pipeline = trained(material)
+    labels = None if pipeline.num_classes is None else [material.first_seed % pipeline.num_classes]
+    calls, x_0 = record(pipeline, [material.first_seed], labels)
+    decode = material.diffusion.codec.decode
+    chosen = [calls[i] for i in spaced(len(calls), COLUMNS)]
+    images = [
+        [*(decode(x_t)[0] for _, x_t, _ in chosen), decode(x_0)[0]],
+        [*(decode(p.x_0)[0] for _, _, p in chosen), decode(x_0)[0]],
+        [decode(p.eps / 3)[0] for _, _, p in chosen] + [torch.full_like(decode(x_0)[0], 255)],
+    ]
+    figure = style.new(10, style.strip_height(3, len(images[0])))
+    titles = [*times(material.diffusion, [t for t, _, _ in chosen]), "image\n"]
+    style.tiles(figure.subplots(), images, titles, [r"$x_t$", r"$\hat x_0$", r"$\hat\epsilon$"])
+    rows: list[dict[str, Any]] = []
+    for i, (t, x_t, p) in enumerate(calls):
+        stats = {"x_t": x_t, "x_0_hat": p.x_0, "eps_hat": p.eps}
+        row = {"call": i, "t": t, "log_snr": log_snr(material.diffusion, t)}
+        row |= {
+            f"{n}_{s}": getattr(v, s)().item() for n, v in stats.items() for s in ("mean", "std")
+        }
+        rows.append(row | {"x_0_hat_to_image": (p.x_0 - x_0).square().mean().sqrt().item()})
+    return Drawing(
+        name="reverse",
+        title="Reverse process: from noise to image",
+        equation=r"\hat x_0=(x_t-\sqrt{1-\bar\alpha_t}\,\hat\epsilon)\,/\,\sqrt{\bar\alpha_t}",
+        source="Ho et al. 2020, Algorithm 2 and Eq. 15",
+        code="ddpm/denoising.py:predict",
+        text=f"One image (seed {material.first_seed}) as sampler={material.names.get('sampler')} "
+        f"draws it with {len(calls)} calls of the network. At first the network's x_0 is close to "
+        "the mean of all images that x_t may have come from, so it is blurred; it gets sharp as "
+        "the noise goes. Large shapes are decided early, details late.",
+        figure=figure,
+        rows=rows,
+    )
+
+
+def spaced(n: int, count: int) -> list[int]:
+    """`count` of the numbers 0..n-1, evenly; all of them if there are fewer."""
+    return sorted({round(i) for i in torch.linspace(0, n - 1, count).tolist()})

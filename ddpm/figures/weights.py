@@ -1,0 +1,49 @@
+"""The weight of each step in the loss: all weightings, this run's marked."""
+
+from typing import Any
+
+from ddpm.figures import style
+from ddpm.figures.base import Drawing, Material
+
+
+def draw(material: Material) -> Drawing:
+    """Weights over t, and what they mean for the error of eps and of x_0."""
+    own = material.names.get("weighting", "this run")
+    others = {name: p for name, p in material.weightings.items() if name != own}
+    bold: dict[str, Any] = {"color": style.ACCENT, "linewidth": 3}
+    looks = [(n, p, look) for (n, p), look in zip(others.items(), style.lines(), strict=False)]
+    looks.append((f"{own} (this run)", material.diffusion, bold))
+    figure = style.new(10, 3.6)
+    left, right = figure.subplots(1, 2)
+    rows = []
+    for name, process, look in looks:
+        weight = process.loss_weights.double().cpu()
+        log_snr = process.snr.double().cpu().log()
+        left.plot(weight.numpy(), label=name, **look)
+        right.plot(log_snr.numpy(), weight.numpy(), **look)
+        rows += [
+            {"weighting": name, "t": t, "log_snr": log_snr[t].item(), "weight": weight[t].item()}
+            for t in range(process.T)
+        ]
+    left.set(xlabel="t", title="over t", ylabel="weight")
+    right.set(xlabel="log SNR", title="over the noise level")
+    style.weight_axis(left)
+    style.weight_axis(right)
+    right.set_xlim(-12, 12)
+    right.invert_xaxis()
+    figure.legend(loc="outside lower center", ncols=5)
+    objective = material.names.get("objective", "eps")
+    return Drawing(
+        name="weights",
+        title="Weights of the steps in the loss",
+        equation=r"L=\mathrm{E}_{t,x_0,\epsilon}\,[\,w_t\,\|\,\mathrm{target}"
+        r"-f_\theta(x_t,t)\,\|^2\,]",
+        source="Ho et al. 2020, Eq. 14 (w = 1); Hang et al. 2023",
+        code="ddpm/denoising.py:training_losses",
+        text=f"The network predicts {objective}; w_t is the weight of its squared error. The "
+        "squared error of eps is that of x_0 times the SNR, so equal weights mean something else "
+        "for each objective. Weights only move attention between noise levels: the best "
+        "prediction at each level stays the same.",
+        figure=figure,
+        rows=rows,
+    )

@@ -1,0 +1,57 @@
+"""The site of the documentation: pages that are made from conf/, and links that lead to pages."""
+
+import importlib.util
+import re
+from types import SimpleNamespace
+
+import pytest
+from support.base import ROOT
+
+from ddpm.runner.config import catalog
+
+pytest.importorskip("mkdocs", reason="pip install -e '.[docs]'")
+pytest.importorskip("latex2mathml")
+spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "site" / "hooks.py")
+hooks = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(hooks)
+
+
+def test_the_reference_of_conf_has_every_option_and_key():
+    page = hooks.conf_reference(catalog.CONF)
+    sections = dict(re.findall(r"^### (\S+)\n(.*?)(?=^##|\Z)", page, re.M | re.S))
+    for group, options in catalog.groups().items():
+        for option in options:
+            section = sections[f"{group}={option}"]
+            file = catalog.CONF / group / f"{option}.yaml"
+            for key, _ in catalog.flatten(catalog.read(file)):
+                assert f"| `{key}` |" in section, file
+    row = next(r for r in sections["job=train"].splitlines() if "`job.ema_ramp`" in r)
+    assert "| `10` |" in row
+    assert "decay of step n" in row
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "made"),
+    [
+        ("concepts.md", "[a](../README.md#sweep)", "[a](index.md#sweep)"),
+        ("concepts.md", "![b](../benchmarks/pictures/c.png)", "![b](benchmarks/pictures/c.png)"),
+        ("index.md", "[a](docs/data.md)", "[a](data.md)"),
+        ("index.md", "[a](examples/from_scratch.py)", "a (`examples/from_scratch.py`)"),
+        ("walkthrough/index.md", "[a](../concepts.md)", "[a](../concepts.md)"),
+        (
+            "walkthrough/01_forward.md",
+            "![p](pictures/q.png)",
+            "![p](../walkthrough/pictures/q.png)",
+        ),
+        ("data.md", "[a](https://arxiv.org)", "[a](https://arxiv.org)"),
+    ],
+)
+def test_links_lead_to_pages_of_the_site(page, link, made):
+    place = SimpleNamespace(file=SimpleNamespace(src_uri=page))
+    assert hooks.on_page_markdown(link, page=place) == made
+
+
+def test_formulas_become_mathml():
+    html = hooks.on_page_content('<span class="arithmatex">\\(x_t &lt; 1\\)</span>')
+    assert html.startswith("<math")
+    assert "arithmatex" not in html
