@@ -22,7 +22,8 @@ from ddpm.runner.safe_io import atomic, listing
 
 READ_EVERY = 1.0  # seconds between two looks at the files, at least
 FIND_EVERY = 5.0  # seconds between two searches for runs, at least
-SHARE = 0.02  # of one core's time that reading may take, at most
+READ_AFTER = 3.9  # seconds after which what is new is read in any case
+SHARE = 0.02  # of one core's time that reading may take, unless it takes longer than READ_AFTER
 PICTURES = 64  # encoded previews that are kept
 LARGEST = 1024  # pixels of a side of a preview on the page
 _DEEPEST = 6  # folders below outputs/
@@ -51,11 +52,11 @@ class Runs:
         self._ids: dict[Path, str] = {}
         self._records: dict[str, RunRecord] = {}
         self._pictures: OrderedDict[Any, tuple[str, bytes]] = OrderedDict()
-        self._body, self._version = b"{}", ""
+        self._content, self._version = b"", ""  # JSON without its first brace
         self._key: Any = None
         self._note = ""
         self._next_look = self._next_find = 0.0
-        self._wait = 2.0
+        self._wait = 2.1
         self._lock = threading.Lock()
 
     def page(self, seen: str) -> bytes:
@@ -64,12 +65,11 @@ class Runs:
             began = time.monotonic()
             if began >= self._next_look:
                 self._look()
-                took = time.monotonic() - began
-                self._next_look = began + max(READ_EVERY, took / SHARE)
-                self._wait = min(max(2.0, self._next_look - began), 4.0)
-            if seen == self._version:
-                return json.dumps({"version": seen, "wait": self._wait}).encode()
-            return self._body
+                pause = max(READ_EVERY, (time.monotonic() - began) / SHARE)
+                self._next_look = began + min(pause, READ_AFTER)
+                self._wait = round(min(max(pause, 2.0), READ_AFTER) + 0.1, 3)
+            new = f'"version": "{seen}"}}'.encode() if seen == self._version else self._content
+            return f'{{"wait": {self._wait}, '.encode() + new
 
     def ask(self, run: str, action: str) -> None:
         """Write a file into the folder of a run.
@@ -145,10 +145,9 @@ class Runs:
             return
         self._key = key
         self._records = {self._ids[folder]: record for folder, record in records.items()}
-        content = self._content(statuses, records, problems, pending)
-        body = json.dumps(content).encode()
-        self._version = hashlib.sha256(body).hexdigest()[:16]
-        self._body = json.dumps(content | {"version": self._version, "wait": self._wait}).encode()
+        content = json.dumps(self._made(statuses, records, problems, pending)).encode()[1:]
+        self._version = hashlib.sha256(content).hexdigest()[:16]
+        self._content = f'"version": "{self._version}", '.encode() + content
 
     def _search(self) -> None:
         """Find the runs, and forget those that are gone."""
@@ -172,7 +171,7 @@ class Runs:
         took = time.monotonic() - began
         self._next_find = began + max(FIND_EVERY, took / SHARE)
 
-    def _content(
+    def _made(
         self,
         statuses: dict[Path, JobStatus],
         records: dict[Path, RunRecord],

@@ -148,11 +148,20 @@ async def body_of(request: Any) -> dict[str, Any]:
 
 def run(app: Any, opened: socket.socket, host: str, token: str, title: str) -> None:
     """Print how to open the page, and serve it until Ctrl-C."""
+    for line in lines(title, host, opened.getsockname()[1], token):
+        print(line, flush=True)
+    try:
+        uvicorn_server(app).run(sockets=[opened])
+    except KeyboardInterrupt:
+        print("Stopped.", flush=True)
+    finally:
+        opened.close()
+
+
+def uvicorn_server(app: Any) -> Any:
+    """Uvicorn with what it would do beyond serving switched off."""
     import uvicorn
 
-    port = opened.getsockname()[1]
-    for line in lines(title, host, port, token):
-        print(line, flush=True)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
@@ -167,12 +176,7 @@ def run(app: Any, opened: socket.socket, host: str, token: str, title: str) -> N
         limit_concurrency=64,
         timeout_graceful_shutdown=1,
     )
-    try:
-        uvicorn.Server(config).run(sockets=[opened])
-    except KeyboardInterrupt:
-        print("Stopped.", flush=True)
-    finally:
-        opened.close()
+    return uvicorn.Server(config)
 
 
 def lines(title: str, host: str, port: int, token: str) -> list[str]:
