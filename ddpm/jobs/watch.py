@@ -1,5 +1,6 @@
 """job=watch: a page on this machine that shows runs while they train. Imports no torch."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ def watch(cfg: DictConfig, *, host: str, port: int, max_runs: int) -> None:
     found = len(find())
     opened = server.bind(host, port)
     app = application(Runs(find, title, max_runs), token, host)
+    os.nice(10)  # training on the same machine comes first
     count = f"{found} run{'' if found == 1 else 's'}"
     server.run(app, opened, host, token, f"{count} of {title}")
 

@@ -23,7 +23,7 @@ from ddpm.runner.safe_io import atomic, listing
 READ_EVERY = 1.0  # seconds between two looks at the files, at least
 FIND_EVERY = 5.0  # seconds between two searches for runs, at least
 READ_AFTER = 3.9  # seconds after which what is new is read in any case
-SHARE = 0.02  # of one core's time that reading may take, unless it takes longer than READ_AFTER
+SHARE = 0.01  # of one core's time that reading may take, unless it takes longer than READ_AFTER
 PICTURES = 64  # encoded previews that are kept
 LARGEST = 1024  # pixels of a side of a preview on the page
 _DEEPEST = 6  # folders below outputs/
