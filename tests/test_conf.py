@@ -130,7 +130,12 @@ def body(path):
 # composing
 
 
-LOOKING = ("report", "status", "compare", "watch")  # at runs that are there, whatever they are made of
+LOOKING = (
+    "report",
+    "status",
+    "compare",
+    "watch",
+)  # at runs that are there
 OTHERS = itertools.cycle([job for job in GROUPS["job"] if job not in ("train", *LOOKING)])
 
 
