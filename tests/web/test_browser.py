@@ -189,6 +189,7 @@ def test_playing(studio, open_page):
         assert drawn(page, "#row div:nth-child(3) img") == of_seed(studio, 9, steps=3)
 
 
+@pytest.mark.slow
 def test_every_control_has_a_name(runs, studio, open_page):
     unnamed = """() => [...document.querySelectorAll("button, input, select, canvas, img[src]")]
         .filter((one) => !one.hidden && !one.labels?.length && !one.getAttribute("aria-label")

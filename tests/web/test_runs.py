@@ -84,13 +84,13 @@ def test_files_are_read_once_a_second_however_many_pages_ask(running, clock, mon
 
 def test_a_slow_disk_is_read_more_seldom(running, clock, monkeypatch):
     def slow(folder, read=status.read):
-        clock.now += 0.05
+        clock.now += 0.03
         return read(folder)
 
     monkeypatch.setattr(status, "read", slow)
     runs = Runs(lambda: [running], "runs", 9)
-    assert seen(runs)["wait"] == pytest.approx(0.05 / runs_module.SHARE + 0.1)
-    assert runs._next_look == pytest.approx(0.05 / runs_module.SHARE)
+    assert seen(runs)["wait"] == pytest.approx(0.03 / runs_module.SHARE + 0.1)
+    assert runs._next_look == pytest.approx(0.03 / runs_module.SHARE)
     clock.now += 10
     monkeypatch.setattr(runs_module, "SHARE", 1e-6)
     assert seen(runs)["wait"] < 5  # but what is new within five seconds

@@ -80,7 +80,7 @@ def test_each_step_shows_x_t_and_what_the_network_makes_of_it(tiny, page):
     assert np.array_equal(pixels(png(steps[0]["x_t"])), x_T)
 
 
-@pytest.mark.parametrize("sampler", ["ddpm", "dpm_solver", "heun", "respaced"])
+@pytest.mark.parametrize("sampler", ["ddpm", "dpm_solver", "heun", "euler_ancestral", "unipc"])
 def test_every_sampler_draws_with_any_number_of_steps(sampler, tiny, page):
     events = post(page(), "/draw", ASKED | {"sampler": sampler, "steps": 70}).events
     shown = [event["t"] for event in events]
@@ -128,6 +128,7 @@ def test_noise_between_two_seeds_is_standard_normal():
     torch.testing.assert_close(mixed[2:3], (again[0] + again[1]) / 2**0.5)
 
 
+@pytest.mark.slow
 def test_labels_and_guidance(finished, run, page, tmp_path):
     finished(*TINY, "data.conditional=true", "job.max_steps=2")
     app = page()
