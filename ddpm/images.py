@@ -1,5 +1,6 @@
 """Images as tensors: uint8 <-> [-1, 1], grids, PNG and GIF files."""
 
+import io
 import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -63,6 +64,13 @@ def save_png(image: Tensor, path: str | Path, scale: int = 1) -> None:
     """Write uint8 (C, H, W) atomically, each pixel `scale` times as large."""
     with _replacing(path) as (temporary,):
         _picture(image, scale).save(temporary, format="PNG")
+
+
+def png_bytes(image: Tensor) -> bytes:
+    """What `save_png` writes of uint8 (C, H, W)."""
+    content = io.BytesIO()
+    _picture(image, 1).save(content, format="PNG")
+    return content.getvalue()
 
 
 def load_png(path: str | Path) -> Tensor:

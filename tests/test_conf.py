@@ -40,6 +40,7 @@ NEEDED = {
     "sample": ["checkpoint=run"],
     "interpolate": ["checkpoint=run"],
     "inpaint": ["checkpoint=run", "job.image=a.png", "job.mask=left"],
+    "play": ["checkpoint=run"],
     "classifier": ["guidance.classifier=run"],
     "autoguidance": ["guidance.weak=run"],
 }
@@ -129,7 +130,12 @@ def body(path):
 # composing
 
 
-LOOKING = ("report", "status", "compare")  # at runs that are there, whatever they are made of
+LOOKING = (
+    "report",
+    "status",
+    "compare",
+    "watch",
+)  # at runs that are there
 OTHERS = itertools.cycle([job for job in GROUPS["job"] if job not in ("train", *LOOKING)])
 
 

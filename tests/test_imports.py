@@ -26,6 +26,7 @@ HYDRA = {
     "ddpm.jobs.compare",
     "ddpm.jobs.report",
     "ddpm.jobs.status",
+    "ddpm.jobs.watch",
     "ddpm.runner.config",
     "ddpm.runner.sweeps",
 }
@@ -52,6 +53,8 @@ ONLY = {
     },
     "submitit": {"ddpm.runner.sweeps.launchers"},
     "optuna": {"ddpm.runner.sweeps.search"},
+    "starlette": {"ddpm.web"},
+    "uvicorn": {"ddpm.web"},
 }
 
 # The packages from the lowest to the highest: each imports only from lines above its own, and, in
@@ -67,7 +70,7 @@ LAYERS = [
     ["editing", "pretrained", "metrics"],
     ["guidance", "runner.execution"],
     ["pipeline", "runner.sweeps"],
-    ["training", "figures"],
+    ["training", "figures", "web"],
     ["jobs"],
     ["cli", "runner"],
 ]

@@ -1,5 +1,7 @@
-"""Interpolation between two images: section 4.3 of Ho et al. 2020 (arXiv:2006.11239)."""
+"""Interpolation: between two images (section 4.3 of Ho et al. 2020, arXiv:2006.11239), and between
+the images of two seeds (as section 5.3 of Song et al. 2021, arXiv:2010.02502)."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -35,3 +37,25 @@ def interpolate(
         return randn(x[:1]).expand_as(x)
 
     yield from sampler(denoiser, mixed, shared, start=t)
+
+
+def between(first: Randn, second: Randn, num_mixtures: int) -> Randn:
+    """Noise between that of two seeds, for `num_mixtures` images at once; at least 2.
+
+    Image i has cos(a) z + sin(a) z' with a from 0 to pi / 2. For independent z and z' that is
+    standard normal noise whatever a is, so each image is a sample, and the first and the last one
+    are those of the two seeds. This is the spherical interpolation of Song et al. at the angle
+    pi / 2, which independent noise of many dimensions has. Samplers that add noise at each step
+    take it from here, too.
+
+    Args:
+        first, second: noise like an image (1, C, H, W).
+    """
+    angles = [0.5 * math.pi * i / (num_mixtures - 1) for i in range(num_mixtures)]
+
+    def randn(x: Tensor) -> Tensor:
+        z, z_2 = first(x[:1]), second(x[:1])
+        mixed = [math.cos(a) * z + math.sin(a) * z_2 for a in angles[1:-1]]
+        return torch.cat([z, *mixed, z_2])
+
+    return randn

@@ -1,6 +1,8 @@
-"""Decisions that all ranks must agree on: too many non-finite steps, and requests to stop."""
+"""Decisions that all ranks must agree on: too many non-finite steps, and requests from outside."""
 
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -8,9 +10,18 @@ from torch import Tensor
 
 from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.distributed.signals import GracefulStop
-from ddpm.runner.runs import stop_file
+from ddpm.runner.runs import requests, stop_file
 
 EVERY = 10  # steps between two checks that have to wait for the device
+LOOK_EVERY = 1.0  # seconds between two looks at the folder, if EVERY steps take longer
+
+
+class Requests(NamedTuple):
+    """What a run is asked for: to stop, to draw a preview, to save a checkpoint."""
+
+    stop: bool = False
+    sample: bool = False
+    checkpoint: bool = False
 
 
 class Watch:
@@ -19,7 +30,7 @@ class Watch:
     Args:
         max_nonfinite_steps: number of consecutive non-finite steps that ends the run.
         signals: requests to stop this process.
-        folder: the run folder; a stop file in it is a request, too.
+        folder: the run folder; the files `stop`, `sample` and `checkpoint` in it are requests, too.
     """
 
     def __init__(
@@ -27,6 +38,8 @@ class Watch:
     ) -> None:
         self.fabric, self.max_nonfinite_steps, self.signals = fabric, max_nonfinite_steps, signals
         self.folder = folder
+        self.asked = Requests()  # by files that rank zero has seen, until all ranks know it
+        self.looked_at = time.monotonic()
         self.every = 1 if fabric.device.type == "cpu" else EVERY
         self.unchecked: list[Tensor] = []
         self.consecutive = 0
@@ -51,16 +64,31 @@ class Watch:
         self.unchecked = []
         return False
 
-    def stopping(self, done: int) -> bool:
-        """Whether any rank was asked to stop: all must leave the loop after the same step."""
-        requested = self.signals.wanted or self.requested_by_file(done)
-        if self.fabric.world_size == 1:
-            return requested
-        if done % self.every:
-            return False
-        return bool(any_rank(self.fabric, torch.tensor(requested, device=self.fabric.device)))
+    def requested(self, done: int) -> Requests:
+        """What the run is asked for after `done` steps: all ranks must do it after the same step.
 
-    def requested_by_file(self, done: int) -> bool:
-        """Whether the run folder holds a stop file; rank zero looks every few steps."""
-        looks = done % EVERY == 0 and self.fabric.is_global_zero
-        return looks and stop_file.end_of(self.folder) is not None
+        A request for a preview or a checkpoint is returned once.
+        """
+        if self.fabric.is_global_zero and self._is_time_to_look(done):
+            self._look()
+        asked = Requests(self.signals.wanted or self.asked.stop, *self.asked[1:])
+        if self.fabric.world_size > 1:
+            if done % self.every:
+                return Requests()
+            flags = torch.tensor(asked, dtype=torch.float32, device=self.fabric.device)
+            asked = Requests(*any_rank(self.fabric, flags).tolist())
+        self.asked = Requests()
+        return asked
+
+    def _is_time_to_look(self, done: int) -> bool:
+        return done % EVERY == 0 or time.monotonic() - self.looked_at >= LOOK_EVERY
+
+    def _look(self) -> None:
+        """Look for files, and remove those that count once."""
+        sample, checkpoint = (requests.take(self.folder, name) for name in requests.FILES)
+        self.asked = Requests(
+            stop=stop_file.end_of(self.folder) is not None,
+            sample=sample or self.asked.sample,
+            checkpoint=checkpoint or self.asked.checkpoint,
+        )
+        self.looked_at = time.monotonic()

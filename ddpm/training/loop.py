@@ -23,7 +23,7 @@ from ddpm.training.best import Best
 from ddpm.training.compiling import Compilation
 from ddpm.training.ema import EMA
 from ddpm.training.expected_memory import MemoryEstimate, plan_memory, warn_if_too_large
-from ddpm.training.health import Watch
+from ddpm.training.health import Requests, Watch
 from ddpm.training.intervals import due, rank_rows, total_steps
 from ddpm.training.loader import load
 from ddpm.training.lr import LearningRate
@@ -219,11 +219,13 @@ class Loop(ABC):
                 best.validated(done, evaluated)
                 last = last or best.levelled_off
                 validate_at = validation.next(done)
-            stopping = not last and watch.stopping(done)
-            saving = last or stopping or due(done, self.save_every)
+            asked = Requests() if last else watch.requested(done)
+            stopping = asked.stop
+            saving = last or stopping or asked.checkpoint or due(done, self.save_every)
             if watch.too_many_nonfinite(metrics.nonfinite, done, check_now=saving):
                 raise InputError(self.explain_nonfinite(step, order, watch))
-            previewing = not stopping and (last or self.is_preview_step(done, total))
+            preview_due = last or asked.sample or self.is_preview_step(done, total)
+            previewing = not stopping and preview_due
             text = None
             if previewing:
                 with meter.paused():

@@ -20,7 +20,7 @@ from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import threads
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.execution.outputs import offer
-from ddpm.runner.runs import run_dir, stop_file
+from ddpm.runner.runs import requests, run_dir, stop_file
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal import streams
 from ddpm.trackers.base import RunInfo, Tracker, grid_file
@@ -116,6 +116,7 @@ class Run:
         with run_dir.lock(self.dir, new=not self.plan.output.begun), streams.forgetting():
             run_dir.clean(self.dir)
             stop_file.forget(self.dir)
+            requests.forget(self.dir)
             run_dir.write_config(self.dir, hparams, self.step if self.plan.output.begun else None)
             self._write_status("running")
             machine = {"device": describe(self.fabric), "host": socket.gethostname()}

@@ -85,8 +85,8 @@ def embedded(found: list[Group]) -> tuple[list[Group], list[str]]:
     side = LARGEST
     while True:
         with ThreadPoolExecutor() as pool:  # Pillow releases the GIL
-            encoded = pool.map(lambda file, side=side: _encoded(file, side, problems), files)
-            made = {f: p for f, p in zip(files, encoded, strict=True) if p is not None}
+            drawn = pool.map(lambda file, side=side: encoded(file, side, problems), files)
+            made = {f: p for f, p in zip(files, drawn, strict=True) if p is not None}
         size = sum(len(data) for _, data, _ in made.values())
         if size <= BUDGET or side <= 64:
             break
@@ -104,7 +104,7 @@ def _filled(grid: Grid, kind: str, data: bytes, size: tuple[int, int]) -> Grid:
     return replace(grid, data=uri, width=size[0], height=size[1])
 
 
-def _encoded(
+def encoded(
     file: Path, side: int, problems: dict[Path, str]
 ) -> tuple[str, bytes, tuple[int, int]] | None:
     """Format, bytes and size of an image of at most `side` x `side` pixels. It is encoded anew, so

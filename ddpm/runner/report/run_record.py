@@ -2,7 +2,7 @@
 and damage is listed in the record."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,9 @@ _PREVIEW = re.compile(r"step-(\d{1,12})\.png")
 _GRIDS = ("grid.png", "strip.png")  # of sampling jobs
 
 _T = TypeVar("_T")
+Points = dict[str, dict[float, float]]  # by metric and step
 Series = tuple[np.ndarray, np.ndarray]  # steps and values, (n,) each, all finite
+MetricsReader = Callable[[Path, list[str]], dict[str, Series]]
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,11 @@ class RunRecord:
         return (shown(commit, 40) if isinstance(commit, str) else None), code.get("dirty") is True
 
 
-def read(folder: Path) -> RunRecord:
+def read(folder: Path, metrics_of: MetricsReader | None = None) -> RunRecord:
     """The record of a run.
+
+    Args:
+        metrics_of: reads the metrics instead, from a file; problems are added to the list.
 
     Raises:
         InputError: the folder is not that of a run.
@@ -116,7 +121,7 @@ def read(folder: Path) -> RunRecord:
         raise InputError(f"{folder} is not the folder of a run (no config.yaml, no status.json).")
     config = _config(folder, problems)
     status = read_object(folder / "status.json", problems)
-    metrics = _metrics(folder / "metrics.jsonl", problems)
+    metrics = (metrics_of or _metrics)(folder / "metrics.jsonl", problems)
     before = _seen(none, problems, listing.paths, folder, "config.until-step-*.yaml")
     if changed := len(before):
         often = "once" if changed == 1 else f"{changed} times"
@@ -135,7 +140,7 @@ def read(folder: Path) -> RunRecord:
         about=read_object(folder / "about.json", problems),
         metrics=metrics,
         scores=_scores(folder, problems),
-        pictures=_pictures(_seen(none, problems, listing.paths, folder / "samples", "step-*.png")),
+        pictures=pictures(_seen(none, problems, listing.paths, folder / "samples", "step-*.png")),
         grid=grids[0] if grids else None,
         before=tuple(_before(before)),
         problems=tuple(dict.fromkeys(problems)),
@@ -207,7 +212,7 @@ def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]
 
 
 def _metrics(file: Path, problems: list[str]) -> dict[str, Series]:
-    """The finite values of each metric of a report. For repeated steps the last line counts."""
+    """The metrics of a whole file, or of its end."""
     try:
         if regular_size(file) > MAX_BYTES:
             problems.append(f"of metrics.jsonl only the last {MAX_BYTES // 1024**2} MiB are read")
@@ -218,7 +223,13 @@ def _metrics(file: Path, problems: list[str]) -> dict[str, Series]:
         problems.append(f"metrics.jsonl cannot be read: {shown(error, 200)}")
         return {}
     lines = lines[:: -(-len(lines) // MAX_ROWS) or 1]
-    found: dict[str, dict[float, float]] = {}
+    found: Points = {}
+    add_points(found, lines)
+    return series(found)
+
+
+def add_points(found: Points, lines: Iterable[bytes]) -> None:
+    """Add the finite values of each metric of a report. For repeated steps the last line counts."""
     for row in parse(lines):
         step = figure(row["step"])
         for name, value in row.items():
@@ -226,6 +237,10 @@ def _metrics(file: Path, problems: list[str]) -> dict[str, Series]:
                 number = figure(value)
                 if number is not None:
                     found.setdefault(name, {})[step] = number
+
+
+def series(found: Points) -> dict[str, Series]:
+    """The points of each metric in the order of the steps."""
     return {
         name: (np.array(sorted(points)), np.array([points[step] for step in sorted(points)]))
         for name, points in found.items()
@@ -243,7 +258,8 @@ def _scores(folder: Path, problems: list[str]) -> tuple[Scored, ...]:
         return ()
 
 
-def _pictures(files: list[Path]) -> dict[int, Path]:
+def pictures(files: list[Path]) -> dict[int, Path]:
+    """Previews by step, of files with such a name."""
     named = ((_PREVIEW.fullmatch(path.name), path) for path in files)
     return dict(sorted((int(match[1]), path) for match, path in named if match))
 

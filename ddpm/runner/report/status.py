@@ -136,6 +136,12 @@ def read(folder: Path) -> JobStatus:
 _seen: dict[tuple[Path, str], tuple[tuple[int, ...] | None, Any]] = {}
 
 
+def forget(folder: Path) -> None:
+    """Forget what was read in a folder."""
+    for key in [key for key in _seen if key[0].parent == folder]:
+        del _seen[key]
+
+
 def _cached(
     file: Path, read_file: Callable[[Path], _T], otherwise: _T, unread: list[str], part: str = ""
 ) -> _T:

@@ -1,0 +1,275 @@
+"""What job=watch reads and shows: all that is new, little that is old, and damage as a note."""
+
+import itertools
+import json
+import shutil
+
+import numpy as np
+import pytest
+from support.report_folders import picture, run_folder
+from support.web import TOKEN, get, post
+
+from ddpm.runner.report import follow, run_record, status
+from ddpm.runner.runs import run_dir
+from ddpm.web import runs as runs_module
+from ddpm.web.runs import Gone, Runs, below
+from ddpm.web.watch import application
+
+RUNNING = {"state": "running", "total": 1000, "step": 20}
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(runs_module, "time", made)
+    return made
+
+
+@pytest.fixture
+def running(tmp_path):
+    """The folder of a run that trains now."""
+    folder = run_folder(tmp_path / "a", [2.0, 1.0], status=RUNNING, steps=[10], kind="trains")
+    with run_dir.lock(folder):
+        yield folder
+
+
+def add_line(folder, step, loss):
+    row = {"step": step, "train/loss": loss, "train/images_per_sec": 50.0, "train/memory_mb": 7.0}
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def seen(runs, version=""):
+    return json.loads(runs.page(version))
+
+
+def test_a_new_line_is_shown_within_five_seconds(running, clock):
+    runs = Runs(lambda: [running], "runs", 9)
+    first = seen(runs)
+    [row] = first["runs"]
+    assert (row["state"], row["loss"], row["step"]) == ("running", "1.000", 20)
+    assert first["panels"][0]["title"] == "training loss"
+    add_line(running, 30, 0.5)
+    clock.now += 5 - first["wait"]  # the page asks so much later
+    later = seen(runs, first["version"])
+    assert later["version"] != first["version"]
+    [row] = later["runs"]
+    assert (row["loss"], row["speed"], row["memory"]) == ("0.5000", "50", "7 MB")
+    assert row["left"] == "2 min 37 s"  # 980 steps of 8 images
+    assert later["panels"][0]["last"] == 30
+
+
+def test_files_are_read_once_a_second_however_many_pages_ask(running, clock, monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        status, "read", lambda folder, read=status.read: calls.append(1) or read(folder)
+    )
+    runs = Runs(lambda: [running], "runs", 9)
+    for _ in range(50):
+        clock.now += 0.1
+        seen(runs)
+    assert len(calls) == 5
+    version = seen(runs)["version"]
+    assert seen(runs, version).keys() == {"version", "wait"}  # nothing is new
+
+
+def test_a_slow_disk_is_read_more_seldom(running, clock, monkeypatch):
+    def slow(folder, read=status.read):
+        clock.now += 0.03
+        return read(folder)
+
+    monkeypatch.setattr(status, "read", slow)
+    runs = Runs(lambda: [running], "runs", 9)
+    assert seen(runs)["wait"] == pytest.approx(0.03 / runs_module.SHARE + 0.1)
+    assert runs._next_look == pytest.approx(0.03 / runs_module.SHARE)
+    clock.now += 10
+    monkeypatch.setattr(runs_module, "SHARE", 1e-6)
+    assert seen(runs)["wait"] < 5  # but what is new within five seconds
+    assert runs._next_look < clock.now + 5
+
+
+def test_a_run_that_vanishes_is_a_note_and_the_others_stay(running, clock, tmp_path):
+    other = run_folder(tmp_path / "b", [1.0])
+    runs = Runs(lambda: [running, other], "runs", 9)
+    gone = seen(runs)["runs"][1]["id"]
+    shutil.rmtree(other)
+    clock.now += 10
+    page = seen(runs)
+    assert [row["name"] for row in page["runs"]] == ["a"]
+    assert page["notes"] == [
+        f"b: {other} is not the folder of a run (no config.yaml, no status.json)."
+    ]
+    with pytest.raises(Gone, match="this run is gone"):
+        runs.picture(gone, "10")
+    run_folder(tmp_path / "b", [1.0])
+    clock.now += 10
+    assert [row["name"] for row in seen(runs)["runs"]] == ["a", "b"]
+
+
+def test_all_runs_may_vanish(running, clock):
+    found = [running]
+    runs = Runs(lambda: found, "runs", 9)
+    seen(runs)
+    found.clear()
+    clock.now += 10
+    page = seen(runs)
+    assert (page["runs"], page["panels"], page["summary"]) == ([], [], "no jobs")
+    assert not runs._followed
+    assert not runs._ids
+    assert not [key for key in status._seen if key[0].parent == running]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("config.yaml", "a: [", "config.yaml is damaged"),
+        ("status.json", '{"state"', "status.json is damaged"),
+        ("metrics.jsonl", None, "metrics.jsonl cannot be read"),
+    ],
+)
+def test_a_damaged_file_is_said_at_its_run(name, content, words, running, clock, tmp_path):
+    other = run_folder(tmp_path / "b", [1.0])
+    (other / name).unlink()
+    (other / name).mkdir() if content is None else (other / name).write_text(content)
+    page = seen(Runs(lambda: [running, other], "runs", 9))
+    assert [row["name"] for row in page["runs"]] == ["a", "b"]
+    assert words in " ".join(page["runs"][1]["problems"])
+    assert page["runs"][0]["problems"] == []
+
+
+def test_a_damaged_picture_is_said_in_its_place(running):
+    picture(running / "samples" / "step-000020.png")
+    whole = (running / "samples" / "step-000010.png").read_bytes()
+    (running / "samples" / "step-000030.png").write_bytes(whole[: len(whole) // 2])
+    app = application(Runs(lambda: [running], "runs", 9), TOKEN)
+    [row] = get(app, "/runs").json["runs"]
+    assert row["pictures"] == [10, 20, 30]
+    assert get(app, f"/picture/{row['id']}/20").body.startswith(b"\x89PNG")
+    answer = get(app, f"/picture/{row['id']}/30")
+    assert answer.status == 404
+    assert answer.json["error"].startswith("step-000030.png cannot be read")
+    (running / "samples" / "step-000020.png").unlink()
+    assert get(app, f"/picture/{row['id']}/20").status == 404
+
+
+def test_only_some_pictures_are_kept(running, monkeypatch):
+    monkeypatch.setattr(runs_module, "PICTURES", 2)
+    runs = Runs(lambda: [running], "runs", 9)
+    for step in (20, 30):
+        picture(running / "samples" / f"step-{step:06d}.png", seed=step)
+    [row] = seen(runs)["runs"]
+    for step in ("10", "20", "30"):
+        runs.picture(row["id"], step)
+    assert [key[0].stem[-2:] for key in runs._pictures] == ["20", "30"]
+
+
+@pytest.mark.parametrize("action", ["sample", "checkpoint", "stop"])
+def test_a_button_writes_the_file(action, running, clock):
+    app = application(Runs(lambda: [running], "runs", 9), TOKEN)
+    [row] = get(app, "/runs").json["runs"]
+    assert (row["listens"], row["pending"]) == (True, [])
+    assert post(app, "/ask", {"run": row["id"], "action": action}).status == 200
+    assert (running / action).is_file()
+    assert get(app, "/runs").json["runs"][0]["pending"] == [action]
+    (running / action).unlink()
+    clock.now += 2
+    assert get(app, "/runs").json["runs"][0]["pending"] == []
+
+
+@pytest.mark.parametrize("more", [{"status": {"state": "done"}}, {"kind": "draws"}])
+def test_a_run_that_does_not_train_is_not_asked(more, tmp_path):
+    arguments = {"status": RUNNING, "kind": "trains"} | more
+    folder = run_folder(tmp_path / "a", [1.0], **arguments)
+    app = application(Runs(lambda: [folder], "runs", 9), TOKEN)
+    with run_dir.lock(folder):
+        [row] = get(app, "/runs").json["runs"]
+        answer = post(app, "/ask", {"run": row["id"], "action": "sample"})
+    assert not row["listens"]
+    assert answer.json["error"] == "only a run that trains now can be asked."
+    assert not (folder / "sample").exists()
+
+
+def test_the_newest_runs_are_shown(tmp_path):
+    import os
+
+    folders = [run_folder(tmp_path / name, [1.0]) for name in "abcd"]
+    for folder, age in zip(folders, (5, 1, 4, 2), strict=True):
+        os.utime(folder / "status.json", (1000 - age, 1000 - age))
+    page = seen(Runs(lambda: folders, "runs", 2))
+    assert [row["name"] for row in page["runs"]] == ["b", "d"]
+    assert page["notes"][0] == "2 of 4 runs: those that run, and the newest."
+
+
+def test_runs_are_found_below_a_folder_and_not_inside_of_runs(tmp_path):
+    for name in ("x", "deep/er/y", "x/inside", ".hidden/z"):
+        run_folder(tmp_path / "outputs" / name, [1.0])
+    (tmp_path / "outputs" / "loop").symlink_to(tmp_path / "outputs")
+    found = below(tmp_path / "outputs")
+    assert [path.relative_to(tmp_path / "outputs").as_posix() for path in found] == [
+        "deep/er/y",
+        "x",
+    ]
+    assert below(tmp_path / "nothing") == []
+
+
+# A file that grows
+
+
+def read_whole(file):
+    return run_record._metrics(file, [])
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, series in one.items():
+        assert np.array_equal(series, other[name]), name
+
+
+def test_reading_what_is_added_is_reading_all(tmp_path):
+    rng, file = np.random.default_rng(0), tmp_path / "metrics.jsonl"
+    rows = [{"step": int(s), "train/loss": float(rng.normal()), "eval/x": 1.0 / (s + 1)} for s in
+            [*range(50), *range(40, 90)]]  # fmt: skip
+    content = b"".join(json.dumps(row).encode() + b"\n" for row in rows) + b'{"step": 90, "train'
+    ends = [0, *sorted(rng.integers(0, len(content), 12).tolist()), len(content)]
+    growing = follow.GrowingMetrics()
+    file.touch()
+    for start, end in itertools.pairwise(ends):
+        with open(file, "ab") as opened:
+            opened.write(content[start:end])
+        found = growing(file, [])
+    assert_same(found, read_whole(file))
+    assert len(found["train/loss"][0]) == 90
+
+
+def test_a_file_that_is_replaced_or_cut_is_read_anew(tmp_path):
+    file, growing = tmp_path / "metrics.jsonl", follow.GrowingMetrics()
+    file.write_text('{"step": 1, "train/loss": 1}\n{"step": 2, "train/loss": 2}\n')
+    growing(file, [])
+    for text in ('{"step": 1, "train/loss": 5}\n', "", '{"step": 7, "train/loss": 8}\n' * 9):
+        (tmp_path / "new").write_text(text)
+        (tmp_path / "new").rename(file)
+        assert_same(growing(file, []), read_whole(file))
+    file.write_text('{"step": 3, "train/loss": 3}\n')
+    assert_same(growing(file, []), read_whole(file))
+    file.unlink()
+    assert growing(file, []) == {}
+
+
+def test_a_long_run_keeps_few_points(tmp_path, monkeypatch):
+    monkeypatch.setattr(follow, "MAX_ROWS", 100)
+    file, growing = tmp_path / "metrics.jsonl", follow.GrowingMetrics()
+    for start in range(0, 2000, 10):
+        with open(file, "a") as opened:
+            opened.writelines(f'{{"step": {start + i}, "train/loss": 1}}\n' for i in range(10))
+        steps, _ = growing(file, [])["train/loss"]
+        assert len(steps) <= 100
+    assert (steps[0], steps[-1]) == (0, 1999)
