@@ -67,6 +67,7 @@ LAYERS = [
     ["editing", "pretrained", "metrics"],
     ["guidance", "runner.execution"],
     ["pipeline", "runner.sweeps"],
+    ["evaluation"],
     ["training"],
     ["jobs"],
     ["cli", "runner"],

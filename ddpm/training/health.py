@@ -60,6 +60,12 @@ class Watch:
             return False
         return bool(any_rank(self.fabric, torch.tensor(requested, device=self.fabric.device)))
 
+    def asked(self) -> bool:
+        """Whether any rank was asked to stop, now; the same on all ranks, which all call it."""
+        file = self.fabric.is_global_zero and stop_file.end_of(self.folder) is not None
+        wanted = torch.tensor(float(self.signals.wanted or file), device=self.fabric.device)
+        return bool(any_rank(self.fabric, wanted))
+
     def requested_by_file(self, done: int) -> bool:
         """Whether the run folder holds a stop file; rank zero looks every few steps."""
         looks = done % EVERY == 0 and self.fabric.is_global_zero
