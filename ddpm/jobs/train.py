@@ -21,13 +21,14 @@ from ddpm.samplers.dpm_solver import DPMSolver
 from ddpm.training import evaluation as scoring
 from ddpm.training.best import Best
 from ddpm.training.expected_memory import MemoryEstimate
+from ddpm.training.best import LOSS, Best
 from ddpm.training.evaluation import Evaluation
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
 from ddpm.training.preview import BATCH, preview_grid
-from ddpm.training.validation import Validation, next_step
+from ddpm.training.validation import Validation, held_out_of, next_step
 
-VALIDATED = ("eval/loss", "eval/loss_raw")  # figures of job.validate_every
+VALIDATED = (LOSS, "eval/loss_raw")  # figures of job.validate_every
 
 logger = logging.getLogger(__name__)
 
@@ -112,15 +113,7 @@ class Train(Loop):
         every, batch_size = self.validate_every, self.batch_size
         if every is None or not next_step(steps.start, steps.stop, every, batch_size):
             return None
-        held_out, reason = None, "none, as data.holdout=0 or data.split is not train"
-        try:
-            held_out = self.data.held_out()
-            if held_out is not None:
-                run.say(f"held out {len(held_out):,} images, for eval/loss")
-        except InputError as error:
-            held_out, reason = None, one_line(error)
-        if held_out is None:
-            run.say(f"held out {reason}: no eval/loss")
+        if (held_out := held_out_of(run, self.data, LOSS)) is None:
             return None
         return Validation(
             fabric=fabric,
