@@ -17,6 +17,7 @@ from ddpm.jobs.sources import Source
 from ddpm.metrics.base import Material, Metric
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.execution.run import Run
+from ddpm.runner.report import score_page
 from ddpm.runner.report.score_table import table
 from ddpm.runner.runs import scores
 from ddpm.runner.runs.scores import Scored
@@ -72,6 +73,9 @@ class Scoring:
         values = {name: score.value for name, score in scores.logged(found).items()}
         self.run.log(self.run.step, values)
         self.run.say(table(found))
+        if found:
+            score_page.write(self.run.dir, found)
+            self.run.say(f"page     {self.run.dir / score_page.FILE}")
         if failed:
             raise InputError("\n".join(failed))
 
