@@ -19,10 +19,9 @@ from ddpm.pipeline import Pipeline, Sampler
 from ddpm.runner.execution.run import Run
 from ddpm.samplers.dpm_solver import DPMSolver
 from ddpm.training import evaluation as scoring
-from ddpm.training.best import Best
-from ddpm.training.expected_memory import MemoryEstimate
 from ddpm.training.best import LOSS, Best
 from ddpm.training.evaluation import Evaluation
+from ddpm.training.expected_memory import MemoryEstimate
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
 from ddpm.training.preview import BATCH, preview_grid

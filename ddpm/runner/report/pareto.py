@@ -41,8 +41,9 @@ def _evaluations(setting: Setting, measure: str) -> float | None:
     if statistic is None or statistic.so_far or statistic.score is None:
         return None
     value = statistic.score.subject.get("evaluations")
-    is_count = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if is_count and value > 0 else None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        return None
+    return float(value)
 
 
 def _seconds(setting: Setting, measure: str) -> float | None:
