@@ -1,6 +1,7 @@
 """From seeds to images: a network, its diffusion process and a sampler."""
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,12 +165,39 @@ class Pipeline:
             [self.sample_seeds(batch, in_turn(labels, batch, seed)) for batch in batches]
         )
 
+    def evaluations(self, label: int | None = None) -> int:
+        """How often the sampler asks the network for one picture: classifier-free guidance asks
+        twice in a step, as does Heun's method. Counted with a network that predicts zeros.
+
+        Args:
+            label: a class, where the network takes labels.
+        """
+        counted = copy.copy(self)
+        counted.compiled_batch = None
+        channels = 2 if self.diffusion.objective.learned_variance else 1
+        counter = counted.model = _Counter(channels)
+        for _ in counted.trajectory([0], None if label is None else [label]):
+            pass
+        return counter.count
+
     def _predict(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         # The number of rows is a multiple of the batch where guidance asks for two predictions.
         eager = self.compiled_batch is not None and len(x_t) % self.compiled_batch != 0
         with self.autocast():
             return call_model(self.model.forward if eager else self.model, x_t, t, label)
+
+
+class _Counter(nn.Module):
+    """Zeros of the right shape; counts the pictures that it was asked for."""
+
+    def __init__(self, times_channels: int) -> None:
+        super().__init__()
+        self.times_channels, self.count = times_channels, 0
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        self.count += len(x_t)
+        return torch.zeros_like(x_t).repeat(1, self.times_channels, 1, 1)
 
 
 def in_turn(labels: Sequence[int] | None, seeds: Sequence[int], first: int) -> list[int] | None:

@@ -70,6 +70,7 @@ LAYERS = [
     ["editing", "pretrained", "metrics"],
     ["guidance", "runner.execution"],
     ["pipeline", "runner.sweeps"],
+    ["evaluation"],
     ["training", "figures", "web"],
     ["jobs"],
     ["cli", "runner"],

@@ -82,7 +82,7 @@ def _refusal(found: Sequence[Mapping[Key, Scored]], refused: Mapping[Key, list[s
     for key in refused:
         first, *others = [of[key].ruler for of in found]
         other = next(o for o in others if scores.differences(first, o))
-        lines.setdefault(scores.told_differences(first, other), []).append(key[0])
+        lines.setdefault(scores.described_differences(first, other), []).append(key[0])
     reasons = [f"{listed(names, 4)}: {fields}" for fields, names in list(lines.items())[:3]]
     fields = sorted({f for several in refused.values() for f in several})
     return "\n".join(

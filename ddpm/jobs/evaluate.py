@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
 from ddpm.errors import InputError
+from ddpm.evaluation import cost
+from ddpm.evaluation.needs import check_needs
+from ddpm.evaluation.reference import Reference, load, save, save_shared
 from ddpm.features.base import Features
 from ddpm.images import enlarge, make_grid
-from ddpm.jobs import cost, scoring
-from ddpm.jobs.reference import Reference, load, save, save_shared
+from ddpm.jobs import scoring
 from ddpm.jobs.sampling import (
     GRID,
     PipelineParts,
@@ -78,7 +80,14 @@ def evaluate(
         )
     else:
         source = Found(Path(run.plan.config["samples"]), data, num_samples, seed)
-    scoring.check_needs(metrics, features, data, loaded, source.n, has_held_out=len(references) > 1)
+    check_needs(
+        metrics,
+        features,
+        data,
+        source.n,
+        has_network=loaded is not None,
+        has_held_out=len(references) > 1,
+    )
     if loaded is not None:
         full = num_samples // (batch_size * fabric.world_size)
         compile_if_it_pays(loaded, compile, full, batch_size)

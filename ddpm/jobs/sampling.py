@@ -32,7 +32,6 @@ from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
 from ddpm.training.compiling import can_compile, compile_networks, may_compile
-from ddpm.training.preview import evaluations
 
 VISIBLE_AFTER = 30  # seconds that a file server may keep an old answer
 GRID = 256  # images in grid.png, at most
@@ -90,7 +89,7 @@ def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch
     if mode is True:
         check_compiler(pipeline.device)
     else:
-        calls = batches * evaluations(pipeline.sampler, pipeline.diffusion)
+        calls = batches * pipeline.evaluations()
         possible = may_compile(pipeline.device) and can_compile()
         if mode is False or not possible or calls < PAYS_OFF:
             return

@@ -14,9 +14,9 @@ from ddpm.data.base import ImageData
 from ddpm.data.decode import Unreadable, open_image
 from ddpm.data.folder import SUFFIXES
 from ddpm.errors import InputError
-from ddpm.jobs import cost
+from ddpm.evaluation.passports import counted, part, weights_digest
+from ddpm.evaluation.reference import subset
 from ddpm.pipeline import Pipeline, in_turn
-from ddpm.randomness import mix
 from ddpm.runner.execution.run import Run, made_with
 from ddpm.runner.runs import run_dir
 from ddpm.runner.runs.scores import Passport, known
@@ -76,7 +76,7 @@ class Drawn:
 
     @cached_property
     def evaluations(self) -> int:
-        return cost.evaluations(self.pipeline, self.labels)
+        return self.pipeline.evaluations(None if self.labels is None else self.labels[0])
 
     def subject(self) -> Passport:
         hparams, diffusion = self.run.plan.hparams, self.pipeline.diffusion
@@ -187,37 +187,6 @@ class Found:
         for start in range(0, self.n, 256):
             found.update(self.images(range(start, min(start + 256, self.n))).numpy().tobytes())
         return found.hexdigest()[:12]
-
-
-def subset(total: int, most: int | None, seed: int) -> list[int]:
-    """All indices, or `most` of them drawn by the seed, in rising order."""
-    if most is None or total <= most:
-        return list(range(total))
-    generator = torch.Generator().manual_seed(mix(seed, "subset", total))
-    return sorted(torch.randperm(total, generator=generator)[:most].tolist())
-
-
-def part(config: dict[str, Any], group: str) -> dict[str, Any]:
-    """The chosen option of a group and its keys."""
-    node = config.get(group)
-    keys = {k: v for k, v in node.items() if k[:1] != "_"} if isinstance(node, dict) else {}
-    return {"name": config["choices"].get(group), **keys}
-
-
-def counted(labels: Sequence[int]) -> dict[str, int]:
-    """How many pictures of each class."""
-    return {str(label): labels.count(label) for label in sorted(set(labels))}
-
-
-def weights_digest(state: dict[str, Any], weights: str) -> str:
-    """Of the weights of network and process, whatever file they were in: 12 hex digits."""
-    found = hashlib.sha256()
-    for group in (weights, "diffusion"):
-        for name, value in sorted(state.get(group, {}).items()):
-            found.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            flat = value.detach().cpu().contiguous().view(-1)
-            found.update(flat.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:12]
 
 
 def _run_config(path: Path) -> dict[str, Any] | None:

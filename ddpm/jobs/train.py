@@ -1,22 +1,33 @@
 """job=train: train a denoising network (Ho et al. 2020, algorithm 1)."""
 
 import logging
+from functools import cached_property
 from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm.denoising import training_losses
-from ddpm.errors import InputError, one_line
+from ddpm.errors import InputError, nearest, one_line
+from ddpm.evaluation import passports
+from ddpm.evaluation.needs import check_needs
+from ddpm.evaluation.reference import Reference
+from ddpm.features.base import Features
 from ddpm.guidance.base import Guidance
+from ddpm.metrics.base import Metric
 from ddpm.pipeline import Pipeline, Sampler
 from ddpm.runner.execution.run import Run
-from ddpm.training.best import Best
+from ddpm.samplers.dpm_solver import DPMSolver
+from ddpm.training import evaluation as scoring
+from ddpm.training.best import LOSS, Best
+from ddpm.training.evaluation import Evaluation
 from ddpm.training.expected_memory import MemoryEstimate
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
-from ddpm.training.preview import BATCH, evaluations, preview_grid
-from ddpm.training.validation import Validation, next_step
+from ddpm.training.preview import BATCH, preview_grid
+from ddpm.training.validation import Validation, held_out_of, next_step
+
+VALIDATED = (LOSS, "eval/loss_raw")  # figures of job.validate_every
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +49,12 @@ class Train(Loop):
         validate_every: int | None,
         keep_best: str | None,
         patience: int | None = None,
+        features: Features | None = None,
+        metrics: dict[str, Metric] | None = None,
+        evaluate_every: int | None = None,
+        evaluate_samples: int = 512,
+        evaluate_steps: int | None = 15,
+        evaluate_reference: int | None = 10000,
         **loop: Any,
     ) -> None:
         super().__init__(**loop)
@@ -46,6 +63,10 @@ class Train(Loop):
         self.sample_every, self.sample_every_epochs = sample_every, sample_every_epochs
         self.num_samples = num_samples
         self.validate_every, self.keep_best, self.patience = validate_every, keep_best, patience
+        self.features, self.metrics = features, metrics or {}
+        self.evaluate_every, self.evaluate_samples = evaluate_every, evaluate_samples
+        self.evaluate_steps, self.evaluate_reference = evaluate_steps, evaluate_reference
+        self.best_sign = self.sign_of_best()
 
     def loss(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
@@ -61,22 +82,37 @@ class Train(Loop):
             run.say(f"weights  {weights}")
 
     def make_best(self) -> Best:
-        return Best(self.keep_best, self.patience)
+        return Best(self.keep_best, self.patience, self.best_sign)
+
+    def sign_of_best(self) -> int:
+        """1 if higher values of the figure that job.keep_best names are better, -1 if lower ones
+        are.
+
+        Raises:
+            InputError: nothing measures it, or it has no better direction.
+        """
+        directions = dict.fromkeys(VALIDATED, "lower")
+        if self.evaluate_every is not None and self.features is not None:
+            for metric in self.metrics.values():
+                for name, better in metric.figures(self.features).items():
+                    directions |= dict.fromkeys(
+                        (f"eval/{name}", f"eval/{name}{scoring.HELD_OUT}"), better
+                    )
+        direction = directions.get(self.keep_best or VALIDATED[0])
+        if direction in ("lower", "higher"):
+            return -1 if direction == "lower" else 1
+        usable = [name for name, better in directions.items() if better != "neither"]
+        raise InputError(
+            f"job.keep_best={self.keep_best}: no figure of this run by which checkpoints can be "
+            f"ranked; there are {', '.join(usable)}.{nearest(str(self.keep_best), usable)}"
+        )
 
     def make_validation(self, run: Run, fabric: Fabric, steps: range) -> Validation | None:
         """Measures the held-out loss, if there are held-out images; says so if there are none."""
         every, batch_size = self.validate_every, self.batch_size
         if every is None or not next_step(steps.start, steps.stop, every, batch_size):
             return None
-        held_out, reason = None, "none, as data.holdout=0 or data.split is not train"
-        try:
-            held_out = self.data.held_out()
-            if held_out is not None:
-                run.say(f"held out {len(held_out):,} images, for eval/loss")
-        except InputError as error:
-            held_out, reason = None, one_line(error)
-        if held_out is None:
-            run.say(f"held out {reason}: no eval/loss")
+        if (held_out := held_out_of(run, self.data, LOSS)) is None:
             return None
         return Validation(
             fabric=fabric,
@@ -90,34 +126,113 @@ class Train(Loop):
             batch=min(BATCH, -(-batch_size // (fabric.world_size * self.accumulate))),
         )
 
+    def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> Evaluation | None:
+        """Scores samples, and says how many and by what.
+
+        Raises:
+            InputError: a metric needs what is not there.
+        """
+        if self.evaluate_every is None or self.features is None:
+            return None
+        seed, most = self.seed, self.evaluate_reference
+        references = {"train": Reference("train", self.data, most, seed)}
+        held_out = self.data.held_out()
+        if held_out is not None:
+            held_out.prepare()
+            references["held_out"] = Reference("held_out", held_out, most, seed)
+        check_needs(
+            self.metrics,
+            self.features,
+            self.data,
+            self.evaluate_samples,
+            has_network=False,
+            has_held_out=held_out is not None,
+        )
+        needs = frozenset().union(*(metric.needs for metric in self.metrics.values()))
+        described = bool(needs & {"features", "classes"})
+        evaluation = Evaluation(
+            run=run,
+            fabric=fabric,
+            features=self.features.to(fabric.device) if described else None,
+            metrics=self.metrics,
+            references=references,
+            pipeline=lambda network: self.pipeline(fabric, network, self.evaluation_sampler),
+            labels=self.labels,
+            every=self.evaluate_every,
+            n=self.evaluate_samples,
+            sampler=passports.part(run.plan.hparams, "sampler")
+            if self.evaluate_steps is None
+            else {"name": "dpm_solver", "steps": self.evaluate_steps},
+            total=steps.stop,
+            seed=seed,
+        )
+        real = sum(len(reference) for reference in references.values())
+        asked, long = self.evaluations(self.evaluation_sampler), self.evaluation_steps
+        run.say(
+            f"scores   {', '.join(self.metrics)} by features={self.features.name}, every "
+            f"{self.evaluate_every:,} steps: {self.evaluate_samples:,} samples of {asked:,} "
+            f"network evaluations each, about as long as {long:,.0f} steps; and "
+            f"{real:,} real pictures"
+        )
+        return evaluation
+
+    @cached_property
+    def evaluation_sampler(self) -> Sampler:
+        if self.evaluate_steps is None:
+            return self.sampler
+        return DPMSolver(steps=min(self.evaluate_steps, self.diffusion.T), order=2)
+
+    @property
+    def evaluation_steps(self) -> float:
+        return self.in_steps(self.evaluation_sampler, self.evaluate_samples)
+
+    def in_steps(self, sampler: Sampler, images: int) -> float:
+        """The duration of drawing so many images, in training steps."""
+        # Forward and backward together take three times as long as forward alone.
+        return self.evaluations(sampler) * images / (3 * self.batch_size)
+
+    def evaluations(self, sampler: Sampler) -> int:
+        """Network evaluations of an image; 0 if a user's own sampler cannot be counted."""
+        pipeline = self.pipeline(None, self.net, sampler)
+        try:
+            return pipeline.evaluations(0 if self.labels else None)
+        except Exception:
+            return 0
+
+    @property
+    def labels(self) -> range | None:
+        """All classes, if images have labels."""
+        labelled = self.data.conditional or self.guidance.labelled
+        return range(self.data.num_classes or 0) if labelled else None
+
+    def pipeline(self, fabric: Fabric | None, network: nn.Module, sampler: Sampler) -> Pipeline:
+        return Pipeline(
+            network,
+            self.diffusion,
+            sampler,
+            self.shape,
+            guidance=self.guidance,
+            num_classes=self.data.num_classes,
+            device=self.diffusion.betas.device,
+            **({} if fabric is None else {"autocast": fabric.autocast}),
+        )
+
     def is_eval_step(self, step: int) -> bool:
         return due(step, self.sample_every, self.sample_every_epochs, self.steps_per_epoch)
 
     @property
     def preview_steps(self) -> float:
-        # Forward and backward together take three times as long as forward alone.
-        images = evaluations(self.sampler, self.diffusion) * self.num_samples
-        return images / (3 * self.batch_size)
+        return self.in_steps(self.sampler, self.num_samples)
 
     def eval_batch(self, fabric: Fabric) -> int:
-        return min(BATCH, -(-self.num_samples // fabric.world_size))
+        most = self.num_samples if self.evaluate_every is None else BATCH * fabric.world_size
+        return min(BATCH, -(-most // fabric.world_size))
 
     def preview(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:
         """Log a grid of samples, of all classes in turn if images have labels."""
-        pipeline = Pipeline(
-            network,
-            self.diffusion,
-            self.sampler,
-            self.shape,
-            guidance=self.guidance,
-            num_classes=self.data.num_classes,
-            device=fabric.device,
-            autocast=fabric.autocast,
-        )
-        labelled = self.data.conditional or self.guidance.labelled
-        labels = range(self.data.num_classes or 0) if labelled else None
+        pipeline = self.pipeline(fabric, network, self.sampler)
         try:
-            grid = preview_grid(fabric, pipeline, self.num_samples, labels)
+            grid = preview_grid(fabric, pipeline, self.num_samples, self.labels)
         except Exception as error:
             if fabric.world_size > 1:
                 raise  # the other processes would wait for this one's images

@@ -7,10 +7,18 @@ import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm.data.base import ImageData
+from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError, nearest
 from ddpm.randomness import StepNoise, mix
+from ddpm.runner.execution.run import Run
+from ddpm.training.best import LOSS, Best
+from ddpm.training.ema import EMA
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
+from ddpm.training.validation import BINS, Validation, by_t, held_out_of, next_step
 
+SIGNS = {LOSS: -1, "eval/accuracy": 1}  # figures of job.validate_every, 1: higher is better
 IMAGES = 512  # at most, to measure the accuracy with
 LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # of noise, as fractions of T - 1
 
@@ -22,16 +30,50 @@ class TrainClassifier(Loop):
 
     label_dropout = 0.0  # all labels are needed
 
-    def __init__(self, *, evaluate_every: int | None, **loop: Any) -> None:
+    def __init__(
+        self,
+        *,
+        evaluate_every: int | None,
+        validate_every: int | None,
+        keep_best: str | None,
+        patience: int | None = None,
+        **loop: Any,
+    ) -> None:
         super().__init__(**loop)
-        self.evaluate_every = evaluate_every
+        self.evaluate_every, self.validate_every = evaluate_every, validate_every
+        self.keep_best, self.patience = keep_best, patience
+        if keep_best not in (*SIGNS, None):
+            raise InputError(
+                f"job.keep_best={keep_best}: a classifier has {', '.join(SIGNS)}."
+                f"{nearest(str(keep_best), SIGNS)}"
+            )
 
     def loss(
         self, model: nn.Module, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
     ) -> Tensor:
-        assert label is not None
-        logits = model(self.diffusion.q_sample(x_0, t, eps), t).float()
-        return F.cross_entropy(logits, label, reduction="none")
+        return cross_entropy(self.diffusion, model, x_0, t, eps, label)
+
+    def make_best(self) -> Best:
+        return Best(self.keep_best, self.patience, SIGNS[self.keep_best or LOSS])
+
+    def make_validation(self, run: Run, fabric: Fabric, steps: range) -> Validation | None:
+        """Measures loss and accuracy on held-out images, if there are any; says so if not."""
+        every, batch_size = self.validate_every, self.batch_size
+        if every is None or not next_step(steps.start, steps.stop, every, batch_size):
+            return None
+        if (held_out := held_out_of(run, self.data, ", ".join(SIGNS))) is None:
+            return None
+        return ClassifierValidation(
+            fabric=fabric,
+            diffusion=self.diffusion,
+            train=self.data,
+            held_out=held_out,
+            every=every,
+            batch_size=batch_size,
+            total=steps.stop,
+            labelled=True,
+            batch=-(-batch_size // (fabric.world_size * self.accumulate)),
+        )
 
     def is_eval_step(self, step: int) -> bool:
         return due(step, self.evaluate_every)
@@ -62,3 +104,50 @@ class TrainClassifier(Loop):
                 right = fabric.all_reduce(right, reduce_op="sum")
             accuracies[f"eval/accuracy_t{step}"] = right.item() / count
         return accuracies
+
+
+class ClassifierValidation(Validation):
+    """Loss and accuracy of the averaged weights on held-out images with noise of all steps, and
+    their differences from those on training images."""
+
+    def __call__(self, step: int, model: nn.Module, ema: EMA) -> dict[str, float]:
+        """Figures of the log after `step` steps; all ranks call it, and get the same."""
+
+        def of(data: ImageData) -> dict[str, Tensor]:
+            kinds = {"loss": cross_entropy, "accuracy": correct}
+            return {name: self.losses(ema.model, data, kind) for name, kind in kinds.items()}
+
+        columns, seen = of(self.held_out), of(self.train)
+        rows = by_t(self.draws.t, self.draws.T, BINS, columns)
+        self.rows = [{"step": step} | row for row in rows]
+        figures: dict[str, float] = {}
+        for name, values in columns.items():
+            mean, trained = (part.double().mean().item() for part in (values, seen[name]))
+            figures |= {f"eval/{name}": mean, f"eval/{name}_gap": mean - trained}
+        return figures
+
+
+def cross_entropy(
+    diffusion: GaussianDiffusion,
+    model: nn.Module,
+    x_0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    label: Tensor | None,
+) -> Tensor:
+    """Of each image after t steps of noise: (B,)."""
+    assert label is not None
+    logits = model(diffusion.q_sample(x_0, t, eps), t).float()
+    return F.cross_entropy(logits, label, reduction="none")
+
+
+def correct(
+    diffusion: GaussianDiffusion,
+    model: nn.Module,
+    x_0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    label: Tensor | None,
+) -> Tensor:
+    """1 for each image whose class is found after t steps of noise, else 0: (B,)."""
+    return (model(diffusion.q_sample(x_0, t, eps), t).argmax(1) == label).float()

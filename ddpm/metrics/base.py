@@ -103,6 +103,11 @@ class Metric(ABC):
             InputError: too few pictures, or something is missing that the metric needs.
         """
 
+    def figures(self, features: Features) -> dict[str, Better]:
+        """The names of the scores of samples, and which values are better: what a training run can
+        follow. `features` are the chosen ones."""
+        return {}
+
     def pictures(self) -> dict[str, Tensor]:
         """After `measure`, pictures to look at, uint8 (C, H, W) each: {"nearest": ...} becomes
         nearest.png."""

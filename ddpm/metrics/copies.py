@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
+from ddpm.features.base import Features
 from ddpm.images import make_grid
 from ddpm.metrics import sets
-from ddpm.metrics.base import Material, Metric, Score
+from ddpm.metrics.base import Better, Material, Metric, Score
 from ddpm.metrics.nearest import Index, Nearest
 
 CALIBRATION = 1000  # pictures that were not trained on, for the threshold
@@ -72,6 +73,9 @@ class Copies(Metric):
         self.gallery = gallery
         self._memo, self._last = sets.Memo(), sets.Memo(most=1)
         self._measured: Material | None = None
+
+    def figures(self, features: Features) -> dict[str, Better]:
+        return {"copied": "lower", "copied_by_ratio": "lower", "nearest_train": "neither"}
 
     def measure(self, material: Material) -> Sequence[Score]:
         found, calibration = self._search(material)

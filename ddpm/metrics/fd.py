@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm.features.base import Features
 from ddpm.metrics import sets
-from ddpm.metrics.base import Material, Metric, Score
+from ddpm.metrics.base import Better, Material, Metric, Score
 from ddpm.randomness import mix
 
 logger = logging.getLogger(__name__)
@@ -177,6 +178,10 @@ class FD(Metric):
     def least(self) -> int:
         return LEAST
 
+    def figures(self, features: Features) -> dict[str, Better]:
+        names = [_name(features, ""), *([_name(features, "_inf")] if self.infinity else [])]
+        return dict.fromkeys(names, "lower")
+
     def measure(self, material: Material) -> Sequence[Score]:
         distances, extrapolated = [], []
         for pair in sets.comparisons(material, "fd", self.reference, self.least):
@@ -208,8 +213,7 @@ class FD(Metric):
         half: float,
         floor: float | None,
     ) -> Score:
-        original = sets.is_original(sets.needed_features(material, "fd"))
-        name = f"fid{suffix}" if original else sets.name(f"fd{suffix}", material)
+        name = _name(sets.needed_features(material, "fd"), suffix)
         low, high = max(0.0, value - half), max(0.0, value + half)
         return Score(
             name,
@@ -235,3 +239,7 @@ class FD(Metric):
 
     def passport(self) -> dict[str, object]:
         return {"name": "fd", "version": 1, "groups": self.groups}
+
+
+def _name(features: Features, suffix: str) -> str:
+    return f"fid{suffix}" if sets.is_original(features) else f"fd{suffix}_{features.name}"

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
+from ddpm.features.base import Features
 from ddpm.metrics import sets
-from ddpm.metrics.base import Material, Metric, Score
+from ddpm.metrics.base import Better, Material, Metric, Score
 
 
 def inception_score(log_probs: Tensor) -> float:
@@ -45,6 +46,9 @@ class InceptionScore(Metric):
     def least(self) -> int:
         return 2 * self.splits
 
+    def figures(self, features: Features) -> dict[str, Better]:
+        return {_name(features): "higher"}
+
     def measure(self, material: Material) -> Sequence[Score]:
         features = sets.needed_features(material, "is")
         if features.num_classes is None:
@@ -63,9 +67,7 @@ class InceptionScore(Metric):
             real = sets.features_of(held_out, "held-out", "is", n)
             place = sets.stand_in(real, n, material.seed)
             floor = float(self._of_splits(material, place).mean())
-        original = sets.is_original(features)
-        name = "is" if original else sets.name("classifier_score", material)
-        unit = "classes"
+        name, unit = _name(features), "classes"
         return [Score(name, mean, n, "higher", unit=unit, low=low, high=high, floor=floor)]
 
     def _of_splits(self, material: Material, x: Tensor) -> Tensor:
@@ -80,3 +82,7 @@ class InceptionScore(Metric):
 
     def passport(self) -> dict[str, object]:
         return {"name": "is", "version": 1, "splits": self.splits}
+
+
+def _name(features: Features) -> str:
+    return "is" if sets.is_original(features) else f"classifier_score_{features.name}"

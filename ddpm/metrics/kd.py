@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ddpm.features.base import Features
 from ddpm.metrics import sets
-from ddpm.metrics.base import Material, Metric, Score
+from ddpm.metrics.base import Better, Material, Metric, Score
 
 LEAST = 3  # pictures; so that one can be left out
 
@@ -104,6 +105,9 @@ class KD(Metric):
     @property
     def least(self) -> int:
         return LEAST
+
+    def figures(self, features: Features) -> dict[str, Better]:
+        return {f"kd_{features.name}": "lower"}
 
     def measure(self, material: Material) -> Sequence[Score]:
         scores = []

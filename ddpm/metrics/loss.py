@@ -67,6 +67,7 @@ class Draws:
         which: Tensor,
         positions: Tensor,
         batch: int = BATCH,
+        loss: Callable[..., Tensor] = training_losses,
     ) -> Tensor:
         """The losses of these draws, float32 on the device of the process: (len(which),).
 
@@ -74,6 +75,7 @@ class Draws:
             read: positions of pictures -> their batch.
             which: (m,) in 0..n-1.
             positions: of all n pictures, as `pictures` returns them.
+            loss: (diffusion, network, x_0, t, eps, label) -> (B,).
         """
         device, losses, t = diffusion.betas.device, [], self.t
         for part in which.split(batch):
@@ -82,9 +84,7 @@ class Draws:
             eps = self.noise(part.tolist(), x_0.shape[1:]).to(device)
             label = None if labels is None else labels.to(device)
             with torch.no_grad():
-                losses.append(
-                    training_losses(diffusion, network, x_0, t[part].to(device), eps, label)
-                )
+                losses.append(loss(diffusion, network, x_0, t[part].to(device), eps, label))
         return torch.cat(losses).float()
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ddpm.features.base import Features
 from ddpm.metrics import sets
-from ddpm.metrics.base import Material, Metric, Score
+from ddpm.metrics.base import Better, Material, Metric, Score
 
 GROUPS = 10  # parts of the samples that the jackknife leaves out in turn
 ROUNDING = 1e-12  # of the largest squared norm: distances closer than this count as equal
@@ -166,6 +167,9 @@ class PRDC(Metric):
     @property
     def least(self) -> int:
         return self.k + 1
+
+    def figures(self, features: Features) -> dict[str, Better]:
+        return {f"{name}_{features.name}": "higher" for name in NAMES}
 
     def measure(self, material: Material) -> Sequence[Score]:
         scores = []

@@ -4,32 +4,36 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-FIGURES = ("eval/loss", "eval/loss_raw")  # lower is better
+LOSS = "eval/loss"
 
 
 @dataclass
 class Best:
-    """Follows a figure over the validations of a run.
+    """Follows a figure over the measurements of a run.
 
     Args:
-        figure: one of FIGURES, or None: no checkpoint is kept.
-        patience: validations without a better value after which the run ends; None: never.
-        value, step: the best value of `watched`, and its step.
-        waited: validations since then.
+        figure: its name in the log, as eval/loss; None: no checkpoint is kept.
+        patience: measurements without a better value after which the run ends; None: never.
+        sign: -1 if lower values are better, 1 if higher ones are.
+        value, step: the best value of `watched`, and its step; not finite: there is none yet.
+        waited: measurements since then.
         kept, kept_step: the best value among checkpoints, and the step of that checkpoint.
+        evaluated: the last step whose evaluation this takes into account.
     """
 
     figure: str | None = None
     patience: int | None = None
+    sign: int = -1
     value: float = math.inf
     step: int = 0
     waited: int = 0
     kept: float = math.inf
     kept_step: int = 0
+    evaluated: int = 0
 
     @property
     def watched(self) -> str:
-        return self.figure or FIGURES[0]
+        return self.figure or LOSS
 
     @property
     def levelled_off(self) -> bool:
@@ -40,31 +44,43 @@ class Best:
         """Why a run that has levelled off ends."""
         return (
             f"job.patience={self.patience}: {self.watched} was best after step {self.step} "
-            f"({self.value:.5g}), and no better in {self.waited} validations since"
+            f"({self.value:.5g}), and no better in {self.waited} measurements since"
         )
 
-    def validated(self, step: int, metrics: dict[str, float]) -> None:
-        """Take note of a validation after `step` steps; a value that is not finite is no better."""
-        if (value := metrics[self.watched]) < self.value:
+    def measured(self, step: int, metrics: dict[str, float]) -> None:
+        """Take note of figures after `step` steps; a value that is not finite is no better."""
+        if (value := metrics.get(self.watched)) is None:
+            return
+        if self._is_better(value, self.value):
             self.value, self.step, self.waited = value, step, 0
         else:
             self.waited += 1
 
+    def wants(self, metrics: dict[str, float]) -> bool:
+        """Whether a checkpoint with these figures would be the best one."""
+        return self.figure in metrics and self._is_better(metrics[self.figure], self.kept)
+
     def saving(self, step: int, metrics: dict[str, float]) -> None:
         """Take note, before a checkpoint is written, of the figures of the same step."""
-        value = math.inf if self.figure is None else metrics.get(self.figure, math.inf)
-        if value < self.kept:
-            self.kept, self.kept_step = value, step
+        if self.figure is not None and self.wants(metrics):
+            self.kept, self.kept_step = metrics[self.figure], step
+
+    def _is_better(self, value: float, than: float) -> bool:
+        if not math.isfinite(value):
+            return False
+        return not math.isfinite(than) or self.sign * value > self.sign * than
 
     def state(self) -> dict[str, Any]:
         """The entry of a checkpoint."""
-        names = ("value", "step", "waited", "kept", "kept_step")
+        names = ("value", "step", "waited", "kept", "kept_step", "evaluated")
         return {"figure": self.watched, **{name: getattr(self, name) for name in names}}
 
     def restore(self, state: Any) -> None:
         """Restore an entry; one of another figure, of a damaged file or none at all is left out."""
-        if not isinstance(state, dict) or state.get("figure") != self.watched:
+        if not isinstance(state, dict):
             return
         numbers = {k: v for k, v in state.items() if k in self.state() and k != "figure"}
+        if state.get("figure") != self.watched:  # of what it says, evaluations alone still count
+            numbers = {k: v for k, v in numbers.items() if k == "evaluated"}
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers.values()):
             vars(self).update(numbers)

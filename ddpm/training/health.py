@@ -92,3 +92,9 @@ class Watch:
             checkpoint=checkpoint or self.asked.checkpoint,
         )
         self.looked_at = time.monotonic()
+
+    def stop_wanted(self) -> bool:
+        """Whether any rank is to stop, now; the same on all ranks, which all call it."""
+        file = self.fabric.is_global_zero and stop_file.end_of(self.folder) is not None
+        wanted = torch.tensor(float(self.signals.wanted or file), device=self.fabric.device)
+        return bool(any_rank(self.fabric, wanted))

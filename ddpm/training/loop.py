@@ -12,6 +12,7 @@ from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.randomness import Order, StepNoise
+from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed.fabric import mesh_of
 from ddpm.runner.distributed.fsdp import shard
 from ddpm.runner.distributed.signals import GracefulStop
@@ -22,6 +23,7 @@ from ddpm.runner.terminal.progress import Progress
 from ddpm.training.best import Best
 from ddpm.training.compiling import Compilation
 from ddpm.training.ema import EMA
+from ddpm.training.evaluation import Evaluation
 from ddpm.training.expected_memory import MemoryEstimate, plan_memory, warn_if_too_large
 from ddpm.training.health import Requests, Watch
 from ddpm.training.intervals import due, rank_rows, total_steps
@@ -109,6 +111,10 @@ class Loop(ABC):
         """What measures the held-out loss after some of these steps; None: nothing does."""
         return None
 
+    def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> Evaluation | None:
+        """What scores samples after some of these steps; None: nothing does."""
+        return None
+
     @abstractmethod
     def is_eval_step(self, step: int) -> bool:
         """Whether to evaluate and preview after `step` steps; the last step always does."""
@@ -123,6 +129,11 @@ class Loop(ABC):
     @property
     def preview_steps(self) -> float:
         """Approximate duration of `preview`, in training steps; 0: it draws nothing."""
+        return 0.0
+
+    @property
+    def evaluation_steps(self) -> float:
+        """Approximate duration of an evaluation, in training steps."""
         return 0.0
 
     def eval_batch(self, fabric: Fabric) -> int:
@@ -164,6 +175,7 @@ class Loop(ABC):
         step = self.make_step(fabric, state, rows)
         order = Order(len(self.data), self.seed, self.batch_size, rows, start, total)
         validation = self.make_validation(run, fabric, range(start, total))
+        evaluation = self.make_evaluation(run, fabric, range(start, total))
         with (
             GracefulStop() as signals,
             run.begin(),
@@ -173,7 +185,13 @@ class Loop(ABC):
             if self.is_preview_step(start, total) and not run.has_grid(start):
                 self.preview(run, fabric, state.ema.model, start)  # a kill interrupted it
             watch = Watch(fabric, self.max_nonfinite_steps, signals, run.dir)
-            self.train(run, step, order, state, meter, watch, progress, validation, best)
+            pending = evaluation is not None and best.evaluated < start
+            if evaluation is not None and pending and evaluation.is_due(start):
+                network = state.ema.model
+                if not self.catch_up(run, network, start, evaluation, watch, best):
+                    return
+            measures = (validation, evaluation, best)
+            self.train(run, step, order, state, meter, watch, progress, *measures)
 
     def train(
         self,
@@ -185,17 +203,21 @@ class Loop(ABC):
         watch: Watch,
         progress: Progress,
         validation: Validation | None,
+        evaluation: Evaluation | None,
         best: Best,
     ) -> None:
-        """Run all steps. After each one, if due: validate, log, save a checkpoint, update the
-        console, draw a preview. In this order, whatever a kill interrupts is repeated after a
-        resume, and the console, which may block, comes after the checkpoint."""
+        """Run all steps. After each one, if due: validate, score samples, log, save a checkpoint,
+        update the console, draw a preview. In this order, whatever a kill interrupts is
+        repeated after a resume, and the console, which may block, comes after the checkpoint."""
         fabric, total, network = step.fabric, order.stop, state.ema.model
         outlook = Outlook(
             order.start,
             total,
             is_preview_step=lambda done: self.is_preview_step(done, total),
             preview_steps=self.preview_steps,
+            evaluations=(0, 0.0)
+            if evaluation is None
+            else (evaluation.every, self.evaluation_steps),
             device=fabric.device,
             say=progress.say,
             compiles=self.compilation.compiled,
@@ -216,12 +238,22 @@ class Loop(ABC):
                     evaluated = validation(done, state.model, state.ema)
                 if run.leads:
                     validation.write(run.dir)
-                best.validated(done, evaluated)
-                last = last or best.levelled_off
+                best.measured(done, evaluated)
                 validate_at = validation.next(done)
+            interrupted, wanted = False, False
+            if evaluation is not None and evaluation.is_due(done):
+                with meter.paused():
+                    scores = evaluation(done, network, watch.stop_wanted)
+                interrupted = scores is None
+                if scores is not None:
+                    best.evaluated = done
+                    best.measured(done, scores)
+                    wanted = best.wants(scores)
+                    evaluated |= scores
+            last = last or best.levelled_off
             asked = Requests() if last else watch.requested(done)
-            stopping = asked.stop
-            saving = last or stopping or asked.checkpoint or due(done, self.save_every)
+            stopping = interrupted or asked.stop
+            saving = last or stopping or wanted or asked.checkpoint or due(done, self.save_every)
             if watch.too_many_nonfinite(metrics.nonfinite, done, check_now=saving):
                 raise InputError(self.explain_nonfinite(step, order, watch))
             preview_due = last or asked.sample or self.is_preview_step(done, total)
@@ -257,6 +289,31 @@ class Loop(ABC):
             count = len(self.data)
             rows = torch.linspace(0, count - 1, min(count, MEASURED)).long().tolist()
             self.diffusion.measure(self.data.__getitems__(rows)[0])
+
+    def catch_up(
+        self,
+        run: Run,
+        network: nn.Module,
+        step: int,
+        evaluation: Evaluation,
+        watch: Watch,
+        best: Best,
+    ) -> bool:
+        """Finish the evaluation in which the run was stopped; False: it was stopped again, or has
+        levelled off."""
+        scores = evaluation(step, network, watch.asked)
+        if scores is None:
+            run.preempted(watch.signals.received, f"in the evaluation of step {step}")
+            return False
+        run.log(step, scores)
+        best.evaluated = step
+        best.measured(step, scores)
+        best.saving(step, scores)
+        if best.kept_step == step and run.leads and run.path is not None:
+            checkpoint.keep_best(run.path)
+        if best.levelled_off:
+            run.say(f"stopped  {best.reason}")
+        return not best.levelled_off
 
     def is_preview_step(self, step: int, total: int) -> bool:
         """Whether to evaluate and preview after `step` of `total` steps."""

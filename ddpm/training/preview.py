@@ -6,10 +6,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from ddpm.denoising import Denoiser, Prediction
-from ddpm.diffusion import GaussianDiffusion
 from ddpm.images import enlarge, make_grid
-from ddpm.pipeline import Pipeline, Sampler, in_turn, without_gradients
+from ddpm.pipeline import Pipeline, in_turn
 
 BATCH = 64
 
@@ -31,26 +29,3 @@ def preview_grid(
         torch.distributed.all_gather(shares, images.to(fabric.device))
         images = torch.cat(shares).cpu()
     return enlarge(make_grid(images[:num_samples]))
-
-
-class _Counter(Denoiser):
-    """Counts network evaluations without a network."""
-
-    count = 0
-
-    def __call__(self, x_t: Tensor, t: int) -> Prediction:
-        self.count += 1
-        return Prediction(x_t, x_t, torch.zeros_like(x_t))
-
-
-def evaluations(sampler: Sampler, diffusion: GaussianDiffusion) -> int:
-    """Network evaluations of a sampler per image, counted on an image of one pixel; 0 if it cannot
-    sample such an image."""
-    counter = _Counter(lambda x_t, t: x_t, diffusion)
-    pixel = torch.zeros(1, 1, 1, 1, device=diffusion.betas.device)
-    try:
-        for _ in without_gradients(sampler(counter, pixel, torch.zeros_like)):
-            pass
-    except Exception:  # a user's own sampler
-        return 0
-    return counter.count

@@ -22,6 +22,7 @@ class Outlook:
         preview_steps: duration of a preview, in training steps.
         device: synchronised when the measurement starts and ends.
         say: prints a line.
+        evaluations: steps between them (0: there are none), and the duration of one, in steps.
         compiles: whether the first step compiles the network.
     """
 
@@ -34,10 +35,12 @@ class Outlook:
         device: torch.device,
         say: Callable[[str], None],
         *,
+        evaluations: tuple[int, float] = (0, 0.0),
         compiles: bool = False,
     ) -> None:
         self.total, self.is_preview_step = total, is_preview_step
         self.preview_steps, self.device, self.say = preview_steps, device, say
+        self.evaluate_every, self.evaluation_steps = evaluations
         self.begin(start, compiles)
 
     def begin(self, step: int, compiles: bool) -> None:
@@ -80,12 +83,17 @@ class Outlook:
         steps = range(step, min(self.total, step + HORIZON) + 1)
         previews = [n for n in steps if self.is_preview_step(n)]
         num_previews = len(previews) * (self.total + 1 - step) / len(steps)
-        end = seconds * (self.total - step + self.preview_steps * num_previews)
+        every, num_evaluations, evaluation = self.evaluate_every, 0, ""
+        if every:
+            num_evaluations = -(-self.total // every) - step // every
+            evaluation = f"each evaluation takes about {clock(seconds * self.evaluation_steps)}, "
+        extra = self.preview_steps * num_previews + self.evaluation_steps * num_evaluations
+        end = seconds * (self.total - step + extra)
         next_preview = ""
         if previews and self.preview_steps:
             first = seconds * (previews[0] - step + self.preview_steps)
             next_preview = f"the next picture in about {clock(first)}, "
-        self.say(f"expect   {next_preview}the end in about {clock(end)}")
+        self.say(f"expect   {next_preview}{evaluation}the end in about {clock(end)}")
         return end
 
     def _wait(self) -> None:

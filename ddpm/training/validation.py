@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,14 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
+from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError, one_line
 from ddpm.metrics.base import to_csv
 from ddpm.metrics.loss import Batch, Draws, by_t
 from ddpm.runner.distributed.fsdp import is_sharded
 from ddpm.runner.distributed.reduce import all_reduce
+from ddpm.runner.execution.run import Run
 from ddpm.runner.safe_io import atomic
 from ddpm.training.ema import EMA
 
@@ -26,6 +29,19 @@ SHARE = 0.01  # of the time in training
 LAST_SHARE = 0.05  # of a run that ends before its first validation is due
 BINS = 16
 TABLE = "loss_by_t.csv"
+
+
+def held_out_of(run: Run, data: ImageData, figures: str) -> ImageData | None:
+    """The images to validate on; says how many, or why there are none."""
+    reason = "none, as data.holdout=0 or data.split is not train"
+    try:
+        if (held_out := data.held_out()) is not None:
+            run.say(f"held out {len(held_out):,} images, for {figures}")
+            return held_out
+    except InputError as error:
+        reason = one_line(error)
+    run.say(f"held out {reason}: no {figures}")
+    return None
 
 
 def num_images(every: int, batch_size: int) -> int:
@@ -92,7 +108,12 @@ class Validation:
         means["loss_gap"] = means["loss"] - means.pop("loss_train")
         return {f"eval/{name}": mean for name, mean in means.items()}
 
-    def losses(self, network: nn.Module, data: ImageData) -> Tensor:
+    def losses(
+        self,
+        network: nn.Module,
+        data: ImageData,
+        loss: Callable[..., Tensor] = training_losses,
+    ) -> Tensor:
         """All losses, in order: (n,), on the CPU. Each rank computes a part of them."""
         ranks, n = self.fabric.world_size, self.draws.n
         mine = torch.arange(self.fabric.global_rank, n + -n % ranks, ranks)
@@ -104,7 +125,7 @@ class Validation:
 
         with self.fabric.autocast():
             own = self.draws.losses(
-                network, self.diffusion, read, mine.clamp(max=n - 1), positions, self.batch
+                network, self.diffusion, read, mine.clamp(max=n - 1), positions, self.batch, loss
             )
         everything = own.new_zeros(n + -n % ranks)
         everything[mine.to(own.device)] = own

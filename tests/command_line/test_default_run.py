@@ -7,7 +7,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ddpm.runner.config.build import build
 from ddpm.runner.config.catalog import CONF
-from ddpm.training.preview import evaluations
 
 LIMIT = 5e12  # floating-point operations, those of the previews included
 
@@ -22,7 +21,7 @@ def test_the_default_run_takes_5_tflop_at_most(data_dir):
     with FlopCounterMode(display=False) as sampling, torch.no_grad():
         job.net(x_0, t)
     seen = [n for n in range(1, job.max_steps + 1) if job.is_preview_step(n, job.max_steps)]
-    drawn = len(seen) * job.num_samples * evaluations(job.sampler, job.diffusion)
+    drawn = len(seen) * job.num_samples * job.evaluations(job.sampler)
     trained = job.max_steps * job.batch_size
     flops = training.get_total_flops() / 2 * trained + sampling.get_total_flops() / 2 * drawn
     assert seen[-1] == job.max_steps

@@ -10,8 +10,8 @@ from support.crash import TINY, go, said
 from support.ranks import ranks
 from support.runs import files_of, metrics_of, status_of
 
+from ddpm.evaluation.reference import subset
 from ddpm.images import save_png
-from ddpm.jobs.sources import subset
 from ddpm.runner.runs import scores
 
 COMMON = ["hardware=cpu", "tracker=local", "features=pixels", "metric=[kd]"]
@@ -40,7 +40,7 @@ def straight(trained, tmp_path_factory):
 def lines(folder):
     """The scores, without what they should not depend on."""
     rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "told"} for row in rows]
+    return [{key: value for key, value in row.items() if key != "environment"} for row in rows]
 
 
 def times(folder):

@@ -90,9 +90,9 @@ def known(choices: dict[str, Any]) -> set[str]:
 
 
 def features_of(job: str, data: str) -> str:
-    """The features that job=evaluate scores a data set with by default: those of its name, if there
-    are any. Other jobs have none: there is no option `none`."""
-    if job != "evaluate":
+    """The default features of samples of a data set: those of its name, if there are any. Jobs that
+    score none have none: there is no option `none`."""
+    if job not in ("evaluate", "train"):
         return "none"
     return data if data in groups()["features"] else "efficientnet"
 

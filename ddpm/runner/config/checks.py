@@ -56,10 +56,14 @@ def _check_source(config: dict[str, Any]) -> list[str]:
 
 def _check_duration(config: dict[str, Any]) -> list[str]:
     job = config.get("job", {})
-    if job.get("patience") is not None and job.get("validate_every") is None:
+    validated = ("eval/loss", "eval/loss_raw", "eval/accuracy")  # others are of evaluations
+    figure = job.get("keep_best") or "eval/loss"
+    if job.get("patience") is not None and figure in validated and not job.get("validate_every"):
         return [
             f"job.patience={job['patience']}: needs job.validate_every, whose figures it reads."
         ]
+    if "evaluate_samples" in job and figure not in validated and not job.get("evaluate_every"):
+        return [f"job.keep_best={figure}: needs job.evaluate_every, after which it is measured."]
     if "max_steps" in job and job["max_steps"] is None and job.get("max_epochs") is None:
         return ["job.max_steps=null, job.max_epochs=null: one of them must be a number."]
     return []

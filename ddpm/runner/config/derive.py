@@ -1,11 +1,13 @@
 """Keys that follow from others: what the network needs for the data, labels, absolute paths."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ddpm.errors import InputError
 from ddpm.runner.config.rules import AREAS
+from ddpm.runner.roles import MEASURING
 from ddpm.runner.safe_io.tree import get_path
 
 
@@ -41,6 +43,28 @@ def labels(config: dict[str, Any]) -> None:
     by_default = get_path(config, "choices.job") != "interpolate" and takes_labels(config)
     if "labels" in job and job["labels"] is None and by_default:
         job["labels"] = list(range(config["data"]["num_classes"]))
+
+
+def scoring(config: dict[str, Any], typed: Iterable[str]) -> None:
+    """Leave the groups that score samples out of a training run that scores none.
+
+    Args:
+        typed: keys of the command line.
+
+    Raises:
+        InputError: the command line sets one of them.
+    """
+    if config["kind"] != "trains" or get_path(config, "job.evaluate_every") is not None:
+        return
+    for key in typed:
+        if (group := key.partition(".")[0]) in MEASURING:
+            raise InputError(
+                f"{key}: a training run scores its samples only with job.evaluate_every=<steps>; "
+                f"set that, too, or leave {group} out."
+            )
+    for group in MEASURING:
+        config.pop(group, None)
+        config["choices"].pop(group, None)
 
 
 def pipeline(config: dict[str, Any]) -> None:

@@ -78,6 +78,7 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
     config["code"] = code_version.state()
     wandb_settings.normalise(config)
     _derive_and_check(config, request)
+    described = described if config.get("features") else {}
     for key, path in described.items():
         set_path(config, key, get_path(config, path))
     config["job"] |= {key: get_path(config, path) for key, path in wires.items()}
@@ -215,6 +216,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
     if not request.multirun:  # the machines that run the jobs may be logged in elsewhere
         wandb_settings.check_login(config)
     derive.labels(config)
+    derive.scoring(config, request.keys)
     derive.pipeline(config)
     base_run.check_guide(config)
     derive.absolute_paths(config)
@@ -272,7 +274,8 @@ def _check_overrides(cfg: DictConfig, request: Request) -> None:
         options = catalog.groups().get(key)
         if key in roles.MEASURING and f"${{{key}}}" not in to_dict(cfg.job, resolve=False).values():
             raise InputError(
-                f"{key}: job={request.choices['job']} measures nothing; {key} is for job=evaluate."
+                f"{key}: job={request.choices['job']} measures nothing by it; {key} is for "
+                "job=evaluate, and for job=train with job.evaluate_every."
             )
         if options is not None and isinstance(choice := request.choices.get(key), str):
             if choice not in options and not _is_own(key, choice):  # presets are optional to Hydra

@@ -1,8 +1,11 @@
 """Offer the files of a finished run to its trackers: the last checkpoint, and the pictures."""
 
+import contextlib
 import logging
 from pathlib import Path
 
+from ddpm.errors import InputError
+from ddpm.runner.checkpoints import summary
 from ddpm.runner.checkpoints.checkpoint import list_checkpoints
 from ddpm.runner.safe_io import listing
 from ddpm.trackers.base import grid_files
@@ -23,6 +26,10 @@ def offer(tracker: Trackers, folder: Path, step: int, *, trains: bool) -> None:
         logger.warning("The trackers get no files: %s", error)
         return
     if checkpoints:
+        best = folder / "checkpoints" / summary.BEST
+        if best.is_file() and not best.samefile(checkpoints[-1]):
+            with contextlib.suppress(InputError):  # damaged
+                tracker.log_files("model", summary.read(best).step, [best], final=True)
         tracker.log_files("model", step, checkpoints[-1:], final=True)
     tracker.log_files("samples", step, samples, final=True)
 

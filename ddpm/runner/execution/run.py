@@ -47,6 +47,7 @@ class Kept(Protocol):
     """Which checkpoint is kept as the best one: `training.best.Best`."""
 
     kept_step: int
+    evaluated: int
 
     def state(self) -> dict[str, Any]: ...
 

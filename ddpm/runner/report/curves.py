@@ -71,7 +71,12 @@ def panels(comparison: Comparison) -> tuple[list[Panel], list[Panel]]:
     one axis."""
     names = {name for run in comparison.runs for name in run.metrics}
     large = [(LOSS, "training loss")] if LOSS in names else []
-    evaluated = sorted(name for name in names if name.startswith("eval/"))
+    evaluated = sorted(
+        name
+        for name in names
+        if name.startswith("eval/")  # single values are in the tables
+        and any(len(run.metrics[name][0]) > 1 for run in comparison.runs if name in run.metrics)
+    )
     large += [(name, column) for name in evaluated for column in _columns(comparison, name)]
     quartiles = [(name, title) for name, title in _QUARTILES.items() if name in names]
     shared = [
@@ -101,7 +106,7 @@ def _panel(
     low, high = span or (float(min(ends)), float(max(ends)))
     scales = []
     for kind in ("log", "linear") if positive else ("linear",):
-        bottom, top = _widened(low, high, kind)
+        bottom, top = widened(low, high, kind)
         lines = [
             Line(
                 run=i,
@@ -113,8 +118,8 @@ def _panel(
             )
             for i, run, series, curve in curves
         ]
-        scales.append(Scale(kind, bottom, top, _ticks(bottom, top, kind), lines))
-    ticks = [(at, _short(label)) for at, label in _ticks(0, last, "linear")]
+        scales.append(Scale(kind, bottom, top, ticks_of(bottom, top, kind), lines))
+    ticks = [(at, _short(label)) for at, label in ticks_of(0, last, "linear")]
     return Panel(metric, title, last, ticks, scales)
 
 
@@ -143,7 +148,7 @@ def _drawn(metric: str, series: Series, positive: bool) -> np.ndarray:
     return np.exp(smooth(np.log(values))) if positive else smooth(values)
 
 
-def _widened(low: float, high: float, kind: str) -> tuple[float, float]:
+def widened(low: float, high: float, kind: str) -> tuple[float, float]:
     """The range with a margin."""
     if kind == "log":
         air = max((high / low) ** 0.04, 1.02)
@@ -166,7 +171,7 @@ def _path(
     return f"M{'L'.join(points)}" + ("h0" if len(points) == 1 else "")
 
 
-def _ticks(low: float, high: float, kind: str) -> list[Tick]:
+def ticks_of(low: float, high: float, kind: str) -> list[Tick]:
     """Round values between the ends of an axis."""
     if kind == "log":
         values = list(_of_decades(low, high))

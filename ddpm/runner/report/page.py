@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from ddpm.runner.report import changes, commands, curves, grids, tables
+from ddpm.runner.report import changes, commands, curves, grids, pareto, tables
 from ddpm.runner.report.comparison import Comparison
 
 _HERE = Path(__file__).parent
@@ -45,6 +45,7 @@ def page(
             summary=tables.of_settings(comparison),
             singles=tables.of_runs(comparison, output),
             groups=groups,
+            tradeoffs=pareto.tradeoffs(comparison),
             large=large,
             quartiles=quartiles,
             drawn={line.setting for panel in large for line in panel.scales[0].lines},

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ddpm.runner.report.run_record import RunRecord
-from ddpm.runner.runs.scores import Scored, logged, told_differences
+from ddpm.runner.runs.scores import Scored, described_differences, logged
 
 WITHOUT = "no passport"
 UNKNOWN = "unknown ruler"
@@ -77,4 +77,4 @@ def _note(
     rulers = [of[measure].ruler for r in groups.values() if measure in (of := passports[id(r[0])])]
     if len(rulers) < 2:
         return f"{start}."
-    return f"{start} ({told_differences(rulers[0], rulers[1])})."
+    return f"{start} ({described_differences(rulers[0], rulers[1])})."

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from ddpm.runner.report.stats import NONE, number
-from ddpm.runner.runs.scores import Key, Scored, told_differences
+from ddpm.runner.runs.scores import Key, Scored, described_differences
 
 
 def table(found: Sequence[Scored]) -> str:
@@ -44,7 +44,9 @@ def comparison(
     lines = [f"{letters[0]}  {names[0]}"]
     for letter, name, of in list(zip(letters, names, found, strict=True))[1:]:
         subject = next(iter(of.values())).subject
-        lines.append(f"{letter}  {name} ({told_differences(first.subject, subject) or 'equal'})")
+        lines.append(
+            f"{letter}  {name} ({described_differences(first.subject, subject) or 'equal'})"
+        )
     head = ["score", *letters, "floor"]
     head += [f"{letter} - a, 95 % interval" for letter in letters[1:]] + ["better"]
     rows = [head]

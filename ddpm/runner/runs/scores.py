@@ -39,7 +39,7 @@ class Scored:
         n: pictures that were measured.
         step: of the weights.
         ruler, subject: the two passports.
-        told: device, versions, seconds: what a score should not depend on.
+        environment: device, versions, seconds, command: what a score should not depend on.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Scored:
     floor: float | None = None
     unit: str = ""
     reference: str | None = None
-    told: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> Key:
@@ -97,7 +97,7 @@ def differences(one: Passport, other: Passport) -> list[str]:
     return [key for key in sorted({*a, *b}) if not _equal(a.get(key), b.get(key))]
 
 
-def told_differences(one: Passport, other: Passport, most: int = 5) -> str:
+def described_differences(one: Passport, other: Passport, most: int = 5) -> str:
     """The fields in which they differ, with both values: `n: 1000, 500; metric.k: 5, 3`."""
     a, b = dict(flatten(one)), dict(flatten(other))
     keys = differences(one, other)
@@ -175,7 +175,8 @@ def _scored(row: Any) -> Scored:
             raise Refused(f"{key} is missing")
     if row["better"] not in BETTER:
         raise Refused(f"better is {shown(row['better'], 20)}")
-    unit, reference, told = row.get("unit"), row.get("reference"), row.get("told")
+    unit, reference = row.get("unit"), row.get("reference")
+    environment = row.get("environment")
     return Scored(
         name=shown(row["name"], 100),
         value=_number(row, "value"),
@@ -186,7 +187,7 @@ def _scored(row: Any) -> Scored:
         subject=row["subject"],
         unit=shown(unit, 20) if isinstance(unit, str) else "",
         reference=shown(reference, 20) if isinstance(reference, str) else None,
-        told=told if isinstance(told, dict) else {},
+        environment=environment if isinstance(environment, dict) else {},
         **optional,
     )
 

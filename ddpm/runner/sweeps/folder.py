@@ -48,6 +48,8 @@ def identity(config: dict[str, Any]) -> str:
         keys["job.compile"] = False
     if config["choices"].get("job") == "sample" and not keys.get("job.compile"):
         keys.pop("job.compile", None)  # it had no such key
+    if config["choices"].get("job") == "train" and keys.get("job.evaluate_every") is None:
+        keys = {k: v for k, v in keys.items() if not k.startswith("job.evaluate_")}  # unused
     if config.get("source"):  # run and step identify the checkpoint; its file may have moved
         keys.pop("checkpoint", None)
     decisive = old_names.first_names(

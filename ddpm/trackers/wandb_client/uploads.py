@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddpm.errors import one_line
+from ddpm.runner.checkpoints.summary import BEST
 from ddpm.runner.runs import metrics_log
 from ddpm.runner.safe_io import atomic
 from ddpm.trackers.wandb_client.limits import artifact_name
@@ -56,25 +57,35 @@ class Uploads:
             return
         with self._reporting():
             folder = self._dir / "wandb" / "artifacts" / f"{kind}-step-{step:07d}"
-            held = [_link(file, folder / file.name) for file in files]
+            best = self._best(files[0]) if kind == "model" else False
+            name = f"step-{step:07d}.pt"
+            held = [_link(f, folder / (name if f.name == BEST else f.name)) for f in files]
             losses = metrics_log.values(self._dir, until=step)
             loss = metrics_log.final(losses) if kind == "model" else None
-            self._later(lambda: self._upload(kind, step, held, loss))
+            self._later(lambda: self._upload(kind, step, held, loss, best))
 
     def finish(self, seconds: float) -> None:
         """Wait until all uploads are done, at most so long."""
         with self._idle:
             self._idle.wait_for(lambda: self._left == 0, seconds)
 
-    def _upload(self, kind: str, step: int, files: list[Path], loss: float | None) -> None:
+    def _best(self, file: Path) -> bool | None:
+        """Whether a checkpoint is the one that the run keeps as its best; None: it keeps none."""
+        kept = self._dir / "checkpoints" / BEST
+        return kept.samefile(file) if kept.is_file() else None
+
+    def _upload(
+        self, kind: str, step: int, files: list[Path], loss: float | None, best: bool | None
+    ) -> None:
         import wandb
 
         about: dict[str, Any] = {"step": step} | ({} if loss is None else {"loss": loss})
         artifact = wandb.Artifact(artifact_name(f"{kind}-{self._id}"), kind, metadata=about)
         for file in files:  # without a copy in W&B's cache: a checkpoint can be large
             artifact.add_file(str(file), name=file.name, policy="immutable", skip_cache=True)
-        best = ["best"] if loss is not None and self._done.is_best(loss) else []
-        aliases = ["latest", f"step-{step}", *best]
+        if best is None:
+            best = loss is not None and self._done.is_best(loss)
+        aliases = ["latest", f"step-{step}", *(["best"] if best else [])]
         logged = self._run.log_artifact(artifact, aliases=aliases)
         if not self._run.offline:
             logged.wait(timeout=int(SECONDS))

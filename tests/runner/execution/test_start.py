@@ -9,13 +9,13 @@ import torch
 from support.base import ROOT, TINY
 
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.pipeline import Pipeline
 from ddpm.runner.execution import eager
 from ddpm.runner.terminal.progress import clock
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver
 from ddpm.samplers.heun import Heun
-from ddpm.training.preview import evaluations
 from ddpm.training.time_left import Outlook
 
 
@@ -145,10 +145,9 @@ def test_nothing_is_told_of_a_run_that_has_ended_by_then(monkeypatch):
     ],
 )
 def test_evaluations_of_the_network_are_counted(sampler, count):
-    assert (
-        evaluations(sampler, GaussianDiffusion(betas=torch.linspace(1e-3, 0.2, 100).double()))
-        == count
-    )
+    process = GaussianDiffusion(betas=torch.linspace(1e-3, 0.2, 100).double())
+    pipeline = Pipeline(torch.nn.Identity(), process, sampler, (1, 2, 2))
+    assert pipeline.evaluations() == count
 
 
 def test_a_compiled_run_tells_how_long_that_took(monkeypatch):

@@ -34,7 +34,7 @@ def test_a_single_change_is_found_by_its_name(passport, key):
         assert scores.differences(passport, made) == [key]
         assert scores.differences(made, passport) == [key]
         assert scores.ident(made) != scores.ident(passport)
-        assert f"{key}: " in scores.told_differences(passport, made)
+        assert f"{key}: " in scores.described_differences(passport, made)
 
 
 def test_equal_passports_are_equal_whatever_their_order():

@@ -196,7 +196,7 @@ def unlike_ruler(study: Any, folder: Path | None, metric: str) -> str | None:
         return None
     if ruler is not None and not scores.differences(ruler, score.ruler):
         return None
-    differ = scores.told_differences(ruler or score.ruler, score.ruler)
+    differ = scores.described_differences(ruler or score.ruler, score.ruler)
     return (
         f"hydra.sweeper.metric={metric}: {folder} was measured by another ruler than the trials "
         f"before ({differ}), so their values do not compare. Search keys that do not change it."

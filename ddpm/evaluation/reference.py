@@ -1,4 +1,4 @@
-"""The real pictures that job=evaluate compares with, and what it keeps of them on the disk."""
+"""The real pictures that samples are compared with, and what is kept of them on the disk."""
 
 import contextlib
 import warnings
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ddpm.data.base import ImageData
-from ddpm.jobs.sources import subset
 from ddpm.metrics.base import Pictures
+from ddpm.randomness import mix
 from ddpm.runner.runs.scores import Passport
 from ddpm.runner.safe_io import atomic
 
@@ -73,6 +73,14 @@ class Reference:
         else:
             images, classes = self.data.__getitems__(self.indices)
         return Pictures(images, features, classes if self.data.class_names else None)
+
+
+def subset(total: int, most: int | None, seed: int) -> list[int]:
+    """All indices, or `most` of them drawn by the seed, in rising order."""
+    if most is None or total <= most:
+        return list(range(total))
+    generator = torch.Generator().manual_seed(mix(seed, "subset", total))
+    return sorted(torch.randperm(total, generator=generator)[:most].tolist())
 
 
 def load(file: Path) -> np.ndarray | None:

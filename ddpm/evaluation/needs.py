@@ -1,0 +1,46 @@
+"""What metrics need, checked before anything is drawn."""
+
+from ddpm.data.base import ImageData
+from ddpm.errors import InputError
+from ddpm.features.base import Features
+from ddpm.metrics.base import Metric
+
+
+def check_needs(
+    metrics: dict[str, Metric],
+    features: Features,
+    data: ImageData,
+    n: int,
+    *,
+    has_network: bool,
+    has_held_out: bool,
+) -> None:
+    """Check that there is what the metrics need, before anything is drawn.
+
+    Args:
+        n: number of samples.
+
+    Raises:
+        InputError: names the metric, and what is missing.
+    """
+    needs = frozenset().union(*(metric.needs for metric in metrics.values()))
+    if needs & {"features", "classes"}:
+        features.check_channels(data.channels)
+    for name, metric in metrics.items():
+        if "network" in metric.needs and not has_network:
+            raise InputError(f"metric={name}: measures a network; it needs checkpoint=<run>.")
+        if "held_out" in metric.needs and not has_held_out:
+            raise InputError(
+                f"metric={name}: needs held-out pictures, and these data have none "
+                "(data.holdout=0, or the split is not train). Leave this metric out."
+            )
+        if "classes" in metric.needs and features.num_classes is None:
+            raise InputError(
+                f"metric={name}: needs features with classes, and features={features.name} has "
+                "none. Choose others, or leave this metric out."
+            )
+        if n < metric.least:
+            raise InputError(
+                f"metric={name}: needs at least {metric.least} samples, and there are {n}. "
+                "Draw more (job.num_samples), or leave this metric out."
+            )

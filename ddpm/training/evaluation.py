@@ -1,0 +1,271 @@
+"""Scores of samples during training: job.evaluate_every.
+
+What is drawn goes to files in the run's folder: an evaluation that was stopped goes on where it
+was. The folder bears the digest of the weights: pictures of other weights are not used.
+"""
+
+import contextlib
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ddpm.errors import InputError
+from ddpm.evaluation import passports
+from ddpm.evaluation.reference import Reference, load, save, save_shared
+from ddpm.features.base import Features
+from ddpm.metrics.base import Material, Metric, Pictures
+from ddpm.pipeline import Pipeline, in_turn
+from ddpm.runner.distributed.fabric import describe
+from ddpm.runner.distributed.fsdp import gather, is_sharded
+from ddpm.runner.execution.run import Run, made_with
+from ddpm.runner.runs import scores
+from ddpm.runner.runs.scores import Passport, Scored
+from ddpm.runner.safe_io import listing
+from ddpm.runner.safe_io.failpoint import crashpoint
+
+logger = logging.getLogger(__name__)
+
+BATCH = 64
+FIRST_SEED = 2_000_000  # neither those of previews, nor those of job=evaluate
+FOLDER = "evaluation"
+HELD_OUT = "_held_out"  # end of the name of a figure against held-out pictures
+
+Item = tuple[str, range]  # `samples` or the role of a reference, and a batch of its pictures
+
+
+@dataclass
+class Evaluation:
+    """Draws samples with the averaged network and scores them. Draws no random number of training.
+
+    Args:
+        features: None: no metric needs any.
+        references: real pictures, by their roles: train, held_out.
+        pipeline: from a network to a pipeline that draws with it.
+        labels: classes, used in turn; None: none.
+        every: steps between evaluations.
+        n: number of samples.
+        sampler: that draws them, for passports.
+        total: steps of the run; the last one is evaluated, too.
+    """
+
+    run: Run
+    fabric: Fabric
+    features: Features | None
+    metrics: dict[str, Metric]
+    references: dict[str, Reference]
+    pipeline: Callable[[nn.Module], Pipeline]
+    labels: Sequence[int] | None
+    every: int
+    n: int
+    sampler: Passport
+    total: int
+    seed: int
+    memo: dict[str, Tensor | None] = field(default_factory=dict)
+
+    def is_due(self, step: int) -> bool:
+        return step > 0 and (step % self.every == 0 or step == self.total)
+
+    @cached_property
+    def batches(self) -> list[range]:
+        return [range(i, min(i + BATCH, self.n)) for i in range(0, self.n, BATCH)]
+
+    def __call__(
+        self, step: int, network: nn.Module, asked_to_stop: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Figures of the log after `step` steps; all ranks call it, and get the same.
+
+        Args:
+            network: the averaged one.
+            asked_to_stop: the same on all ranks, which all call it.
+
+        Returns:
+            None if it was asked to stop: what is drawn stays, and the next call goes on.
+        """
+        digest = passports.weights_digest({"ema": gather(network.state_dict())}, "ema")
+        found = self.fabric.broadcast(self.known(step, digest) if self.run.leads else None)
+        if found is None:
+            folder = self.run.dir / FOLDER / f"step-{step:07d}-{digest}"
+            if not self.produce(folder, network, asked_to_stop):
+                return None
+            if self.run.leads:
+                try:
+                    found = self.measure(step, digest, folder)
+                except Exception as error:  # the other ranks wait for this one
+                    logger.warning("No scores of step %d; the run continues: %s", step, error)
+                    found = {}
+            found = self.fabric.broadcast(found)
+        return found
+
+    def known(self, step: int, digest: str) -> dict[str, float] | None:
+        """The figures of these weights, if they were measured before."""
+        rows = [s for s in self.earlier() if s.step == step and s.subject["checkpoint"] == digest]
+        return named(rows) if rows else None
+
+    def earlier(self) -> list[Scored]:
+        if not listing.exists(self.run.dir / scores.FILE):
+            return []
+        with contextlib.suppress(InputError):
+            return scores.read(self.run.dir)
+        return []
+
+    # drawing
+
+    def produce(self, folder: Path, network: nn.Module, asked_to_stop: Callable[[], bool]) -> bool:
+        """Draw and describe what is missing, over all ranks; False: it was asked to stop."""
+        pipeline, ranks = self.pipeline(network), self.fabric.world_size
+        todo = self.fabric.broadcast(self.missing(folder) if self.run.leads else [])
+        with_all = ranks > 1 and any(map(is_sharded, network.parameters()))
+        for start in range(0, len(todo), ranks):
+            if asked_to_stop():
+                return False
+            round_of_all = todo[start : start + ranks]
+            if with_all and round_of_all[0][0] == "samples":  # each forward pass needs all ranks
+                round_of_all += round_of_all[-1:] * (ranks - len(round_of_all))
+            made = None
+            if self.fabric.global_rank < len(round_of_all):
+                made = self.make(round_of_all[self.fabric.global_rank], pipeline)
+            for item, arrays in zip(round_of_all, self.gathered(made), strict=False):
+                if self.run.leads:
+                    self.keep(folder, item, arrays)
+        return True
+
+    def missing(self, folder: Path) -> list[Item]:
+        """What is not on the disk yet: samples first, as sharded networks draw them together."""
+        todo: list[Item] = [
+            ("samples", batch)
+            for batch in self.batches
+            if any(load(file) is None for file in self.files(folder, "samples", batch))
+        ]
+        if self.features is not None:
+            for role, reference in self.references.items():
+                if role not in self.memo and load(self.cache(reference)) is None:
+                    todo += [
+                        (role, batch)
+                        for batch in reference.batches
+                        if load(self.files(folder, role, batch)[0]) is None
+                    ]
+        return todo
+
+    def files(self, folder: Path, role: str, batch: range) -> list[Path]:
+        """Of the features, and of the pictures of samples."""
+        stem = f"{role}-{batch.start:07d}.npy"
+        files = [] if self.features is None else [folder / f"features-{stem}"]
+        return [*files, folder / f"images-{stem}"] if role == "samples" else files
+
+    def make(self, item: Item, pipeline: Pipeline) -> list[np.ndarray]:
+        """The arrays of `files`."""
+        role, batch = item
+        if role == "samples":
+            seeds = range(FIRST_SEED + batch.start, FIRST_SEED + batch.stop)
+            images = pipeline.sample_seeds(seeds, in_turn(self.labels, seeds, FIRST_SEED))
+        else:
+            images = self.references[role].images(batch)
+        described = [] if self.features is None else [self.features(images).numpy()]
+        return [*described, images.numpy()] if role == "samples" else described
+
+    def gathered(self, made: Any) -> list[Any]:
+        """What each rank has made, on all ranks."""
+        if self.fabric.world_size == 1:
+            return [made]
+        of_all: list[Any] = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(of_all, made)
+        return of_all
+
+    def keep(self, folder: Path, item: Item, arrays: list[np.ndarray]) -> None:
+        for file, array in zip(self.files(folder, *item), arrays, strict=True):
+            save(file, array)
+        crashpoint("evaluation.drawn")
+
+    # measuring, on the first rank
+
+    def cache(self, reference: Reference) -> Path:
+        assert self.features is not None
+        return reference.features_file(str(scores.ident(scores.known(self.features.passport()))))
+
+    def measure(self, step: int, digest: str, folder: Path) -> dict[str, float]:
+        """Measure, and put the scores into the run's file; the drawn files go."""
+        began, subject = time.monotonic(), self.subject(step, digest)
+        material = self.collect(folder)
+        found = []
+        for metric in self.metrics.values():
+            for score in metric.measure(material):
+                hparams = self.run.plan.hparams
+                ruler = passports.ruler(metric, score, self.features, self.references, hparams)
+                environment = {
+                    "device": describe(self.fabric),
+                    "torch": str(torch.__version__),
+                    "python": sys.version.split()[0],
+                    "seconds": round(time.monotonic() - began, 1),
+                }
+                found.append(passports.scored(score, step, ruler, subject, environment))
+        scores.write(self.run.dir, [*(s for s in self.earlier() if s.step < step), *found])
+        shutil.rmtree(self.run.dir / FOLDER, ignore_errors=True)
+        crashpoint("evaluation.measured")
+        return named(found)
+
+    def collect(self, folder: Path) -> Material:
+        files = [self.files(folder, "samples", batch) for batch in self.batches]
+        images = torch.from_numpy(_arrays(of_batch[-1] for of_batch in files))
+        described = None
+        if self.features is not None:
+            described = torch.from_numpy(_arrays(of_batch[0] for of_batch in files))
+        labels = in_turn(self.labels, range(self.n), 0)
+        pictures = {
+            role: reference.pictures(self.described(reference, folder))
+            for role, reference in self.references.items()
+        }
+        return Material(
+            train=pictures["train"],
+            held_out=pictures.get("held_out"),
+            samples=Pictures(images, described, None if labels is None else torch.tensor(labels)),
+            features=self.features,
+            seed=self.seed,
+        )
+
+    def described(self, reference: Reference, folder: Path) -> Tensor | None:
+        """The features of a reference: the same object each time, so that metrics remember what
+        they have computed of it."""
+        if self.features is not None and reference.role not in self.memo:
+            if (found := load(self.cache(reference))) is None:
+                role, batches = reference.role, reference.batches
+                found = _arrays(self.files(folder, role, batch)[0] for batch in batches)
+                save_shared(self.cache(reference), found)
+            self.memo[reference.role] = torch.from_numpy(found)
+        return self.memo.get(reference.role)
+
+    def subject(self, step: int, digest: str) -> Passport:
+        hparams = self.run.plan.hparams
+        labels = in_turn(self.labels, range(self.n), 0)
+        return scores.known(
+            {
+                "run": hparams["run_id"],
+                "checkpoint": digest,
+                "step": step,
+                "weights": "ema",
+                "sampler": self.sampler,
+                "guidance": passports.part(hparams, "guidance"),
+                "labels": None if labels is None else passports.counted(labels),
+                "seeds": {"first": FIRST_SEED, "n": self.n},
+                "precision": made_with(self.fabric)["precision"],
+            }
+        )
+
+
+def named(found: Sequence[Scored]) -> dict[str, float]:
+    """Names in the log, and values."""
+    return {name: score.value for name, score in scores.logged(found).items()}
+
+
+def _arrays(files: Iterable[Path]) -> np.ndarray:
+    return np.concatenate([np.load(file) for file in files])

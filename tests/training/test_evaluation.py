@@ -1,0 +1,200 @@
+"""Scores of samples in training: they change no weight, and nothing is drawn twice."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from support.crash import TINY, go, said
+from support.rank_runs import CPU, FULL
+from support.ranks import ranks
+from support.runs import assert_equal_state, losses_of, metrics_of, state_of, status_of
+from support.survival import lines_of
+
+from ddpm.features.pixels import Pixels
+from ddpm.features.small import Digits
+from ddpm.metrics.base import Material, Pictures
+from ddpm.runner.config.build import build
+from ddpm.runner.config.catalog import CONF, read
+from ddpm.runner.runs import scores
+from ddpm.training.best import Best
+from ddpm.training.health import Watch
+
+SCORED = ["job.evaluate_every=2", "job.evaluate_samples=70", "job.evaluate_steps=2"]
+WORDS = [*TINY, "job.max_steps=6", "job.keep_checkpoints=-1", "job.save_every=100"]
+LONGER = [*WORDS, *SCORED, "features=pixels", "output_dir=run"]
+FIGURE = "eval/kd_pixels"
+
+
+def figures_of(folder, name=FIGURE):
+    return {row["step"]: row[name] for row in metrics_of(folder) if name in row}
+
+
+def saved(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def rows_of(folder):
+    """The scores without what a score does not depend on."""
+    rows = [json.loads(line) for line in (folder / scores.FILE).read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "environment"} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run that scores samples after each second step, and that nobody disturbed."""
+    home = tmp_path_factory.mktemp("straight")
+    assert go(home, *LONGER, f"job.keep_best={FIGURE}") == 0, said(home)
+    return home / "run"
+
+
+def test_it_says_beforehand_what_it_will_do(straight):
+    line = "kd by features=pixels, every 2 steps: 70 samples of 2 network evaluations each, about"
+    assert f"scores   {line} as long as 6 steps; and 1,797 real pictures" in said(straight.parent)
+
+
+def test_scores_are_in_the_log_and_have_passports(straight):
+    for name in (FIGURE, f"{FIGURE}_held_out"):
+        assert list(figures_of(straight, name)) == [2, 4, 6]
+    rows = scores.read(straight)
+    assert [row.step for row in rows] == [2, 2, 4, 4, 6, 6]
+    assert len({row.ruler_id for row in rows}) == 2, "train and held_out, at all steps alike"
+    assert rows[0].ruler["reference"]["n"] == 1617
+    assert rows[0].subject["sampler"] == {"name": "dpm_solver", "steps": 2}
+    assert {row.step: row.value for row in rows if row.reference == "train"} == figures_of(straight)
+    assert not (straight / "evaluation").exists(), "drawn files go when they are measured"
+
+
+def test_it_changes_no_weight(straight, tmp_path):
+    assert go(tmp_path, *WORDS, "output_dir=run") == 0, said(tmp_path)
+    assert_equal_state(state_of(straight, 6), state_of(tmp_path / "run", 6))
+    assert losses_of(straight) == losses_of(tmp_path / "run")
+    stored = (tmp_path / "run" / "config.yaml").read_text()
+    assert "\nmetric:" not in stored
+    assert "features" not in stored
+
+
+def test_the_best_checkpoint_is_saved_when_it_is_measured(straight):
+    figures = figures_of(straight)
+    best = torch.load(straight / "checkpoints" / "best.pt", weights_only=True)
+    assert best["step"] == min(figures, key=figures.get)
+    assert best["best"]["kept"] == min(figures.values())
+    record = [step for n, step in enumerate(figures) if figures[step] < min(
+        [*list(figures.values())[:n], np.inf])]  # fmt: skip
+    assert saved(straight) == ["best.pt", *(f"step-{n:07d}.pt" for n in sorted({*record, 6}))]
+
+
+@pytest.mark.parametrize(
+    "place", ["evaluation.drawn:2", pytest.param("evaluation.measured:2", marks=pytest.mark.slow)]
+)
+def test_killed_and_resumed_it_is_the_same(place, straight, tmp_path):
+    words = [*LONGER, f"job.keep_best={FIGURE}"]
+    assert go(tmp_path, *words, crash=place) == -9, said(tmp_path)
+    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
+    assert_equal_state(state_of(straight, 6), state_of(tmp_path / "run", 6))
+    assert lines_of(straight) == lines_of(tmp_path / "run")
+    own = {"run": "", "checkpoint": ""}
+    one, other = (
+        [row["subject"] | own for row in rows_of(f)] for f in (straight, tmp_path / "run")
+    )
+    assert one == other
+
+
+def test_stopped_in_the_middle_it_draws_nothing_twice(straight, tmp_path, monkeypatch):
+    """Stopped after the first of two batches: that one stays as it is."""
+    folder, answers = tmp_path / "run", iter([False, True])
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "asked", lambda watch: next(answers))
+        assert go(tmp_path, *LONGER, f"job.keep_best={FIGURE}") == 143, said(tmp_path)
+    assert status_of(folder) == {"state": "preempted", "step": 2, "saved": 2}
+    (drawn,) = (folder / "evaluation").iterdir()
+    assert [path.name for path in sorted(drawn.iterdir())] == [
+        *("features-samples-0000000.npy", "images-samples-0000000.npy"),
+    ]
+    # other features show that they are used
+    np.save(drawn / "features-samples-0000000.npy", np.zeros((64, 256), np.float32))
+    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
+    one, other = figures_of(straight), figures_of(folder)
+    assert [row["step"] for row in metrics_of(folder)] == [1, 2, 2, 3, 4, 5, 6]
+    assert other[2] != pytest.approx(one[2], rel=0.01)
+    assert (other[4], other[6]) == (one[4], one[6])
+    assert_equal_state(state_of(straight, 6), state_of(folder, 6))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_ranks_measure_what_one_does(strategy, tmp_path, monkeypatch):
+    words = [w for w in LONGER if not w.startswith(("hardware", "output_dir"))]
+    words += ["optimizer.lr=1e-12", "job.max_steps=2", "job.evaluate_samples=130"]
+    both = [*words, f"hardware={strategy}", *CPU, "output_dir=two"]
+    assert ranks(tmp_path, *both, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    assert go(tmp_path, *words, "hardware=cpu", FULL, "output_dir=one") == 0, said(tmp_path)
+    one, two = (figures_of(tmp_path / name) for name in ("one", "two"))
+    assert list(two) == [2]
+    assert two == pytest.approx(one, rel=1e-6)
+
+
+def test_a_run_ends_when_a_score_has_levelled_off(tmp_path):
+    words = [*LONGER, "optimizer.lr=1e-30", "job.patience=1", f"job.keep_best={FIGURE}"]
+    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert f"stopped  job.patience=1: {FIGURE} was best after step 2" in said(tmp_path)
+    assert status_of(tmp_path / "run") == {"state": "done", "step": 4, "saved": 4}
+
+
+def test_a_run_can_begin_to_score_when_it_is_resumed(tiny, tmp_path):
+    more = [*SCORED, "features=pixels", "job.max_steps=8"]
+    assert go(tmp_path, "resume=run", *more) == 0, said(tmp_path)
+    assert list(figures_of(tiny)) == [6, 8], "it begins with the checkpoint that it found"
+    assert go(tmp_path, "resume=run", "job.max_steps=10") == 0, said(tmp_path)
+    assert list(figures_of(tiny)) == [6, 8, 10]
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["metric=[fd]"], "metric: a training run scores its samples only with job.evaluate_every"),
+        (
+            ["job.keep_best=eval/kd_digits"],
+            "job.keep_best=eval/kd_digits: needs job.evaluate_every",
+        ),
+        ([*SCORED, "job.keep_best=eval/kd_mnist"], "Did you mean 'eval/kd_digits'?"),
+        ([*SCORED, "job.keep_best=eval/nearest_train", "metric=[copies]"], "by which checkpoints"),
+        ([*SCORED, "metric=[loss]"], "metric=loss: measures a network"),
+        ([*SCORED, "job.evaluate_samples=2"], "metric=kd: needs at least 3 samples"),
+        (["job.keep_best=fid"], "job.keep_best=fid: must be a figure of the log"),
+    ],
+)
+def test_mistakes(words, answer, run, tmp_path):
+    status, out, err = run(*TINY, *words, "output_dir=run")
+    assert status == 2, out + err
+    assert answer in err
+    assert len(err.splitlines()) <= 5
+    assert not (tmp_path / "run").exists()
+
+
+# which figures there are
+
+
+@pytest.mark.parametrize("name", ["kd", "fd", "prdc", "is", "copies"])
+def test_metrics_measure_the_figures_that_they_declare(name):
+    generator = torch.Generator().manual_seed(0)
+    features = Digits()
+
+    def pictures(n):
+        images = torch.randint(256, (n, 1, 16, 16), generator=generator, dtype=torch.uint8)
+        return Pictures(images, features(images), torch.zeros(n, dtype=torch.int64))
+
+    material = Material(pictures(40), pictures(40), pictures(400), features=features)
+    metric = build(read(CONF / "metric" / f"{name}.yaml"), "metric")
+    measured = {score.name: score.better for score in metric.measure(material)}
+    assert metric.figures(features) == measured
+    declared = build(read(CONF / "metric" / "fd.yaml"), "metric").figures(Pixels())
+    assert declared == {"fd_pixels": "lower", "fd_inf_pixels": "lower"}
+
+
+def test_higher_values_can_be_better():
+    best = Best("eval/coverage_digits", 2, sign=1)
+    for step, value in enumerate([0.5, 0.7, 0.6, float("nan")], start=1):
+        best.measured(step, {"eval/coverage_digits": value})
+        best.saving(step, {"eval/coverage_digits": value})
+    best.measured(5, {"eval/loss": 0.1})  # of another measurement
+    assert (best.value, best.step, best.waited, best.kept_step) == (0.7, 2, 2, 2)
