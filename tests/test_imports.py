@@ -99,6 +99,7 @@ METHOD = {
 SHARED = [
     "layers",
     "unet_blocks",
+    "transformer_blocks",
     "base",
     "cache",
     "decode",

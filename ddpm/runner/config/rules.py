@@ -68,6 +68,9 @@ RULES = {
     "output_dir": path(null=True),
     "data_dir": path(),
     "model.patch_size": integer(1),
+    "model.size": one_of("S", "B", "L", "XL", "H", null=True),
+    **{f"model.{k}": integer(1, null=True) for k in ("depth", "width", "num_heads")},
+    "model.bottleneck": integer(1),
     "schedule.T": integer(1),
     "schedule.end": number("a finite number", lambda x: True),  # of sigmoid, too
     "schedule.rescale": boolean(),
