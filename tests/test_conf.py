@@ -37,6 +37,7 @@ OPTIONS = [(group, option) for group in PARTS for option in GROUPS[group]]
 # What a job or an option cannot do without.
 NEEDED = {
     "export": ["checkpoint=run"],
+    "average": ["checkpoint=run", "job.sigma_rel=[0.07]"],
     "sample": ["checkpoint=run"],
     "interpolate": ["checkpoint=run"],
     "inpaint": ["checkpoint=run", "job.image=a.png", "job.mask=left"],
@@ -51,6 +52,8 @@ SMALL = {
     "convnet": ["model.width=4"],
     "unet": ["model.widths=[4,8]", "model.groups=2", "model.num_heads=1"],
     "resunet": ["model.widths=[4,8]", "model.groups=2", "model.num_res_blocks=1"],
+    "dit": ["model.depth=1", "model.width=8", "model.num_heads=2"],
+    "jit": ["model.depth=1", "model.width=8", "model.num_heads=2"],
     **{sampler: ["sampler.steps=2"] for sampler in GROUPS["sampler"] if sampler != "ddpm"},
     **{schedule: ["schedule.T=40"] for schedule in GROUPS["schedule"]},
 }
@@ -58,6 +61,7 @@ SMALL = {
 AT_THE_CALL = {
     "job": {"run", "fabric"},
     "optimizer": {"params"},
+    "ema": {"model", "decay", "ramp"},
     "tracker": {"run_dir", "run", "hparams", "start_step"},
 }
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema.base import EMA
 from ddpm.metrics.base import to_csv
 from ddpm.metrics.loss import Batch, Draws, by_t
 from ddpm.runner.distributed.fsdp import is_sharded
 from ddpm.runner.distributed.reduce import all_reduce
 from ddpm.runner.safe_io import atomic
-from ddpm.training.ema import EMA
 
 IMAGES, FEWEST = 512, 32  # losses to average
 SHARE = 0.01  # of the time in training

@@ -19,7 +19,7 @@ OF_SIZE = dict.fromkeys(("depth", "width", "num_heads"))
     [("S", 33), ("B", 130), ("L", 458), ("XL", 675)],
 )
 def test_parameter_counts_are_those_of_the_paper(size, millions):
-    """Table 4 of Peebles & Xie: latents of 32x32x4, patches of 2x2, 1000 classes, 8 channels out."""
+    """Table 4 of Peebles & Xie: latents of 32x32x4 in patches of 2x2, 1000 classes, 8 channels."""
     with torch.device("meta"):
         net = DiT(
             channels=4,
@@ -135,7 +135,7 @@ def test_what_does_not_fit_is_refused(changes, message):
     with pytest.raises(InputError, match=message) as error:
         DiT(**SMALL | changes)
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="model.bottleneck=0"):
+    with pytest.raises(InputError, match=r"model.bottleneck=0"):
         JiT(**SMALL, bottleneck=0)
 
 

@@ -30,7 +30,7 @@ from ddpm.models.convnet import ConvNet
 from ddpm.randomness import StepNoise
 from ddpm.schedules.learned import LearnedSchedule
 from ddpm.schedules.linear import linear
-from ddpm.training.ema import EMA
+
 from ddpm.training.health import Watch
 from ddpm.training.lr import LearningRate
 from ddpm.training.meter import Meter

@@ -17,7 +17,7 @@ from ddpm.metrics.loss import Loss
 from ddpm.pretrained import load_network
 from ddpm.runner.config.build import build as build_node
 from ddpm.training.best import Best
-from ddpm.training.ema import EMA
+
 from ddpm.training.validation import next_step, num_images, raw_weights
 
 FIGURES = ["eval/loss", "eval/loss_raw", "eval/loss_gap"]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm.training.ema import EMA
+
 
 
 def net(value):
