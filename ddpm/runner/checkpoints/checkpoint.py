@@ -27,9 +27,10 @@ from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
 
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")
-# Optional entries: averages (weights by length, beside ema, which is the first of them), diffusion
-# (of a learned schedule), meter (measurements since the last log line), best (training.best), scaler (of float16), data (fingerprint of the images), made_with, chosen
-# (values that the run chose for "auto").
+# Optional entries: averages (by length: those beside ema, which is the first), diffusion (of a
+# learned schedule), meter (measurements since the last log line), best (training.best), scaler (of
+# float16), data (fingerprint of the images), made_with, chosen (values that the run chose for
+# "auto").
 logger = logging.getLogger(__name__)
 
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")  # torch.compile's and DDP's
