@@ -45,6 +45,7 @@ NEEDED = {
     "autoguidance": ["guidance.weak=run"],
 }
 MEASURING = ("features", "metric")  # groups of job=evaluate alone
+ONLY_IN = {"ema": ["train", "train_classifier"]} | dict.fromkeys(MEASURING, ["evaluate"])
 NETWORKS = [model for model in GROUPS["model"] if model != "classifier"]
 
 # So small that a step takes milliseconds.
@@ -142,7 +143,7 @@ OTHERS = itertools.cycle([job for job in GROUPS["job"] if job not in ("train", *
     [
         (*pair, job)
         for pair in OPTIONS
-        for job in (["evaluate"] if pair[0] in MEASURING else ["train", next(OTHERS)])
+        for job in ONLY_IN.get(pair[0]) or ["train", next(OTHERS)]
     ],
 )
 def test_every_option_composes_with_the_jobs(group, option, job):

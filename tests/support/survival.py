@@ -39,8 +39,9 @@ def assert_same_run(one, other):
     assert files_of(one) - checkpoints(one) == files_of(other) - checkpoints(other)
     assert len(checkpoints(one)) in (2, 3)
     for name in sorted(path.name for path in one.glob("snapshots/*")):
-        averages = [torch.load(run / "snapshots" / name, weights_only=True) for run in (one, other)]
-        torch.testing.assert_close(*averages, rtol=0, atol=0)
+        paths = (run / "snapshots" / name for run in (one, other))
+        stored = [torch.load(path, weights_only=True)["averages"] for path in paths]
+        torch.testing.assert_close(*stored, rtol=0, atol=0)
     for picture in (one / "samples").iterdir():
         assert picture.read_bytes() == (other / "samples" / picture.name).read_bytes()
 
