@@ -45,7 +45,7 @@ NEEDED = {
     "autoguidance": ["guidance.weak=run"],
 }
 MEASURING = ("features", "metric")  # groups of job=evaluate alone
-ONLY_IN = {"ema": ["train", "train_classifier"]} | dict.fromkeys(MEASURING, ["evaluate"])
+ONLY_IN = {"ema": ["train", "train_classifier"]} | {key: ["evaluate"] for key in MEASURING}
 NETWORKS = [model for model in GROUPS["model"] if model != "classifier"]
 
 # So small that a step takes milliseconds.
@@ -140,11 +140,7 @@ OTHERS = itertools.cycle([job for job in GROUPS["job"] if job not in ("train", *
 
 @pytest.mark.parametrize(
     ("group", "option", "job"),
-    [
-        (*pair, job)
-        for pair in OPTIONS
-        for job in ONLY_IN.get(pair[0]) or ["train", next(OTHERS)]
-    ],
+    [(*pair, job) for pair in OPTIONS for job in ONLY_IN.get(pair[0]) or ["train", next(OTHERS)]],
 )
 def test_every_option_composes_with_the_jobs(group, option, job):
     cfg = composed(f"job={job}", f"{group}={option}", *needed(job, group, option))

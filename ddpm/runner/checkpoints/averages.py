@@ -89,7 +89,7 @@ def find_recipe(state: dict[str, Any], weights: str, file: Path) -> Recipe:
     wanted = float(weights.removeprefix("ema:"))
     if not 0 < wanted < LONGEST:
         raise InputError(f"{key}: a length of ema=power is above 0 and below {LONGEST:.3f}.")
-    stored = [(None, step, name) for name in own]
+    stored: list[tuple[Path | None, int, str]] = [(None, step, name) for name in own]
     found = list(snapshots.beside(file, state["run_id"], step))
     stored += [(s.file, s.step, name) for s in found for name in s.lengths]
     profiles = [Profile(t, exponent(float(name))) for _, t, name in stored]
