@@ -63,7 +63,7 @@ def test_any_length_is_drawn_averaged_and_exported(run, tmp_path):
         (["ema=power", "ema.sigma_rel=[0.1]"], "ema.sigma_rel=[0.1]: must be two or more diff"),
         (["ema=power", "ema.sigma_rel=[0.1,0.3]"], "and at most 0.28"),
         (["ema=power", "ema.snapshots=0"], "ema.snapshots=0: must be a whole number from 1"),
-        (["job=sample", "checkpoint=x", "ema=power"], "ema: this job trains nothing"),
+        (["job=evaluate", "samples=x", "ema=power"], "ema: this job trains nothing"),
         (["ema=powr"], "Did you mean 'power'?"),
     ],
 )
