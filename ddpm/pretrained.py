@@ -10,7 +10,7 @@ from torch import nn
 
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, shown
-from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.checkpoints import averages, checkpoint
 from ddpm.runner.config.build import build
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -26,7 +26,8 @@ def load_network(
 
     Args:
         path: a run folder (its newest whole checkpoint) or a checkpoint file.
-        weights: "ema", or "model" for the weights without averaging.
+        weights: "ema", an average by its length as "ema:0.05", or "model" for the weights without
+            averaging.
         device: of network and process.
         job: the job that the run must have been.
 
@@ -51,18 +52,14 @@ def load_weights_into(
     weights: str,
     file: Path,
 ) -> None:
-    """Load the weights of a checkpoint, with a learned schedule, into network and process.
+    """Load the weights of a checkpoint, with a learned schedule, into network and process. Weights
+    that are not in `state` under this name, as those of "ema:0.07", are added to it.
 
     Raises:
-        InputError: the file holds only the other kind of weights, or they do not fit the network or
-            are not finite.
+        InputError: the file does not hold these weights, or they do not fit the network or are not
+            finite.
     """
-    if weights not in state:
-        held = "ema" if "ema" in state else "model"
-        hint = "leave it out" if held == "ema" else "use job.weights=model"
-        raise InputError(
-            f"job.weights={weights}: checkpoint={file} holds only the {held} weights; {hint}."
-        )
+    state[weights] = averages.find(state, weights, file)
     if broken := [k for k, v in state[weights].items() if not torch.isfinite(v).all()]:
         raise InputError(f"checkpoint={file}: its weights are not finite ({shown(broken[0])}).")
     checkpoint.load_weights(model, state[weights], file)

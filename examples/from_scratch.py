@@ -13,13 +13,13 @@ import torch
 from ddpm.data.digits import Digits
 from ddpm.denoising import training_loss
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema.simple import Simple
 from ddpm.images import make_grid, save_png
 from ddpm.models.unet import UNet
 from ddpm.objectives.x_0 import X0
 from ddpm.pipeline import Pipeline
 from ddpm.samplers.ddim import DDIM
 from ddpm.schedules.cosine import cosine
-from ddpm.training.ema import EMA
 from ddpm.weightings.min_snr import MinSNR
 
 STEPS, BATCH_SIZE, LEARNING_RATE = 3000, 32, 2e-3
@@ -43,7 +43,7 @@ def main() -> None:
     )
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=STEPS)
-    ema = EMA(model, decay=0.995, ramp=10)  # samples are drawn with averaged weights
+    ema = Simple(model, decay=0.995, ramp=10)  # samples are drawn with averaged weights
 
     for step in range(STEPS):
         images, _ = data.__getitems__(torch.randint(len(data), (BATCH_SIZE,)).tolist())

@@ -23,7 +23,7 @@ pytest_plugins = ["support.image_sets"]  # its fixtures
 
 @pytest.hookimpl(tryfirst=True)  # before -m "not slow" is applied
 def pytest_collection_modifyitems(items):
-    """Leave `quick(n)` cases of a test in the quick suite, spread over all, and mark the others slow.
+    """Leave `quick(n)` cases of a test in the quick suite, spread over all; the others are slow.
 
     The tests of trackers run last: W&B and its libraries start threads that never end, and other
     tests copy their process by a fork, which can hang beside threads.

@@ -37,6 +37,7 @@ OPTIONS = [(group, option) for group in PARTS for option in GROUPS[group]]
 # What a job or an option cannot do without.
 NEEDED = {
     "export": ["checkpoint=run"],
+    "average": ["checkpoint=run", "job.sigma_rel=[0.07]"],
     "sample": ["checkpoint=run"],
     "interpolate": ["checkpoint=run"],
     "inpaint": ["checkpoint=run", "job.image=a.png", "job.mask=left"],
@@ -45,6 +46,7 @@ NEEDED = {
     "autoguidance": ["guidance.weak=run"],
 }
 MEASURING = ("features", "metric")  # groups that score samples
+ONLY_IN = {"ema": ["train", "train_classifier"]} | {key: ["evaluate"] for key in MEASURING}
 NETWORKS = [model for model in GROUPS["model"] if model != "classifier"]
 
 # So small that a step takes milliseconds.
@@ -52,6 +54,8 @@ SMALL = {
     "convnet": ["model.width=4"],
     "unet": ["model.widths=[4,8]", "model.groups=2", "model.num_heads=1"],
     "resunet": ["model.widths=[4,8]", "model.groups=2", "model.num_res_blocks=1"],
+    "dit": ["model.depth=1", "model.width=8", "model.num_heads=2"],
+    "jit": ["model.depth=1", "model.width=8", "model.num_heads=2"],
     **{sampler: ["sampler.steps=2"] for sampler in GROUPS["sampler"] if sampler != "ddpm"},
     **{schedule: ["schedule.T=40"] for schedule in GROUPS["schedule"]},
 }
@@ -59,6 +63,7 @@ SMALL = {
 AT_THE_CALL = {
     "job": {"run", "fabric"},
     "optimizer": {"params"},
+    "ema": {"model", "decay", "ramp"},
     "tracker": {"run_dir", "run", "hparams", "start_step"},
 }
 
@@ -141,11 +146,7 @@ OTHERS = itertools.cycle([job for job in GROUPS["job"] if job not in ("train", *
 
 @pytest.mark.parametrize(
     ("group", "option", "job"),
-    [
-        (*pair, job)
-        for pair in OPTIONS
-        for job in (["evaluate"] if pair[0] in MEASURING else ["train", next(OTHERS)])
-    ],
+    [(*pair, job) for pair in OPTIONS for job in ONLY_IN.get(pair[0]) or ["train", next(OTHERS)]],
 )
 def test_every_option_composes_with_the_jobs(group, option, job):
     cfg = composed(f"job={job}", f"{group}={option}", *needed(job, group, option))

@@ -61,7 +61,7 @@ ONLY = {
 # a line of several, none of them imports from another. docs/architecture.md draws them.
 LAYERS = [
     ["errors", "runner.roles"],
-    ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness"],
+    ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness", "ema"],
     ["models", "schedules", "objectives", "timesteps", "likelihood", "images", "runner.runs"],
     ["weightings", "data", "runner.checkpoints"],
     ["diffusion", "trackers", "features"],
@@ -80,6 +80,7 @@ LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 # configuration. The parts that conf/ chooses know nothing of it at all.
 METHOD = {
     "models": set(),
+    "ema": set(),
     "schedules": set(),
     "objectives": set(),
     "weightings": set(),
@@ -104,6 +105,8 @@ METHOD = {
 SHARED = [
     "layers",
     "unet_blocks",
+    "transformer_blocks",
+    "profiles",
     "base",
     "cache",
     "decode",

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema.base import EMA
 from ddpm.errors import InputError, nearest
 from ddpm.randomness import StepNoise, mix
 from ddpm.runner.execution.run import Run
 from ddpm.training.best import LOSS, Best
-from ddpm.training.ema import EMA
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
 from ddpm.training.validation import BINS, Validation, by_t, held_out_of, next_step

@@ -161,10 +161,11 @@ def check_image_size(image_size: int, *, halvings: int, model: str, patch_size: 
     """A network that halves n times needs multiples of 2^n pixels, or of 2^n patches."""
     factor = patch_size * 2**halvings
     times = "once" if halvings == 1 else f"{halvings} times"
-    patches = f"takes patches of {patch_size}x{patch_size} pixels and " if patch_size > 1 else ""
+    needs = [f"takes patches of {patch_size}x{patch_size} pixels"] if patch_size > 1 else []
+    needs += [f"halves the image {times}"] if halvings else []
     require(
         image_size >= 1 and image_size % factor == 0,
-        f"data.image_size={image_size}: model={model} {patches}halves the image {times}, "
+        f"data.image_size={image_size}: model={model} {' and '.join(needs)}, "
         f"so the size must be a multiple of {factor} ({nearest_multiples(image_size, factor)})",
     )
 

@@ -53,6 +53,8 @@ ROLES = {
     "timesteps": Role.PROCESS,
     "diffusion": Role.PROCESS,  # wires the parts above
     "optimizer": Role.TRAINING,
+    "ema": Role.TRAINING,
+    "ema.snapshots": Role.OPERATION,
     "seed": Role.TRAINING,
     "sampler": Role.DRAWING,
     "guidance": Role.DRAWING,
@@ -92,7 +94,7 @@ ROLES = {
 # Groups whose keys stand in a run's configuration as a dictionary.
 PARTS = (
     *("model", "data", "schedule", "objective", "weighting", "timesteps", "diffusion", "sampler"),
-    *("guidance", "job", "optimizer", "hardware", "tracker", "features", "metric"),
+    *("guidance", "job", "optimizer", "ema", "hardware", "tracker", "features", "metric"),
 )
 PRESETS = tuple(key for key, role in ROLES.items() if role is Role.PRESET)
 # The presets that the names of other groups choose.

@@ -109,6 +109,7 @@ def estimate_memory(
     share: int,
     accumulate: int | None,
     eval_batch: int,
+    averages: int = 1,
 ) -> MemoryEstimate:
     """Expected memory of training on this device.
 
@@ -118,11 +119,13 @@ def estimate_memory(
         batch, share: images of a step, on all devices and on this one.
         accumulate: number of micro-batches; None: not chosen yet.
         eval_batch: images of a forward pass in a preview or evaluation.
+        averages: of the weights.
     """
     fabric, weights = probe.fabric, probe.weight_bytes
     state, update = (round(ratio * weights) for ratio in _optimizer_ratios(make_optimizer))
-    held = 2 * weights + sum(_state_bytes(optimizer))
-    kept, gradients = 2 * weights + state, weights
+    copies = (1 + averages) * weights
+    held = copies + sum(_state_bytes(optimizer))
+    kept, gradients = copies + state, weights
     if probe.sharded:
         ranks = fabric.world_size
         held, kept, gradients, update = (n // ranks for n in (held, kept, gradients, update))
@@ -248,6 +251,7 @@ def plan_memory(
     share: int,
     accumulate: int | None,
     eval_batch: int,
+    averages: int = 1,
 ) -> tuple[MemoryEstimate | None, int]:
     """The memory that training is expected to take, and the number of micro-batches.
 
@@ -265,6 +269,7 @@ def plan_memory(
             share=share,
             accumulate=accumulate,
             eval_batch=eval_batch,
+            averages=averages,
         )
     except Exception as error:  # a user's own network may not support it
         reason = shown(" ".join(str(error).split()), 200) or type(error).__name__

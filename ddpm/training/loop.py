@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema.base import EMA
 from ddpm.errors import InputError
 from ddpm.randomness import Order, StepNoise
 from ddpm.runner.checkpoints import checkpoint
@@ -22,7 +24,6 @@ from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
 from ddpm.training.best import Best
 from ddpm.training.compiling import Compilation
-from ddpm.training.ema import EMA
 from ddpm.training.evaluation import Evaluation
 from ddpm.training.expected_memory import MemoryEstimate, plan_memory, warn_if_too_large
 from ddpm.training.health import Requests, Watch
@@ -65,6 +66,7 @@ class Loop(ABC):
         warmup_steps: int,
         lr_decay_start: int | None,
         clip_grad_norm: float | None,
+        ema: Callable[..., EMA],
         ema_decay: float,
         ema_ramp: float,
         compile: bool | str,
@@ -85,7 +87,7 @@ class Loop(ABC):
             self.accumulate = accumulate_grad_batches
         self.warmup_steps, self.lr_decay_start = warmup_steps, lr_decay_start
         self.clip_grad_norm = clip_grad_norm
-        self.ema_decay, self.ema_ramp = ema_decay, ema_ramp
+        self.ema = partial(ema, decay=ema_decay, ramp=ema_ramp)
         self.compilation, self.num_workers = Compilation(compile), num_workers
         self.max_nonfinite_steps = max_nonfinite_steps
         self.log_every, self.save_every = log_every, save_every
@@ -182,6 +184,7 @@ class Loop(ABC):
             Progress(total, start, enabled=run.leads) as progress,
         ):
             self.describe(run, start, total, estimate)
+            run.forget_snapshots(start)
             if self.is_preview_step(start, total) and not run.has_grid(start):
                 self.preview(run, fabric, state.ema.model, start)  # a kill interrupted it
             watch = Watch(fabric, self.max_nonfinite_steps, signals, run.dir)
@@ -206,9 +209,10 @@ class Loop(ABC):
         evaluation: Evaluation | None,
         best: Best,
     ) -> None:
-        """Run all steps. After each one, if due: validate, score samples, log, save a checkpoint,
-        update the console, draw a preview. In this order, whatever a kill interrupts is
-        repeated after a resume, and the console, which may block, comes after the checkpoint."""
+        """Run all steps. After each one, if due: validate, score samples, log, save a snapshot of
+        the averages and a checkpoint, update the console, draw a preview. In this order, whatever
+        a kill interrupts is repeated after a resume, and the console, which may block, comes after
+        the checkpoint."""
         fabric, total, network = step.fabric, order.stop, state.ema.model
         outlook = Outlook(
             order.start,
@@ -223,6 +227,7 @@ class Loop(ABC):
             compiles=self.compilation.compiled,
         )
         validate_at = validation.next(order.start) if validation is not None else 0
+        snapshot_every = -(-total // state.ema.snapshots) if state.ema.snapshots else None
         batches = load(self.data, order, fabric.device, self.num_workers)
         for n, (images, labels) in enumerate(batches, start=order.start):
             metrics = step(n, images, labels)
@@ -266,6 +271,9 @@ class Loop(ABC):
                 row = meter.read(fabric, done) | step.rates(n) | evaluated
                 run.log(done, row)
                 text = meter.text(row)
+            if snapshot_every and done % snapshot_every == 0:
+                with meter.paused():
+                    run.save_snapshot(done, state.averages(keep=run.leads))
             if saving:
                 best.saving(done, evaluated)
                 with meter.paused():
@@ -301,7 +309,7 @@ class Loop(ABC):
     ) -> bool:
         """Finish the evaluation in which the run was stopped; False: it was stopped again, or has
         levelled off."""
-        scores = evaluation(step, network, watch.asked)
+        scores = evaluation(step, network, watch.stop_wanted)
         if scores is None:
             run.preempted(watch.signals.received, f"in the evaluation of step {step}")
             return False
@@ -350,6 +358,7 @@ class Loop(ABC):
             batch=self.batch_size,
             share=rows.stop - rows.start,
             accumulate=None if self.accumulates_auto else self.accumulate,
+            averages=len(state.ema.models),
             eval_batch=self.eval_batch(probe.fabric),
         )
         return estimate
@@ -364,7 +373,7 @@ class Loop(ABC):
         net = self.net.to(memory_format=torch.channels_last)
         if mesh is None:
             net.to(fabric.device)
-        ema = EMA(net, self.ema_decay, self.ema_ramp)
+        ema = self.ema(net)
         if self.recompute:
             recompute(net)
         if mesh is not None:
@@ -373,7 +382,7 @@ class Loop(ABC):
                     "hardware=fsdp: cannot train schedule=learned; choose a fixed schedule, or "
                     "hardware=ddp."
                 )
-            for network in (net, ema.model):
+            for network in (net, *ema.models.values()):
                 shard(network, mesh)
             ema.bind(net)
         self.diffusion.to(fabric.device)

@@ -37,7 +37,7 @@ def blocks(network: nn.Module) -> list[nn.Module]:
     if not modules:
         raise InputError(
             f"job.recompute=true: {type(network).__name__} has no blocks to recompute (its class "
-            "lists them in `recomputable`). Leave it out, or choose model=unet or resunet."
+            "lists them in `recomputable`). Leave it out, or choose model=unet, resunet or dit."
         )
     return modules
 

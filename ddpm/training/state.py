@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ddpm import pretrained
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema.base import EMA
 from ddpm.errors import InputError
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed import fsdp
-from ddpm.training.ema import EMA
 
 
 @dataclass
@@ -47,8 +47,12 @@ class TrainState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.precision.state_dict(),
         }
-        for part in ("model", "ema", "diffusion"):
-            for name, weight in state[part].items():
+        others = {length: average.state_dict() for length, average in self.ema.others.items()}
+        if others:
+            state["averages"] = others
+        parts = {part: state[part] for part in ("model", "ema", "diffusion")}
+        for part, weights in (parts | others).items():
+            for name, weight in weights.items():
                 if not fsdp.all_finite(weight):
                     raise InputError(
                         f"the weights are not finite any more ({part}: {name}), so no checkpoint "
@@ -56,11 +60,32 @@ class TrainState:
                     )
         return fsdp.gather(state, keep)
 
+    def averages(self, keep: bool = True) -> dict[str, dict[str, Tensor]]:
+        """The averages by length, in float16 where that can hold them, with sharded weights
+        gathered: all ranks call it.
+
+        Args:
+            keep: whether this rank needs the gathered weights.
+        """
+        gathered = {}
+        for length, average in self.ema.models.items():
+            weights = fsdp.gather(average.state_dict(), keep)
+            if keep:
+                gathered[length] = {name: halved(weight) for name, weight in weights.items()}
+        return gathered
+
     def load(self, state: dict[str, Any], path: Path | None) -> None:
         """Restore the entries of a checkpoint; the optimizer keeps its configured options."""
         assert path is not None
         pretrained.load_weights_into(self.model, self.diffusion, state, "model", path)
         checkpoint.load_weights(self.ema.model, state["ema"], path)
+        for length, average in self.ema.others.items():
+            if length not in state.get("averages", {}):
+                raise InputError(
+                    f"checkpoint={path}: holds no average of length {length}; leave the group ema "
+                    "and its keys as they were."
+                )
+            checkpoint.load_weights(average, state["averages"][length], path)
         configured = [
             {k: v for k, v in group.items() if k != "params"}
             for group in self.optimizer.param_groups
@@ -90,6 +115,15 @@ class TrainState:
             for number, entries in optimizer_state["state"].items()
         }
         return optimizer_state | {"state": laid_out}
+
+
+def halved(weight: Tensor) -> Tensor:
+    """A weight in float16 on the CPU; unchanged if it is no float or too large for that."""
+    weight = weight.detach().cpu()
+    if not weight.is_floating_point():
+        return weight.clone()
+    half = weight.half()
+    return half if half.isfinite().all() else weight.clone()
 
 
 def like(value: Tensor, weight: Tensor) -> Tensor:

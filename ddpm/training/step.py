@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from ddpm.denoising import NO_LABEL
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema.base import EMA
 from ddpm.randomness import StepNoise, mix, seed_device
 from ddpm.runner.distributed.fsdp import full_norm
 from ddpm.runner.distributed.reduce import all_reduce, any_rank
 from ddpm.runner.execution import eager
 from ddpm.timesteps.base import Timesteps
-from ddpm.training.ema import EMA
 from ddpm.training.lr import LearningRate
 from ddpm.training.schedule import ScheduleTraining
 

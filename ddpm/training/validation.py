@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ddpm.data.base import ImageData
 from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema.base import EMA
 from ddpm.errors import InputError, one_line
 from ddpm.metrics.base import to_csv
 from ddpm.metrics.loss import Batch, Draws, by_t
@@ -22,7 +23,6 @@ from ddpm.runner.distributed.fsdp import is_sharded
 from ddpm.runner.distributed.reduce import all_reduce
 from ddpm.runner.execution.run import Run
 from ddpm.runner.safe_io import atomic
-from ddpm.training.ema import EMA
 
 IMAGES, FEWEST = 512, 32  # losses to average
 SHARE = 0.01  # of the time in training

@@ -12,9 +12,9 @@ from common import STEPS, WEIGHTS, digits, network, process
 from ddpm import likelihood
 from ddpm.denoising import NO_LABEL, training_loss, training_losses
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema.simple import Simple
 from ddpm.objectives.eps import Eps
 from ddpm.schedules.linear import linear
-from ddpm.training.ema import EMA
 
 images, labels = digits()
 
@@ -70,12 +70,12 @@ print(losses)
 #
 # Take images, draw t and noise, take a gradient step; repeat. `ddpm/denoising.py:training_loss`
 # draws and computes. A tenth of the labels is hidden, which page 5 needs. An average of the
-# weights, `EMA`, draws better than the weights themselves. The process here is the one of the
+# weights, `Simple`, draws better than the weights themselves. The process here is the one of the
 # default run (cosine, x_0, Min-SNR weights), which is quick on small images.
 
 # %%
 diffusion, model = process(), network()
-ema = EMA(model, decay=0.995, ramp=10)
+ema = Simple(model, decay=0.995, ramp=10)
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.99))
 decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=STEPS)
 curve = []

@@ -135,6 +135,25 @@ def test_with_what_takes_less_memory(changes, straight, tmp_path, monkeypatch):
     )
 
 
+def test_with_averages_of_several_lengths(straight, tmp_path):
+    """Snapshots are written after every second step, checkpoints after every third."""
+    changes = [*NARROW, "ema=power", "ema.snapshots=7"]
+    kills = ["checkpoint.renamed:3", "checkpoint.written:2"]  # of a snapshot, of a checkpoint
+    run, wanted = finish(tmp_path, *changes, kills=kills), straight(*changes)
+    assert_same_run(run, wanted)
+    assert len(list((run / "snapshots").iterdir())) == 6
+    assert state_of(run, STEPS)["averages"].keys() == {"0.1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["dit", "jit"])
+def test_with_a_transformer(model, straight, tmp_path):
+    changes = [f"model={model}", "model.depth=1", "model.width=8", "model.num_heads=2"]
+    changes += ["ema=several", "ema.decays=[0.9,0.5]"]
+    kills = ["train.step:5", "checkpoint.written:2"]
+    assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
+
+
 @pytest.mark.slow
 def test_with_a_schedule_that_learns(straight, tmp_path):
     changes = [*NARROW, "schedule=learned", "objective=v", "hardware.precision=32-true"]

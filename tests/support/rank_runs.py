@@ -21,6 +21,8 @@ SMALL = {
         *("model=resunet", "model.widths=[8,8]", "model.groups=2", "model.num_res_blocks=1"),
         "model.dropout=0",
     ],
+    "dit": ["model=dit", "model.depth=2", "model.width=16", "model.num_heads=2"],
+    "jit": ["model=jit", "model.depth=2", "model.width=16", "model.num_heads=2"],
 }
 
 
@@ -31,11 +33,15 @@ def assert_close(one, other, step=6, rtol=1e-4):
         for key in row.keys() - {"train/images_per_sec", "train/memory_mb"}:
             assert its[key] == pytest.approx(row[key], rel=rtol), (row["step"], key)
     a, b = state_of(one, step), state_of(other, step)
-    for part in ("model", "ema"):
-        assert a[part].keys() == b[part].keys()
-        for name, weight in a[part].items():
-            assert type(b[part][name]) is torch.Tensor
-            torch.testing.assert_close(b[part][name], weight, rtol=1e-3, atol=2e-5, msg=name)
+    averages = a.get("averages", {}), b.get("averages", {})
+    assert averages[0].keys() == averages[1].keys()
+    pairs = [(a[part], b[part]) for part in ("model", "ema")]
+    pairs += [(averages[0][length], averages[1][length]) for length in averages[0]]
+    for weights, its in pairs:
+        assert weights.keys() == its.keys()
+        for name, weight in weights.items():
+            assert type(its[name]) is torch.Tensor
+            torch.testing.assert_close(its[name], weight, rtol=1e-3, atol=2e-5, msg=name)
     a, b = a["optimizer"], b["optimizer"]
     assert a["param_groups"] == b["param_groups"]
     assert a["state"].keys() == b["state"].keys()

@@ -55,8 +55,8 @@ def tensors(state):
         else:
             found[path] = node
 
-    for name in ("model", "ema", "optimizer"):
-        walk(state[name], name)
+    for name in ("model", "ema", "averages", "optimizer"):
+        walk(state.get(name, {}), name)
     return found
 
 

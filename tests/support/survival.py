@@ -2,6 +2,7 @@
 
 import json
 
+import torch
 from support.crash import TINY
 from support.runs import assert_equal_state, files_of, state_of, status_of
 
@@ -37,6 +38,10 @@ def assert_same_run(one, other):
     # Killed between a checkpoint and the removal of an older one, a run may keep one more.
     assert files_of(one) - checkpoints(one) == files_of(other) - checkpoints(other)
     assert len(checkpoints(one)) in (2, 3)
+    for name in sorted(path.name for path in one.glob("snapshots/*")):
+        paths = (run / "snapshots" / name for run in (one, other))
+        stored = [torch.load(path, weights_only=True)["averages"] for path in paths]
+        torch.testing.assert_close(*stored, rtol=0, atol=0)
     for picture in (one / "samples").iterdir():
         assert picture.read_bytes() == (other / "samples" / picture.name).read_bytes()
 

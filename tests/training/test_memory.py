@@ -14,6 +14,7 @@ from torch import nn
 from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
+from ddpm.models.dit import DiT
 from ddpm.models.unet import UNet
 from ddpm.training import memory, memory_probe
 from ddpm.training.expected_memory import (
@@ -170,6 +171,27 @@ def test_the_estimate_is_the_memory_of_a_step(share, parts, fake, monkeypatch):
     for known in (None, parts):
         told = expect(probe, share, known).total(parts)
         assert told == pytest.approx(counted_step(net, share, parts), rel=0.05)
+
+
+def test_each_average_takes_the_memory_of_the_weights():
+    net = network()
+    kept = {}
+    for averages in (1, 3):
+        optimizer = ADAM(list(net.parameters()))
+        knobs = {"batch": 4, "share": 4, "accumulate": 1, "eval_batch": 0, "averages": averages}
+        kept[averages] = estimate_memory(probe_of(net), ADAM, optimizer, **knobs).kept
+    assert kept[3] - kept[1] == 2 * sum(weight.nbytes for weight in net.parameters())
+
+
+@pytest.mark.parametrize("fake", [False, True])
+def test_the_estimate_is_the_memory_of_a_step_of_a_transformer(fake, monkeypatch):
+    monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(memory_probe, "SMALL", 0 if fake else 1e12)
+    torch.manual_seed(0)
+    size = {"channels": 1, "out_channels": 1, "image_size": 16, "num_classes": None, "size": None}
+    net = DiT(**size, patch_size=1, depth=2, width=16, num_heads=2)
+    told = expect(probe_of(net), 8, 1).total(1)
+    assert told == pytest.approx(counted_step(net, 8, 1), rel=0.05)
 
 
 def test_a_probe_leaves_no_trace():

@@ -23,6 +23,7 @@ from torch import nn
 
 from ddpm.denoising import training_loss, training_losses
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.ema.simple import Simple
 from ddpm.errors import InputError
 from ddpm.images import Pixels
 from ddpm.jobs.train import Train
@@ -30,7 +31,6 @@ from ddpm.models.convnet import ConvNet
 from ddpm.randomness import StepNoise
 from ddpm.schedules.learned import LearnedSchedule
 from ddpm.schedules.linear import linear
-from ddpm.training.ema import EMA
 from ddpm.training.health import Watch
 from ddpm.training.lr import LearningRate
 from ddpm.training.meter import Meter
@@ -75,7 +75,7 @@ class Machine:
         if learned:
             groups.append({"params": list(self.diffusion.parameters()), "weight_decay": 0.0})
         self.inner = optimizer(groups, **{"lr": 1e-2, "fused": True} | knobs)
-        self.ema = EMA(self.net, 0.99, 10)
+        self.ema = Simple(self.net, decay=0.99, ramp=10)
         self.learned = TrainState(
             self.net, self.ema, self.diffusion, self.inner, fabric.strategy.precision
         )

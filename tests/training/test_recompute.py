@@ -11,6 +11,8 @@ from torch import nn
 from ddpm.errors import InputError
 from ddpm.models.classifier import NoisyClassifier
 from ddpm.models.convnet import ConvNet
+from ddpm.models.dit import DiT
+from ddpm.models.jit import JiT
 from ddpm.models.resunet import ResUNet
 from ddpm.models.unet import UNet
 from ddpm.training.memory import Ledger
@@ -18,9 +20,13 @@ from ddpm.training.recompute import blocks, recompute
 
 SIZE = {"channels": 1, "image_size": 16, "num_classes": 3, "widths": [8, 16], "groups": 2}
 SIZE |= {"attention_resolutions": [16], "num_heads": 2}
+TOKENS = {"channels": 1, "out_channels": 1, "image_size": 16, "num_classes": 3, "size": None}
+TOKENS |= {"depth": 2, "width": 16, "num_heads": 2, "patch_size": 4}
 NETWORKS = {
     "unet": lambda: UNet(**SIZE, out_channels=1, num_blocks=2),
     "resunet": lambda: ResUNet(**SIZE, out_channels=1, num_res_blocks=1, dropout=0.3),
+    "dit": lambda: DiT(**TOKENS),
+    "jit": lambda: JiT(**TOKENS, bottleneck=8),
     "classifier": lambda: NoisyClassifier(**SIZE, num_blocks=2),
 }
 

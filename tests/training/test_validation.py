@@ -12,12 +12,12 @@ from support.ranks import ranks
 from support.runs import assert_equal_state, losses_of, metrics_of, state_of, status_of
 from support.survival import lines_of
 
+from ddpm.ema.simple import Simple
 from ddpm.metrics.base import Material, Pictures
 from ddpm.metrics.loss import Loss
 from ddpm.pretrained import load_network
 from ddpm.runner.config.build import build as build_node
 from ddpm.training.best import Best
-from ddpm.training.ema import EMA
 from ddpm.training.validation import next_step, num_images, raw_weights
 
 FIGURES = ["eval/loss", "eval/loss_raw", "eval/loss_gap"]
@@ -160,7 +160,7 @@ def test_the_labels_of_a_conditional_network_are_used(tmp_path):
 
 def test_weights_in_training_take_the_place_of_the_average_and_leave_it():
     net = build_node(CONVNET, "model")
-    ema = EMA(net, 0.9, 10)
+    ema = Simple(net, decay=0.9, ramp=10)
     with torch.no_grad():
         for weight in net.parameters():
             weight += torch.randn_like(weight)

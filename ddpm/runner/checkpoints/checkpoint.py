@@ -27,9 +27,10 @@ from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
 
 ENTRIES = ("step", "run_id", "hparams", "model", "ema", "optimizer")
-# Optional entries: diffusion (of a learned schedule), meter (measurements since the last log line),
-# best (training.best), scaler (of float16), data (fingerprint of the images), made_with, chosen
-# (values that the run chose for "auto").
+# Optional entries: averages (by length: those beside ema, which is the first), diffusion (of a
+# learned schedule), meter (measurements since the last log line), best (training.best), scaler (of
+# float16), data (fingerprint of the images), made_with, chosen (values that the run chose for
+# "auto").
 logger = logging.getLogger(__name__)
 
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|module)(?=\.)")  # torch.compile's and DDP's
@@ -162,8 +163,15 @@ def load(path: Path) -> dict[str, Any]:
             raise InputError(f"checkpoint={path}: it lacks {', '.join(missing)}.")
     _check_entries(state, path)
     for weights in {"model", "ema"} & state.keys():
-        state[weights] = {_WRAPPERS.sub(r"\1", k).lstrip("."): v for k, v in state[weights].items()}
+        state[weights] = _unwrapped(state[weights])
+    if "averages" in state:
+        state["averages"] = {name: _unwrapped(w) for name, w in state["averages"].items()}
     return state
+
+
+def _unwrapped(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights by the names that the network itself has for them."""
+    return {_WRAPPERS.sub(r"\1", name).lstrip("."): weight for name, weight in weights.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -181,6 +189,7 @@ def _check_entries(state: dict[str, Any], path: Path) -> None:
     summary.check_head(state, path)
     tests = {"model": _is_weights, "ema": _is_weights, "diffusion": _is_weights}
     tests["optimizer"] = lambda node: isinstance(node, dict)
+    tests["averages"] = _are_averages
     for name in tests.keys() & state.keys():
         if not tests[name](state[name]):
             problem = f"{name} is {shown(state[name])}"
@@ -190,6 +199,14 @@ def _check_entries(state: dict[str, Any], path: Path) -> None:
 def _is_weights(node: Any) -> bool:
     return isinstance(node, dict) and all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in node.items()
+    )
+
+
+def _are_averages(node: Any) -> bool:
+    lengths = r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"
+    return isinstance(node, dict) and all(
+        isinstance(name, str) and re.fullmatch(lengths, name) and _is_weights(weights)
+        for name, weights in node.items()
     )
 
 

@@ -34,6 +34,7 @@ NAME, SUFFIX, CONFIG = EXPORT, ".safetensors", "config.json"
 SCHEMA = 2  # raise it when the meaning of an entry changes
 ENTRIES = ("schema", "step", "run_id", "weights", "hparams", "sha256")
 PARTS = (*roles.PROCESS, *roles.DRAWING)
+AVERAGE = r"ema:[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"  # of a length
 NETWORK, DIFFUSION = "network.", "diffusion."  # prefixes of the tensors' names
 DTYPES = ("float64", "int64", "float32", "int32", "float16", "bfloat16", "uint8", "bool")
 
@@ -78,7 +79,8 @@ def write(folder: Path, state: dict[str, Any], weights: str) -> Path:
 
     Args:
         state: of a checkpoint.
-        weights: which of its weights: "ema" or "model".
+        weights: which of its weights: "ema", "model", or an average that is an entry of its own, as
+            "ema:0.05"; an export holds it as "ema", and its name as "average".
 
     Raises:
         InputError: the disk is full, the folder cannot be written, or the state cannot be shared.
@@ -86,13 +88,15 @@ def write(folder: Path, state: dict[str, Any], weights: str) -> Path:
     from safetensors.torch import save
 
     path, config = folder / NAME, folder / CONFIG
+    average = weights if weights.startswith("ema:") else state.get("average")
     about = {
         "sha256": _NO_DIGEST,
         "format": FORMAT,
         "schema": SCHEMA,
         "step": state["step"],
         "run_id": state["run_id"],
-        "weights": weights,
+        "weights": weights.partition(":")[0],
+        **({"average": average} if average and weights != "model" else {}),
         "hparams": shared(state["hparams"]),
     }
     try:
@@ -126,6 +130,7 @@ def read(path: Path) -> dict[str, Any]:
     return {
         "format": FORMAT,
         **{entry: about[entry] for entry in ("schema", "step", "run_id", "hparams")},
+        **({"average": about["average"]} if "average" in about else {}),
         about["weights"]: _unprefixed(tensors, NETWORK),
         "diffusion": _unprefixed(tensors, DIFFUSION),
     }
@@ -225,6 +230,8 @@ def _check_about(about: dict[str, Any]) -> dict[str, Any]:
         )
     if about["weights"] not in ("ema", "model"):
         raise Refused(f"weights={shown(about['weights'])}, which is neither ema nor model")
+    if not re.fullmatch(AVERAGE, str(about.get("average", "ema:1"))):
+        raise Refused(f"average={shown(about['average'])}, which is no average")
     if not isinstance(about["sha256"], str) or not re.fullmatch("[0-9a-f]{64}", about["sha256"]):
         raise Refused("its checksum (sha256) is none")
     if not stored_config.is_word(about["run_id"]):

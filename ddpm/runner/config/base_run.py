@@ -72,7 +72,7 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
     if not choices:
         return []
     groups = [*(g for g in roles.PROCESS if g != "diffusion"), "optimizer"]
-    groups += ["hardware", "tracker", "job", *roles.MEASURING] if key == "resume" else []
+    groups += ["hardware", "tracker", "job", "ema", *roles.MEASURING] if key == "resume" else []
     options = {group: (FORMER_CHOICES | choices).get(group) for group in [*groups, *roles.DRAWING]}
     return [
         f"{group}={_written(option)}"

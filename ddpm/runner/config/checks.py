@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -141,13 +142,14 @@ def _check_shares(config: dict[str, Any], batch: int, parts: int) -> list[str]:
 def warnings(config: dict[str, Any]) -> list[str]:
     """A line for each setting that is allowed and probably a mistake."""
     job, lines = config.get("job", {}), []
-    steps, decay, ramp = (job.get(key) for key in ("max_steps", "ema_decay", "ema_ramp"))
-    if None not in (steps, decay, ramp) and (left := _left_of_start(steps, decay, ramp)) > 0.1:
-        lines.append(
-            f"job.ema_decay={decay:g}: after {steps} steps the averaged weights, which draw the "
-            f"images, are still {100 * left:.0f} % initial weights; lower it, or set "
-            "job.ema_ramp=10."
-        )
+    steps, ramp = job.get("max_steps"), job.get("ema_ramp")
+    for key, decay in _decays(config) if None not in (steps, ramp) else []:
+        if (left := _left_of_start(steps, decay, ramp)) > 0.1:
+            lines.append(
+                f"{key}={decay:g}: after {steps} steps the averaged weights, which draw the "
+                f"images, are still {100 * left:.0f} % initial weights; lower it, or set "
+                "job.ema_ramp=10."
+            )
     wanted, levels = _attention(config)
     if wanted and not set(wanted) & set(levels):
         lines.append(
@@ -175,6 +177,31 @@ def check_attention(config: dict[str, Any]) -> None:
             f"model.attention_resolutions={wanted}: no level of this network has one of these; "
             f"they have {', '.join(map(str, levels))} pixels."
         )
+
+
+def check_average(config: dict[str, Any], typed: Iterable[str]) -> None:
+    """Check that keys of the job's average are not given where the group ema has another.
+
+    Raises:
+        InputError: one is.
+    """
+    chosen = get_path(config, "choices.ema")
+    unused = {"several": ["job.ema_decay"], "power": ["job.ema_decay", "job.ema_ramp"]}
+    own = {"several": "ema.decays", "power": "ema.sigma_rel"}
+    if given := [key for key in unused.get(str(chosen), []) if key in typed]:
+        raise InputError(
+            f"{given[0]}: is not used by ema={chosen}, whose lengths are {own[chosen]}; leave it "
+            "out, or choose ema=simple."
+        )
+
+
+def _decays(config: dict[str, Any]) -> list[tuple[str, float]]:
+    """The decays of the averages and their keys; none of averages whose length grows."""
+    if get_path(config, "choices.ema") == "several":
+        return [("ema.decays", decay) for decay in config["ema"]["decays"]]
+    decay = get_path(config, "job.ema_decay")
+    simple = get_path(config, "choices.ema") != "power" and decay is not None
+    return [("job.ema_decay", decay)] if simple else []
 
 
 def _attention(config: dict[str, Any]) -> tuple[list[int], list[int]]:

@@ -65,6 +65,8 @@ def explain(error: BaseException) -> str | None:
         return f"{key[1] if key else 'a key'}: the environment variable {name[1]} is not set."
     if group := re.search(r"Could not override '(features|metric)", text):
         return f"{group[1]}: this job measures nothing; {group[1]} is for job=evaluate."
+    if "Could not override 'ema" in text:
+        return "ema: this job trains nothing; averages are chosen by job.weights, as ema:0.07."
     if isinstance(error, HydraException | OmegaConfBaseException):
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return "\n".join(list(dict.fromkeys(lines))[:4])

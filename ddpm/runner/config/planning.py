@@ -213,6 +213,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
     checks.check_together(config)
     if "model.attention_resolutions" in request.keys:
         checks.check_attention(config)
+    checks.check_average(config, request.keys)
     if not request.multirun:  # the machines that run the jobs may be logged in elsewhere
         wandb_settings.check_login(config)
     derive.labels(config)

@@ -1,6 +1,7 @@
 """The allowed values of configuration keys, checked before anything is built or written."""
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import UnionType
@@ -51,6 +52,21 @@ def integers(least: int = 1, *, null: bool = False) -> Rule:
     )
 
 
+def lengths(least: int) -> Rule:
+    """Of averages of ema=power."""
+    few = "two or more different numbers" if least > 1 else "a list of different numbers"
+    return Rule(
+        list,
+        f"{few} above 0 and at most {LONGEST}, like [0.05, 0.1]",
+        lambda x: len(x) >= least and _distinct(x) and all(0 < n <= LONGEST for n in x),
+    )
+
+
+def _distinct(values: list[Any]) -> bool:
+    numbers = all(isinstance(n, int | float) and not isinstance(n, bool) for n in values)
+    return numbers and len(values) > 0 and len({float(n) for n in values}) == len(values)
+
+
 def text() -> Rule:
     """YAML 1.1 reads no, off and on as booleans, so these need quotes."""
     return Rule(str, "text, in quotes if YAML reads another type", lambda x: True, True)
@@ -60,6 +76,8 @@ def boolean() -> Rule:
     return Rule(bool, "true or false", lambda x: True)
 
 
+LONGEST = 0.28  # sigma_rel; a plain mean over the run has 0.289
+_LENGTH = r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"
 AREAS = ("left", "right", "top", "bottom", "center")  # masks that need no file
 
 RULES = {
@@ -68,6 +86,9 @@ RULES = {
     "output_dir": path(null=True),
     "data_dir": path(),
     "model.patch_size": integer(1),
+    "model.size": one_of("S", "B", "L", "XL", "H", null=True),
+    **{f"model.{k}": integer(1, null=True) for k in ("depth", "width", "num_heads")},
+    "model.bottleneck": integer(1),
     "schedule.T": integer(1),
     "schedule.end": number("a finite number", lambda x: True),  # of sigmoid, too
     "schedule.rescale": boolean(),
@@ -219,7 +240,20 @@ RULES = {
     "job.mask": Rule(str, f"a path, or one of {', '.join(AREAS)}", lambda x: x != "", False, AREAS),
     "job.resamples": integer(1),
     "job.jump_length": integer(1),
-    "job.weights": one_of("ema", "model"),
+    "job.weights": Rule(
+        str,
+        "ema, model, or ema:<length> as ema:0.07",
+        lambda x: re.fullmatch(rf"model|ema(:{_LENGTH})?", x) is not None,
+        options=("ema", "model"),
+    ),
+    "job.sigma_rel": lengths(1),
+    "ema.decays": Rule(
+        list,
+        "a list of different numbers from 0 to below 1, like [0.999, 0.9999]",
+        lambda x: _distinct(x) and all(0 <= d < 1 for d in x),
+    ),
+    "ema.sigma_rel": lengths(2),
+    "ema.snapshots": integer(1),
     "job.max_nonfinite_steps": integer(1),
     "allow_changes": Rule(
         list, "a list of keys, like [optimizer.lr]", lambda x: all(isinstance(k, str) for k in x)

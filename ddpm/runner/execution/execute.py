@@ -48,7 +48,7 @@ def execute(plan: Plan) -> dict[str, Any] | None:
 def _print_outcome(result: dict[str, Any], plan: Plan) -> None:
     """Print how the run ended, and the command that comes next."""
     job = plan.config["choices"]["job"]
-    if job in ("export", "play"):
+    if plan.config["kind"] == "converts" or job == "play":
         return  # the job has printed its own
     folder: Path = result["dir"]
     if plan.trains:

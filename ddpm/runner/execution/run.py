@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.errors import InputError, shown
-from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.checkpoints import checkpoint, snapshots
 from ddpm.runner.config import presets
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import threads
@@ -290,6 +290,20 @@ class Run:
             self.saved = step
             self._write_status("running")
             self.tracker.log_files("model", step, [file], final=False)
+
+    def save_snapshot(self, step: int, averages: dict[str, Any]) -> None:
+        """Write a snapshot of the averaged weights after `step` steps; rank 0 writes.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        if self.leads:
+            snapshots.save(self.dir, step, self.plan.hparams["run_id"], averages)
+
+    def forget_snapshots(self, step: int) -> None:
+        """Delete the snapshots after the step that a run resumes from."""
+        if self.leads:
+            snapshots.forget_after(self.dir, step)
 
     def preempted(self, signal: int | None, how: str) -> None:
         """End the run early: a signal, a file in its folder or the death of its parent process

@@ -31,11 +31,12 @@ RENAMED_GROUPS = {
 }
 # The options that runs had before these groups existed.
 FORMER_CHOICES = {"objective": "eps", "weighting": "uniform", "guidance": "none"}
-FORMER_CHOICES |= {"timesteps": "uniform"}
+FORMER_CHOICES |= {"timesteps": "uniform", "ema": "simple"}
 # Groups that runs did not have at first, as they held then: where they still do, they are no part
 # of the identity of a sweep's job.
 FORMER_PARTS: dict[str, dict[str, Any]] = {
-    "timesteps": {"_target_": "ddpm.timesteps.uniform.Uniform", "stratified": False}
+    "timesteps": {"_target_": "ddpm.timesteps.uniform.Uniform", "stratified": False},
+    "ema": {"_target_": "ddpm.ema.simple.Simple", "_partial_": True},
 }
 # The kinds of jobs, for configurations that do not say it.
 FORMER_KINDS = {"train": "trains", "train_classifier": "trains", "export": "converts"}

@@ -86,7 +86,7 @@ def test_shared_out_they_go_on_with_the_run_of_one(alone, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["unet", "resunet"])
+@pytest.mark.parametrize("model", ["unet", "resunet", "dit", "jit"])
 @pytest.mark.parametrize(
     "more", [["job.accumulate_grad_batches=2"], ["job.sample_every=2"]], ids=str
 )
@@ -95,6 +95,25 @@ def test_any_network_can_be_shared_out(model, more, alone, tmp_path, monkeypatch
     got = ranks(tmp_path, *RUN, "hardware=fsdp", *CPU, *words, monkeypatch=monkeypatch)
     assert got == [0, 0], said(tmp_path)
     assert_close(alone(*words), tmp_path / "run", rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
+@pytest.mark.parametrize("ema", ["power", "several"])
+def test_averages_of_several_lengths_are_those_of_one_process(
+    ema, strategy, alone, tmp_path, monkeypatch
+):
+    words = [f"ema={ema}"]
+    got = ranks(tmp_path, *RUN, f"hardware={strategy}", *CPU, *words, monkeypatch=monkeypatch)
+    assert got == [0, 0], said(tmp_path)
+    one, run = alone(*words), tmp_path / "run"
+    assert files_of(run) == files_of(one)
+    assert_close(one, run)
+    for path in (one / "snapshots").glob("*.pt"):
+        stored = (torch.load(p, weights_only=True) for p in (path, run / "snapshots" / path.name))
+        wanted, found = ({**s["averages"]} for s in stored)
+        torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-4)
+    assert (one / "snapshots").exists() is (ema == "power")
 
 
 @pytest.mark.slow

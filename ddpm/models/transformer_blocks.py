@@ -1,0 +1,173 @@
+"""The vision transformer with adaptive layer norm that `dit` and `jit` are made of.
+
+Peebles & Xie 2023, "Scalable Diffusion Models with Transformers" (arXiv:2212.09748), section 3.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ddpm.models.layers import (
+    ClassEmbedding,
+    TimeEmbedding,
+    attention,
+    check_at_least_1,
+    check_image_size,
+    linear,
+    nearest_multiples,
+    require,
+    zeroed,
+)
+
+# Name: (depth, width, num_heads). S to XL: table 1 of Peebles & Xie. H: of Li & He 2025.
+SIZES = {
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+    "H": (32, 1280, 16),
+}
+FREQUENCIES = 256  # sines and cosines of t
+EPS = 1e-6  # of every layer norm
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm whose shift and scale, (B, D), depend on t and the label: (B, N, D) -> same."""
+    return F.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + scale[:, None]) + shift[:, None]
+
+
+def sine_positions(rows: int, columns: int, width: int) -> Tensor:
+    """Fixed embeddings of the patches' places, (rows x columns, width), float32.
+
+    The first half says the column, the second the row: sines, then cosines, of the frequencies
+    10000^(-k / (width / 4)), as in the code of Peebles & Xie.
+    """
+    k = torch.arange(width // 4, dtype=torch.float64)
+    freq = 10000 ** (-k / (width // 4))
+
+    def embedded(place: Tensor) -> Tensor:
+        angle = place.flatten()[:, None] * freq
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+    places = (torch.arange(n, dtype=torch.float64) for n in (rows, columns))
+    row, column = torch.meshgrid(*places, indexing="ij")
+    return torch.cat([embedded(column), embedded(row)], dim=1).float()
+
+
+class Block(nn.Module):
+    """Self-attention, then a perceptron on each token, both residual, with adaLN-Zero: shift, scale
+    and gate come from the embedding, and all gates are 0 until trained."""
+
+    def __init__(self, width: int, *, num_heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        hidden = round(mlp_ratio * width)
+        self.modulation = zeroed(nn.Linear(width, 6 * width))
+        self.to_qkv = linear(width, 3 * width)
+        self.to_out = linear(width, width)
+        self.linear_1 = linear(width, hidden)
+        self.linear_2 = linear(hidden, width)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x (B, N, D), emb (B, D) -> (B, N, D)."""
+        shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(emb).chunk(6, dim=1)
+        x = x + gate_1[:, None] * self.attend(modulate(x, shift_1, scale_1))
+        y = F.gelu(self.linear_1(modulate(x, shift_2, scale_2)), approximate="tanh")
+        return x + gate_2[:, None] * self.linear_2(y)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Self-attention over all tokens: (B, N, D) -> the same."""
+        parts = "b n (qkv heads d) -> qkv b heads n d"
+        q, k, v = rearrange(self.to_qkv(x), parts, qkv=3, heads=self.num_heads)
+        return self.to_out(rearrange(attention(q, k, v), "b heads n d -> b n (heads d)"))
+
+
+class PatchTransformer(nn.Module):
+    """A transformer on square patches of an image.
+
+    Args:
+        embed: from patches (B, N, channels x patch_size^2) to tokens (B, N, width).
+        depth, width, num_heads: of the blocks.
+    """
+
+    recomputable = (Block,)
+
+    def __init__(
+        self,
+        embed: nn.Module,
+        *,
+        out_channels: int,
+        image_size: int,
+        num_classes: int | None,
+        patch_size: int,
+        depth: int,
+        width: int,
+        num_heads: int,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.embed = embed
+        side = image_size // patch_size
+        self.register_buffer("positions", sine_positions(side, side, width), persistent=False)
+        self.time_embedding = TimeEmbedding(FREQUENCIES, width)
+        self.class_embedding = ClassEmbedding(num_classes, width)
+        self.blocks = nn.ModuleList(Block(width, num_heads=num_heads) for _ in range(depth))
+        self.modulation = zeroed(nn.Linear(width, 2 * width))
+        self.head = zeroed(nn.Linear(width, out_channels * patch_size**2))
+        for weight in (
+            self.time_embedding.linear_1.weight,
+            self.time_embedding.linear_2.weight,
+            *self.class_embedding.parameters(),
+        ):
+            nn.init.normal_(weight, std=0.02)
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""
+        p = self.patch_size
+        emb = F.silu(self.class_embedding(self.time_embedding(t), label))  # (B, D)
+        x = self.embed(rearrange(x_t, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p))
+        x = x + self.positions  # (B, N, D)
+        for block in self.blocks:
+            x = block(x, emb)
+        x = self.head(modulate(x, *self.modulation(emb).chunk(2, dim=1)))  # (B, N, p p C_out)
+        rows = x_t.shape[2] // p
+        y = rearrange(x, "b (h w) (p q c) -> b (h p) (w q) c", h=rows, p=p, q=p)
+        return y.permute(0, 3, 1, 2)  # channels_last
+
+
+def resolve_size(
+    size: str | None,
+    depth: int | None,
+    width: int | None,
+    num_heads: int | None,
+    *,
+    image_size: int,
+    patch_size: int,
+    model: str,
+) -> tuple[int, int, int]:
+    """Depth, width and heads of a size, each replaced by its own key if that is not None.
+
+    Raises:
+        InputError: one of them is missing, or they do not fit each other or the image.
+    """
+    require(size is None or size in SIZES, f"model.size={size}: must be one of {', '.join(SIZES)}")
+    own = {"depth": depth, "width": width, "num_heads": num_heads}
+    of_size = dict(zip(own, SIZES[size], strict=True)) if size else {}
+    chosen = of_size | {key: value for key, value in own.items() if value is not None}
+    missing = [f"model.{key}" for key in own if key not in chosen]
+    require(not missing, f"{', '.join(missing)}: must be set, as model.size=null")
+    check_at_least_1(**chosen, patch_size=patch_size)
+    check_image_size(image_size, halvings=0, model=model, patch_size=patch_size)
+    depth, width, heads = chosen["depth"], chosen["width"], chosen["num_heads"]
+    require(
+        width % 4 == 0,
+        f"model.width={width}: must be a multiple of 4, for the places of the patches"
+        f" ({nearest_multiples(width, 4)})",
+    )
+    require(
+        width % heads == 0,
+        f"model.width={width}: not a multiple of model.num_heads={heads}"
+        f" ({nearest_multiples(width, heads)})",
+    )
+    return depth, width, heads
