@@ -317,7 +317,7 @@ def test_upgrading_lists_private_interfaces():
 
 def test_the_package_is_typed():
     assert (ROOT / "ddpm" / "py.typed").is_file()
-    assert ddpm.__all__ == ["Pipeline"]
+    assert ddpm.__all__ == ["Parts", "Pipeline", "Run", "compose", "run", "train"]
 
 
 def test_the_pre_commit_file_and_the_workflow():
