@@ -84,18 +84,23 @@ class Run:
         folder: as on the command line in `checkpoint=`.
 
     Raises:
-        InputError: the folder is not that of a run.
+        InputError: there is no such folder.
     """
 
     folder: Path
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
-        run_dir.read_config(self.folder)
+        if not listing.exists(self.folder):
+            raise InputError(f"{self.folder}: there is no such folder.")
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its configuration, resolved."""
+        """Its configuration, resolved.
+
+        Raises:
+            InputError: the folder is not that of a run.
+        """
         return run_dir.read_config(self.folder)
 
     @property
@@ -111,10 +116,10 @@ class Run:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The newest values in scores.jsonl, by their names."""
+        """The newest values in scores.jsonl, by their names in metrics.jsonl."""
         file = self.folder / scores.FILE
         found = scores.read(file) if listing.exists(file) else []
-        return {scored.name: scored.value for scored in scores.latest(found).values()}
+        return {name: scored.value for name, scored in scores.logged(found).items()}
 
     @property
     def images(self) -> "Images":

@@ -2,7 +2,6 @@
 
 import os
 import random
-import shutil
 import signal
 import sys
 
@@ -115,9 +114,10 @@ def test_mistakes_of_runs(here, tiny, tmp_path):
         sampling.build("optimiser")
     empty = tmp_path / "empty"
     empty.mkdir()
-    shutil.copy(tiny / "config.yaml", empty)
+    with pytest.raises(InputError, match="nothing: there is no such folder"):
+        ddpm.Run("nothing")
     with pytest.raises(InputError, match="is not the folder of a run"):
-        ddpm.Run(tmp_path / "nothing")
+        _ = ddpm.Run(tmp_path).config
     with pytest.raises(InputError, match="no pictures of one size in samples/"):
         _ = ddpm.Run(empty).images
     with pytest.raises(AttributeError, match="no attribute 'Pipelin'"):
