@@ -5,7 +5,6 @@ run = ddpm.train(parts)
 images = run.pipeline.sample(16)
 """
 
-import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,11 +15,15 @@ __all__ = ["Parts", "Pipeline", "Run", "compose", "run", "train"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
-        raise AttributeError(f"module 'ddpm' has no attribute '{name}'")
-    # On demand: importing torch takes seconds, `--help` must not.
-    module = "ddpm.pipeline" if name == "Pipeline" else "ddpm.api"
-    return getattr(importlib.import_module(module), name)
+    if name == "Pipeline":  # on demand: importing torch takes seconds, `--help` must not
+        from ddpm.pipeline import Pipeline
+
+        return Pipeline
+    if name in __all__:
+        from ddpm import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'ddpm' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -29,8 +29,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # a second thread does not pay for so small a network
     data = Digits(data_dir=DATA_DIR)  # 16x16
-    blocks = {"widths": [16, 64], "num_blocks": 1, "attention_resolutions": [4], "groups": 1}
-    model = UNet(image_size=16, channels=1, patch_size=2, **blocks)
+    size = {"image_size": 16, "channels": 1, "num_blocks": 1, "groups": 1, "patch_size": 2}
+    model = UNet(**size, widths=[16, 64], attention_resolutions=[4])
     # How an image becomes noise, what the network predicts, and what a step counts in the loss.
     diffusion = GaussianDiffusion(cosine(), objective=X0(), weighting=MinSNR())
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
