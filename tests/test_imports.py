@@ -35,6 +35,7 @@ ONLY = {
     "omegaconf": HYDRA,
     "wandb": {"ddpm.trackers.wandb", "ddpm.trackers.wandb_client"},
     "torch.utils.tensorboard": {"ddpm.trackers.tensorboard"},
+    "mlflow": {"ddpm.trackers.mlflow"},
     "matplotlib": {"ddpm.trackers.local", "ddpm.figures"},
     "lightning_fabric": {
         "ddpm.runner.distributed",
