@@ -90,6 +90,7 @@ def test_repeated_steps_and_pictures_are_recorded_once(store, tmp_path):
     assert found.data.params["model.widths"] == "[8, 16]"
 
 
+@pytest.mark.slow  # MLflow tries again for 100 seconds
 def test_a_store_that_fails_is_switched_off(run, store, caplog, tmp_path):
     (tmp_path / "mlflow.db").mkdir()
     status, _, err = run(*WORDS, "job.max_steps=1", "output_dir=run")
