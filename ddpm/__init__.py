@@ -5,7 +5,7 @@ run = ddpm.train(parts)
 images = run.pipeline.sample(16)
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # true to type checkers; importing typing would take as long as all of this
 
 if TYPE_CHECKING:
     from ddpm.api import Parts, Run, compose, run, train
