@@ -1,6 +1,17 @@
-"""DDPM experiments: `from ddpm import Pipeline` samples from a run; `run.py` does the rest."""
+"""DDPM experiments: `run.py` on the command line, and the same from Python:
 
-__all__ = ["Pipeline"]
+parts = ddpm.compose("model=unet", "data=mnist", "job.max_steps=500")
+run = ddpm.train(parts)
+images = run.pipeline.sample(16)
+"""
+
+TYPE_CHECKING = False  # true to type checkers; importing typing would take as long as all of this
+
+if TYPE_CHECKING:
+    from ddpm.api import Parts, Run, compose, run, train
+    from ddpm.pipeline import Pipeline
+
+__all__ = ["Parts", "Pipeline", "Run", "compose", "run", "train"]
 
 
 def __getattr__(name: str) -> object:
@@ -8,4 +19,12 @@ def __getattr__(name: str) -> object:
         from ddpm.pipeline import Pipeline
 
         return Pipeline
+    if name in __all__:
+        from ddpm import api
+
+        return getattr(api, name)
     raise AttributeError(f"module 'ddpm' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

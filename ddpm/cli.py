@@ -99,13 +99,22 @@ def _check_printed() -> None:
 
 
 def _prepare_arguments() -> None:
-    """Rewrite sys.argv: flags first, as Hydra's parser needs them; then the overrides, with texts
-    in quotes; then the options inherited from an older run."""
+    """Rewrite sys.argv."""
+    sys.argv[1:] = prepared(sys.argv[1:])
+
+
+def prepared(arguments: list[str]) -> list[str]:
+    """The arguments of a command as Hydra needs them: flags first; then the overrides, with texts
+    in quotes; then the options inherited from an older run.
+
+    Raises:
+        InputError: one of them can be refused before Hydra reads it.
+    """
     _check_folder()
     if os.environ.get("DDPM_TEAM") == "":  # Hydra would take the empty text for a name
         del os.environ["DDPM_TEAM"]
-    redaction.check_words(sys.argv[1:])  # before any other message can repeat a secret
-    flags, words = _split(sys.argv[1:])
+    redaction.check_words(arguments)  # before any other message can repeat a secret
+    flags, words = _split(arguments)
     words = renamed_keys.in_words(words)
     multirun = not {"-m", "--multirun"}.isdisjoint(flags)
     words = [overrides.with_text_values(word, _texts(), multirun=multirun) for word in words]
@@ -115,7 +124,7 @@ def _prepare_arguments() -> None:
         _check_one_sweep(words)
     _check_chosen_files(flags, words)
     shows = any(flag.partition("=")[0] in ("-c", "--cfg", "-h", "--help") for flag in flags)
-    sys.argv[1:] = [*flags, *words, *_inherited(words, must_exist=not shows)]
+    return [*flags, *words, *_inherited(words, must_exist=not shows)]
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

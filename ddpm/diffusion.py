@@ -56,8 +56,8 @@ class GaussianDiffusion(nn.Module):
 
     def __init__(
         self,
-        *,
         betas: Tensor | LearnedSchedule,
+        *,
         objective: Objective | None = None,
         weighting: Weighting | None = None,
         timesteps: Timesteps | None = None,

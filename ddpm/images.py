@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -120,3 +120,41 @@ def _replacing(path: str | Path) -> AbstractContextManager[list[Path]]:
     """`atomic.replacing` for a file whose folder may not exist yet."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return atomic.replacing(Path(path), durable=True)
+
+
+class Images(Tensor):
+    """uint8 (N, C, H, W), or one image (C, H, W), that notebooks show as a picture.
+
+    What is computed from it is a plain tensor, except for its slices.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        with torch.DisableTorchFunctionSubclass():
+            return func(*args, **kwargs or {})
+
+    def __getitem__(self, index: Any) -> "Images":
+        return self.as_subclass(Tensor)[index].as_subclass(Images)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Saved as a plain tensor, which `torch.load` reads with `weights_only=True`."""
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)
+
+    def grid(self) -> Tensor:
+        """One image, uint8 (C, H', W'), see `make_grid`."""
+        images = self.as_subclass(Tensor)
+        return images if images.dim() == 3 else make_grid(images)
+
+    def save(self, path: str | Path) -> None:
+        """Write the grid as a PNG file about 512 pixels wide."""
+        save_png(enlarge(self.grid()), path)
+
+    def _repr_png_(self) -> bytes | None:
+        """The same for IPython; None if these are no images, which it then shows as text."""
+        if self.dtype != torch.uint8 or self.dim() not in (3, 4) or self.shape[-3] not in (1, 3):
+            return None
+        file = io.BytesIO()
+        _picture(enlarge(self.grid()), scale=1).save(file, format="PNG")
+        return file.getvalue()

@@ -14,6 +14,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.guidance.none import Unguided
+from ddpm.images import Images
 from ddpm.randomness import image_noise
 
 Sampler = Callable[..., Iterator[Tensor]]
@@ -150,8 +151,9 @@ class Pipeline:
         seed: int = 0,
         labels: Sequence[int] | None = None,
         batch_size: int = 64,
-    ) -> Tensor:
-        """Images of the seeds `seed`, `seed` + 1, ...: uint8 (num_samples, C, H, W).
+    ) -> Images:
+        """Images of the seeds `seed`, `seed` + 1, ...: uint8 (num_samples, C, H, W), a tensor that
+        notebooks show as a picture.
 
         Args:
             labels: classes, used in turn; None: no labels.
@@ -161,9 +163,8 @@ class Pipeline:
         self.to_labels(labels)
         seeds = range(seed, seed + num_samples)
         batches = [seeds[i : i + batch_size] for i in range(0, num_samples, batch_size)]
-        return torch.cat(
-            [self.sample_seeds(batch, in_turn(labels, batch, seed)) for batch in batches]
-        )
+        drawn = [self.sample_seeds(batch, in_turn(labels, batch, seed)) for batch in batches]
+        return torch.cat(drawn).as_subclass(Images)
 
     def evaluations(self, label: int | None = None) -> int:
         """How often the sampler asks the network for one picture: classifier-free guidance asks

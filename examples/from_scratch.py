@@ -6,8 +6,6 @@ Two minutes on one CPU core. The loop is Algorithm 1 of Ho et al. 2020. `python 
 same network for longer, with checkpoints, previews and resuming.
 """
 
-from typing import Any
-
 import torch
 
 from ddpm.data.digits import Digits
@@ -30,17 +28,11 @@ DATA_DIR, PICTURE = "data", "digits.png"
 def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)  # a second thread does not pay for so small a network
-    size: dict[str, Any] = {"channels": 1, "image_size": 16}
-    frame: dict[str, Any] = {"resize_mode": "resize", "background": 0, "flip": False}
-    data = Digits(data_dir=DATA_DIR, split="train", num_classes=10, **size, **frame)
-    blocks: dict[str, Any] = {"widths": [16, 64], "num_blocks": 1, "patch_size": 2, "groups": 1}
-    attention: dict[str, Any] = {"attention_resolutions": [4], "num_heads": 4}
-    model = UNet(**size, out_channels=1, num_classes=None, **blocks, **attention)
-    diffusion = GaussianDiffusion(
-        betas=cosine(T=1000, s=0.008, max_beta=0.999),  # how an image becomes noise
-        objective=X0(),  # the network predicts the image
-        weighting=MinSNR(gamma=5.0),  # steps count by their signal-to-noise ratio
-    )
+    data = Digits(data_dir=DATA_DIR)  # 16x16
+    size = {"image_size": 16, "channels": 1, "num_blocks": 1, "groups": 1, "patch_size": 2}
+    model = UNet(**size, widths=[16, 64], attention_resolutions=[4])
+    # How an image becomes noise, what the network predicts, and what a step counts in the loss.
+    diffusion = GaussianDiffusion(cosine(), objective=X0(), weighting=MinSNR())
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99))
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=STEPS)
     ema = Simple(model, decay=0.995, ramp=10)  # samples are drawn with averaged weights

@@ -450,6 +450,10 @@ PLUGINS = {
 # Parameters for code that builds a process itself.
 IN_PYTHON = {"ddpm.diffusion.GaussianDiffusion": {"codec", "clip"}}
 
+# Defaults of Python that a file replaces: by the data's, or as another option of the same class.
+IN_ONE_LINE = {f"model={name}.channels": 3 for name in GROUPS["model"]}
+IN_ONE_LINE |= {"sampler=respaced.steps": None}
+
 TARGETS = [
     pytest.param(path, node, id="-".join((*path.relative_to(CONF).with_suffix("").parts, *where)))
     for path in FILES
@@ -478,7 +482,10 @@ def test_keys_are_parameters_and_parameters_are_keys(path, node):
         for name in known.keys() - required - later:
             wired = isinstance(node[name], str) and node[name].startswith("${")
             value = FORMER_VALUES.get(f"{path.parent.name}.{name}", node[name])
-            assert known[name].default == (None if wired else value), name
+            default = known[name].default
+            default = list(default) if isinstance(default, tuple) else default
+            option = f"{path.parent.name}={path.stem}.{name}"
+            assert default == IN_ONE_LINE.get(option, None if wired else value), name
 
 
 @pytest.mark.parametrize("name", ["config", *(f"job/{job}" for job in GROUPS["job"])])

@@ -12,6 +12,7 @@ import sys
 import hydra
 import pytest
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support.base import ROOT
 
@@ -135,7 +136,7 @@ def test_the_example_trains_and_draws(tmp_path, data_dir, monkeypatch, capsys):
     example.main()
     sys.modules.pop("from_scratch")
     assert (tmp_path / "digits.png").stat().st_size > 1000
-    assert len((ROOT / "examples" / "from_scratch.py").read_text().splitlines()) <= 66
+    assert len((ROOT / "examples" / "from_scratch.py").read_text().splitlines()) <= 58
 
 
 def python_blocks():
@@ -317,7 +318,7 @@ def test_upgrading_lists_private_interfaces():
 
 def test_the_package_is_typed():
     assert (ROOT / "ddpm" / "py.typed").is_file()
-    assert ddpm.__all__ == ["Pipeline"]
+    assert ddpm.__all__ == ["Parts", "Pipeline", "Run", "compose", "run", "train"]
 
 
 def test_the_pre_commit_file_and_the_workflow():
@@ -329,3 +330,36 @@ def test_the_pre_commit_file_and_the_workflow():
     assert workflow["jobs"]["check"]["steps"][-1] == {"run": ".ci/run"}
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert f'version = "{citation["version"]}"' in (ROOT / "pyproject.toml").read_text()
+
+
+# So that the blocks of docs/python.md take seconds.
+QUICK = {
+    "trains": ["model=convnet", "job.max_steps=2", "job.log_every=1", "job.num_samples=1"],
+    "resume": ["job.max_steps=3"],
+    "draws": ["job.num_samples=70", "job.num_reference=80", "metric=kd", "features=pixels"],
+}
+
+
+def test_the_blocks_of_the_python_page_run(run, tmp_path, monkeypatch):
+    GlobalHydra.instance().clear()
+    composed = []
+
+    def compose(*words, compose=ddpm.compose):
+        kind = "resume" if words[0].startswith("resume") else "trains"
+        kind = "draws" if words[0] == "job=evaluate" else kind
+        quick = [*QUICK[kind], "hardware=cpu", "sampler.steps=2", "tracker=local"]
+        names = [word.partition("=")[0] for word in quick]
+        composed.append(words)
+        return compose(*[w for w in words if w.partition("=")[0] not in names], *quick)
+
+    monkeypatch.setattr(ddpm, "compose", compose, raising=False)
+    page = PAGES["docs/python.md"]
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S):
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert len(composed) == 6
+    assert names["evaluation"].scores.keys() == {"eval/kd_pixels", "eval/kd_pixels_held_out"}
+    assert (tmp_path / "digits.png").is_file()
+    assert (tmp_path / "denoising.gif").is_file()
+    assert names["images"].shape == (4, 1, 16, 16)
+    assert page.count("\n## ") == 10

@@ -52,7 +52,8 @@ class ImageData(Dataset):
     Subclasses set the class attributes and define `files` and `images`. Constructors check their
     arguments and touch no file; `prepare`, or the first use, does. `resize_mode` and `background`
     are explained in `decode.square`. `flip`: mirror half of the images at random; the training loop
-    does it. `conditional`: whether the network is trained on the labels.
+    does it. `conditional`: whether the network is trained on the labels. `data_dir`: None: that of
+    the environment variable DDPM_DATA, or `data`.
 
     `notes`: messages about files that were left out, a line each.
     """
@@ -67,14 +68,14 @@ class ImageData(Dataset):
     def __init__(
         self,
         *,
-        data_dir: str | Path,
-        split: str,
-        channels: int,
+        data_dir: str | Path | None = None,
+        split: str = "train",
+        channels: int = 3,
         image_size: int,
-        num_classes: int | None,
+        num_classes: int | None = None,
         resize_mode: str,
-        background: int,
-        flip: bool,
+        background: int = 0,
+        flip: bool = False,
         conditional: bool = False,
     ) -> None:
         check("split", split, split in self.splits, ", ".join(self.splits))
@@ -86,6 +87,7 @@ class ImageData(Dataset):
         check("background", background, is_int(background, 0, 255), "an integer from 0 to 255")
         check("flip", flip, isinstance(flip, bool), "true, false")
         check("conditional", conditional, isinstance(conditional, bool), "true, false")
+        data_dir = data_dir or os.environ.get("DDPM_DATA", "data")
         self.data_dir = self.root = Path(os.path.expanduser(data_dir))
         self.split = self.source_split = split  # what it holds, and whose files it reads
         self.channels, self.image_size = channels, image_size

@@ -22,8 +22,16 @@ class CelebA(PictureData):
     splits = ("train", "valid", "test")
     held_out_split = "valid"
 
-    def __init__(self, *, center_crop: int | None, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(
+        self,
+        *,
+        image_size: int = 64,
+        resize_mode: str = "crop",
+        center_crop: int | None = 140,
+        flip: bool = True,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(image_size=image_size, resize_mode=resize_mode, flip=flip, **arguments)
         is_side = center_crop is None or is_int(center_crop, 1)
         check("center_crop", center_crop, is_side, "null, an integer above 0")
         self.center_crop = center_crop

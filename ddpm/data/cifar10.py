@@ -22,6 +22,23 @@ class CIFAR10(ImageData):
         *("dog", "frog", "horse", "ship", "truck"),
     ]
 
+    def __init__(
+        self,
+        *,
+        image_size: int = 32,
+        num_classes: int | None = 10,
+        resize_mode: str = "resize",
+        flip: bool = True,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            num_classes=num_classes,
+            resize_mode=resize_mode,
+            flip=flip,
+            **arguments,
+        )
+
     def files(self, split: str) -> list[Path]:
         train = [f"data_batch_{i}" for i in range(1, 6)]
         names = train if split == "train" else ["test_batch"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -16,6 +16,23 @@ class Digits(Holdout):
     name = "digits"
     class_names: ClassVar[list[str]] = list("0123456789")
     resample = Image.Resampling.BICUBIC
+
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        image_size: int = 16,
+        num_classes: int | None = 10,
+        resize_mode: str = "resize",
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            channels=channels,
+            image_size=image_size,
+            num_classes=num_classes,
+            resize_mode=resize_mode,
+            **arguments,
+        )
 
     def files(self, split: str) -> list[Path]:
         return []

@@ -23,6 +23,23 @@ class FashionMNIST(ImageData):
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ]
 
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        image_size: int = 32,
+        num_classes: int | None = 10,
+        resize_mode: str = "pad",
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            channels=channels,
+            image_size=image_size,
+            num_classes=num_classes,
+            resize_mode=resize_mode,
+            **arguments,
+        )
+
     def files(self, split: str) -> list[Path]:
         stem = "train" if split == "train" else "t10k"
         names = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"

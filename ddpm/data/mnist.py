@@ -19,6 +19,23 @@ class MNIST(ImageData):
     held_out_split = "test"
     class_names: ClassVar[list[str]] = list("0123456789")
 
+    def __init__(
+        self,
+        *,
+        channels: int = 1,
+        image_size: int = 32,
+        num_classes: int | None = 10,
+        resize_mode: str = "pad",
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            channels=channels,
+            image_size=image_size,
+            num_classes=num_classes,
+            resize_mode=resize_mode,
+            **arguments,
+        )
+
     def files(self, split: str) -> list[Path]:
         stem = "train" if split == "train" else "t10k"
         names = f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"

@@ -1,7 +1,7 @@
 """Oxford-IIIT Pet: cats and dogs (Parkhi et al. 2012)."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ddpm.data.base import ImageFiles, PictureData, fetch
 from ddpm.runner.safe_io import listing
@@ -27,6 +27,23 @@ class Pets(PictureData):
         *("Russian Blue", "Saint Bernard", "Samoyed", "Scottish Terrier", "Shiba Inu", "Siamese"),
         *("Sphynx", "Staffordshire Bull Terrier", "Wheaten Terrier", "Yorkshire Terrier"),
     ]
+
+    def __init__(
+        self,
+        *,
+        image_size: int = 64,
+        num_classes: int | None = 37,
+        resize_mode: str = "crop",
+        flip: bool = True,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            image_size=image_size,
+            num_classes=num_classes,
+            resize_mode=resize_mode,
+            flip=flip,
+            **arguments,
+        )
 
     def files(self, split: str) -> list[Path]:
         folder = self.root / "oxford-iiit-pet"

@@ -85,7 +85,7 @@ def x_0_of(
 
 
 def from_checkpoint(
-    weak: str, scale: float, weights: str = "ema", interval: Interval = None
+    weak: str, scale: float = 2.0, weights: str = "ema", interval: Interval = None
 ) -> Autoguidance:
     """Guidance by a weaker network of job=train.
 

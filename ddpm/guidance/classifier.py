@@ -94,7 +94,7 @@ class Classifier(Guidance):
             return torch.autograd.grad(log_p, x)[0]
 
 
-def from_checkpoint(classifier: str, scale: float, interval: Interval = None) -> Classifier:
+def from_checkpoint(classifier: str, scale: float = 1.0, interval: Interval = None) -> Classifier:
     """Guidance by a classifier of job=train_classifier.
 
     Args:

@@ -31,7 +31,9 @@ class ClassifierFree(Guidance):
             `base.within_interval`.
     """
 
-    def __init__(self, *, scale: float, rescale: float = 0.0, interval: Interval = None) -> None:
+    def __init__(
+        self, *, scale: float = 2.0, rescale: float = 0.0, interval: Interval = None
+    ) -> None:
         check_scale(scale)
         if not 0 <= rescale <= 1:
             raise InputError(f"guidance.rescale={rescale}: must be from 0 to 1.")

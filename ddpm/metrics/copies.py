@@ -63,7 +63,9 @@ class Copies(Metric):
 
     needs = frozenset({"images"})
 
-    def __init__(self, *, quantile: float, flips: bool, shifts: int, gallery: int) -> None:
+    def __init__(
+        self, *, quantile: float = 0.01, flips: bool = True, shifts: int = 1, gallery: int = 16
+    ) -> None:
         is_share = isinstance(quantile, float) and 0 < quantile < 1
         sets.check("copies.quantile", quantile, is_share, "above 0 and below 1")
         sets.check("copies.flips", flips, isinstance(flips, bool), "true, false")

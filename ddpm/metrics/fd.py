@@ -166,7 +166,12 @@ class FD(Metric):
     needs = frozenset({"features"})
 
     def __init__(
-        self, *, reference: sets.Reference, floor: bool, infinity: bool, groups: int
+        self,
+        *,
+        reference: sets.Reference = "both",
+        floor: bool = True,
+        infinity: bool = True,
+        groups: int = 20,
     ) -> None:
         sets.check_reference("fd", reference)
         sets.check_count("fd.groups", groups, 2)

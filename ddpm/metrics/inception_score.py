@@ -38,7 +38,7 @@ class InceptionScore(Metric):
 
     needs = frozenset({"features", "classes"})
 
-    def __init__(self, *, splits: int, floor: bool) -> None:
+    def __init__(self, *, splits: int = 10, floor: bool = True) -> None:
         sets.check_count("is.splits", splits, 1)
         self.splits, self.floor = splits, floor
 

@@ -97,7 +97,9 @@ class KD(Metric):
 
     needs = frozenset({"features"})
 
-    def __init__(self, *, reference: sets.Reference, floor: bool, rescale: bool) -> None:
+    def __init__(
+        self, *, reference: sets.Reference = "both", floor: bool = True, rescale: bool = True
+    ) -> None:
         sets.check_reference("kd", reference)
         self.reference, self.floor, self.rescale = reference, floor, rescale
         self._memo = sets.Memo(most=6)

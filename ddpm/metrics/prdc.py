@@ -152,11 +152,11 @@ class PRDC(Metric):
     def __init__(
         self,
         *,
-        k: int,
-        inclusive: bool,
-        balanced: bool,
-        reference: sets.Reference,
-        floor: bool,
+        k: int = 5,
+        inclusive: bool = True,
+        balanced: bool = True,
+        reference: sets.Reference = "both",
+        floor: bool = True,
     ) -> None:
         sets.check_count("prdc.k", k, 1)
         sets.check_reference("prdc", reference)

@@ -30,14 +30,14 @@ class NoisyClassifier(nn.Module):
     def __init__(
         self,
         *,
-        channels: int,
+        channels: int = 3,
         image_size: int,
         num_classes: int | None,
-        widths: Sequence[int],
-        num_blocks: int,
-        attention_resolutions: Sequence[int],
-        num_heads: int,
-        groups: int,
+        widths: Sequence[int] = (64, 128, 256, 256),
+        num_blocks: int = 1,
+        attention_resolutions: Sequence[int] = (8,),
+        num_heads: int = 4,
+        groups: int = 8,
     ) -> None:
         super().__init__()
         if num_classes is None:

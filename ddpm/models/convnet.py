@@ -20,12 +20,12 @@ class ConvNet(nn.Module):
     def __init__(
         self,
         *,
-        channels: int,
-        out_channels: int,
-        image_size: int,
-        num_classes: int | None,
-        width: int,
-        time_conditioning: bool,
+        channels: int = 3,
+        out_channels: int | None = None,
+        image_size: int | None = None,
+        num_classes: int | None = None,
+        width: int = 64,
+        time_conditioning: bool = True,
     ) -> None:
         super().__init__()
         require(width >= 4 and width % 2 == 0, f"model.width={width}: must be even and at least 4")
@@ -35,7 +35,7 @@ class ConvNet(nn.Module):
         )
         self.conv_1 = nn.Conv2d(channels, width, 3, padding=1)
         self.conv_2 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv_3 = nn.Conv2d(width, out_channels, 3, padding=1)
+        self.conv_3 = nn.Conv2d(width, out_channels or channels, 3, padding=1)
         self.class_embedding = ClassEmbedding(num_classes, width)
         self.time_embedding = TimeEmbedding(width, width) if time_conditioning else None
         self.time_proj = linear(width, 2 * width) if time_conditioning else None

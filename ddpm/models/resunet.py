@@ -159,16 +159,16 @@ class ResUNet(nn.Module):
     def __init__(
         self,
         *,
-        channels: int,
-        out_channels: int,
+        channels: int = 3,
+        out_channels: int | None = None,
         image_size: int,
-        num_classes: int | None,
-        widths: Sequence[int],
-        num_res_blocks: int,
-        attention_resolutions: Sequence[int],
-        num_heads: int,
-        groups: int,
-        dropout: float,
+        num_classes: int | None = None,
+        widths: Sequence[int] = (128, 256, 512, 512, 512),
+        num_res_blocks: int = 2,
+        attention_resolutions: Sequence[int] = (32, 16, 8),
+        num_heads: int = 1,
+        groups: int = 32,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         bottom = len(widths) - 1
@@ -196,7 +196,7 @@ class ResUNet(nn.Module):
         self.mid_block = MidBlock(last, resnet, attention)
         self.up_blocks = nn.ModuleList(reversed(up))
         self.conv_norm_out = GroupNorm(groups, first, EPS)
-        self.conv_out = zeroed(conv3x3(first, out_channels))
+        self.conv_out = zeroed(conv3x3(first, out_channels or channels))
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""

@@ -53,15 +53,15 @@ class UNet(nn.Module):
     def __init__(
         self,
         *,
-        channels: int,
-        out_channels: int,
+        channels: int = 3,
+        out_channels: int | None = None,
         image_size: int,
-        num_classes: int | None,
-        widths: Sequence[int],
-        num_blocks: int,
-        attention_resolutions: Sequence[int],
-        num_heads: int,
-        groups: int,
+        num_classes: int | None = None,
+        widths: Sequence[int] = (64, 128, 256, 256),
+        num_blocks: int = 2,
+        attention_resolutions: Sequence[int] = (32, 16, 8),
+        num_heads: int = 4,
+        groups: int = 8,
         patch_size: int = 1,
     ) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class UNet(nn.Module):
             self.ups.insert(0, Up(width, above, num_heads=heads[level], **options))
         self.bottleneck = Stage(last, last, num_heads=num_heads, **options)
         # The initial prediction is zero, the mean of the noise.
-        self.head = zeroed(conv3x3(first, out_channels * patch_size**2))
+        self.head = zeroed(conv3x3(first, (out_channels or channels) * patch_size**2))
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""

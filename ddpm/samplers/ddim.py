@@ -19,7 +19,12 @@ class DDIM(Sampler):
     """
 
     def __init__(
-        self, *, steps: int | None, eta: float, spacing: str = "uniform", rho: float = 7.0
+        self,
+        *,
+        steps: int | None = 50,
+        eta: float = 0.0,
+        spacing: str = "uniform",
+        rho: float = 7.0,
     ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
         if not 0 <= eta <= 1:

@@ -29,7 +29,12 @@ class DDPM(Sampler):
     """
 
     def __init__(
-        self, *, steps: int | None, variance: str, spacing: str = "uniform", rho: float = 7.0
+        self,
+        *,
+        steps: int | None = None,
+        variance: str = "auto",
+        spacing: str = "uniform",
+        rho: float = 7.0,
     ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
         if variance not in VARIANCES:

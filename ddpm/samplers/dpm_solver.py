@@ -34,8 +34,8 @@ class DPMSolver(Sampler):
     def __init__(
         self,
         *,
-        steps: int | None,
-        order: int,
+        steps: int | None = 15,
+        order: int = 2,
         stochastic: bool = False,
         spacing: str = "log_snr",
         rho: float = 7.0,

@@ -19,7 +19,9 @@ class Euler(Sampler):
             the even spacing of u from 1 to 0.
     """
 
-    def __init__(self, *, steps: int | None, spacing: str = "trailing", rho: float = 7.0) -> None:
+    def __init__(
+        self, *, steps: int | None = 20, spacing: str = "trailing", rho: float = 7.0
+    ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:

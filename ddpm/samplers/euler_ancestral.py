@@ -21,7 +21,7 @@ class EulerAncestral(Sampler):
     """
 
     def __init__(
-        self, *, steps: int | None, eta: float, spacing: str = "karras", rho: float = 7.0
+        self, *, steps: int | None = 50, eta: float = 1.0, spacing: str = "karras", rho: float = 7.0
     ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
         if not 0 <= eta <= 1:

@@ -35,7 +35,7 @@ class Heun(Sampler):
     def __init__(
         self,
         *,
-        steps: int | None,
+        steps: int | None = 18,
         spacing: str = "log_snr",
         rho: float = 7.0,
         churn: float = 0.0,

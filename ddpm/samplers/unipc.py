@@ -29,7 +29,7 @@ class UniPC(Sampler):
     """
 
     def __init__(
-        self, *, steps: int | None, order: int, spacing: str = "log_snr", rho: float = 7.0
+        self, *, steps: int | None = 10, order: int = 3, spacing: str = "log_snr", rho: float = 7.0
     ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
         if order not in (1, 2, 3):

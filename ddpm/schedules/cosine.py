@@ -9,7 +9,9 @@ from ddpm.errors import InputError
 from ddpm.schedules.base import betas_from_alphas_cumprod, check_T, rescale_zero_terminal_snr
 
 
-def cosine(T: int, s: float, max_beta: float, *, zero_terminal_snr: bool = False) -> Tensor:
+def cosine(
+    T: int = 1000, s: float = 0.008, max_beta: float = 0.999, *, zero_terminal_snr: bool = False
+) -> Tensor:
     """Betas whose alphas_cumprod falls like a squared cosine: (T,), float64.
 
     alphas_cumprod(t) = f(t) / f(0), f(t) = cos^2((t / T + s) / (1 + s) * pi / 2), and

@@ -43,7 +43,14 @@ class LearnedSchedule(nn.Module):
             (-20, 20).
     """
 
-    def __init__(self, *, T: int, log_snr_start: float, log_snr_end: float, hidden: int) -> None:
+    def __init__(
+        self,
+        *,
+        T: int = 1000,
+        log_snr_start: float = 9.21,
+        log_snr_end: float = -10.1,
+        hidden: int = 256,
+    ) -> None:
         super().__init__()
         check_T(T)
         if T < 2 or not 1 <= hidden <= MAX_HIDDEN:

@@ -7,9 +7,9 @@ from ddpm.schedules.base import rescale_zero_terminal_snr, scaled_ends, warn_if_
 
 
 def linear(
-    T: int,
-    beta_start: float,
-    beta_end: float,
+    T: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
     *,
     rescale: bool = True,
     zero_terminal_snr: bool = False,

@@ -7,7 +7,7 @@ from ddpm.errors import InputError
 from ddpm.schedules.base import betas_from_alphas_cumprod, check_T
 
 
-def rectified(T: int, end: float) -> Tensor:
+def rectified(T: int = 1000, end: float = 1.0) -> Tensor:
     """Betas of the path (1 - u) x_0 + u eps, u evenly spaced up to `end`: (T,), float64.
 
     Rectified flow (Liu et al. 2023, arXiv:2209.03003) and flow matching (Lipman et al. 2023,

@@ -8,11 +8,11 @@ from ddpm.schedules.base import betas_from_alphas_cumprod, check_T, rescale_zero
 
 
 def sigmoid(
-    T: int,
-    start: float,
-    end: float,
-    tau: float,
-    max_beta: float,
+    T: int = 1000,
+    start: float = -3.0,
+    end: float = 3.0,
+    tau: float = 1.0,
+    max_beta: float = 0.999,
     *,
     zero_terminal_snr: bool = False,
 ) -> Tensor:

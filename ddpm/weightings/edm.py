@@ -22,7 +22,7 @@ class EDMWeights(Weighting):
         max_weight: bound of the weights; None: no bound.
     """
 
-    def __init__(self, *, sigma_data: float, max_weight: float | None = 1000.0) -> None:
+    def __init__(self, *, sigma_data: float = 0.5, max_weight: float | None = 1000.0) -> None:
         if not sigma_data > 0:
             raise InputError(f"weighting.sigma_data={sigma_data}: must be above 0.")
         check_max_weight(max_weight)

@@ -16,7 +16,7 @@ class MinSNR(Weighting):
     schedule is trained.
     """
 
-    def __init__(self, *, gamma: float) -> None:
+    def __init__(self, *, gamma: float = 5.0) -> None:
         if not gamma > 0:
             raise InputError(f"weighting.gamma={gamma}: must be above 0.")
         self.gamma = gamma

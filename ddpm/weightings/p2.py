@@ -19,7 +19,7 @@ class P2(Weighting):
         k: above 0; 1 in the paper.
     """
 
-    def __init__(self, *, gamma: float, k: float) -> None:
+    def __init__(self, *, gamma: float = 1.0, k: float = 1.0) -> None:
         if not gamma > 0 or not k > 0:
             raise InputError(f"weighting.gamma={gamma}, weighting.k={k}: both must be above 0.")
         self.gamma, self.k = gamma, k

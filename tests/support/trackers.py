@@ -9,7 +9,8 @@ from ddpm.trackers.base import RunInfo
 
 CONF = Path(__file__).parents[2] / "conf" / "tracker"
 NODES = {
-    name: yaml.safe_load((CONF / f"{name}.yaml").read_text()) for name in ("wandb", "tensorboard")
+    name: yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    for name in ("wandb", "tensorboard", "mlflow")
 }
 HPARAMS = {"seed": 0, "model": {"channels": 3, "widths": [8, 16]}, "none": None}
 GRID = (torch.arange(3 * 8 * 12).reshape(3, 8, 12) % 256).to(torch.uint8)

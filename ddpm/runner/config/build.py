@@ -19,6 +19,8 @@ from ddpm.runner.config import catalog
 from ddpm.runner.safe_io.plain import Refused, check_plain
 
 _DIRECTIVES = {"_target_", "_partial_"}
+# Of a network; files under conf/ take them from the data, whatever the defaults in Python.
+_FROM_THE_DATA = {"channels", "out_channels", "image_size"}
 
 
 def check_targets(node: Any, key: str = "") -> None:
@@ -103,6 +105,7 @@ def _check_arguments(node: Any, key: str) -> None:
         unknown = f"{where}.{shown(name)}"
         raise InputError(f"{unknown}: no such key.{nearest(unknown, known)}")
     required = {n for n, p in parameters.items() if p.default is p.empty}
+    required |= _FROM_THE_DATA & set(parameters) if where == "model" else set()
     if not node.get("_partial_") and (missing := sorted(required - arguments)):
         raise InputError(f"{where}.{missing[0]}: must be set.")
 

@@ -1,9 +1,43 @@
 """What Hydra composed, as plain dictionaries and with the types that it has at run time."""
 
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
+import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
+
+
+def compose(words: list[str], folder: Path) -> DictConfig:
+    """What Hydra composes from the files in `folder` and these overrides, with its own
+    configuration as the node `hydra`, in a process that may use Hydra for something else."""
+    with _own_hydra(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        return hydra.compose("config", words, return_hydra_config=True)
+
+
+@contextlib.contextmanager
+def current(composed: DictConfig) -> Iterator[None]:
+    """While open, `hydra_config` is that of a composed configuration."""
+    with _own_hydra():
+        HydraConfig.instance().set_config(composed)
+        yield
+
+
+@contextlib.contextmanager
+def _own_hydra() -> Iterator[None]:
+    """While open, Hydra is as in a new process; then as it was before."""
+    composing, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    version: Any = VersionBase.instance().getbase()
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = composing, config
+        VersionBase.instance().setbase(version)
 
 
 def to_dict(node: Any, *, resolve: bool) -> dict[str, Any]:

@@ -14,7 +14,8 @@ PICTURES = ("explain.html", "strip.png", "grid.png", "denoising.gif")  # that jo
 class Preempted(KeyboardInterrupt):
     """A run was stopped on request and saved its state. No further run of the command starts."""
 
-    def __init__(self, signal: int | None) -> None:
+    def __init__(self, signal: int | None, folder: Path | None = None) -> None:
+        super().__init__(*([] if folder is None else [f"stopped and saved in {folder}"]))
         self.signal = signal or 15  # None: the parent process died
 
 
@@ -41,7 +42,7 @@ def execute(plan: Plan) -> dict[str, Any] | None:
     if result is not None:
         _print_outcome(result, plan)
         if result["state"] == "preempted":
-            raise Preempted(result["signal"])
+            raise Preempted(result["signal"], result["dir"])
     return result
 
 

@@ -1,4 +1,4 @@
-"""Progress of a run: a bar in a terminal, plain lines elsewhere."""
+"""Progress of a run: a bar in a terminal or a notebook, plain lines elsewhere."""
 
 import sys
 import time
@@ -8,7 +8,8 @@ from tqdm import tqdm
 
 
 class Progress:
-    """A bar over steps with loss, images/s and time left; periodic lines without a terminal.
+    """A bar over steps with loss, images/s and time left; periodic lines without a terminal or a
+    notebook.
 
     Args:
         total, start: the last step, and the number of steps done at the start.
@@ -27,8 +28,8 @@ class Progress:
     ) -> None:
         self.total, self.start, self.unit, self.enabled = total, start, unit, enabled
         self.seconds_between_lines = seconds_between_lines
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(
+        terminal = sys.stderr.isatty() or in_notebook()
+        self.bar = _bar_class()(
             total=total,
             initial=start,
             unit=unit,
@@ -68,7 +69,22 @@ class Progress:
     def say(self, text: str) -> None:
         """Print a line above the bar."""
         if self.enabled:
-            tqdm.write(text)
+            self.bar.write(text)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return "IPKernelApp" in getattr(ipython, "config", ())
+
+
+def _bar_class() -> type[tqdm]:
+    """The bar of notebooks in a notebook, a line of text if that lacks ipywidgets."""
+    if not in_notebook():
+        return tqdm
+    from tqdm.auto import tqdm as bar
+
+    return bar
 
 
 def clock(seconds: float) -> str:

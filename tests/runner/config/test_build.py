@@ -60,8 +60,10 @@ def test_unknown_and_missing_arguments_are_named():
         InputError, match=r"sampler.stepz: no such key. Did you mean 'sampler.steps'"
     ):
         build(node | {"stepz": 1}, "sampler")
-    with pytest.raises(InputError, match=r"sampler.eta: must be set"):
-        build({"_target_": node["_target_"], "steps": 5}, "sampler")
+    with pytest.raises(InputError, match=r"guidance.classifier: must be set"):
+        build({"_target_": "ddpm.guidance.classifier.from_checkpoint", "scale": 1.0}, "guidance")
+    with pytest.raises(InputError, match=r"model.channels: must be set"):  # it has a default, too
+        build({"_target_": "ddpm.models.unet.UNet", "out_channels": 1, "image_size": 8}, "model")
 
 
 def test_lists_and_dicts_arrive_plain_and_partials_unguarded():
