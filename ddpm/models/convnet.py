@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ddpm.image_size import Size
 from ddpm.models.layers import ClassEmbedding, TimeEmbedding, linear, require
 
 
@@ -22,7 +23,7 @@ class ConvNet(nn.Module):
         *,
         channels: int,
         out_channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None,
         width: int,
         time_conditioning: bool,

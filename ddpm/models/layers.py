@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ddpm.errors import InputError
+from ddpm.image_size import Size
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -157,8 +158,12 @@ def check_at_least_1(**settings: int) -> None:
         require(value >= 1, f"model.{name}={value}: must be at least 1")
 
 
-def check_image_size(image_size: int, *, halvings: int, model: str, patch_size: int = 1) -> None:
+def check_image_size(image_size: Size, *, halvings: int, model: str, patch_size: int = 1) -> None:
     """A network that halves n times needs multiples of 2^n pixels, or of 2^n patches."""
+    if not isinstance(image_size, int):
+        for side in image_size:
+            check_image_size(side, halvings=halvings, model=model, patch_size=patch_size)
+        return
     factor = patch_size * 2**halvings
     times = "once" if halvings == 1 else f"{halvings} times"
     patches = f"takes patches of {patch_size}x{patch_size} pixels and " if patch_size > 1 else ""

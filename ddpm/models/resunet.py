@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm.image_size import Size, sides
 from ddpm.models.layers import (
     ClassEmbedding,
     GroupNorm,
@@ -150,8 +151,8 @@ class ResUNet(nn.Module):
     """The U-Net of appendix B, Ho et al. 2020 (arXiv:2006.11239), the size set by its widths.
 
     One level per width, each half the size of the one above; attention at the listed resolutions
-    (others are ignored) and always in the middle. Outputs and parameter names are those of
-    diffusers' `UNet2DModel` in its DDPM configuration: state dicts load both ways.
+    (of the shorter side; others are ignored) and always in the middle. Outputs and parameter names
+    are those of diffusers' `UNet2DModel` in its DDPM configuration: state dicts load both ways.
     """
 
     recomputable = (ResnetBlock, SelfAttention, Downsample, Upsample)
@@ -161,7 +162,7 @@ class ResUNet(nn.Module):
         *,
         channels: int,
         out_channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None,
         widths: Sequence[int],
         num_res_blocks: int,
@@ -188,7 +189,7 @@ class ResUNet(nn.Module):
             above, below = widths[max(level - 1, 0)], widths[min(level + 1, bottom)]
             inputs = [above] + (num_res_blocks - 1) * [width]
             joined = [below + width] + (num_res_blocks - 1) * [2 * width] + [width + above]
-            has_attention = image_size >> level in attention_resolutions
+            has_attention = min(sides(image_size)) >> level in attention_resolutions
             attend = attention if has_attention else nn.Identity
             down.append(DownBlock(inputs, width, resnet, attend, resample=level < bottom))
             up.append(UpBlock(joined, width, resnet, attend, resample=level > 0))

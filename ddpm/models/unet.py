@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm.image_size import Size, sides
 from ddpm.models.layers import (
     ClassEmbedding,
     TimeEmbedding,
@@ -43,9 +44,9 @@ class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015, arXiv:1505.04597) for the noise of Ho et al. 2020.
 
     One level per width, each half the size of the one above; attention at the listed resolutions
-    (others are ignored) and always in the bottleneck. With a patch_size p the network sees the
-    image as H/p x W/p pixels with p^2 times the channels: p^2 times less work, for images without
-    fine detail.
+    (of the shorter side; others are ignored) and always in the bottleneck. With a patch_size p the
+    network sees the image as H/p x W/p pixels with p^2 times the channels: p^2 times less work, for
+    images without fine detail.
     """
 
     recomputable = (Stage,)
@@ -55,7 +56,7 @@ class UNet(nn.Module):
         *,
         channels: int,
         out_channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None,
         widths: Sequence[int],
         num_blocks: int,
@@ -70,12 +71,12 @@ class UNet(nn.Module):
         check_image_size(image_size, halvings=len(widths) - 1, model="unet", patch_size=patch_size)
         first, last = widths[0], widths[-1]
         self.patch_size = patch_size
-        image_size //= patch_size
+        side = min(sides(image_size)) // patch_size
         self.time_embedding = TimeEmbedding(first, 4 * first)
         self.class_embedding = ClassEmbedding(num_classes, 4 * first)
         options = {"emb_dim": 4 * first, "num_blocks": num_blocks, "groups": groups}
         heads = [
-            num_heads if image_size >> level in attention_resolutions else None
+            num_heads if side >> level in attention_resolutions else None
             for level in range(len(widths))
         ]
         self.stem = Stage(channels * patch_size**2, first, num_heads=heads[0], **options)

@@ -44,7 +44,7 @@ ROLES = {
     **{f"job.{key}": Role.OPERATION for key in _OPERATION_JOB},
     "experiment": Role.PRESET,
     "data": Role.PROCESS,
-    "data.root": Role.IMAGES,
+    **{f"data.{key}": Role.IMAGES for key in ("root", "path", "shards")},
     "data.data_dir": Role.PLACE,
     "model": Role.PROCESS,
     "schedule": Role.PROCESS,

@@ -143,7 +143,7 @@ class Loop(ABC):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        return (self.data.channels, self.data.image_size, self.data.image_size)
+        return self.data.shape
 
     @property
     def steps_per_epoch(self) -> float:

@@ -28,4 +28,4 @@ def preview_grid(
         shares = [torch.empty_like(images, device=fabric.device) for _ in range(ranks)]
         torch.distributed.all_gather(shares, images.to(fabric.device))
         images = torch.cat(shares).cpu()
-    return enlarge(make_grid(images[:num_samples]))
+    return enlarge(make_grid(pipeline.diffusion.codec.show(images[:num_samples])))

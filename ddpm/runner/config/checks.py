@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import InputError
+from ddpm.image_size import sides
 from ddpm.runner.config.derive import takes_labels
 from ddpm.runner.safe_io.tree import get_path
 
@@ -182,8 +183,9 @@ def _attention(config: dict[str, Any]) -> tuple[list[int], list[int]]:
     Both are empty where the network has none."""
     wanted, widths = (get_path(config, f"model.{k}") for k in ("attention_resolutions", "widths"))
     size = get_path(config, "data.image_size")
-    if not isinstance(wanted, list) or not isinstance(widths, list) or not isinstance(size, int):
+    if not isinstance(wanted, list) or not isinstance(widths, list) or size is None:
         return [], []
+    size = min(sides(size))
     patch_size = get_path(config, "model.patch_size") or 1
     if size % patch_size:
         return [], []  # the network refuses it
@@ -229,6 +231,17 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
             "cannot be sampled from; choose objective=velocity, or schedule.end=0.999."
         )
     learned = get_path(config, "objective.learned_variance")
+    deep = get_path(config, "data.value_range")
+    if deep is not None and list(deep) != [0, 255]:
+        bits = {
+            "objective.learned_variance=true": learned,
+            "schedule=learned": choices.get("schedule") == "learned",
+        }
+        wrong += [
+            f"{key}: its loss is that of 8-bit pictures, and data.value_range={deep}; leave it out."
+            for key, on in bits.items()
+            if on
+        ]
     if get_path(config, "sampler.variance") == "learned" and not learned:
         wrong.append(
             "sampler.variance=learned: the network has none (objective.learned_variance=false); "

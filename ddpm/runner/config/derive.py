@@ -35,6 +35,20 @@ def model_keys(config: dict[str, Any]) -> None:
         model[name] = wanted[name]
 
 
+def value_range(config: dict[str, Any]) -> None:
+    """What the values of pictures mean belongs to the process."""
+    data = config.get("data")
+    diffusion = config.get("diffusion")
+    if isinstance(data, dict) and isinstance(diffusion, dict) and "value_range" in diffusion:
+        wanted = data.get("value_range")
+        if diffusion["value_range"] not in (None, wanted):
+            raise InputError(
+                f"diffusion.value_range={diffusion['value_range']}: follows data.value_range="
+                f"{wanted}; set that instead."
+            )
+        diffusion["value_range"] = wanted
+
+
 def labels(config: dict[str, Any]) -> None:
     """Make job.labels a list: by default all classes, in turn; none for interpolation."""
     job = config.get("job", {})
@@ -83,8 +97,16 @@ def absolute_paths(config: dict[str, Any]) -> None:
     """Make the paths of data and pictures absolute: the configuration is read elsewhere, too."""
     config["data_dir"] = _absolute(config["data_dir"])
     config["data"]["data_dir"] = config["data_dir"]
-    if config["data"].get("root") is not None:
-        config["data"]["root"] = _absolute(config["data"]["root"])
+    data = config["data"]
+    for key in ("root", "shards", "path"):
+        if data.get(key) is None:
+            continue
+        # A name on the Hub looks like a path, and stays.
+        keep = key == "path" and "revision" in data and not os.path.exists(_absolute(data[key]))
+        if isinstance(data[key], list):
+            data[key] = [_absolute(path) for path in data[key]]
+        elif not keep:
+            data[key] = _absolute(data[key])
     if config.get("samples") is not None:
         config["samples"] = _absolute(config["samples"])
     job = config["job"]

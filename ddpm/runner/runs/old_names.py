@@ -50,6 +50,10 @@ FORMER_VALUES: dict[str, Any] = {
     "sampler.churn_max": None,
     "sampler.churn_noise": 1.0,
     "guidance.interval": None,
+    "data.test_share": 0.0,
+    "data.splits": "hash",
+    "data.value_range": None,
+    "diffusion.value_range": None,
 }
 # The process holds copies of the parts that it is made of.
 _WITHIN = {
