@@ -63,7 +63,7 @@ LAYERS = [
     ["errors", "image_size", "runner.roles"],
     ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness"],
     ["models", "schedules", "objectives", "timesteps", "likelihood", "images", "runner.runs"],
-    ["weightings", "data", "runner.checkpoints"],
+    ["weightings", "augment", "data", "runner.checkpoints"],
     ["diffusion", "trackers", "features"],
     ["denoising"],
     ["samplers", "runner.config", "runner.report"],

@@ -349,7 +349,7 @@ class ImageData(Dataset):
 
     @cached_property
     def pixels(self) -> str:
-        """SHA-256 of all images and labels in their order: the same from whatever files they came."""
+        """SHA-256 of all images and labels in their order, whatever files they came from."""
         found = hashlib.sha256(repr((self.shape, self.dtype, len(self))).encode())
         for first in range(0, len(self), 1024):
             rows = range(first, min(first + 1024, len(self)))

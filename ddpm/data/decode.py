@@ -239,8 +239,9 @@ def square(
     """uint8 (channels, height, width) of an image, upright; `image_size`: see `sides`.
 
     `resize_mode`: `crop` scales the centre (of a width of `center_crop` pixels, None: the largest
-    part with the proportions of `image_size`), `resize` stretches the whole image, `pad` centres it, shrunk
-    if it is too large. `background`: grey level 0..255 of transparent pixels and padding.
+    part with the proportions of `image_size`), `resize` stretches the whole image, `pad` centres
+    it, shrunk if it is too large. `background`: grey level 0..255 of transparent pixels and
+    padding.
 
     Raises:
         Unreadable, OutOfReach: as for `open_image`.

@@ -115,7 +115,7 @@ def _picture(file: Path | Encoded, path: Path) -> np.ndarray:
 def _sixteen_bit_colours(
     file: Path | Encoded, image: Image.Image, raw: str, path: Path
 ) -> np.ndarray:
-    """(H, W, 3) of 16-bit RGB, in two passes: Pillow has no such mode, and reads one byte of two."""
+    """(H, W, 3) of 16-bit RGB, in two passes: Pillow reads one byte of two."""
     mode, _, order = raw.partition(";")
     if mode != "RGB" or order not in _LOW_BYTES:
         raise Unreadable(path, f"16-bit colours of kind {raw}; save it as .npy")

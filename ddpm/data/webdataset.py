@@ -88,7 +88,7 @@ def members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
             if not whole:
                 raise refusal(path, "it is cut short")
             while (member := archive.next()) is not None:
-                archive.members = []  # it would keep all of them
+                archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 check_name(path, member.name)
                 if member.isdir():
                     continue
@@ -96,7 +96,7 @@ def members(path: Path) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
                     raise refusal(path, f"{member.name!r} is a link or no file")
                 yield member, archive
             with open(path, "rb") as rest:  # tarfile takes a damaged header for the end
-                rest.seek(archive.offset)  # type: ignore[attr-defined]
+                rest.seek(archive.offset)
                 if rest.read(MAX_PADDING).strip(b"\0") or rest.read(1):
                     raise refusal(path, "damaged, or something follows its end")
     except tarfile.TarError as error:

@@ -93,6 +93,30 @@ class ClassEmbedding(nn.Module):
         return emb + F.embedding(torch.where(label < 0, null, label), self.weight)
 
 
+class AugmentEmbedding(nn.Module):
+    """Adds what was done to the pictures to their embedding: (B, D), (B, A) or None -> (B, D).
+
+    Linear, without bias, and 0 at first, as None is: nothing was done (Karras et al. 2022,
+    arXiv:2206.00364, appendix F.2). With `augment_dim=0` it has no parameters.
+    """
+
+    weight: nn.Parameter | None
+
+    def __init__(self, augment_dim: int, dim: int) -> None:
+        super().__init__()
+        weight = nn.Parameter(torch.zeros(dim, augment_dim)) if augment_dim else None
+        self.register_parameter("weight", weight)
+
+    def forward(self, emb: Tensor, augment: Tensor | None) -> Tensor:
+        if augment is None:
+            return emb
+        require(
+            self.weight is not None, "model.augment_dim=0: this network is told no augmentation"
+        )
+        assert self.weight is not None
+        return emb + F.linear(augment.to(self.weight.dtype), self.weight)
+
+
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` (Wu & He 2018, arXiv:1803.08494) that avoids slow kernels. Statistics are
     computed in float32, and the result has the dtype of the input."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ddpm.image_size import Size, sides
 from ddpm.models.layers import (
+    AugmentEmbedding,
     ClassEmbedding,
     GroupNorm,
     SelfAttention,
@@ -170,6 +171,7 @@ class ResUNet(nn.Module):
         num_heads: int,
         groups: int,
         dropout: float,
+        augment_dim: int = 0,
     ) -> None:
         super().__init__()
         bottom = len(widths) - 1
@@ -183,6 +185,7 @@ class ResUNet(nn.Module):
 
         self.time_embedding = TimeEmbedding(first, 4 * first)
         self.class_embedding = ClassEmbedding(num_classes, 4 * first)
+        self.augment_embedding = AugmentEmbedding(augment_dim, 4 * first)
         self.conv_in = conv3x3(channels, first)
         down, up = [], []
         for level, width in enumerate(widths):
@@ -199,9 +202,12 @@ class ResUNet(nn.Module):
         self.conv_norm_out = GroupNorm(groups, first, EPS)
         self.conv_out = zeroed(conv3x3(first, out_channels))
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""
-        emb = F.silu(self.class_embedding(self.time_embedding(t), label))  # (B, 4 widths[0])
+    def forward(
+        self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """x_t (B, C, H, W), t (B,), label (B,), augment (B, A) -> (B, C_out, H, W)."""
+        emb = self.class_embedding(self.time_embedding(t), label)  # (B, 4 widths[0])
+        emb = F.silu(self.augment_embedding(emb, augment))
         skips = [self.conv_in(x_t)]  # (B, widths[0], H, W)
         for block in self.down_blocks:
             skips += block(skips[-1], emb)

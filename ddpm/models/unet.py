@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ddpm.image_size import Size, sides
 from ddpm.models.layers import (
+    AugmentEmbedding,
     ClassEmbedding,
     TimeEmbedding,
     check_at_least_1,
@@ -64,6 +65,7 @@ class UNet(nn.Module):
         num_heads: int,
         groups: int,
         patch_size: int = 1,
+        augment_dim: int = 0,
     ) -> None:
         super().__init__()
         check_widths(widths, groups=groups)
@@ -74,6 +76,7 @@ class UNet(nn.Module):
         side = min(sides(image_size)) // patch_size
         self.time_embedding = TimeEmbedding(first, 4 * first)
         self.class_embedding = ClassEmbedding(num_classes, 4 * first)
+        self.augment_embedding = AugmentEmbedding(augment_dim, 4 * first)
         options = {"emb_dim": 4 * first, "num_blocks": num_blocks, "groups": groups}
         heads = [
             num_heads if side >> level in attention_resolutions else None
@@ -88,9 +91,12 @@ class UNet(nn.Module):
         # The initial prediction is zero, the mean of the noise.
         self.head = zeroed(conv3x3(first, out_channels * patch_size**2))
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""
-        emb = F.silu(self.class_embedding(self.time_embedding(t), label))  # (B, 4 widths[0])
+    def forward(
+        self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """x_t (B, C, H, W), t (B,), label (B,), augment (B, A) -> (B, C_out, H, W)."""
+        emb = self.class_embedding(self.time_embedding(t), label)  # (B, 4 widths[0])
+        emb = F.silu(self.augment_embedding(emb, augment))
         x = F.pixel_unshuffle(x_t, self.patch_size)  # (B, C p^2, H / p, W / p)
         x = self.stem(x, emb)  # (B, widths[0], H / p, W / p)
         skips = []

@@ -56,6 +56,7 @@ ROLES = {
     "seed": Role.TRAINING,
     "sampler": Role.DRAWING,
     "guidance": Role.DRAWING,
+    "augment": Role.TRAINING,
     "features": Role.MEASURING,
     "metric": Role.MEASURING,
     "hardware": Role.MACHINE,
@@ -92,7 +93,7 @@ ROLES = {
 # Groups whose keys stand in a run's configuration as a dictionary.
 PARTS = (
     *("model", "data", "schedule", "objective", "weighting", "timesteps", "diffusion", "sampler"),
-    *("guidance", "job", "optimizer", "hardware", "tracker", "features", "metric"),
+    *("guidance", "augment", "job", "optimizer", "hardware", "tracker", "features", "metric"),
 )
 PRESETS = tuple(key for key, role in ROLES.items() if role is Role.PRESET)
 # The presets that the names of other groups choose.

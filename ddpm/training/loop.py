@@ -8,6 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm.augment.base import Augment
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
@@ -49,6 +50,7 @@ class Loop(ABC):
     """
 
     label_dropout: float | None = None  # None: no labels are used
+    augment: Augment | None = None
 
     def __init__(
         self,
@@ -415,6 +417,7 @@ class Loop(ABC):
                 state.optimizer.defaults["lr"], self.warmup_steps, self.lr_decay_start
             ),
             schedule=schedule,
+            augment=self.augment,
         )
 
     def explain_nonfinite(self, step: Step, order: Order, watch: Watch) -> str:

@@ -215,6 +215,16 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
         wrong.append(
             "schedule=learned: job=train_classifier trains no schedule; choose a fixed one."
         )
+    if (augment := choices.get("augment", "none")) != "none" and config.get("kind") == "trains":
+        if job != "train":
+            wrong.append(f"augment={augment}: job={job} cannot use it; leave it out.")
+        elif "augment_dim" not in config["model"]:
+            wrong.append(
+                f"augment={augment}: model={model} cannot be told what was done to its pictures "
+                "(it has no augment_dim); leave it out."
+            )
+        elif choices.get("schedule") == "learned":
+            wrong.append(f"augment={augment}: schedule=learned cannot use it; choose a fixed one.")
     if job == "train" and model == "classifier":
         wrong.append("model=classifier: draws no images; it is for job=train_classifier.")
     if get_path(config, "schedule.zero_terminal_snr") and choices.get("objective") == "eps":

@@ -28,7 +28,10 @@ def model_keys(config: dict[str, Any]) -> None:
         learned = get_path(config, "objective.learned_variance") is True
         wanted["out_channels"] = channels * (2 if learned else 1)
         leaders["out_channels"] = "data.channels and objective.learned_variance"
-    defaults = {"num_classes": None, "out_channels": channels}
+    if config.get("kind") == "trains":  # the others take what the checkpoint's network has
+        wanted["augment_dim"] = (config.get("augment") or {}).get("dim", 0)
+        leaders["augment_dim"] = "augment"
+    defaults = {"num_classes": None, "out_channels": channels, "augment_dim": 0}
     for name in wanted.keys() & model.keys():
         if model[name] not in (defaults[name], wanted[name]):
             raise InputError(f"model.{name}={model[name]}: follows {leaders[name]}; set those.")

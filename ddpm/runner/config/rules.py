@@ -124,6 +124,8 @@ RULES = {
         ),
         null=True,
     ),
+    "augment.probability": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+    "augment.color": boolean(),
     "optimizer.lr": positive(),
     "optimizer.eps": positive(),
     "optimizer.betas": Rule(

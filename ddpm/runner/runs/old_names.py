@@ -31,7 +31,7 @@ RENAMED_GROUPS = {
 }
 # The options that runs had before these groups existed.
 FORMER_CHOICES = {"objective": "eps", "weighting": "uniform", "guidance": "none"}
-FORMER_CHOICES |= {"timesteps": "uniform"}
+FORMER_CHOICES |= {"timesteps": "uniform", "augment": "none"}
 # Groups that runs did not have at first, as they held then: where they still do, they are no part
 # of the identity of a sweep's job.
 FORMER_PARTS: dict[str, dict[str, Any]] = {
@@ -54,6 +54,7 @@ FORMER_VALUES: dict[str, Any] = {
     "data.splits": "hash",
     "data.value_range": None,
     "diffusion.value_range": None,
+    "model.augment_dim": 0,
 }
 # The process holds copies of the parts that it is made of.
 _WITHIN = {
