@@ -70,13 +70,11 @@ class EDM:
         x_0 = torch.where(y_flip.bool()[:, None, None, None], x_0.flip(-2), x_0)
         x_0 = warp(x_0, scale, turn, stretch, axis, shift)
 
+        channels = x_0.shape[1]  # grey has no saturation, and only three channels have a hue
         on = applied[:, 7:] * float(self.color)
         brightness, contrast = normal[:, 7] * on[:, 0], normal[:, 8] * on[:, 1]
-        luma, hue, saturation = (
-            coin[:, 9] * on[:, 2],
-            angle[:, 10] * on[:, 3],
-            normal[:, 11] * on[:, 4],
-        )
+        luma, hue = coin[:, 9] * on[:, 2], angle[:, 10] * on[:, 3] * float(channels == 3)
+        saturation = normal[:, 11] * on[:, 4] * float(channels > 1)
         told += [brightness, contrast, luma, hue.cos() - 1, hue.sin(), saturation]
         if self.color:
             x_0 = recolor(x_0, brightness, contrast, luma, hue, saturation)

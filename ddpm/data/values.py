@@ -29,11 +29,11 @@ def dtype_of(value_range: Sequence[float] | None) -> str:
     return "uint16" if whole and low >= 0 and 255 < high <= 65535 else "float32"
 
 
-def read(file: Path | Encoded) -> np.ndarray:
+def read(file: Path | Encoded, channels: int) -> np.ndarray:
     """The values in a file, (H, W, C), of its own type.
 
-    `.npy`, and `.npz` with one array, hold (H, W), (H, W, C) or (C, H, W): the smallest of three
-    sides is that of the channels.
+    `.npy`, and `.npz` with one array, hold (H, W), (H, W, C) or (C, H, W): the last, if that fits
+    `channels` and the second does not.
 
     Raises:
         Unreadable: it is no picture, or too large.
@@ -53,7 +53,8 @@ def read(file: Path | Encoded) -> np.ndarray:
         raise Unreadable(path, f"an array of {values.dtype} and shape {values.shape}")
     if values.ndim == 2:
         return values[..., None]
-    return values.transpose(1, 2, 0) if min(values.shape) == values.shape[0] else values
+    first = values.shape[0] == channels != values.shape[2]
+    return values.transpose(1, 2, 0) if first else values
 
 
 def _array(opened: BinaryIO, path: Path) -> np.ndarray:
@@ -148,7 +149,7 @@ def pixels(
         Unreadable, OutOfReach: as for `read`; or it has other channels or values.
     """
     path = file.path if isinstance(file, Encoded) else file
-    values, (low, high) = read(file), value_range
+    values, (low, high) = read(file, shape[0]), value_range
     if values.shape[2] != shape[0]:
         raise Unreadable(path, f"it has {values.shape[2]} channels, and data.channels={shape[0]}")
     least, most = values.min(), values.max()

@@ -20,6 +20,9 @@ def model_keys(config: dict[str, Any]) -> None:
     model, data = config.get("model"), config.get("data")
     if not isinstance(model, dict) or not isinstance(data, dict):
         return
+    if data.get("attribute") and data.get("num_classes") is None:  # of CelebA
+        attributes = data["attribute"]
+        data["num_classes"] = 2 ** (1 if isinstance(attributes, str) else len(attributes))
     conditional = data.get("conditional") is True or "out_channels" not in model
     wanted = {"num_classes": data.get("num_classes") if conditional else None}
     leaders = {"num_classes": "data.conditional and data.num_classes"}

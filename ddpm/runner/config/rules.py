@@ -149,6 +149,9 @@ RULES = {
         lambda x: len(x) == 2 and all(map(is_finite, x)) and x[0] < x[1],
         null=True,
     ),
+    "data.attribute": Rule(
+        str | list, "an attribute, or a list of them", lambda x: len(x) > 0, null=True
+    ),
     "data.splits": one_of("hash", "named"),
     "data.test_share": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "data.conditional": boolean(),

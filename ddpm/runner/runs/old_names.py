@@ -52,6 +52,7 @@ FORMER_VALUES: dict[str, Any] = {
     "guidance.interval": None,
     "data.test_share": 0.0,
     "data.splits": "hash",
+    "data.attribute": None,
     "data.value_range": None,
     "diffusion.value_range": None,
     "model.augment_dim": 0,
