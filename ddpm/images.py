@@ -117,7 +117,7 @@ def save_image(image: Tensor, path: str | Path) -> None:
 def load_image(path: str | Path) -> Tensor:
     """(C, H, W) of a file written by `save_image`."""
     if Path(path).suffix == ".npy":
-        array = np.load(path, allow_pickle=False)
+        array = np.load(path)
         return torch.from_numpy(np.atleast_3d(array)).permute(2, 0, 1).contiguous()
     with open(path, "rb") as file:
         head = file.read(26)
@@ -202,7 +202,7 @@ def is_whole(path: str | Path) -> bool:
     """Whether the file exists and can be decoded to its end."""
     try:
         if Path(path).suffix == ".npy":
-            return np.load(path, allow_pickle=False).size > 0
+            return np.load(path).size > 0
         with Image.open(path, formats=["PNG", "GIF"]) as picture:
             picture.load()
     except (OSError, SyntaxError, ValueError, EOFError):

@@ -1,5 +1,6 @@
 """What the doors to archives and tables share: files to read from, members, labels."""
 
+import importlib
 import json
 import os
 import re
@@ -183,6 +184,34 @@ def check_name(archive: Path, name: str) -> None:
 
 def refusal(archive: Path, reason: str) -> InputError:
     return InputError(f"data: cannot read {str(archive)!r} ({shown(reason, 200)}).")
+
+
+def encoded(picture: Any, path: Path, row: int) -> tuple[bytes, str]:
+    """The bytes of a picture, and the name that its row has in messages.
+
+    Raises:
+        InputError: the row holds none.
+    """
+    name = None
+    if isinstance(picture, dict):
+        name, picture = picture.get("path"), picture.get("bytes")
+    if not isinstance(picture, bytes) or len(picture) > MAX_MEMBER:
+        raise refusal(path, f"row {row} holds no encoded picture")
+    return picture, f"{row}{Path(str(name)).suffix if name else ''}"
+
+
+def needed(module: str, extra: str) -> Any:
+    """A library that is not always installed.
+
+    Raises:
+        InputError: it is not; says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"data={extra}: needs {module.partition('.')[0]}: pip install 'hydra-ddpm[{extra}]'"
+        ) from error
 
 
 def _expanded(where: str, endings: Sequence[str]) -> list[Path]:

@@ -6,11 +6,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddpm.data.archive import Archive, Label, Members
+from ddpm.data.archive import Archive, Label, Members, encoded, needed
 from ddpm.data.base import check
 from ddpm.data.decode import Encoded
 from ddpm.data.holdout import ALL, in_split, split_of
-from ddpm.data.parquet import encoded, needed
 from ddpm.errors import InputError, nearest, one_line, shown
 from ddpm.runner.safe_io import listing
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm.data.archive import MAX_MEMBER, Archive, Label, Members, refusal
+from ddpm.data.archive import Archive, Label, Members, encoded, needed, refusal
 from ddpm.data.decode import Encoded
 from ddpm.errors import InputError, listed, nearest, shown
 
@@ -97,36 +97,6 @@ class Parquet(Archive):
             raise
         except Exception as error:
             raise refusal(path, str(error)) from error
-
-
-def encoded(picture: Any, path: Path, row: int) -> tuple[bytes, str]:
-    """The bytes of a picture, and the name that its row has in messages.
-
-    Raises:
-        InputError: the row holds none.
-    """
-    name = None
-    if isinstance(picture, dict):
-        name, picture = picture.get("path"), picture.get("bytes")
-    if not isinstance(picture, bytes) or len(picture) > MAX_MEMBER:
-        raise refusal(path, f"row {row} holds no encoded picture")
-    return picture, f"{row}{Path(str(name)).suffix if name else ''}"
-
-
-def needed(module: str, extra: str) -> Any:
-    """A library that is not always installed.
-
-    Raises:
-        InputError: it is not; says how to install it.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"data={extra}: needs {module.partition('.')[0]}: pip install 'hydra-ddpm[{extra}]'"
-        ) from error
 
 
 def _columns(table: Any) -> list[str]:

@@ -84,7 +84,7 @@ def _array(opened: BinaryIO, path: Path) -> np.ndarray:
         if opened.seek(0, io.SEEK_END) < start + math.prod(shape) * dtype.itemsize:
             raise Unreadable(path, "it is cut short")
         opened.seek(0)
-        return np.load(opened, allow_pickle=False)
+        return np.load(opened)
     except (Unreadable, OSError, MemoryError):
         raise
     except Exception as error:  # parsers raise anything on corrupt files
