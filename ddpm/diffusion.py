@@ -7,13 +7,14 @@ precision of the network: in bfloat16, sigma would be 0 for the first ten steps.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ddpm.errors import InputError
-from ddpm.images import Codec, Pixels
+from ddpm.images import Codec, codec_of
 from ddpm.objectives.base import Objective
 from ddpm.objectives.eps import Eps
 from ddpm.randomness import Timesteps, UniformTimesteps
@@ -39,7 +40,8 @@ class GaussianDiffusion(nn.Module):
         objective: what the network predicts; default: the noise.
         weighting: weight of each timestep in the loss; default: uniform.
         timesteps: distribution of t in training, see `ddpm/timesteps`; default: uniform.
-        codec: uint8 images <-> x_0; default: pixels scaled to [-1, 1].
+        codec: images <-> x_0; default: that of the value range.
+        value_range: the values that are -1 and 1 in x_0; None: 8-bit pixels, 0 and 255.
         clip: interval to which predictions of x_0 are clipped, as in Ho et al.'s code; None for
             data without bounds.
     """
@@ -62,13 +64,14 @@ class GaussianDiffusion(nn.Module):
         weighting: Weighting | None = None,
         timesteps: Timesteps | None = None,
         codec: Codec | None = None,
+        value_range: Sequence[float] | None = None,
         clip: tuple[float, float] | None = (-1.0, 1.0),
     ) -> None:
         super().__init__()
         self.objective = objective or Eps()
         self.weighting = weighting or Uniform()
         self.timesteps = timesteps or UniformTimesteps()
-        self.codec = codec or Pixels()
+        self.codec = codec or codec_of(value_range)
         self.clip = clip
         self.schedule = betas if isinstance(betas, nn.Module) else None
         if isinstance(betas, nn.Module):

@@ -1,8 +1,10 @@
-"""Images as tensors: uint8 <-> [-1, 1], grids, PNG and GIF files."""
+"""Images as tensors: their values <-> [-1, 1], grids, PNG, GIF and .npy files."""
 
 import io
 import math
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,15 +18,27 @@ from ddpm.runner.safe_io import atomic
 
 
 class Codec(Protocol):
-    """uint8 images <-> the x_0 that the process adds noise to."""
+    """Images <-> the x_0 that the process adds noise to."""
+
+    dtype: torch.dtype  # of the images
 
     def encode(self, images: Tensor) -> Tensor: ...
 
     def decode(self, x_0: Tensor) -> Tensor: ...
 
+    def show(self, images: Tensor) -> Tensor:
+        """The images for a screen: (N, C, H, W) -> uint8 (N, 1 or 3, H, W')."""
+        ...
+
 
 class Pixels:
     """Grey levels 0..255, scaled to [-1, 1]; any shape."""
+
+    dtype = torch.uint8
+
+    def show(self, images: Tensor) -> Tensor:
+        """uint8 (N, C, H, W); other than 1 or 3 channels side by side."""
+        return side_by_side(images)
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 to float32."""
@@ -33,6 +47,110 @@ class Pixels:
     def decode(self, x_0: Tensor) -> Tensor:
         """Float to the nearest grey level, uint8; values outside [-1, 1] are clipped."""
         return ((x_0.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+class Values:
+    """The values `low` to `high`, scaled to [-1, 1]; any shape.
+
+    Args:
+        dtype: of the images: uint16 (values are rounded) or float32.
+    """
+
+    def __init__(self, low: float, high: float, dtype: torch.dtype) -> None:
+        self.low, self.high, self.dtype = low, high, dtype
+
+    def encode(self, images: Tensor) -> Tensor:
+        """To float32."""
+        return (images.float() - self.low) * (2 / (self.high - self.low)) - 1
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """Float to the nearest value; those outside of [-1, 1] are clipped."""
+        unit = (x_0.float().clamp(-1, 1) + 1) / 2
+        values = (self.low + unit * (self.high - self.low)).clamp(self.low, self.high)
+        return (
+            values.to(self.dtype) if self.dtype == torch.float32 else values.round().to(self.dtype)
+        )
+
+    def show(self, images: Tensor) -> Tensor:
+        """uint8, black at `low` and white at `high`; other than 1 or 3 channels side by side."""
+        return side_by_side(Pixels().decode(self.encode(images)))
+
+
+def codec_of(value_range: Sequence[float] | None) -> Codec:
+    """Of 8 bits for None and [0, 255], of 16 for whole numbers up to 65535, else of float32."""
+    if value_range is None or list(value_range) == [0, 255]:
+        return Pixels()
+    low, high = value_range
+    whole = float(low).is_integer() and float(high).is_integer()
+    deep = whole and low >= 0 and 255 < high <= 65535
+    return Values(low, high, torch.uint16 if deep else torch.float32)
+
+
+def side_by_side(images: Tensor) -> Tensor:
+    """(N, C, H, W); other than 1 or 3 channels as grey images side by side: (N, 1, H, C W)."""
+    if images.shape[1] in (1, 3):
+        return images
+    return torch.cat(images.unbind(1), dim=-1)[:, None]
+
+
+def suffix(channels: int, dtype: torch.dtype) -> str:
+    """The ending of the files of such images: .png for whole numbers and up to 4 channels."""
+    return ".png" if channels <= 4 and dtype != torch.float32 else ".npy"
+
+
+def save_image(image: Tensor, path: str | Path) -> None:
+    """Write (C, H, W) atomically, every value as it is: as PNG of 8 or 16 bits, or, if the path
+    ends with .npy, as an array (H, W, C), or (H, W) of one channel."""
+    if image.dtype == torch.uint8 and image.shape[0] in (1, 3) and Path(path).suffix == ".png":
+        save_png(image, path)
+        return
+    array = np.ascontiguousarray(image.cpu().permute(1, 2, 0).numpy())
+    content = io.BytesIO()
+    if Path(path).suffix == ".npy":
+        np.save(content, array[..., 0] if array.shape[2] == 1 else array)
+    else:
+        content.write(_png(array))
+    with _replacing(path) as (temporary,):
+        Path(temporary).write_bytes(content.getvalue())
+
+
+def load_image(path: str | Path) -> Tensor:
+    """(C, H, W) of a file written by `save_image`."""
+    if Path(path).suffix == ".npy":
+        array = np.load(path)
+        return torch.from_numpy(np.atleast_3d(array)).permute(2, 0, 1).contiguous()
+    with open(path, "rb") as file:
+        head = file.read(26)
+    if head[24] != 16:
+        return load_png(path)
+    return torch.from_numpy(_unpng(Path(path).read_bytes())).permute(2, 0, 1).contiguous()
+
+
+_COLOURS = {1: 0, 2: 4, 3: 2, 4: 6}  # channels to PNG's colour types
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def _png(array: np.ndarray) -> bytes:
+    """uint8 or uint16 (H, W, C) as a PNG. Pillow writes 16 bits for grey alone."""
+    height, width, channels = array.shape
+    lines = array.astype(f">u{array.itemsize}").reshape(height, -1).view(np.uint8)
+    raw = np.pad(lines, ((0, 0), (1, 0))).tobytes()  # each line begins with filter 0
+    header = struct.pack(">IIBBBBB", width, height, 8 * array.itemsize, _COLOURS[channels], 0, 0, 0)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(raw, 6), b"IEND": b""}
+    return _SIGNATURE + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks.items()
+    )
+
+
+def _unpng(content: bytes) -> np.ndarray:
+    """uint16 (H, W, C) of a 16-bit PNG that `_png` has written."""
+    width, height, _, colour = struct.unpack(">IIBB", content[16:26])
+    channels = next(c for c, kind in _COLOURS.items() if kind == colour)
+    (size,) = struct.unpack(">I", content[33:37])
+    raw = np.frombuffer(zlib.decompress(content[41 : 41 + size]), np.uint8).reshape(height, -1)
+    lines = np.ascontiguousarray(raw[:, 1:]).view(">u2")
+    return lines.reshape(height, width, channels).astype(np.uint16)
 
 
 def make_grid(images: Tensor, columns: int | None = None) -> Tensor:
@@ -83,9 +201,11 @@ def load_png(path: str | Path) -> Tensor:
 def is_whole(path: str | Path) -> bool:
     """Whether the file exists and can be decoded to its end."""
     try:
+        if Path(path).suffix == ".npy":
+            return np.load(path).size > 0
         with Image.open(path, formats=["PNG", "GIF"]) as picture:
             picture.load()
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, EOFError):
         return False
     return True
 

@@ -14,7 +14,8 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.guidance.none import Unguided
-from ddpm.images import Images
+from ddpm.image_size import sides
+from ddpm.images import Images, suffix
 from ddpm.randomness import image_noise
 
 Sampler = Callable[..., Iterator[Tensor]]
@@ -98,12 +99,17 @@ class Pipeline:
             for_inference(model, device, autocast),
             diffusion,
             sampler or build(hparams["sampler"], "sampler"),
-            (data["channels"], data["image_size"], data["image_size"]),
+            (data["channels"], *sides(data["image_size"])),
             guidance=guidance,
             num_classes=data["num_classes"] if labelled else None,
             device=device,
             autocast=autocast,
         )
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the files of its images."""
+        return suffix(self.shape[0], self.diffusion.codec.dtype)
 
     def denoiser(self, label: Tensor | None = None) -> Denoiser:
         """The network as samplers use it, for classes (B,) or none."""
@@ -140,7 +146,8 @@ class Pipeline:
         yield from without_gradients(self.sampler(denoiser, x_T, randn))
 
     def sample_seeds(self, seeds: Sequence[int], labels: Sequence[int] | None = None) -> Tensor:
-        """The images of these seeds, each with its label, in one batch: uint8 (B, C, H, W)."""
+        """The images of these seeds, each with its label, in one batch: uint8 (B, C, H, W), or
+        as the data are."""
         *_, x_0 = self.trajectory(seeds, labels)
         return self.diffusion.codec.decode(x_0).cpu()
 

@@ -422,8 +422,9 @@ def test_hardware_is_there(option):
 
 @pytest.mark.parametrize("option", GROUPS["data"])
 def test_data_sets_touch_no_file_when_they_are_built(option, tmp_path):
-    # The folder has no default: it is the one thing that must be given.
-    given = ["data.root=pictures"] if option == "folder" else []
+    # Where pictures are has no default: it is the one thing that must be given.
+    keys = body(CONF / "data" / f"{option}.yaml")
+    given = [f"data.{key}=pictures" for key in ("root", "path", "shards") if key in keys]
     build(composed(f"data={option}", f"data_dir={tmp_path}", *given).data)
     assert list(tmp_path.iterdir()) == []
 

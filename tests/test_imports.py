@@ -61,10 +61,10 @@ ONLY = {
 # The packages from the lowest to the highest: each imports only from lines above its own, and, in
 # a line of several, none of them imports from another. docs/architecture.md draws them.
 LAYERS = [
-    ["errors", "runner.roles"],
+    ["errors", "image_size", "runner.roles"],
     ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness", "ema"],
     ["models", "schedules", "objectives", "timesteps", "likelihood", "images", "runner.runs"],
-    ["weightings", "data", "runner.checkpoints"],
+    ["weightings", "augment", "data", "runner.checkpoints"],
     ["diffusion", "trackers", "features"],
     ["denoising"],
     ["samplers", "runner.config", "runner.report"],
@@ -113,6 +113,9 @@ SHARED = [
     "cache",
     "decode",
     "holdout",
+    "archive",
+    "pictures",
+    "values",
     "multi",
     "nearest",
     "sets",

@@ -29,8 +29,9 @@ from ddpm.data.cache import (
     write_header,
     writing,
 )
-from ddpm.data.decode import FITS, MODES, ImageFiles, Unreadable, open_image, square
+from ddpm.data.decode import FITS, Encoded, ImageFiles, Unreadable, open_image, square
 from ddpm.errors import InputError, listed, shown
+from ddpm.image_size import Size, sides, text
 from ddpm.runner.safe_io import listing
 
 __all__ = ["ImageData", "ImageFiles", "PictureData", "check", "fetch", "is_int"]
@@ -47,7 +48,7 @@ _FIRST_NAME = {"resize_mode": "fit"}
 
 
 class ImageData(Dataset):
-    """uint8 images (C, H, W) with labels, cached under `data_dir`/cache.
+    """Images (C, H, W) with labels, cached under `data_dir`/cache; uint8, or of another `dtype`.
 
     Subclasses set the class attributes and define `files` and `images`. Constructors check their
     arguments and touch no file; `prepare`, or the first use, does. `resize_mode` and `background`
@@ -64,6 +65,9 @@ class ImageData(Dataset):
     resample: ClassVar[Image.Resampling] = Image.Resampling.LANCZOS
     center_crop: int | None = None
     on_error: str = "stop"
+    dtype: str = "uint8"  # of the values
+    value_range: tuple[float, float] | None = None  # of other dtypes: what -1 and 1 stand for
+    allowed_channels: ClassVar[Sequence[int]] = (1, 3)
 
     def __init__(
         self,
@@ -71,7 +75,7 @@ class ImageData(Dataset):
         data_dir: str | Path | None = None,
         split: str = "train",
         channels: int = 3,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None = None,
         resize_mode: str,
         background: int = 0,
@@ -79,8 +83,11 @@ class ImageData(Dataset):
         conditional: bool = False,
     ) -> None:
         check("split", split, split in self.splits, ", ".join(self.splits))
-        check("channels", channels, is_int(channels, 1) and channels in MODES, "1, 3")
-        check("image_size", image_size, is_int(image_size, 1), "an integer above 0")
+        allowed = ", ".join(map(str, self.allowed_channels))
+        check(
+            "channels", channels, is_int(channels, 1) and channels in self.allowed_channels, allowed
+        )
+        check("image_size", image_size, _is_size(image_size), "an integer above 0, [height, width]")
         is_count = num_classes is None or is_int(num_classes, 1)
         check("num_classes", num_classes, is_count, "null, an integer above 0")
         check("resize_mode", resize_mode, resize_mode in FITS, ", ".join(FITS))
@@ -90,7 +97,10 @@ class ImageData(Dataset):
         data_dir = data_dir or os.environ.get("DDPM_DATA", "data")
         self.data_dir = self.root = Path(os.path.expanduser(data_dir))
         self.split = self.source_split = split  # what it holds, and whose files it reads
-        self.channels, self.image_size = channels, image_size
+        height, width = sides(image_size)
+        self.shape = (channels, height, width)
+        self.channels = channels
+        self.image_size: Size = height if height == width else [height, width]
         self.num_classes, self.resize_mode = num_classes, resize_mode
         self.background, self.flip = background, flip
         self.conditional = conditional
@@ -124,7 +134,7 @@ class ImageData(Dataset):
         """The files below `root` whose sizes and times show whether the images have changed."""
         raise NotImplementedError
 
-    def images(self, split: str) -> Iterable[tuple[Image.Image, int]]:
+    def images(self, split: str) -> Iterable[tuple[Image.Image | Encoded, int]]:
         """Images and labels (0 without classes); downloads missing files first.
 
         An iterable with a length gets a progress bar with an end. With `ImageFiles`, which are
@@ -184,13 +194,15 @@ class ImageData(Dataset):
     def cache_file(self) -> Path:
         """`<data_dir>/cache/<name>-<split>-<size>-<hash>.npy`."""
         key = digest([CACHE_VERSION, self._sources_digest, [mtime for *_, mtime in self.sources]])
-        stem = f"{self.name}-{self.source_split}-{self.image_size}-{key[:16]}"
+        stem = f"{self.name}-{self.source_split}-{text(self.image_size)}-{key[:16]}"
         return self.data_dir / "cache" / f"{stem}.npy"
 
     @cached_property
     def cache(self) -> ImageCache:
-        shape = (self.channels, self.image_size, self.image_size)
-        return ImageCache(self.cache_file, shape, keeps_skipped=self.on_error != "stop")
+        keeps_skipped = self.on_error != "stop"
+        return ImageCache(
+            self.cache_file, self.shape, keeps_skipped=keeps_skipped, dtype=self.dtype
+        )
 
     def prepare(self) -> None:
         """Download and cache the images if necessary; safe in several processes at once."""
@@ -241,7 +253,7 @@ class ImageData(Dataset):
         Raises:
             InputError: files are damaged and may not be skipped, or none is left.
         """
-        write_header(file, 0, self.cache.shape)
+        write_header(file, 0, self.cache.shape, self.cache.dtype)
         labels: list[int] = []
         damaged: list[Unreadable] = []
         images = self.images(self.source_split)
@@ -264,7 +276,7 @@ class ImageData(Dataset):
                     bar.set_postfix(damaged=len(damaged))
         if damaged and (self.on_error == "stop" or not labels):
             raise self._refusal(damaged, len(labels) + len(damaged))
-        write_header(file, len(labels), self.cache.shape)
+        write_header(file, len(labels), self.cache.shape, self.cache.dtype)
         return labels, [self._name(error.path) for error in damaged]
 
     def _refusal(self, damaged: Sequence[Unreadable], count: int) -> InputError:
@@ -291,20 +303,24 @@ class ImageData(Dataset):
             f"be read: {listed([repr(name) for name in self.skipped], MAX_NAMED)}"
         )
 
-    def _try_pixels(self, picture: Image.Image | Path) -> np.ndarray | Unreadable:
-        """uint8 (C, H, W) of an image or a file; or the error."""
+    def _try_pixels(self, picture: Image.Image | Encoded | Path) -> np.ndarray | Unreadable:
+        """(C, H, W) of an image or a file; or the error."""
         try:
-            return self._pixels(open_image(picture) if isinstance(picture, Path) else picture)
+            return self._decoded(picture)
         except Unreadable as error:
             return error
 
+    def _decoded(self, picture: Image.Image | Encoded | Path) -> np.ndarray:
+        """(C, H, W) of an image or a file, framed and scaled."""
+        return self._pixels(picture if isinstance(picture, Image.Image) else open_image(picture))
+
     def read(self, path: Path) -> Tensor:
-        """Any image file as it would be in this data set: uint8 (C, H, W).
+        """Any image file as it would be in this data set: (C, H, W).
 
         Raises:
             Unreadable: it is no image, or damaged.
         """
-        return torch.from_numpy(self._pixels(open_image(path)))
+        return torch.from_numpy(self._decoded(path))
 
     def read_mask(self, path: Path) -> Tensor:
         """Where an image file is white, framed like the images: bool (1, H, W).
@@ -326,12 +342,22 @@ class ImageData(Dataset):
 
     @cached_property
     def arrays(self) -> tuple[np.ndarray | Rows, np.ndarray]:
-        """uint8 (N, C, H, W), a read-only memory map, or `Rows` if the file system has none; and
-        int64 (N,)."""
+        """(N, C, H, W), a read-only memory map, or `Rows` if the file system has none; and int64
+        (N,)."""
         self.prepare()
         if (arrays := self._read()) is None:
             raise InputError(f"data: {str(self.cache_file)!r} was removed a moment ago. Try again.")
         return arrays
+
+    @cached_property
+    def pixels(self) -> str:
+        """SHA-256 of all images and labels in their order, whatever files they came from."""
+        found = hashlib.sha256(repr((self.shape, self.dtype, len(self))).encode())
+        for first in range(0, len(self), 1024):
+            rows = range(first, min(first + 1024, len(self)))
+            for part in self.__getitems__(rows):
+                found.update(part.contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def __len__(self) -> int:
         return len(self.arrays[1])
@@ -341,7 +367,7 @@ class ImageData(Dataset):
         return images[0], int(labels[0])
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """uint8 (B, C, H, W) and int64 (B,): a whole batch at once.
+        """(B, C, H, W) and int64 (B,): a whole batch at once.
 
         Raises:
             InputError: the file was truncated in the meantime.
@@ -403,6 +429,12 @@ def _is_rank_zero() -> bool:
 
 def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is a side, or height and width."""
+    pair = isinstance(value, list | tuple) and len(value) == 2
+    return all(is_int(side, 1) for side in (value if pair else [value]))
 
 
 def is_int(value: Any, low: int, high: float = math.inf) -> bool:

@@ -25,12 +25,14 @@ class Rows(NamedTuple):
     """Images in a .npy file that cannot be mapped into memory.
 
     Args:
-        shape: (N, C, H, W), as uint8.
+        shape: (N, C, H, W).
         offset: position of the first image in the file, in bytes.
+        dtype: of the values.
     """
 
     shape: tuple[int, ...]
     offset: int
+    dtype: np.dtype = np.dtype(np.uint8)
 
 
 class ImageCache:
@@ -41,10 +43,19 @@ class ImageCache:
         file: of the images.
         shape: (C, H, W) of an image.
         keeps_skipped: whether the third file exists.
+        dtype: of the values.
     """
 
-    def __init__(self, file: Path, shape: tuple[int, int, int], *, keeps_skipped: bool) -> None:
+    def __init__(
+        self,
+        file: Path,
+        shape: tuple[int, int, int],
+        *,
+        keeps_skipped: bool,
+        dtype: str = "uint8",
+    ) -> None:
         self.file, self.shape, self.keeps_skipped = file, shape, keeps_skipped
+        self.dtype = np.dtype(dtype)
         self.labels_file = file.with_suffix(".labels.npy")
         self.skipped_file = file.with_suffix(".skipped.json")
         self.digests_file = file.with_suffix(".digests.npy")
@@ -67,7 +78,8 @@ class ImageCache:
             return None
         except (ValueError, EOFError, TypeError):
             return None
-        return (images, labels, skipped) if images.shape == (len(labels), *self.shape) else None
+        whole = images.shape == (len(labels), *self.shape) and images.dtype == self.dtype
+        return (images, labels, skipped) if whole else None
 
     def build(self, write: Callable[[BinaryIO], tuple[list[int], list[str]]]) -> list[str]:
         """Write all files whole or not at all; the images appear last. Return the skipped files.
@@ -112,7 +124,7 @@ class ImageCache:
         return open(self.file, "rb", buffering=0)
 
     def read_rows(self, images: np.ndarray | Rows, index: np.ndarray) -> np.ndarray:
-        """`images[index]`, uint8. Large files are read without the memory map: its pages would
+        """`images[index]`. Large files are read without the memory map: its pages would
         count as memory of this process, which clusters limit.
 
         Raises:
@@ -121,8 +133,9 @@ class ImageCache:
         if isinstance(images, np.ndarray):
             if images.nbytes <= LARGE:
                 return images[index]
-            images = Rows(images.shape, images.base.offset)  # type: ignore[union-attr]
-        chosen = np.empty((len(index), *images.shape[1:]), np.uint8)
+            offset = images.base.offset  # type: ignore[union-attr]
+            images = Rows(images.shape, offset, images.dtype)
+        chosen = np.empty((len(index), *images.shape[1:]), images.dtype)
         count = images.shape[0]
         for row, number in zip(chosen, index.tolist(), strict=True):
             if not -count <= number < count:
@@ -149,9 +162,9 @@ def open_images(path: Path) -> np.ndarray | Rows:
             raise ValueError("not written by this program")
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         offset, size = file.tell(), file.seek(0, os.SEEK_END)
-    if dtype != np.uint8 or size < offset + math.prod(shape):
+    if dtype.hasobject or size < offset + math.prod(shape) * dtype.itemsize:
         raise ValueError("not written to its end")
-    return Rows(shape, offset)
+    return Rows(shape, offset, dtype)
 
 
 def _read_into(row: np.ndarray, descriptor: int, position: int) -> bool:
@@ -172,10 +185,10 @@ def _read_into(row: np.ndarray, descriptor: int, position: int) -> bool:
     return True
 
 
-def write_header(file: BinaryIO, count: int, shape: tuple[int, int, int]) -> None:
-    """Write the header of a .npy file of `count` uint8 images at its start. numpy pads it, so that
-    it can be written again when the number is known."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+def write_header(file: BinaryIO, count: int, shape: tuple[int, int, int], dtype: np.dtype) -> None:
+    """Write the header of a .npy file of `count` images at its start. numpy pads it, so that it can
+    be written again when the number is known."""
+    header = {"descr": dtype.str, "fortran_order": False, "shape": (count, *shape)}
     file.seek(0)
     np.lib.format.write_array_header_1_0(file, header)
 
@@ -208,8 +221,8 @@ def leftovers(folder: Path, name: str, splits: Iterable[str]) -> list[Path]:
         Unreachable: the folder cannot be listed.
     """
     temporary = re.compile(  # named as now, or by earlier versions
-        rf"\.?{re.escape(name)}-({'|'.join(map(re.escape, splits))})-\d+-[0-9a-f]{{16}}"
-        r"\.(npy|labels\.npy|digests\.npy|skipped\.json)(\.\d+)?\.tmp"
+        rf"\.?{re.escape(name)}-({'|'.join(map(re.escape, splits))})-\d+(x\d+)?-[0-9a-f]{{16}}"
+        r"\.(npy|classes\.json|labels\.npy|digests\.npy|skipped\.json)(\.\d+)?\.tmp"
     )
     return [path for path in listing.paths(folder, "*.tmp") if temporary.fullmatch(path.name)]
 

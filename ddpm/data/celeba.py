@@ -1,9 +1,24 @@
 """Aligned faces of celebrities (Liu et al. 2015, arXiv:1411.7766)."""
 
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from ddpm.data.base import ImageFiles, PictureData, check, fetch, is_int
+from ddpm.errors import nearest
+from ddpm.image_size import Size
+
+ATTRIBUTES = (
+    *("5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs"),
+    *("Big_Lips", "Big_Nose", "Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows"),
+    *("Chubby", "Double_Chin", "Eyeglasses", "Goatee", "Gray_Hair", "Heavy_Makeup"),
+    *("High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache", "Narrow_Eyes", "No_Beard"),
+    *("Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks", "Sideburns"),
+    *("Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat"),
+    *("Wearing_Lipstick", "Wearing_Necklace", "Wearing_Necktie", "Young"),
+)
+MAX_ATTRIBUTES = 8
 
 BY_HAND = (
     "By hand, from https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html into the folder celeba there: "
@@ -13,9 +28,11 @@ BY_HAND = (
 
 
 class CelebA(PictureData):
-    """162,770 (train), 19,867 (valid) or 19,962 (test) faces of 178x218 pixels; no classes.
+    """162,770 (train), 19,867 (valid) or 19,962 (test) faces of 178x218 pixels.
 
     `center_crop`: side in pixels of the centre square that is scaled; None: the whole width.
+    `attribute`: one of the 40 attributes, or several, as classes: with two of them, class 2 has the
+    first and not the second. None: no classes.
     """
 
     name = "celeba"
@@ -25,16 +42,33 @@ class CelebA(PictureData):
     def __init__(
         self,
         *,
-        image_size: int = 64,
+        image_size: Size = 64,
         resize_mode: str = "crop",
         center_crop: int | None = 140,
         flip: bool = True,
+        attribute: str | Sequence[str] | None = None,
         **arguments: Any,
     ) -> None:
         super().__init__(image_size=image_size, resize_mode=resize_mode, flip=flip, **arguments)
+        names = [attribute] if isinstance(attribute, str) else list(attribute or [])
+        for name in names:
+            allowed = f"some of {', '.join(ATTRIBUTES)}.{nearest(str(name), ATTRIBUTES)}"
+            check("attribute", name, name in ATTRIBUTES, allowed)
+        few = len(names) <= MAX_ATTRIBUTES and len(set(names)) == len(names)
+        check("attribute", attribute, few, f"up to {MAX_ATTRIBUTES} attributes, each once")
+        self.attributes = names
         is_side = center_crop is None or is_int(center_crop, 1)
         check("center_crop", center_crop, is_side, "null, an integer above 0")
         self.center_crop = center_crop
+
+    @property
+    def class_names(self) -> list[str] | None:
+        pairs = [(f"not {name}", name) for name in self.attributes]
+        return [", ".join(names) for names in product(*pairs)] if pairs else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return super().settings | ({"attribute": self.attributes} if self.attributes else {})
 
     def files(self, split: str) -> list[Path]:
         return [
@@ -42,6 +76,10 @@ class CelebA(PictureData):
         ]  # stat of 200,000 images would be slow
 
     def images(self, split: str) -> ImageFiles:
-        names = fetch("CelebA", self.root, BY_HAND, split=split).filename
+        faces = fetch("CelebA", self.root, BY_HAND, split=split)
         folder = self.root / "celeba" / "img_align_celeba"
-        return ImageFiles([folder / name for name in names], [0] * len(names))
+        labels = [0] * len(faces.filename)
+        for attribute in self.attributes:
+            column = faces.attr[:, faces.attr_names.index(attribute)].tolist()
+            labels = [2 * label + int(has) for label, has in zip(labels, column, strict=True)]
+        return ImageFiles([folder / name for name in faces.filename], labels)

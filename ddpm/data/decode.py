@@ -1,6 +1,7 @@
-"""From an image file to a square of uint8 pixels: open, convert, crop or pad, scale."""
+"""From an image file to uint8 pixels of one size: open, convert, crop or pad, scale."""
 
 import errno
+import io
 import math
 import os
 import resource
@@ -16,9 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 from ddpm.errors import InputError, one_line, shown
+from ddpm.image_size import Size, sides
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # the best-tested of Pillow's many parsers
-MODES = {1: "L", 3: "RGB"}
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by channels; alpha is one where it is asked for
 FITS = ("crop", "pad", "resize")
 
 # Decompressed text and colour profile of a PNG, in bytes. Pillow allows 1 MB, and valid images have
@@ -73,19 +75,36 @@ def _advice(code: int) -> str:
     }.get(code, "Check the disk or the network, and try again.")
 
 
-def open_image(path: Path) -> Image.Image:
+@dataclass(frozen=True)
+class Encoded:
+    """The bytes of an image file that lies in an archive or a table.
+
+    Args:
+        path: names it in messages: `<folder>/shard.tar/000.png`.
+    """
+
+    path: Path
+    content: bytes
+
+
+def open_image(file: Path | Encoded, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """A PNG, JPEG, WebP or BMP file, not decoded yet.
 
     Raises:
         Unreadable: it is no such file, or too large.
         OutOfReach: the machine cannot read it now.
     """
+    path = file.path if isinstance(file, Encoded) else file
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block
-            raise Unreadable(path, "not a file")
+        if isinstance(file, Path) and not stat.S_ISREG(os.stat(file).st_mode):
+            raise Unreadable(path, "not a file")  # a pipe would block
+        opened = io.BytesIO(file.content) if isinstance(file, Encoded) else file
         with _opening, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return Image.open(path, formats=FORMATS)
+            image = Image.open(opened, formats=formats)
+        if isinstance(file, Encoded):
+            image.filename = str(path)
+        return image
     except InputError:
         raise
     except Exception as error:  # parsers raise anything on corrupt files
@@ -127,10 +146,14 @@ def upright_size(path: Path) -> tuple[int, int]:
     """Width and height of an image file as displayed; raises `Unreadable` if it is none."""
     with open_image(path) as image:
         width, height = image.size
-        orientation = 1
-        with suppress(Exception):  # damaged metadata
-            orientation = image.getexif().get(ORIENTATION, 1)
-    return (height, width) if orientation in TURNED else (width, height)
+        return (height, width) if is_turned(image) else (width, height)
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether a viewer turns the image by 90 degrees."""
+    with suppress(Exception):  # damaged metadata
+        return image.getexif().get(ORIENTATION, 1) in TURNED
+    return False
 
 
 def convert(image: Image.Image, mode: str, background: int) -> Image.Image:
@@ -140,6 +163,8 @@ def convert(image: Image.Image, mode: str, background: int) -> Image.Image:
     image = _eight_bits(image)
     if image.mode == "La":
         image = image.convert("LA")
+    if mode in ("LA", "RGBA"):  # alpha is a channel like the others
+        return image.convert(mode)
     if image.has_transparency_data:
         canvas = Image.new("RGBA", image.size, (background, background, background, 255))
         canvas.alpha_composite(image.convert("RGBA"))
@@ -185,16 +210,19 @@ def _raw_mode(image: Image.Image) -> str | None:
 
 
 def frame(
-    width: int, height: int, size: int, resize_mode: str, center_crop: int | None
+    width: int, height: int, size: Size, resize_mode: str, center_crop: int | None
 ) -> tuple[Box, tuple[int, int]]:
     """The box (left, top, right, bottom) of an image, and the (width, height) to scale it to."""
+    high, wide = sides(size)
     if resize_mode == "crop":
-        side = min(width, height, center_crop or width)
-        left, top = (width - side) // 2, (height - side) // 2
-        return (left, top, left + side, top + side), (size, size)
+        # The largest centred part with the proportions of `size`; for a square: the shorter side.
+        scale = min(width / wide, height / high, (center_crop or width) / wide)
+        w, h = min(width, round(scale * wide)), min(height, round(scale * high))
+        left, top = (width - w) // 2, (height - h) // 2
+        return (left, top, left + w, top + h), (wide, high)
     if resize_mode == "resize":
-        return (0, 0, width, height), (size, size)
-    scale = min(1, size / max(width, height))
+        return (0, 0, width, height), (wide, high)
+    scale = min(1, wide / width, high / height)
     return (0, 0, width, height), (max(1, round(width * scale)), max(1, round(height * scale)))
 
 
@@ -202,28 +230,34 @@ def square(
     image: Image.Image,
     *,
     channels: int,
-    image_size: int,
+    image_size: Size,
     resize_mode: str,
     center_crop: int | None,
     background: int,
     resample: Image.Resampling,
 ) -> np.ndarray:
-    """uint8 (channels, image_size, image_size) of an image, upright.
+    """uint8 (channels, height, width) of an image, upright; `image_size`: see `sides`.
 
-    `resize_mode`: `crop` scales the centre square (of side `center_crop` pixels, None: the shorter
-    side), `resize` stretches the whole image, `pad` centres it, shrunk if it is too large.
-    `background`: grey level 0..255 of transparent pixels and padding.
+    `resize_mode`: `crop` scales the centre (of a width of `center_crop` pixels, None: the largest
+    part with the proportions of `image_size`), `resize` stretches the whole image, `pad` centres
+    it, shrunk if it is too large. `background`: grey level 0..255 of transparent pixels and
+    padding.
 
     Raises:
         Unreadable, OutOfReach: as for `open_image`.
     """
     width, height = image.size
-    (left, top, right, bottom), target = frame(width, height, image_size, resize_mode, center_crop)
+    high, wide = sides(image_size)
     try:
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the final size loses nothing visible.
-        zoom = 2 * max(target[0] / (right - left), target[1] / (bottom - top))
-        image.draft(None, (math.ceil(width * zoom), math.ceil(height * zoom)))
-        decoded = convert(image, MODES[channels], background)
+        drafts = image.format in ("JPEG", "MPO")
+        decoded = None if drafts else convert(image, MODES[channels], background)
+        size = (wide, high) if high != wide and is_turned(image) else (high, wide)
+        (left, top, right, bottom), target = frame(width, height, size, resize_mode, center_crop)
+        if decoded is None:
+            # A JPEG can be decoded at 1/2, 1/4 or 1/8; twice the final size loses nothing visible.
+            zoom = 2 * max(target[0] / (right - left), target[1] / (bottom - top))
+            image.draft(None, (math.ceil(width * zoom), math.ceil(height * zoom)))
+            decoded = convert(image, MODES[channels], background)
         x, y = decoded.width / width, decoded.height / height
         box = left * x, top * y, min(right * x, decoded.width), min(bottom * y, decoded.height)
         scaled = decoded.resize(target, resample, box)
@@ -232,7 +266,7 @@ def square(
     with suppress(Exception):  # damaged metadata
         ImageOps.exif_transpose(scaled, in_place=True)
     w, h = scaled.size
-    x0, y0 = (image_size - w) // 2, (image_size - h) // 2
-    pixels = np.full((image_size, image_size, channels), background, np.uint8)
+    x0, y0 = (wide - w) // 2, (high - h) // 2
+    pixels = np.full((high, wide, channels), background, np.uint8)
     pixels[y0 : y0 + h, x0 : x0 + w] = np.asarray(scaled).reshape(h, w, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (C, H, W)

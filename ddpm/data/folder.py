@@ -9,21 +9,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddpm.data.base import ImageFiles, PictureData
-from ddpm.data.holdout import Holdout
+from ddpm.data.base import ImageFiles
+from ddpm.data.holdout import ALL, in_split, split_of
+from ddpm.data.pictures import SUFFIXES, Pictures
 from ddpm.errors import InputError, listed, shown
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 MAX_NAMED = 5  # folders or endings in a line
 
 
-class Folder(Holdout, PictureData):
+class Folder(Pictures):
     """The images below `root`, in the order of their paths, without hidden files and folders, and
     without run folders, whose previews do not belong to the data set.
 
-    The folders directly below `root` are the classes if every image lies in one of them.
+    The folders directly below `root` are the classes if every image lies in one of them; with
+    `splits=named` those below `root`/train, `root`/val and `root`/test.
     """
 
     name = "folder"
@@ -48,7 +49,11 @@ class Folder(Holdout, PictureData):
 
     @cached_property
     def class_names(self) -> list[str] | None:
-        folders = {name.rpartition("/")[0].partition("/")[0] for name, *_ in self.sources}
+        names = [name for name, *_ in self.sources]
+        if self.by_name:  # the same classes in all splits
+            tree = self._tree()
+            names = [self._name(Path(file)) for file in self._images(tree) if self._of(file, ALL)]
+        folders = {self._inner(name).rpartition("/")[0].partition("/")[0] for name in names}
         return sorted(folders) if "" not in folders else None
 
     def files(self, split: str) -> list[Path]:
@@ -59,18 +64,51 @@ class Folder(Holdout, PictureData):
                 f"data.root: {error}\n"
                 "Its images would be missing: repair that, or choose another data.root."
             ) from error
-        images = [file for file in sorted(tree.files) if file.lower().endswith(SUFFIXES)]
-        others = [file for file in tree.files if not file.lower().endswith(SUFFIXES)]
+        images, suffixes = self._images(tree), self.suffixes
+        others = [file for file in tree.files if not file.lower().endswith(suffixes)]
+        if images and self.by_name:
+            images = self._of_split(images, split)
         if not images:
             raise InputError(
                 f"data.root: no images in {str(self.root.absolute())!r} "
                 f"(found: {_endings(others) or 'no files'}).\n"
-                f"Supported are {', '.join(SUFFIXES)}, also in subfolders."
+                f"Supported are {', '.join(suffixes)}, also in subfolders."
             )
         cache = os.path.abspath(self.data_dir / "cache")  # may lie within `root`
         others = [file for file in others if os.path.dirname(os.path.abspath(file)) != cache]
         self.notes = list(self._notes(tree, others))
         return [Path(file) for file in images]
+
+    def _images(self, tree: "Tree") -> list[str]:
+        return [file for file in sorted(tree.files) if file.lower().endswith(self.suffixes)]
+
+    def _of(self, file: str, split: str) -> bool:
+        """Whether an image is of a split, by the folder below the root that it lies in."""
+        name = self._name(Path(file))
+        return "/" in name and in_split(name.partition("/")[0], split)
+
+    def _of_split(self, images: list[str], split: str) -> list[str]:
+        """The images of a split.
+
+        Raises:
+            InputError: there are none.
+        """
+        chosen = [file for file in images if self._of(file, split)]
+        if not chosen:
+            there = sorted({self._name(Path(file)).partition("/")[0] for file in images})
+            raise InputError(
+                f"data.splits=named: no images of split={split} in {str(self.root.absolute())!r}, "
+                f"which has {listed([repr(shown(name, 40)) for name in there], MAX_NAMED)}.\n"
+                "The folders of the splits are named train, val and test; or set data.splits=hash."
+            )
+        return chosen
+
+    def has_split(self, split: str) -> bool:
+        return any(self._of(file, split) for file in self._images(self._tree()))
+
+    def _inner(self, name: str) -> str:
+        """The name of an image within its split."""
+        return name.partition("/")[2] if self.by_name and split_of(name) else name
 
     def _tree(self) -> "Tree":
         """The files below the root.
@@ -86,7 +124,7 @@ class Folder(Holdout, PictureData):
                 "whose previews would be among the images.\n"
                 "Move the images to a separate folder, or choose a subfolder, such as samples."
             )
-        return walk(str(self.root))
+        return walk(str(self.root), self.suffixes)
 
     def _notes(self, tree: "Tree", others: Sequence[str]) -> Iterator[str]:
         """Files that were left out, one line for each reason."""
@@ -107,9 +145,8 @@ class Folder(Holdout, PictureData):
     def images(self, split: str) -> ImageFiles:
         paths = [self.root / name for name, *_ in self.sources]
         index = {name: i for i, name in enumerate(self.class_names or [])}
-        return ImageFiles(
-            paths, [index.get(name.partition("/")[0], 0) for name, *_ in self.sources]
-        )
+        inner = [self._inner(name).partition("/")[0] for name, *_ in self.sources]
+        return ImageFiles(paths, [index.get(name, 0) for name in inner])
 
 
 @dataclass
@@ -129,7 +166,7 @@ class Tree:
     broken: list[str] = field(default_factory=list)
 
 
-def walk(root: str) -> Tree:
+def walk(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> Tree:
     """All files below a folder, except hidden ones and those of runs. Links are followed; a folder
     is read once, by its real path if that is below the root, so that cycles end.
 
@@ -160,7 +197,7 @@ def walk(root: str) -> Tree:
                 continue
             if listing.is_folder(entry):
                 heapq.heappush(todo, (entry.is_symlink(), entry.path))
-            elif entry.name.lower().endswith(SUFFIXES) or listing.exists(entry.path):
+            elif entry.name.lower().endswith(suffixes) or listing.exists(entry.path):
                 tree.files.append(entry.path)
             else:
                 tree.broken.append(entry.path)

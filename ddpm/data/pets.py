@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from ddpm.data.base import ImageFiles, PictureData, fetch
 from ddpm.runner.safe_io import listing
 
+OFFICIAL = {"train": ["trainval"], "test": ["test"], "all": ["trainval", "test"]}
 BY_HAND = (
     "By hand: unpack images.tar.gz and annotations.tar.gz, from\n"
     "https://www.robots.ox.ac.uk/~vgg/data/pets/, into the folder oxford-iiit-pet there."
@@ -13,10 +14,10 @@ BY_HAND = (
 
 
 class Pets(PictureData):
-    """3,680 (train: the official trainval) or 3,669 (test) photographs of 37 breeds."""
+    """3,680 (train: the official trainval), 3,669 (test) or all 7,349 photographs of 37 breeds."""
 
     name = "pets"
-    splits = ("train", "test")
+    splits = ("train", "test", "all")
     held_out_split = "test"
     class_names: ClassVar[list[str]] = [
         *("Abyssinian", "American Bulldog", "American Pit Bull Terrier", "Basset Hound", "Beagle"),
@@ -47,11 +48,15 @@ class Pets(PictureData):
 
     def files(self, split: str) -> list[Path]:
         folder = self.root / "oxford-iiit-pet"
-        table = "trainval.txt" if split == "train" else "test.txt"
+        tables = [f"{official}.txt" for official in OFFICIAL[split]]
         photographs = listing.paths(folder / "images", "*.jpg") or [folder / "images"]
-        return [folder / "annotations" / table, *photographs]
+        return [*(folder / "annotations" / table for table in tables), *photographs]
 
     def images(self, split: str) -> ImageFiles:
-        official = "trainval" if split == "train" else "test"
-        pets = fetch("OxfordIIITPet", self.root, BY_HAND, split=official)
-        return ImageFiles(pets._images, pets._labels)  # the public way decodes at full size
+        parts = [
+            fetch("OxfordIIITPet", self.root, BY_HAND, split=official)
+            for official in OFFICIAL[split]
+        ]
+        # The public way decodes at full size.
+        paths = [path for pets in parts for path in pets._images]
+        return ImageFiles(paths, [label for pets in parts for label in pets._labels])

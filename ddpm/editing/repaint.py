@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddpm.denoising import Denoiser
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.image_size import Size, sides
 from ddpm.samplers.base import Randn, Sampler
 
 
@@ -89,17 +90,17 @@ def q_sample(diffusion: GaussianDiffusion, image: Tensor, t: int, eps: Tensor) -
     return diffusion.q_sample(image.expand_as(eps), steps, eps)
 
 
-def area(name: str, image_size: int) -> Tensor:
-    """A mask by name, bool (1, image_size, image_size): a half, or the centre square of half the
-    side."""
-    half, quarter = image_size // 2, image_size // 4
+def area(name: str, image_size: Size) -> Tensor:
+    """A mask by name, bool (1, height, width): a half, or the centre of half the sides."""
+    height, width = sides(image_size)
+    h, w = height // 4, width // 4
     rows, columns = {
-        "left": (slice(None), slice(half)),
-        "right": (slice(None), slice(half, None)),
-        "top": (slice(half), slice(None)),
-        "bottom": (slice(half, None), slice(None)),
-        "center": (slice(quarter, image_size - quarter), slice(quarter, image_size - quarter)),
+        "left": (slice(None), slice(width // 2)),
+        "right": (slice(None), slice(width // 2, None)),
+        "top": (slice(height // 2), slice(None)),
+        "bottom": (slice(height // 2, None), slice(None)),
+        "center": (slice(h, height - h), slice(w, width - w)),
     }[name]
-    mask = torch.zeros(1, image_size, image_size, dtype=torch.bool)
+    mask = torch.zeros(1, height, width, dtype=torch.bool)
     mask[:, rows, columns] = True
     return mask

@@ -40,7 +40,7 @@ class OwnData(Features):
     def __init__(self, data: ImageData) -> None:
         self.data = data
         self.channels, self.num_classes = data.channels, data.num_classes
-        self.size = min(max(data.image_size, SIZES[0]), SIZES[1])
+        self.size = min(max(*data.shape[1:], SIZES[0]), SIZES[1])
 
     def __call__(self, images: Tensor) -> Tensor:
         return self._trained(images)

@@ -23,7 +23,7 @@ from ddpm.evaluation import cost
 from ddpm.evaluation.needs import check_needs
 from ddpm.evaluation.reference import Reference, load, save, save_shared
 from ddpm.features.base import Features
-from ddpm.images import enlarge, make_grid
+from ddpm.images import enlarge, make_grid, side_by_side
 from ddpm.jobs import scoring
 from ddpm.jobs.sampling import (
     GRID,
@@ -282,7 +282,7 @@ class Evaluation:
         """Measure, write, log and print."""
         material = self.collect()
         if material.samples is not None:
-            grid = make_grid(material.samples.images[:GRID])
+            grid = make_grid(side_by_side(material.samples.images[:GRID]))
             self.run.log_grid(self.run.step, enlarge(grid), name="grid")
         measured = scoring.Scoring(
             self.run, self.fabric, self.source, self.references, self.features, self.metrics

@@ -63,7 +63,7 @@ def inpaint(
     seeds = range(first_seed, first_seed + num_samples)
 
     def files(batch: range) -> list[Path]:
-        return [run.dir / "samples" / file_name(seed) for seed in batch]
+        return [run.dir / "samples" / file_name(seed, loaded.suffix) for seed in batch]
 
     def images(number: int, batch: range, progress: Progress) -> Tensor:
         batch_labels = in_turn(labels, batch, first_seed)
@@ -75,10 +75,13 @@ def inpaint(
         return loaded.diffusion.codec.decode(x_0).cpu()
 
     def finish() -> None:
-        write_labels(run.dir, labels, seeds)
-        known = torch.where(area, GREY, picture).to(torch.uint8)
-        samples = load(run.dir / "samples", seeds[: GRID - 2])
-        grid = make_grid(torch.cat([torch.stack([picture, known]), samples]))
+        write_labels(run.dir, labels, seeds, loaded.suffix)
+        samples = load(run.dir / "samples", seeds[: GRID - 2], loaded.suffix)
+        codec = loaded.diffusion.codec
+        shown = codec.show(torch.cat([torch.stack([picture, picture]), samples]))
+        wide = torch.cat([area] * (shown.shape[-1] // area.shape[-1]), dim=-1)
+        shown[1] = torch.where(wide, GREY, shown[1]).to(torch.uint8)
+        grid = make_grid(shown)
         run.log_grid(run.step, enlarge(grid), name="grid")
 
     draw(

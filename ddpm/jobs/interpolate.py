@@ -11,7 +11,7 @@ from torch import Tensor
 from ddpm.data.base import ImageData
 from ddpm.editing import interpolation
 from ddpm.errors import InputError
-from ddpm.images import enlarge, load_png, make_grid
+from ddpm.images import Codec, enlarge, load_image, make_grid
 from ddpm.jobs.sampling import PipelineParts, draw, read_picture
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
@@ -51,7 +51,7 @@ def interpolate(
     seeds = range(first_seed, first_seed + num_samples)
 
     def files(seed: int) -> list[Path]:
-        return [run.dir / "samples" / name for name in names(seed, num_mixtures)]
+        return [run.dir / "samples" / name for name in names(seed, num_mixtures, loaded.suffix)]
 
     def row(number: int, seed: int, progress: Progress) -> Tensor:
         label = None if labels is None else labels[(seed - first_seed) % len(labels)]
@@ -61,7 +61,8 @@ def interpolate(
         return drawn
 
     def finish() -> None:
-        picture = strip(run.dir / "samples", pair, seeds[:ROWS], num_mixtures)
+        codec, suffix = loaded.diffusion.codec, loaded.suffix
+        picture = strip(run.dir / "samples", pair, seeds[:ROWS], num_mixtures, codec, suffix)
         run.log_grid(run.step, picture, name="strip")
 
     notes = [
@@ -105,14 +106,22 @@ def mixtures(
     return pipeline.diffusion.codec.decode(x_0).cpu()
 
 
-def names(seed: int, num_mixtures: int) -> list[str]:
+def names(seed: int, num_mixtures: int, suffix: str) -> list[str]:
     """The file names of a row."""
     digits = len(str(num_mixtures - 1))
-    return [f"{seed:06d}-{i:0{digits}d}.png" for i in range(num_mixtures)]
+    return [f"{seed:06d}-{i:0{digits}d}{suffix}" for i in range(num_mixtures)]
 
 
-def strip(folder: Path, pair: Tensor, seeds: Sequence[int], num_mixtures: int) -> Tensor:
+def strip(
+    folder: Path,
+    pair: Tensor,
+    seeds: Sequence[int],
+    num_mixtures: int,
+    codec: Codec,
+    suffix: str,
+) -> Tensor:
     """The rows of these seeds, each between its two pictures: uint8 (C, H', W')."""
-    rows = [[load_png(folder / name) for name in names(seed, num_mixtures)] for seed in seeds]
+    files = [names(seed, num_mixtures, suffix) for seed in seeds]
+    rows = [[load_image(folder / name) for name in row] for row in files]
     tiles = [tile for row in rows for tile in (pair[0], *row, pair[1])]
-    return enlarge(make_grid(torch.stack(tiles), columns=num_mixtures + 2), WIDTH)
+    return enlarge(make_grid(codec.show(torch.stack(tiles)), columns=num_mixtures + 2), WIDTH)

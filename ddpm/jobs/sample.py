@@ -46,7 +46,7 @@ def sample(
     compile_if_it_pays(loaded, compile, num_samples // (batch_size * fabric.world_size), batch_size)
 
     def files(batch: range) -> list[Path]:
-        return [run.dir / "samples" / file_name(seed) for seed in batch]
+        return [run.dir / "samples" / file_name(seed, loaded.suffix) for seed in batch]
 
     def animation(number: int) -> list[Path]:
         return [run.dir / "denoising.gif"] if run.leads and number == 0 else []
@@ -65,8 +65,9 @@ def sample(
         return drawn
 
     def finish() -> None:
-        write_labels(run.dir, labels, seeds)
-        grid = make_grid(load(run.dir / "samples", seeds[:GRID]), columns_of(labels))
+        write_labels(run.dir, labels, seeds, loaded.suffix)
+        drawn = loaded.diffusion.codec.show(load(run.dir / "samples", seeds[:GRID], loaded.suffix))
+        grid = make_grid(drawn, columns_of(labels))
         run.log_grid(run.step, enlarge(grid), name="grid")  # the local tracker writes grid.png
 
     draw(
@@ -91,17 +92,18 @@ def columns_of(labels: Sequence[int] | None) -> int | None:
 def animate(
     pipeline: Pipeline, seeds: Sequence[int], labels: Sequence[int] | None = None
 ) -> tuple[Tensor, list[Tensor]]:
-    """The images of these seeds, uint8 (B, C, H, W), and frames of how the first few emerge.
+    """The images of these seeds, (B, C, H, W), and frames of how the first few emerge.
 
     Frames are evenly spaced, FRAMES to twice as many: whenever there are more, every second one is
     dropped, so the number of steps of the sampler need not be known.
     """
     frames: list[Tensor] = []
-    stride, decode = 1, pipeline.diffusion.codec.decode
+    stride, codec = 1, pipeline.diffusion.codec
     for i, x_t in enumerate(pipeline.trajectory(seeds, labels)):
         if i % stride == 0:
-            frames.append(enlarge(make_grid(decode(x_t[:ANIMATED]).cpu()), width=256))
+            shown = codec.show(codec.decode(x_t[:ANIMATED]).cpu())
+            frames.append(enlarge(make_grid(shown), width=256))
             if len(frames) > 2 * FRAMES:
                 frames, stride = frames[::2], 2 * stride
-    images = decode(x_t).cpu()
-    return images, [*frames, enlarge(make_grid(images[:ANIMATED]), width=256)]
+    images = codec.decode(x_t).cpu()
+    return images, [*frames, enlarge(make_grid(codec.show(images[:ANIMATED])), width=256)]

@@ -21,7 +21,8 @@ from ddpm.data.decode import OutOfReach, Unreadable
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
-from ddpm.images import is_whole, load_png, save_png
+from ddpm.image_size import Size, sides
+from ddpm.images import is_whole, load_image, save_image
 from ddpm.pipeline import Pipeline, in_turn
 from ddpm.runner.distributed.fabric import check_compiler
 from ddpm.runner.distributed.reduce import any_rank
@@ -50,7 +51,7 @@ class PipelineParts:
     sampler: Sampler
     guidance: Guidance
     channels: int
-    image_size: int
+    image_size: Size
     num_classes: int | None
 
     def load(self, run: Run, fabric: Fabric, weights: str) -> Pipeline:
@@ -69,7 +70,7 @@ class PipelineParts:
             pretrained.for_inference(self.model, fabric.device, fabric.autocast),
             self.diffusion.to(fabric.device),
             self.sampler,
-            (self.channels, self.image_size, self.image_size),
+            (self.channels, *sides(self.image_size)),
             guidance=self.guidance,
             num_classes=self.num_classes,
             device=fabric.device,
@@ -114,7 +115,7 @@ def draw(
 
     Args:
         files: of the images of a batch.
-        images: draws a batch, given its number on this rank: uint8 (C, H, W) for each file.
+        images: draws a batch, given its number on this rank: (C, H, W) for each file.
         finish: called on rank zero when all files are there.
         notes: lines to print at the start.
         units: how far the progress bar goes for this rank's batches, counted in `unit`.
@@ -188,9 +189,9 @@ def _sees_folder(folder: Path, run_id: str) -> bool:
 
 
 def save_all(images: Iterable[Tensor], files: Iterable[Path]) -> None:
-    """Write images, uint8 (C, H, W), each atomically."""
+    """Write images, (C, H, W), each atomically."""
     for image, file in zip(images, files, strict=True):
-        save_png(image, file)
+        save_image(image, file)
         crashpoint("sample.saved")
 
 
@@ -202,20 +203,22 @@ def stop_requested(run: Run, fabric: Fabric, signals: GracefulStop) -> bool:
     return requested
 
 
-def file_name(seed: int) -> str:
-    return f"{seed:06d}.png"
+def file_name(seed: int, suffix: str) -> str:
+    return f"{seed:06d}{suffix}"
 
 
-def load(folder: Path, seeds: Sequence[int]) -> Tensor:
-    """The images of these seeds, whichever rank drew them: uint8 (B, C, H, W)."""
-    return torch.stack([load_png(folder / file_name(seed)) for seed in seeds])
+def load(folder: Path, seeds: Sequence[int], suffix: str) -> Tensor:
+    """The images of these seeds, whichever rank drew them: (B, C, H, W)."""
+    return torch.stack([load_image(folder / file_name(seed, suffix)) for seed in seeds])
 
 
-def write_labels(folder: Path, labels: Sequence[int] | None, seeds: Sequence[int]) -> None:
+def write_labels(
+    folder: Path, labels: Sequence[int] | None, seeds: Sequence[int], suffix: str
+) -> None:
     """The label that each file was drawn for, in `labels.json`, if labels were asked for."""
     if (label_of_seed := in_turn(labels, seeds, seeds[0])) is not None:
         pairs = zip(seeds, label_of_seed, strict=True)
-        names = {file_name(seed): label for seed, label in pairs}
+        names = {file_name(seed, suffix): label for seed, label in pairs}
         (folder / "labels.json").write_text(json.dumps(names, indent=0) + "\n")
 
 

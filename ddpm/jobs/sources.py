@@ -148,12 +148,12 @@ class Found:
         return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
     def _check(self, size: Sequence[int], channels: int, path: Path) -> None:
-        wanted = self.data.image_size
-        if tuple(size) != (wanted, wanted):
+        height, width = self.data.shape[1:]
+        if tuple(size) != (height, width):
             remedy = f"set data.image_size={size[0]}" if size[0] == size[1] else "scale them first"
             raise InputError(
                 f"samples: {str(path)!r} has {size[1]}x{size[0]} pixels, and the reference "
-                f"data={self.data.name} has {wanted}x{wanted}; {remedy}."
+                f"data={self.data.name} has {width}x{height}; {remedy}."
             )
         if channels > self.data.channels:
             raise InputError(

@@ -7,6 +7,7 @@ from typing import Any
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm.augment.base import Augment
 from ddpm.denoising import training_losses
 from ddpm.errors import InputError, nearest, one_line
 from ddpm.evaluation import passports
@@ -55,6 +56,7 @@ class Train(Loop):
         evaluate_samples: int = 512,
         evaluate_steps: int | None = 15,
         evaluate_reference: int | None = 10000,
+        augment: Augment | dict[str, Any] | None = None,
         **loop: Any,
     ) -> None:
         super().__init__(**loop)
@@ -62,6 +64,7 @@ class Train(Loop):
         self.label_dropout = label_dropout if self.data.conditional else None
         self.sample_every, self.sample_every_epochs = sample_every, sample_every_epochs
         self.num_samples = num_samples
+        self.augment = augment if callable(augment) else None  # {} of augment=none
         self.validate_every, self.keep_best, self.patience = validate_every, keep_best, patience
         self.features, self.metrics = features, metrics or {}
         self.evaluate_every, self.evaluate_samples = evaluate_every, evaluate_samples

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm.errors import InputError
+from ddpm.image_size import Size, sides
 from ddpm.models.layers import (
     GroupNorm,
     TimeEmbedding,
@@ -31,7 +32,7 @@ class NoisyClassifier(nn.Module):
         self,
         *,
         channels: int = 3,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None,
         widths: Sequence[int] = (64, 128, 256, 256),
         num_blocks: int = 1,
@@ -49,7 +50,7 @@ class NoisyClassifier(nn.Module):
         options = {"emb_dim": 4 * first, "num_blocks": num_blocks, "groups": groups}
         self.time_embedding = TimeEmbedding(first, 4 * first)
         heads = [
-            num_heads if image_size >> level in attention_resolutions else None
+            num_heads if min(sides(image_size)) >> level in attention_resolutions else None
             for level in range(len(widths))
         ]
         self.stem = Stage(channels, first, num_heads=heads[0], **options)

@@ -10,6 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ddpm.errors import InputError
+from ddpm.image_size import Size
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -92,6 +93,30 @@ class ClassEmbedding(nn.Module):
         return emb + F.embedding(torch.where(label < 0, null, label), self.weight)
 
 
+class AugmentEmbedding(nn.Module):
+    """Adds what was done to the pictures to their embedding: (B, D), (B, A) or None -> (B, D).
+
+    Linear, without bias, and 0 at first, as None is: nothing was done (Karras et al. 2022,
+    arXiv:2206.00364, appendix F.2). With `augment_dim=0` it has no parameters.
+    """
+
+    weight: nn.Parameter | None
+
+    def __init__(self, augment_dim: int, dim: int) -> None:
+        super().__init__()
+        weight = nn.Parameter(torch.zeros(dim, augment_dim)) if augment_dim else None
+        self.register_parameter("weight", weight)
+
+    def forward(self, emb: Tensor, augment: Tensor | None) -> Tensor:
+        if augment is None:
+            return emb
+        require(
+            self.weight is not None, "model.augment_dim=0: this network is told no augmentation"
+        )
+        assert self.weight is not None
+        return emb + F.linear(augment.to(self.weight.dtype), self.weight)
+
+
 class GroupNorm(nn.GroupNorm):
     """`nn.GroupNorm` (Wu & He 2018, arXiv:1803.08494) that avoids slow kernels. Statistics are
     computed in float32, and the result has the dtype of the input."""
@@ -157,8 +182,12 @@ def check_at_least_1(**settings: int) -> None:
         require(value >= 1, f"model.{name}={value}: must be at least 1")
 
 
-def check_image_size(image_size: int, *, halvings: int, model: str, patch_size: int = 1) -> None:
+def check_image_size(image_size: Size, *, halvings: int, model: str, patch_size: int = 1) -> None:
     """A network that halves n times needs multiples of 2^n pixels, or of 2^n patches."""
+    if not isinstance(image_size, int):
+        for side in image_size:
+            check_image_size(side, halvings=halvings, model=model, patch_size=patch_size)
+        return
     factor = patch_size * 2**halvings
     times = "once" if halvings == 1 else f"{halvings} times"
     needs = [f"takes patches of {patch_size}x{patch_size} pixels"] if patch_size > 1 else []

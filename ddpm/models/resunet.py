@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm.image_size import Size, sides
 from ddpm.models.layers import (
+    AugmentEmbedding,
     ClassEmbedding,
     GroupNorm,
     SelfAttention,
@@ -150,8 +152,8 @@ class ResUNet(nn.Module):
     """The U-Net of appendix B, Ho et al. 2020 (arXiv:2006.11239), the size set by its widths.
 
     One level per width, each half the size of the one above; attention at the listed resolutions
-    (others are ignored) and always in the middle. Outputs and parameter names are those of
-    diffusers' `UNet2DModel` in its DDPM configuration: state dicts load both ways.
+    (of the shorter side; others are ignored) and always in the middle. Outputs and parameter names
+    are those of diffusers' `UNet2DModel` in its DDPM configuration: state dicts load both ways.
     """
 
     recomputable = (ResnetBlock, SelfAttention, Downsample, Upsample)
@@ -161,7 +163,7 @@ class ResUNet(nn.Module):
         *,
         channels: int = 3,
         out_channels: int | None = None,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None = None,
         widths: Sequence[int] = (128, 256, 512, 512, 512),
         num_res_blocks: int = 2,
@@ -169,6 +171,7 @@ class ResUNet(nn.Module):
         num_heads: int = 1,
         groups: int = 32,
         dropout: float = 0.0,
+        augment_dim: int = 0,
     ) -> None:
         super().__init__()
         bottom = len(widths) - 1
@@ -182,13 +185,14 @@ class ResUNet(nn.Module):
 
         self.time_embedding = TimeEmbedding(first, 4 * first)
         self.class_embedding = ClassEmbedding(num_classes, 4 * first)
+        self.augment_embedding = AugmentEmbedding(augment_dim, 4 * first)
         self.conv_in = conv3x3(channels, first)
         down, up = [], []
         for level, width in enumerate(widths):
             above, below = widths[max(level - 1, 0)], widths[min(level + 1, bottom)]
             inputs = [above] + (num_res_blocks - 1) * [width]
             joined = [below + width] + (num_res_blocks - 1) * [2 * width] + [width + above]
-            has_attention = image_size >> level in attention_resolutions
+            has_attention = min(sides(image_size)) >> level in attention_resolutions
             attend = attention if has_attention else nn.Identity
             down.append(DownBlock(inputs, width, resnet, attend, resample=level < bottom))
             up.append(UpBlock(joined, width, resnet, attend, resample=level > 0))
@@ -198,9 +202,12 @@ class ResUNet(nn.Module):
         self.conv_norm_out = GroupNorm(groups, first, EPS)
         self.conv_out = zeroed(conv3x3(first, out_channels or channels))
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""
-        emb = F.silu(self.class_embedding(self.time_embedding(t), label))  # (B, 4 widths[0])
+    def forward(
+        self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """x_t (B, C, H, W), t (B,), label (B,), augment (B, A) -> (B, C_out, H, W)."""
+        emb = self.class_embedding(self.time_embedding(t), label)  # (B, 4 widths[0])
+        emb = F.silu(self.augment_embedding(emb, augment))
         skips = [self.conv_in(x_t)]  # (B, widths[0], H, W)
         for block in self.down_blocks:
             skips += block(skips[-1], emb)

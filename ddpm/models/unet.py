@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddpm.image_size import Size, sides
 from ddpm.models.layers import (
+    AugmentEmbedding,
     ClassEmbedding,
     TimeEmbedding,
     check_at_least_1,
@@ -43,9 +45,9 @@ class UNet(nn.Module):
     """U-Net (Ronneberger et al. 2015, arXiv:1505.04597) for the noise of Ho et al. 2020.
 
     One level per width, each half the size of the one above; attention at the listed resolutions
-    (others are ignored) and always in the bottleneck. With a patch_size p the network sees the
-    image as H/p x W/p pixels with p^2 times the channels: p^2 times less work, for images without
-    fine detail.
+    (of the shorter side; others are ignored) and always in the bottleneck. With a patch_size p the
+    network sees the image as H/p x W/p pixels with p^2 times the channels: p^2 times less work, for
+    images without fine detail.
     """
 
     recomputable = (Stage,)
@@ -55,7 +57,7 @@ class UNet(nn.Module):
         *,
         channels: int = 3,
         out_channels: int | None = None,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None = None,
         widths: Sequence[int] = (64, 128, 256, 256),
         num_blocks: int = 2,
@@ -63,6 +65,7 @@ class UNet(nn.Module):
         num_heads: int = 4,
         groups: int = 8,
         patch_size: int = 1,
+        augment_dim: int = 0,
     ) -> None:
         super().__init__()
         check_widths(widths, groups=groups)
@@ -70,12 +73,13 @@ class UNet(nn.Module):
         check_image_size(image_size, halvings=len(widths) - 1, model="unet", patch_size=patch_size)
         first, last = widths[0], widths[-1]
         self.patch_size = patch_size
-        image_size //= patch_size
+        side = min(sides(image_size)) // patch_size
         self.time_embedding = TimeEmbedding(first, 4 * first)
         self.class_embedding = ClassEmbedding(num_classes, 4 * first)
+        self.augment_embedding = AugmentEmbedding(augment_dim, 4 * first)
         options = {"emb_dim": 4 * first, "num_blocks": num_blocks, "groups": groups}
         heads = [
-            num_heads if image_size >> level in attention_resolutions else None
+            num_heads if side >> level in attention_resolutions else None
             for level in range(len(widths))
         ]
         self.stem = Stage(channels * patch_size**2, first, num_heads=heads[0], **options)
@@ -87,9 +91,12 @@ class UNet(nn.Module):
         # The initial prediction is zero, the mean of the noise.
         self.head = zeroed(conv3x3(first, (out_channels or channels) * patch_size**2))
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""
-        emb = F.silu(self.class_embedding(self.time_embedding(t), label))  # (B, 4 widths[0])
+    def forward(
+        self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """x_t (B, C, H, W), t (B,), label (B,), augment (B, A) -> (B, C_out, H, W)."""
+        emb = self.class_embedding(self.time_embedding(t), label)  # (B, 4 widths[0])
+        emb = F.silu(self.augment_embedding(emb, augment))
         x = F.pixel_unshuffle(x_t, self.patch_size)  # (B, C p^2, H / p, W / p)
         x = self.stem(x, emb)  # (B, widths[0], H / p, W / p)
         skips = []

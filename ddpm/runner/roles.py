@@ -44,7 +44,7 @@ ROLES = {
     **{f"job.{key}": Role.OPERATION for key in _OPERATION_JOB},
     "experiment": Role.PRESET,
     "data": Role.PROCESS,
-    "data.root": Role.IMAGES,
+    **{f"data.{key}": Role.IMAGES for key in ("root", "path", "shards")},
     "data.data_dir": Role.PLACE,
     "model": Role.PROCESS,
     "schedule": Role.PROCESS,
@@ -58,6 +58,7 @@ ROLES = {
     "seed": Role.TRAINING,
     "sampler": Role.DRAWING,
     "guidance": Role.DRAWING,
+    "augment": Role.TRAINING,
     "features": Role.MEASURING,
     "metric": Role.MEASURING,
     "hardware": Role.MACHINE,
@@ -94,7 +95,17 @@ ROLES = {
 # Groups whose keys stand in a run's configuration as a dictionary.
 PARTS = (
     *("model", "data", "schedule", "objective", "weighting", "timesteps", "diffusion", "sampler"),
-    *("guidance", "job", "optimizer", "ema", "hardware", "tracker", "features", "metric"),
+    *(
+        "guidance",
+        "augment",
+        "job",
+        "optimizer",
+        "ema",
+        "hardware",
+        "tracker",
+        "features",
+        "metric",
+    ),
 )
 PRESETS = tuple(key for key, role in ROLES.items() if role is Role.PRESET)
 # The presets that the names of other groups choose.

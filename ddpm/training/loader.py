@@ -1,6 +1,7 @@
 """Loads batches onto the device, with worker processes if job.num_workers > 0."""
 
 import logging
+import math
 import signal
 import threading
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -28,7 +30,7 @@ logger = logging.getLogger(__name__)
 def load(
     data: ImageData, order: Order, device: torch.device, num_workers: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """This rank's images and labels of each batch on the device: uint8 (B, C, H, W), int64 (B,).
+    """This rank's images and labels of each batch on the device: (B, C, H, W), int64 (B,).
 
     Raises:
         InputError: a worker process died or hangs.
@@ -81,7 +83,7 @@ def _limit(num_workers: int, batch_bytes: int) -> int:
 
 def _image_bytes(data: ImageData) -> int:
     """Bytes of an image."""
-    return data.channels * data.image_size**2
+    return math.prod(data.shape) * np.dtype(data.dtype).itemsize
 
 
 def started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:

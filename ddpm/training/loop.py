@@ -9,6 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm.augment.base import Augment
 from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema.base import EMA
@@ -50,6 +51,7 @@ class Loop(ABC):
     """
 
     label_dropout: float | None = None  # None: no labels are used
+    augment: Augment | None = None
 
     def __init__(
         self,
@@ -145,7 +147,7 @@ class Loop(ABC):
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, H, W) of an image."""
-        return (self.data.channels, self.data.image_size, self.data.image_size)
+        return self.data.shape
 
     @property
     def steps_per_epoch(self) -> float:
@@ -424,6 +426,7 @@ class Loop(ABC):
                 state.optimizer.defaults["lr"], self.warmup_steps, self.lr_decay_start
             ),
             schedule=schedule,
+            augment=self.augment,
         )
 
     def explain_nonfinite(self, step: Step, order: Order, watch: Watch) -> str:

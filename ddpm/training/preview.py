@@ -24,6 +24,7 @@ def preview_grid(
     seeds = range(rank * share, (rank + 1) * share)
     batches = [seeds[i : i + BATCH] for i in range(0, share, BATCH)]
     images = torch.cat([pipeline.sample_seeds(b, in_turn(labels, b, 0)) for b in batches])
+    images = pipeline.diffusion.codec.show(images)
     if ranks > 1:
         shares = [torch.empty_like(images, device=fabric.device) for _ in range(ranks)]
         torch.distributed.all_gather(shares, images.to(fabric.device))

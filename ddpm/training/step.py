@@ -3,12 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from ddpm.augment.base import Augment
 from ddpm.denoising import NO_LABEL
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema.base import EMA
@@ -59,6 +61,7 @@ class Step:
         clip_grad_norm: maximum global norm of the gradient; None: no clipping.
         learning_rate: of the n-th step.
         schedule: trains a learned noise schedule; None: the schedule is fixed.
+        augment: transforms x_0; the network is told how. None: x_0 stays as it is.
     """
 
     fabric: Fabric
@@ -75,6 +78,7 @@ class Step:
     clip_grad_norm: float | None
     learning_rate: LearningRate
     schedule: ScheduleTraining | None = None
+    augment: Augment | None = None
 
     def __call__(self, n: int, images: Tensor, labels: Tensor) -> StepMetrics:
         """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W) with labels (B,)."""
@@ -83,9 +87,10 @@ class Step:
             self.fabric.device, mix(self.noise.seed, f"dropout/{self.fabric.global_rank}", n)
         )
         x_0, t, eps, label = self.draw(n, images, labels)
+        x_0, told = self.augmented(n, x_0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(n)
-        loss, losses = self.backward(x_0, t, eps, label)
+        loss, losses = self.backward(x_0, t, eps, label, told)
         grad_norm = self.clip()
         if self.schedule is not None:
             self.schedule.backward(x_0, self.noise.uniform_t(n, self.rows, t), eps, label)
@@ -112,6 +117,13 @@ class Step:
             x_0 = torch.where(flip[:, None, None, None], x_0.flip(-1), x_0)
         return x_0, t, eps, self.drop_labels(labels, u)
 
+    def augmented(self, n: int, x_0: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x_0 (B, C, H, W) of the n-th step transformed, and what was done: (B, A), or None."""
+        if self.augment is None:
+            return x_0, None
+        generator = torch.Generator(x_0.device).manual_seed(mix(self.noise.seed, "augment", n))
+        return self.augment(x_0, generator, self.rows, self.noise.batch_size)
+
     def drop_labels(self, labels: Tensor, u: Tensor) -> Tensor | None:
         """Labels (B,) with a random share replaced by the null class; None: no labels are used."""
         if self.label_dropout is None:
@@ -119,7 +131,12 @@ class Step:
         return torch.where(u < self.label_dropout, NO_LABEL, labels)
 
     def backward(
-        self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None
+        self,
+        x_0: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        label: Tensor | None,
+        told: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute the gradients of the mean loss, one micro-batch after the other.
 
@@ -128,12 +145,13 @@ class Step:
         """
         means, losses = [], []
         weights = self.timesteps.loss_weights(t) if self.timesteps is not None else None
-        labels = [None] * self.accumulate if label is None else label.chunk(self.accumulate)
-        factors = [None] * self.accumulate if weights is None else weights.chunk(self.accumulate)
-        parts = [*(part.chunk(self.accumulate) for part in (x_0, t, eps)), labels, factors]
-        for i, (*part, factor) in enumerate(zip(*parts, strict=True), start=1):
+        parts = [
+            [None] * self.accumulate if part is None else part.chunk(self.accumulate)
+            for part in (x_0, t, eps, label, told, weights)
+        ]
+        for i, (*part, told, factor) in enumerate(zip(*parts, strict=True), start=1):
             with self.fabric.no_backward_sync(self.model, enabled=i < self.accumulate):
-                of_images = self.loss(self.model, *part)
+                of_images = self.loss(telling(self.model, told), *part)
                 weighted = of_images if factor is None else of_images * factor
                 mean = weighted.mean() / self.accumulate
                 self.fabric.backward(mean)
@@ -210,14 +228,21 @@ class Step:
         """Which images of the global batch have a loss that is not finite with the current weights:
         (B,), bool, the same on all ranks."""
         x_0, t, eps, label = self.draw(n, images, labels)
+        x_0, told = self.augmented(n, x_0)
         nonfinite = torch.zeros(self.noise.batch_size, device=t.device)
         for i in range(len(t)):
             image = slice(i, i + 1)
             label_i = None if label is None else label[image]
             with self.fabric.autocast():
-                loss = self.loss(self.model.module, x_0[image], t[image], eps[image], label_i)
+                model = telling(self.model.module, None if told is None else told[image])
+                loss = self.loss(model, x_0[image], t[image], eps[image], label_i)
             nonfinite[self.rows.start + i] = ~torch.isfinite(loss).all()
         return any_rank(self.fabric, nonfinite).cpu()
+
+
+def telling(model: Any, told: Tensor | None) -> Any:
+    """The network, told what was done to its pictures (B, A)."""
+    return model if told is None else partial(model, augment=told)
 
 
 def by_time(losses: Tensor, t: Tensor, T: int) -> Tensor:

@@ -578,6 +578,11 @@ def test_pets(tmp_path):
     assert images.shape == (3, 32, 32, 3)
     assert (images[1] == 255).all()  # a transparent PNG under a JPEG's name, as the set has some
     assert np.abs(images[0].astype(int) - 99).max() <= 1
+    (pets / "annotations" / "test.txt").write_text("beagle_2 5 2 4\n")
+    every = build("pets", tmp_path, image_size=32, split="all")
+    assert everything(every)[1] == [*labels, labels[1]]
+    assert every.held_out() is None
+    assert every.fingerprint != build("pets", tmp_path, image_size=32).fingerprint
 
 
 def checksum(path):
@@ -597,7 +602,10 @@ def test_celeba(tmp_path, monkeypatch):
         "identity_CelebA.txt": [f"{n} 7" for n in names],
         "list_bbox_celeba.txt": ["3", "image_id x_1", *(f"{n} 1" for n in names)],
         "list_landmarks_align_celeba.txt": ["3", "lefteye_x", *(f"{n} 1" for n in names)],
-        "list_attr_celeba.txt": ["3", "Smiling", *(f"{n} -1" for n in names)],
+        "list_attr_celeba.txt": [
+            *("3", "Male Smiling Young", f"{names[0]} 1 -1 1", f"{names[1]} 1 1 1"),
+            f"{names[2]} -1 1 1",
+        ],
     }
     for name, lines in tables.items():
         (celeba / name).write_text("\n".join(lines) + "\n")
@@ -609,6 +617,16 @@ def test_celeba(tmp_path, monkeypatch):
     whole = build("celeba", tmp_path, image_size=70, center_crop=None)
     assert whole.cache_file != build("celeba", tmp_path, image_size=70).cache_file
     assert np.abs(everything(whole)[0][0, :, 0, 0] - 0.77).max() <= 1
+    smiling = build("celeba", tmp_path, image_size=8, attribute="Smiling", num_classes=2)
+    assert everything(smiling)[1] == [0, 1]
+    both = build("celeba", tmp_path, image_size=8, attribute=["Male", "Smiling"])
+    assert both.class_names == [
+        *("not Male, not Smiling", "not Male, Smiling", "Male, not Smiling", "Male, Smiling")
+    ]
+    assert everything(both)[1] == [2, 1]
+    assert len({smiling.cache_file, both.cache_file, whole.cache_file}) == 3
+    with pytest.raises(InputError, match=r"data\.attribute=Smilling.*Did you mean 'Smiling'"):
+        build("celeba", tmp_path, attribute="Smilling")
     with pytest.raises(InputError, match=r"data\.center_crop=0"):
         build("celeba", tmp_path, center_crop=0)
 
@@ -711,7 +729,8 @@ def test_real_pets(tmp_path):
     "path", sorted((ROOT / "conf" / "data").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_conf_builds(tmp_path, path):
-    changes = {"root": str(tmp_path)} if path.stem == "folder" else {}
+    key = next((key for key in ("root", "path", "shards") if key in OmegaConf.load(path)), None)
+    changes = {key: str(tmp_path)} if key else {}
     data = build(path.stem, tmp_path, **changes)
     assert data.name == path.stem
     config = OmegaConf.load(path)

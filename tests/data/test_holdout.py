@@ -115,3 +115,34 @@ def test_official_splits(tmp_path):
         assert held_out.settings == data.settings | {"split": split}
         assert build(name, tmp_path, split="test").held_out() is None
     assert MNIST.held_out_split in MNIST.splits
+
+
+def test_a_third_part_is_set_apart_for_a_last_test(many):
+    three = folder(many, holdout=0.2, test_share=0.3)
+    parts = [pictures(part) for part in (three, three.held_out(), three.with_split("test"))]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == len(three.with_split("all")) == 200
+    assert parts[1] == pictures(folder(many, holdout=0.2).held_out())
+    assert 30 < len(parts[2]) < 90
+    assert len({three.with_split(s).fingerprint for s in three.splits}) == 4
+    for bad in ({"holdout": 0.5, "test_share": 0.5}, {"split": "test"}):
+        with pytest.raises(InputError, match=r"data\.(test_share|split)"):
+            folder(many, **bad)
+
+
+def test_folders_may_be_named_as_splits(tmp_path):
+    """The classes are the folders below them, the same in each split."""
+    for n, name in enumerate(
+        ["train/cat/0", "train/dog/0", "train/dog/1", "val/dog/0", "test/cat/0"]
+    ):
+        save(tmp_path / "images" / f"{name}.png", np.full((8, 8, 3), n, np.uint8))
+    data = folder(tmp_path / "images", splits="named", num_classes=2)
+    assert data.class_names == ["cat", "dog"]
+    parts = {split: data.with_split(split) for split in data.splits}
+    found = {split: everything(part) for split, part in parts.items()}
+    levels = {split: images[:, 0, 0, 0].tolist() for split, (images, _) in found.items()}
+    assert levels == {"train": [0, 1, 2], "held_out": [3], "test": [4], "all": [4, 0, 1, 2, 3]}
+    assert found["held_out"][1] == [1]
+    assert data.held_out().fingerprint == parts["held_out"].fingerprint
+    assert len({part.fingerprint for part in parts.values()}) == 4
+    with pytest.raises(InputError, match=r"splits=named: no images of split=train"):
+        folder(tmp_path / "images" / "train", splits="named").prepare()

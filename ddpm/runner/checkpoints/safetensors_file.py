@@ -53,8 +53,9 @@ def shared(hparams: dict[str, Any]) -> dict[str, Any]:
     parts = {part: _without_paths(hparams[part]) for part in PARTS if part in hparams}
     choices = {k: v for k, v in hparams["choices"].items() if k in (*PARTS, "job")}
     parts["data"] = {key: value for key, value in parts["data"].items() if key != "data_dir"}
-    if "root" in parts["data"]:
-        parts["data"]["root"] = None
+    for key in ("root", "path", "shards"):
+        if key in parts["data"] and (key == "root" or isinstance(parts["data"][key], list)):
+            parts["data"][key] = None
     if "classifier" in parts.get("guidance", {}):
         del parts["guidance"]
         choices["guidance"] = "none"
@@ -243,9 +244,12 @@ def _check_about(about: dict[str, Any]) -> dict[str, Any]:
         raise Refused("its configuration lacks diffusion")
     if not isinstance(hparams["choices"].get("job"), str):
         raise Refused("its configuration does not say of which job it is")
-    for key in ("channels", "image_size"):
-        if type(hparams["data"].get(key)) is not int:
-            raise Refused(f"its data.{key} is no whole number")
+    data = hparams["data"]
+    if type(data.get("channels")) is not int:
+        raise Refused("its data.channels is no whole number")
+    size = data.get("image_size")
+    if not all(type(side) is int for side in (size if isinstance(size, list) else [size])):
+        raise Refused("its data.image_size is no whole number")
     return hparams
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import InputError
+from ddpm.image_size import sides
 from ddpm.runner.config.derive import takes_labels
 from ddpm.runner.safe_io.tree import get_path
 
@@ -209,8 +210,9 @@ def _attention(config: dict[str, Any]) -> tuple[list[int], list[int]]:
     Both are empty where the network has none."""
     wanted, widths = (get_path(config, f"model.{k}") for k in ("attention_resolutions", "widths"))
     size = get_path(config, "data.image_size")
-    if not isinstance(wanted, list) or not isinstance(widths, list) or not isinstance(size, int):
+    if not isinstance(wanted, list) or not isinstance(widths, list) or size is None:
         return [], []
+    size = min(sides(size))
     patch_size = get_path(config, "model.patch_size") or 1
     if size % patch_size:
         return [], []  # the network refuses it
@@ -240,6 +242,16 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
         wrong.append(
             "schedule=learned: job=train_classifier trains no schedule; choose a fixed one."
         )
+    if (augment := choices.get("augment", "none")) != "none" and config.get("kind") == "trains":
+        if job != "train":
+            wrong.append(f"augment={augment}: job={job} cannot use it; leave it out.")
+        elif "augment_dim" not in config["model"]:
+            wrong.append(
+                f"augment={augment}: model={model} cannot be told what was done to its pictures "
+                "(it has no augment_dim); leave it out."
+            )
+        elif choices.get("schedule") == "learned":
+            wrong.append(f"augment={augment}: schedule=learned cannot use it; choose a fixed one.")
     if job == "train" and model == "classifier":
         wrong.append("model=classifier: draws no images; it is for job=train_classifier.")
     if get_path(config, "schedule.zero_terminal_snr") and choices.get("objective") == "eps":
@@ -256,6 +268,23 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
             "cannot be sampled from; choose objective=velocity, or schedule.end=0.999."
         )
     learned = get_path(config, "objective.learned_variance")
+    deep = get_path(config, "data.value_range")
+    if deep is not None and list(deep) != [0, 255]:
+        bits = {
+            "objective.learned_variance=true": learned,
+            "schedule=learned": choices.get("schedule") == "learned",
+        }
+        wrong += [
+            f"{key}: its loss is that of 8-bit pictures, and data.value_range={deep}; leave it out."
+            for key, on in bits.items()
+            if on
+        ]
+    channels = get_path(config, "data.channels")
+    if job in ("explain", "play") and (channels not in (1, 3) or deep not in (None, [0, 255])):
+        wrong.append(
+            f"job={job}: shows pictures of 8 bits and 1 or 3 channels; the checkpoint's have "
+            f"data.channels={channels}, data.value_range={deep}. Use job=sample."
+        )
     if get_path(config, "sampler.variance") == "learned" and not learned:
         wrong.append(
             "sampler.variance=learned: the network has none (objective.learned_variance=false); "

@@ -20,6 +20,9 @@ def model_keys(config: dict[str, Any]) -> None:
     model, data = config.get("model"), config.get("data")
     if not isinstance(model, dict) or not isinstance(data, dict):
         return
+    if data.get("attribute") and data.get("num_classes") is None:  # of CelebA
+        attributes = data["attribute"]
+        data["num_classes"] = 2 ** (1 if isinstance(attributes, str) else len(attributes))
     conditional = data.get("conditional") is True or "out_channels" not in model
     wanted = {"num_classes": data.get("num_classes") if conditional else None}
     leaders = {"num_classes": "data.conditional and data.num_classes"}
@@ -28,11 +31,28 @@ def model_keys(config: dict[str, Any]) -> None:
         learned = get_path(config, "objective.learned_variance") is True
         wanted["out_channels"] = channels * (2 if learned else 1)
         leaders["out_channels"] = "data.channels and objective.learned_variance"
-    defaults = {"num_classes": None, "out_channels": channels}
+    if config.get("kind") == "trains":  # the others take what the checkpoint's network has
+        wanted["augment_dim"] = (config.get("augment") or {}).get("dim", 0)
+        leaders["augment_dim"] = "augment"
+    defaults = {"num_classes": None, "out_channels": channels, "augment_dim": 0}
     for name in wanted.keys() & model.keys():
         if model[name] not in (defaults[name], wanted[name]):
             raise InputError(f"model.{name}={model[name]}: follows {leaders[name]}; set those.")
         model[name] = wanted[name]
+
+
+def value_range(config: dict[str, Any]) -> None:
+    """What the values of pictures mean belongs to the process."""
+    data = config.get("data")
+    diffusion = config.get("diffusion")
+    if isinstance(data, dict) and isinstance(diffusion, dict) and "value_range" in diffusion:
+        wanted = data.get("value_range")
+        if diffusion["value_range"] not in (None, wanted):
+            raise InputError(
+                f"diffusion.value_range={diffusion['value_range']}: follows data.value_range="
+                f"{wanted}; set that instead."
+            )
+        diffusion["value_range"] = wanted
 
 
 def labels(config: dict[str, Any]) -> None:
@@ -83,8 +103,16 @@ def absolute_paths(config: dict[str, Any]) -> None:
     """Make the paths of data and pictures absolute: the configuration is read elsewhere, too."""
     config["data_dir"] = _absolute(config["data_dir"])
     config["data"]["data_dir"] = config["data_dir"]
-    if config["data"].get("root") is not None:
-        config["data"]["root"] = _absolute(config["data"]["root"])
+    data = config["data"]
+    for key in ("root", "shards", "path"):
+        if data.get(key) is None:
+            continue
+        # A name on the Hub looks like a path, and stays.
+        keep = key == "path" and "revision" in data and not os.path.exists(_absolute(data[key]))
+        if isinstance(data[key], list):
+            data[key] = [_absolute(path) for path in data[key]]
+        elif not keep:
+            data[key] = _absolute(data[key])
     if config.get("samples") is not None:
         config["samples"] = _absolute(config["samples"])
     job = config["job"]

@@ -78,6 +78,12 @@ def boolean() -> Rule:
 
 LONGEST = 0.28  # sigma_rel; a plain mean over the run has 0.289
 _LENGTH = r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"
+
+
+def is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
 AREAS = ("left", "right", "top", "bottom", "center")  # masks that need no file
 
 RULES = {
@@ -141,6 +147,8 @@ RULES = {
         ),
         null=True,
     ),
+    "augment.probability": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
+    "augment.color": boolean(),
     "optimizer.lr": positive(),
     "optimizer.eps": positive(),
     "optimizer.betas": Rule(
@@ -149,7 +157,26 @@ RULES = {
         lambda x: len(x) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in x),
     ),
     "optimizer.weight_decay": number("a finite number from 0", lambda x: x >= 0),
-    "data.image_size": integer(1),
+    "data.image_size": Rule(
+        int | list,
+        "a whole number from 1, or [height, width]",
+        lambda x: (
+            all(type(side) is int and side >= 1 for side in x) and len(x) == 2
+            if isinstance(x, list)
+            else type(x) is int and x >= 1
+        ),
+    ),
+    "data.value_range": Rule(
+        list,
+        "two finite numbers, the lower one first, like [0, 65535]",
+        lambda x: len(x) == 2 and all(map(is_finite, x)) and x[0] < x[1],
+        null=True,
+    ),
+    "data.attribute": Rule(
+        str | list, "an attribute, or a list of them", lambda x: len(x) > 0, null=True
+    ),
+    "data.splits": one_of("hash", "named"),
+    "data.test_share": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "data.conditional": boolean(),
     "data.holdout": number("a number from 0 to below 1", lambda x: 0 <= x < 1),
     "data.on_error": one_of("stop", "skip"),
@@ -317,6 +344,8 @@ def _convert(value: Any, target: type | UnionType) -> Any:
         return str(value) if target in (int, float) else value
     if target in (int | str, float | str) and not isinstance(value, str):  # numbers stay numbers
         target = int if target == int | str else float
+    if target == int | list:
+        target = int
     if target is str and isinstance(value, int):
         return str(value)
     if target is int and isinstance(value, float) and value.is_integer():

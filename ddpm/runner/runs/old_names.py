@@ -31,7 +31,7 @@ RENAMED_GROUPS = {
 }
 # The options that runs had before these groups existed.
 FORMER_CHOICES = {"objective": "eps", "weighting": "uniform", "guidance": "none"}
-FORMER_CHOICES |= {"timesteps": "uniform", "ema": "simple"}
+FORMER_CHOICES |= {"timesteps": "uniform", "ema": "simple", "augment": "none"}
 # Groups that runs did not have at first, as they held then: where they still do, they are no part
 # of the identity of a sweep's job.
 FORMER_PARTS: dict[str, dict[str, Any]] = {
@@ -51,6 +51,12 @@ FORMER_VALUES: dict[str, Any] = {
     "sampler.churn_max": None,
     "sampler.churn_noise": 1.0,
     "guidance.interval": None,
+    "data.test_share": 0.0,
+    "data.splits": "hash",
+    "data.attribute": None,
+    "data.value_range": None,
+    "diffusion.value_range": None,
+    "model.augment_dim": 0,
 }
 # The process holds copies of the parts that it is made of.
 _WITHIN = {

@@ -1,0 +1,282 @@
+"""The same pictures from a folder, a zip file, a parquet table, tar shards and a saved data set of
+Hugging Face: the same pixels, labels and splits. And archives that must not be read."""
+
+import io
+import json
+import stat
+import tarfile
+import zipfile
+import zlib
+
+import pytest
+from PIL import Image
+from support.image_sets import build, everything, random_pixels
+
+from ddpm.data import webdataset
+from ddpm.errors import InputError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+CLASSES = ("0", "1", "2")
+DOORS = ("folder", "zip", "parquet", "webdataset", "hf")
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_tar(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def write_zip(path, members, **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+
+
+def labelled(items):
+    return json.dumps({"labels": [[name, label] for name, _, label in items]}).encode()
+
+
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory):
+    """Forty pictures in three classes, in five forms: what `build` needs for each."""
+    root = tmp_path_factory.mktemp("doors")
+    items = [
+        (f"{n % 3}/{n:02d}.png", png(pixels), n % 3)
+        for n, pixels in enumerate(random_pixels(40, 8, 8, 3))
+    ]
+    items.sort()
+    for name, content, _ in items:
+        (root / "pics" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "pics" / name).write_bytes(content)
+    write_zip(
+        root / "pics.zip",
+        [*((name, content) for name, content, _ in items), ("dataset.json", labelled(items))],
+    )
+    rows = [{"bytes": content, "path": name} for name, content, _ in items]
+    labels = [label for *_, label in items]
+    pq.write_table(pa.table({"image": rows, "label": labels}), root / "a.parquet", row_group_size=7)
+    for shard in range(3):
+        members = [
+            member
+            for name, content, label in items[shard * 15 : (shard + 1) * 15]
+            for member in ((name, content), (f"{name[:-4]}.cls", str(label).encode()))
+        ]
+        write_tar(root / f"s-{shard}.tar", members)
+    datasets = pytest.importorskip("datasets")
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))}
+    datasets.disable_progress_bars()
+    table = datasets.Dataset.from_dict(
+        {"image": rows, "label": labels}, features=datasets.Features(features)
+    )
+    table.save_to_disk(str(root / "saved"))
+    return {
+        "folder": {"root": str(root / "pics")},
+        "zip": {"path": str(root / "pics.zip")},
+        "parquet": {"path": str(root / "*.parquet")},
+        "webdataset": {"shards": str(root / "s-{0..2}.tar")},
+        "hf": {"path": str(root / "saved")},
+    }
+
+
+def opened(doors, door, folder, **changes):
+    return build(door, folder, image_size=8, num_classes=3, holdout=0.3, **doors[door], **changes)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_five_doors_lead_to_the_same_pictures(doors, door, tmp_path):
+    data, plain = (opened(doors, name, tmp_path) for name in (door, "folder"))
+    assert data.class_names == list(CLASSES)
+    assert data.pixels == plain.pixels
+    assert data.held_out().pixels == plain.held_out().pixels != data.pixels
+    assert (len(data) + len(data.held_out()), len(opened(doors, door, tmp_path, split="all"))) == (
+        40,
+        40,
+    )
+    again = opened(doors, door, tmp_path)  # from the cache, with the classes beside it
+    assert (again.class_names, again.fingerprint) == (data.class_names, data.fingerprint)
+    assert again.cache_file == data.cache_file
+
+
+def test_a_row_and_a_sample_have_the_right_label(doors, tmp_path):
+    names = {door: everything(opened(doors, door, tmp_path))[1] for door in DOORS}
+    assert len({tuple(labels) for labels in names.values()}) == 1
+    assert set(names["folder"]) == {0, 1, 2}
+
+
+def test_labels_may_be_names(tmp_path):
+    images = [{"bytes": png(p), "path": None} for p in random_pixels(3, 8, 8, 3)]
+    table = pa.table({"image": images, "label": ["dog", "cat", "dog"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    data = build("parquet", tmp_path, path=str(tmp_path / "a.parquet"), image_size=8, holdout=0)
+    assert (everything(data)[1], data.class_names) == ([1, 0, 1], ["cat", "dog"])
+
+
+def test_shards_may_name_their_splits(tmp_path):
+    images = [png(pixels) for pixels in random_pixels(5, 8, 8, 3)]
+    for name, chosen in {
+        "train-0": images[:2],
+        "train-1": images[2:3],
+        "val-0": images[3:],
+    }.items():
+        write_tar(tmp_path / f"{name}.tar", [(f"{i}.png", c) for i, c in enumerate(chosen)])
+    where = {"shards": str(tmp_path), "image_size": 8, "splits": "named"}
+    data = build("webdataset", tmp_path / "c", **where)
+    assert (len(data), len(data.held_out())) == (3, 2)
+    assert data.fingerprint != data.held_out().fingerprint
+    with pytest.raises(InputError, match="no file of split=test"):
+        build("webdataset", tmp_path / "c", **where, split="test").prepare()
+
+
+# -- what cannot be read: a line, and nothing in the cache
+
+PICTURE = png(random_pixels(8, 8, 3))
+
+
+def refused(door, folder, match, **where):
+    data = build(door, folder / "cache", image_size=8, **where)
+    with pytest.raises(InputError, match=match) as caught:
+        data.prepare()
+    assert len(str(caught.value).splitlines()) <= 5
+    left = folder / "cache" / "cache"
+    assert not left.exists() or not [p for p in left.iterdir() if p.suffix != ".lock"]
+
+
+def link(name, kind):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, "/etc/passwd"
+    return info
+
+
+TARS = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-1700]),
+    "no tar": lambda path: path.write_bytes(b"x" * 4096),
+    "followed": lambda path: path.write_bytes(path.read_bytes() * 2),
+}
+
+
+@pytest.mark.parametrize("case", TARS)
+def test_a_damaged_shard_is_refused(tmp_path, case):
+    write_tar(tmp_path / "a.tar", [(f"{i}.png", PICTURE) for i in range(30)])
+    TARS[case](tmp_path / "a.tar")
+    refused("webdataset", tmp_path, r"cannot read.*a\.tar", shards=str(tmp_path / "a.tar"))
+
+
+def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
+    write_tar(tmp_path / "a.tar", [(f"{i}.png", PICTURE) for i in range(3)])
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    second = content.index(b"1.png")
+    content[second : second + 200] = b"\xff" * 200
+    (tmp_path / "a.tar").write_bytes(content)
+    refused("webdataset", tmp_path, r"cannot read.*a\.tar", shards=str(tmp_path / "a.tar"))
+
+
+@pytest.mark.parametrize("name", ["../up.png", "/etc/up.png", "a/../../up.png", "C:\\up.png"])
+def test_names_that_lead_out_are_refused(tmp_path, name):
+    write_tar(tmp_path / "a.tar", [(name, PICTURE)])
+    write_zip(tmp_path / "a.zip", [(name, PICTURE)])
+    refused("webdataset", tmp_path, "is named", shards=str(tmp_path / "a.tar"))
+    refused("zip", tmp_path, "is named", path=str(tmp_path / "a.zip"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
+def test_links_are_refused(tmp_path, kind):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(link("a.png", kind))
+    refused("webdataset", tmp_path, "is a link or no file", shards=str(tmp_path / "a.tar"))
+    info = zipfile.ZipInfo("a.png")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    write_zip(tmp_path / "a.zip", [(info, b"/etc/passwd")])
+    refused("zip", tmp_path, "is a link", path=str(tmp_path / "a.zip"))
+
+
+def test_a_bomb_is_refused_unread(tmp_path, monkeypatch):
+    monkeypatch.setattr("ddpm.data.zip.MAX_MEMBER", 10_000)
+    monkeypatch.setattr(webdataset, "MAX_MEMBER", 10_000)
+    bomb = b"\0" * 20_000
+    write_zip(tmp_path / "a.zip", [("a.png", bomb)], compression=zipfile.ZIP_DEFLATED)
+    write_tar(tmp_path / "a.tar", [("a.png", bomb)])
+    monkeypatch.setattr(zipfile.ZipFile, "read", None)
+    # The limit is a default argument as well.
+    from ddpm.data import zip as door
+
+    monkeypatch.setattr(door.member, "__defaults__", (10_000,))
+    refused("zip", tmp_path, "holds 20,000 bytes", path=str(tmp_path / "a.zip"))
+    refused("webdataset", tmp_path, "holds 20,000 bytes", shards=str(tmp_path / "a.tar"))
+
+
+def test_a_picture_larger_than_its_header_says_is_damaged(tmp_path):
+    write_zip(tmp_path / "a.zip", [("a.png", PICTURE), ("b.png", PICTURE)])
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    content[content.index(PICTURE) + 40] ^= 1
+    (tmp_path / "a.zip").write_bytes(content)
+    refused("zip", tmp_path, r"a\.png.*CRC", path=str(tmp_path / "a.zip"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "match"),
+    [
+        (b'{"labels": [["a.png", -1]]}', "label -1"),
+        (b'{"labels": [["a.png", 3000000000]]}', "label 3000000000"),
+        (b'{"labels": [["a.png", [0.5]]]}', "has the label"),
+        (b'{"labels": [["b.png", 1]]}', None),
+        (b'{"labels": 7', "no list of names and labels"),
+        (b"[" * 100_000, "no list of names and labels"),
+    ],
+)
+def test_labels_of_a_zip_file_are_checked(tmp_path, labels, match):
+    write_zip(tmp_path / "a.zip", [("a.png", PICTURE), ("dataset.json", labels)])
+    if match is None:  # labels of other pictures
+        assert build("zip", tmp_path, path=str(tmp_path / "a.zip")).class_names is None
+    else:
+        refused("zip", tmp_path, match, path=str(tmp_path / "a.zip"))
+
+
+def test_a_label_outside_of_the_classes_is_refused(tmp_path):
+    pictures = [{"bytes": PICTURE, "path": None}] * 2
+    pq.write_table(pa.table({"image": pictures, "label": [0, 5]}), tmp_path / "a.parquet")
+    where = {"path": str(tmp_path / "a.parquet")}
+    refused("parquet", tmp_path, r"data\.num_classes=3.*allowed: 6", num_classes=3, **where)
+    refused("parquet", tmp_path, r"image_column=img:.*'data.*|image_column=img: .*image, label",
+            image_column="img", **where)  # fmt: skip
+    (tmp_path / "a.parquet").write_bytes((tmp_path / "a.parquet").read_bytes()[:-9])
+    refused("parquet", tmp_path, r"cannot read.*a\.parquet", **where)
+
+
+def test_a_row_without_a_picture_is_refused(tmp_path):
+    rows = [{"bytes": PICTURE, "path": None}, None]
+    pq.write_table(pa.table({"image": rows}), tmp_path / "a.parquet")
+    refused("parquet", tmp_path, "row 1 holds no encoded picture", path=str(tmp_path / "a.parquet"))
+
+
+def test_damaged_pictures_are_named_or_skipped(tmp_path):
+    write_tar(tmp_path / "a.tar", [("0.png", PICTURE), ("1.png", PICTURE[:60]), ("2.png", b"")])
+    where = {"shards": str(tmp_path / "a.tar")}
+    refused("webdataset", tmp_path, r"2 of 3 images.*a\.tar/1\.png.*a\.tar/2\.png", **where)
+    data = build("webdataset", tmp_path, on_error="skip", image_size=8, **where, holdout=0)
+    assert (len(data), data.skipped) == (1, ["a.tar/1.png", "a.tar/2.png"])
+
+
+@pytest.mark.parametrize("door", ["zip", "parquet", "webdataset", "hf"])
+def test_what_is_not_there_is_named(tmp_path, door):
+    key = "shards" if door == "webdataset" else "path"
+    with pytest.raises(InputError, match=rf"data\.{key}: must be set"):
+        build(door, tmp_path)
+    refused(door, tmp_path, "nowhere", **{key: str(tmp_path / "nowhere" / f"a.{door}")})
+
+
+def test_a_missing_library_says_how_to_install_it(tmp_path, monkeypatch):
+    import sys
+
+    (tmp_path / "a.parquet").write_bytes(zlib.compress(b""))
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    match = r"pip install 'hydra-ddpm\[parquet\]'"
+    refused("parquet", tmp_path, match, path=str(tmp_path / "a.parquet"))
