@@ -35,6 +35,8 @@ class BaseRun:
         path: its folder, or one of its checkpoints.
         resumed: whether it is resumed, rather than sampled from.
         checkpoint: the file that is drawn from.
+        any_data: whether it does not know its pictures, so that a data set can be named for them:
+            it is of another program, or its data.root was left out when it was exported.
     """
 
     config: dict[str, Any]
@@ -42,6 +44,7 @@ class BaseRun:
     path: Path
     resumed: bool
     checkpoint: Path | None = None
+    any_data: bool = False
 
 
 def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
@@ -105,12 +108,13 @@ def _source(named: dict[str, Any], key: str) -> str | None:
 
 def _choices_of(path: Path) -> dict[str, Any]:
     """The chosen options of the run that a folder, checkpoint or export belongs to."""
-    export = path / "model.safetensors" if path.is_dir() else path
-    if export.suffix == ".safetensors" and export.is_file():
-        try:
-            return summary.read(export).hparams["choices"]
-        except InputError:  # reported when the run is planned
-            return {}
+    names = (summary.EXPORT, summary.PIPELINE)
+    for file in [path / name for name in names] if path.is_dir() else [path]:
+        if file.is_file() and (file.suffix == ".safetensors" or file.name == summary.PIPELINE):
+            try:
+                return summary.read(file).hparams["choices"]
+            except InputError:  # reported when the run is planned
+                return {}
     for folder in (path, path.parent, path.parent.parent):
         try:
             return stored_config.read(read_yaml(folder / "config.yaml"))["choices"]
@@ -171,6 +175,8 @@ def drawn_from(checkpoint: str, kind: str) -> BaseRun:
         found.path,
         resumed=False,
         checkpoint=found.file.absolute(),
+        any_data=config["choices"].get("data") == "folder"
+        and get_path(config, "data.root") is None,
     )
 
 

@@ -52,7 +52,8 @@ def merge(
         if new == old and key in older["choices"]:
             continue
         if new != old and not roles.may_move(key):
-            if (key == "job" or is_fixed(key)) and (
+            free = base.any_data and roles.within(key, ("data",))
+            if (key == "job" or (is_fixed(key) and not free)) and (
                 key in roles.PRESETS or not roles.within(key, allowed)
             ):
                 refusals.append(_refusal(key, old, new, base))
@@ -66,6 +67,8 @@ def merge(
                 merged[key] = config[key]
     if refusals:
         raise InputError("\n".join(refusals[:5]))
+    if base.any_data and "data" in keys and "data.conditional" not in keys:
+        merged["data"]["conditional"] = older["data"].get("conditional", False)
     for key, path in wires.items():
         set_path(merged, key, get_path(merged, path))
     return merged, changes
