@@ -212,7 +212,7 @@ def find(path: str | Path, planned: Path | None = None) -> tuple[Path, dict[str,
         try:
             return candidate, load(candidate)
         except InputError as error:
-            if candidate == path:
+            if candidate == path or candidate.name == summary.PIPELINE:
                 raise
             print(f"Passed over: {error}")
     raise InputError(summary.none_in(path))

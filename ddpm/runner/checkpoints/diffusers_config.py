@@ -155,7 +155,7 @@ def _attended(config: Config, levels: int) -> list[int]:
     return up
 
 
-def unet(model: Config, data: Config) -> Config:
+def unet(model: Config) -> Config:
     """The configuration of UNet2DModel for one of our networks.
 
     Raises:
@@ -164,8 +164,8 @@ def unet(model: Config, data: Config) -> Config:
     target = str(model.get("_target_"))
     if target != RESUNET:
         raise Refused(
-            f"model={target.rpartition('.')[2]}: diffusers has no such network; only model=resunet "
-            "can go there. job.format=safetensors exports every network"
+            f"model={shown(target.split('.')[-2:][0])}: diffusers has no such network, only that of "
+            "model=resunet. job.format=safetensors exports every network"
         )
     widths, size = list(model["widths"]), model["image_size"]
     attended = [size >> level in model["attention_resolutions"] for level in range(len(widths))]

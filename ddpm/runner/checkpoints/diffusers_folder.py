@@ -299,6 +299,11 @@ def write(
     return folder / PIPELINE
 
 
+def size(folder: Path) -> int:
+    """Bytes of the weights of a pipeline."""
+    return (folder / "unet" / f"{WEIGHTS}.safetensors").stat().st_size
+
+
 def configs(hparams: dict[str, Any], betas: list[float]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configurations of UNet2DModel and of the scheduler for a run of ours.
 
@@ -306,7 +311,7 @@ def configs(hparams: dict[str, Any], betas: list[float]) -> tuple[dict[str, Any]
         InputError: diffusers has no such network or objective.
     """
     try:
-        unet = diffusers_config.unet(hparams["model"], hparams["data"])
+        unet = diffusers_config.unet(hparams["model"])
         return unet, diffusers_config.scheduler(hparams, name_betas(betas))
     except Refused as error:
         raise InputError(f"job.format=diffusers: {error}.") from None
