@@ -54,6 +54,7 @@ SMALL = {
     "resunet": ["model.widths=[4,8]", "model.groups=2", "model.num_res_blocks=1"],
     **{sampler: ["sampler.steps=2"] for sampler in GROUPS["sampler"] if sampler != "ddpm"},
     **{schedule: ["schedule.T=40"] for schedule in GROUPS["schedule"]},
+    "listed": ["schedule.T=40", f"schedule.betas={[0.05] * 40}"],
 }
 # Written by Python where the job or the tracker is called, not by a file.
 AT_THE_CALL = {

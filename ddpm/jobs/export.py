@@ -12,7 +12,9 @@ from ddpm.errors import InputError
 from ddpm.jobs import model_card
 from ddpm.runner.checkpoints import diffusers_folder, safetensors_file, summary
 from ddpm.runner.execution.run import Run
+from ddpm.runner.hub import upload
 from ddpm.runner.runs import run_dir
+from ddpm.runner.safe_io import atomic
 from ddpm.runner.terminal import shell
 
 
@@ -24,6 +26,7 @@ def export(
     diffusion: GaussianDiffusion,
     format: str,
     weights: str,
+    push_to: str | None = None,
 ) -> None:
     """Write `model.safetensors` and `config.json`, or a pipeline of diffusers, and nothing else:
     the folder is meant to be shared, and the files of a run's folder describe this machine.
@@ -42,6 +45,7 @@ def export(
             f"job.weights={weights}: guidance uses the averaged weights of a classifier (ema); "
             "leave it out."
         )
+    hub = upload.check(push_to) if push_to is not None and run.leads else None
     # Loading checks the weights, so that no damaged ones are exported.
     pretrained.load_weights_into(model, diffusion, run.state, weights, run.path)
     if run.leads:
@@ -73,6 +77,12 @@ def export(
             words = ["job=sample", shell.word("checkpoint", file)]
             words += [] if weights == "ema" else [f"job.weights={weights}"]
             run.say(f"sample   {shell.command(*words)}")
+        if push_to is not None:
+            if format != "diffusers":  # the Hub shows it
+                card = model_card.text(state, weights, None, model_card.scores(run.path))
+                atomic.write(run.dir / diffusers_folder.CARD, card)
+            title = f"{weights} weights of step {run.step}"
+            run.say(f"pushed   {upload.push(hub, push_to, run.dir, title)}")
     fabric.barrier()
 
 

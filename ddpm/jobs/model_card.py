@@ -83,7 +83,9 @@ def _scores(scored: Sequence[Scored]) -> list[str]:
         (
             f"{score.name}{f' ({score.reference})' if score.reference else ''}",
             f"{score.value:.4g} {score.unit}".strip(),
-            "" if score.low is None or score.high is None else f"{score.low:.4g} to {score.high:.4g}",
+            ""
+            if score.low is None or score.high is None
+            else f"{score.low:.4g} to {score.high:.4g}",
             f"{score.n:,}",
         )
         for score in scored

@@ -15,7 +15,7 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -174,6 +174,15 @@ def _place(folder: Path, part: str) -> Path:
     return folder / part if (folder / part).is_dir() else folder
 
 
+def files(names: Sequence[str]) -> list[str]:
+    """Those of a repository's files that `read` opens."""
+    places = {part: f"{part}/" if f"{part}/{file}" in names else "" for part, file in PARTS.items()}
+    weights = [f"{places['unet']}{WEIGHTS}{suffix}" for suffix in (".safetensors", ".bin")]
+    known = [PIPELINE, OURS, *(f"{places[part]}{file}" for part, file in PARTS.items())]
+    found = [name for name in weights if name in names]
+    return [name for name in known if name in names] + found[:1]
+
+
 def _config(folder: Path, part: str) -> dict[str, Any]:
     return _json(folder, _place(folder, part) / PARTS[part])
 
@@ -246,9 +255,7 @@ def _renamed(tensors: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
     return renamed
 
 
-def write(
-    folder: Path, state: dict[str, Any], weights: str, betas: list[float], card: str
-) -> Path:
+def write(folder: Path, state: dict[str, Any], weights: str, betas: list[float], card: str) -> Path:
     """Write a pipeline into `folder`; return its model_index.json, which is written last.
 
     Args:
@@ -295,7 +302,9 @@ def write(
             atomic.write(folder / name, content, durable=True)
         atomic.sync_folder(folder)
     except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}: the export could not be written ({one_line(error)}).") from error
+        raise InputError(
+            f"{folder}: the export could not be written ({one_line(error)})."
+        ) from error
     return folder / PIPELINE
 
 

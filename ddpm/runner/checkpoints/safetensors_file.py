@@ -260,9 +260,7 @@ def check_about(about: dict[str, Any]) -> dict[str, Any]:
     return hparams
 
 
-def _tensors(
-    path: Path, prefixes: tuple[str, ...] = (NETWORK, DIFFUSION)
-) -> dict[str, "Tensor"]:
+def _tensors(path: Path, prefixes: tuple[str, ...] = (NETWORK, DIFFUSION)) -> dict[str, "Tensor"]:
     """The tensors of a file; the library checks that their types, shapes and places fit the file.
 
     Raises:

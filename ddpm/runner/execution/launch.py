@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessExitedException
 
 from ddpm.errors import InputError, ReportedElsewhere, shown
-from ddpm.pretrained import check_fits
+from ddpm.pretrained import InitialWeights, check_fits
 from ddpm.runner.checkpoints import checkpoint, summary
 from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
@@ -99,8 +99,11 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     _check_agreed(fabric, plan, path, state)
     if state is not None and path is not None:
         check_fits(plan.config["model"], state, path)
+    initial = None
+    if state is None and plan.trains and plan.config.get("init_from") is not None:
+        initial = InitialWeights.of(plan.config)
     job = build(plan.config["job"], "job")
-    run = Run(plan, fabric, build(plan.config["tracker"], "tracker"), state, path)
+    run = Run(plan, fabric, build(plan.config["tracker"], "tracker"), state, path, initial)
     try:
         job(run=run, fabric=fabric)
     except torch.OutOfMemoryError as error:

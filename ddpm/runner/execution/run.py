@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.errors import InputError, shown
+from ddpm.pretrained import InitialWeights
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config import presets
 from ddpm.runner.config.plan import Plan
@@ -65,6 +66,7 @@ class Run:
         fabric: the processes of the run.
         trackers: functions that open the trackers other than the local one.
         state: the checkpoint to resume or to sample from, if any, and its `path`.
+        initial: the weights of another run that a new one begins with, if any.
     """
 
     plan: Plan
@@ -72,6 +74,7 @@ class Run:
     trackers: dict[str, Callable[..., Tracker]]
     state: dict[str, Any] | None = None
     path: Path | None = None
+    initial: InitialWeights | None = None
     end: str = "done"
     signal: int | None = None
     step: int = 0

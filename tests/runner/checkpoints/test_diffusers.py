@@ -23,7 +23,11 @@ diffusers = pytest.importorskip("diffusers")
 
 RESUNET = ["model=resunet", "model.widths=[8,16]", "model.groups=4", "model.num_res_blocks=1"]
 WORDS = [
-    *(word for word in TINY if not word.startswith(("model", "sampler", "job.max_steps", "job.save"))),
+    *(
+        word
+        for word in TINY
+        if not word.startswith(("model", "sampler", "job.max_steps", "job.save"))
+    ),
     *("objective=eps", "schedule.T=40", "job.max_steps=3", "job.save_every=null"),
     *("job.sample_every=null", "job.warmup_steps=0", "optimizer.lr=1e-2", *RESUNET),
 ]
