@@ -89,8 +89,8 @@ def timesteps(
     (Song et al. 2021, appendix D.2, but from T - 1 instead of 0.8 T). trailing: evenly, down to
     T / steps - 1 (Lin et al. 2023, arXiv:2305.08891). leading: multiples of T // steps, down to 0,
     diffusers' default, which takes x_T for an x_t of less noise (the same paper). log_snr: evenly
-    in log-SNR, down to 0 (Lu et al. 2022, arXiv:2211.01095). karras: evenly in (sigma / alpha)^(1 / rho), down to 0
-    (Karras et al. 2022, arXiv:2206.00364, Eq. 5).
+    in log-SNR, down to 0 (Lu et al. 2022, arXiv:2211.01095). karras: evenly in
+    (sigma / alpha)^(1 / rho), down to 0 (Karras et al. 2022, arXiv:2206.00364, Eq. 5).
 
     Raises:
         InputError: `steps` exceeds T.

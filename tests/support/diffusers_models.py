@@ -1,4 +1,4 @@
-"""Networks of diffusers as the Hub has them: their published configurations, with random weights."""
+"""Networks of diffusers as the Hub has them: published configurations with random weights."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -164,8 +164,8 @@ def unet(model: Config) -> Config:
     target = str(model.get("_target_"))
     if target != RESUNET:
         raise Refused(
-            f"model={shown(target.split('.')[-2:][0])}: diffusers has no such network, only that of "
-            "model=resunet. job.format=safetensors exports every network"
+            f"model={shown(target.split('.')[-2:][0])}: diffusers has no such network, only that "
+            "of model=resunet. job.format=safetensors exports every network"
         )
     widths, size = list(model["widths"]), model["image_size"]
     attended = [size >> level in model["attention_resolutions"] for level in range(len(widths))]
@@ -303,7 +303,7 @@ def _schedule(config: Config, T: int) -> tuple[Config, str]:
 def _sampler(config: Config, kind: str, variance: str, T: int) -> tuple[Config, str]:
     """Our sampler with diffusers' default number of steps; all schedulers take all T of DDPM's."""
     if kind == DDPM:
-        node = {"steps": None, "variance": variance, "spacing": "uniform"}
+        node: Config = {"steps": None, "variance": variance, "spacing": "uniform"}
         return {"_target_": "ddpm.samplers.ddpm.DDPM", **node}, "ddpm"
     spacing = config.get("timestep_spacing", "leading" if kind == DDIM else "linspace")
     if spacing not in SPACINGS:

@@ -141,8 +141,10 @@ def _with_ours(hparams: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
                 f"{hparams['data'][key]}"
             )
     chosen = ours["choices"]
-    parts = {part: ours[part] for part in ("data", "sampler", "guidance") if part in ours}
-    names = {part: chosen[part] for part in parts if part in chosen}
+    parts: dict[str, Any] = {
+        part: ours[part] for part in ("data", "sampler", "guidance") if part in ours
+    }
+    names: dict[str, Any] = {part: chosen[part] for part in parts if part in chosen}
     if "weighting" in ours and "weighting" in chosen:
         parts["weighting"], names["weighting"] = ours["weighting"], chosen["weighting"]
         parts["diffusion"] = hparams["diffusion"] | {"weighting": ours["weighting"]}

@@ -273,8 +273,8 @@ def _check_classes(config: dict[str, Any]) -> list[str]:
             )
         if config["job"].get("label_dropout"):
             wrong.append(
-                f"job.label_dropout={config['job']['label_dropout']}: the network has no class that "
-                "stands for no label (model.null_class=false); set it to 0."
+                f"job.label_dropout={config['job']['label_dropout']}: the network has no class "
+                "that stands for no label (model.null_class=false); set it to 0."
             )
     if guidance == "classifier_free" and not conditional and not wrong:
         trained = "the checkpoint was" if config.get("kind") == "draws" else "the network is"

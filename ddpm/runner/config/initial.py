@@ -61,10 +61,9 @@ def _bring_part(part: str, config: dict[str, Any], theirs: dict[str, Any], keys:
         for key, value in brought.items()
         if key not in following and f"{part}.{key}" not in keys
     }
-    clip = get_path(theirs, "diffusion.clip")
-    if part == "objective" and isinstance(theirs.get("diffusion"), dict):
-        if "clip" in theirs["diffusion"] and "diffusion.clip" not in keys:
-            config["diffusion"]["clip"] = clip
+    process = theirs.get("diffusion", {})
+    if part == "objective" and "clip" in process and "diffusion.clip" not in keys:
+        config["diffusion"]["clip"] = process["clip"]
 
 
 def _check_process(config: dict[str, Any], theirs: dict[str, Any], named: str) -> None:

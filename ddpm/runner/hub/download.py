@@ -64,8 +64,8 @@ def needed(names: Sequence[str]) -> list[str]:
     if len(checkpoints) == 1:
         return checkpoints
     raise InputError(
-        f"it holds no {summary.PIPELINE} (a pipeline of diffusers), no {summary.EXPORT} (an export) "
-        "and not one checkpoint (.pt)."
+        f"it holds no {summary.PIPELINE} (a pipeline of diffusers), no {summary.EXPORT} (an "
+        "export) and not one checkpoint (.pt)."
     )
 
 
