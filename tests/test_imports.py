@@ -98,7 +98,7 @@ METHOD = {
     "metrics": set(),
     "data": {"safe_io", "runs"},  # data=folder leaves out run folders among the images
     "trackers": {"safe_io", "runs", "checkpoints"},
-    "pretrained": {"checkpoints", "config"},
+    "pretrained": {"checkpoints", "config", "hub"},
     "pipeline": {"config", "distributed"},
     "figures": set(),
 }

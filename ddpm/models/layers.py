@@ -99,11 +99,11 @@ class ClassEmbedding(nn.Module):
         if self.weight is None:
             require(label is None, "model.num_classes=null: this network takes no labels")
             return emb
-        if not self.null_class:
-            require(label is not None, "model.null_class=false: this network needs a label")
-            return emb + F.embedding(label, self.weight)
         if label is None:
+            require(self.null_class, "model.null_class=false: this network needs a label")
             return emb + self.weight[-1]
+        if not self.null_class:
+            return emb + F.embedding(label, self.weight)
         null = len(self.weight) - 1
         return emb + F.embedding(torch.where(label < 0, null, label), self.weight)
 

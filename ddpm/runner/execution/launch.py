@@ -12,13 +12,14 @@ from lightning_fabric import Fabric
 from torch.multiprocessing import ProcessExitedException
 
 from ddpm.errors import InputError, ReportedElsewhere, shown
-from ddpm.pretrained import InitialWeights, check_fits
+from ddpm.pretrained import check_fits
 from ddpm.runner.checkpoints import checkpoint, summary
 from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks, signals
 from ddpm.runner.distributed.fabric import is_first_report, starts_processes
 from ddpm.runner.distributed.reduce import any_rank
+from ddpm.runner.execution.initial_weights import InitialWeights
 from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing

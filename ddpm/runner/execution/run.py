@@ -14,12 +14,12 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.errors import InputError, shown
-from ddpm.pretrained import InitialWeights
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config import presets
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import threads
 from ddpm.runner.distributed.fabric import describe
+from ddpm.runner.execution.initial_weights import InitialWeights
 from ddpm.runner.execution.outputs import offer
 from ddpm.runner.runs import requests, run_dir, stop_file
 from ddpm.runner.safe_io.failpoint import crashpoint
