@@ -12,7 +12,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, nearest
 
 Randn = Callable[[Tensor], Tensor]  # x -> standard normal noise like x
-SPACINGS = ("uniform", "quadratic", "trailing", "leading", "log_snr", "karras")
+SPACINGS = ("uniform", "quadratic", "trailing", "log_snr", "karras")
 MIN_LOG_SNR = -10.2  # Lu et al. clip lambda = log-SNR / 2 at -5.1, because cosine's diverges
 PURE_NOISE = 200.0  # sigma / alpha; linear begins at 157, cosine at 20,000
 
@@ -83,14 +83,13 @@ class Sampler(ABC):
 def timesteps(
     diffusion: GaussianDiffusion, steps: int, spacing: str = "uniform", rho: float = 7.0
 ) -> list[int]:
-    """`steps` different t of 0..T-1, in falling order, from T - 1 except for leading.
+    """`steps` different t of 0..T-1, in falling order, from T - 1.
 
     uniform: evenly, down to 0. quadratic: their square roots evenly, so that most have little noise
     (Song et al. 2021, appendix D.2, but from T - 1 instead of 0.8 T). trailing: evenly, down to
-    T / steps - 1 (Lin et al. 2023, arXiv:2305.08891). leading: multiples of T // steps, down to 0,
-    diffusers' default, which takes x_T for an x_t of less noise (the same paper). log_snr: evenly
-    in log-SNR, down to 0 (Lu et al. 2022, arXiv:2211.01095). karras: evenly in
-    (sigma / alpha)^(1 / rho), down to 0 (Karras et al. 2022, arXiv:2206.00364, Eq. 5).
+    T / steps - 1 (Lin et al. 2023, arXiv:2305.08891). log_snr: evenly in log-SNR, down to 0
+    (Lu et al. 2022, arXiv:2211.01095). karras: evenly in (sigma / alpha)^(1 / rho), down to 0
+    (Karras et al. 2022, arXiv:2206.00364, Eq. 5).
 
     Raises:
         InputError: `steps` exceeds T.
@@ -98,8 +97,6 @@ def timesteps(
     T = diffusion.T
     if steps > T:
         raise InputError(f"sampler.steps={steps}: must be at most schedule.T={T}.")
-    if spacing == "leading":
-        return [k * (T // steps) for k in reversed(range(steps))]
     if spacing == "trailing":
         ts = (T - 1 - torch.arange(steps, dtype=torch.float64) * T / steps).flip(0)
     elif spacing == "quadratic":

@@ -35,7 +35,8 @@ VARIANCES = {
     "fixed_large": "fixed_large",
     "learned_range": "learned",
 }
-SPACINGS = {"linspace": "uniform", "leading": "leading", "trailing": "trailing"}
+# "leading" takes x_T for an x_t of less noise: our samplers begin at T - 1 instead.
+SPACINGS = {"linspace": "uniform", "leading": "uniform", "trailing": "trailing"}
 # Schedules that both have: the function of ours, and its keys from theirs.
 SCHEDULES: dict[str, Callable[[Config], Config]] = {
     "linear": lambda ends: {"_target_": "ddpm.schedules.linear.linear", **ends, "rescale": False},
@@ -308,11 +309,6 @@ def _sampler(config: Config, kind: str, variance: str, T: int) -> tuple[Config, 
     spacing = config.get("timestep_spacing", "leading" if kind == DDIM else "linspace")
     if spacing not in SPACINGS:
         raise Refused(f"timestep_spacing={shown(spacing)}: must be {_listed([*SPACINGS])}")
-    if spacing == "leading" and config.get("steps_offset", 0) != 0:
-        raise Refused(
-            f"steps_offset={shown(config['steps_offset'])}: the steps of sampler.spacing=leading "
-            "begin at 0"
-        )
     if kind == DDIM:
         node = {"steps": min(50, T), "eta": 0.0, "spacing": SPACINGS[spacing]}
         return {"_target_": "ddpm.samplers.ddim.DDIM", **node}, "ddim"
@@ -344,7 +340,7 @@ def scheduler(hparams: Config, named: Config) -> Config:
     learned = hparams.get("objective", {}).get("learned_variance") is True
     ancestral = str(sampler.get("_target_", "")).endswith(".DDPM") or learned
     clip = hparams["diffusion"].get("clip", [-1.0, 1.0])
-    spacing = {"trailing": "trailing", "leading": "leading"}.get(sampler.get("spacing"), "linspace")
+    spacing = "trailing" if sampler.get("spacing") == "trailing" else "linspace"
     common = {
         "_class_name": DDPM if ancestral else DDIM,
         "_diffusers_version": "0.35.0",

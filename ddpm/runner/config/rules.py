@@ -93,7 +93,7 @@ RULES = {
     "sampler.steps": integer(1, null=True),
     "sampler.eta": number("a number from 0 to 1", lambda x: 0 <= x <= 1),
     "sampler.variance": one_of("auto", "fixed_large", "fixed_small", "learned"),
-    "sampler.spacing": one_of("uniform", "quadratic", "trailing", "leading", "log_snr", "karras"),
+    "sampler.spacing": one_of("uniform", "quadratic", "trailing", "log_snr", "karras"),
     "sampler.rho": positive(),
     "sampler.churn": number("a finite number from 0", lambda x: x >= 0),
     "sampler.churn_min": number("a finite number from 0", lambda x: x >= 0),
