@@ -53,7 +53,7 @@ def export(
         sampling = {part: current[part] for part in ("sampler", "guidance")}
         choices = hparams["choices"] | {part: current["choices"][part] for part in sampling}
         state = run.state | {"hparams": hparams | sampling | {"choices": choices}}
-        betas = diffusion.betas.tolist()
+        betas = diffusion.exact_betas().tolist()
         if format == "diffusers":
             diffusers_folder.configs(state["hparams"], betas)  # refused before a folder is made
         run.dir = make_folder(run.dir, unique=run.plan.output.unique)
