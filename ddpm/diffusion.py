@@ -93,8 +93,7 @@ class GaussianDiffusion(nn.Module):
 
         Loading a state dict does it; after an optimizer step, `training.schedule` does.
         """
-        betas = self._fixed_betas if self.schedule is None else self.schedule.betas()
-        for name, values in self._coefficients(betas.double()).items():
+        for name, values in self._coefficients(self.exact_betas()).items():
             getattr(self, name).copy_(values)
         if self.schedule is not None:
             self._alphas_cumprod = None  # for sampling only; reading it would wait for a GPU
@@ -104,6 +103,10 @@ class GaussianDiffusion(nn.Module):
         if self.objective.measures:
             self.objective.measure(self.codec.encode(images))
             self.refresh()
+
+    def exact_betas(self) -> Tensor:
+        """The betas in float64: (T,). The buffer `betas` holds them in float32."""
+        return (self._fixed_betas if self.schedule is None else self.schedule.betas()).double()
 
     def _coefficients(self, betas: Tensor) -> dict[str, Tensor]:
         """All coefficients that follow from betas (T,), float64, rounded to float32."""

@@ -12,6 +12,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, shown
 from ddpm.runner.checkpoints import averages, checkpoint
 from ddpm.runner.config.build import build
+from ddpm.runner.hub import reference
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 
@@ -25,7 +26,8 @@ def load_network(
     """Network, process, configuration and checkpoint file of a run.
 
     Args:
-        path: a run folder (its newest whole checkpoint) or a checkpoint file.
+        path: a run folder (its newest whole checkpoint), a checkpoint file, an export, a pipeline
+            of diffusers, `wandb:...` or `hf:...`.
         weights: "ema", an average by its length as "ema:0.05", or "model" for the weights without
             averaging.
         device: of network and process.
@@ -34,7 +36,7 @@ def load_network(
     Raises:
         InputError: the file is missing, damaged, no checkpoint of this program, or of another job.
     """
-    file, state = checkpoint.find(path)
+    file, state = checkpoint.find(reference.find(str(path)).path)
     hparams = state["hparams"]
     if (trained_by := hparams["choices"]["job"]) != job:
         raise InputError(f"checkpoint={path}: of job={trained_by}, not of job={job}.")

@@ -58,6 +58,7 @@ SMALL = {
     "jit": ["model.depth=1", "model.width=8", "model.num_heads=2"],
     **{sampler: ["sampler.steps=2"] for sampler in GROUPS["sampler"] if sampler != "ddpm"},
     **{schedule: ["schedule.T=40"] for schedule in GROUPS["schedule"]},
+    "listed": ["schedule.T=40", f"schedule.betas={[0.05] * 40}"],
 }
 # Written by Python where the job or the tracker is called, not by a file.
 AT_THE_CALL = {

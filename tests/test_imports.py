@@ -48,10 +48,12 @@ ONLY = {
     "jinja2": {"ddpm.runner.report", "ddpm.figures"},
     "sklearn": {"ddpm.data.digits"},
     "safetensors": {
+        "ddpm.runner.checkpoints.diffusers_folder",
         "ddpm.runner.checkpoints.safetensors_file",
         "ddpm.features.files",
         "ddpm.features.data",
     },
+    "huggingface_hub": {"ddpm.runner.hub"},
     "submitit": {"ddpm.runner.sweeps.launchers"},
     "optuna": {"ddpm.runner.sweeps.search"},
     "starlette": {"ddpm.web"},
@@ -66,7 +68,7 @@ LAYERS = [
     ["models", "schedules", "objectives", "timesteps", "likelihood", "images", "runner.runs"],
     ["weightings", "augment", "data", "runner.checkpoints"],
     ["diffusion", "trackers", "features"],
-    ["denoising"],
+    ["denoising", "runner.hub"],
     ["samplers", "runner.config", "runner.report"],
     ["editing", "pretrained", "metrics"],
     ["guidance", "runner.execution"],
@@ -99,7 +101,7 @@ METHOD = {
     "metrics": set(),
     "data": {"safe_io", "runs"},  # data=folder leaves out run folders among the images
     "trackers": {"safe_io", "runs", "checkpoints"},
-    "pretrained": {"checkpoints", "config"},
+    "pretrained": {"checkpoints", "config", "hub"},
     "pipeline": {"config", "distributed"},
     "figures": set(),
 }

@@ -9,12 +9,13 @@ from torch import nn
 from ddpm import pretrained
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.runner.checkpoints import safetensors_file
+from ddpm.jobs import model_card
+from ddpm.runner.checkpoints import diffusers_folder, safetensors_file, summary
 from ddpm.runner.execution.run import Run
+from ddpm.runner.hub import upload
 from ddpm.runner.runs import run_dir
+from ddpm.runner.safe_io import atomic
 from ddpm.runner.terminal import shell
-
-WRITERS = {"safetensors": safetensors_file.write}
 
 
 def export(
@@ -25,13 +26,15 @@ def export(
     diffusion: GaussianDiffusion,
     format: str,
     weights: str,
+    push_to: str | None = None,
 ) -> None:
-    """Write `model.safetensors` and `config.json`, and nothing else: the folder is meant to be
-    shared, and the files of a run's folder describe this machine. conf/job/export.yaml explains
-    the arguments.
+    """Write `model.safetensors` and `config.json`, or a pipeline of diffusers, and nothing else:
+    the folder is meant to be shared, and the files of a run's folder describe this machine.
+    conf/job/export.yaml explains the arguments.
 
     Raises:
-        InputError: the weights do not fit the network, or the files cannot be written.
+        InputError: the weights do not fit the network, diffusers has no such network, or the files
+            cannot be written.
     """
     assert run.state is not None
     assert run.path is not None
@@ -42,6 +45,7 @@ def export(
             f"job.weights={weights}: guidance uses the averaged weights of a classifier (ema); "
             "leave it out."
         )
+    hub = upload.check(push_to) if push_to is not None and run.leads else None
     # Loading checks the weights, so that no damaged ones are exported.
     pretrained.load_weights_into(model, diffusion, run.state, weights, run.path)
     if run.leads:
@@ -49,11 +53,20 @@ def export(
         sampling = {part: current[part] for part in ("sampler", "guidance")}
         choices = hparams["choices"] | {part: current["choices"][part] for part in sampling}
         state = run.state | {"hparams": hparams | sampling | {"choices": choices}}
+        betas = diffusion.exact_betas().tolist()
+        if format == "diffusers":
+            diffusers_folder.configs(state["hparams"], betas)  # refused before a folder is made
         run.dir = make_folder(run.dir, unique=run.plan.output.unique)
-        file = WRITERS[format](run.dir, state, weights)
+        if format == "diffusers":
+            card = model_card.text(state, weights, betas, model_card.scores(run.path))
+            file = diffusers_folder.write(run.dir, state, weights, betas, card).parent
+            size, beside = diffusers_folder.size(file), f"a pipeline of diffusers, {weights}"
+        else:
+            file = safetensors_file.write(run.dir, state, weights)
+            size, beside = file.stat().st_size, weights
         run.say(
-            f"done     {file} ({file.stat().st_size / 1e6:.1f} MB): {weights} of {run.path}, "
-            f"step {run.step}; {safetensors_file.CONFIG} beside it"
+            f"done     {file} ({size / 1e6:.1f} MB): {beside} of {run.path}, step {run.step}"
+            + ("" if format == "diffusers" else f"; {safetensors_file.CONFIG} beside it")
         )
         if trained == "train_classifier":
             run.say(
@@ -64,6 +77,12 @@ def export(
             words = ["job=sample", shell.word("checkpoint", file)]
             words += [] if weights == "ema" else [f"job.weights={weights}"]
             run.say(f"sample   {shell.command(*words)}")
+        if push_to is not None:
+            if format != "diffusers":  # the Hub shows it
+                card = model_card.text(state, weights, None, model_card.scores(run.path))
+                atomic.write(run.dir / diffusers_folder.CARD, card)
+            title = f"{weights} weights of step {run.step}"
+            run.say(f"pushed   {upload.push(hub, push_to, run.dir, title)}")
     fabric.barrier()
 
 
@@ -78,7 +97,7 @@ def make_folder(path: Path, *, unique: bool) -> Path:
     """
     if not unique:
         run_dir.check_free(path)
-        if (path / safetensors_file.NAME).exists():
+        if any((path / name).exists() for name in (summary.EXPORT, summary.PIPELINE)):
             raise InputError(f"output_dir={path}: holds an export already; choose another folder.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,29 +39,40 @@ def conv3x3(in_channels: int, out_channels: int, stride: int = 1, padding: int =
     return variance_scaling(nn.Conv2d(in_channels, out_channels, 3, stride, padding))
 
 
-def timestep_embedding(t: Tensor, dim: int) -> Tensor:
+def timestep_embedding(
+    t: Tensor, dim: int, freq_shift: float = 1, *, flip_sin_to_cos: bool = False
+) -> Tensor:
     """Sines, then cosines, of geometrically spaced frequencies: (B,) -> (B, dim), in float32.
 
-    freq_k = 10000^(-k / (dim/2 - 1)), k = 0 .. dim/2 - 1: section 3.5 of Vaswani et al. 2017
-    (arXiv:1706.03762), with the spacing of Ho et al.'s code (arXiv:2006.11239).
+    freq_k = 10000^(-k / (dim/2 - freq_shift)), k = 0 .. dim/2 - 1: section 3.5 of Vaswani et al.
+    2017 (arXiv:1706.03762), by default with the spacing of Ho et al.'s code (arXiv:2006.11239).
+
+    Args:
+        flip_sin_to_cos: cosines first.
     """
     k = torch.arange(dim // 2, dtype=torch.float32, device=t.device)
-    freq = torch.exp(-math.log(10000) * k / (dim // 2 - 1))
+    freq = torch.exp(-math.log(10000) * k / (dim // 2 - freq_shift))
     angle = t.float()[:, None] * freq  # (B, dim/2)
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
+    parts = [angle.sin(), angle.cos()]
+    return torch.cat(parts[::-1] if flip_sin_to_cos else parts, dim=1)
 
 
 class TimeEmbedding(nn.Module):
     """Sinusoids through a two-layer perceptron: t (B,) -> (B, D). Appendix B, Ho et al. 2020."""
 
-    def __init__(self, channels: int, dim: int) -> None:
+    def __init__(
+        self, channels: int, dim: int, freq_shift: float = 1, *, flip_sin_to_cos: bool = False
+    ) -> None:
         super().__init__()
-        self.channels = channels
+        self.channels, self.freq_shift = channels, freq_shift
+        self.flip_sin_to_cos = flip_sin_to_cos
         self.linear_1 = linear(channels, dim)
         self.linear_2 = linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
-        emb = timestep_embedding(t, self.channels).to(self.linear_1.weight.dtype)
+        emb = timestep_embedding(
+            t, self.channels, self.freq_shift, flip_sin_to_cos=self.flip_sin_to_cos
+        ).to(self.linear_1.weight.dtype)
         return self.linear_2(F.silu(self.linear_1(emb)))
 
 
@@ -71,16 +82,18 @@ class ClassEmbedding(nn.Module):
     The last row is the null class, selected by `label=None` or a label below 0, so that one network
     is conditional and unconditional, as classifier-free guidance requires (Ho & Salimans 2022,
     arXiv:2207.12598). Without classes (`num_classes=None`) it has no parameters, and a label is an
-    error.
+    error; without a null class, its absence is one.
     """
 
     weight: nn.Parameter | None
 
-    def __init__(self, num_classes: int | None, dim: int) -> None:
+    def __init__(self, num_classes: int | None, dim: int, *, null_class: bool = True) -> None:
         super().__init__()
+        self.null_class = null_class
         if num_classes is not None:
             check_at_least_1(num_classes=num_classes)
-        rows = None if num_classes is None else nn.Parameter(torch.randn(num_classes + 1, dim))
+        count = (num_classes or 0) + null_class
+        rows = None if num_classes is None else nn.Parameter(torch.randn(count, dim))
         self.register_parameter("weight", rows)
 
     def forward(self, emb: Tensor, label: Tensor | None) -> Tensor:
@@ -88,7 +101,10 @@ class ClassEmbedding(nn.Module):
             require(label is None, "model.num_classes=null: this network takes no labels")
             return emb
         if label is None:
+            require(self.null_class, "model.null_class=false: this network needs a label")
             return emb + self.weight[-1]
+        if not self.null_class:
+            return emb + F.embedding(label, self.weight)
         null = len(self.weight) - 1
         return emb + F.embedding(torch.where(label < 0, null, label), self.weight)
 

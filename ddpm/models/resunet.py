@@ -16,6 +16,7 @@ from ddpm.models.layers import (
     TimeEmbedding,
     check_at_least_1,
     check_image_size,
+    check_multiple,
     check_widths,
     conv3x3,
     linear,
@@ -23,8 +24,6 @@ from ddpm.models.layers import (
     variance_scaling,
     zeroed,
 )
-
-EPS = 1e-6  # of every GroupNorm, as in Ho et al.'s code
 
 Factory = Callable[..., nn.Module]  # a block's constructor, all but the channels given
 
@@ -37,13 +36,20 @@ class ResnetBlock(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, emb_dim: int, *, groups: int, dropout: float
+        self,
+        in_channels: int,
+        out_channels: int,
+        emb_dim: int,
+        *,
+        groups: int,
+        dropout: float,
+        eps: float,
     ) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(groups, in_channels, EPS)
+        self.norm1 = GroupNorm(groups, in_channels, eps)
         self.conv1 = conv3x3(in_channels, out_channels)
         self.time_emb_proj = linear(emb_dim, out_channels)
-        self.norm2 = GroupNorm(groups, out_channels, EPS)
+        self.norm2 = GroupNorm(groups, out_channels, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(conv3x3(out_channels, out_channels))
         self.conv_shortcut = (
@@ -62,14 +68,17 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 convolution, padded right and below, as TensorFlow's "SAME": H, W -> H/2, W/2."""
+    """Stride-2 convolution: H, W -> H/2, W/2.
 
-    def __init__(self, channels: int) -> None:
+    With padding 0 it pads right and below, as TensorFlow's "SAME"; with 1 on all sides.
+    """
+
+    def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
-        self.conv = conv3x3(channels, channels, stride=2, padding=0)
+        self.conv = conv3x3(channels, channels, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if self.conv.padding[0] else F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
@@ -92,13 +101,12 @@ class DownBlock(nn.Module):
         width: int,
         resnet: Factory,
         attention: Factory,
-        *,
-        resample: bool,
+        downsample: Factory | None,
     ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(resnet(channels, width) for channels in in_channels)
         self.attentions = nn.ModuleList(attention(width) for _ in in_channels)
-        self.downsamplers = nn.ModuleList([Downsample(width)] if resample else [])
+        self.downsamplers = nn.ModuleList([] if downsample is None else [downsample(width)])
 
     def forward(self, x: Tensor, emb: Tensor) -> list[Tensor]:
         outputs = [x]
@@ -153,7 +161,16 @@ class ResUNet(nn.Module):
 
     One level per width, each half the size of the one above; attention at the listed resolutions
     (of the shorter side; others are ignored) and always in the middle. Outputs and parameter names
-    are those of diffusers' `UNet2DModel` in its DDPM configuration: state dicts load both ways.
+    are those of diffusers' `UNet2DModel`: state dicts load both ways. The defaults are its DDPM
+    configuration; the last seven arguments are the choices that published networks differ in.
+
+    Args:
+        head_dim: channels of an attention head; None: `num_heads` heads.
+        mid_attention: whether the middle has attention.
+        norm_eps: of every GroupNorm; 1e-6 in Ho et al.'s code.
+        downsample_padding: 0: right and below; 1: on all sides.
+        freq_shift, flip_sin_to_cos: of the timestep embedding.
+        null_class: whether there is a class that stands for no label.
     """
 
     recomputable = (ResnetBlock, SelfAttention, Downsample, Upsample)
@@ -172,19 +189,42 @@ class ResUNet(nn.Module):
         groups: int = 32,
         dropout: float = 0.0,
         augment_dim: int = 0,
+        head_dim: int | None = None,
+        mid_attention: bool = True,
+        norm_eps: float = 1e-6,
+        downsample_padding: int = 0,
+        freq_shift: float = 1,
+        flip_sin_to_cos: bool = False,
+        null_class: bool = True,
     ) -> None:
         super().__init__()
         bottom = len(widths) - 1
         check_widths(widths, groups=groups)
         check_image_size(image_size, halvings=bottom, model="resunet")
         check_at_least_1(num_res_blocks=num_res_blocks, num_heads=num_heads)
+        require(norm_eps > 0, f"model.norm_eps={norm_eps}: must be above 0")
+        require(
+            downsample_padding in (0, 1),
+            f"model.downsample_padding={downsample_padding}: must be 0 or 1",
+        )
         require(0 <= dropout < 1, f"model.dropout={dropout}: must be at least 0 and below 1")
+        check_embedding(widths[0], freq_shift)
         first, last = widths[0], widths[bottom]
-        resnet = partial(ResnetBlock, emb_dim=4 * first, groups=groups, dropout=dropout)
-        attention = partial(SelfAttention, num_heads=num_heads, groups=groups, eps=EPS)
+        resnet = partial(
+            ResnetBlock, emb_dim=4 * first, groups=groups, dropout=dropout, eps=norm_eps
+        )
+        downsample = partial(Downsample, padding=downsample_padding)
 
-        self.time_embedding = TimeEmbedding(first, 4 * first)
-        self.class_embedding = ClassEmbedding(num_classes, 4 * first)
+        def attention(width: int) -> nn.Module:
+            if head_dim is not None:
+                check_multiple(width, of="head_dim", parts=head_dim)
+            heads = num_heads if head_dim is None else width // head_dim
+            return SelfAttention(width, num_heads=heads, groups=groups, eps=norm_eps)
+
+        self.time_embedding = TimeEmbedding(
+            first, 4 * first, freq_shift, flip_sin_to_cos=flip_sin_to_cos
+        )
+        self.class_embedding = ClassEmbedding(num_classes, 4 * first, null_class=null_class)
         self.augment_embedding = AugmentEmbedding(augment_dim, 4 * first)
         self.conv_in = conv3x3(channels, first)
         down, up = [], []
@@ -193,13 +233,14 @@ class ResUNet(nn.Module):
             inputs = [above] + (num_res_blocks - 1) * [width]
             joined = [below + width] + (num_res_blocks - 1) * [2 * width] + [width + above]
             has_attention = min(sides(image_size)) >> level in attention_resolutions
-            attend = attention if has_attention else nn.Identity
-            down.append(DownBlock(inputs, width, resnet, attend, resample=level < bottom))
+            attend: Factory = attention if has_attention else nn.Identity
+            halve = downsample if level < bottom else None
+            down.append(DownBlock(inputs, width, resnet, attend, halve))
             up.append(UpBlock(joined, width, resnet, attend, resample=level > 0))
         self.down_blocks = nn.ModuleList(down)
-        self.mid_block = MidBlock(last, resnet, attention)
+        self.mid_block = MidBlock(last, resnet, attention if mid_attention else nn.Identity)
         self.up_blocks = nn.ModuleList(reversed(up))
-        self.conv_norm_out = GroupNorm(groups, first, EPS)
+        self.conv_norm_out = GroupNorm(groups, first, norm_eps)
         self.conv_out = zeroed(conv3x3(first, out_channels or channels))
 
     def forward(
@@ -217,3 +258,10 @@ class ResUNet(nn.Module):
             x = block(x, emb, skips[rest:])
             skips = skips[:rest]
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+
+def check_embedding(width: int, freq_shift: float) -> None:
+    require(
+        freq_shift < width // 2,
+        f"model.freq_shift={freq_shift}: must be below half of the first width, {width // 2}",
+    )

@@ -33,7 +33,7 @@ _TRAINING_JOB = (
     *("ema_decay", "ema_ramp", "label_dropout"),
 )
 _OPERATION_JOB = (
-    *("num_workers", "log_every", "save_every", "keep_checkpoints", "recompute"),
+    *("num_workers", "log_every", "save_every", "keep_checkpoints", "recompute", "push_to"),
     *("validate_every", "keep_best"),
 )
 
@@ -71,10 +71,14 @@ ROLES = {
     "team": Role.TRACKING,
     "data_dir": Role.PLACE,
     "checkpoint": Role.SOURCE,
+    "init_from": Role.SOURCE,
+    "init_weights": Role.TRAINING,
+    "init_allow": Role.TRAINING,
     "samples": Role.SOURCE,  # pictures that are scored instead
     "source": Role.SOURCE,  # run and step of the checkpoint
     "classifier_source": Role.SOURCE,
     "weak_source": Role.SOURCE,
+    "init_source": Role.RECORD,  # run, step and file of init_from
     "run_id": Role.RECORD,
     "overrides": Role.RECORD,
     "choices": Role.RECORD,  # the chosen options: their keys stand in the configuration
@@ -169,7 +173,7 @@ def is_setting(key: str) -> bool:
     """Whether reports name a key as a setting of a run, beside its seed. `diffusion` repeats other
     parts, presets are seen in the keys that they set, and metrics in the rulers of scores."""
     ignored = (Role.RECORD, Role.TRACKING, Role.START, Role.PLACE, Role.SOURCE)
-    named = role_of(key) not in ignored or key == "checkpoint"
+    named = role_of(key) not in ignored or key in ("checkpoint", "init_from")
     return named and key.partition(".")[0] not in ("diffusion", "metric", *FOLLOWING_PRESETS)
 
 

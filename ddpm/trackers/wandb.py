@@ -59,7 +59,7 @@ class Wandb:
         self._uploads = Uploads(self._run, run_dir, run.run_id, artifacts)
         self._seen = self._history(run_dir)
         self._catch_up(run_dir, start_step)
-        for source in ("source", "classifier_source", "weak_source"):
+        for source in ("source", "classifier_source", "weak_source", "init_source"):
             if artifact := (hparams.get(source) or {}).get("artifact"):
                 self._uploads.uses(artifact)
         self.where: str | None = self._location(run_dir, obstacle)

@@ -161,7 +161,13 @@ class Loop(ABC):
         total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
         probe = self.make_probe(run, fabric)
+        initial, run.initial = run.initial, None
+        if initial is not None:
+            initial.load(self.net, self.diffusion)
         state = self.make_state(fabric)
+        if initial is not None:
+            initial.load_average(state.ema.model)
+            run.say(f"init     {initial.text()}")
         meter = Meter(self.batch_size, self.steps_per_epoch)
         best = self.make_best()
         start = run.restore(state, meter, best)

@@ -616,4 +616,7 @@ def test_a_format_that_is_not_there_is_refused(run, trained):
     source = trained("eps", *WORDS)
     status, _, err = run(*EXPORT, f"checkpoint={source}", "job.format=safetensor")
     assert status == 2
-    assert "job.format=safetensor: must be one of safetensors. Did you mean 'safetensors'?" in err
+    assert (
+        "job.format=safetensor: must be one of safetensors, diffusers. Did you mean 'safetensors'?"
+        in err
+    )

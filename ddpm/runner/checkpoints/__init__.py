@@ -1,1 +1,1 @@
-"""The two file formats of weights: training checkpoints (.pt) and exports (.safetensors)."""
+"""The file formats of weights: checkpoints (.pt), exports (.safetensors), diffusers' pipelines."""

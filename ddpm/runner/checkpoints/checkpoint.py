@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ddpm.errors import InputError, causes, shown
-from ddpm.runner.checkpoints import safetensors_file, summary
+from ddpm.runner.checkpoints import diffusers_folder, safetensors_file, summary
 from ddpm.runner.checkpoints.summary import list_checkpoints
 from ddpm.runner.distributed.fsdp import distribute
 from ddpm.runner.safe_io import listing
@@ -157,6 +157,8 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"checkpoint={path}: there is no such file.")
     if path.suffix == safetensors_file.SUFFIX:
         state = safetensors_file.read(path)
+    elif path.name == summary.PIPELINE:
+        state = diffusers_folder.read(path)
     else:
         state = _read(path)
         if missing := [entry for entry in ENTRIES if entry not in state]:
@@ -227,7 +229,7 @@ def find(path: str | Path, planned: Path | None = None) -> tuple[Path, dict[str,
         try:
             return candidate, load(candidate)
         except InputError as error:
-            if candidate == path:
+            if candidate == path or candidate.name == summary.PIPELINE:
                 raise
             print(f"Passed over: {error}")
     raise InputError(summary.none_in(path))

@@ -24,7 +24,7 @@ from ddpm.runner import roles
 from ddpm.runner.checkpoints.summary import EXPORT, FORMAT
 from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io import atomic
-from ddpm.runner.safe_io.plain import Refused
+from ddpm.runner.safe_io.plain import Refused, regular_size
 from ddpm.runner.safe_io.yaml_json import MAX_YAML, read_json
 
 if TYPE_CHECKING:
@@ -148,6 +148,19 @@ def read_head(path: Path) -> tuple[int, str, dict[str, Any]]:
         return about["step"], about["run_id"], about["hparams"]
 
 
+def read_foreign(path: Path) -> dict[str, "Tensor"]:
+    """The tensors of a safetensors file of another program, by any names.
+
+    Raises:
+        OSError: the file does not exist or cannot be opened.
+        Refused: it is no such file, is damaged, or holds a tensor that no network has.
+    """
+    regular_size(path)
+    with open(path, "rb") as file:
+        _read_header(file)
+    return _tensors(path, ("",))
+
+
 class _Foreign(Exception):
     """A file of another program."""
 
@@ -188,11 +201,7 @@ def _check_whole(path: Path) -> dict[str, Any]:
 
 def _read_about(file: BinaryIO) -> dict[str, Any]:
     """The checked metadata of an open file of any origin; leaves `file` where the tensors begin."""
-    size = os.fstat(file.fileno()).st_size
-    length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(MAX_HEADER, size - 8):
-        raise Refused(f"a header of {length} bytes in a file of {size}")
-    header = read_json(file.read(length), MAX_HEADER, max_text=MAX_CONFIGURATION)
+    header = _read_header(file)
     metadata = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(metadata, dict):
         raise _Foreign
@@ -205,7 +214,16 @@ def _read_about(file: BinaryIO) -> dict[str, Any]:
         raise Refused("its metadata are no object")
     if missing := [entry for entry in ENTRIES if entry not in about]:
         raise Refused(f"it lacks {', '.join(missing)}")
-    return about | {"hparams": _check_about(about)}
+    return about | {"hparams": check_about(about)}
+
+
+def _read_header(file: BinaryIO) -> Any:
+    """The JSON at the start of an open file of any origin, of bounded size."""
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 or length > min(MAX_HEADER, size - 8):
+        raise Refused(f"a header of {length} bytes in a file of {size}")
+    return read_json(file.read(length), MAX_HEADER, max_text=MAX_CONFIGURATION)
 
 
 def _of_schema_1(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +237,7 @@ def _of_schema_1(metadata: dict[str, Any]) -> dict[str, Any]:
     return about
 
 
-def _check_about(about: dict[str, Any]) -> dict[str, Any]:
+def check_about(about: dict[str, Any]) -> dict[str, Any]:
     """Check the types of the metadata; return the configuration with today's names."""
     for entry in ("schema", "step"):
         if type(about[entry]) is not int or not 0 <= about[entry] < 10**15:
@@ -253,7 +271,7 @@ def _check_about(about: dict[str, Any]) -> dict[str, Any]:
     return hparams
 
 
-def _tensors(path: Path) -> dict[str, "Tensor"]:
+def _tensors(path: Path, prefixes: tuple[str, ...] = (NETWORK, DIFFUSION)) -> dict[str, "Tensor"]:
     """The tensors of a file; the library checks that their types, shapes and places fit the file.
 
     Raises:
@@ -267,13 +285,15 @@ def _tensors(path: Path) -> dict[str, "Tensor"]:
         tensors = _tensors_unmapped(path)
     except Exception as error:  # of the library, whose errors have no common base
         raise Refused(str(error)) from error
-    _check_tensors(tensors)
+    _check_tensors(tensors, prefixes)
     return tensors
 
 
-def _check_tensors(tensors: dict[str, "Tensor"]) -> None:
+def _check_tensors(
+    tensors: dict[str, "Tensor"], prefixes: tuple[str, ...] = (NETWORK, DIFFUSION)
+) -> None:
     for name, tensor in tensors.items():
-        if not name.startswith((NETWORK, DIFFUSION)):
+        if not name.startswith(prefixes):
             raise Refused(f"a tensor named {name!r}")
         if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
             raise Refused(f"{name}: of type {tensor.dtype}")
@@ -295,10 +315,10 @@ def _named(network: dict[str, "Tensor"], diffusion: dict[str, "Tensor"]) -> dict
     """Copies of all tensors by their names in the file; the library refuses shared memory."""
     named = {NETWORK + name: tensor for name, tensor in network.items()}
     named |= {DIFFUSION + name: tensor for name, tensor in diffusion.items()}
-    return {name: _copy(tensor) for name, tensor in named.items()}
+    return {name: copy(tensor) for name, tensor in named.items()}
 
 
-def _copy(tensor: "Tensor") -> "Tensor":
+def copy(tensor: "Tensor") -> "Tensor":
     import torch
 
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -16,6 +16,7 @@ FORMAT = "hydra-ddpm"  # in every checkpoint and export
 SCHEMA = 1  # of checkpoints; raise it when the meaning of an entry changes
 BEST = "best.pt"  # a second name of the checkpoint with the best figure
 EXPORT = "model.safetensors"  # the name of an export in its folder
+PIPELINE = "model_index.json"  # the first file of a pipeline of diffusers, in its folder
 _NAME = re.compile(r"step-(\d+)\.pt")
 
 
@@ -41,7 +42,7 @@ def read(path: Path) -> Summary:
         try:
             return _read_file(file)
         except InputError as error:
-            if file == path:
+            if file == path or file.name == PIPELINE:  # the last one
                 raise
             print(f"Passed over: {error}")
     raise InputError(none_in(path))
@@ -56,7 +57,7 @@ def named(source: str | Path) -> Path:
 
 
 def candidates(path: Path, planned: Path | None = None) -> Iterator[Path]:
-    """The files that a path may stand for, the newest first, then an export.
+    """The files that a path may stand for, the newest first, then an export, then a pipeline.
 
     Args:
         planned: the file that planning chose in the folder; newer ones are left out.
@@ -72,8 +73,9 @@ def candidates(path: Path, planned: Path | None = None) -> Iterator[Path]:
     for file in reversed(list_checkpoints(folder)):
         if last is None or step_of(file) <= last:
             yield file
-    if (export := path / EXPORT).is_file():
-        yield export
+    for name in (EXPORT, PIPELINE):
+        if (path / name).is_file():
+            yield path / name
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -147,6 +149,10 @@ def _read_file(path: Path) -> Summary:
         from ddpm.runner.checkpoints import safetensors_file  # imports this module
 
         return Summary(path, *safetensors_file.read_head(path))
+    if path.name == PIPELINE:
+        from ddpm.runner.checkpoints import diffusers_folder  # likewise
+
+        return Summary(path, *diffusers_folder.read_head(path))
     try:
         state = read_plain(path)
     except Refused as error:

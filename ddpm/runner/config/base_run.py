@@ -12,6 +12,7 @@ from ddpm.errors import InputError, shown
 from ddpm.runner import roles
 from ddpm.runner.checkpoints import summary
 from ddpm.runner.config import catalog, overrides, paths
+from ddpm.runner.hub import reference
 from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.runs.old_names import FORMER_CHOICES
 from ddpm.runner.safe_io import listing
@@ -19,7 +20,6 @@ from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.tree import get_path, key_of
 from ddpm.runner.safe_io.yaml_json import read_yaml
 from ddpm.runner.terminal import shell
-from ddpm.trackers.wandb_client import reference
 
 # What the configuration of a resumable run must hold.
 _NEEDED = ("run_id", "seed", "schedule", "diffusion", "optimizer", "hardware", "tracker", "job")
@@ -35,6 +35,8 @@ class BaseRun:
         path: its folder, or one of its checkpoints.
         resumed: whether it is resumed, rather than sampled from.
         checkpoint: the file that is drawn from.
+        any_data: whether it does not know its pictures, so that a data set can be named for them:
+            it is of another program, or its data.root was left out when it was exported.
     """
 
     config: dict[str, Any]
@@ -42,6 +44,7 @@ class BaseRun:
     path: Path
     resumed: bool
     checkpoint: Path | None = None
+    any_data: bool = False
 
 
 def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
@@ -55,15 +58,18 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
     """
     typed = {key_of(word) for word in words}
     named = overrides.values(words)
-    key = "resume" if named.get("resume") is not None else "checkpoint"
+    key = next((k for k in ("resume", "checkpoint") if named.get(k) is not None), "init_from")
     source = _source(named, key)
-    if not source or source == "auto":
+    if source == "auto":  # the run that is there, or a new one
+        key, must_exist = "init_from", False
+        source = _source(named, key)
+    if not source or (key == "init_from" and "experiment" in typed):
         return []
     try:
         path = Path(source) if key == "resume" else reference.find(source).path
     except InputError:  # reported when the run is planned
         return []
-    belongs_to_job = key == "resume" or "job" in named
+    belongs_to_job = key != "checkpoint" or "job" in named
     if (
         must_exist and belongs_to_job and not listing.exists(path)
     ):  # before Hydra refuses keys that only that run has
@@ -71,9 +77,11 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
     choices = _choices_of(path)
     if not choices:
         return []
-    groups = [*(g for g in roles.PROCESS if g != "diffusion"), "optimizer"]
+    groups = ["model", "schedule", "objective"]
+    if key != "init_from":
+        groups = [*(g for g in roles.PROCESS if g != "diffusion"), "optimizer", *roles.DRAWING]
     groups += ["hardware", "tracker", "job", "ema", *roles.MEASURING] if key == "resume" else []
-    options = {group: (FORMER_CHOICES | choices).get(group) for group in [*groups, *roles.DRAWING]}
+    options = {group: (FORMER_CHOICES | choices).get(group) for group in groups}
     return [
         f"{group}={_written(option)}"
         for group, option in options.items()
@@ -105,12 +113,13 @@ def _source(named: dict[str, Any], key: str) -> str | None:
 
 def _choices_of(path: Path) -> dict[str, Any]:
     """The chosen options of the run that a folder, checkpoint or export belongs to."""
-    export = path / "model.safetensors" if path.is_dir() else path
-    if export.suffix == ".safetensors" and export.is_file():
-        try:
-            return summary.read(export).hparams["choices"]
-        except InputError:  # reported when the run is planned
-            return {}
+    names = (summary.EXPORT, summary.PIPELINE)
+    for file in [path / name for name in names] if path.is_dir() else [path]:
+        if file.is_file() and (file.suffix == ".safetensors" or file.name == summary.PIPELINE):
+            try:
+                return summary.read(file).hparams["choices"]
+            except InputError:  # reported when the run is planned
+                return {}
     for folder in (path, path.parent, path.parent.parent):
         try:
             return stored_config.read(read_yaml(folder / "config.yaml"))["choices"]
@@ -153,7 +162,7 @@ def drawn_from(checkpoint: str, kind: str) -> BaseRun:
         InputError: there is no such checkpoint, or it is of no use for this job.
     """
     source = f"checkpoint={checkpoint}"
-    found = _summary(checkpoint, source)
+    found = summary_of(checkpoint, source)
     trained = get_path(found.hparams, "choices.job")
     draws_images = trained != "train_classifier" or kind == "converts"
     if found.hparams.get("kind") != "trains" or not draws_images:
@@ -171,6 +180,8 @@ def drawn_from(checkpoint: str, kind: str) -> BaseRun:
         found.path,
         resumed=False,
         checkpoint=found.file.absolute(),
+        any_data=config["choices"].get("data") == "folder"
+        and get_path(config, "data.root") is None,
     )
 
 
@@ -179,18 +190,28 @@ def _with_former_choices(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
+    """A checkpoint that was found."""
+
     path: Path  # as it was named
     file: Path
     hparams: dict[str, Any]
     about: dict[str, Any]  # run, step and artifact
 
 
-def _summary(checkpoint: str, source: str) -> _Found:
+def summary_of(checkpoint: str, source: str) -> Found:
+    """The summary of a checkpoint, export or pipeline, here or on a server.
+
+    Args:
+        source: how the command line names it, for messages.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
     path, about = reference.find(checkpoint)
     found = summary.read(path)
     stored_config.check_version(found.hparams, source)
-    return _Found(
+    return Found(
         path.absolute(),
         found.file,
         found.hparams,
@@ -220,7 +241,7 @@ def check_guide(config: dict[str, Any]) -> None:
 def _checked_guide(config: dict[str, Any], key: str, source: str, job: str) -> dict[str, Any]:
     named = f"{key}={source}"
     try:
-        found = _summary(source, named)
+        found = summary_of(source, named)
         config["guidance"][key.partition(".")[2]] = str(reference.find(source).path.absolute())
     except InputError as error:
         text = re.sub("^checkpoint=", f"{key}=", str(error))

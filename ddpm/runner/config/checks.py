@@ -321,6 +321,17 @@ def _check_classes(config: dict[str, Any]) -> list[str]:
             f"job.labels: must be set to the class that guidance={guidance} leads to; or set "
             "guidance=none."
         )
+    if conditional and get_path(config, "model.null_class") is False:
+        if guidance == "classifier_free":
+            wrong.append(
+                "guidance=classifier_free: the network has no class that stands for no label "
+                "(model.null_class=false); choose guidance=none."
+            )
+        if config["job"].get("label_dropout"):
+            wrong.append(
+                f"job.label_dropout={config['job']['label_dropout']}: the network has no class "
+                "that stands for no label (model.null_class=false); set it to 0."
+            )
     if guidance == "classifier_free" and not conditional and not wrong:
         trained = "the checkpoint was" if config.get("kind") == "draws" else "the network is"
         wrong.append(

@@ -52,7 +52,8 @@ def merge(
         if new == old and key in older["choices"]:
             continue
         if new != old and not roles.may_move(key):
-            if (key == "job" or is_fixed(key)) and (
+            free = base.any_data and roles.within(key, ("data",))
+            if (key == "job" or (is_fixed(key) and not free)) and (
                 key in roles.PRESETS or not roles.within(key, allowed)
             ):
                 refusals.append(_refusal(key, old, new, base))
@@ -64,11 +65,25 @@ def merge(
             merged["choices"][key] = choices[key]
             if key in config:
                 merged[key] = config[key]
+    if base.any_data and "data" in keys:
+        refusals += _misfits(merged["data"], base)
+        if "data.conditional" not in keys:
+            merged["data"]["conditional"] = older["data"].get("conditional", False)
     if refusals:
         raise InputError("\n".join(refusals[:5]))
     for key, path in wires.items():
         set_path(merged, key, get_path(merged, path))
     return merged, changes
+
+
+def _misfits(data: dict[str, Any], base: BaseRun) -> list[str]:
+    """Why a network that knows no data set does not draw pictures like those of this one."""
+    return [
+        f"data.{key}={data.get(key)}: the pictures of {base.source} have {drawn}; set data.{key}, "
+        "or choose another data set."
+        for key in ("channels", "image_size")
+        if data.get(key) != (drawn := base.config["data"].get(key))
+    ]
 
 
 def _older_value(older: dict[str, Any], key: str, groups: Iterable[str]) -> Any:

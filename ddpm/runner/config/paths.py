@@ -14,7 +14,7 @@ from ddpm.runner.terminal import shell
 
 # Keys with one path; with one path or a list of paths; with a name.
 PATHS = (
-    *("output_dir", "data_dir", "resume", "checkpoint", "samples"),
+    *("output_dir", "data_dir", "resume", "checkpoint", "init_from", "samples"),
     *("data.root", "guidance.classifier", "guidance.weak", "job.image", "job.mask"),
 )
 LISTS = ("runs", "scores", "job.images")

@@ -16,6 +16,7 @@ from ddpm.runner.config import (
     catalog,
     checks,
     derive,
+    initial,
     output_dir,
     paths,
     redaction,
@@ -71,6 +72,10 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
     config = _resolve(cfg, request)
     allowed = [RENAMED.get(key, key) for key in config.pop("allow_changes", [])]
     base = _base_run(config, request)
+    initial.bring(config, base, request.keys)
+    if config.get("init_from") is not None:
+        for key, path in parts.items():
+            set_path(config, key, get_path(config, path))
     untyped = _fill_wandb(config, base, request)
     config, changes = _merge(config, base, request, env_values, allowed, parts)
     if base is not None and base.resumed:

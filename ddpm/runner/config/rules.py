@@ -288,10 +288,18 @@ RULES = {
     "allow_changes": Rule(
         list, "a list of keys, like [optimizer.lr]", lambda x: all(isinstance(k, str) for k in x)
     ),
-    "job.format": one_of("safetensors"),
     "job.host": Rule(str, "a name or an address of this machine", lambda x: x != ""),
     "job.port": Rule(int, "a whole number from 0 to 65535", lambda x: 0 <= x < 2**16),
     "job.max_runs": integer(1),
+    "init_from": path(null=True),
+    "init_weights": one_of("ema", "model", "both"),
+    "init_allow": Rule(
+        list,
+        "a list of parts, like [conv_in,objective]",
+        lambda x: all(isinstance(k, str) for k in x),
+    ),
+    "job.format": one_of("safetensors", "diffusers"),
+    "job.push_to": path(null=True),
 }
 
 

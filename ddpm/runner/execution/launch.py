@@ -19,6 +19,7 @@ from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks, signals
 from ddpm.runner.distributed.fabric import is_first_report, starts_processes
 from ddpm.runner.distributed.reduce import any_rank
+from ddpm.runner.execution.initial_weights import InitialWeights
 from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
@@ -99,8 +100,11 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     _check_agreed(fabric, plan, path, state)
     if state is not None and path is not None:
         check_fits(plan.config["model"], state, path)
+    initial = None
+    if state is None and plan.trains and plan.config.get("init_from") is not None:
+        initial = InitialWeights.of(plan.config)
     job = build(plan.config["job"], "job")
-    run = Run(plan, fabric, build(plan.config["tracker"], "tracker"), state, path)
+    run = Run(plan, fabric, build(plan.config["tracker"], "tracker"), state, path, initial)
     try:
         job(run=run, fabric=fabric)
     except torch.OutOfMemoryError as error:

@@ -19,6 +19,7 @@ from ddpm.runner.config import presets
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import threads
 from ddpm.runner.distributed.fabric import describe
+from ddpm.runner.execution.initial_weights import InitialWeights
 from ddpm.runner.execution.outputs import offer
 from ddpm.runner.runs import requests, run_dir, stop_file
 from ddpm.runner.safe_io.failpoint import crashpoint
@@ -65,6 +66,7 @@ class Run:
         fabric: the processes of the run.
         trackers: functions that open the trackers other than the local one.
         state: the checkpoint to resume or to sample from, if any, and its `path`.
+        initial: the weights of another run that a new one begins with, if any.
     """
 
     plan: Plan
@@ -72,6 +74,7 @@ class Run:
     trackers: dict[str, Callable[..., Tracker]]
     state: dict[str, Any] | None = None
     path: Path | None = None
+    initial: InitialWeights | None = None
     end: str = "done"
     signal: int | None = None
     step: int = 0

@@ -57,6 +57,16 @@ FORMER_VALUES: dict[str, Any] = {
     "data.value_range": None,
     "diffusion.value_range": None,
     "model.augment_dim": 0,
+    "init_from": None,
+    "init_weights": "ema",
+    "init_allow": [],
+    "model.head_dim": None,
+    "model.mid_attention": True,
+    "model.norm_eps": 1e-6,
+    "model.downsample_padding": 0,
+    "model.freq_shift": 1,
+    "model.flip_sin_to_cos": False,
+    "model.null_class": True,
 }
 # The process holds copies of the parts that it is made of.
 _WITHIN = {

@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: networks from `hf:<owner>/<name>`, and exports to it."""
