@@ -145,6 +145,7 @@ LOOKING = (
 OTHERS = itertools.cycle([job for job in GROUPS["job"] if job not in ("train", *LOOKING)])
 
 
+@pytest.mark.quick(28)
 @pytest.mark.parametrize(
     ("group", "option", "job"),
     [(*pair, job) for pair in OPTIONS for job in ONLY_IN.get(pair[0]) or ["train", next(OTHERS)]],
@@ -164,6 +165,7 @@ def test_trackers_compose_as_a_list():
     assert plain(composed("tracker=local"))["tracker"] == {}
 
 
+@pytest.mark.quick(9)
 @pytest.mark.parametrize(("data", "model"), list(itertools.product(GROUPS["data"], NETWORKS)))
 def test_every_network_takes_the_images_of_every_data_set(data, model):
     cfg = composed(f"data={data}", f"model={model}")
@@ -380,6 +382,7 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
+@pytest.mark.quick(7)
 @pytest.mark.parametrize("choices", COMBINATIONS, ids=lambda choices: "-".join(choices.values()))
 def test_any_two_options_take_a_step_and_draw_a_picture(choices, data_dir, tmp_path):
     cfg = composed(

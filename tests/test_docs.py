@@ -68,6 +68,7 @@ COMMANDS = sorted({c for page in PAGES if page != EXTENDING for c in commands(pa
 DISTINCT = {tuple(shown(command)): " ".join(command) for command in COMMANDS}
 
 
+@pytest.mark.quick(21)
 @pytest.mark.parametrize("words", DISTINCT, ids=DISTINCT.values())
 def test_a_command_composes(words, run):
     status, out, err = run(*words)
@@ -301,6 +302,7 @@ def private_names(file):
             yield from (part for alias in node.names for part in alias.name.split("."))
 
 
+@pytest.mark.slow
 def test_upgrading_lists_private_interfaces():
     listed, own = {}, own_names()
     for row in rows("docs/upgrading.md"):

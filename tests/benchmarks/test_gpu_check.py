@@ -153,6 +153,7 @@ def test_a_part_that_hangs_fails_before_the_budget_ends(check, monkeypatch):
     assert (results[0].status, results[0].reason) == ("failed", "it hung, and was given up")
 
 
+@pytest.mark.slow
 def test_small_parts_pass_on_the_cpu(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     only = ["train/objective=v/bf16", "sample/sampler=heun/bf16"]

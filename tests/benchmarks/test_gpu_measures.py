@@ -52,6 +52,7 @@ def test_on_a_gpu_what_measures_runs_alone_and_what_compiles_is_prepared_before(
     assert cells[0] == "speed/ho 512/bf16 compiled"
 
 
+@pytest.mark.slow
 def test_what_runs_first_leaves_time_for_what_is_compiled_and_for_the_real_run(machine, tmp_path):
     machine = Machine(CPU, tmp_path, run_seconds=40)
     ran, deadlines = [], []

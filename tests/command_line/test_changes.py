@@ -77,6 +77,7 @@ def refused(home, *words):
 # what is free
 
 
+@pytest.mark.slow
 def test_what_only_moves_the_work_may_change_and_is_shown(home, straight):
     new = {
         "job.num_workers": (0, 1),
@@ -326,6 +327,7 @@ def test_other_data_are_refused_or_allowed(pictures):
     assert go(pictures, "resume=run", "job.max_steps=9") == 0, "now they are the run's own"
 
 
+@pytest.mark.slow
 def test_the_same_data_in_another_folder_are_the_same(pictures):
     shutil.copytree(pictures / "run", pictures / "copy")
     assert go(pictures, "resume=copy", "job.max_steps=8") == 0, said(pictures)
@@ -395,6 +397,7 @@ def test_a_run_of_a_newer_program_is_refused(home):
     )
 
 
+@pytest.mark.slow
 def test_a_run_from_before_objectives_were_there_goes_on(tmp_path):
     assert go(tmp_path, *TINY, "objective=eps", "output_dir=run") == 0, said(tmp_path)
     shutil.copytree(tmp_path / "run", tmp_path / "new")

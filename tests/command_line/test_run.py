@@ -115,6 +115,7 @@ def test_accumulation_changes_no_more_than_the_last_digits(run, tiny, tmp_path):
         torch.testing.assert_close(two[name], weight, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_epochs_end_a_run_and_draw_previews(run, tmp_path):
     changes = ["job.max_steps=null", "job.max_epochs=1.5", "job.batch_size=600"]
     go(run, *TINY, *changes, "job.sample_every_epochs=1", "job.log_every=2", "output_dir=run")
@@ -216,6 +217,7 @@ def test_a_goal_that_is_behind_loses_nothing(run, tiny):
     assert {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_run_goes_back_only_when_the_newer_checkpoints_are_out_of_the_way(run, tiny, tmp_path):
     go(run, *TINY, "job.max_steps=8", "output_dir=straight")
     status, _, err = run(f"resume={tiny}/checkpoints/step-0000004.pt", "job.max_steps=8")
@@ -297,6 +299,7 @@ def test_samples_from_a_folder_and_from_a_file(run, trained, tmp_path):
     assert torch.equal(Pipeline.from_checkpoint(file).sample(2, seed=3), images[3:])
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_seed_alone(run, trained, tmp_path):
     for number, batch_size in enumerate((7, 3)):
         changes = [f"job.batch_size={batch_size}", "job.num_samples=7", "sampler.eta=1"]
@@ -424,6 +427,7 @@ def test_a_sweep_tries_every_job_and_shows_a_table(run, tmp_path):
     assert table.rpartition("folder ")[0] == shown_again, "job=status prints the same table"
 
 
+@pytest.mark.slow
 def test_a_sweep_without_failures_exits_with_0(run, tmp_path):
     out = go(run, "-m", *TINY, "job.max_steps=1", "seed=0,1")
     assert "\n2 done\n" in out
@@ -440,6 +444,7 @@ def test_jobs_of_a_sweep_cannot_share_a_folder(run, tmp_path):
     assert len(losses_of(tmp_path / "one")) == 1
 
 
+@pytest.mark.slow
 def test_each_job_of_a_sweep_is_a_run_of_one_wandb_group(run, tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
         monkeypatch.delenv(name)

@@ -70,6 +70,7 @@ QUICK = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "place",
     [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in PLACES],
@@ -105,6 +106,7 @@ def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeyp
     assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "changes",
     [
@@ -175,6 +177,7 @@ def test_with_timesteps_that_learn_and_a_measured_sigma_data(straight, tmp_path)
     assert learned["timesteps.counts"].min() >= 3  # importance sampling has begun
 
 
+@pytest.mark.slow
 def test_the_number_of_workers_may_change_on_the_way(straight, tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="train.step:8") == -9
     assert go(tmp_path, "resume=run", "job.num_workers=2", crash="train.step:4") == -9
@@ -200,6 +203,7 @@ def test_killed_at_any_moment(straight, tmp_path):
     assert_same_run(tmp_path / "run", straight())
 
 
+@pytest.mark.slow
 def test_what_was_left_half_written_is_swept_away(tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="checkpoint.written:2") == -9
     (left,) = (tmp_path / "run" / "checkpoints").glob(".*.tmp")
@@ -222,6 +226,7 @@ def files(run):
     return sorted((run / "checkpoints").iterdir())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "damage",
     ["flipped", "foreign", *(pytest.param(d, marks=pytest.mark.slow) for d in ("cut", "empty"))],
@@ -239,6 +244,7 @@ def test_the_newest_good_checkpoint_is_used(damage, begun, straight, tmp_path):
     assert "steps    3 to 13" in said(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_takes_the_place_of_no_good_one(begun, tmp_path):
     """Of two that are kept, one is damaged and newer: the good one stays until there is a third."""
     _, newest = files(begun)
@@ -262,6 +268,7 @@ def test_with_no_good_checkpoint_nothing_starts_from_zero(begun, tmp_path):
     assert (begun / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_with_the_status_gone_as_well_nothing_starts_from_zero(begun, tmp_path):
     shutil.rmtree(begun / "checkpoints")
     (begun / "status.json").unlink()
@@ -271,6 +278,7 @@ def test_with_the_status_gone_as_well_nothing_starts_from_zero(begun, tmp_path):
     assert (begun / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [{"diffusion": None}, {"job": [1]}, {"optimizer": None}, {"data": 5}, {"choices": {}}],
@@ -289,6 +297,7 @@ def test_a_configuration_that_is_none_is_told_in_a_line(change, begun, tmp_path)
     assert "Traceback" not in said(tmp_path)
 
 
+@pytest.mark.slow
 def test_weights_that_are_no_numbers_are_not_drawn_with(begun, tmp_path):
     (newest,) = files(begun)[-1:]
     state = torch.load(newest, weights_only=True)
@@ -315,6 +324,7 @@ def test_auto_begins_and_goes_on_by_the_same_command(straight, tmp_path):
     assert "all 13 are done" in said(tmp_path)
 
 
+@pytest.mark.slow
 def test_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     assert go(tmp_path, *RUN, *NARROW, "resume=auto", crash="train.step:7") == -9

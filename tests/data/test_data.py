@@ -739,6 +739,7 @@ def test_conf_builds(tmp_path, path):
     assert type(data.flip) is bool
 
 
+@pytest.mark.slow
 def test_a_large_set_is_read_past_the_memory_map(tmp_path, monkeypatch):
     """The same images as through the map, but the file does not count as memory of the process."""
     data = Large(tmp_path, 8000)

@@ -452,6 +452,7 @@ def test_an_error_if_all_files_are_damaged(root):
         folder(root, on_error="skip").prepare()
 
 
+@pytest.mark.slow
 def test_a_run_resumes_without_damaged_images(run, root):
     damage(root, "cats/a.png", "cats/b.png")
     status, out, err = run(*SHORT, *IMAGES, "output_dir=run")

@@ -154,6 +154,7 @@ def test_a_row_depends_on_its_seed_alone(run, tiny, tmp_path):
     assert torch.equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_label(run, tmp_path):
     assert run(*TINY, "data.conditional=true", "output_dir=run")[0] == 0
     given = ["job.labels=3", "guidance=classifier_free"]
@@ -185,6 +186,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_mistakes_are_reported_before_a_folder_is_made(run, tiny, tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
     save_png(torch.zeros(1, 16, 16, dtype=torch.uint8), tmp_path / "a.png")

@@ -447,6 +447,7 @@ MISTAKES = [
 ]
 
 
+@pytest.mark.slow
 def test_mistakes_are_reported_before_a_folder_is_made(run, tiny, picture, tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])

@@ -28,6 +28,7 @@ def images(channels=3):
     return torch.from_numpy(random_pixels(2, channels, 32, 32))
 
 
+@pytest.mark.slow
 def test_features_and_passport(weights):
     features = DINOv2(weights=weights, arch="vits14")
     found = features(images())

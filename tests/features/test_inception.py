@@ -54,6 +54,7 @@ def ours(weights):
     return Inception(**weights)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64, 299, 400])
 def test_equal_to_torch_fidelity(size, ours, theirs):
     pictures = images(size)
@@ -68,6 +69,7 @@ def test_equal_to_torch_fidelity(size, ours, theirs):
     assert (log_probs - logits.log_softmax(1)).abs().max() <= 1e-6
 
 
+@pytest.mark.slow
 def test_the_clean_resize(weights, theirs):
     clean = Inception(**weights, resize="clean")
     pictures = images(299)
@@ -83,6 +85,7 @@ def test_grey_pictures(ours):
     assert torch.equal(ours(grey), ours(grey.expand(-1, 3, -1, -1)))
 
 
+@pytest.mark.slow
 def test_only_the_published_weights_are_called_inception(ours, weights, monkeypatch):
     assert (ours.name, ours.passport()["digest"]) == ("inception_other", weights["sha256"][:12])
     monkeypatch.setattr("ddpm.features.inception.SHA256", weights["sha256"])

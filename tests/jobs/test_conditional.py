@@ -128,6 +128,7 @@ def test_without_labels_there_are_none(unconditional, draw):
     assert not (draw.folder / "labels.json").exists()
 
 
+@pytest.mark.slow
 def test_scale_1_is_the_label_alone_and_scale_0_none(conditional, draw):
     asked = ["job.labels=[3,8]", "job.num_samples=2"]
     plain = draw(conditional, "guidance=none", *asked)
@@ -254,6 +255,7 @@ def test_a_classifier_is_not_what_another_job_needs(run, classifier, uncondition
     assert "job=train_classifier" in err
 
 
+@pytest.mark.slow
 def test_a_classifier_must_know_the_images(run, trained, classifier, unconditional, tmp_path):
     guided = ["guidance=classifier", f"guidance.classifier={classifier}"]
     larger = trained("larger", *WORDS, "data.image_size=8", "job.max_steps=1")
@@ -339,6 +341,7 @@ def v(trained):
     return trained("v", *WORDS, *V)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_knows_what_it_was_trained_for(run, v, draw, tmp_path):
     hparams = state_of(v, 6)["hparams"]
     chosen = {group: hparams["choices"][group] for group in ("objective", "weighting", "schedule")}
@@ -359,6 +362,7 @@ def test_a_checkpoint_knows_what_it_was_trained_for(run, v, draw, tmp_path):
         assert "was trained with" in err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_what_it_is_trained_for(run, v, tmp_path):
     go(run, *WORDS, *V, "job.max_steps=2", "output_dir=parts")
     err = refused(run, tmp_path, "resume=parts", "job.max_steps=6", "objective=eps")
@@ -367,6 +371,7 @@ def test_a_resumed_run_keeps_what_it_is_trained_for(run, v, tmp_path):
     assert_equal_state(state_of(tmp_path / "parts", 6), state_of(v, 6))
 
 
+@pytest.mark.slow
 def test_a_learned_variance_doubles_the_channels(run, trained, draw, tmp_path):
     words = [*WORDS, "objective.learned_variance=true"]
     folder = trained("variance", *words)
@@ -382,6 +387,7 @@ def test_a_learned_variance_doubles_the_channels(run, trained, draw, tmp_path):
     assert_equal_state(state_of(tmp_path / "parts", 6), state_of(folder, 6))
 
 
+@pytest.mark.slow
 def test_a_learned_variance_goes_with_labels(run, draw, tmp_path):
     words = ["objective=v", "objective.learned_variance=true", "data.conditional=true"]
     go(run, *WORDS, *words, "job.max_steps=1", "output_dir=run")
@@ -389,6 +395,7 @@ def test_a_learned_variance_goes_with_labels(run, draw, tmp_path):
     assert draw(tmp_path / "run", *asked, "guidance.rescale=0.7").shape == (2, 1, 16, 16)
 
 
+@pytest.mark.slow
 def test_a_learned_schedule_learns_and_is_what_is_drawn_with(run, trained, draw, tmp_path):
     folder = trained("schedule", *WORDS, "schedule=learned", "data.conditional=true")
     state = state_of(folder, 6)
@@ -472,6 +479,7 @@ def as_before(folder):
         torch.save(state, path)
 
 
+@pytest.mark.slow
 def test_a_run_of_before_still_draws_and_goes_on(run, unconditional, draw, tmp_path):
     go(run, *WORDS, "job.max_steps=3", "output_dir=old")
     old = tmp_path / "old"
@@ -501,6 +509,7 @@ def test_a_run_whose_previews_a_classifier_leads(run, unconditional, classifier,
     go(run, "job=sample", "checkpoint=led", "job.num_samples=2", "output_dir=drawn")
 
 
+@pytest.mark.slow
 def test_a_classifier_needs_no_objective(run, tmp_path):
     go(run, *CLASSIFIER, "schedule.zero_terminal_snr=true", "output_dir=zero")
 
@@ -526,6 +535,7 @@ def test_a_classifier_is_no_pipeline(classifier):
         Pipeline.from_checkpoint(classifier, device="cpu")
 
 
+@pytest.mark.slow
 def test_small_parts_leave_the_learned_schedule_as_it_is(run, tmp_path):
     words = [*WORDS, "schedule=learned", "hardware.precision=32-true"]
     go(run, *words, "output_dir=one")

@@ -68,6 +68,7 @@ def test_it_scores_a_checkpoint(trained, straight):
     assert "kd_pixels" in told.splitlines()[-3]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("crash", "drawn"), [("evaluate.drawn:2", 2), ("evaluate.described:3", 3), ("run.grid", 3)]
 )
@@ -90,6 +91,7 @@ def test_two_processes_come_to_the_same_scores(trained, straight, tmp_path, monk
     assert lines(tmp_path / "s") == lines(straight)
 
 
+@pytest.mark.slow
 def test_pictures_of_a_run_and_of_a_folder_score_as_when_they_were_drawn(straight, tmp_path):
     (tmp_path / "pictures").mkdir()
     arrays = [np.load(file) for file in sorted((straight / "samples").glob("*.npy"))]
@@ -151,6 +153,7 @@ def test_bad_input_is_one_clear_line(words, message, run, tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_that_pictures_are_missing_is_said_before_any_is_drawn(finished, run):
     folder = finished(*TINY, "data.holdout=0")
     words = ["job=evaluate", f"checkpoint={folder}", "tracker=local", "hardware=cpu"]

@@ -401,6 +401,7 @@ def test_the_header_is_bounded(file):
     assert_refused(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1_000_000, 30_000])
 def test_a_million_tensors_take_little_memory_to_refuse(count, file):
     header, _, _ = parts(file)
@@ -442,6 +443,7 @@ KINDS = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "kind",
     [
@@ -467,6 +469,7 @@ def test_an_export_draws_what_the_checkpoint_draws(kind, run, trained, tmp_path)
         assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_folder_file_and_python_are_one(run, trained, tmp_path):
     source = trained("eps", *WORDS)
     out = go(run, *EXPORT, f"checkpoint={source}", "output_dir=given")
@@ -491,6 +494,7 @@ def test_options_of_an_export_are_known_on_the_command_line(run, trained, tmp_pa
     assert "was trained with 8" in err
 
 
+@pytest.mark.slow
 def test_an_export_of_an_export_and_a_second_one_are_the_same_bytes(run, trained, tmp_path):
     source = trained("learned-schedule", *WORDS, *KINDS["learned-schedule"])
     go(run, *EXPORT, f"checkpoint={source}", "output_dir=one")
@@ -502,6 +506,7 @@ def test_an_export_of_an_export_and_a_second_one_are_the_same_bytes(run, trained
         assert (tmp_path / "three" / name).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_the_folder_is_new_or_chosen_and_never_a_taken_one(run, trained, tmp_path):
     source = trained("eps", *WORDS)
     for _ in range(2):
@@ -525,6 +530,7 @@ def test_a_sampler_of_the_command_line_is_given_along(run, trained, tmp_path):
     assert torch.equal(Pipeline.from_checkpoint("given").sample(3), images)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_there_are_asked_for_in_vain(run, trained, tmp_path):
     source = trained("eps", *WORDS)
     go(run, *EXPORT, f"checkpoint={source}", "output_dir=average")

@@ -35,6 +35,7 @@ def test_sampling_reads_its_checkpoint_once(run, tiny, reads):
     assert reads == ["run"]
 
 
+@pytest.mark.slow
 def test_guidance_reads_the_classifier_once(run, tiny, reads, tmp_path):
     status, out, err = run(*CLASSIFIER, "output_dir=classifier")
     assert status == 0, out + err

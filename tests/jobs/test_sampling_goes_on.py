@@ -127,6 +127,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("job", "place"), PLACES)
 def test_killed_it_makes_the_rest_by_the_same_command(job, place, home, straight):
     words = [*command(job, home), "output_dir=s"]
@@ -171,6 +172,7 @@ def folders(home, job="sample"):
     return sorted(path for path in parent.iterdir())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("place", ["run.created", "sample.saved:4"])
 def test_an_unfinished_run_is_found_by_its_configuration(place, home, straight):
     assert go(home, *command("sample", home), crash=place) == -9
@@ -183,6 +185,7 @@ def test_an_unfinished_run_is_found_by_its_configuration(place, home, straight):
     assert all(bytes_of(path) == bytes_of(straight("sample")) for path in folders(home))
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_name_yet_is_nobodys(home, straight):
     """Killed before the folder got its name: the next run does not live in the nameless one."""
     assert go(home, *command("sample", home), crash="run.filled") == -9
@@ -193,6 +196,7 @@ def test_a_folder_without_a_name_yet_is_nobodys(home, straight):
     assert_whole(folder, "sample", straight)
 
 
+@pytest.mark.slow
 def test_of_another_configuration_or_checkpoint_it_is_left_alone(home, trained, straight):
     (home / "run").unlink()
     shutil.copytree(trained / "run", home / "run")
@@ -212,6 +216,7 @@ def test_of_another_configuration_or_checkpoint_it_is_left_alone(home, trained, 
     assert len(folders(home)) == 4
 
 
+@pytest.mark.slow
 def test_one_that_is_being_worked_on_is_left_alone(home):
     assert go(home, *command("sample", home), crash="sample.saved:2") == -9
     (begun,) = folders(home)
@@ -258,6 +263,7 @@ def test_where_data_lie_does_not_matter(home, straight):
     assert_whole(home / "s", "sample", straight)
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_pictures_is_refused_by_key_and_values(home, straight):
     shutil.copytree(straight("sample"), home / "s")
     before = {name: (home / "s" / name).read_bytes() for name in files_of(home / "s")}

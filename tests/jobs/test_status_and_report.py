@@ -30,6 +30,7 @@ def study(run, finished_runs, tmp_path, tmp_path_factory):
     return study
 
 
+@pytest.mark.slow
 def test_a_sweep_is_looked_at_by_its_name(run, study, tmp_path):
     status, out, err = run("job=status", "sweep=study")
     assert status == 0, err
@@ -56,6 +57,7 @@ def test_any_runs_are_looked_at_by_their_folders(run, study, tmp_path):
     assert len(list((tmp_path / "outputs" / "report").glob("*/report.html"))) == 1
 
 
+@pytest.mark.slow
 def test_a_refused_job_is_told_with_its_reason(run, tmp_path):
     run(*SWEEP, "job.batch_size=8,-1")
     out = run("job=status", "sweep=study")[1]
@@ -103,6 +105,7 @@ def shown(monkeypatch):
 STRANGERS = {"wandb": {"_target_": "x", "entity": "stranger", "project": "theirs"}}
 
 
+@pytest.mark.slow
 def test_a_strangers_run_does_not_say_where_its_report_goes(run, shown, tmp_path):
     run_folder(tmp_path / "a", [1.0], tracker=STRANGERS)
     run_folder(tmp_path / "b", [1.0])

@@ -101,6 +101,7 @@ def best_network(diffusion, objective="eps"):
     return network
 
 
+@pytest.mark.quick(36)
 @pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
@@ -126,6 +127,7 @@ def test_each_step_is_the_kl_of_two_gaussians(variance):
     torch.testing.assert_close(found, exact, rtol=0.05, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_thousand_steps_by_all_and_by_strata():
     diffusion, images = process("linear", T=1000), pictures(32, size=8)
     network = best_network(diffusion)

@@ -71,6 +71,7 @@ def model_of(folder):
     return yaml.safe_load((folder / "config.yaml").read_text())["model"]
 
 
+@pytest.mark.slow
 def test_a_run_with_keys_that_look_secret(own, run, tmp_path):
     tracked = ["tracker=[wandb,tensorboard]", "output_dir=run", "model.tokens=[4]", "model.key=5"]
     status, _, err = run(*own, *TRAIN, *tracked)
@@ -90,6 +91,7 @@ def test_a_run_with_keys_that_look_secret(own, run, tmp_path):
     assert model_of(tmp_path / "run")["num_tokens"] == 8
 
 
+@pytest.mark.slow
 def test_a_sweep_over_such_keys(own, run, tmp_path):
     chosen = ["model.num_tokens=4,8", "model.key=1", "tracker=local", "job.num_samples=1"]
     status, _, err = run("-m", "sweep=s", *own, *TRAIN[:-1], *chosen)

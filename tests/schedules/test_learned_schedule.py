@@ -175,6 +175,7 @@ def trained(T, mean, std, steps, seed):
     return schedule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("T", "std"), [(50, 0.2), (100, 0.05)])
 def test_training_makes_the_bound_tighter(T, std):
     mean = 0.1

@@ -22,6 +22,7 @@ from ddpm.trackers.multi import Trackers
 __all__ = ["nobody_is_logged_in", "run_dir"]
 
 
+@pytest.mark.slow
 def test_an_offline_run_reads_back(run_dir):
     tracker = wandb_run(run_dir, mode="offline", tags=["mine", "unet"], notes="a note")
     tracker.log(50, {"train/loss": 0.5, "train/lr": 1e-4})

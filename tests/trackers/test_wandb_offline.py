@@ -58,6 +58,7 @@ def in_three_parts(run_dir):
     return tracker
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_run_hold_each_step_once_and_one_command_uploads_them(run_dir, server):
     tracker = in_three_parts(run_dir)
     rows = [row for part in finished(run_dir) for row in part.rows]

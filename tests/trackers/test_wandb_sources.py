@@ -61,6 +61,7 @@ def told(record):
     return [*names, tags, record.notes, record.run_group, record.job_type]
 
 
+@pytest.mark.slow
 def test_variables_count_are_stored_and_are_kept(run, tmp_path, variables, monkeypatch):
     status, _, err = run(*SHORT, "output_dir=run")
     assert (status, err) == (0, "")
@@ -141,6 +142,7 @@ def test_a_sweep_of_what_cannot_be_begins_no_job(
     assert not list(tmp_path.rglob("config.yaml"))
 
 
+@pytest.mark.slow
 def test_a_report_is_shown_where_variables_say_under_its_own_name(run, tmp_path, variables):
     assert run(*SHORT, "output_dir=run")[0] == 0
     status, _, err = run("job=report", "runs=[run]", "output_dir=out")
@@ -161,6 +163,7 @@ def jobs(tmp_path, sweep="s"):
     return [parts(folder)[-1] for folder in folders]
 
 
+@pytest.mark.slow
 def test_the_jobs_of_a_sweep_have_names_of_their_own_and_stay_where_they_began(
     run, tmp_path, monkeypatch
 ):
@@ -184,6 +187,7 @@ def test_the_jobs_of_a_sweep_have_names_of_their_own_and_stay_where_they_began(
     assert (settings(first)["project"], settings(first)["name"]) == ("pets", "mine")
 
 
+@pytest.mark.slow
 def test_long_names_say_what_differs_and_the_whole_is_in_the_configuration(run, tmp_path):
     notes, group = "tracker.wandb.notes=" + "n" * 150, "g" * 140
     words = [f"tracker.wandb.group={group}", notes, "seed=1,2"]

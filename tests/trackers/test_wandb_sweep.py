@@ -47,6 +47,7 @@ def test_every_parameter_is_a_key_of_ours_and_its_values_are_allowed(which, run)
     assert float(lr) == ends["optimizer.lr"]["value"]
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_name_that_the_agent_gives_it(run, tmp_path, monkeypatch):
     for name, value in {"SWEEP_ID": "sw1", "RUN_ID": "given1", "MODE": "offline"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)

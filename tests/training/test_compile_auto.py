@@ -53,6 +53,7 @@ def compiled(monkeypatch):
 WORDS = [*TINY, "job.max_steps=12", "job.compile=auto", "output_dir=run"]
 
 
+@pytest.mark.slow
 def test_a_run_is_compiled_once_and_from_the_start_when_resumed(run, compiled):
     steps, calls = compiled
     status, out, err = run(*WORDS)
@@ -74,6 +75,7 @@ def test_a_run_stopped_before_compiling_compiles_after_the_same_step(run, compil
     assert (steps, calls) == ([4, 4], [True, True])
 
 
+@pytest.mark.slow
 def test_a_run_that_was_not_compiled_never_is(run, compiled, monkeypatch):
     steps, calls = compiled
     monkeypatch.setattr(compiling, "pays_off", lambda seconds_left: False)

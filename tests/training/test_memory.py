@@ -160,6 +160,7 @@ def counted_step(net, share, parts):
     return ledger.peak + state + 2 * sum(weight.nbytes for weight in net.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fake", [False, True])
 @pytest.mark.parametrize(("share", "parts"), [(8, 1), (24, 1), (24, 4)])
 def test_the_estimate_is_the_memory_of_a_step(share, parts, fake, monkeypatch):

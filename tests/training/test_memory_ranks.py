@@ -10,6 +10,7 @@ from support.ranks import ranks
 from ddpm.training import expected_memory as planning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "strategy"),
     [

@@ -426,6 +426,7 @@ def test_a_log_line_of_skipped_steps_has_no_null(tmp_path, monkeypatch):
     assert_all_finite(state_of(tmp_path / "run", 6))
 
 
+@pytest.mark.slow
 def test_too_many_consecutive_end_the_run_and_a_lower_rate_resumes_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_loss(patch, range(4, 1000))
@@ -457,6 +458,7 @@ def test_too_many_consecutive_end_the_run_and_a_lower_rate_resumes_it(tmp_path, 
     assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
 
 
+@pytest.mark.slow
 def test_diverged_weights_are_never_saved(tmp_path):
     assert go(tmp_path, *RUN, "job.max_steps=2") == 0, said(tmp_path)
     before = (tmp_path / "run" / "checkpoints" / "step-0000002.pt").read_bytes()
@@ -473,6 +475,7 @@ def test_diverged_weights_are_never_saved(tmp_path):
 DDP = ["hardware=ddp", "hardware.accelerator=cpu", "hardware.precision=32-true"]
 
 
+@pytest.mark.slow
 def test_a_nonfinite_step_of_one_rank_is_skipped_by_all(tmp_path, monkeypatch):
     """Only the loss of rank 1 is non-finite; the gradients of the other are finite."""
     with monkeypatch.context() as patch:
@@ -488,6 +491,7 @@ def test_a_nonfinite_step_of_one_rank_is_skipped_by_all(tmp_path, monkeypatch):
         assert row["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_too_many_nonfinite_steps_of_one_rank_end_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_loss(patch, range(3, 1000), rank=1)

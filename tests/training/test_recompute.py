@@ -121,6 +121,7 @@ TINY = ["hardware=cpu", "tracker=local", "job.batch_size=8", "job.max_steps=3", 
 TINY += ["sampler.steps=2", "job.num_samples=4", "job.log_every=1"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("words", [[*RESUNET, "model.dropout=0.2"], ["job=train_classifier"]])
 def test_a_run_gives_the_same_weights_and_previews(words, run, tmp_path):
     words = [*TINY, *words] if "job=train_classifier" not in words else [*TINY[:4], *words]

@@ -136,6 +136,7 @@ def test_killed_and_resumed_it_is_the_same(place, straight, tmp_path):
     assert_equal_state(one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_ranks_measure_what_one_does(strategy, tmp_path, monkeypatch):
     words = [w for w in LONGER if not w.startswith(("hardware", "output_dir"))]
@@ -153,6 +154,7 @@ def test_without_held_out_images_it_says_so_once(tmp_path):
     assert figures_of(tmp_path / "run") == {}
 
 
+@pytest.mark.slow
 def test_the_labels_of_a_conditional_network_are_used(tmp_path):
     assert go(tmp_path, *LONGER, "data.conditional=true") == 0, said(tmp_path)
     assert len(figures_of(tmp_path / "run")) == 4
@@ -191,6 +193,7 @@ def test_the_best_checkpoint_stays_and_can_be_named(straight, run, tmp_path):
     assert "nothing:best: there is no such file or folder" in err
 
 
+@pytest.mark.slow
 def test_an_older_best_is_kept_when_its_file_is_deleted(tmp_path):
     words = ["job.keep_best=eval/loss_raw", "optimizer.lr=100", "job.warmup_steps=7"]
     words += ["job.clip_grad_norm=null", "job.max_nonfinite_steps=50", "job.save_every=1"]
@@ -230,6 +233,7 @@ def test_records_are_restored_and_those_of_another_figure_left_out():
 # the plateau
 
 
+@pytest.mark.slow
 def test_a_run_that_has_levelled_off_ends_and_says_why(tmp_path):
     # so small that no weight changes
     words = [*LONGER, "optimizer.lr=1e-30", "job.patience=2", "job.save_every=null"]

@@ -334,6 +334,7 @@ def test_a_run_folder_from_a_stranger_builds_nothing(run, folder, tmp_path):
         assert_refused(*result, tmp_path, mission)
 
 
+@pytest.mark.slow
 def test_a_classifier_from_a_stranger_builds_nothing(run, newest, tmp_path):
     file = tmp_path / "artifact" / "step-0000006.pt"
 

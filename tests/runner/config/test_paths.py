@@ -165,6 +165,7 @@ def test_numbers_lists_and_booleans_get_an_answer(run, words, tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name != "data"]
 
 
+@pytest.mark.slow
 def test_home_is_home_for_every_path(run, tmp_path, monkeypatch):
     """Trained, resumed, inherited from and reported on by `~`, with a `=` in the folder's name."""
     home = tmp_path / "home"
@@ -188,6 +189,7 @@ def test_home_is_home_for_every_path(run, tmp_path, monkeypatch):
     assert "5/5" in out
 
 
+@pytest.mark.slow
 def test_a_sweep_may_be_called_by_a_number_and_moved_home(run, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "own" / "team").mkdir(parents=True)

@@ -80,6 +80,7 @@ def test_the_names_of_variables_are_written_in_place_of_their_values(private_run
     assert written["version"] == 1
 
 
+@pytest.mark.slow
 def test_a_private_run_goes_on_where_the_variable_is_set(private_run, run, monkeypatch):
     status, out, err = run(f"resume={private_run}", "job.max_steps=8")
     assert status == 0, err
@@ -93,6 +94,7 @@ def test_a_private_run_goes_on_where_the_variable_is_set(private_run, run, monke
     assert contents(private_run) == before
 
 
+@pytest.mark.slow
 def test_a_private_run_can_be_sampled_from(private_run, run):
     status, out, err = run(
         *("job=sample", f"checkpoint={private_run}", "job.num_samples=2", "hardware=cpu"),

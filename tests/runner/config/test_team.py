@@ -30,6 +30,7 @@ def config(folder):
     return yaml.safe_load((folder / "config.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_a_team_is_for_every_job_and_binds_nobody(lab, run, tiny, data_dir, tmp_path, monkeypatch):
     monkeypatch.delenv("DDPM_DATA")
     (tmp_path / "lab-data").symlink_to(data_dir)
@@ -95,6 +96,7 @@ BINDING = {
 }
 
 
+@pytest.mark.slow
 def test_a_team_cannot_change_a_result(lab, run, tiny, tmp_path):
     for key, text in BINDING.items():
         lab.write_text(f"# @package _global_\n{text}\n")

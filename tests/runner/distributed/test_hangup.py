@@ -180,6 +180,7 @@ def test_a_job_under_nohup_goes_on():
     assert in_fork(act) == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_stops_with_its_job(sent, tmp_path):
     sent(HUP)
     assert go(tmp_path, "-m", *TINY, "sweep=study", "seed=1,2") == 128 + HUP, said(tmp_path)

@@ -196,6 +196,7 @@ def test_fewer_batches_than_processes_are_remarked(alone, tmp_path, monkeypatch)
     assert said(tmp_path).count("1 batches for 2 processes") == 1
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_shared_is_refused(alone, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "_sees_folder", lambda *_: os.environ.get("RANK") != "1")
     words = [*DRAW, f"checkpoint={alone()}", "output_dir=s", "hardware=ddp", *CPU]
@@ -205,6 +206,7 @@ def test_a_folder_that_is_not_shared_is_refused(alone, tmp_path, monkeypatch):
     assert not list((tmp_path / "s").glob("samples/*"))
 
 
+@pytest.mark.slow
 def test_another_checkpoint_on_another_machine_is_refused(alone, tmp_path, monkeypatch):
     real = launch._checkpoint
 

@@ -93,6 +93,7 @@ def assert_goes_on(home, straight, monkeypatch):
     assert_same_run(home / "run", straight)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("number", [*ALL[:3], *slowly(ALL[3:])], ids=lambda number: number.name)
 def test_the_step_is_finished_and_saved(number, in_step, straight, tmp_path, monkeypatch):
     in_step(4, lambda: send(number))
@@ -102,6 +103,7 @@ def test_the_step_is_finished_and_saved(number, in_step, straight, tmp_path, mon
     assert_goes_on(tmp_path, straight, monkeypatch)
 
 
+@pytest.mark.slow
 def test_asked_from_outside_at_any_moment(tmp_path):
     """The step is any; the rest is as if there had been no stop."""
     long = ["job.max_steps=100000", "job.save_every=null", "output_dir=run"]
@@ -149,6 +151,7 @@ def test_an_echo_counts_once(in_step, tmp_path):
     assert_stopped(tmp_path, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "numbers",
     [
@@ -194,6 +197,7 @@ def test_the_same_one_after_a_while_stops_at_once(in_step, tmp_path, monkeypatch
     assert status_of(tmp_path / "run")["saved"] == 3
 
 
+@pytest.mark.slow
 def test_a_second_one_in_the_middle_of_a_checkpoint(straight, tmp_path, monkeypatch):
     from ddpm.runner.checkpoints import checkpoint
 
@@ -218,6 +222,7 @@ def test_a_second_one_in_the_middle_of_a_checkpoint(straight, tmp_path, monkeypa
 # at other moments than in a step
 
 
+@pytest.mark.slow
 def test_during_a_preview_and_during_a_checkpoint_it_waits(straight, tmp_path, monkeypatch):
     """Both are finished; the run stops after the step that comes next."""
     preview = Train.preview
@@ -281,6 +286,7 @@ def with_handler(monkeypatch, home, number, handler):
     monkeypatch.setattr(cli, "main", begin)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGUSR1, *slowly([signal.SIGTERM, signal.SIGUSR2])], ids=lambda n: n.name
 )
@@ -365,6 +371,7 @@ def test_in_another_thread_nothing_is_caught_and_nothing_fails():
 # two runs in one folder
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_live_run_is_taken(in_step, straight, tmp_path, monkeypatch):
     def hold():
         (tmp_path / "holds").touch()

@@ -102,6 +102,7 @@ def test_a_wrong_number_of_threads_is_refused(run, value):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_takes_the_threads_that_it_began_with(run, monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.setattr(threads, "own_cores", lambda: {0, 1, 2})

@@ -95,6 +95,7 @@ def assert_ended_for_want_of_a_reader(home):
     assert "Traceback" not in said(home)
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_killed_ends_the_run_which_goes_on_without(
     straight, tmp_path, monkeypatch
 ):
@@ -118,6 +119,7 @@ def kill_reader():
 PLACES = {"step": (Train, "loss", 4), "log": (run.Run, "log", 3), "save": (checkpoint, "_write", 2)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_reader_may_be_killed_at_any_moment(place, straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
@@ -129,6 +131,7 @@ def test_a_reader_may_be_killed_at_any_moment(place, straight, tmp_path, monkeyp
     assert_same(tmp_path / "run", straight)
 
 
+@pytest.mark.slow
 def test_a_reader_that_does_not_answer_ends_the_run(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loader, "WORKER_SECONDS", 0.5)
@@ -264,6 +267,7 @@ def test_a_preview_that_cannot_be_drawn_costs_the_preview(
     assert files_of(straight) - files_of(tmp_path / "run") == {"samples/step-000006.png"}
 
 
+@pytest.mark.slow
 def test_a_preview_that_was_missed_is_drawn_when_the_run_goes_on(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train, "preview_grid", lambda *_: 1 / 0)

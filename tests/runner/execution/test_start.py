@@ -36,6 +36,7 @@ def imported(words, folder, data_dir):
     return names
 
 
+@pytest.mark.slow
 def test_a_run_imports_nothing_that_it_does_not_use(tiny, tmp_path, data_dir):
     words = [*TINY, "output_dir=second", "tracker=wandb"]  # the data are cached by the first
     names = imported(words, tmp_path, data_dir)
@@ -79,6 +80,7 @@ def test_an_optimizer_with_hooks_or_of_its_own_takes_its_own_step():
     assert weight.item() == 0
 
 
+@pytest.mark.slow
 def test_the_compiler_works_after_an_eager_start(tmp_path):
     """In a process of its own: here it is imported already."""
     script = """

@@ -135,6 +135,7 @@ def page(tmp_path):
     assert [url for url in asked if not url.startswith("data:")] == asked[:1]
 
 
+@pytest.mark.slow
 def test_in_a_browser(page):
     def column(table, i):
         rows = page.locator(f"#{table} tbody tr")

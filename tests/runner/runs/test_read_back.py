@@ -124,6 +124,7 @@ def own(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_of_a_strangely_called_option_goes_on_and_is_sampled(run, own):
     quick = [word for word in TINY if "max_steps" not in word]
     words = ["--config-dir", "own", "experiment='a+b, my'", *quick, "output_dir=run"]
@@ -140,6 +141,7 @@ def test_a_run_of_a_strangely_called_option_goes_on_and_is_sampled(run, own):
     assert "6/6" in out
 
 
+@pytest.mark.slow
 def test_its_sweep_is_not_trained_again(run, own):
     quick = [word for word in TINY if "max_steps" not in word]
     choices = "experiment='my exp'," + "x" * 100
@@ -241,6 +243,7 @@ def test_a_damaged_configuration_is_told(tmp_path):
         read_config(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_largest_configuration_fits_into_an_export(tmp_path):
     """In JSON within JSON it takes more room than in config.yaml."""
     widths = [f'"é"{n}' for n in range(MAX_NODES // 4)]

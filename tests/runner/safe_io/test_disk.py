@@ -62,6 +62,7 @@ def fill_disk(monkeypatch, step, size):
 # checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", [pytest.param(0.9, marks=pytest.mark.slow), 1e-4])
 def test_a_checkpoint_without_room_ends_the_run_and_takes_nothing(
     missing, straight, tmp_path, monkeypatch
@@ -91,6 +92,7 @@ def test_a_checkpoint_without_room_ends_the_run_and_takes_nothing(
     assert_same(run, straight)
 
 
+@pytest.mark.slow
 def test_where_the_first_checkpoint_finds_no_room_the_run_begins_again(
     straight, tmp_path, monkeypatch
 ):
@@ -244,6 +246,7 @@ def test_figures_and_pictures_without_room_end_no_run(names, straight, tmp_path,
     assert_same(tmp_path / "run", straight)
 
 
+@pytest.mark.slow
 def test_where_there_is_never_room_again_the_checkpoints_are_all_there_is(
     straight, tmp_path, monkeypatch
 ):
@@ -261,6 +264,7 @@ def test_where_there_is_never_room_again_the_checkpoints_are_all_there_is(
     assert "samples/step-000006.png" in files_of(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "changes"),
     [(0, []), (100, ["job.keep_checkpoints=2"])],

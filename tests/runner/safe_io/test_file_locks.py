@@ -420,6 +420,7 @@ def test_a_run_and_its_resume(kind, code, run, tmp_path, monkeypatch):
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("record", marks=pytest.mark.slow), "folder"])
 def test_two_at_once_and_a_kill(kind, tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, kind)
@@ -487,6 +488,7 @@ def test_the_cure_fits_what_is_wrong(code, cure, tree, monkeypatch):  # noqa: F8
         pass
 
 
+@pytest.mark.slow
 def test_a_sweep(run, tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, "folder")
     words = ["-m", *TINY, "job.max_steps=1", "job.sample_every=null", "sweep=study", "seed=1"]

@@ -318,6 +318,7 @@ def test_a_damaged_cache_is_built_again_without_a_memory_map(left, tree, caplog)
     assert "is damaged: building it again" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_maps")
 @pytest.mark.parametrize("_no_maps", [errno.ENODEV], indirect=True)
 def test_a_run_without_a_memory_map_is_the_same_run(straight, tmp_path):

@@ -752,6 +752,7 @@ print(json.dumps({"found": found, "torch": "torch" in sys.modules, "grown": grow
 """
 
 
+@pytest.mark.slow
 def test_all_of_them_together_need_little_memory_and_no_torch(tmp_path):
     """A process that may not have 1 GB refuses each, before torch, which could do more, is in."""
     sources = {f"p{i}.pt": archive(data, FOUR) for i, data in enumerate(PICKLES.values())}
@@ -787,6 +788,7 @@ def test_all_of_them_together_need_little_memory_and_no_torch(tmp_path):
 FAKES = ("an empty file", "HTML", "a configuration", "10 GB of zeros", "an escape in a name")
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_checkpoint_is_answered_in_a_line(run, tmp_path):
     sources = {name: BOMBS[name][0]() for name in FAKES}
     sources["code"] = archive(whole(GADGETS["os.system"]))

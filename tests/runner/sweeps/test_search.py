@@ -216,6 +216,7 @@ def test_a_search_reports_the_loss_and_continues(run, tmp_path):
     assert "3 of 3 trials" in out
 
 
+@pytest.mark.slow
 def test_a_killed_trial_resumes_first(tmp_path):
     words = [*SEARCH, "hydra.sweeper.n_trials=2"]
     assert go(tmp_path, *words, crash="train.step:9") == -9, "in the second"
@@ -241,6 +242,7 @@ def test_two_processes_share_a_study(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_trial_far_behind_the_median_is_pruned_and_stays_so(tmp_path, monkeypatch):
     """One learning rate trains, the other is far too small."""
     monkeypatch.setattr(trials, "POLL_SECONDS", 0.02)
@@ -328,6 +330,7 @@ def test_a_third_party_launcher_is_refused():
 # the stop file
 
 
+@pytest.mark.slow
 def test_a_stop_file_stops_a_run(tmp_path):
     words = [*QUICK, "output_dir=run", "job.max_steps=100000", "job.sample_every=null"]
     child = start(tmp_path, *words)

@@ -44,6 +44,7 @@ def test_repeating_a_command_skips_finished_jobs_and_adds_new_ones(run, tmp_path
     assert seeds == [1, 2, 3]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "same"),
     [
@@ -69,6 +70,7 @@ def test_a_job_is_identified_by_what_its_result_depends_on(words, same, run, tmp
     assert len(jobs_of(tmp_path)) == (1 if same else 2)
 
 
+@pytest.mark.slow
 def test_jobs_that_differ_only_in_incidental_keys_have_a_folder_each(run, tmp_path, monkeypatch):
     monkeypatch.setattr(serial, "run_job", lambda job: None)
     for _ in range(2):
@@ -116,6 +118,7 @@ def test_a_failed_job_is_tried_again_in_its_folder(run, tmp_path):
     assert all("error" not in status_of(job) for job in jobs_of(tmp_path).values())
 
 
+@pytest.mark.slow
 def test_an_invalid_job_is_reported_first_and_stops_no_other(run, tmp_path):
     status, out, _ = run(*SWEEP, "job.batch_size=8,-1")
     assert status == 1
@@ -128,6 +131,7 @@ def test_an_invalid_job_is_reported_first_and_stops_no_other(run, tmp_path):
     assert list(jobs_of(tmp_path).values()) == [valid, invalid], "reported again in the same folder"
 
 
+@pytest.mark.slow
 def test_jobs_keep_the_configuration_of_the_start(run, tmp_path, monkeypatch):
     """A file under conf/ that changes while the first job runs does not affect the second."""
     conf = tmp_path / "mine" / "schedule"
@@ -167,6 +171,7 @@ def test_two_commands_share_a_sweep(tmp_path):
         assert [row["step"] for row in metrics_of(job)] == list(range(1, 401)), "each step once"
 
 
+@pytest.mark.slow
 def test_sampling_jobs_are_identified_by_their_run_and_step(run, tiny, tmp_path):
     words = ["-m", "job=sample", f"checkpoint={tiny}", "job.num_samples=2", "tracker=local"]
     words += ["sweep=grids", "sampler=ddim,dpm_solver", "sampler.steps=2"]
@@ -182,6 +187,7 @@ def test_sampling_jobs_are_identified_by_their_run_and_step(run, tiny, tmp_path)
     assert out.count("was done before") == 2, out + err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fail_point", ["run.filled:2", pytest.param("run.created:2", marks=pytest.mark.slow)]
 )
@@ -201,6 +207,7 @@ def test_a_sweep_of_invalid_jobs_does_not_start(run, tmp_path):
     assert jobs_of(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_the_record_of_a_refused_job_goes_when_a_command_lacks_that_job(run, tmp_path, monkeypatch):
     monkeypatch.setattr(serial, "run_job", lambda job: None)
     run(*SWEEP, "job.batch_size=8,-1")
@@ -209,6 +216,7 @@ def test_the_record_of_a_refused_job_goes_when_a_command_lacks_that_job(run, tmp
     assert len(jobs_of(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_a_job_that_another_process_has_just_started_is_no_failure(
     run, data_dir, tmp_path, monkeypatch
 ):
@@ -225,6 +233,7 @@ def test_a_job_that_another_process_has_just_started_is_no_failure(
     assert not (job / "status.json").exists()
 
 
+@pytest.mark.slow
 def test_jobs_in_chosen_folders_resume_too(run, tmp_path):
     words = [*SWEEP, "seed=1", "output_dir=a,b"]
     assert run(*words)[0] == 0
@@ -237,6 +246,7 @@ def test_jobs_in_chosen_folders_resume_too(run, tmp_path):
     assert "output_dir=a: the folder holds a run already" in out, "of another run"
 
 
+@pytest.mark.slow
 def test_a_team_can_choose_the_launcher(run, tmp_path, monkeypatch):
     (tmp_path / "mine" / "team").mkdir(parents=True)
     text = """# @package _global_
@@ -257,6 +267,7 @@ hydra:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_process", [True, False])
 def test_a_third_party_launcher_ends_with_the_same_table(same_process, run, tmp_path, monkeypatch):
     """Jobs of other processes are read from their folders."""
@@ -323,6 +334,7 @@ def test_keys_of_later_versions_count_as_their_defaults(tiny):
     assert folder.identity(changed) != folder.identity(config)
 
 
+@pytest.mark.slow
 def test_a_job_with_a_damaged_configuration_starts_again_in_another_folder(run, tmp_path):
     assert run(*SWEEP, "seed=1,2")[0] == 0
     first = jobs_of(tmp_path)["0-convnet-digits"]
@@ -363,6 +375,7 @@ def test_slots_run_jobs_in_parallel_and_resume_them(tmp_path):
         assert [row["step"] for row in metrics_of(job)] == list(range(10, 301, 10))
 
 
+@pytest.mark.slow
 def test_a_crash_frees_the_slot(tmp_path, monkeypatch):
     # Forked workers start faster; the slow tests spawn them.
     monkeypatch.setattr(slots, "get_context", lambda _: multiprocessing.get_context("fork"))

@@ -365,6 +365,7 @@ READ = BrokenPipeError(32, "Broken pipe"), ""  # `| head` has what it wanted
 MISSING = None, "stdout: I/O operation on closed file\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "cases"),
     [
@@ -396,6 +397,7 @@ def test_a_report_is_its_files(tiny, without_output, tmp_path):
 # sweeps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["no reader", *slowly("both full", "missing", "hung up")])
 def test_all_jobs_of_a_sweep_come_to_their_turn(wrong, begin_with, tmp_path):
     begin_with(WRONG[wrong])
@@ -436,6 +438,7 @@ def job(run, tmp_path, monkeypatch):
     return found[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log", ["/dev/full", "missing/job.log", "."])
 def test_a_job_goes_on_without_its_log(log, job, tmp_path):
     process = os.fork()
