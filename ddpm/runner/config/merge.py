@@ -11,7 +11,7 @@ from ddpm.errors import InputError
 from ddpm.runner import roles
 from ddpm.runner.config import catalog
 from ddpm.runner.config.base_run import BaseRun
-from ddpm.runner.runs.old_names import FORMER_VALUES
+from ddpm.runner.runs.old_names import FORMER_PARTS, FORMER_VALUES
 from ddpm.runner.safe_io.tree import flatten, get_path, set_path
 
 
@@ -113,8 +113,9 @@ def differences(stored: dict[str, Any], config: dict[str, Any]) -> list[str]:
     """The keys in which a sampling run differs from a stored one, of those that decide its images.
     A key that did not exist then counts as its default."""
     new = dict(flatten(config))
-    defaults = catalog.defaults(stored["choices"])
-    old = {key: defaults[key] for key in new if key in defaults} | dict(flatten(stored))
+    known = dict(flatten(FORMER_PARTS | {"diffusion": FORMER_PARTS}))
+    known |= catalog.defaults(stored["choices"])
+    old = {key: known[key] for key in new if key in known} | dict(flatten(stored))
     return [
         f"{key}={old.get(key)} there, {new.get(key)} here"
         for key in dict.fromkeys([*old, *new])
