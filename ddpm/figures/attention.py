@@ -1,12 +1,14 @@
 """What a pixel looks at: the attention of a level of the network on one image."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ddpm.denoising import Model, call_model
+from ddpm.denoising import network_output
 from ddpm.figures import style
 from ddpm.figures.base import Drawing, Material, NotDrawn, noisy, times, trained
 from ddpm.models.layers import SelfAttention
@@ -21,7 +23,12 @@ def draw(material: Material) -> Drawing:
         raise NotDrawn("the network has no self-attention over pixels")
     x_0 = material.x_0(1)
     eps, ts = material.noise(x_0), [diffusion.T // 10, diffusion.T // 3, 2 * diffusion.T // 3]
-    maps = [finest(model, layers, noisy(diffusion, x_0, t, eps), t, material.label(1)) for t in ts]
+    label = material.label(1)
+    noised = [noisy(diffusion, x_0, t, eps) for t in ts]
+    maps = [
+        finest(partial(network_output, diffusion, model), layers, x_t, t, label)
+        for x_t, t in zip(noised, ts, strict=True)
+    ]
     side = maps[0].shape[0]
     queries = [(y, x) for y in (side // 4, 3 * side // 4) for x in (side // 4, 3 * side // 4)]
     figure = style.new(10, 6.2)
@@ -75,7 +82,7 @@ def draw(material: Material) -> Drawing:
 
 
 def finest(
-    model: Model,
+    evaluate: Callable[[Tensor, Tensor, Tensor | None], Tensor],
     layers: list[SelfAttention],
     x_t: Tensor,
     t: int,
@@ -92,7 +99,7 @@ def finest(
     hooks = [layer.register_forward_pre_hook(keep) for layer in layers]
     try:
         with torch.no_grad():
-            call_model(model, x_t, torch.tensor([t], device=x_t.device), label)
+            evaluate(x_t, torch.tensor([t], device=x_t.device), label)
     finally:
         for hook in hooks:
             hook.remove()
