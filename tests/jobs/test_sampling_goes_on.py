@@ -324,7 +324,7 @@ def test_a_signal_between_two_batches(job, home, straight):
 
     words = [*command(job, home), "output_dir=s"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "save_png", ask)
+        patch.setattr(sampling, "save_image", ask)
         assert go(home, *words) == 143, said(home)
     assert status_of(home / "s")["state"] == "preempted"
     assert len(list((home / "s" / "samples").iterdir())) == 6
@@ -347,7 +347,7 @@ def test_a_signal_when_all_is_drawn_leaves_the_grid_to_the_next(home, straight):
             os.kill(os.getpid(), signal.SIGUSR1)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "save_png", ask)
+        patch.setattr(sampling, "save_image", ask)
         assert go(home, *command("sample", home)) == 128 + signal.SIGUSR1, said(home)
     (folder,) = folders(home)
     assert "grid.png" not in files_of(folder)
@@ -366,7 +366,7 @@ def test_a_second_signal_stops_at_once_and_leaves_no_half_picture(home, straight
 
     words = [*command("sample", home), "output_dir=s"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "save_png", insist)
+        patch.setattr(sampling, "save_image", insist)
         assert go(home, *words) == 128 + signal.SIGINT, said(home)
     status = status_of(home / "s")
     assert (status["state"], status["error"]) == (

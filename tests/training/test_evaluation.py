@@ -104,7 +104,7 @@ def test_stopped_in_the_middle_it_draws_nothing_twice(straight, tmp_path, monkey
     """Stopped after the first of two batches: that one stays as it is."""
     folder, answers = tmp_path / "run", iter([False, True])
     with monkeypatch.context() as patch:
-        patch.setattr(Watch, "asked", lambda watch: next(answers))
+        patch.setattr(Watch, "stop_wanted", lambda watch: next(answers))
         assert go(tmp_path, *LONGER, f"job.keep_best={FIGURE}") == 143, said(tmp_path)
     assert status_of(folder) == {"state": "preempted", "step": 2, "saved": 2}
     (drawn,) = (folder / "evaluation").iterdir()

@@ -61,9 +61,9 @@ def test_a_run_must_end():
     [(64, "abc", 32), (0.1, "x", 1), ([1, 2], 5, [3]), (True, 3, False)],
 )
 def test_a_key_without_a_rule_keeps_the_type_of_its_default(default, bad, good):
-    rules.check({"model": {"width": good}}, {"model.width": default})
-    with pytest.raises(InputError, match=f"model.width={bad}: must be"):
-        rules.check({"model": {"width": bad}}, {"model.width": default})
+    rules.check({"model": {"new": good}}, {"model.new": default})
+    with pytest.raises(InputError, match=f"model.new={bad}: must be"):
+        rules.check({"model": {"new": bad}}, {"model.new": default})
 
 
 def test_keys_that_follow_another_are_refused_a_value_of_their_own():

@@ -322,7 +322,7 @@ def test_a_clusters_handler_while_sampling(straight, tmp_path, monkeypatch):
     words = ["job=sample", "hardware=cpu", "tracker=local", f"checkpoint={straight}"]
     words += ["job.num_samples=5", "job.batch_size=2", "output_dir=run"]
     with_handler(monkeypatch, tmp_path, signal.SIGUSR1, lambda n, frame: requeue(tmp_path, n))
-    monkeypatch.setattr(sampling, "save_png", ask)
+    monkeypatch.setattr(sampling, "save_image", ask)
     assert go(tmp_path, *words) == 77, said(tmp_path)
     assert (tmp_path / "requeued.txt").read_text() == "10 preempted None False\n"
     monkeypatch.undo()

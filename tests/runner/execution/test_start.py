@@ -140,7 +140,7 @@ def test_nothing_is_told_of_a_run_that_has_ended_by_then(monkeypatch):
     ("sampler", "count"),
     [
         (DDPM(steps=None, variance="auto"), 100),
-        (DDPM(steps=7, variance="learned"), 7),
+        (DDPM(steps=7, variance="fixed_small"), 7),
         (DDIM(steps=5, eta=1.0), 5),
         (DPMSolver(steps=9, order=2), 9),
         (Heun(steps=6), 10),  # one at x_T, which is all noise,

@@ -268,7 +268,7 @@ def test_the_end_of_a_run_is_told(tmp_path, monkeypatch, refuse, capsys):
     result = {"state": "done", "step": 7, "dir": tmp_path, "signal": None}
     monkeypatch.setattr(launch, "launch", lambda plan: result)
     refuse(tmp_path / "samples")
-    config = {"choices": {"job": "train"}, "job": {}}
+    config = {"kind": "trains", "choices": {"job": "train"}, "job": {}}
     execute(SimpleNamespace(config=config, name="x", trains=True))
     out = capsys.readouterr().out
     assert "done     7 steps" in out
