@@ -28,6 +28,8 @@ FILES = [path for group in GROUPS for path in sorted((ROOT / "conf" / group).glo
 # Arguments without a default: they depend on the data, or name a file.
 NEEDED = {
     "conf/data/folder.yaml": {"root"},
+    **{f"conf/data/{name}.yaml": {"path"} for name in ("hf", "parquet", "zip")},
+    "conf/data/webdataset.yaml": {"shards"},
     "conf/features/data.yaml": {"data"},
     "conf/guidance/classifier.yaml": {"classifier"},
     "conf/guidance/autoguidance.yaml": {"weak"},

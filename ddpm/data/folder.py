@@ -33,14 +33,9 @@ class Folder(Pictures):
         self,
         *,
         root: str | Path | None,
-        image_size: int = 64,
-        resize_mode: str = "crop",
-        background: int = 255,
         **arguments: Any,
     ) -> None:
-        super().__init__(
-            image_size=image_size, resize_mode=resize_mode, background=background, **arguments
-        )
+        super().__init__(**arguments)
         if not root:
             raise InputError(
                 "data.root: must be the folder of the images, data.root=/path/to/folder"

@@ -12,6 +12,7 @@ from ddpm.data import values
 from ddpm.data.base import PictureData, check
 from ddpm.data.decode import Encoded
 from ddpm.data.holdout import NamedSplits
+from ddpm.image_size import Size
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 
@@ -27,8 +28,18 @@ class Pictures(NamedSplits, PictureData):
 
     allowed_channels = range(1, 17)
 
-    def __init__(self, *, value_range: Sequence[float] | None = None, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(
+        self,
+        *,
+        image_size: Size = 64,
+        resize_mode: str = "crop",
+        background: int = 255,
+        value_range: Sequence[float] | None = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(
+            image_size=image_size, resize_mode=resize_mode, background=background, **arguments
+        )
         allowed = "null, two finite numbers, the lower one first, like [0, 65535]"
         check("value_range", value_range, value_range is None or _is_range(value_range), allowed)
         self.keeps_values = value_range is not None or self.channels > 4

@@ -1,5 +1,6 @@
 """DiT: a transformer on patches with adaLN-Zero (Peebles & Xie 2023)."""
 
+from ddpm.image_size import Size
 from ddpm.models.layers import linear
 from ddpm.models.transformer_blocks import PatchTransformer, resolve_size
 
@@ -22,13 +23,14 @@ class DiT(PatchTransformer):
         *,
         channels: int,
         out_channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None,
         size: str | None,
         patch_size: int,
         depth: int | None,
         width: int | None,
         num_heads: int | None,
+        augment_dim: int = 0,
     ) -> None:
         depth, width, num_heads = resolve_size(
             size, depth, width, num_heads, image_size=image_size, patch_size=patch_size, model="dit"
@@ -42,4 +44,5 @@ class DiT(PatchTransformer):
             depth=depth,
             width=width,
             num_heads=num_heads,
+            augment_dim=augment_dim,
         )

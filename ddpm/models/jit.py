@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from ddpm.image_size import Size
 from ddpm.models.layers import check_at_least_1, linear, variance_scaling
 from ddpm.models.transformer_blocks import PatchTransformer, resolve_size
 
@@ -32,7 +33,7 @@ class JiT(PatchTransformer):
         *,
         channels: int,
         out_channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None,
         size: str | None,
         patch_size: int,
@@ -40,6 +41,7 @@ class JiT(PatchTransformer):
         depth: int | None,
         width: int | None,
         num_heads: int | None,
+        augment_dim: int = 0,
     ) -> None:
         depth, width, num_heads = resolve_size(
             size, depth, width, num_heads, image_size=image_size, patch_size=patch_size, model="jit"
@@ -55,4 +57,5 @@ class JiT(PatchTransformer):
             depth=depth,
             width=width,
             num_heads=num_heads,
+            augment_dim=augment_dim,
         )

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ddpm.image_size import Size, sides
 from ddpm.models.layers import (
+    AugmentEmbedding,
     ClassEmbedding,
     TimeEmbedding,
     attention,
@@ -98,20 +100,22 @@ class PatchTransformer(nn.Module):
         embed: nn.Module,
         *,
         out_channels: int,
-        image_size: int,
+        image_size: Size,
         num_classes: int | None,
         patch_size: int,
         depth: int,
         width: int,
         num_heads: int,
+        augment_dim: int = 0,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
         self.embed = embed
-        side = image_size // patch_size
-        self.register_buffer("positions", sine_positions(side, side, width), persistent=False)
+        rows, columns = (side // patch_size for side in sides(image_size))
+        self.register_buffer("positions", sine_positions(rows, columns, width), persistent=False)
         self.time_embedding = TimeEmbedding(FREQUENCIES, width)
         self.class_embedding = ClassEmbedding(num_classes, width)
+        self.augment_embedding = AugmentEmbedding(augment_dim, width)
         self.blocks = nn.ModuleList(Block(width, num_heads=num_heads) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))
         self.head = zeroed(nn.Linear(width, out_channels * patch_size**2))
@@ -122,10 +126,13 @@ class PatchTransformer(nn.Module):
         ):
             nn.init.normal_(weight, std=0.02)
 
-    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """x_t (B, C, H, W), t (B,), label (B,) or None -> (B, C_out, H, W)."""
+    def forward(
+        self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
+    ) -> Tensor:
+        """x_t (B, C, H, W), t (B,), label (B,), augment (B, A) -> (B, C_out, H, W)."""
         p = self.patch_size
-        emb = F.silu(self.class_embedding(self.time_embedding(t), label))  # (B, D)
+        emb = self.class_embedding(self.time_embedding(t), label)  # (B, D)
+        emb = F.silu(self.augment_embedding(emb, augment))
         x = self.embed(rearrange(x_t, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p))
         x = x + self.positions  # (B, N, D)
         for block in self.blocks:
@@ -142,7 +149,7 @@ def resolve_size(
     width: int | None,
     num_heads: int | None,
     *,
-    image_size: int,
+    image_size: Size,
     patch_size: int,
     model: str,
 ) -> tuple[int, int, int]:

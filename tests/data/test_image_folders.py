@@ -571,7 +571,7 @@ def test_leftovers_of_interrupted_builds_are_removed(root, built):
     ours = [f"folder-train-64-{KEY}{end}" for end in (".npy", ".labels.npy", ".skipped.json")]
     ours.append(f"folder-test-64-{KEY}.npy")
     others = [f"pets-train-64-{KEY}.npy", f"folder-two-train-64-{KEY}.npy", "folder-train-64.npy"]
-    others += [f"my-folder-train-64-{KEY}.npy", "folder"]
+    others += [f"folder-valid-64-{KEY}.npy", f"my-folder-train-64-{KEY}.npy", "folder"]
     for name in (*ours, *others):
         (where / f"{name}.tmp").write_bytes(b"half")
     (where / f"folder-train-64-{KEY}.npy").write_bytes(b"whole")
