@@ -37,6 +37,9 @@ NEEDED = {
     "conf/model/classifier.yaml": {"image_size", "num_classes"},
     "conf/model/resunet.yaml": {"image_size"},
     "conf/model/unet.yaml": {"image_size"},
+    "conf/model/dit.yaml": {"image_size"},
+    "conf/model/jit.yaml": {"image_size"},
+    "conf/schedule/listed.yaml": {"T", "betas"},
 }
 
 

@@ -21,15 +21,15 @@ class DiT(PatchTransformer):
     def __init__(
         self,
         *,
-        channels: int,
-        out_channels: int,
+        channels: int = 3,
+        out_channels: int | None = None,
         image_size: Size,
-        num_classes: int | None,
-        size: str | None,
-        patch_size: int,
-        depth: int | None,
-        width: int | None,
-        num_heads: int | None,
+        num_classes: int | None = None,
+        size: str | None = "S",
+        patch_size: int = 4,
+        depth: int | None = None,
+        width: int | None = None,
+        num_heads: int | None = None,
         augment_dim: int = 0,
     ) -> None:
         depth, width, num_heads = resolve_size(
@@ -37,7 +37,7 @@ class DiT(PatchTransformer):
         )
         super().__init__(
             linear(channels * patch_size**2, width),
-            out_channels=out_channels,
+            out_channels=out_channels or channels,
             image_size=image_size,
             num_classes=num_classes,
             patch_size=patch_size,

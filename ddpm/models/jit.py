@@ -31,16 +31,16 @@ class JiT(PatchTransformer):
     def __init__(
         self,
         *,
-        channels: int,
-        out_channels: int,
+        channels: int = 3,
+        out_channels: int | None = None,
         image_size: Size,
-        num_classes: int | None,
-        size: str | None,
-        patch_size: int,
-        bottleneck: int,
-        depth: int | None,
-        width: int | None,
-        num_heads: int | None,
+        num_classes: int | None = None,
+        size: str | None = "B",
+        patch_size: int = 8,
+        bottleneck: int = 128,
+        depth: int | None = None,
+        width: int | None = None,
+        num_heads: int | None = None,
         augment_dim: int = 0,
     ) -> None:
         depth, width, num_heads = resolve_size(
@@ -50,7 +50,7 @@ class JiT(PatchTransformer):
         narrow = variance_scaling(nn.Linear(channels * patch_size**2, bottleneck, bias=False))
         super().__init__(
             nn.Sequential(narrow, linear(bottleneck, width)),
-            out_channels=out_channels,
+            out_channels=out_channels or channels,
             image_size=image_size,
             num_classes=num_classes,
             patch_size=patch_size,
