@@ -315,7 +315,7 @@ def test_files_of_other_seeds_are_left_alone(home, straight):
 def test_a_signal_between_two_batches(job, home, straight):
     from ddpm.jobs import sampling
 
-    save = sampling.save_png
+    save = sampling.save_image
 
     def ask(image, file):
         save(image, file)
@@ -339,7 +339,7 @@ def test_a_signal_between_two_batches(job, home, straight):
 def test_a_signal_when_all_is_drawn_leaves_the_grid_to_the_next(home, straight):
     from ddpm.jobs import sampling
 
-    save = sampling.save_png
+    save = sampling.save_image
 
     def ask(image, file):
         save(image, file)

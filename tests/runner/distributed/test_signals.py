@@ -312,7 +312,7 @@ def test_a_handler_that_returns_changes_nothing(in_step, tmp_path, monkeypatch):
 
 
 def test_a_clusters_handler_while_sampling(straight, tmp_path, monkeypatch):
-    save = sampling.save_png
+    save = sampling.save_image
 
     def ask(image, file):
         save(image, file)
