@@ -1,4 +1,4 @@
-"""What an augmentation is: random transformations that the network is told."""
+"""What an augmentation is: random transformations, whose parameters the network gets."""
 
 from typing import Protocol
 
@@ -10,7 +10,7 @@ class Augment(Protocol):
     """Transforms training pictures at random, and says how.
 
     Args:
-        dim: numbers that the network is told of each picture; the key `augment.dim`.
+        dim: number of parameters that the network gets with each picture; the key `augment.dim`.
     """
 
     dim: int

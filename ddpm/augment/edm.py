@@ -30,7 +30,7 @@ class EDM:
         probability: of each transformation. Horizontal mirroring happens to half of the pictures
             whatever it is, unless it is 0.
         color: EDM's published runs leave it out.
-        dim: numbers that the network is told of each picture: 9 for geometry, 6 for colour.
+        dim: number of parameters that the network gets: 9 for geometry, 6 for colour.
     """
 
     def __init__(
