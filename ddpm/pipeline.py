@@ -14,8 +14,8 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.guidance.none import Unguided
-from ddpm.image_size import sides
 from ddpm.images import Images, suffix
+from ddpm.limits.image_size import sides
 from ddpm.randomness import image_noise
 
 Sampler = Callable[..., Iterator[Tensor]]

@@ -63,7 +63,8 @@ ONLY = {
 # The packages from the lowest to the highest: each imports only from lines above its own, and, in
 # a line of several, none of them imports from another. docs/architecture.md draws them.
 LAYERS = [
-    ["errors", "image_size", "runner.roles"],
+    ["errors", "runner.roles"],
+    ["limits"],
     ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness", "ema"],
     ["models", "schedules", "objectives", "timesteps", "likelihood", "images", "runner.runs"],
     ["weightings", "augment", "data", "runner.checkpoints"],
@@ -85,6 +86,7 @@ LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 METHOD = {
     "models": set(),
     "ema": set(),
+    "limits": set(),
     "schedules": set(),
     "objectives": set(),
     "weightings": set(),

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 
 GEOMETRY, COLOR = 9, 6  # numbers that describe a transformation
 SCALE = 0.2  # standard deviation of log2 of a scaling
@@ -36,8 +37,7 @@ class EDM:
     def __init__(
         self, *, probability: float = 0.12, color: bool = False, dim: int = GEOMETRY + COLOR
     ) -> None:
-        if not 0 <= probability <= 1:
-            raise InputError(f"augment.probability={probability}: must be a number from 0 to 1.")
+        check_limits("augment", probability=probability)
         if dim != GEOMETRY + COLOR:
             raise InputError(f"augment.dim={dim}: is {GEOMETRY + COLOR}; leave it out.")
         self.probability, self.color, self.dim = probability, color, dim

@@ -4,7 +4,6 @@ import copy
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,14 +28,14 @@ from ddpm.data.cache import (
     write_header,
     writing,
 )
-from ddpm.data.decode import FITS, Encoded, ImageFiles, Unreadable, open_image, square
+from ddpm.data.decode import Encoded, ImageFiles, Unreadable, open_image, square
 from ddpm.errors import InputError, listed, shown
-from ddpm.image_size import Size, sides, text
+from ddpm.limits.image_size import Size, sides, text
+from ddpm.limits.parts import check_limits
 from ddpm.runner.safe_io import listing
 
-__all__ = ["ImageData", "ImageFiles", "PictureData", "check", "fetch", "is_int"]
+__all__ = ["ImageData", "ImageFiles", "PictureData", "check", "fetch"]
 
-ON_ERROR = ("stop", "skip")
 MAX_NAMED = 20  # damaged files in a message
 CACHE_VERSION = 2  # to be raised when the same settings give other pixels
 
@@ -84,16 +83,11 @@ class ImageData(Dataset):
     ) -> None:
         check("split", split, split in self.splits, ", ".join(self.splits))
         allowed = ", ".join(map(str, self.allowed_channels))
-        check(
-            "channels", channels, is_int(channels, 1) and channels in self.allowed_channels, allowed
-        )
-        check("image_size", image_size, _is_size(image_size), "an integer above 0, [height, width]")
-        is_count = num_classes is None or is_int(num_classes, 1)
-        check("num_classes", num_classes, is_count, "null, an integer above 0")
-        check("resize_mode", resize_mode, resize_mode in FITS, ", ".join(FITS))
-        check("background", background, is_int(background, 0, 255), "an integer from 0 to 255")
-        check("flip", flip, isinstance(flip, bool), "true, false")
-        check("conditional", conditional, isinstance(conditional, bool), "true, false")
+        known = type(channels) is int and channels in self.allowed_channels
+        check("channels", channels, known, allowed)
+        check_limits("data", image_size=image_size, num_classes=num_classes, flip=flip)
+        check_limits("data", resize_mode=resize_mode, background=background)
+        check_limits("data", conditional=conditional)
         data_dir = data_dir or os.environ.get("DDPM_DATA", "data")
         self.data_dir = self.root = Path(os.path.expanduser(data_dir))
         self.split = self.source_split = split  # what it holds, and whose files it reads
@@ -392,7 +386,7 @@ class PictureData(ImageData):
 
     def __init__(self, *, on_error: str = "stop", **arguments: Any) -> None:
         super().__init__(**arguments)
-        check("on_error", on_error, on_error in ON_ERROR, ", ".join(ON_ERROR))
+        check_limits("data", on_error=on_error)
         self.on_error = on_error
 
 
@@ -429,16 +423,6 @@ def _is_rank_zero() -> bool:
 
 def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _is_size(value: Any) -> bool:
-    """Whether it is a side, or height and width."""
-    pair = isinstance(value, list | tuple) and len(value) == 2
-    return all(is_int(side, 1) for side in (value if pair else [value]))
-
-
-def is_int(value: Any, low: int, high: float = math.inf) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
 
 def check(key: str, value: Any, valid: bool, allowed: str) -> None:

@@ -5,9 +5,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ddpm.data.base import ImageFiles, PictureData, check, fetch, is_int
+from ddpm.data.base import ImageFiles, PictureData, check, fetch
 from ddpm.errors import nearest
-from ddpm.image_size import Size
+from ddpm.limits.image_size import Size
+from ddpm.limits.parts import check_limits
 
 ATTRIBUTES = (
     *("5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs"),
@@ -57,8 +58,7 @@ class CelebA(PictureData):
         few = len(names) <= MAX_ATTRIBUTES and len(set(names)) == len(names)
         check("attribute", attribute, few, f"up to {MAX_ATTRIBUTES} attributes, each once")
         self.attributes = names
-        is_side = center_crop is None or is_int(center_crop, 1)
-        check("center_crop", center_crop, is_side, "null, an integer above 0")
+        check_limits("data", center_crop=center_crop)
         self.center_crop = center_crop
 
     @property

@@ -17,11 +17,10 @@ import numpy as np
 from PIL import Image, ImageOps, PngImagePlugin
 
 from ddpm.errors import InputError, one_line, shown
-from ddpm.image_size import Size, sides
+from ddpm.limits.image_size import Size, sides
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # the best-tested of Pillow's many parsers
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}  # by channels; alpha is one where it is asked for
-FITS = ("crop", "pad", "resize")
 
 # Decompressed text and colour profile of a PNG, in bytes. Pillow allows 1 MB, and valid images have
 # more: prompts, edit histories, printer profiles. Without a limit 64 kB could become 64 MB.

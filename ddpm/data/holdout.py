@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.data.base import ImageData, check, digest
+from ddpm.limits.parts import check_limits
 
 TRAIN, HELD_OUT, TEST, ALL = "train", "held_out", "test", "all"
-SPLITS = ("hash", "named")
 _NAMES = {
     **dict.fromkeys(("train", "training"), TRAIN),
     **dict.fromkeys(("val", "valid", "validation", "dev"), HELD_OUT),
@@ -37,9 +37,7 @@ class Holdout(ImageData):
 
     def __init__(self, *, holdout: float = 0.0, test_share: float = 0.0, **arguments: Any) -> None:
         super().__init__(**arguments)
-        for key, share in {"holdout": holdout, "test_share": test_share}.items():
-            is_share = isinstance(share, int | float) and not isinstance(share, bool)
-            check(key, share, is_share and 0 <= share < 1, "a number from 0 to below 1")
+        check_limits("data", holdout=holdout, test_share=test_share)
         room = f"a number below {1 - holdout:g}, as data.holdout={holdout}"
         check("test_share", test_share, holdout + test_share < 1, room)
         self.holdout, self.test_share = holdout, test_share
@@ -101,7 +99,7 @@ class NamedSplits(Holdout):
     """
 
     def __init__(self, *, splits: str = "hash", **arguments: Any) -> None:
-        check("splits", splits, splits in SPLITS, ", ".join(SPLITS))
+        check_limits("data", splits=splits)
         self.by_name = splits == "named"
         super().__init__(**arguments)
         if self.by_name:

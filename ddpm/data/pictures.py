@@ -1,6 +1,5 @@
 """Pictures of the user's own, in a folder or in an archive, of any size and depth."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ import numpy as np
 from PIL import Image
 
 from ddpm.data import values
-from ddpm.data.base import PictureData, check
+from ddpm.data.base import PictureData
 from ddpm.data.decode import Encoded
 from ddpm.data.holdout import NamedSplits
-from ddpm.image_size import Size
+from ddpm.limits.image_size import Size
+from ddpm.limits.parts import check_limits
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp")
 
@@ -40,8 +40,7 @@ class Pictures(NamedSplits, PictureData):
         super().__init__(
             image_size=image_size, resize_mode=resize_mode, background=background, **arguments
         )
-        allowed = "null, two finite numbers, the lower one first, like [0, 65535]"
-        check("value_range", value_range, value_range is None or _is_range(value_range), allowed)
+        check_limits("data", value_range=value_range)
         self.keeps_values = value_range is not None or self.channels > 4
         self.value_range = None
         if self.keeps_values:
@@ -70,12 +69,3 @@ class Pictures(NamedSplits, PictureData):
             resize_mode=self.resize_mode,
             background=self.background,
         )
-
-
-def _is_range(value: Any) -> bool:
-    pair = isinstance(value, list | tuple) and len(value) == 2
-    return pair and all(_is_finite(bound) for bound in value) and value[0] < value[1]
-
-
-def _is_finite(bound: Any) -> bool:
-    return isinstance(bound, int | float) and not isinstance(bound, bool) and math.isfinite(bound)

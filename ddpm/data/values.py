@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ddpm.data.decode import FORMATS, Encoded, OutOfReach, Unreadable, frame, open_image
-from ddpm.image_size import Size, sides
+from ddpm.limits.image_size import Size, sides
 
 ARRAYS = (".npy", ".npz")
 SUFFIXES = (".tif", ".tiff", *ARRAYS)  # beside those of 8-bit pictures

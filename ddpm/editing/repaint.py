@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpm.denoising import Denoiser
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.image_size import Size, sides
+from ddpm.limits.image_size import Size, sides
 from ddpm.samplers.base import Randn, Sampler
 
 

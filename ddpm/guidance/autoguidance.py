@@ -10,11 +10,11 @@ from ddpm.errors import InputError
 from ddpm.guidance.base import (
     Guidance,
     Interval,
-    check_interval,
-    check_scale,
+    checked_interval,
     nearest_timestep,
     within_interval,
 )
+from ddpm.limits.parts import check_limits
 from ddpm.pretrained import load_network
 
 
@@ -43,9 +43,9 @@ class Autoguidance(Guidance):
         *,
         takes_labels: bool = True,
     ) -> None:
-        check_scale(scale)
+        check_limits("guidance", scale=scale)
         self.weak, self.diffusion, self.scale = weak, diffusion, scale
-        self.interval = check_interval(interval)
+        self.interval = checked_interval(interval)
         self.takes_labels = takes_labels
 
     def to(self, device: Any) -> "Autoguidance":

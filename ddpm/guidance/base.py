@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ddpm.denoising import Denoiser, Prediction
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 
 Interval = Sequence[float] | None
 
@@ -30,20 +30,10 @@ class Guidance(ABC):
         return self
 
 
-def check_scale(scale: float) -> None:
-    if not scale >= 0:
-        raise InputError(f"guidance.scale={scale}: must be at least 0.")
-
-
-def check_interval(interval: Interval) -> tuple[float, float] | None:
+def checked_interval(interval: Interval) -> tuple[float, float] | None:
     """The interval as two numbers, or None."""
-    if interval is None:
-        return None
-    if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
-        raise InputError(
-            f"guidance.interval={list(interval)}: must be two rising numbers from 0, or null."
-        )
-    return float(interval[0]), float(interval[1])
+    check_limits("guidance", interval=interval)
+    return None if interval is None else (float(interval[0]), float(interval[1]))
 
 
 def within_interval(

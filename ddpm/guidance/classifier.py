@@ -11,11 +11,11 @@ from ddpm.errors import InputError
 from ddpm.guidance.base import (
     Guidance,
     Interval,
-    check_interval,
-    check_scale,
+    checked_interval,
     nearest_timestep,
     within_interval,
 )
+from ddpm.limits.parts import check_limits
 from ddpm.pretrained import load_network
 
 
@@ -42,11 +42,11 @@ class Classifier(Guidance):
         scale: float,
         interval: Interval = None,
     ) -> None:
-        check_scale(scale)
+        check_limits("guidance", scale=scale)
         self.classifier = classifier
         self.diffusion = diffusion
         self.scale = scale
-        self.interval = check_interval(interval)
+        self.interval = checked_interval(interval)
 
     def to(self, device: Any) -> "Classifier":
         classifier, diffusion = self.classifier.to(device), self.diffusion.to(device)

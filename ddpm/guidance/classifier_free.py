@@ -4,14 +4,13 @@ import torch
 from torch import Tensor
 
 from ddpm.denoising import NO_LABEL, Denoiser, Prediction, network_output, predict
-from ddpm.errors import InputError
 from ddpm.guidance.base import (
     Guidance,
     Interval,
-    check_interval,
-    check_scale,
+    checked_interval,
     within_interval,
 )
+from ddpm.limits.parts import check_limits
 
 
 class ClassifierFree(Guidance):
@@ -34,12 +33,10 @@ class ClassifierFree(Guidance):
     def __init__(
         self, *, scale: float = 2.0, rescale: float = 0.0, interval: Interval = None
     ) -> None:
-        check_scale(scale)
-        if not 0 <= rescale <= 1:
-            raise InputError(f"guidance.rescale={rescale}: must be from 0 to 1.")
+        check_limits("guidance", scale=scale, rescale=rescale)
         self.scale = scale
         self.rescale = rescale
-        self.interval = check_interval(interval)
+        self.interval = checked_interval(interval)
 
     def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
         label = denoiser.label

@@ -21,8 +21,8 @@ from ddpm.data.decode import OutOfReach, Unreadable
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
-from ddpm.image_size import Size, sides
 from ddpm.images import is_whole, load_image, save_image
+from ddpm.limits.image_size import Size, sides
 from ddpm.pipeline import Pipeline, in_turn
 from ddpm.runner.distributed.fabric import check_compiler
 from ddpm.runner.distributed.reduce import any_rank

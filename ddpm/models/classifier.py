@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm.errors import InputError
-from ddpm.image_size import Size, sides
+from ddpm.limits.image_size import Size, sides
+from ddpm.limits.parts import check_limits
 from ddpm.models.layers import (
     GroupNorm,
     TimeEmbedding,
-    check_at_least_1,
     check_image_size,
     check_widths,
     linear,
@@ -45,7 +45,7 @@ class NoisyClassifier(nn.Module):
             raise InputError("model=classifier: the data set has no classes")
         check_widths(widths, groups=groups)
         check_image_size(image_size, halvings=len(widths) - 1, model="classifier")
-        check_at_least_1(num_blocks=num_blocks, num_heads=num_heads, num_classes=num_classes)
+        check_limits("model", num_blocks=num_blocks, num_heads=num_heads, num_classes=num_classes)
         first, last = widths[0], widths[-1]
         options = {"emb_dim": 4 * first, "num_blocks": num_blocks, "groups": groups}
         self.time_embedding = TimeEmbedding(first, 4 * first)

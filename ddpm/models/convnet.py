@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ddpm.image_size import Size
+from ddpm.limits.image_size import Size
 from ddpm.models.layers import AugmentEmbedding, ClassEmbedding, TimeEmbedding, linear, require
 
 

@@ -1,6 +1,6 @@
 """DiT: a transformer on patches with adaLN-Zero (Peebles & Xie 2023)."""
 
-from ddpm.image_size import Size
+from ddpm.limits.image_size import Size
 from ddpm.models.layers import linear
 from ddpm.models.transformer_blocks import PatchTransformer, resolve_size
 

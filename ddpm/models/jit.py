@@ -2,8 +2,9 @@
 
 from torch import nn
 
-from ddpm.image_size import Size
-from ddpm.models.layers import check_at_least_1, linear, variance_scaling
+from ddpm.limits.image_size import Size
+from ddpm.limits.parts import check_limits
+from ddpm.models.layers import linear, variance_scaling
 from ddpm.models.transformer_blocks import PatchTransformer, resolve_size
 
 
@@ -46,7 +47,7 @@ class JiT(PatchTransformer):
         depth, width, num_heads = resolve_size(
             size, depth, width, num_heads, image_size=image_size, patch_size=patch_size, model="jit"
         )
-        check_at_least_1(bottleneck=bottleneck)
+        check_limits("model", bottleneck=bottleneck)
         narrow = variance_scaling(nn.Linear(channels * patch_size**2, bottleneck, bias=False))
         super().__init__(
             nn.Sequential(narrow, linear(bottleneck, width)),

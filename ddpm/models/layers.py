@@ -10,7 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ddpm.errors import InputError
-from ddpm.image_size import Size
+from ddpm.limits.image_size import Size
+from ddpm.limits.parts import check_limits
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -91,7 +92,7 @@ class ClassEmbedding(nn.Module):
         super().__init__()
         self.null_class = null_class
         if num_classes is not None:
-            check_at_least_1(num_classes=num_classes)
+            check_limits("model", num_classes=num_classes)
         count = (num_classes or 0) + null_class
         rows = None if num_classes is None else nn.Parameter(torch.randn(count, dim))
         self.register_parameter("weight", rows)
@@ -193,11 +194,6 @@ def require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
-def check_at_least_1(**settings: int) -> None:
-    for name, value in settings.items():
-        require(value >= 1, f"model.{name}={value}: must be at least 1")
-
-
 def check_image_size(image_size: Size, *, halvings: int, model: str, patch_size: int = 1) -> None:
     """A network that halves n times needs multiples of 2^n pixels, or of 2^n patches."""
     if not isinstance(image_size, int):
@@ -217,17 +213,16 @@ def check_image_size(image_size: Size, *, halvings: int, model: str, patch_size:
 
 def check_widths(widths: Sequence[int], *, groups: int) -> None:
     """GroupNorm splits every width; the first one also holds pairs of sinusoids, at least two."""
-    key = f"model.widths={list(widths)}"
-    require(len(widths) > 0, f"{key}: at least one width is needed")
-    require(all(width >= 1 for width in widths), f"{key}: each must be at least 1")
-    require(widths[0] >= 4 and widths[0] % 2 == 0, f"{key}: the first must be even, at least 4")
+    check_limits("model", widths=list(widths))
+    even = widths[0] >= 4 and widths[0] % 2 == 0
+    require(even, f"model.widths={list(widths)}: the first must be even, at least 4")
     for width in widths:
         check_multiple(width, of="groups", parts=groups)
 
 
 def check_multiple(width: int, *, of: str, parts: int) -> None:
     """GroupNorm and attention split the channels into equal parts."""
-    check_at_least_1(**{of: parts})
+    check_limits("model", **{of: parts})
     require(
         width % parts == 0,
         f"model.widths: {width} is not a multiple of model.{of}={parts}"

@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm.image_size import Size, sides
+from ddpm.limits.image_size import Size, sides
+from ddpm.limits.parts import check_limits
 from ddpm.models.layers import (
     AugmentEmbedding,
     ClassEmbedding,
     GroupNorm,
     SelfAttention,
     TimeEmbedding,
-    check_at_least_1,
     check_image_size,
     check_multiple,
     check_widths,
@@ -201,13 +201,8 @@ class ResUNet(nn.Module):
         bottom = len(widths) - 1
         check_widths(widths, groups=groups)
         check_image_size(image_size, halvings=bottom, model="resunet")
-        check_at_least_1(num_res_blocks=num_res_blocks, num_heads=num_heads)
-        require(norm_eps > 0, f"model.norm_eps={norm_eps}: must be above 0")
-        require(
-            downsample_padding in (0, 1),
-            f"model.downsample_padding={downsample_padding}: must be 0 or 1",
-        )
-        require(0 <= dropout < 1, f"model.dropout={dropout}: must be at least 0 and below 1")
+        check_limits("model", num_res_blocks=num_res_blocks, num_heads=num_heads, dropout=dropout)
+        check_limits("model", norm_eps=norm_eps, downsample_padding=downsample_padding)
         check_embedding(widths[0], freq_shift)
         first, last = widths[0], widths[bottom]
         resnet = partial(

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ddpm.image_size import Size, sides
+from ddpm.limits.image_size import Size, sides
+from ddpm.limits.parts import check_limits
 from ddpm.models.layers import (
     AugmentEmbedding,
     ClassEmbedding,
     TimeEmbedding,
     attention,
-    check_at_least_1,
     check_image_size,
     linear,
     nearest_multiples,
@@ -158,13 +158,13 @@ def resolve_size(
     Raises:
         InputError: one of them is missing, or they do not fit each other or the image.
     """
-    require(size is None or size in SIZES, f"model.size={size}: must be one of {', '.join(SIZES)}")
+    check_limits("model", size=size)
     own = {"depth": depth, "width": width, "num_heads": num_heads}
     of_size = dict(zip(own, SIZES[size], strict=True)) if size else {}
     chosen = of_size | {key: value for key, value in own.items() if value is not None}
     missing = [f"model.{key}" for key in own if key not in chosen]
     require(not missing, f"{', '.join(missing)}: must be set, as model.size=null")
-    check_at_least_1(**chosen, patch_size=patch_size)
+    check_limits("model", **chosen, patch_size=patch_size)
     check_image_size(image_size, halvings=0, model=model, patch_size=patch_size)
     depth, width, heads = chosen["depth"], chosen["width"], chosen["num_heads"]
     require(

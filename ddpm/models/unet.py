@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddpm.image_size import Size, sides
+from ddpm.limits.image_size import Size, sides
+from ddpm.limits.parts import check_limits
 from ddpm.models.layers import (
     AugmentEmbedding,
     ClassEmbedding,
     TimeEmbedding,
-    check_at_least_1,
     check_image_size,
     check_widths,
     conv3x3,
@@ -69,7 +69,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         check_widths(widths, groups=groups)
-        check_at_least_1(num_blocks=num_blocks, num_heads=num_heads, patch_size=patch_size)
+        check_limits("model", num_blocks=num_blocks, num_heads=num_heads, patch_size=patch_size)
         check_image_size(image_size, halvings=len(widths) - 1, model="unet", patch_size=patch_size)
         first, last = widths[0], widths[-1]
         self.patch_size = patch_size

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddpm.errors import InputError, nearest
+from ddpm.limits.parts import check_limits
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": F.mse_loss,
@@ -36,13 +36,7 @@ class Objective(ABC):
     def __init__(
         self, *, learned_variance: bool = False, vlb_weight: float = 0.001, loss_type: str = "mse"
     ) -> None:
-        if loss_type not in LOSSES:
-            hint = nearest(str(loss_type), LOSSES)
-            raise InputError(
-                f"objective.loss_type={loss_type}: must be one of {', '.join(LOSSES)}.{hint}"
-            )
-        if not vlb_weight > 0:
-            raise InputError(f"objective.vlb_weight={vlb_weight}: must be above 0.")
+        check_limits("objective", loss_type=loss_type, vlb_weight=vlb_weight)
         self.learned_variance = learned_variance
         self.vlb_weight = vlb_weight
         self.loss_type = loss_type

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.objectives.base import Objective
 
 LARGEST_NOISE = 1e4  # sigma / alpha, for c_noise of pure noise
@@ -43,11 +44,8 @@ class EDM(nn.Module, Objective):
         Objective.__init__(
             self, learned_variance=learned_variance, vlb_weight=vlb_weight, loss_type=loss_type
         )
+        check_limits("objective", sigma_data=sigma_data)
         self.measures = sigma_data == "data"
-        if not self.measures and (isinstance(sigma_data, str) or not 0 < sigma_data < math.inf):
-            raise InputError(
-                f"objective.sigma_data={sigma_data}: must be a finite number above 0, or data."
-            )
         self.sigma_data = math.nan if self.measures else float(sigma_data)
         if self.measures:
             self.register_buffer("measured", torch.tensor(math.nan))

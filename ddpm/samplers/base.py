@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ddpm.denoising import Denoiser
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 
 Randn = Callable[[Tensor], Tensor]  # x -> standard normal noise like x
-SPACINGS = ("uniform", "quadratic", "trailing", "log_snr", "karras")
 MIN_LOG_SNR = -10.2  # Lu et al. clip lambda = log-SNR / 2 at -5.1, because cosine's diverges
 PURE_NOISE = 200.0  # sigma / alpha; linear begins at 157, cosine at 20,000
 
@@ -27,14 +27,7 @@ class Sampler(ABC):
     """
 
     def __init__(self, *, steps: int | None, spacing: str = "uniform", rho: float = 7.0) -> None:
-        if steps is not None and steps < 1:
-            raise InputError(f"sampler.steps={steps}: must be at least 1, or null for all.")
-        if spacing not in SPACINGS:
-            hint = nearest(str(spacing), SPACINGS)
-            allowed = ", ".join(SPACINGS)
-            raise InputError(f"sampler.spacing={spacing}: must be one of {allowed}.{hint}")
-        if not 0 < rho < math.inf:
-            raise InputError(f"sampler.rho={rho}: must be a finite number above 0.")
+        check_limits("sampler", steps=steps, spacing=spacing, rho=rho)
         self.steps = steps
         self.spacing = spacing
         self.rho = rho

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ddpm.denoising import Denoiser
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.samplers.base import Randn, Sampler
 
 logger = logging.getLogger(__name__)
-VARIANCES = ("auto", "fixed_large", "fixed_small", "learned")
 
 
 class DDPM(Sampler):
@@ -37,11 +37,7 @@ class DDPM(Sampler):
         rho: float = 7.0,
     ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
-        if variance not in VARIANCES:
-            hint = nearest(str(variance), VARIANCES)
-            raise InputError(
-                f"sampler.variance={variance}: must be one of {', '.join(VARIANCES)}.{hint}"
-            )
+        check_limits("sampler", variance=variance)
         if variance == "fixed_large" and steps is not None:
             logger.warning(
                 "sampler.variance=fixed_large adds too much noise if sampler.steps < schedule.T"

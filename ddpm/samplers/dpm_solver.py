@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm.denoising import Denoiser
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.samplers.base import Randn, Sampler, half_log_snr
 
 
@@ -41,8 +41,7 @@ class DPMSolver(Sampler):
         rho: float = 7.0,
     ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
-        if order not in (1, 2, 3):
-            raise InputError(f"sampler.order={order}: must be 1, 2 or 3.")
+        check_limits("sampler", order=order)
         self.order = order
         self.stochastic = stochastic
 

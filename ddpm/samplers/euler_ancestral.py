@@ -5,7 +5,7 @@ from math import sqrt
 from torch import Tensor
 
 from ddpm.denoising import Denoiser
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.samplers.base import Randn, Sampler
 
 
@@ -24,8 +24,7 @@ class EulerAncestral(Sampler):
         self, *, steps: int | None = 50, eta: float = 1.0, spacing: str = "karras", rho: float = 7.0
     ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
-        if not 0 <= eta <= 1:
-            raise InputError(f"sampler.eta={eta}: must be between 0 and 1.")
+        check_limits("sampler", eta=eta)
         self.eta = eta
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:

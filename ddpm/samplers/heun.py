@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 
 from ddpm.denoising import Denoiser
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.samplers.base import PURE_NOISE, Randn, Sampler
 
 MOST_CHURN = math.sqrt(2) - 1  # relative growth of the noise level in a step
@@ -44,11 +44,8 @@ class Heun(Sampler):
         churn_noise: float = 1.0,
     ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
-        if not churn >= 0 or not churn_min >= 0 or not churn_noise >= 0:
-            raise InputError(
-                f"sampler.churn={churn}, sampler.churn_min={churn_min}, "
-                f"sampler.churn_noise={churn_noise}: must be at least 0."
-            )
+        check_limits("sampler", churn=churn, churn_min=churn_min, churn_max=churn_max)
+        check_limits("sampler", churn_noise=churn_noise)
         self.churn, self.churn_noise = churn, churn_noise
         self.churn_min = churn_min
         self.churn_max = math.inf if churn_max is None else churn_max

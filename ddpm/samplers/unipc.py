@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ddpm.denoising import Denoiser
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.samplers.base import PURE_NOISE, Randn, Sampler, half_log_snr
 
 History = list[tuple[int, Tensor]]  # t and x_0_hat of the last steps, the newest first
@@ -32,8 +32,7 @@ class UniPC(Sampler):
         self, *, steps: int | None = 10, order: int = 3, spacing: str = "log_snr", rho: float = 7.0
     ) -> None:
         super().__init__(steps=steps, spacing=spacing, rho=rho)
-        if order not in (1, 2, 3):
-            raise InputError(f"sampler.order={order}: must be 1, 2 or 3.")
+        check_limits("sampler", order=order)
         self.order = order
 
     def __call__(

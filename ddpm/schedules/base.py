@@ -6,15 +6,10 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 
 logger = logging.getLogger(__name__)
-MAX_STEPS = 100_000  # a number in an untrusted checkpoint must not exhaust memory
 MAX_TERMINAL_SIGNAL = 0.01  # alphas_cumprod at T - 1; above it x_T is visibly not N(0, I)
-
-
-def check_T(T: int) -> None:
-    if not 1 <= T <= MAX_STEPS:
-        raise InputError(f"schedule.T={T}: must be a whole number from 1 to {MAX_STEPS}.")
 
 
 def scaled_ends(
@@ -28,7 +23,7 @@ def scaled_ends(
     Raises:
         InputError: a beta would not lie between 0 and 1, or the betas would fall.
     """
-    check_T(T)
+    check_limits("schedule", T=T)
     scale = 1000 / T if rescale else 1.0
     if not 0 < beta_start <= beta_end or scale * beta_end >= 1:
         limit = "beta_end * 1000 / T < 1" if rescale else "beta_end < 1"

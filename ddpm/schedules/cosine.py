@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from ddpm.errors import InputError
-from ddpm.schedules.base import betas_from_alphas_cumprod, check_T, rescale_zero_terminal_snr
+from ddpm.limits.parts import check_limits
+from ddpm.schedules.base import betas_from_alphas_cumprod, rescale_zero_terminal_snr
 
 
 def cosine(
@@ -27,11 +27,7 @@ def cosine(
     Raises:
         InputError: an argument is out of range.
     """
-    check_T(T)
-    if not 0 <= s < math.inf or not 0 < max_beta < 1:
-        raise InputError(
-            f"schedule.s={s}, schedule.max_beta={max_beta}: cosine needs s >= 0, 0 < max_beta < 1."
-        )
+    check_limits("schedule", T=T, s=s, max_beta=max_beta)
     t = torch.arange(T + 1, dtype=torch.float64)
     f = torch.cos((t / T + s) / (1 + s) * math.pi / 2) ** 2  # (T + 1,)
     betas = betas_from_alphas_cumprod(f, max_beta)

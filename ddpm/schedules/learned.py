@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddpm.errors import InputError
-from ddpm.schedules.base import check_T
+from ddpm.limits.parts import check_limits
 
 # Range of log-SNR: from noise of 22,000 times the signal to a hundredth of a grey level. Both ends
 # stay inside, so that no alphas_cumprod is 0 or 1 in float64.
 MIN_LOG_SNR, MAX_LOG_SNR = -20.0, 20.0
-MAX_HIDDEN = 100_000
 MIN_FALL = 2.0  # of log-SNR from the first step to the last
 STRAIGHT = 0.01  # share of the fall that is linear in t, so that steps differ even in float32
 STEEPNESS = 16.0  # initial steepness of the sigmoids; their sum is then a straight line
@@ -52,12 +51,9 @@ class LearnedSchedule(nn.Module):
         hidden: int = 256,
     ) -> None:
         super().__init__()
-        check_T(T)
-        if T < 2 or not 1 <= hidden <= MAX_HIDDEN:
-            raise InputError(
-                f"schedule.T={T}, schedule.hidden={hidden}: learned needs T >= 2 and hidden from 1 "
-                f"to {MAX_HIDDEN}."
-            )
+        check_limits("schedule", T=T, hidden=hidden)
+        if T < 2:
+            raise InputError(f"schedule.T={T}: must be at least 2 for schedule=learned.")
         if not MIN_LOG_SNR < log_snr_end < log_snr_start - MIN_FALL < MAX_LOG_SNR - MIN_FALL:
             raise InputError(
                 f"schedule.log_snr_start={log_snr_start}, schedule.log_snr_end={log_snr_end}: "

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
-from ddpm.schedules.base import check_T
+from ddpm.limits.parts import check_limits
 
 
 def listed(T: int, betas: list[float] | None) -> Tensor:
@@ -17,7 +17,7 @@ def listed(T: int, betas: list[float] | None) -> Tensor:
     Raises:
         InputError: there are not T betas. The process checks their values.
     """
-    check_T(T)
+    check_limits("schedule", T=T)
     if betas is None:
         raise InputError("schedule.betas: must be set to a list of schedule.T numbers.")
     if len(betas) != T:

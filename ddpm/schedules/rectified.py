@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
-from ddpm.schedules.base import betas_from_alphas_cumprod, check_T
+from ddpm.limits.parts import check_limits
+from ddpm.schedules.base import betas_from_alphas_cumprod
 
 
 def rectified(T: int = 1000, end: float = 1.0) -> Tensor:
@@ -21,7 +22,7 @@ def rectified(T: int = 1000, end: float = 1.0) -> Tensor:
     Raises:
         InputError: an argument is out of range.
     """
-    check_T(T)
+    check_limits("schedule", T=T)
     if not 0 < end <= 1:
         raise InputError(f"schedule.end={end}: must be above 0 and at most 1.")
     u = end * torch.arange(T + 1, dtype=torch.float64) / T

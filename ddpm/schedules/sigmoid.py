@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
-from ddpm.schedules.base import betas_from_alphas_cumprod, check_T, rescale_zero_terminal_snr
+from ddpm.limits.parts import check_limits
+from ddpm.schedules.base import betas_from_alphas_cumprod, rescale_zero_terminal_snr
 
 
 def sigmoid(
@@ -33,12 +34,9 @@ def sigmoid(
     Raises:
         InputError: an argument is out of range, or the curve is flat in float64.
     """
-    check_T(T)
-    if not start < end or not tau > 0 or not 0 < max_beta < 1:
-        raise InputError(
-            f"schedule.start={start}, schedule.end={end}, schedule.tau={tau}, "
-            f"schedule.max_beta={max_beta}: sigmoid needs start < end, tau > 0, 0 < max_beta < 1."
-        )
+    check_limits("schedule", T=T, tau=tau, max_beta=max_beta)
+    if not start < end:
+        raise InputError(f"schedule.start={start}, schedule.end={end}: must be rising.")
     t = torch.arange(T + 1, dtype=torch.float64)
     v = ((start + (end - start) * (t / T)) / tau).sigmoid()  # (T + 1,)
     betas = betas_from_alphas_cumprod(v[-1] - v, max_beta)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.timesteps.base import Timesteps, cumulate
 
 
@@ -27,12 +27,7 @@ class Importance(Timesteps):
 
     def __init__(self, *, history: int, uniform_share: float, stratified: bool = False) -> None:
         super().__init__(stratified=stratified)
-        if history < 1:
-            raise InputError(f"timesteps.history={history}: must be at least 1.")
-        if not 0 < uniform_share <= 1:
-            raise InputError(
-                f"timesteps.uniform_share={uniform_share}: must be above 0 and at most 1."
-            )
+        check_limits("timesteps", history=history, uniform_share=uniform_share)
         self.history, self.uniform_share = history, uniform_share
 
     def prepare(self, snr: Tensor) -> None:

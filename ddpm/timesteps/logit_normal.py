@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.timesteps.base import Timesteps, normal_cdf
 
 
@@ -20,8 +20,7 @@ class LogitNormal(Timesteps):
 
     def __init__(self, *, mean: float, std: float, stratified: bool = False) -> None:
         super().__init__(stratified=stratified)
-        if not std > 0:
-            raise InputError(f"timesteps.std={std}: must be above 0.")
+        check_limits("timesteps", std=std)
         self.mean, self.std = mean, std
 
     def probabilities(self, snr: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from ddpm.errors import InputError
 from ddpm.objectives.base import Objective
 
 
@@ -18,11 +17,6 @@ class Weighting(ABC):
     def describe(self, snr: Tensor, objective: Objective) -> str | None:
         """A line on what a run should know about these weights, if anything."""
         return None
-
-
-def check_max_weight(max_weight: float | None) -> None:
-    if max_weight is not None and not max_weight > 0:
-        raise InputError(f"weighting.max_weight={max_weight}: must be above 0, or null.")
 
 
 def bounded(weights: Tensor, max_weight: float | None) -> Tensor:

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.objectives.base import Objective
 from ddpm.objectives.edm import EDM
-from ddpm.weightings.base import Weighting, bounded, check_max_weight
+from ddpm.weightings.base import Weighting, bounded
 
 
 class EDMWeights(Weighting):
@@ -23,9 +23,7 @@ class EDMWeights(Weighting):
     """
 
     def __init__(self, *, sigma_data: float = 0.5, max_weight: float | None = 1000.0) -> None:
-        if not sigma_data > 0:
-            raise InputError(f"weighting.sigma_data={sigma_data}: must be above 0.")
-        check_max_weight(max_weight)
+        check_limits("weighting", sigma_data=sigma_data, max_weight=max_weight)
         self.sigma_data, self.max_weight = sigma_data, max_weight
 
     def weights(self, snr: Tensor, objective: Objective) -> Tensor:

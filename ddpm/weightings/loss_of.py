@@ -5,13 +5,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ddpm.errors import InputError, nearest
+from ddpm.limits.parts import check_limits
 from ddpm.objectives.base import Objective
 from ddpm.objectives.eps import Eps
 from ddpm.objectives.v import V
 from ddpm.objectives.velocity import Velocity
 from ddpm.objectives.x_0 import X0
-from ddpm.weightings.base import Weighting, bounded, check_max_weight
+from ddpm.weightings.base import Weighting, bounded
 
 QUANTITIES: dict[str, Callable[[], Objective]] = {
     "eps": Eps,
@@ -39,12 +39,7 @@ class LossOf(Weighting):
     """
 
     def __init__(self, *, quantity: str, max_weight: float | None = 1000.0) -> None:
-        if quantity not in QUANTITIES:
-            hint = nearest(str(quantity), QUANTITIES)
-            raise InputError(
-                f"weighting.quantity={quantity}: must be one of {', '.join(QUANTITIES)}.{hint}"
-            )
-        check_max_weight(max_weight)
+        check_limits("weighting", quantity=quantity, max_weight=max_weight)
         self.quantity = QUANTITIES[quantity]()
         self.max_weight = max_weight
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.objectives.base import Objective
 from ddpm.weightings.base import Weighting
 
@@ -17,8 +17,7 @@ class MinSNR(Weighting):
     """
 
     def __init__(self, *, gamma: float = 5.0) -> None:
-        if not gamma > 0:
-            raise InputError(f"weighting.gamma={gamma}: must be above 0.")
+        check_limits("weighting", gamma=gamma)
         self.gamma = gamma
 
     def weights(self, snr: Tensor, objective: Objective) -> Tensor:

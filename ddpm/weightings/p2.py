@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.objectives.base import Objective
 from ddpm.objectives.eps import Eps
 from ddpm.weightings.base import Weighting
@@ -20,8 +20,7 @@ class P2(Weighting):
     """
 
     def __init__(self, *, gamma: float = 1.0, k: float = 1.0) -> None:
-        if not gamma > 0 or not k > 0:
-            raise InputError(f"weighting.gamma={gamma}, weighting.k={k}: both must be above 0.")
+        check_limits("weighting", gamma=gamma, k=k)
         self.gamma, self.k = gamma, k
 
     def weights(self, snr: Tensor, objective: Objective) -> Tensor:

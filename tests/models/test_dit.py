@@ -124,10 +124,10 @@ def test_jit_embeds_patches_through_few_dimensions():
         ({"image_size": 30}, r"must be a multiple of 4 \(nearest: 28, 32\)"),
         ({"size": "M"}, "model.size=M: must be one of S, B, L, XL, H"),
         ({"depth": None}, "model.depth: must be set, as model.size=null"),
-        ({"depth": 0}, "model.depth=0: must be at least 1"),
+        ({"depth": 0}, "model.depth=0: must be a whole number from 1"),
         ({"width": 18}, r"model.width=18: must be a multiple of 4.*nearest: 16, 20"),
         ({"num_heads": 3}, r"model.width=16: not a multiple of model.num_heads=3 \(nearest: 15"),
-        ({"patch_size": 0}, "model.patch_size=0: must be at least 1"),
+        ({"patch_size": 0}, "model.patch_size=0: must be a whole number from 1"),
         ({"num_classes": 0}, "model.num_classes=0"),
     ],
 )

@@ -27,7 +27,7 @@ from support.gaussian import (
 )
 
 from ddpm.denoising import Denoiser, predict
-from ddpm.samplers.base import SPACINGS
+from ddpm.limits.parts import SPACINGS
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver

@@ -10,7 +10,8 @@ from support.gaussian import OBJECTIVES, Known, best_model, diffusion_of
 from ddpm.denoising import Denoiser, Prediction
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.samplers.base import SPACINGS, timesteps
+from ddpm.limits.parts import SPACINGS
+from ddpm.samplers.base import timesteps
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import InputError
-from ddpm.image_size import sides
+from ddpm.limits.image_size import sides
 from ddpm.runner.config.derive import takes_labels
 from ddpm.runner.safe_io.tree import get_path
 
