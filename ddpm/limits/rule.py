@@ -20,13 +20,13 @@ class Rule:
     null: bool = False
     options: tuple[str, ...] = ()
 
-    def check(self, key: str, value: Any) -> Any:
-        """The value, converted to the type of the rule: 1e3 to 1000, 1 to 1.0.
+    def check(self, key: str, value: Any, *, whole_floats: bool = False) -> Any:
+        """The value, converted to the type of the rule: 1 to 1.0; with `whole_floats`, 1e3 to 1000.
 
         Raises:
             InputError: it is not allowed; names the key, the value and what is.
         """
-        converted = _convert(value, self.type)
+        converted = _convert(value, self.type, whole_floats)
         if converted is None and self.null:
             return None
         if isinstance(converted, self.type) and self.test(converted):
@@ -91,9 +91,9 @@ def is_finite(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _convert(value: Any, target: type | UnionType) -> Any:
-    """Convert a value to the type of its rule: 1e3 to 1000, 1 to 1.0, 5 to "5". A boolean is
-    neither a number nor a text."""
+def _convert(value: Any, target: type | UnionType, whole_floats: bool) -> Any:
+    """Convert a value to the type of its rule: 1 to 1.0, 5 to "5", if wanted 1e3 to 1000. A boolean
+    is neither a number nor a text."""
     if isinstance(value, bool):
         return str(value) if target in (int, float) else value
     if target in (int | str, float | str) and not isinstance(value, str):  # numbers stay numbers
@@ -104,7 +104,7 @@ def _convert(value: Any, target: type | UnionType) -> Any:
         target = int
     if target is str and isinstance(value, int):
         return str(value)
-    if target is int and isinstance(value, float) and value.is_integer():
+    if whole_floats and target is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if target is float and isinstance(value, Real):
         return float(value)

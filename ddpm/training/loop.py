@@ -1,4 +1,4 @@
-"""The training loop: steps, log lines, checkpoints, previews, resuming and stopping."""
+"""The training loop: what a run is made of, how it begins or resumes, and its steps."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema.base import EMA
 from ddpm.errors import InputError
 from ddpm.randomness import Order, StepNoise
-from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed.fabric import mesh_of
 from ddpm.runner.distributed.fsdp import shard
 from ddpm.runner.distributed.signals import GracefulStop
@@ -23,12 +22,13 @@ from ddpm.runner.execution import eager
 from ddpm.runner.execution.run import Run
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
+from ddpm.training.after_step import AfterStep, finish_evaluation
 from ddpm.training.best import Best
 from ddpm.training.compiling import Compilation
 from ddpm.training.evaluation import Evaluation
 from ddpm.training.expected_memory import MemoryEstimate, plan_memory, warn_if_too_large
-from ddpm.training.health import Requests, Watch
-from ddpm.training.intervals import due, rank_rows, total_steps
+from ddpm.training.health import Watch
+from ddpm.training.intervals import rank_rows, total_steps
 from ddpm.training.loader import load
 from ddpm.training.lr import LearningRate
 from ddpm.training.memory_probe import MemoryProbe
@@ -37,7 +37,6 @@ from ddpm.training.recompute import blocks, recompute
 from ddpm.training.schedule import ScheduleTraining
 from ddpm.training.state import TrainState
 from ddpm.training.step import Step
-from ddpm.training.time_left import Outlook
 from ddpm.training.validation import Validation
 
 MEASURED = 4096  # images that an objective may measure
@@ -196,107 +195,20 @@ class Loop(ABC):
             if self.is_preview_step(start, total) and not run.has_grid(start):
                 self.preview(run, fabric, state.ema.model, start)  # a kill interrupted it
             watch = Watch(fabric, self.max_nonfinite_steps, signals, run.dir)
-            pending = evaluation is not None and best.evaluated < start
-            if evaluation is not None and pending and evaluation.is_due(start):
-                network = state.ema.model
-                if not self.catch_up(run, network, start, evaluation, watch, best):
-                    return
+            if not finish_evaluation(run, state.ema.model, start, evaluation, watch, best):
+                return
             measures = (validation, evaluation, best)
-            self.train(run, step, order, state, meter, watch, progress, *measures)
+            after_step = AfterStep(self, run, step, order, state, meter, watch, progress, *measures)
+            self.train(step, order, meter, after_step)
 
-    def train(
-        self,
-        run: Run,
-        step: Step,
-        order: Order,
-        state: TrainState,
-        meter: Meter,
-        watch: Watch,
-        progress: Progress,
-        validation: Validation | None,
-        evaluation: Evaluation | None,
-        best: Best,
-    ) -> None:
-        """Run all steps. After each one, if due: validate, score samples, log, save a snapshot of
-        the averages and a checkpoint, update the console, draw a preview. In this order, whatever
-        a kill interrupts is repeated after a resume, and the console, which may block, comes after
-        the checkpoint."""
-        fabric, total, network = step.fabric, order.stop, state.ema.model
-        outlook = Outlook(
-            order.start,
-            total,
-            is_preview_step=lambda done: self.is_preview_step(done, total),
-            preview_steps=self.preview_steps,
-            evaluations=(0, 0.0)
-            if evaluation is None
-            else (evaluation.every, self.evaluation_steps),
-            device=fabric.device,
-            say=progress.say,
-            compiles=self.compilation.compiled,
-        )
-        validate_at = validation.next(order.start) if validation is not None else 0
-        snapshot_every = -(-total // state.ema.snapshots) if state.ema.snapshots else None
-        batches = load(self.data, order, fabric.device, self.num_workers)
+    def train(self, step: Step, order: Order, meter: Meter, after_step: AfterStep) -> None:
+        """Algorithm 1 of Ho et al. 2020: take all steps, or until `after_step` ends the run."""
+        batches = load(self.data, order, step.fabric.device, self.num_workers)
         for n, (images, labels) in enumerate(batches, start=order.start):
             metrics = step(n, images, labels)
             crashpoint("train.step")
             meter.add(metrics)
-            done, last = n + 1, n + 1 == total
-            seconds_left = outlook.after(done)
-            if self.compilation.after_step(run, done, seconds_left, state.model, network):
-                outlook.begin(done, compiles=True)
-            evaluated: dict[str, float] = {}
-            if done == validate_at and validation is not None:
-                with meter.paused():
-                    evaluated = validation(done, state.model, state.ema)
-                if run.leads:
-                    validation.write(run.dir)
-                best.measured(done, evaluated)
-                validate_at = validation.next(done)
-            interrupted, wanted = False, False
-            if evaluation is not None and evaluation.is_due(done):
-                with meter.paused():
-                    scores = evaluation(done, network, watch.stop_wanted)
-                interrupted = scores is None
-                if scores is not None:
-                    best.evaluated = done
-                    best.measured(done, scores)
-                    wanted = best.wants(scores)
-                    evaluated |= scores
-            last = last or best.levelled_off
-            asked = Requests() if last else watch.requested(done)
-            stopping = interrupted or asked.stop
-            saving = last or stopping or wanted or asked.checkpoint or due(done, self.save_every)
-            if watch.too_many_nonfinite(metrics.nonfinite, done, check_now=saving):
-                raise InputError(self.explain_nonfinite(step, order, watch))
-            preview_due = last or asked.sample or self.is_preview_step(done, total)
-            previewing = not stopping and preview_due
-            text = None
-            if previewing:
-                with meter.paused():
-                    evaluated |= self.evaluate(fabric, network)
-            if done % self.log_every == 0 or last or evaluated:
-                row = meter.read(fabric, done) | step.rates(n) | evaluated
-                run.log(done, row)
-                text = meter.text(row)
-            if snapshot_every and done % snapshot_every == 0:
-                with meter.paused():
-                    run.save_snapshot(done, state.averages(keep=run.leads))
-            if saving:
-                best.saving(done, evaluated)
-                with meter.paused():
-                    run.save(done, state, meter, self.keep_checkpoints, best)
-            progress.advance()
-            if text is not None:
-                progress.show(done, text)
-            if previewing:
-                with meter.paused():
-                    self.preview(run, fabric, network, done)
-            if stopping:
-                run.preempted(watch.signals.received, f"saved after step {done}")
-            if stopping or last:
-                if best.levelled_off and not stopping:
-                    run.say(f"stopped  {best.reason}")
+            if after_step(n, metrics):
                 break
 
     def measure(self) -> None:
@@ -305,31 +217,6 @@ class Loop(ABC):
             count = len(self.data)
             rows = torch.linspace(0, count - 1, min(count, MEASURED)).long().tolist()
             self.diffusion.measure(self.data.__getitems__(rows)[0])
-
-    def catch_up(
-        self,
-        run: Run,
-        network: nn.Module,
-        step: int,
-        evaluation: Evaluation,
-        watch: Watch,
-        best: Best,
-    ) -> bool:
-        """Finish the evaluation in which the run was stopped; False: it was stopped again, or has
-        levelled off."""
-        scores = evaluation(step, network, watch.stop_wanted)
-        if scores is None:
-            run.preempted(watch.signals.received, f"in the evaluation of step {step}")
-            return False
-        run.log(step, scores)
-        best.evaluated = step
-        best.measured(step, scores)
-        best.saving(step, scores)
-        if best.kept_step == step and run.leads and run.path is not None:
-            checkpoint.keep_best(run.path)
-        if best.levelled_off:
-            run.say(f"stopped  {best.reason}")
-        return not best.levelled_off
 
     def is_preview_step(self, step: int, total: int) -> bool:
         """Whether to evaluate and preview after `step` of `total` steps."""
@@ -433,27 +320,6 @@ class Loop(ABC):
             ),
             schedule=schedule,
             augment=self.augment,
-        )
-
-    def explain_nonfinite(self, step: Step, order: Order, watch: Watch) -> str:
-        """The error message for too many non-finite steps."""
-        n = watch.failed_at - 1
-        indices = order.images(n)
-        batch = self.data.__getitems__(indices[step.rows])
-        images, labels = (part.to(step.fabric.device) for part in batch)
-        ts = step.noise(n, slice(None))[0].tolist()
-        nonfinite = step.nonfinite_images(n, images, labels).nonzero().flatten().tolist()
-        named = [f"image {indices[i]} at t={ts[i]}" for i in nonfinite or range(len(ts))]
-        more = f" and {len(named) - 5} more" if len(named) > 5 else ""
-        part = "loss" if nonfinite else "gradient"  # the loss of every image is finite
-        lr = step.learning_rate
-        return (
-            f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. "
-            f"Consecutive steps like that: {watch.consecutive} (job.max_nonfinite_steps="
-            f"{self.max_nonfinite_steps}); they did not change the weights.\n"
-            f"A lower optimizer.lr (now {lr.peak:g}) or a longer job.warmup_steps (now "
-            f"{lr.warmup_steps}) helps. If the loss was good at the newest checkpoint, continue: "
-            "resume=<run folder> optimizer.lr=... 'allow_changes=[optimizer.lr]'."
         )
 
     def describe(self, run: Run, start: int, total: int, estimate: MemoryEstimate | None) -> None:

@@ -55,7 +55,7 @@ def test_networks_and_data_sets_ask_too(part, arguments, key):
 
 
 def test_a_part_may_state_a_limit_of_its_own():
-    assert integer(1, 3).check("sampler.own", 3.0) == 3
+    assert number("a number", lambda x: True).check("sampler.own", 3) == 3.0
     with pytest.raises(InputError, match=r"^sampler\.own=4: must be a whole number from 1 to 3\.$"):
         integer(1, 3).check("sampler.own", 4)
     with pytest.raises(InputError, match="above 2"):

@@ -1,5 +1,6 @@
 """The files `sample` and `checkpoint` in a run's folder: obeyed once, without another effect."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from support.base import TINY
 from support.runs import assert_equal_state, files_of, go, state_of
 
 from ddpm.runner.runs import requests, stop_file
-from ddpm.training import loop
+from ddpm.training import health, loop
 from ddpm.training.health import Requests, Watch
 
 LONG = [*TINY, "job.max_steps=31", "job.log_every=31", "job.save_every=null"]
@@ -26,6 +27,7 @@ def test_a_run_draws_and_saves_when_asked_and_learns_the_same(run, tmp_path, mon
                 requests.ask(tmp_path / "run", file)
 
     monkeypatch.setattr(loop, "crashpoint", touch)
+    monkeypatch.setattr(health, "LOOK_EVERY", math.inf)
     go(run, *LONG, "output_dir=run")
     new = files_of(tmp_path / "run") - files_of(tmp_path / "undisturbed")
     assert new == {

@@ -164,7 +164,7 @@ def check(config: dict[str, Any], defaults: dict[str, Any]) -> None:
             continue
         rule = RULES.get(key) or _rule_of(defaults[key])
         try:
-            node[name] = rule.check(key, node[name])
+            node[name] = rule.check(key, node[name], whole_floats=True)
         except InputError as error:
             errors.append(str(error))
     if errors:

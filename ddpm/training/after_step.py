@@ -1,0 +1,196 @@
+"""What follows a training step: measurements, log lines, checkpoints, previews, and the end."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from ddpm.errors import InputError
+from ddpm.randomness import Order
+from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.execution.run import Run
+from ddpm.runner.terminal.progress import Progress
+from ddpm.training.best import Best
+from ddpm.training.evaluation import Evaluation
+from ddpm.training.health import Requests, Watch
+from ddpm.training.intervals import due
+from ddpm.training.meter import Meter
+from ddpm.training.state import TrainState
+from ddpm.training.step import Step, StepMetrics
+from ddpm.training.time_left import Outlook
+from ddpm.training.validation import Validation
+
+if TYPE_CHECKING:
+    from ddpm.training.loop import Loop
+
+
+@dataclass
+class AfterStep:
+    """What a run does after each of its steps, if it is due.
+
+    The order is that of `__call__`: whatever a kill interrupts is repeated after a resume, and the
+    console, which may block, comes after the checkpoint.
+    """
+
+    loop: "Loop"
+    run: Run
+    step: Step
+    order: Order
+    state: TrainState
+    meter: Meter
+    watch: Watch
+    progress: Progress
+    validation: Validation | None
+    evaluation: Evaluation | None
+    best: Best
+
+    def __post_init__(self) -> None:
+        self.network, total = self.state.ema.model, self.order.stop
+        first, every, evaluation = self.order.start, self.state.ema.snapshots, self.evaluation
+        self.validate_at = 0 if self.validation is None else self.validation.next(first)
+        self.snapshot_every = -(-total // every) if every else None
+        self.outlook = Outlook(
+            first,
+            total,
+            is_preview_step=lambda done: self.loop.is_preview_step(done, total),
+            preview_steps=self.loop.preview_steps,
+            evaluations=(0, 0.0)
+            if evaluation is None
+            else (evaluation.every, self.loop.evaluation_steps),
+            device=self.step.fabric.device,
+            say=self.progress.say,
+            compiles=self.loop.compilation.compiled,
+        )
+
+    def __call__(self, n: int, metrics: StepMetrics) -> bool:
+        """Do what is due after step `n`, which counts from 0; return whether the run ends.
+
+        Raises:
+            InputError: too many steps were not finite.
+        """
+        loop, best, done = self.loop, self.best, n + 1
+        self.compile(done)
+        figures = self.validate(done)
+        scores = self.evaluate(done)  # None: interrupted
+        wanted = best.wants(scores or {})
+        figures |= scores or {}
+        last = done == self.order.stop or best.levelled_off
+        asked = Requests() if last else self.watch.requested(done)
+        stopping = scores is None or asked.stop
+        saving = last or stopping or wanted or asked.checkpoint or due(done, loop.save_every)
+        if self.watch.too_many_nonfinite(metrics.nonfinite, done, check_now=saving):
+            raise InputError(explain_nonfinite(loop, self.step, self.order, self.watch))
+        preview_due = last or asked.sample or loop.is_preview_step(done, self.order.stop)
+        if previewing := preview_due and not stopping:
+            with self.meter.paused():
+                figures |= loop.evaluate(self.step.fabric, self.network)
+        text = None
+        if done % loop.log_every == 0 or last or figures:
+            text = self.log(n, figures)
+        self.save(done, figures, saving)
+        self.progress.advance()
+        if text is not None:
+            self.progress.show(done, text)
+        if previewing:
+            with self.meter.paused():
+                loop.preview(self.run, self.step.fabric, self.network, done)
+        if stopping:
+            self.run.preempted(self.watch.signals.received, f"saved after step {done}")
+        elif best.levelled_off:
+            self.run.say(f"stopped  {best.reason}")
+        return stopping or last
+
+    def compile(self, done: int) -> None:
+        """With job.compile=auto, compile the networks once it pays off."""
+        compilation, seconds_left = self.loop.compilation, self.outlook.after(done)
+        if compilation.after_step(self.run, done, seconds_left, self.state.model, self.network):
+            self.outlook.begin(done, compiles=True)
+
+    def validate(self, done: int) -> dict[str, float]:
+        """Figures of the held-out loss, if it is to be measured after this step."""
+        if done != self.validate_at or self.validation is None:
+            return {}
+        with self.meter.paused():
+            figures = self.validation(done, self.state.model, self.state.ema)
+        if self.run.leads:
+            self.validation.write(self.run.dir)
+        self.best.measured(done, figures)
+        self.validate_at = self.validation.next(done)
+        return figures
+
+    def evaluate(self, done: int) -> dict[str, float] | None:
+        """Scores of samples, if they are due after this step; None: the run was asked to stop."""
+        if self.evaluation is None or not self.evaluation.is_due(done):
+            return {}
+        with self.meter.paused():
+            scores = self.evaluation(done, self.network, self.watch.stop_wanted)
+        if scores is not None:
+            self.best.evaluated = done
+            self.best.measured(done, scores)
+        return scores
+
+    def log(self, n: int, figures: dict[str, float]) -> str:
+        """Log the metrics since the last time; return them as text."""
+        row = self.meter.read(self.step.fabric, n + 1) | self.step.rates(n) | figures
+        self.run.log(n + 1, row)
+        return self.meter.text(row)
+
+    def save(self, done: int, figures: dict[str, float], saving: bool) -> None:
+        """Save a snapshot of the averages and a checkpoint, if they are due."""
+        if self.snapshot_every and done % self.snapshot_every == 0:
+            with self.meter.paused():
+                self.run.save_snapshot(done, self.state.averages(keep=self.run.leads))
+        if saving:
+            self.best.saving(done, figures)
+            keep = self.loop.keep_checkpoints
+            with self.meter.paused():
+                self.run.save(done, self.state, self.meter, keep, self.best)
+
+
+def finish_evaluation(
+    run: Run,
+    network: nn.Module,
+    step: int,
+    evaluation: Evaluation | None,
+    watch: Watch,
+    best: Best,
+) -> bool:
+    """Finish the evaluation after `step` steps in which the run was stopped, if there is one;
+    return whether training goes on: it was not stopped again, and has not levelled off."""
+    if evaluation is None or best.evaluated >= step or not evaluation.is_due(step):
+        return True
+    scores = evaluation(step, network, watch.stop_wanted)
+    if scores is None:
+        run.preempted(watch.signals.received, f"in the evaluation of step {step}")
+        return False
+    run.log(step, scores)
+    best.evaluated = step
+    best.measured(step, scores)
+    best.saving(step, scores)
+    if best.kept_step == step and run.leads and run.path is not None:
+        checkpoint.keep_best(run.path)
+    if best.levelled_off:
+        run.say(f"stopped  {best.reason}")
+    return not best.levelled_off
+
+
+def explain_nonfinite(loop: "Loop", step: Step, order: Order, watch: Watch) -> str:
+    """The error message for too many non-finite steps."""
+    n = watch.failed_at - 1
+    indices = order.images(n)
+    batch = loop.data.__getitems__(indices[step.rows])
+    images, labels = (part.to(step.fabric.device) for part in batch)
+    ts = step.noise(n, slice(None))[0].tolist()
+    nonfinite = step.nonfinite_images(n, images, labels).nonzero().flatten().tolist()
+    named = [f"image {indices[i]} at t={ts[i]}" for i in nonfinite or range(len(ts))]
+    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    part = "loss" if nonfinite else "gradient"  # the loss of every image is finite
+    lr = step.learning_rate
+    return (
+        f"the {part} is not finite in step {n + 1}, for {', '.join(named[:5])}{more}. "
+        f"Consecutive steps like that: {watch.consecutive} (job.max_nonfinite_steps="
+        f"{loop.max_nonfinite_steps}); they did not change the weights.\n"
+        f"A lower optimizer.lr (now {lr.peak:g}) or a longer job.warmup_steps (now "
+        f"{lr.warmup_steps}) helps. If the loss was good at the newest checkpoint, continue: "
+        "resume=<run folder> optimizer.lr=... 'allow_changes=[optimizer.lr]'."
+    )
