@@ -17,6 +17,7 @@ Needs diffusers (pip install diffusers; it is among the dev requirements).
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,4 +160,5 @@ def tables(rounds: Sequence[Round], names: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     main()

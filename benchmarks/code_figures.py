@@ -9,6 +9,7 @@ files of ddpm/ from the start of run.py to the first line of the job.
 import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -110,4 +111,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     main()

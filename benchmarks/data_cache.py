@@ -6,6 +6,7 @@ Both in one process and one thread, turn and turn about, so that their ratio hol
 machine. Measured on 500x375 JPEGs made here, and on the pets in `data_dir` if they are there.
 """
 
+import signal
 import sys
 import tempfile
 import time
@@ -86,4 +87,5 @@ def epoch(load: Callable[[list[int]], Tensor], batches: list[list[int]]) -> floa
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     main(Path(sys.argv[1] if len(sys.argv) > 1 else "data"))

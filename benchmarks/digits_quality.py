@@ -14,6 +14,7 @@ An SVC is trained on the 1,797 real digits at the size of the run. Of the sample
 
 import argparse
 import os
+import signal
 import time
 import warnings
 
@@ -152,4 +153,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     main()

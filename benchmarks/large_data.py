@@ -12,6 +12,7 @@ cache first (cold) and are all in it (warm), with other ways to read it beside o
 import argparse
 import mmap
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -148,4 +149,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     main()

@@ -11,6 +11,7 @@ libraries were loaded and a small convolution had been trained.
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -149,4 +150,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     main()

@@ -11,6 +11,7 @@ train; the others score their last weights by job=evaluate. --only-table prints 
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -205,4 +206,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     main()

@@ -10,6 +10,7 @@ forward passes. Data are random: reading is measured by benchmarks/data_cache.py
 """
 
 import argparse
+import signal
 import time
 from collections.abc import Callable
 
@@ -98,4 +99,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     main()

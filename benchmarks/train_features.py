@@ -10,6 +10,7 @@ hence other digests: ship the files, not the recipe. --card: measure the files t
 
 import argparse
 import hashlib
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -200,4 +201,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
     main()

@@ -1,8 +1,8 @@
 """The augmentation of Karras et al. 2022 (arXiv:2206.00364), appendix F.2.
 
-Each picture is transformed at random, and the network is told how: samples, for which it is told
-that nothing was done, look like the pictures of the data set. After StyleGAN2-ADA (Karras et al.
-2020, arXiv:2006.06676).
+Each picture is transformed at random, and the network is conditioned on the parameters of the
+transformation. Samples are drawn with all parameters 0, no transformation, and so look like the
+pictures of the data set. After StyleGAN2-ADA (Karras et al. 2020, arXiv:2006.06676).
 """
 
 import math

@@ -44,7 +44,7 @@ Content = TypeVar("Content")
 
 @dataclass
 class PipelineParts:
-    """What a pipeline is made of; conf/job/sample.yaml wires it."""
+    """What a pipeline is made of; see conf/job/sample.yaml."""
 
     model: nn.Module
     diffusion: GaussianDiffusion

@@ -1,5 +1,5 @@
-"""The limits of the keys of all parts, stated once: the command line checks them before it imports
-torch, the constructors when they are called."""
+"""The limits of the keys of all parts, stated once: constructors check them, and the command line
+does before it imports torch."""
 
 import math
 from typing import Any

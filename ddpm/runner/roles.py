@@ -51,7 +51,7 @@ ROLES = {
     "objective": Role.PROCESS,
     "weighting": Role.PROCESS,
     "timesteps": Role.PROCESS,
-    "diffusion": Role.PROCESS,  # wires the parts above
+    "diffusion": Role.PROCESS,  # refers to the parts above
     "optimizer": Role.TRAINING,
     "ema": Role.TRAINING,
     "ema.snapshots": Role.OPERATION,
@@ -85,7 +85,7 @@ ROLES = {
     "code": Role.RECORD,
     "version": Role.RECORD,
     "kind": Role.RECORD,  # of the job
-    "pipeline": Role.START,  # wires parts for the jobs that draw
+    "pipeline": Role.START,  # refers to parts, for the jobs that draw
     "resume": Role.START,
     "allow_changes": Role.START,
     "output_dir": Role.START,

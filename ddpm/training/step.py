@@ -61,7 +61,7 @@ class Step:
         clip_grad_norm: maximum global norm of the gradient; None: no clipping.
         learning_rate: of the n-th step.
         schedule: trains a learned noise schedule; None: the schedule is fixed.
-        augment: transforms x_0; the network is told how. None: x_0 stays as it is.
+        augment: transforms x_0 and conditions the network on it. None: neither.
     """
 
     fabric: Fabric

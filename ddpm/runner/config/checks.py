@@ -247,7 +247,7 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
             wrong.append(f"augment={augment}: job={job} cannot use it; leave it out.")
         elif "augment_dim" not in config["model"]:
             wrong.append(
-                f"augment={augment}: model={model} cannot be told what was done to its pictures "
+                f"augment={augment}: model={model} takes no parameters of an augmentation "
                 "(it has no augment_dim); leave it out."
             )
         elif choices.get("schedule") == "learned":

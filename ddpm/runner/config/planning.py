@@ -44,7 +44,7 @@ OmegaConf.register_new_resolver("sweep_dir", paths.sweep_dir, replace=True)
 
 logger = logging.getLogger(__name__)
 
-_WIRE = re.compile(r"\$\{([\w.]+)\}")
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _DATA_DIR = "${oc.env:DDPM_DATA,data}"  # the default in conf/config.yaml
 
 
@@ -66,9 +66,11 @@ def plan(cfg: DictConfig) -> Plan:
 
 def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan:
     """Plan a validated configuration."""
-    wires = _wires(cfg.job)
-    parts = _wires(cfg.diffusion, "diffusion.") | _wires(cfg.get("pipeline") or {}, "pipeline.")
-    described = _wires(cfg.get("features") or {}, "features.")
+    references = _references(cfg.job)
+    parts = _references(cfg.diffusion, "diffusion.") | _references(
+        cfg.get("pipeline") or {}, "pipeline."
+    )
+    described = _references(cfg.get("features") or {}, "features.")
     config = _resolve(cfg, request)
     allowed = [RENAMED.get(key, key) for key in config.pop("allow_changes", [])]
     base = _base_run(config, request)
@@ -86,12 +88,12 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
     described = described if config.get("features") else {}
     for key, path in described.items():
         set_path(config, key, get_path(config, path))
-    config["job"] |= {key: get_path(config, path) for key, path in wires.items()}
+    config["job"] |= {key: get_path(config, path) for key, path in references.items()}
     stored_config.check_values(config)
     check_targets(config)
     for line in checks.warnings(config):
         logger.warning("%s", line)
-    hparams = _hparams(config, wires, env_values)
+    hparams = _hparams(config, references, env_values)
     for key in described:  # `features.data` is the run's data
         hparams["features"].pop(key.removeprefix("features."))
     config["allow_changes"] = allowed
@@ -193,7 +195,7 @@ def _merge(
     request: Request,
     env_values: list[EnvValue],
     allowed: list[str],
-    wires: dict[str, str],
+    references: dict[str, str],
 ) -> tuple[dict[str, Any], list[str]]:
     """Merge the configuration over the older run's; add that run's variables to `env_values`."""
     if base is None:
@@ -206,7 +208,7 @@ def _merge(
         older = base.config | data
     env_values += older_values
     base.config.update(older)
-    config, changes = merge(config, base, request.keys, allowed=allowed, wires=wires)
+    config, changes = merge(config, base, request.keys, allowed=allowed, references=references)
     if base.checkpoint is not None:
         config["checkpoint"] = str(base.checkpoint)
     return config, changes if base.resumed else []
@@ -230,7 +232,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
 
 
 def _hparams(
-    config: dict[str, Any], wires: dict[str, str], env_values: list[EnvValue]
+    config: dict[str, Any], references: dict[str, str], env_values: list[EnvValue]
 ) -> dict[str, Any]:
     """The configuration that the run leaves behind: without the keys of this start alone and the
     copies of parts in the job, and with the names of environment variables in place of values.
@@ -239,7 +241,7 @@ def _hparams(
         InputError: a resumed run could not read it.
     """
     hparams = {key: value for key, value in config.items() if roles.is_kept(key)}
-    hparams["job"] = {key: value for key, value in config["job"].items() if key not in wires}
+    hparams["job"] = {key: value for key, value in config["job"].items() if key not in references}
     hparams = {"version": stored_config.VERSION, **redaction.mask_env(hparams, env_values)}
     stored_config.to_yaml(hparams)
     return hparams
@@ -312,8 +314,8 @@ def _is_own(group: str, option: str) -> bool:
     return any((folder / group / f"{option}.yaml").is_file() for folder in validate.folders())
 
 
-def _wires(node: Any, prefix: str = "") -> dict[str, str]:
+def _references(node: Any, prefix: str = "") -> dict[str, str]:
     """The arguments of a node that refer to another key: `{"model": "model", ...}`."""
     raw = to_dict(node, resolve=False) if node else {}
-    matches = {key: _WIRE.fullmatch(str(value)) for key, value in raw.items()}
+    matches = {key: _REFERENCE.fullmatch(str(value)) for key, value in raw.items()}
     return {f"{prefix}{key}": match[1] for key, match in matches.items() if match}
