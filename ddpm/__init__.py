@@ -8,8 +8,8 @@ images = run.pipeline.sample(16)
 TYPE_CHECKING = False  # true to type checkers; importing typing would take as long as all of this
 
 if TYPE_CHECKING:
-    from ddpm.api import Parts, Run, compose, run, train
     from ddpm.pipeline import Pipeline
+    from ddpm.runner.api import Parts, Run, compose, run, train
 
 __all__ = ["Parts", "Pipeline", "Run", "compose", "run", "train"]
 
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> object:
 
         return Pipeline
     if name in __all__:
-        from ddpm import api
+        from ddpm.runner import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'ddpm' has no attribute '{name}'")
