@@ -8,15 +8,20 @@ import math
 
 import pytest
 import torch
-from support.gaussian import MEAN, STD, best_denoise, best_x_0, levels, variance
+from support.gaussian import (
+    ALL_OBJECTIVES,
+    MEAN,
+    STD,
+    best_denoise,
+    best_network,
+    best_x_0,
+    levels,
+    variance,
+)
 
 from ddpm.denoising import Denoiser
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.objectives.edm import EDM
-from ddpm.objectives.eps import Eps
 from ddpm.objectives.v import V
-from ddpm.objectives.velocity import Velocity
-from ddpm.objectives.x_0 import X0
 from ddpm.samplers.base import PURE_NOISE, timesteps
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
@@ -35,11 +40,7 @@ SCHEDULES = {
     "rectified": lambda: rectified(1000, 1.0),
     "rectified to 0.999": lambda: rectified(1000, 0.999),
 }
-OBJECTIVES = {
-    **{"eps": Eps, "x_0": X0, "v": V, "velocity": Velocity},
-    **{f"edm {s}": lambda s=s: EDM(sigma_data=s) for s in (0.5, 1.0)},
-}
-PAIRS = [(s, o) for s in SCHEDULES for o in OBJECTIVES if (s, o) != ("rectified", "eps")]
+PAIRS = [(s, o) for s in SCHEDULES for o in ALL_OBJECTIVES if (s, o) != ("rectified", "eps")]
 DETERMINISTIC = {
     "euler": lambda n, spacing="log_snr": Euler(steps=n, spacing=spacing),
     "heun": lambda n, **o: Heun(steps=n, **o),
@@ -55,26 +56,7 @@ STOCHASTIC = {
 
 
 def process(schedule="linear", objective="v"):
-    return GaussianDiffusion(betas=SCHEDULES[schedule](), objective=OBJECTIVES[objective]())
-
-
-def network(diffusion, seen=None):
-    """The best network of any objective, which inverts the scaling of its input."""
-    objective = diffusion.objective
-
-    def model(given, t):
-        if isinstance(objective, EDM):  # the time is c_noise
-            noise = (4 * t.double()).exp()
-            a = (1 / (1 + noise**2)).reshape(-1, 1, 1, 1)
-            given = given.double() * (a * objective.sigma_data**2 + 1 - a).sqrt()
-        else:
-            a = levels(diffusion, t)
-        x_0 = best_x_0(given, a)
-        alpha, sigma = a.sqrt(), (1 - a).sqrt()
-        eps = (given.double() - alpha * x_0) / sigma
-        return objective.target(x_0, eps, alpha, sigma).float()
-
-    return model
+    return GaussianDiffusion(betas=SCHEDULES[schedule](), objective=ALL_OBJECTIVES[objective]())
 
 
 def column(*values):
@@ -100,7 +82,7 @@ def test_the_best_network_of_every_objective_predicts_the_best_x_0(schedule, obj
     a = levels(diffusion, t)
     z = torch.randn(len(t), 1, 1, 4, generator=torch.Generator().manual_seed(0))
     x_t = (a.sqrt() * MEAN + variance(a).sqrt() * z).float()
-    denoiser = Denoiser(network(diffusion), diffusion)
+    denoiser = Denoiser(best_network(diffusion), diffusion)
     found = denoiser.predict(x_t, t, None).x_0
     loose = 2e-6 / a.sqrt() if objective == "eps" else torch.full_like(a, 5e-6)
     if objective.startswith("edm"):  # c_noise ends at a noise level of 10,000
@@ -125,7 +107,7 @@ def test_samples_have_mean_and_variance(schedule, objective, kind):
     g = torch.Generator().manual_seed(0)
     make = (DETERMINISTIC | STOCHASTIC)[kind]
     *_, x_0 = make(40)(
-        Denoiser(network(diffusion), diffusion),
+        Denoiser(best_network(diffusion), diffusion),
         torch.randn(n, 1, 1, 1, generator=g),
         lambda x: torch.randn(x.shape, generator=g),
     )
@@ -350,7 +332,7 @@ def start(n=4):
 def test_diffusers_agrees_on_the_flow(steps):
     oracle = oracle_of("FlowMatchEulerDiscreteScheduler")
     diffusion = process("rectified", "velocity")
-    ours, model = Euler(steps=steps), network(diffusion)
+    ours, model = Euler(steps=steps), best_network(diffusion)
     pairs = ours.timesteps(diffusion)
     scale = {t: sum(diffusion.alpha_sigma(t)) for pair in pairs for t in pair}
     u = [diffusion.alpha_sigma(t)[1] / scale[t] for t, _ in pairs]
@@ -415,7 +397,7 @@ def test_diffusers_agrees_on_unipc(objective, order):
         final_sigmas_type="zero",
     )
     diffusion = process("linear", objective)
-    ours, model = UniPC(steps=20, order=order, spacing="log_snr"), network(diffusion)
+    ours, model = UniPC(steps=20, order=order, spacing="log_snr"), best_network(diffusion)
     ts = [t for t, _ in ours.timesteps(diffusion)]
     oracle.set_timesteps(20)
     oracle.timesteps = torch.tensor(ts)
@@ -438,7 +420,7 @@ def test_diffusers_agrees_on_euler_ancestral():
         timestep_spacing="trailing",
     )
     diffusion = process("linear", "eps")
-    ours, model = EulerAncestral(steps=20, eta=1.0, spacing="trailing"), network(diffusion)
+    ours, model = EulerAncestral(steps=20, eta=1.0, spacing="trailing"), best_network(diffusion)
     pairs = ours.timesteps(diffusion)
     alpha = {t: diffusion.alpha_sigma(t)[0] for pair in pairs for t in pair}
     level = [diffusion.alpha_sigma(t)[1] / alpha[t] for t, _ in pairs]
