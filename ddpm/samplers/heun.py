@@ -49,6 +49,10 @@ class Heun(Sampler):
                 f"sampler.churn={churn}, sampler.churn_min={churn_min}, "
                 f"sampler.churn_noise={churn_noise}: must be at least 0."
             )
+        if churn_max is not None and not churn_min < churn_max:
+            raise InputError(
+                f"sampler.churn_max={churn_max}: must be above sampler.churn_min={churn_min}."
+            )
         self.churn, self.churn_noise = churn, churn_noise
         self.churn_min = churn_min
         self.churn_max = math.inf if churn_max is None else churn_max

@@ -21,8 +21,10 @@ from support.gaussian import (
 
 from ddpm.denoising import Denoiser
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
 from ddpm.objectives.v import V
-from ddpm.samplers.base import PURE_NOISE, timesteps
+from ddpm.objectives.velocity import Velocity
+from ddpm.samplers.base import PURE_NOISE, SPACINGS, timesteps
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver
@@ -127,6 +129,47 @@ def test_the_mean_is_exact_with_any_number_of_steps(schedule, kind, spacing):
             best_denoise(diffusion), column(end * MEAN), forbidden
         )
         assert x.item() == pytest.approx(MEAN, abs=1e-9)
+
+
+EDGES = {
+    **DETERMINISTIC,
+    **{f"dpm-{n}": lambda s, n=n, **o: DPMSolver(steps=s, order=n, **o) for n in (1, 2, 3)},
+    **{
+        f"dpm-{n}-sde": lambda s, n=n, **o: DPMSolver(steps=s, order=n, stochastic=True, **o)
+        for n in (1, 2, 3)
+    },
+    "unipc-1": lambda s, **o: UniPC(steps=s, order=1, **o),
+    **{f"ddim-{e}": lambda s, e=e, **o: DDIM(steps=s, eta=e, **o) for e in (0.0, 1.0)},
+    **{
+        f"ddpm-{v}": lambda s, v=v, **o: DDPM(steps=s, variance=v, **o)
+        for v in ("fixed_small", "fixed_large")
+    },
+    "euler-ancestral": lambda s, **o: EulerAncestral(steps=s, **o),
+    "heun-churn": lambda s, **o: Heun(steps=s, churn=40.0, **o),
+}
+
+
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("kind", EDGES)
+def test_from_pure_noise_in_one_step_two_or_all(kind, spacing):
+    """At u = 1 the log-SNR is -inf. In float64 the mean is exact, and in float32, through the
+    network and with the same noise, every image is the same to 5 digits."""
+    diffusion = GaussianDiffusion(betas=rectified(24, 1.0), objective=Velocity())
+    assert diffusion.alpha_sigma(23) == (0, 1)
+    in_float32 = Denoiser(best_network(diffusion), diffusion)
+    for steps in (1, 2, 24):
+        sampler = EDGES[kind](steps, spacing=spacing)
+        assert len(sampler.timesteps(diffusion)) == steps
+        *_, x = sampler(best_denoise(diffusion), column(0.0), torch.zeros_like)
+        assert x.item() == pytest.approx(MEAN, abs=1e-9)
+        x_T = column(-1.5, 0.0, 1.0)
+        pairs = zip(
+            sampler(best_denoise(diffusion), x_T, lambda x: 0.5 * torch.ones_like(x)),
+            sampler(in_float32, x_T.float(), lambda x: 0.5 * torch.ones_like(x)),
+            strict=True,
+        )
+        for exact, found in pairs:
+            torch.testing.assert_close(found.double(), exact, atol=2e-5, rtol=1e-5)
 
 
 def even_in_log_snr(T):
@@ -277,6 +320,11 @@ def test_churn_adds_noise_up_to_the_right_level():
         assert k == pytest.approx(a_to / a)
         assert k**2 * b**2 + w**2 == pytest.approx(b_to**2)
     assert heun.churned(denoise, x, 999, forbidden) == (x, 999)
+
+
+def test_an_empty_range_of_churn_is_refused():
+    with pytest.raises(InputError, match=r"sampler.churn_max=1.*above sampler.churn_min=5"):
+        Heun(churn=1.0, churn_min=5.0, churn_max=1.0)
 
 
 def test_churn_is_limited():
