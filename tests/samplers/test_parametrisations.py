@@ -149,6 +149,7 @@ EDGES = {
 }
 
 
+@pytest.mark.quick(32)
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("kind", EDGES)
 def test_from_pure_noise_in_one_step_two_or_all(kind, spacing):
