@@ -196,6 +196,24 @@ def test_order_of_convergence(kind, least, most):
     assert least < math.log2(few / many) < most
 
 
+class AuthorsThird(DPMSolver):
+    """Order 3 with half of the weight of its last term, as in the code of the authors."""
+
+    def parabola(self, h, back, x_0, x_1, x_2):
+        square = super().parabola(h, back, *column(0.0, back[0] ** 2, back[1] ** 2))
+        curvature = ((x_0 - x_1) / back[0] - (x_1 - x_2) / (back[1] - back[0])) / back[1]
+        return super().parabola(h, back, x_0, x_1, x_2) - square / 2 * curvature
+
+
+def test_half_of_the_last_term_leaves_order_2():
+    diffusion = even_in_log_snr(601)
+    few, many = (
+        abs(error_of(AuthorsThird(steps=n + 1, order=3, spacing="uniform"), diffusion))
+        for n in (50, 100)
+    )
+    assert 1.9 < math.log2(few / many) < 2.3
+
+
 def test_more_evaluations_of_higher_order_are_better():
     diffusion = even_in_log_snr(601)
     errors = {
