@@ -12,7 +12,7 @@ from ddpm.samplers.base import Randn, Sampler, half_log_snr
 
 
 class DPMSolver(Sampler):
-    """DPM-Solver++(2M) and (3M), Lu et al. 2022 (arXiv:2211.01095), on `steps` of T steps.
+    """DPM-Solver++(2M), Lu et al. 2022 (arXiv:2211.01095), and order 3, on `steps` of T steps.
 
     In lambda = log(alpha / sigma) the flow is solved exactly except for x_0_hat, which is constant
     over a step (order 1, that is DDIM with eta = 0), or taken from the line (order 2, Algorithm 2,
@@ -20,12 +20,12 @@ class DPMSolver(Sampler):
     The first step, which has no earlier value, and the last one, to x_0, are of order 1. One
     network evaluation a step.
 
-    Order 3 is not in the paper's algorithms; it is in the authors' code (and in diffusers), which
-    this class does not follow. Proposition 4.1 asks for the n-th derivative of x_0_hat times the
-    integral of (r^n / n!) e^(r - h) over the step. For n = 2 the code puts the second divided
-    difference, half of the derivative, in its place: its last term has half of the right weight,
-    and its order is 2. (Its single-step solver has the factor of 2.) Here the parabola is
-    integrated exactly, which is of order 3.
+    The paper goes up to order 2. Order 3 is in the authors' code and in diffusers, which this class
+    does not follow. In the Taylor expansion of the flow (the paper's section 4) the n-th derivative
+    of x_0_hat is multiplied by the integral of (r^n / n!) e^(r - h) over the step, r = 0..h. For
+    n = 2 that code puts the second divided difference in the place of the derivative, which is
+    twice as large: its last term has half of the right weight, and its order is 2. (The authors'
+    single-step solver has the factor of 2.) Here the parabola is integrated exactly: order 3.
 
     Args:
         steps: number of network evaluations; None: all T.

@@ -423,7 +423,7 @@ def test_diffusers_gives_the_last_term_of_order_3_half_of_its_weight(spacing):
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_a_third_order_step_is_exact_for_a_parabola(stochastic):
     """If x_0_hat is a parabola in lambda: by the integral of the flow, or of the reverse SDE, done
-    numerically (Lu et al. 2022, Proposition 4.1 and Eq. 18)."""
+    numerically (Lu et al. 2022, section 4)."""
     diffusion = diffusion_of()
     denoiser = Denoiser(best_model(diffusion), diffusion)
     steps = [900, 700, 450, 200]
