@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -95,3 +97,33 @@ def test_importance_is_unbiased_with_ranks_and_accumulation():
     each = [gradient_of(torch.tensor([n]), one)[0] for n in range(T)]
     expected = sum(p * g for p, g in zip(timesteps.probabilities().tolist(), each, strict=True))
     assert expected == pytest.approx(2 * 0.3 * sum(range(1, T + 1)) / T, rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [slice(0, 4), slice(4, 8)])
+def test_importance_learns_from_the_losses_of_all_ranks_in_the_order_of_the_batch(
+    rows, monkeypatch
+):
+    """Each of two ranks, of which the other one's losses come by the sum over both."""
+    t = torch.tensor([5, 5, 4, 0, 5, 3, 1, 5])
+    losses = torch.rand(8, generator=torch.Generator().manual_seed(0))
+    alone, shared = (Importance(history=2, uniform_share=0.01) for _ in range(2))
+    for timesteps in (alone, shared):
+        GaussianDiffusion(rectified(T, 1.0), objective=Velocity(), timesteps=timesteps)
+    alone.update(t, losses, torch.tensor(False))
+
+    def with_the_other_ranks(fabric, table, how):
+        whole = torch.stack([t.float(), losses])
+        whole[:, rows] = 0
+        assert how == "sum"
+        return table + whole
+
+    monkeypatch.setattr("ddpm.training.step.all_reduce", with_the_other_ranks)
+    two, batch = SimpleNamespace(world_size=2), SimpleNamespace(batch_size=8)
+    diffusion = SimpleNamespace(timesteps=shared)
+    step = Step(
+        *(two, None, None, diffusion, None),
+        *(None, batch, rows, False, None, 1, None, None),
+    )
+    step.learn(t[rows], losses[rows], torch.tensor(False))
+    assert torch.equal(shared.losses, alone.losses)
+    assert torch.equal(shared.counts, alone.counts)
