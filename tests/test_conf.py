@@ -353,6 +353,12 @@ def test_guidance_is_built_alone(option):
 
 # test_gaussian.py has all schedules, objectives and samplers together, with figures.
 VARIED = ("schedule", "sampler", "model", "objective", "weighting", "timesteps", "optimizer")
+VARIED += ("guidance", "ema", "augment")
+# What planning derives for the network.
+DERIVED = {
+    ("guidance", "classifier_free"): ["data.conditional=true", "model.num_classes=10"],
+    ("augment", "edm"): ["model.augment_dim=15"],
+}
 
 
 def pairwise(options):
@@ -374,7 +380,16 @@ def pairwise(options):
         yield {group: row[group] for group in options}
 
 
-COMBINATIONS = list(pairwise({g: NETWORKS if g == "model" else GROUPS[g] for g in VARIED}))
+CHOICES = {group: NETWORKS if group == "model" else GROUPS[group] for group in VARIED}
+COMBINATIONS = list(pairwise(CHOICES))
+
+
+def test_any_two_options_meet():
+    met = {pair for row in COMBINATIONS for pair in itertools.combinations(row.items(), 2)}
+    for group, other in itertools.combinations(VARIED, 2):
+        for option, its in itertools.product(CHOICES[group], CHOICES[other]):
+            assert ((group, option), (other, its)) in met
+    assert len(COMBINATIONS) < 100
 
 
 @pytest.fixture(scope="module")
@@ -382,25 +397,24 @@ def data_dir(tmp_path_factory):
     return tmp_path_factory.mktemp("data")
 
 
-@pytest.mark.quick(7)
-@pytest.mark.parametrize("choices", COMBINATIONS, ids=lambda choices: "-".join(choices.values()))
-def test_any_two_options_take_a_step_and_draw_a_picture(choices, data_dir, tmp_path):
+def trained(folder, choices, data_dir, *words):
+    """A run of one step on digits, by the job itself: the job, the run, the weights before."""
     cfg = composed(
         *(f"{group}={option}" for group, option in choices.items()),
         *(override for option in choices.values() for override in SMALL.get(option, [])),
         *("hardware=cpu", "hardware.precision=32-true", "data=digits", "job.max_steps=1"),
-        *("job.batch_size=4", "job.num_samples=1", "job.log_every=1", f"data_dir={data_dir}"),
+        *("job.batch_size=4", "job.log_every=1", f"data_dir={data_dir}", *words),
         *(["schedule.end=0.999"] if choices["schedule"] == "rectified" else []),  # for eps
     )
     job = build(cfg.job, "job")
-    net = job.net
-    before = [p.detach().clone() for p in net.parameters()]
+    before = [p.detach().clone() for p in job.net.parameters()]
     fabric = build(cfg.hardware)
-    hparams = plain(cfg) | {"run_id": "0", "choices": choices | {"job": "train"}, "overrides": []}
+    hparams = plain(cfg) | {"run_id": "0", "overrides": []}
+    hparams["choices"] = {"job": "train"} | choices
     planned = Plan(
         config=hparams,
         hparams=hparams,
-        output=Output(tmp_path / "run", Mode.NEW),
+        output=Output(folder, Mode.NEW),
         trains=True,
         changes=[],
         checkpoint=None,
@@ -410,10 +424,36 @@ def test_any_two_options_take_a_step_and_draw_a_picture(choices, data_dir, tmp_p
     )
     run = Run(planned, fabric, {})
     job(run=run, fabric=fabric)
+    return job, run, before
+
+
+@pytest.fixture(scope="module")
+def guides(tmp_path_factory, data_dir):
+    """The networks that guidance=classifier and autoguidance need, by the option."""
+    home = tmp_path_factory.mktemp("guides")
+    classifier = {"job": "train_classifier", "model": "classifier", "schedule": "linear"}
+    words = ["model.widths=[8,8]", "model.groups=2", "model.num_heads=1", "model.num_classes=10"]
+    trained(home / "classifier", classifier, data_dir, *words)
+    trained(home / "weak", {"model": "convnet", "schedule": "cosine"}, data_dir)
+    return {
+        "classifier": [f"guidance.classifier={home / 'classifier'}"],
+        "autoguidance": [f"guidance.weak={home / 'weak'}"],
+    }
+
+
+@pytest.mark.quick(7)
+@pytest.mark.parametrize("choices", COMBINATIONS, ids=lambda choices: "-".join(choices.values()))
+def test_any_two_options_take_a_step_and_draw_a_picture(choices, data_dir, guides, tmp_path):
+    words = [word for choice in choices.items() for word in DERIVED.get(choice, [])]
+    words += guides.get(choices["guidance"], [])
+    job, run, before = trained(tmp_path / "run", choices, data_dir, "job.num_samples=1", *words)
+    net = job.net
     assert run_dir.read_status(tmp_path / "run").items() >= {"state": "done", "step": 1}.items()
     largest = max(1, job.diffusion.loss_weights.max().item())
     assert 0 < run.metrics["train/loss"] < 10 * largest
-    assert run.metrics["train/lr"] == pytest.approx(cfg.optimizer.lr / cfg.job.warmup_steps)
+    assert run.metrics["train/lr"] == pytest.approx(
+        run.plan.config["optimizer"]["lr"] / run.plan.config["job"]["warmup_steps"]
+    )
     moved = [not torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True)]
     assert any(moved)
     assert all(p.isfinite().all() for p in net.parameters())

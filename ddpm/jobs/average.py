@@ -7,6 +7,7 @@ from torch import nn
 
 from ddpm import pretrained
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.errors import InputError
 from ddpm.jobs.export import make_folder
 from ddpm.runner.checkpoints import averages, safetensors_file
 from ddpm.runner.execution.run import Run
@@ -30,8 +31,11 @@ def average(
     """
     assert run.state is not None
     assert run.path is not None
-    for length in sigma_rel:  # all are made before anything is written
-        pretrained.load_weights_into(model, diffusion, run.state, f"ema:{length}", run.path)
+    try:
+        for length in sigma_rel:  # all are made before anything is written
+            pretrained.load_weights_into(model, diffusion, run.state, f"ema:{length}", run.path)
+    except InputError as error:
+        raise InputError(str(error).replace("job.weights=ema:", "job.sigma_rel=", 1)) from None
     if run.leads:
         run.dir = make_folder(run.dir, unique=run.plan.output.unique)
         for length in sigma_rel:

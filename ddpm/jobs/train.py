@@ -26,7 +26,6 @@ from ddpm.training.expected_memory import MemoryEstimate
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
 from ddpm.training.preview import BATCH, preview_grid
-from ddpm.training.validation import Validation, held_out_of, next_step
 
 VALIDATED = (LOSS, "eval/loss_raw")  # figures of job.validate_every
 
@@ -37,6 +36,8 @@ class Train(Loop):
     """Minimise the loss of the diffusion process, and draw previews. conf/job/train.yaml explains
     the arguments.
     """
+
+    validation_batch = BATCH
 
     def __init__(
         self,
@@ -108,25 +109,6 @@ class Train(Loop):
         raise InputError(
             f"job.keep_best={self.keep_best}: no figure of this run by which checkpoints can be "
             f"ranked; there are {', '.join(usable)}.{nearest(str(self.keep_best), usable)}"
-        )
-
-    def make_validation(self, run: Run, fabric: Fabric, steps: range) -> Validation | None:
-        """Measures the held-out loss, if there are held-out images; says so if there are none."""
-        every, batch_size = self.validate_every, self.batch_size
-        if every is None or not next_step(steps.start, steps.stop, every, batch_size):
-            return None
-        if (held_out := held_out_of(run, self.data, LOSS)) is None:
-            return None
-        return Validation(
-            fabric=fabric,
-            diffusion=self.diffusion,
-            train=self.data,
-            held_out=held_out,
-            every=every,
-            batch_size=batch_size,
-            total=steps.stop,
-            labelled=self.label_dropout is not None,
-            batch=min(BATCH, -(-batch_size // (fabric.world_size * self.accumulate))),
         )
 
     def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> Evaluation | None:

@@ -12,15 +12,35 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema.base import EMA
 from ddpm.errors import InputError, nearest
 from ddpm.randomness import StepNoise, mix
-from ddpm.runner.execution.run import Run
 from ddpm.training.best import LOSS, Best
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
-from ddpm.training.validation import BINS, Validation, by_t, held_out_of, next_step
+from ddpm.training.validation import BINS, Validation, by_t
 
 SIGNS = {LOSS: -1, "eval/accuracy": 1}  # figures of job.validate_every, 1: higher is better
 IMAGES = 512  # at most, to measure the accuracy with
 LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # of noise, as fractions of T - 1
+
+
+class ClassifierValidation(Validation):
+    """Loss and accuracy of the averaged weights on held-out images with noise of all steps, and
+    their differences from those on training images."""
+
+    def __call__(self, step: int, model: nn.Module, ema: EMA) -> dict[str, float]:
+        """Figures of the log after `step` steps; all ranks call it, and get the same."""
+
+        def of(data: ImageData) -> dict[str, Tensor]:
+            kinds = {"loss": cross_entropy, "accuracy": correct}
+            return {name: self.losses(ema.model, data, kind) for name, kind in kinds.items()}
+
+        columns, seen = of(self.held_out), of(self.train)
+        rows = by_t(self.draws.t, self.draws.T, BINS, columns)
+        self.rows = [{"step": step} | row for row in rows]
+        figures: dict[str, float] = {}
+        for name, values in columns.items():
+            mean, trained = (part.double().mean().item() for part in (values, seen[name]))
+            figures |= {f"eval/{name}": mean, f"eval/{name}_gap": mean - trained}
+        return figures
 
 
 class TrainClassifier(Loop):
@@ -29,6 +49,8 @@ class TrainClassifier(Loop):
     """
 
     label_dropout = 0.0  # all labels are needed
+    validation = ClassifierValidation
+    validated = ", ".join(SIGNS)
 
     def __init__(
         self,
@@ -55,25 +77,6 @@ class TrainClassifier(Loop):
 
     def make_best(self) -> Best:
         return Best(self.keep_best, self.patience, SIGNS[self.keep_best or LOSS])
-
-    def make_validation(self, run: Run, fabric: Fabric, steps: range) -> Validation | None:
-        """Measures loss and accuracy on held-out images, if there are any; says so if not."""
-        every, batch_size = self.validate_every, self.batch_size
-        if every is None or not next_step(steps.start, steps.stop, every, batch_size):
-            return None
-        if (held_out := held_out_of(run, self.data, ", ".join(SIGNS))) is None:
-            return None
-        return ClassifierValidation(
-            fabric=fabric,
-            diffusion=self.diffusion,
-            train=self.data,
-            held_out=held_out,
-            every=every,
-            batch_size=batch_size,
-            total=steps.stop,
-            labelled=True,
-            batch=-(-batch_size // (fabric.world_size * self.accumulate)),
-        )
 
     def is_eval_step(self, step: int) -> bool:
         return due(step, self.evaluate_every)
@@ -104,27 +107,6 @@ class TrainClassifier(Loop):
                 right = fabric.all_reduce(right, reduce_op="sum")
             accuracies[f"eval/accuracy_t{step}"] = right.item() / count
         return accuracies
-
-
-class ClassifierValidation(Validation):
-    """Loss and accuracy of the averaged weights on held-out images with noise of all steps, and
-    their differences from those on training images."""
-
-    def __call__(self, step: int, model: nn.Module, ema: EMA) -> dict[str, float]:
-        """Figures of the log after `step` steps; all ranks call it, and get the same."""
-
-        def of(data: ImageData) -> dict[str, Tensor]:
-            kinds = {"loss": cross_entropy, "accuracy": correct}
-            return {name: self.losses(ema.model, data, kind) for name, kind in kinds.items()}
-
-        columns, seen = of(self.held_out), of(self.train)
-        rows = by_t(self.draws.t, self.draws.T, BINS, columns)
-        self.rows = [{"step": step} | row for row in rows]
-        figures: dict[str, float] = {}
-        for name, values in columns.items():
-            mean, trained = (part.double().mean().item() for part in (values, seen[name]))
-            figures |= {f"eval/{name}": mean, f"eval/{name}_gap": mean - trained}
-        return figures
 
 
 def cross_entropy(

@@ -1,8 +1,11 @@
 """DiT: a transformer on patches with adaLN-Zero (Peebles & Xie 2023)."""
 
-from ddpm.limits.image_size import Size
+from typing import Any
+
+from torch import nn
+
 from ddpm.models.layers import linear
-from ddpm.models.transformer_blocks import PatchTransformer, resolve_size
+from ddpm.models.transformer_blocks import PatchTransformer
 
 
 class DiT(PatchTransformer):
@@ -15,34 +18,13 @@ class DiT(PatchTransformer):
     Args:
         size: S, B, L or XL, which sets depth, width and num_heads; None: these three are given.
         patch_size: side of a patch, in pixels; 2, 4 and 8 in the paper.
-        depth, width, num_heads: replace those of the size, if not None.
+        others: see `PatchTransformer`.
     """
 
-    def __init__(
-        self,
-        *,
-        channels: int = 3,
-        out_channels: int | None = None,
-        image_size: Size,
-        num_classes: int | None = None,
-        size: str | None = "S",
-        patch_size: int = 4,
-        depth: int | None = None,
-        width: int | None = None,
-        num_heads: int | None = None,
-        augment_dim: int = 0,
-    ) -> None:
-        depth, width, num_heads = resolve_size(
-            size, depth, width, num_heads, image_size=image_size, patch_size=patch_size, model="dit"
-        )
-        super().__init__(
-            linear(channels * patch_size**2, width),
-            out_channels=out_channels or channels,
-            image_size=image_size,
-            num_classes=num_classes,
-            patch_size=patch_size,
-            depth=depth,
-            width=width,
-            num_heads=num_heads,
-            augment_dim=augment_dim,
-        )
+    option = "dit"
+
+    def __init__(self, *, size: str | None = "S", patch_size: int = 4, **others: Any) -> None:
+        super().__init__(size=size, patch_size=patch_size, **others)
+
+    def embedding(self, pixels: int, width: int) -> nn.Module:
+        return linear(pixels, width)

@@ -1,11 +1,12 @@
 """JiT: a transformer on large patches that predicts the image (Li & He 2025)."""
 
+from typing import Any
+
 from torch import nn
 
-from ddpm.limits.image_size import Size
 from ddpm.limits.parts import check_limits
 from ddpm.models.layers import linear, variance_scaling
-from ddpm.models.transformer_blocks import PatchTransformer, resolve_size
+from ddpm.models.transformer_blocks import PatchTransformer
 
 
 class JiT(PatchTransformer):
@@ -26,37 +27,23 @@ class JiT(PatchTransformer):
         size: B, L or H, or one of DiT's; it sets depth, width and num_heads; None: these are given.
         patch_size: side of a patch, in pixels; the paper's patches are a sixteenth of the image.
         bottleneck: dimensions that a patch is projected to before it becomes a token.
-        depth, width, num_heads: replace those of the size, if not None.
+        others: see `PatchTransformer`.
     """
+
+    option = "jit"
 
     def __init__(
         self,
         *,
-        channels: int = 3,
-        out_channels: int | None = None,
-        image_size: Size,
-        num_classes: int | None = None,
         size: str | None = "B",
         patch_size: int = 8,
         bottleneck: int = 128,
-        depth: int | None = None,
-        width: int | None = None,
-        num_heads: int | None = None,
-        augment_dim: int = 0,
+        **others: Any,
     ) -> None:
-        depth, width, num_heads = resolve_size(
-            size, depth, width, num_heads, image_size=image_size, patch_size=patch_size, model="jit"
-        )
         check_limits("model", bottleneck=bottleneck)
-        narrow = variance_scaling(nn.Linear(channels * patch_size**2, bottleneck, bias=False))
-        super().__init__(
-            nn.Sequential(narrow, linear(bottleneck, width)),
-            out_channels=out_channels or channels,
-            image_size=image_size,
-            num_classes=num_classes,
-            patch_size=patch_size,
-            depth=depth,
-            width=width,
-            num_heads=num_heads,
-            augment_dim=augment_dim,
-        )
+        self.bottleneck = bottleneck
+        super().__init__(size=size, patch_size=patch_size, **others)
+
+    def embedding(self, pixels: int, width: int) -> nn.Module:
+        narrow = variance_scaling(nn.Linear(pixels, self.bottleneck, bias=False))
+        return nn.Sequential(narrow, linear(self.bottleneck, width))

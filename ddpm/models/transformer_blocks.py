@@ -3,6 +3,8 @@
 Peebles & Xie 2023, "Scalable Diffusion Models with Transformers" (arXiv:2212.09748), section 3.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -85,32 +87,51 @@ class Block(nn.Module):
         return self.to_out(rearrange(attention(q, k, v), "b heads n d -> b n (heads d)"))
 
 
-class PatchTransformer(nn.Module):
+class PatchTransformer(nn.Module, ABC):
     """A transformer on square patches of an image.
 
     Args:
-        embed: from patches (B, N, channels x patch_size^2) to tokens (B, N, width).
-        depth, width, num_heads: of the blocks.
+        channels, out_channels: of the image and of the output; None: as many.
+        image_size: side of the image, or (height, width), in pixels.
+        num_classes: number of classes; None: it takes no labels.
+        size: S, B, L, XL or H, which sets depth, width and num_heads; None: these are given.
+        patch_size: side of a patch, in pixels.
+        depth, width, num_heads: of the blocks; they replace those of the size, if not None.
+        augment_dim: length of the vector that tells what was done to a picture; 0: none is told.
+
+    Raises:
+        InputError: see `resolve_size`.
     """
 
     recomputable = (Block,)
+    option: str  # of the group model, for messages
 
     def __init__(
         self,
-        embed: nn.Module,
         *,
-        out_channels: int,
+        channels: int = 3,
+        out_channels: int | None = None,
         image_size: Size,
-        num_classes: int | None,
+        num_classes: int | None = None,
+        size: str | None,
         patch_size: int,
-        depth: int,
-        width: int,
-        num_heads: int,
+        depth: int | None = None,
+        width: int | None = None,
+        num_heads: int | None = None,
         augment_dim: int = 0,
     ) -> None:
         super().__init__()
+        depth, width, num_heads = resolve_size(
+            size,
+            depth,
+            width,
+            num_heads,
+            image_size=image_size,
+            patch_size=patch_size,
+            model=self.option,
+        )
         self.patch_size = patch_size
-        self.embed = embed
+        self.embed = self.embedding(channels * patch_size**2, width)
         rows, columns = (side // patch_size for side in sides(image_size))
         self.register_buffer("positions", sine_positions(rows, columns, width), persistent=False)
         self.time_embedding = TimeEmbedding(FREQUENCIES, width)
@@ -118,13 +139,17 @@ class PatchTransformer(nn.Module):
         self.augment_embedding = AugmentEmbedding(augment_dim, width)
         self.blocks = nn.ModuleList(Block(width, num_heads=num_heads) for _ in range(depth))
         self.modulation = zeroed(nn.Linear(width, 2 * width))
-        self.head = zeroed(nn.Linear(width, out_channels * patch_size**2))
+        self.head = zeroed(nn.Linear(width, (out_channels or channels) * patch_size**2))
         for weight in (
             self.time_embedding.linear_1.weight,
             self.time_embedding.linear_2.weight,
             *self.class_embedding.parameters(),
         ):
             nn.init.normal_(weight, std=0.02)
+
+    @abstractmethod
+    def embedding(self, pixels: int, width: int) -> nn.Module:
+        """From patches (B, N, pixels), with the values of all channels, to tokens (B, N, width)."""
 
     def forward(
         self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None

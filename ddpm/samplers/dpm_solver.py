@@ -12,15 +12,20 @@ from ddpm.samplers.base import Randn, Sampler, half_log_snr
 
 
 class DPMSolver(Sampler):
-    """DPM-Solver++(2M) and (3M), Lu et al. 2022 (arXiv:2211.01095), on `steps` of T steps.
+    """DPM-Solver++(2M), Lu et al. 2022 (arXiv:2211.01095), and order 3, on `steps` of T steps.
 
     In lambda = log(alpha / sigma) the flow is solved exactly except for x_0_hat, which is constant
-    over a step (order 1, that is DDIM with eta = 0), linear (order 2, Algorithm 2) or quadratic
-    (order 3) through its last values. The first step, which has no earlier value, and the last one,
-    to x_0, are of order 1. One network evaluation a step.
+    over a step (order 1, that is DDIM with eta = 0), or taken from the line (order 2, Algorithm 2,
+    which evaluates it in the middle of the step) or the parabola (order 3) through its last values.
+    The first step, which has no earlier value, and the last one, to x_0, are of order 1. One
+    network evaluation a step.
 
-    Order 3 integrates the parabola exactly. The authors' code gives its last term half of that
-    weight, and is of order 2.
+    The paper goes up to order 2. Order 3 is in the authors' code and in diffusers, which this class
+    does not follow. In the Taylor expansion of the flow (the paper's section 4) the n-th derivative
+    of x_0_hat is multiplied by the integral of (r^n / n!) e^(r - h) over the step, r = 0..h. For
+    n = 2 that code puts the second divided difference in the place of the derivative, which is
+    twice as large: its last term has half of the right weight, and its order is 2. (The authors'
+    single-step solver has the factor of 2.) Here the parabola is integrated exactly: order 3.
 
     Args:
         steps: number of network evaluations; None: all T.

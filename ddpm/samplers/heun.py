@@ -5,6 +5,7 @@ import math
 from torch import Tensor
 
 from ddpm.denoising import Denoiser
+from ddpm.errors import InputError
 from ddpm.limits.parts import check_limits
 from ddpm.samplers.base import PURE_NOISE, Randn, Sampler
 
@@ -46,6 +47,10 @@ class Heun(Sampler):
         super().__init__(steps=steps, spacing=spacing, rho=rho)
         check_limits("sampler", churn=churn, churn_min=churn_min, churn_max=churn_max)
         check_limits("sampler", churn_noise=churn_noise)
+        if churn_max is not None and not churn_min < churn_max:
+            raise InputError(
+                f"sampler.churn_max={churn_max}: must be above sampler.churn_min={churn_min}."
+            )
         self.churn, self.churn_noise = churn, churn_noise
         self.churn_min = churn_min
         self.churn_max = math.inf if churn_max is None else churn_max

@@ -24,7 +24,7 @@ class UniPC(Sampler):
 
     Args:
         steps: number of network evaluations; None: all T.
-        order: p, 2 or 3.
+        order: p: 1, 2 or 3.
         spacing, rho: distribution of the steps over 0..T-1.
     """
 

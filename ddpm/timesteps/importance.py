@@ -68,4 +68,5 @@ class Importance(Timesteps):
         slot = (self.counts[t] + before) % self.history
         row = torch.where(kept, t, len(self.counts))
         self.losses[row, slot] = losses.float()
+        self.losses[-1] = 0  # of several losses in one place, a GPU keeps any
         self.counts.scatter_add_(0, t, (~skip).long().expand_as(t))

@@ -23,7 +23,7 @@ from ddpm.runner.execution.run import Run
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
 from ddpm.training.after_step import AfterStep, finish_evaluation
-from ddpm.training.best import Best
+from ddpm.training.best import LOSS, Best
 from ddpm.training.compiling import Compilation
 from ddpm.training.evaluation import Evaluation
 from ddpm.training.expected_memory import MemoryEstimate, plan_memory, warn_if_too_large
@@ -37,7 +37,7 @@ from ddpm.training.recompute import blocks, recompute
 from ddpm.training.schedule import ScheduleTraining
 from ddpm.training.state import TrainState
 from ddpm.training.step import Step
-from ddpm.training.validation import Validation
+from ddpm.training.validation import Validation, held_out_of, next_step
 
 MEASURED = 4096  # images that an objective may measure
 
@@ -51,6 +51,10 @@ class Loop(ABC):
 
     label_dropout: float | None = None  # None: no labels are used
     augment: Augment | None = None
+    validate_every: int | None = None
+    validation: type[Validation] = Validation
+    validated = LOSS  # its figures, for the terminal
+    validation_batch: int | None = None  # pictures at once, at most; None: as many as in training
 
     def __init__(
         self,
@@ -111,8 +115,25 @@ class Loop(ABC):
         return Best()
 
     def make_validation(self, run: Run, fabric: Fabric, steps: range) -> Validation | None:
-        """What measures the held-out loss after some of these steps; None: nothing does."""
-        return None
+        """What measures the held-out loss after some of these steps; None: nothing does. Says so if
+        that is for want of held-out images."""
+        every, batch_size = self.validate_every, self.batch_size
+        if every is None or not next_step(steps.start, steps.stop, every, batch_size):
+            return None
+        if (held_out := held_out_of(run, self.data, self.validated)) is None:
+            return None
+        batch = -(-batch_size // (fabric.world_size * self.accumulate))
+        return self.validation(
+            fabric=fabric,
+            diffusion=self.diffusion,
+            train=self.data,
+            held_out=held_out,
+            every=every,
+            batch_size=batch_size,
+            total=steps.stop,
+            labelled=self.label_dropout is not None,
+            batch=min(self.validation_batch or batch, batch),
+        )
 
     def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> Evaluation | None:
         """What scores samples after some of these steps; None: nothing does."""

@@ -1,6 +1,7 @@
 """ema=power from training to images: job.weights=ema:<length>, job=average and job=export."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from support.base import TINY
 from support.runs import SAMPLE, go, pngs, state_of
 
 from ddpm import Pipeline
-from ddpm.runner.checkpoints import checkpoint, safetensors_file
+from ddpm.runner.checkpoints import averages, checkpoint, safetensors_file
 
 WORDS = [*TINY, "optimizer.lr=1e-2", "job.warmup_steps=0", "schedule.T=40", "model.width=8"]
 WORDS += ["job.max_steps=12", "job.save_every=null", "job.sample_every=null"]
@@ -48,9 +49,34 @@ def test_any_length_is_drawn_averaged_and_exported(run, tmp_path):
     ]:
         status, _, err = run(*words, "output_dir=no")
         assert status == 2
-        assert f"ema:0.07: checkpoint={tmp_path}" in err
+        key = "job.sigma_rel=" if "job=average" in words else "job.weights=ema:"
+        assert f"{key}0.07: checkpoint={tmp_path}" in err
         assert message in err
         assert not (tmp_path / "no").exists()
+
+
+def test_of_a_run_that_was_resumed_and_of_its_best_checkpoint(run, tmp_path):
+    """A run that was stopped and goes on for longer has the averages of one that took all steps at
+    once; `<run>:best` has those of its own step, from the snapshots up to there."""
+    words = [*WORDS, "ema=power", "job.save_every=6", "job.keep_checkpoints=-1"]
+    go(run, *words, "job.max_steps=16", "output_dir=straight")
+    go(run, *words, "output_dir=run")
+    go(run, "resume=run", "job.max_steps=16")
+    files = [tmp_path / name / "checkpoints" / "step-0000016.pt" for name in ("straight", "run")]
+    one, other = (averages.find(torch.load(f, weights_only=True), "ema:0.08", f) for f in files)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+    older = tmp_path / "run" / "checkpoints" / "step-0000006.pt"
+    shutil.copy(older, older.with_name("best.pt"))
+    wanted = averages.find(torch.load(older, weights_only=True), "ema:0.08", older)
+    out = go(run, "job=average", "checkpoint=run:best", "job.sigma_rel=[0.08]", "output_dir=av")
+    assert "from 5 snapshots" in out
+    found = checkpoint.load(tmp_path / "av" / "ema-0.08" / safetensors_file.NAME)
+    assert found["step"] == 6
+    assert all(torch.equal(found["ema"][name], wanted[name]) for name in wanted)
+    go(run, *DRAW, "checkpoint=run:best", "job.weights=ema:0.08", "output_dir=drawn")
+    go(run, *DRAW, "checkpoint=av/ema-0.08", "output_dir=again")
+    assert torch.equal(pngs(tmp_path / "drawn"), pngs(tmp_path / "again"))
 
 
 @pytest.mark.parametrize(

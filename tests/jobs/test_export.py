@@ -439,6 +439,10 @@ KINDS = {
         *("objective=edm", "objective.sigma_data=data", "weighting=edm", "timesteps=importance"),
         "schedule=rectified",
     ],
+    "dit-power": [
+        *("model=dit", "model.depth=1", "model.width=8", "model.num_heads=2", "ema=power"),
+        *("objective=velocity", "weighting=velocity", "timesteps=logit_normal"),
+    ],
     "labels-guided": ["data.conditional=true", "guidance=classifier_free", "guidance.scale=3"],
 }
 
@@ -450,7 +454,7 @@ KINDS = {
         *("v-learned-variance", "labels-guided"),
         *(
             pytest.param(kind, marks=pytest.mark.slow)
-            for kind in ("eps", "learned-schedule", "edm-measured")
+            for kind in ("eps", "learned-schedule", "edm-measured", "dit-power")
         ),
     ],
 )

@@ -8,16 +8,23 @@ import math
 
 import pytest
 import torch
-from support.gaussian import MEAN, STD, best_denoise, best_x_0, levels, variance
+from support.gaussian import (
+    ALL_OBJECTIVES,
+    MEAN,
+    STD,
+    best_denoise,
+    best_network,
+    best_x_0,
+    levels,
+    variance,
+)
 
 from ddpm.denoising import Denoiser
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.objectives.edm import EDM
-from ddpm.objectives.eps import Eps
+from ddpm.errors import InputError
 from ddpm.objectives.v import V
 from ddpm.objectives.velocity import Velocity
-from ddpm.objectives.x_0 import X0
-from ddpm.samplers.base import PURE_NOISE, timesteps
+from ddpm.samplers.base import PURE_NOISE, SPACINGS, timesteps
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver
@@ -35,11 +42,7 @@ SCHEDULES = {
     "rectified": lambda: rectified(1000, 1.0),
     "rectified to 0.999": lambda: rectified(1000, 0.999),
 }
-OBJECTIVES = {
-    **{"eps": Eps, "x_0": X0, "v": V, "velocity": Velocity},
-    **{f"edm {s}": lambda s=s: EDM(sigma_data=s) for s in (0.5, 1.0)},
-}
-PAIRS = [(s, o) for s in SCHEDULES for o in OBJECTIVES if (s, o) != ("rectified", "eps")]
+PAIRS = [(s, o) for s in SCHEDULES for o in ALL_OBJECTIVES if (s, o) != ("rectified", "eps")]
 DETERMINISTIC = {
     "euler": lambda n, spacing="log_snr": Euler(steps=n, spacing=spacing),
     "heun": lambda n, **o: Heun(steps=n, **o),
@@ -55,26 +58,7 @@ STOCHASTIC = {
 
 
 def process(schedule="linear", objective="v"):
-    return GaussianDiffusion(betas=SCHEDULES[schedule](), objective=OBJECTIVES[objective]())
-
-
-def network(diffusion, seen=None):
-    """The best network of any objective, which inverts the scaling of its input."""
-    objective = diffusion.objective
-
-    def model(given, t):
-        if isinstance(objective, EDM):  # the time is c_noise
-            noise = (4 * t.double()).exp()
-            a = (1 / (1 + noise**2)).reshape(-1, 1, 1, 1)
-            given = given.double() * (a * objective.sigma_data**2 + 1 - a).sqrt()
-        else:
-            a = levels(diffusion, t)
-        x_0 = best_x_0(given, a)
-        alpha, sigma = a.sqrt(), (1 - a).sqrt()
-        eps = (given.double() - alpha * x_0) / sigma
-        return objective.target(x_0, eps, alpha, sigma).float()
-
-    return model
+    return GaussianDiffusion(betas=SCHEDULES[schedule](), objective=ALL_OBJECTIVES[objective]())
 
 
 def column(*values):
@@ -100,7 +84,7 @@ def test_the_best_network_of_every_objective_predicts_the_best_x_0(schedule, obj
     a = levels(diffusion, t)
     z = torch.randn(len(t), 1, 1, 4, generator=torch.Generator().manual_seed(0))
     x_t = (a.sqrt() * MEAN + variance(a).sqrt() * z).float()
-    denoiser = Denoiser(network(diffusion), diffusion)
+    denoiser = Denoiser(best_network(diffusion), diffusion)
     found = denoiser.predict(x_t, t, None).x_0
     loose = 2e-6 / a.sqrt() if objective == "eps" else torch.full_like(a, 5e-6)
     if objective.startswith("edm"):  # c_noise ends at a noise level of 10,000
@@ -125,7 +109,7 @@ def test_samples_have_mean_and_variance(schedule, objective, kind):
     g = torch.Generator().manual_seed(0)
     make = (DETERMINISTIC | STOCHASTIC)[kind]
     *_, x_0 = make(40)(
-        Denoiser(network(diffusion), diffusion),
+        Denoiser(best_network(diffusion), diffusion),
         torch.randn(n, 1, 1, 1, generator=g),
         lambda x: torch.randn(x.shape, generator=g),
     )
@@ -145,6 +129,48 @@ def test_the_mean_is_exact_with_any_number_of_steps(schedule, kind, spacing):
             best_denoise(diffusion), column(end * MEAN), forbidden
         )
         assert x.item() == pytest.approx(MEAN, abs=1e-9)
+
+
+EDGES = {
+    **DETERMINISTIC,
+    **{f"dpm-{n}": lambda s, n=n, **o: DPMSolver(steps=s, order=n, **o) for n in (1, 2, 3)},
+    **{
+        f"dpm-{n}-sde": lambda s, n=n, **o: DPMSolver(steps=s, order=n, stochastic=True, **o)
+        for n in (1, 2, 3)
+    },
+    "unipc-1": lambda s, **o: UniPC(steps=s, order=1, **o),
+    **{f"ddim-{e}": lambda s, e=e, **o: DDIM(steps=s, eta=e, **o) for e in (0.0, 1.0)},
+    **{
+        f"ddpm-{v}": lambda s, v=v, **o: DDPM(steps=s, variance=v, **o)
+        for v in ("fixed_small", "fixed_large")
+    },
+    "euler-ancestral": lambda s, **o: EulerAncestral(steps=s, **o),
+    "heun-churn": lambda s, **o: Heun(steps=s, churn=40.0, **o),
+}
+
+
+@pytest.mark.quick(32)
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("kind", EDGES)
+def test_from_pure_noise_in_one_step_two_or_all(kind, spacing):
+    """At u = 1 the log-SNR is -inf. In float64 the mean is exact, and in float32, through the
+    network and with the same noise, every image is the same to 5 digits."""
+    diffusion = GaussianDiffusion(betas=rectified(24, 1.0), objective=Velocity())
+    assert diffusion.alpha_sigma(23) == (0, 1)
+    in_float32 = Denoiser(best_network(diffusion), diffusion)
+    for steps in (1, 2, 24):
+        sampler = EDGES[kind](steps, spacing=spacing)
+        assert len(sampler.timesteps(diffusion)) == steps
+        *_, x = sampler(best_denoise(diffusion), column(0.0), torch.zeros_like)
+        assert x.item() == pytest.approx(MEAN, abs=1e-9)
+        x_T = column(-1.5, 0.0, 1.0)
+        pairs = zip(
+            sampler(best_denoise(diffusion), x_T, lambda x: 0.5 * torch.ones_like(x)),
+            sampler(in_float32, x_T.float(), lambda x: 0.5 * torch.ones_like(x)),
+            strict=True,
+        )
+        for exact, found in pairs:
+            torch.testing.assert_close(found.double(), exact, atol=2e-5, rtol=1e-5)
 
 
 def even_in_log_snr(T):
@@ -168,6 +194,24 @@ def test_order_of_convergence(kind, least, most):
         abs(error_of(DETERMINISTIC[kind](n + 1, spacing="uniform"), diffusion)) for n in (50, 100)
     )
     assert least < math.log2(few / many) < most
+
+
+class AuthorsThird(DPMSolver):
+    """Order 3 with half of the weight of its last term, as in the code of the authors."""
+
+    def parabola(self, h, back, x_0, x_1, x_2):
+        square = super().parabola(h, back, *column(0.0, back[0] ** 2, back[1] ** 2))
+        curvature = ((x_0 - x_1) / back[0] - (x_1 - x_2) / (back[1] - back[0])) / back[1]
+        return super().parabola(h, back, x_0, x_1, x_2) - square / 2 * curvature
+
+
+def test_half_of_the_last_term_leaves_order_2():
+    diffusion = even_in_log_snr(601)
+    few, many = (
+        abs(error_of(AuthorsThird(steps=n + 1, order=3, spacing="uniform"), diffusion))
+        for n in (50, 100)
+    )
+    assert 1.9 < math.log2(few / many) < 2.3
 
 
 def test_more_evaluations_of_higher_order_are_better():
@@ -297,6 +341,11 @@ def test_churn_adds_noise_up_to_the_right_level():
     assert heun.churned(denoise, x, 999, forbidden) == (x, 999)
 
 
+def test_an_empty_range_of_churn_is_refused():
+    with pytest.raises(InputError, match=r"sampler.churn_max=1.*above sampler.churn_min=5"):
+        Heun(churn=1.0, churn_min=5.0, churn_max=1.0)
+
+
 def test_churn_is_limited():
     diffusion = process("linear")
     denoise, x = best_denoise(diffusion), column(1.0)
@@ -350,7 +399,7 @@ def start(n=4):
 def test_diffusers_agrees_on_the_flow(steps):
     oracle = oracle_of("FlowMatchEulerDiscreteScheduler")
     diffusion = process("rectified", "velocity")
-    ours, model = Euler(steps=steps), network(diffusion)
+    ours, model = Euler(steps=steps), best_network(diffusion)
     pairs = ours.timesteps(diffusion)
     scale = {t: sum(diffusion.alpha_sigma(t)) for pair in pairs for t in pair}
     u = [diffusion.alpha_sigma(t)[1] / scale[t] for t, _ in pairs]
@@ -415,7 +464,7 @@ def test_diffusers_agrees_on_unipc(objective, order):
         final_sigmas_type="zero",
     )
     diffusion = process("linear", objective)
-    ours, model = UniPC(steps=20, order=order, spacing="log_snr"), network(diffusion)
+    ours, model = UniPC(steps=20, order=order, spacing="log_snr"), best_network(diffusion)
     ts = [t for t, _ in ours.timesteps(diffusion)]
     oracle.set_timesteps(20)
     oracle.timesteps = torch.tensor(ts)
@@ -438,7 +487,7 @@ def test_diffusers_agrees_on_euler_ancestral():
         timestep_spacing="trailing",
     )
     diffusion = process("linear", "eps")
-    ours, model = EulerAncestral(steps=20, eta=1.0, spacing="trailing"), network(diffusion)
+    ours, model = EulerAncestral(steps=20, eta=1.0, spacing="trailing"), best_network(diffusion)
     pairs = ours.timesteps(diffusion)
     alpha = {t: diffusion.alpha_sigma(t)[0] for pair in pairs for t in pair}
     level = [diffusion.alpha_sigma(t)[1] / alpha[t] for t, _ in pairs]

@@ -3,6 +3,9 @@
 test_gaussian.py tests the distribution of the samples.
 """
 
+import itertools
+import math
+
 import pytest
 import torch
 from support.gaussian import OBJECTIVES, Known, best_model, diffusion_of
@@ -11,7 +14,7 @@ from ddpm.denoising import Denoiser, Prediction
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.limits.parts import SPACINGS
-from ddpm.samplers.base import timesteps
+from ddpm.samplers.base import half_log_snr, timesteps
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver
@@ -382,6 +385,65 @@ def test_diffusers_agrees_on_dpm_solver_from_pure_noise(order):
     for t, found in zip(oracle.timesteps, ours(Denoiser(model, diffusion), x), strict=True):
         x = oracle.step(model(x, t.repeat(4)), t, x).prev_sample
         torch.testing.assert_close(found, x, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:__array__")
+@pytest.mark.parametrize("spacing", ["uniform", "log_snr"])
+def test_diffusers_gives_the_last_term_of_order_3_half_of_its_weight(spacing):
+    """Its code is the authors'. From the same values ours goes further by that half, and without it
+    by nothing."""
+    diffusion = diffusion_of("linear", "x_0")
+    oracle = scheduler(
+        "DPMSolverMultistepScheduler",
+        "x_0",
+        algorithm_type="dpmsolver++",
+        solver_order=3,
+        final_sigmas_type="zero",
+    )
+    ours, model = DPMSolver(steps=20, order=3, spacing=spacing), best_model(diffusion, "x_0")
+    denoiser = Denoiser(model, diffusion)
+    oracle.set_timesteps(timesteps=[t for t, _ in ours.timesteps(diffusion)])
+    x, previous, differ = noise(4, 1, 4, 4), [], 0
+    for t, s in ours.timesteps(diffusion):
+        x_0 = model(x, torch.tensor([t] * 4))
+        found = ours.step(denoiser, x, x_0, t, s, forbidden, previous)
+        x = oracle.step(x_0, torch.tensor(t), x).prev_sample
+        half = torch.zeros(())
+        if len(previous) == 2 and s >= 0:
+            places = [half_log_snr(*diffusion.alpha_sigma(i)) for i in (s, t, *dict(previous))]
+            h, h_0, h_1 = (a - b for a, b in itertools.pairwise(places))
+            (_, x_1), (_, x_2) = previous
+            second = ((x_0 - x_1) / h_0 - (x_1 - x_2) / h_1) / (h_0 + h_1)  # half the derivative
+            half = diffusion.alpha_sigma(s)[0] * (h**2 / 2 - h - math.expm1(-h)) * second
+            differ = max(differ, half.abs().max().item())
+        torch.testing.assert_close(found - half, x, atol=5e-5, rtol=1e-5)
+        previous = [(t, x_0), *previous][:2]
+    assert differ > 1.5e-3
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_a_third_order_step_is_exact_for_a_parabola(stochastic):
+    """If x_0_hat is a parabola in lambda: by the integral of the flow, or of the reverse SDE, done
+    numerically (Lu et al. 2022, section 4)."""
+    diffusion = diffusion_of()
+    denoiser = Denoiser(best_model(diffusion), diffusion)
+    steps = [900, 700, 450, 200]
+    place = {t: half_log_snr(*diffusion.alpha_sigma(t)) for t in steps}
+
+    def x_0_at(place):
+        return 0.3 - 0.2 * place + 0.07 * place**2
+
+    x_0 = {t: torch.full((1, 1, 1, 1), x_0_at(place[t]), dtype=torch.float64) for t in steps}
+    x, t, s = torch.full((1, 1, 1, 1), 0.8, dtype=torch.float64), 450, 200
+    previous = [(n, x_0[n]) for n in (700, 900)]
+    solver = DPMSolver(steps=4, order=3, stochastic=stochastic)
+    found = solver.step(denoiser, x, x_0[t], t, s, torch.zeros_like, previous)
+    k, h = 1 + stochastic, place[s] - place[t]
+    r = torch.linspace(0, h, 100_001, dtype=torch.float64)
+    (_, sigma_t), (alpha_s, sigma_s) = diffusion.alpha_sigma(t), diffusion.alpha_sigma(s)
+    integral = torch.trapezoid(k * (k * (r - h)).exp() * x_0_at(place[t] + r), r)
+    kept = sigma_s / sigma_t * math.exp(-(k - 1) * h)
+    assert found.item() == pytest.approx(kept * 0.8 + alpha_s * integral.item(), rel=1e-8)
 
 
 def test_a_second_order_step_is_algorithm_2():

@@ -11,8 +11,10 @@ import torch
 
 from ddpm.denoising import Denoiser, Prediction
 from ddpm.diffusion import GaussianDiffusion
+from ddpm.objectives.edm import EDM
 from ddpm.objectives.eps import Eps
 from ddpm.objectives.v import V
+from ddpm.objectives.velocity import Velocity
 from ddpm.objectives.x_0 import X0
 from ddpm.schedules.cosine import cosine
 from ddpm.schedules.learned import LearnedSchedule
@@ -22,6 +24,11 @@ from ddpm.schedules.sigmoid import sigmoid
 
 MEAN, STD = 0.2, 0.15  # far enough inside [-1, 1] that clipping has no effect
 OBJECTIVES = {"eps": Eps, "x_0": X0, "v": V}
+ALL_OBJECTIVES = {
+    **OBJECTIVES,
+    "velocity": Velocity,
+    **{f"edm {s}": lambda s=s, **o: EDM(sigma_data=s, **o) for s in (0.5, 1.0)},
+}
 SCHEDULES = {
     "linear": lambda **o: linear(1000, 1e-4, 0.02, **o),
     "quadratic": lambda **o: quadratic(1000, 1e-4, 0.02, **o),
@@ -70,6 +77,31 @@ def best_model(diffusion, objective="eps"):
         return answer(objective, x_t, a, best_x_0(x_t, a))
 
     return model
+
+
+def best_network(diffusion):
+    """The best network of any objective. It has what the objective gives a network: for EDM the
+    scaled x_t and c_noise, from which it finds x_t and alphas_cumprod."""
+    objective = diffusion.objective
+
+    def model(given, t):
+        a = levels_given(diffusion, t)
+        if isinstance(objective, EDM):
+            given = given.double() * (a * objective.sigma_data**2 + 1 - a).sqrt()
+        x_0 = best_x_0(given, a)
+        alpha, sigma = a.sqrt(), (1 - a).sqrt()
+        eps = (given.double() - alpha * x_0) / sigma
+        return objective.target(x_0, eps, alpha, sigma).float()
+
+    return model
+
+
+def levels_given(diffusion, t):
+    """alphas_cumprod for the time that a network is given, (B,): t, or c_noise of EDM; float64
+    (B, 1, 1, 1)."""
+    if isinstance(diffusion.objective, EDM):
+        return (1 / (1 + (8 * t.double()).exp())).reshape(-1, 1, 1, 1)
+    return levels(diffusion, t)
 
 
 class Known(Denoiser):

@@ -191,6 +191,10 @@ def test_the_best_checkpoint_stays_and_can_be_named(straight, run, tmp_path):
     status, out, err = run(*words, f"checkpoint={tmp_path}/nothing:best")
     assert status == 2
     assert "nothing:best: there is no such file or folder" in err
+    (tmp_path / "none" / "checkpoints").mkdir(parents=True)
+    status, out, err = run(*words, f"checkpoint={tmp_path}/none:best")
+    assert status == 2
+    assert "none:best: that run kept no best checkpoint; job.validate_every" in err
 
 
 @pytest.mark.slow

@@ -64,7 +64,12 @@ def test_shared_out_they_train_as_one(alone, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_they_learn_the_same_timesteps_as_one(strategy, alone, tmp_path, monkeypatch):
-    learning = ["schedule=linear", "schedule.T=25", "timesteps=importance", "timesteps.history=1"]
+    learning = [
+        "schedule=rectified",
+        "schedule.T=25",
+        "timesteps=importance",
+        "timesteps.history=1",
+    ]
     learning += ["objective=edm", "objective.sigma_data=data", "weighting=edm"]
     learning += ["job.batch_size=64", "sampler.steps=5"]
     words = [*RUN, f"hardware={strategy}", *CPU, *learning]
@@ -114,6 +119,21 @@ def test_averages_of_several_lengths_are_those_of_one_process(
         wanted, found = ({**s["averages"]} for s in stored)
         torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-4)
     assert (one / "snapshots").exists() is (ema == "power")
+    # Two processes average and draw from a length as one does.
+    length = {"power": "0.07", "several": "0.99"}[ema]
+    jobs = {"drawn": [*DRAW, "job.num_samples=3", f"job.weights=ema:{length}"]}
+    if ema == "power":
+        jobs["average"] = ["job=average", "job.sigma_rel=[0.07,0.1]", "tracker=local"]
+    for name, words in jobs.items():
+        words += [f"checkpoint={run}", FULL]
+        assert go(tmp_path, *words, "hardware=cpu", f"output_dir={name}1") == 0, said(tmp_path)
+        words += ["hardware=ddp", *CPU, f"output_dir={name}2"]
+        assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+        first, second = tmp_path / f"{name}1", tmp_path / f"{name}2"
+        assert files_of(first) == files_of(second)
+        for file in files_of(first):
+            if file.endswith((".png", ".safetensors")):
+                assert (first / file).read_bytes() == (second / file).read_bytes(), file
 
 
 @pytest.mark.slow
