@@ -107,7 +107,8 @@ def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _distance(mean: Tensor, trace: Tensor, overlap: Tensor, other: Gaussian) -> float:
     apart = ((mean - other.mean) ** 2).sum()
-    return float(apart + trace + (other.factor**2).sum() - 2 * overlap)
+    distance = float(apart + trace + (other.factor**2).sum() - 2 * overlap)
+    return max(0.0, distance)  # of a set with itself, rounding may leave less
 
 
 def error(x: Tensor, other: Gaussian, groups: int, seed: int) -> float:
@@ -127,6 +128,7 @@ def extrapolate(x: Tensor, other: Gaussian, seed: int) -> tuple[float, float]:
 
     The intercept of a straight line in 1 / n through random subsets of the samples: Chong &
     Forsyth 2020 (arXiv:1911.07023), here from a fifth of the samples up to all, drawn by seed.
+    Where the true distance is about 0, the intercept may be negative by as much as its error.
     """
     sizes = torch.linspace(len(x) // SMALLEST, len(x), SIZES).round().long().tolist()
     values = [
@@ -219,15 +221,13 @@ class FD(Metric):
         floor: float | None,
     ) -> Score:
         name = _name(sets.needed_features(material, "fd"), suffix)
-        low, high = max(0.0, value - half), max(0.0, value + half)
         return Score(
             name,
             value,
             n,
             "lower",
-            unit="squared features",
-            low=low,
-            high=high,
+            low=value - half if suffix else max(0.0, value - half),  # a distance is not negative
+            high=value + half,
             floor=floor,
             reference=reference,
         )

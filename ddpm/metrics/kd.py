@@ -129,7 +129,6 @@ class KD(Metric):
                     value,
                     n,
                     "lower",
-                    unit="squared MMD",
                     low=value - half,
                     high=value + half,
                     floor=floor,
