@@ -103,6 +103,10 @@ class Metric(ABC):
             InputError: too few pictures, or something is missing that the metric needs.
         """
 
+    def evaluations(self, T: int) -> int:
+        """How many forward passes of the network it needs, for one picture each, at most."""
+        return 0
+
     def figures(self, features: Features) -> dict[str, Better]:
         """The names of the scores of samples, and which values are better: what a training run can
         follow. `features` are the chosen ones."""

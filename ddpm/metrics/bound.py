@@ -149,6 +149,9 @@ class Bound(Metric):
         self.num_images, self.steps, self.variance = num_images, steps, variance
         self.rows: list[dict[str, float]] = []
 
+    def evaluations(self, T: int) -> int:
+        return self.num_images * len(strata(T, self.steps))
+
     def measure(self, material: Material) -> Sequence[Score]:
         assert material.diffusion is not None
         assert material.network is not None

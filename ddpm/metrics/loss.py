@@ -146,6 +146,10 @@ class Loss(Metric):
         self.num_images, self.bins = num_images, bins
         self.rows: list[dict[str, float]] = []
 
+    def evaluations(self, T: int) -> int:
+        """Of held-out and training pictures, and with the weights without averaging."""
+        return 3 * self.num_images
+
     def measure(self, material: Material) -> Sequence[Score]:
         diffusion, held_out = material.diffusion, material.held_out
         assert diffusion is not None
