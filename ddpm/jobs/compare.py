@@ -83,7 +83,10 @@ def _refusal(found: Sequence[Mapping[Key, Scored]], refused: Mapping[Key, list[s
         first, *others = [of[key].ruler for of in found]
         other = next(o for o in others if scores.differences(first, o))
         lines.setdefault(scores.described_differences(first, other), []).append(key[0])
-    reasons = [f"{listed(names, 4)}: {fields}" for fields, names in list(lines.items())[:3]]
+    reasons = [
+        f"{listed(list(dict.fromkeys(names)), 4)}: {fields}"
+        for fields, names in list(lines.items())[:3]
+    ]
     fields = sorted({f for several in refused.values() for f in several})
     return "\n".join(
         [

@@ -71,6 +71,8 @@ class Score:
         floor: the same score of held-out real pictures, as many as there are samples.
         n: pictures that were measured.
         reference: the pictures that they were compared with: train or held_out.
+        without: the same score without each of some equal groups of the pictures, in turn: what
+            two evaluations of equal seeds are compared by; None: not known.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Score:
     high: float | None = None
     floor: float | None = None
     reference: str | None = None
+    without: Sequence[float] | None = None
 
 
 class Metric(ABC):

@@ -16,6 +16,7 @@ from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.metrics.base import Material, Metric, Need, Pictures, Score, to_csv
+from ddpm.metrics.sets import without_groups
 from ddpm.randomness import image_noise, mix
 
 BATCH = 64
@@ -175,7 +176,14 @@ class Loss(Metric):
         estimate = stratified(values)
         low, high = estimate.interval()
         return Score(
-            name, estimate.value, len(values), "lower", low=low, high=high, reference="held_out"
+            name,
+            estimate.value,
+            len(values),
+            "lower",
+            low=low,
+            high=high,
+            reference="held_out",
+            without=without_groups(values),  # whose groups have all strata alike
         )
 
     def tables(self) -> dict[str, str]:

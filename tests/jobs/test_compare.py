@@ -38,6 +38,23 @@ def test_a_difference_within_its_interval_is_not_settled(two, run):
     assert "not settled" in out
 
 
+def test_pictures_of_equal_seeds_are_compared_in_pairs(two, run):
+    """Groups that vary together, by far more than they differ: the interval is that of the
+    differences, by Student's t; of other seeds, that of two independent scores."""
+    one = scored(1.0, without=[0.9, 1.0, 1.1, 1.2])
+    better = [0.7, 0.8, 0.9, 1.02]
+    status, out, _ = run(*two([one], [scored(0.8, without=better)]))
+    assert status == 0
+    error = math.sqrt(3 / 4 * (3 * 0.005**2 + 0.015**2))  # of the differences from their mean
+    half = 3.182446 * error
+    assert f"-0.2000 (-{0.2 + half:.4f} to -{0.2 - half:.4f}, paired)" in out
+    assert out.split()[-1] == "b"
+    for other in (scored(0.8, without=better[:3]), scored(0.8)):
+        assert score_table.paired_bounds(one, other) is None
+    drawn = changed(SUBJECT, "seeds.first", 7)
+    assert "paired" not in score_table.difference(one, scored(0.8, subject=drawn, without=better))
+
+
 def test_unlike_rulers_are_refused_with_their_fields(two, run):
     ruler = changed(changed(RULER, "n", 500), "reference.split", "test")
     words = two([scored()], [scored(ruler=ruler)])

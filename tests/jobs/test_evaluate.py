@@ -67,6 +67,7 @@ def test_it_scores_a_checkpoint(trained, straight):
     assert first.subject["labels"] == {str(k): 3 if k < 2 else 2 for k in range(10)}
     assert first.subject["seeds"] == {"first": 1_000_000, "n": 22}
     assert first.ruler_id is not None
+    assert first.without is None, "too few pictures for groups"
     values = {name: score.value for name, score in scores.logged(made).items()}
     assert metrics_of(straight) == [{"step": first.step} | values]
     assert {"grid.png", "scores.jsonl", "samples/0000016-0000021.npy"} <= files_of(straight)
@@ -134,7 +135,7 @@ def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
     [
         ([], "checkpoint, samples: are not set"),
         (["samples=nowhere"], "nowhere: there is no such folder"),
-        (["samples=pictures"], "has 24x24 pixels, and the reference data=digits has 16x16"),
+        (["samples=pictures"], "'pictures/a.png' has 24x24 pixels, and the reference data=digits"),
         (["samples=colour"], "is in colour, and the reference data=digits is grey"),
         (["samples=empty"], "samples: no pictures in"),
         (["samples=right", "metric=[is]"], "metric=is: needs features with classes"),
