@@ -32,6 +32,18 @@ def test_equal_rulers_compare(two, run):
     assert out.splitlines()[-1].split()[-1] == "b"
 
 
+def test_scores_of_one_evaluation_are_stated_in_full(tmp_path, run):
+    made = scored(1.0)
+    scores.write(tmp_path, [made, scored(0.5, low=None, high=None, floor=None, reference=None)])
+    status, out, err = run("job=compare", f"scores=[{tmp_path}]")
+    assert (status, err) == (0, "")
+    ruler = f"n = 1,000, against train, ruler {made.ruler_id}"
+    assert out.splitlines() == [
+        f"kd_mnist 1.000 (95 % interval 0.9000 to 1.100), floor 0.5000, {ruler}",
+        f"kd_mnist 0.5000, n = 1,000, ruler {made.ruler_id}",
+    ]
+
+
 def test_a_difference_within_its_interval_is_not_settled(two, run):
     status, out, _ = run(*two([scored(1.0)], [scored(0.95)]))
     assert status == 0
@@ -77,8 +89,8 @@ def test_a_published_score_with_an_unknown_field_compares_with_nothing(two, run)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["scores=[one]"], "name two"),
-        ([], "name two"),
+        (["scores=[]"], "name run folders"),
+        ([], "name run folders"),
         (["scores=[one,nowhere]"], "there is no nowhere"),
         (["scores=[one,other]", "model=unet"], "model: job=compare only reads"),
     ],

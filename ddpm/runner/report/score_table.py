@@ -26,6 +26,17 @@ def table(found: Sequence[Scored]) -> str:
     return aligned([head, *rows])
 
 
+def stated(score: Scored) -> str:
+    """A score as it is published: `kd_mnist 0.12 (95 % interval 0.10 to 0.14), floor 0.01, ...`."""
+    parts = [f"{score.name} {with_unit(score)}"]
+    if score.low is not None and score.high is not None:
+        parts[0] += f" (95 % interval {number(score.low)} to {number(score.high)})"
+    parts += [f"floor {number(score.floor)}"] if score.floor is not None else []
+    parts += [f"n = {score.n:,}"]
+    parts += [f"against {score.reference}"] if score.reference else []
+    return ", ".join([*parts, f"ruler {score.ruler_id or 'unknown'}"])
+
+
 def comparison(
     names: Sequence[str],
     found: Sequence[Mapping[Key, Scored]],
