@@ -106,9 +106,11 @@ def prdc(
     root = math.sqrt(len(fake))
     errors = (precise.std() / root, _error(recalled), balls.std() / (k * root), _error(covered))
     result = tuple(float(v) for v in values), tuple(float(e) for e in errors)
-    parts = (sets.without_groups(precise), _groups_of(recalled))
-    parts += (sets.without_groups(balls / k), _groups_of(covered))
-    return Result(*result, parts)  # type: ignore[arg-type]
+    of_groups = (
+        *(sets.without_groups(precise), _groups_of(recalled)),
+        *(sets.without_groups(balls / k), _groups_of(covered)),
+    )
+    return Result(*result, of_groups)  # type: ignore[arg-type]
 
 
 def _groups(n: int, k: int, seed: int | None) -> list[Tensor]:
