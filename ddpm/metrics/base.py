@@ -71,6 +71,8 @@ class Score:
         floor: the same score of held-out real pictures, as many as there are samples.
         n: pictures that were measured.
         reference: the pictures that they were compared with: train or held_out.
+        without: the same score without each of some equal groups of the pictures, in turn: what
+            two evaluations of equal seeds are compared by; None: not known.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Score:
     high: float | None = None
     floor: float | None = None
     reference: str | None = None
+    without: Sequence[float] | None = None
 
 
 class Metric(ABC):
@@ -102,6 +105,10 @@ class Metric(ABC):
         Raises:
             InputError: too few pictures, or something is missing that the metric needs.
         """
+
+    def evaluations(self, T: int) -> int:
+        """How many forward passes of the network it needs, for one picture each, at most."""
+        return 0
 
     def figures(self, features: Features) -> dict[str, Better]:
         """The names of the scores of samples, and which values are better: what a training run can

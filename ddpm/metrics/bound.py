@@ -18,6 +18,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, nearest
 from ddpm.likelihood import prior_bits
 from ddpm.metrics.base import Material, Metric, Need, Score, to_csv
+from ddpm.metrics.sets import without_groups
 from ddpm.randomness import image_noise, mix
 
 BATCH = 64
@@ -149,6 +150,9 @@ class Bound(Metric):
         self.num_images, self.steps, self.variance = num_images, steps, variance
         self.rows: list[dict[str, float]] = []
 
+    def evaluations(self, T: int) -> int:
+        return self.num_images * len(strata(T, self.steps))
+
     def measure(self, material: Material) -> Sequence[Score]:
         assert material.diffusion is not None
         assert material.network is not None
@@ -205,4 +209,8 @@ def _score(name: str, values: Tensor, reference: str) -> Score:
     """The mean over images, with an interval from their spread."""
     mean, error = values.mean().item(), values.std().item() / math.sqrt(len(values))
     low, high = mean - 1.96 * error, mean + 1.96 * error
-    return Score(name, mean, len(values), "lower", "bits", low, high, reference=reference)
+    return Score(
+        *(name, mean, len(values), "lower", "bits", low, high),
+        reference=reference,
+        without=without_groups(values),
+    )

@@ -91,7 +91,10 @@ class Copies(Metric):
             share, floor = float(flagged.double().mean()), float(of_real.double().mean())
             low, high = sets.wilson(share, n)
             scores.append(
-                Score(name, share, n, "lower", "share", low, high, floor, reference="train")
+                Score(
+                    *(name, share, n, "lower", "share", low, high, floor, "train"),
+                    without=sets.without_groups(flagged),
+                )
             )
         low, high = _median_interval(found.first)
         scores.append(

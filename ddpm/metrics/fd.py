@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -107,11 +107,12 @@ def _centred(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _distance(mean: Tensor, trace: Tensor, overlap: Tensor, other: Gaussian) -> float:
     apart = ((mean - other.mean) ** 2).sum()
-    return float(apart + trace + (other.factor**2).sum() - 2 * overlap)
+    distance = float(apart + trace + (other.factor**2).sum() - 2 * overlap)
+    return max(0.0, distance)  # of a set with itself, rounding may leave less
 
 
-def error(x: Tensor, other: Gaussian, groups: int, seed: int) -> float:
-    """Standard error over the samples x, by the jackknife that leaves out a group at a time."""
+def without_groups(x: Tensor, other: Gaussian, groups: int, seed: int) -> Tensor:
+    """The distances without each group of the samples x in turn, for the jackknife: (groups,)."""
     parts = sets.draw(len(x), len(x), seed, "fd groups").tensor_split(min(groups, len(x)))
     if min(len(x) - len(part) for part in parts) > x.shape[1]:
         moments = Moments.of(x)
@@ -119,7 +120,12 @@ def error(x: Tensor, other: Gaussian, groups: int, seed: int) -> float:
     else:
         keep = [torch.cat([*parts[:i], *parts[i + 1 :]]) for i in range(len(parts))]
         values = [to_gaussian(x[rows], other) for rows in keep]
-    return sets.jackknife_error(torch.tensor(values, dtype=torch.float64))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def error(x: Tensor, other: Gaussian, groups: int, seed: int) -> float:
+    """Standard error over the samples x, by the jackknife that leaves out a group at a time."""
+    return sets.jackknife_error(without_groups(x, other, groups, seed))
 
 
 def extrapolate(x: Tensor, other: Gaussian, seed: int) -> tuple[float, float]:
@@ -127,6 +133,7 @@ def extrapolate(x: Tensor, other: Gaussian, seed: int) -> tuple[float, float]:
 
     The intercept of a straight line in 1 / n through random subsets of the samples: Chong &
     Forsyth 2020 (arXiv:1911.07023), here from a fifth of the samples up to all, drawn by seed.
+    Where the true distance is about 0, the intercept may be negative by as much as its error.
     """
     sizes = torch.linspace(len(x) // SMALLEST, len(x), SIZES).round().long().tolist()
     values = [
@@ -193,13 +200,15 @@ class FD(Metric):
             other = self._memo(Gaussian.of, pair.real)
             fake, n = pair.fake, len(pair.fake)
             self._warn(n, fake.shape[1])
-            spread = error(fake, other, self.groups, material.seed)
+            without = without_groups(fake, other, self.groups, material.seed)
+            spread = sets.jackknife_error(without)
             enough = self.floor and pair.spare is not None and len(pair.spare) >= n
             place = (pair.spare, other, n, material.seed)
             floor = self._memo(_floor, *place) if enough else None
             half = sets.student_95(min(self.groups, n) - 1) * spread
             value = to_gaussian(fake, other)
-            distances.append(self._score("", material, pair.reference, n, value, half, floor))
+            score = self._score("", material, pair.reference, n, value, half, floor)
+            distances.append(replace(score, without=without.tolist()))
             if self.infinity and n // SMALLEST > fake.shape[1]:
                 value, of_line = extrapolate(fake, other, material.seed)
                 half = sets.student_95(min(self.groups, n) - 1) * math.hypot(spread, of_line)
@@ -219,15 +228,13 @@ class FD(Metric):
         floor: float | None,
     ) -> Score:
         name = _name(sets.needed_features(material, "fd"), suffix)
-        low, high = max(0.0, value - half), max(0.0, value + half)
         return Score(
             name,
             value,
             n,
             "lower",
-            unit="squared features",
-            low=low,
-            high=high,
+            low=value - half if suffix else max(0.0, value - half),  # a distance is not negative
+            high=value + half,
             floor=floor,
             reference=reference,
         )

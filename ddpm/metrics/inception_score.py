@@ -22,7 +22,8 @@ def inception_score(log_probs: Tensor) -> float:
     p = log_p.exp()
     marginal = p.mean(0)
     entropy = torch.special.entr(p).sum(1).mean()
-    return math.exp(float(torch.special.entr(marginal).sum() - entropy))
+    information = float(torch.special.entr(marginal).sum() - entropy)
+    return math.exp(max(0.0, information))  # rounding may leave less
 
 
 class InceptionScore(Metric):

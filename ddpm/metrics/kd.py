@@ -48,14 +48,14 @@ def means_of_others(x: Tensor, scale: float) -> Tensor:
     return total / (len(x) - 1)
 
 
-def distance(
+def leave_one_out(
     fake: Tensor, real: Tensor, of_real: float | None = None, scale: float = 1.0
-) -> tuple[float, float]:
-    """The squared MMD, and its standard error over the fake pictures.
+) -> tuple[float, Tensor]:
+    """The squared MMD, and the same without each of the fake pictures, (n,), for the jackknife.
 
     One unbiased estimate over all pairs of different pictures (Gretton et al. 2012, eq. 3), with
-    the kernel of Binkowski et al. 2018 (arXiv:1801.01401). The error is that of the jackknife
-    that leaves out one picture at a time, which follows exactly from the sums of rows.
+    the kernel of Binkowski et al. 2018 (arXiv:1801.01401). What it is without one picture
+    follows exactly from the sums of rows.
 
     Args:
         fake, real: (n, d) and (N, d), n at least 3.
@@ -68,7 +68,14 @@ def distance(
     within, across = means_of_others(fake, scale), row_means(fake, real, scale)
     value = float(within.mean() - 2 * across.mean()) + of_real
     pairs = (within.sum() * (n - 1) - 2 * within * (n - 1)) / ((n - 1) * (n - 2))
-    without = pairs - 2 * (across.sum() - across) / (n - 1)
+    return value, pairs - 2 * (across.sum() - across) / (n - 1) + of_real
+
+
+def distance(
+    fake: Tensor, real: Tensor, of_real: float | None = None, scale: float = 1.0
+) -> tuple[float, float]:
+    """The squared MMD, and its standard error over the fake pictures, by the jackknife."""
+    value, without = leave_one_out(fake, real, of_real, scale)
     return value, sets.jackknife_error(without)
 
 
@@ -76,10 +83,8 @@ def _of_real(real: Tensor, scale: float) -> float:
     return float(means_of_others(real, scale).mean())
 
 
-def _floor(
-    spare: Tensor, real: Tensor, of_real: float, scale: float, n: int, seed: int
-) -> tuple[float, float]:
-    return distance(sets.stand_in(spare, n, seed), real, of_real, scale)
+def _floor(spare: Tensor, real: Tensor, of_real: float, scale: float, n: int, seed: int) -> float:
+    return distance(sets.stand_in(spare, n, seed), real, of_real, scale)[0]
 
 
 class KD(Metric):
@@ -117,23 +122,24 @@ class KD(Metric):
             train = material.train.features
             scale = (self._memo(mean_square, train) or 1.0) if self.rescale else 1.0
             of_real = self._memo(_of_real, pair.real, scale)
-            value, error = distance(pair.fake, pair.real, of_real, scale)
+            value, without = leave_one_out(pair.fake, pair.real, of_real, scale)
             n, floor = len(pair.fake), None
+            of_each = n * value - (n - 1) * without  # pseudo-values: Tukey 1958
             if self.floor and pair.spare is not None:
                 place = (pair.spare, pair.real, of_real, scale, n, material.seed)
-                floor = self._memo(_floor, *place)[0]
-            half = sets.NORMAL_95 * error
+                floor = self._memo(_floor, *place)
+            half = sets.NORMAL_95 * sets.jackknife_error(without)
             scores.append(
                 Score(
                     sets.name("kd", material),
                     value,
                     n,
                     "lower",
-                    unit="squared MMD",
                     low=value - half,
                     high=value + half,
                     floor=floor,
                     reference=pair.reference,
+                    without=sets.without_groups(of_each),
                 )
             )
         return scores

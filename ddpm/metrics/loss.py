@@ -16,6 +16,7 @@ from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.metrics.base import Material, Metric, Need, Pictures, Score, to_csv
+from ddpm.metrics.sets import without_groups
 from ddpm.randomness import image_noise, mix
 
 BATCH = 64
@@ -146,6 +147,10 @@ class Loss(Metric):
         self.num_images, self.bins = num_images, bins
         self.rows: list[dict[str, float]] = []
 
+    def evaluations(self, T: int) -> int:
+        """Of held-out and training pictures, and with the weights without averaging."""
+        return 3 * self.num_images
+
     def measure(self, material: Material) -> Sequence[Score]:
         diffusion, held_out = material.diffusion, material.held_out
         assert diffusion is not None
@@ -171,7 +176,14 @@ class Loss(Metric):
         estimate = stratified(values)
         low, high = estimate.interval()
         return Score(
-            name, estimate.value, len(values), "lower", low=low, high=high, reference="held_out"
+            name,
+            estimate.value,
+            len(values),
+            "lower",
+            low=low,
+            high=high,
+            reference="held_out",
+            without=without_groups(values),  # whose groups have all strata alike
         )
 
     def tables(self) -> dict[str, str]:

@@ -17,10 +17,12 @@ ROUNDING = 1e-12  # of the largest squared norm: distances closer than this coun
 
 @dataclass(frozen=True)
 class Result:
-    """The four scores, each with its standard error over the samples; and their names."""
+    """The four scores, each with its standard error over the samples, and without each of some
+    groups of the samples in turn (None: there are too few)."""
 
     values: tuple[float, float, float, float]
     errors: tuple[float, float, float, float]
+    without: tuple[list[float] | None, ...]
 
 
 NAMES = ("precision", "recall", "density", "coverage")
@@ -104,7 +106,11 @@ def prdc(
     root = math.sqrt(len(fake))
     errors = (precise.std() / root, _error(recalled), balls.std() / (k * root), _error(covered))
     result = tuple(float(v) for v in values), tuple(float(e) for e in errors)
-    return Result(*result)  # type: ignore[arg-type]
+    of_groups = (
+        *(sets.without_groups(precise), _groups_of(recalled)),
+        *(sets.without_groups(balls / k), _groups_of(covered)),
+    )
+    return Result(*result, of_groups)  # type: ignore[arg-type]
 
 
 def _groups(n: int, k: int, seed: int | None) -> list[Tensor]:
@@ -125,6 +131,10 @@ def _with_and_without(hit: Tensor) -> Tensor:
     without = (count[:, None] - hit.long() > 0).sum(0)
     total = (count > 0).sum()[None]
     return torch.cat([total, without]) if hit.shape[1] > 1 else total
+
+
+def _groups_of(values: Tensor) -> list[float] | None:
+    return values[1:].tolist() if len(values) > 1 else None
 
 
 def _error(values: Tensor) -> float:
@@ -189,6 +199,7 @@ class PRDC(Metric):
                     **_interval(name, value, error, n),
                     floor=floor[i],
                     reference=pair.reference,
+                    without=result.without[i],
                 )
                 for i, (name, value, error) in enumerate(
                     zip(NAMES, result.values, result.errors, strict=True)

@@ -17,6 +17,7 @@ T = TypeVar("T")
 Reference = Literal["train", "held_out", "both"]
 REFERENCES = ("train", "held_out", "both")
 NORMAL_95 = 1.959963984540054
+GROUPS = 20  # that `without_groups` leaves out
 BLOCK = 1 << 22  # numbers of a block of distances or kernel values: 32 MB in float64
 
 
@@ -172,6 +173,17 @@ def jackknife_error(values: Tensor) -> float:
     """Standard error from the values without one part each, (g,): Efron & Stein 1981."""
     g = len(values)
     return math.sqrt((g - 1) / g * float(((values - values.mean()) ** 2).sum()))
+
+
+def without_groups(values: Tensor) -> list[float] | None:
+    """The mean of one value for each picture, (n,), without each group of pictures in turn, where
+    picture i is of group i mod 20; None: there are too few."""
+    n = len(values)
+    if n < 2 * GROUPS:
+        return None
+    parts = [values[g::GROUPS].double() for g in range(GROUPS)]
+    total = sum(float(part.sum()) for part in parts)
+    return [(total - float(part.sum())) / (n - len(part)) for part in parts]
 
 
 def student_95(degrees: int) -> float:

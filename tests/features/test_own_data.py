@@ -26,7 +26,9 @@ def tree(tmp_path):
 def test_it_is_trained_once_and_kept(tree, monkeypatch, caplog):
     data = folder(tree)
     features = OwnData(data)
-    assert list((tree.parent).glob("cache/*")) == []
+    assert features.stand_in()(data.__getitems__([0, 1])[0]).shape == (2, 128)
+    assert features.seconds_to_train() > 0
+    assert not list(tree.parent.glob("cache/*.safetensors")), "an estimate keeps nothing"
     images, labels = data.__getitems__(range(len(data)))
     found = features(images)
     assert found.shape == (40, 128)
@@ -37,6 +39,8 @@ def test_it_is_trained_once_and_kept(tree, monkeypatch, caplog):
     again = OwnData(folder(tree))
     assert torch.equal(again.to(torch.device("cpu"))(images), found)
     assert again.passport() == features.passport()
+    assert again.stand_in() is None
+    assert again.seconds_to_train() == 0
     assert again.passport()["name"] == "data"
     assert again.passport()["trained_on"] == data.fingerprint[:12]
     assert len(list(tree.parent.glob("cache/features-folder-*.safetensors"))) == 1

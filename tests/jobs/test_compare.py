@@ -32,10 +32,39 @@ def test_equal_rulers_compare(two, run):
     assert out.splitlines()[-1].split()[-1] == "b"
 
 
+def test_scores_of_one_evaluation_are_stated_in_full(tmp_path, run):
+    made = scored(1.0)
+    scores.write(tmp_path, [made, scored(0.5, low=None, high=None, floor=None, reference=None)])
+    status, out, err = run("job=compare", f"scores=[{tmp_path}]")
+    assert (status, err) == (0, "")
+    ruler = f"n = 1,000, against train, ruler {made.ruler_id}"
+    assert out.splitlines() == [
+        f"kd_mnist 1.000 (95 % interval 0.9000 to 1.100), floor 0.5000, {ruler}",
+        f"kd_mnist 0.5000, n = 1,000, ruler {made.ruler_id}",
+    ]
+
+
 def test_a_difference_within_its_interval_is_not_settled(two, run):
     status, out, _ = run(*two([scored(1.0)], [scored(0.95)]))
     assert status == 0
     assert "not settled" in out
+
+
+def test_pictures_of_equal_seeds_are_compared_in_pairs(two, run):
+    """Groups that vary together, by far more than they differ: the interval is that of the
+    differences, by Student's t; of other seeds, that of two independent scores."""
+    one = scored(1.0, without=[0.9, 1.0, 1.1, 1.2])
+    better = [0.7, 0.8, 0.9, 1.02]
+    status, out, _ = run(*two([one], [scored(0.8, without=better)]))
+    assert status == 0
+    error = math.sqrt(3 / 4 * (3 * 0.005**2 + 0.015**2))  # of the differences from their mean
+    half = 3.182446 * error
+    assert f"-0.2000 (-{0.2 + half:.4f} to -{0.2 - half:.4f}, paired)" in out
+    assert out.split()[-1] == "b"
+    for other in (scored(0.8, without=better[:3]), scored(0.8)):
+        assert score_table.paired_bounds(one, other) is None
+    drawn = changed(SUBJECT, "seeds.first", 7)
+    assert "paired" not in score_table.difference(one, scored(0.8, subject=drawn, without=better))
 
 
 def test_unlike_rulers_are_refused_with_their_fields(two, run):
@@ -60,8 +89,8 @@ def test_a_published_score_with_an_unknown_field_compares_with_nothing(two, run)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["scores=[one]"], "name two"),
-        ([], "name two"),
+        (["scores=[]"], "name run folders"),
+        ([], "name run folders"),
         (["scores=[one,nowhere]"], "there is no nowhere"),
         (["scores=[one,other]", "model=unet"], "model: job=compare only reads"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,14 @@ from support.runs import files_of, metrics_of, status_of
 
 from ddpm.evaluation.reference import subset
 from ddpm.images import save_png
+from ddpm.jobs import evaluate
+from ddpm.jobs.sources import Drawn
+from ddpm.metrics.bound import Bound
+from ddpm.metrics.loss import Loss
 from ddpm.runner.runs import scores
+from ddpm.runner.terminal.progress import clock
 
+PIPELINE = SimpleNamespace(diffusion=SimpleNamespace(T=10))
 COMMON = ["hardware=cpu", "tracker=local", "features=pixels", "metric=[kd]"]
 WORDS = [
     *("job=evaluate", "job.num_samples=22", "job.batch_size=8", "job.num_reference=40"),
@@ -60,6 +67,7 @@ def test_it_scores_a_checkpoint(trained, straight):
     assert first.subject["labels"] == {str(k): 3 if k < 2 else 2 for k in range(10)}
     assert first.subject["seeds"] == {"first": 1_000_000, "n": 22}
     assert first.ruler_id is not None
+    assert first.without is None, "too few pictures for groups"
     values = {name: score.value for name, score in scores.logged(made).items()}
     assert metrics_of(straight) == [{"step": first.step} | values]
     assert {"grid.png", "scores.jsonl", "samples/0000016-0000021.npy"} <= files_of(straight)
@@ -111,7 +119,7 @@ def test_pictures_of_a_run_and_of_a_folder_score_as_when_they_were_drawn(straigh
 def test_the_features_of_real_pictures_are_computed_once(trained, straight, tmp_path):
     words = [*WORDS, f"checkpoint={trained}", "job.first_seed=5", "output_dir=s"]
     assert go(tmp_path, *words) == 0
-    assert "features pixels of 22 pictures, 0 of them real" in said(tmp_path)
+    assert "features pixels of 22 samples, 0 real pictures" in said(tmp_path)
 
 
 def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
@@ -127,7 +135,7 @@ def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
     [
         ([], "checkpoint, samples: are not set"),
         (["samples=nowhere"], "nowhere: there is no such folder"),
-        (["samples=pictures"], "has 24x24 pixels, and the reference data=digits has 16x16"),
+        (["samples=pictures"], "'pictures/a.png' has 24x24 pixels, and the reference data=digits"),
         (["samples=colour"], "is in colour, and the reference data=digits is grey"),
         (["samples=empty"], "samples: no pictures in"),
         (["samples=right", "metric=[is]"], "metric=is: needs features with classes"),
@@ -183,3 +191,29 @@ def test_a_sweep_of_a_sampler_compares_in_the_report(trained, tmp_path):
     report = (tmp_path / "outputs/sweep/lab/report.md").read_text()
     assert "do not compare" not in report
     assert "floor" in report
+
+
+def test_the_time_that_is_announced_has_training_features_and_measuring_the_network(monkeypatch):
+    """With a second for a picture and for a network evaluation, and 600 for training features."""
+    told = []
+    monkeypatch.setattr(evaluate.cost, "seconds_per_picture", lambda *_: 1.0)
+    monkeypatch.setattr(evaluate.cost, "network_call", lambda *_: None)
+    drawn = Drawn.__new__(Drawn)
+    vars(drawn).update(n=10, labels=None, weights="ema", evaluations=5, pipeline=PIPELINE)
+    untrained = SimpleNamespace(name="data", stand_in=lambda: len, seconds_to_train=lambda: 600.0)
+    of = evaluate.Evaluation(
+        run=SimpleNamespace(dir=Path("nowhere"), say=told.append, path="run", step=1),
+        fabric=SimpleNamespace(device=torch.device("cpu"), world_size=2),
+        source=drawn,
+        references=[range(100), range(40)],
+        features=untrained,
+        metrics={"loss": Loss(num_images=20), "bound": Bound(num_images=10, steps="all")},
+        batch_size=4,
+        draws=True,
+        material=None,
+    )
+    of.announce()
+    assert "loss, bound by up to 160 network evaluations" in told[2]
+    assert "data (trained first) of 10 samples, 140 real pictures" in told[3]
+    seconds = (10 * 5 + 10 + 140) / 2 + 3 * 20 + 10 * 10 + 600
+    assert told[-1] == f"time     about {clock(seconds)}, then the scores"

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from support.material import material
 
-from ddpm.metrics import sets
+from ddpm.metrics import copies, fd, kd, prdc, sets
 
 
 def test_quantiles_of_student():
@@ -44,3 +45,25 @@ def test_a_result_is_kept_for_the_same_tensor():
     for x, n in ((a, 1), (a, 1), (b, 2), (a, 1), (c, 3), (a, 1), (b, 4)):
         assert memo(f, x, n) == n
     assert calls == [1, 2, 3, 4]
+
+
+def test_groups_that_are_left_out_give_the_error_of_independent_pictures():
+    """A mean of 400 numbers: the jackknife over 20 groups has its standard error on average."""
+    x = torch.randn(200, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parts = torch.tensor([sets.without_groups(row) for row in x])
+    assert parts.shape == (200, 20)
+    assert parts[0, 3] == pytest.approx((x[0].sum() - x[0, 3::20].sum()).item() / 380)
+    errors = torch.tensor([sets.jackknife_error(row) for row in parts])
+    assert errors.square().mean().sqrt() == pytest.approx(1 / 20, rel=0.04)
+    assert sets.without_groups(x[0, :39]) is None
+
+
+@pytest.mark.parametrize("make", [fd.FD, kd.KD, prdc.PRDC, copies.Copies])
+def test_scores_without_groups_lie_around_the_score(make):
+    """As of nearly as many pictures of the same kind."""
+    for score in make().measure(material(n=100, d=3)):
+        if score.without is None:
+            assert score.name.startswith(("fd_inf", "nearest"))
+            continue
+        mean = sum(score.without) / len(score.without)
+        assert mean == pytest.approx(score.value, abs=0.05 * (1 + abs(score.value)))

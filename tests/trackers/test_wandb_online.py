@@ -142,6 +142,24 @@ def test_the_agent_of_a_sweep_says_where_its_run_goes(run_dir, server, monkeypat
     assert [settings[key] for key in ("sweep", "project", "entity")] == ["sw1", "pets", "our-lab"]
 
 
+def test_the_best_version_is_the_checkpoint_that_the_run_keeps_as_its_best(run_dir, server):
+    """Of a score while training, whatever the training loss says."""
+    tracker = wandb_run(run_dir, artifacts="all")
+    (run_dir / "checkpoints").mkdir()
+    best = run_dir / "checkpoints" / "best.pt"
+    for step, loss, kept in ((10, 0.5, True), (20, 0.4, True), (30, 0.1, False)):
+        with (run_dir / "metrics.jsonl").open("a") as file:
+            file.write(f'{{"step": {step}, "train/loss": {loss}}}\n')
+        (checkpoint,) = files(run_dir, f"step-{step}.pt")
+        if kept:
+            best.unlink(missing_ok=True)
+            best.hardlink_to(checkpoint)
+        tracker.log_files("model", step, [checkpoint], final=step == 30)
+    tracker.close("done")
+    models = [sorted(a.aliases) for a in server.artifacts if a.kind == "model"]
+    assert models == [["step-10"], ["best", "step-20"], ["latest", "step-30"]]
+
+
 def files(run_dir, *names):
     made = [run_dir / name for name in names]
     for file in made:

@@ -14,8 +14,11 @@ from ddpm.runner.report.run_record import MEMORY, SPEED, RunRecord
 from ddpm.runner.report.stats import NONE, interval
 from ddpm.runner.roles import LOSS_DEPENDS_ON, within
 from ddpm.runner.runs.metrics_log import LOSS, final
-from ddpm.runner.runs.scores import Scored, logged
+from ddpm.runner.runs.scores import Scored, ident, logged
 
+SAME_PICTURES = (
+    "several runs scored the same pictures, and count once (job.first_seed draws others, not seed)"
+)
 _UP = ("accuracy", "precision", "recall", "density", "coverage", "inception", "psnr", "ssim")
 _DOWN = ("fid", "kid", "loss", "bits", "bpd", "nll", "bound", "mmd", "distance", "error")
 
@@ -180,9 +183,23 @@ def _statistic(comparison: Comparison, setting: Setting, measure: str) -> Statis
     having = [(run, values[measure]) for run, values in found if measure in values]
     if not having:
         return None
-    values = [value for _, value in having]
+    values = list(_of_subjects(comparison, having, measure).values())
+    if len(values) < len(having) and SAME_PICTURES not in setting.notes:
+        setting.notes.append(SAME_PICTURES)
     score = comparison.rulers.score(having[0][0], measure)
     return Statistic(*interval(values), len(values), not done, score=score)
+
+
+def _of_subjects(
+    comparison: Comparison, having: Sequence[tuple[RunRecord, float]], measure: str
+) -> dict[object, float]:
+    """One value for each subject: two scores of the same pictures say nothing of their spread."""
+    found: dict[object, float] = {}
+    for run, value in having:
+        score = comparison.rulers.score(run, measure)
+        subject = None if score is None else ident(score.subject)
+        found.setdefault(subject or id(run), value)
+    return found
 
 
 def _mark_best(comparison: Comparison) -> int:

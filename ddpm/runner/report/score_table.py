@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from ddpm.runner.report.stats import NONE, number
-from ddpm.runner.runs.scores import Key, Scored, described_differences
+from ddpm.runner.report.stats import NONE, number, student_t
+from ddpm.runner.runs.scores import Key, Scored, described_differences, differences
 
 
 def table(found: Sequence[Scored]) -> str:
@@ -24,6 +24,17 @@ def table(found: Sequence[Scored]) -> str:
         for score in found
     ]
     return aligned([head, *rows])
+
+
+def stated(score: Scored) -> str:
+    """A score as it is published: `kd_mnist 0.12 (95 % interval 0.10 to 0.14), floor 0.01, ...`."""
+    parts = [f"{score.name} {with_unit(score)}"]
+    if score.low is not None and score.high is not None:
+        parts[0] += f" (95 % interval {number(score.low)} to {number(score.high)})"
+    parts += [f"floor {number(score.floor)}"] if score.floor is not None else []
+    parts += [f"n = {score.n:,}"]
+    parts += [f"against {score.reference}"] if score.reference else []
+    return ", ".join([*parts, f"ruler {score.ruler_id or 'unknown'}"])
 
 
 def comparison(
@@ -63,16 +74,33 @@ def comparison(
 
 
 def difference(one: Scored, other: Scored) -> str:
-    """The difference of two scores and its interval: `-0.012 (-0.020 to -0.004)`."""
+    """The difference of two scores and its interval: `-0.012 (-0.020 to -0.004, paired)`."""
     delta, bounds = other.value - one.value, bounds_of_difference(one, other)
     if bounds is None:
         return number(delta)
-    return f"{number(delta)} ({number(bounds[0])} to {number(bounds[1])})"
+    note = ", paired" if paired_bounds(one, other) else ""
+    return f"{number(delta)} ({number(bounds[0])} to {number(bounds[1])}{note})"
+
+
+def paired_bounds(one: Scored, other: Scored) -> tuple[float, float] | None:
+    """The 95 % interval of other - one for pictures of equal seeds, which vary together: by the
+    jackknife over equal groups of them. None: the seeds differ, or the metric has no groups."""
+    a, b = one.without or [], other.without or []
+    seeds = one.subject.get("seeds"), other.subject.get("seeds")
+    if len(a) < 2 or len(a) != len(b) or differences({"seeds": seeds[0]}, {"seeds": seeds[1]}):
+        return None
+    deltas = [y - x for x, y in zip(a, b, strict=True)]
+    g, mean = len(deltas), math.fsum(deltas) / len(deltas)
+    error = math.sqrt((g - 1) / g * math.fsum((d - mean) ** 2 for d in deltas))
+    half, delta = student_t(g - 1) * error, other.value - one.value
+    return delta - half, delta + half
 
 
 def bounds_of_difference(one: Scored, other: Scored) -> tuple[float, float] | None:
-    """The 95 % interval of other - one from the intervals of both, taken as independent: Donner &
-    Zou 2012, Eq. 2 (MOVER). Pictures of equal seeds vary together, so it is rather too wide."""
+    """The 95 % interval of other - one: paired if it can be; else from the intervals of both, taken
+    as independent: Donner & Zou 2012, Eq. 2 (MOVER)."""
+    if (paired := paired_bounds(one, other)) is not None:
+        return paired
     if None in (one.low, one.high, other.low, other.high):
         return None
     assert one.low is not None and one.high is not None  # noqa: PT018

@@ -21,7 +21,7 @@ from ddpm.runner.safe_io.yaml_json import read_json
 
 FILE = "scores.jsonl"
 NONE = "none"
-MAX_BYTES = 1 << 20
+MAX_BYTES = 1 << 26  # a long training run has thousands of scores
 BETTER = {"lower": -1, "higher": 1, "neither": 0}
 
 Passport = dict[str, Any]
@@ -40,6 +40,7 @@ class Scored:
         step: of the weights.
         ruler, subject: the two passports.
         environment: device, versions, seconds, command: what a score should not depend on.
+        without: the score without each of some groups of the pictures, in turn.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Scored:
     unit: str = ""
     reference: str | None = None
     environment: dict[str, Any] = field(default_factory=dict)
+    without: list[float] | None = None
 
     @property
     def key(self) -> Key:
@@ -141,7 +143,7 @@ def read(path: Path) -> list[Scored]:
     file = path / FILE if path.is_dir() else path
     try:
         if regular_size(file) > MAX_BYTES:
-            raise Refused(f"larger than {MAX_BYTES // 1024} KiB")
+            raise Refused(f"larger than {MAX_BYTES >> 20} MiB")
         lines = [line for line in file.read_bytes().split(b"\n") if line]
         found = [_scored(read_json(line, MAX_BYTES)) for line in lines]
     except FileNotFoundError:
@@ -188,6 +190,7 @@ def _scored(row: Any) -> Scored:
         unit=shown(unit, 20) if isinstance(unit, str) else "",
         reference=shown(reference, 20) if isinstance(reference, str) else None,
         environment=environment if isinstance(environment, dict) else {},
+        without=_numbers(row.get("without")),
         **optional,
     )
 
@@ -197,6 +200,11 @@ def _number(row: dict[str, Any], key: str) -> float:
     if value is None or not is_number(value) or not math.isfinite(value):
         raise Refused(f"{key} is not a number")
     return float(value)
+
+
+def _numbers(value: Any) -> list[float] | None:
+    whole = isinstance(value, list) and all(is_number(v) and math.isfinite(v) for v in value)
+    return value if whole else None
 
 
 def _unknown(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 from support.report_folders import run_folder
-from support.scored import RULER, changed, scored
+from support.scored import RULER, SUBJECT, changed, scored
 
 from ddpm.runner.report import comparison, run_record, write
 from ddpm.runner.runs import scores
@@ -24,7 +24,8 @@ def compared(tmp_path):
             folder = run_folder(tmp_path / f"{i}", rows=rows, seed=i, optimizer=part)
             if ruler is not None:
                 more = {k: v for k, v in changes.items() if k != "seeds"}
-                scores.write(folder, [scored(value, ruler=ruler, **more)])
+                subject = changed(SUBJECT, "checkpoint", f"{i:012}")
+                scores.write(folder, [scored(value, ruler=ruler, **{"subject": subject} | more)])
             folders.append(folder)
         return comparison.make([run_record.read(folder) for folder in folders], "t")
 
@@ -50,6 +51,15 @@ def test_the_score_says_which_direction_is_better(compared):
 
 def test_scores_without_direction_have_no_best(compared):
     assert bests(compared((3.0, RULER), (2.0, RULER), better="neither")) == []
+
+
+def test_runs_that_scored_the_same_pictures_count_once(compared):
+    """As a sweep of `seed` does: its interval over seeds would be 0 wide, and mean nothing."""
+    made = compared((1.0, RULER), (1.0, RULER), seeds=2, subject=SUBJECT)
+    (setting,) = made.settings
+    statistic = setting.statistics["eval/kd_mnist"]
+    assert (statistic.mean, statistic.half, statistic.n) == (1.0, None, 1)
+    assert any("job.first_seed draws others" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("rulers", [(RULER, OTHER), (RULER, None), (UNKNOWN, UNKNOWN)])
