@@ -185,5 +185,6 @@ def gallery() -> str:
             path = (source.parent / target).resolve().relative_to(ROOT).as_posix()
             if path not in seen:
                 seen.add(path)
-                parts.append(f"## {caption[0].upper()}{caption[1:]}\n\n![{caption}]({path.removeprefix('docs/')})")
+                title = caption[0].upper() + caption[1:]
+                parts.append(f"## {title}\n\n![{caption}]({path.removeprefix('docs/')})")
     return "\n\n".join(parts) + "\n"

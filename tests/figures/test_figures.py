@@ -176,7 +176,9 @@ def test_attention_weights_are_those_of_the_layer(material):
     layer = SelfAttention(8, num_heads=2, groups=2, eps=1e-5)
     torch.nn.init.normal_(layer.to_out[0].weight)
     x = torch.randn(2, 8, 3, 3)
-    found = attention.attention_weights(layer, x)
+    pixels = layer.group_norm(x).flatten(2).mT
+    q, k = (to(pixels).unflatten(2, (2, 4)).transpose(1, 2) for to in (layer.to_q, layer.to_k))
+    found = attention.attention_weights(q, k)
     torch.testing.assert_close(found.sum(-1), torch.ones(2, 2, 9))
     values = layer.to_v(layer.group_norm(x).flatten(2).mT).unflatten(2, (2, 4)).transpose(1, 2)
     y = layer.to_out((found @ values).transpose(1, 2).flatten(2))
