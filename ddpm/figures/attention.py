@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from ddpm.denoising import network_output
 from ddpm.figures import style
 from ddpm.figures.base import Drawing, Material, NotDrawn, noisy, times, trained
 from ddpm.models.layers import SelfAttention
-from ddpm.models.transformer_blocks import PatchTransformer
+from ddpm.models.transformer_blocks import Block, PatchTransformer
 
 Evaluate = Callable[[], object]  # one call of the network
 Place = tuple[int, int]
@@ -59,7 +60,7 @@ def draw(material: Material) -> Drawing:
 
 def picture(
     material: Material, ts: list[int], x_ts: list[Tensor], maps: list[Tensor], places: list[Place]
-) -> style.Figure:
+) -> Figure:
     """A row for each t: x_t with the numbered places, and the map of each place."""
     height, width = x_ts[0].shape[-2:]
     rows, columns = maps[0].shape[:2]
@@ -102,8 +103,9 @@ def attended(model: nn.Module, call: Evaluate, shape: tuple[int, ...]) -> tuple[
     transformer = next((m for m in model.modules() if isinstance(m, PatchTransformer)), None)
     if transformer is not None:
         number = (len(transformer.blocks) + 1) // 2
-        (qkv,) = outputs([transformer.blocks[number - 1].to_qkv], call)
-        heads = transformer.blocks[number - 1].num_heads
+        block = transformer.blocks[number - 1]
+        assert isinstance(block, Block)
+        (qkv,), heads = outputs([block.to_qkv], call), block.num_heads
         q, k, _ = rearrange(qkv, "b n (qkv heads d) -> qkv b heads n d", qkv=3, heads=heads)
         grid = tuple(side // transformer.patch_size for side in shape[-2:])
         return f"block {number} of {len(transformer.blocks)}", heads, mean_map(q, k, grid)
