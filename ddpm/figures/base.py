@@ -51,6 +51,13 @@ class Material:
         device = self.diffusion.betas.device
         return self.diffusion.codec.encode(self.images[:count].to(device))
 
+    def shown(self, x: Tensor) -> Tensor:
+        """Images for a figure: x_0 or x_t, (N, C, H, W), to uint8 (N, 1 or 3, H, W). Of other
+        numbers of channels the first is shown."""
+        x = x if x.shape[1] in (1, 3) else x[:, :1]
+        codec = self.diffusion.codec
+        return codec.show(codec.decode(x)).cpu()
+
     def noise(self, x_0: Tensor) -> Tensor:
         """Standard normal noise like x_0, the same in all figures."""
         generator = torch.Generator().manual_seed(self.first_seed)

@@ -16,16 +16,16 @@ def draw(material: Material) -> Drawing:
     """Images noised to step t and x_0_hat from one call of the network, and the error over t."""
     pipeline, diffusion = trained(material), material.diffusion
     ts, x_0 = spread(diffusion.T, COLUMNS), material.x_0(ROWS)
-    eps, decode = material.noise(x_0), diffusion.codec.decode
+    eps, shown = material.noise(x_0), material.shown
     denoiser = Denoiser(pipeline.denoiser().model, diffusion, label=material.label(ROWS))
     with torch.no_grad():
         x_t = [noisy(diffusion, x_0, t, eps) for t in ts]
         x_0_hat = [denoiser(x, t).x_0 for x, t in zip(x_t, ts, strict=True)]
     images = []
-    for row, clean in enumerate(decode(x_0)):
-        images.append([clean, *(decode(x)[row] for x in x_t)])
-        images.append([clean, *(decode(x)[row] for x in x_0_hat)])
-    height = style.strip_height(len(images), COLUMNS + 1)
+    for row, clean in enumerate(shown(x_0)):
+        images.append([clean, *(shown(x)[row] for x in x_t)])
+        images.append([clean, *(shown(x)[row] for x in x_0_hat)])
+    height = style.strip_height(len(images), len(ts) + 1, shape=x_0.shape)
     figure = style.new(10, height + 2.4)
     above, below = figure.subplots(2, height_ratios=[height, 2.2])
     titles = ["$x_0$\n", *times(diffusion, ts)]
@@ -39,19 +39,22 @@ def draw(material: Material) -> Drawing:
     below.plot(t, eps_mse, "--", color=style.SECOND, label=r"of $\hat\epsilon$")
     spread_of_data = material.x_0(len(material.images)).var(0, correction=0).mean().item()
     mean_image: dict[str, Any] = {"color": style.SOFT, "linestyle": ":"}
+    kind = "all images with this label" if material.labelled else "all images"
     below.axhline(spread_of_data, label="of the mean image", **mean_image)
-    below.set(xlabel="t", ylabel="mean squared error", yscale="log", ylim=(1e-4, 3))
-    below.legend(loc="lower center", ncols=3)
+    below.set(ylabel="mean squared error", yscale="log", ylim=(1e-4, 3))
+    style.below_strip(below, ts)
+    below.legend(loc="lower left", handlelength=1.4)
     return Drawing(
         name="denoising",
         title="One call of the network, from every noise level",
         equation=r"\hat x_0(x_t,t)\;\approx\;\mathrm{E}\,[\,x_0\,|\,x_t\,]",
         source="Ho et al. 2020, Eq. 15",
         code="ddpm/denoising.py:predict",
-        text="Images that were held out of training, where there are such, noised to step t and "
-        "given back by one call. The best answer is the mean of all images that x_t may have come "
-        "from: at small t that is the image itself, at large t the mean of the data, whose error "
-        "is the dotted line. Sampling needs many steps because one call answers with a mean.",
+        text="Rows x_t: two images (held out of training, where the data has such), noised to "
+        "step t. Rows x_0_hat: the image that one call of the network sees in x_t. The best answer "
+        "is the mean of all images that x_t may have come from: at small t the image itself, at "
+        f"large t the mean of {kind}. One call answers with a mean, so it is blurred: that is why "
+        "sampling needs many steps. Below: the error, and that of the mean image (dotted).",
         figure=figure,
         rows=rows,
     )

@@ -3,7 +3,7 @@
 import torch
 
 from ddpm.figures import style
-from ddpm.figures.base import Drawing, Material, log_snr, noisy, spread, times
+from ddpm.figures.base import Drawing, Material, log_snr, noisy, short, spread, times
 
 ROWS, COLUMNS, FRAMES = 3, 9, 32
 
@@ -14,23 +14,27 @@ def draw(material: Material) -> Drawing:
     ts = spread(diffusion.T, COLUMNS)
     x_0 = material.x_0(ROWS)
     eps = material.noise(x_0)
-    decode = diffusion.codec.decode
-    columns = [decode(x_0), *(decode(noisy(diffusion, x_0, t, eps)) for t in ts)]
+    columns = [material.shown(x) for x in (x_0, *(noisy(diffusion, x_0, t, eps) for t in ts))]
     images = [[column[row] for column in columns] for row in range(len(x_0))]
 
-    figure = style.new(10, style.strip_height(len(x_0), len(columns)) + 2.2)
-    above, below = figure.subplots(
-        2, height_ratios=[style.strip_height(len(x_0), len(columns)), 2.0]
-    )
+    height = style.strip_height(len(x_0), len(columns), shape=x_0.shape)
+    figure = style.new(10, height + 2.4)
+    above, below = figure.subplots(2, height_ratios=[height, 2.2])
     style.tiles(above, images, ["$x_0$\n", *times(diffusion, ts)])
     alpha = diffusion.sqrt_alphas_cumprod.cpu().numpy()
     sigma = diffusion.sqrt_one_minus_alphas_cumprod.cpu().numpy()
     below.plot(alpha, color=style.ACCENT, label=r"signal $\sqrt{\bar\alpha_t}$")
     below.plot(sigma, "--", color=style.SECOND, label=r"noise $\sqrt{1-\bar\alpha_t}$")
     below.plot(ts, alpha[ts], "o", color=style.ACCENT, markersize=5)
-    below.set(xlabel="t", ylabel="factor", ylim=(-0.03, 1.05))
-    below.legend(loc="center left")
-    equal = int((diffusion.snr.cpu() < 1).float().argmax())
+    below.set(ylabel="factor", ylim=(-0.03, 1.05))
+    style.below_strip(below, ts)
+    below.legend(loc="center left", handlelength=1.4)
+    noisier = (diffusion.snr.cpu() < 1).nonzero()
+    crossing = (
+        f"From t = {int(noisier[0])} on there is more noise than signal (SNR below 1);"
+        if len(noisier)
+        else "There is more signal than noise at every step (SNR above 1);"
+    )
     return Drawing(
         name="forward",
         title="Forward process: from image to noise",
@@ -38,10 +42,10 @@ def draw(material: Material) -> Drawing:
         r",\quad x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\epsilon",
         source="Ho et al. 2020, Eq. 4",
         code="ddpm/diffusion.py:q_sample",
-        text=f"Every image is mixed with the same noise, a little more of it at each of the "
-        f"{diffusion.T} steps. From t = {equal} on there is more noise than signal (SNR below 1); "
-        f"at the last step {diffusion.alphas_cumprod_at(diffusion.T - 1):.2g} of the signal's "
-        "power is left. The network never sees the steps one by one: x_t comes from x_0 at once.",
+        text=f"Each row is one image of the data and one picture of noise, mixed: a little more "
+        f"noise and less image at each of the {diffusion.T} steps. {crossing} at the last step "
+        f"{short(diffusion.alphas_cumprod_at(diffusion.T - 1))} of the signal's power is left. "
+        "Training needs no walk through the steps: x_t is computed from x_0 at once.",
         figure=figure,
         rows=numbers(material, ts),
         frames=animation(material),
@@ -75,16 +79,16 @@ def numbers(material: Material, ts: list[int]) -> list[dict[str, float]]:
 def animation(material: Material) -> list[torch.Tensor]:
     """The images at FRAMES steps, with t and SNR above them."""
     diffusion, x_0 = material.diffusion, material.x_0(6)
-    eps, decode = material.noise(x_0), material.diffusion.codec.decode
-    figure = style.new(7, style.strip_height(1, len(x_0), 7))
+    eps = material.noise(x_0)
+    figure = style.new(7, style.strip_height(1, len(x_0), 7, x_0.shape))
     axes = figure.subplots()
-    style.tiles(axes, [list(decode(x_0))])
+    style.tiles(axes, [list(material.shown(x_0))])
     figure.suptitle("$x_0$", fontsize=12)
     picture, frames = axes.images[0], [style.frame(figure)]
     gap = max(1, x_0.shape[-1] // 16)
     figure.set_layout_engine("none")  # all frames have the layout of the first
     for t in spread(diffusion.T, FRAMES):
-        images = list(decode(noisy(diffusion, x_0, t, eps)))
+        images = list(material.shown(noisy(diffusion, x_0, t, eps)))
         picture.set_data(style.pixels(style.table([images], gap)))
         figure.suptitle(times(diffusion, [t])[0].replace("\n", "   "), fontsize=12)
         frames.append(style.frame(figure))

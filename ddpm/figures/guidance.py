@@ -24,16 +24,18 @@ def draw(material: Material) -> Drawing:
         scaled.guidance = copy.copy(base)
         scaled.guidance.scale = scale
         drawn[scale] = scaled.sample_seeds(seeds, labels)
-    figure = style.new(10, style.strip_height(len(SCALES), len(labels)))
+    encode = material.diffusion.codec.encode
+    pictures = {scale: material.shown(encode(images)) for scale, images in drawn.items()}
+    shape = pipeline.shape
+    figure = style.new(10, style.strip_height(len(SCALES), max(4, len(labels)), shape=shape))
     axes = figure.subplots()
     style.tiles(
         axes,
-        [list(i) for i in drawn.values()],
+        [list(i) for i in pictures.values()],
         list(map(str, labels)),
         [f"s = {s:g}" for s in SCALES],
     )
     axes.set_title("label", fontsize=11, fontweight="normal")
-    encode = material.diffusion.codec.encode
     rows: list[dict[str, Any]] = []
     for scale, images in drawn.items():
         change = (encode(images) - encode(drawn[1.0])).square().flatten(1).mean(1).sqrt()
@@ -49,9 +51,9 @@ def draw(material: Material) -> Drawing:
         r"-\epsilon_\theta(x_t))",
         source="Ho & Salimans 2022, Eq. 6 (w = s - 1)",
         code="ddpm/guidance/classifier_free.py:ClassifierFree",
-        text="Every column starts from the same noise. Scale 0 ignores the label, 1 uses it as "
-        "trained, and above 1 the prediction moves further from the one without a label: images "
-        "become more typical of their class, with more contrast and less variety.",
+        text="All images of a column start from the same noise. Scale 0 ignores the label, 1 uses "
+        "it as trained, and above 1 the prediction moves further away from the one without a "
+        "label: images become more typical of their class, with more contrast and less variety.",
         figure=figure,
         rows=rows,
     )

@@ -22,16 +22,20 @@ def draw(material: Material) -> Drawing:
     weights = diffusion.loss_weights.double().cpu()[draws.t]
     columns = {"loss": losses, "unweighted": losses / weights.clamp(min=1e-12)}
     rows = by_t(draws.t, diffusion.T, BINS, columns)
-    figure = style.new(10, 3.6)
-    axes = figure.subplots()
+    figure = style.new(10, 3.4)
+    left, right = figure.subplots(1, 2)
     middle = [(row["t_first"] + row["t_last"]) / 2 for row in rows]
     width = [0.9 * (row["t_last"] - row["t_first"] + 1) for row in rows]
-    axes.bar(middle, [row["loss"] for row in rows], width, color=style.ACCENT, label="in training")
+    left.bar(middle, [row["loss"] for row in rows], width, color=style.ACCENT)
+    left.set(xlabel="t", ylabel="mean loss", title="with its weights, as in training")
     plain = [row["unweighted"] for row in rows]
-    axes.plot(middle, plain, "o--", color=style.SECOND, label="without weights")
-    axes.set(xlabel="t", ylabel="loss", yscale="log")
-    axes.legend(ncols=2)
-    share = max(rows, key=lambda row: row["loss"])
+    right.plot(middle, plain, "o-", color=style.SECOND, markersize=4)
+    right.set(xlabel="t", title="without weights")
+    if max(plain) > 10 * min(plain) > 0:
+        right.set_yscale("log")
+    total = sum(row["loss"] * row["n"] for row in rows)
+    most = max(rows, key=lambda row: row["loss"] * row["n"])
+    share = most["loss"] * most["n"] / total if total > 0 else 0.0
     return Drawing(
         name="loss",
         title="Loss by t",
@@ -40,9 +44,9 @@ def draw(material: Material) -> Drawing:
         source="Ho et al. 2020, Eq. 14",
         code="ddpm/metrics/loss.py:Draws",
         text=f"The loss of objective={material.names.get('objective')} on images that were held "
-        f"out, where there are such, in {len(rows)} equal parts of 0 .. T-1. Most of it comes from "
-        f"t = {share['t_first']} to {share['t_last']}. The mean over all t, which a loss curve "
-        "shows, hardly moves when the other parts improve: look at this instead.",
+        f"out, where there are such, in {len(rows)} equal parts of 0 .. T-1. The largest share, "
+        f"{share:.0%}, comes from t = {most['t_first']} to {most['t_last']}. A loss curve shows "
+        "the mean over all t, in which an improvement of the small parts can hardly be seen.",
         figure=figure,
         rows=rows,
     )

@@ -44,14 +44,14 @@ def draw(material: Material) -> Drawing:
     pipeline = trained(material)
     labels = None if pipeline.num_classes is None else [material.first_seed % pipeline.num_classes]
     calls, x_0 = record(pipeline, [material.first_seed], labels)
-    decode = material.diffusion.codec.decode
+    shown = material.shown
     chosen = [calls[i] for i in spaced(len(calls), COLUMNS)]
     images = [
-        [*(decode(x_t)[0] for _, x_t, _ in chosen), decode(x_0)[0]],
-        [*(decode(p.x_0)[0] for _, _, p in chosen), decode(x_0)[0]],
-        [decode(p.eps / 3)[0] for _, _, p in chosen] + [torch.full_like(decode(x_0)[0], 255)],
+        [*(shown(x_t)[0] for _, x_t, _ in chosen), shown(x_0)[0]],
+        [*(shown(p.x_0)[0] for _, _, p in chosen), shown(x_0)[0]],
+        [shown(p.eps / 3)[0] for _, _, p in chosen] + [torch.full_like(shown(x_0)[0], 255)],
     ]
-    figure = style.new(10, style.strip_height(3, len(images[0])))
+    figure = style.new(10, style.strip_height(3, len(images[0]), shape=x_0.shape))
     titles = [*times(material.diffusion, [t for t, _, _ in chosen]), "image\n"]
     style.tiles(figure.subplots(), images, titles, [r"$x_t$", r"$\hat x_0$", r"$\hat\epsilon$"])
     rows: list[dict[str, Any]] = []
@@ -69,9 +69,10 @@ def draw(material: Material) -> Drawing:
         source="Ho et al. 2020, Algorithm 2 and Eq. 15",
         code="ddpm/denoising.py:predict",
         text=f"One image (seed {material.first_seed}) as sampler={material.names.get('sampler')} "
-        f"draws it with {len(calls)} calls of the network. At first the network's x_0 is close to "
-        "the mean of all images that x_t may have come from, so it is blurred; it gets sharp as "
-        "the noise goes. Large shapes are decided early, details late.",
+        f"draws it with {len(calls)} calls of the network. x_0_hat is the image that the network "
+        "sees in x_t; it is blurred at first, and gets sharp as the noise goes: large shapes are "
+        "decided early, details late. eps_hat is the rest, x_t without x_0_hat, divided by the "
+        "size of the noise; at the last steps that is so small that eps_hat shows structure.",
         figure=figure,
         rows=rows,
     )

@@ -43,7 +43,7 @@ def draw(material: Material) -> Drawing:
         if key == "loss_weights":
             style.weight_axis(axes)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=5)
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", ncols=6)
     rows = [row for name, process, _ in looks for row in table(name, process)]
     return Drawing(
         name="schedules",

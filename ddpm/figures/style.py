@@ -18,7 +18,8 @@ from torch import Tensor
 # Okabe and Ito 2008: distinct for all common kinds of colour blindness. ACCENT marks this run.
 ACCENT, SECOND, SOFT = "#D55E00", "#0072B2", "#8A8A8A"
 COLOURS = (SECOND, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (7, 2, 1, 2, 1, 2)))
+PAD = 0.1  # inches around everything that is drawn
 
 LOOK: Any = {
     "font.size": 11,
@@ -50,12 +51,15 @@ def look() -> AbstractContextManager[None]:
 def new(width: float = 10, height: float = 4) -> Figure:
     """An empty figure, in inches, without pyplot's global state."""
     figure = Figure(figsize=(width, height), layout="constrained")
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(w_pad=PAD, h_pad=PAD)
     FigureCanvasAgg(figure)
     return figure
 
 
-def lines() -> Iterable[dict[str, str]]:
-    """Colours and dashes for one curve after another, other than the accent."""
+def lines() -> Iterable[dict[str, Any]]:
+    """Colours and dashes for one curve after another, other than the accent: thirty that differ."""
     pairs = zip(cycle(COLOURS), cycle(DASHES), strict=False)
     return ({"color": colour, "linestyle": dash} for colour, dash in pairs)
 
@@ -102,9 +106,19 @@ def pixels(image: Tensor) -> np.ndarray:
     return array[..., 0] if array.shape[-1] == 1 else array
 
 
-def strip_height(rows: int, columns: int, width: float = 10) -> float:
-    """Inches that a table of square images takes, with its titles."""
-    return rows * (width - 0.8) / columns + 0.6
+def strip_height(
+    rows: int, columns: int, width: float = 10, shape: Sequence[int] = (1, 1)
+) -> float:
+    """Inches that a table of images of this shape (..., H, W) takes, with its titles."""
+    return rows * (width - 0.8) / columns * shape[-2] / shape[-1] + 0.6
+
+
+def below_strip(axes: Axes, ts: Sequence[int]) -> None:
+    """Put each t below its column of a strip, whose first column is x_0."""
+    step = max(1, ts[-1] - ts[0]) / max(1, len(ts) - 1)
+    axes.set_xlim(ts[0] - 1.5 * step, ts[-1] + 0.5 * step)
+    axes.set_xticks(list(ts))
+    axes.set_xlabel("t")
 
 
 def weight_axis(axes: Axes) -> None:

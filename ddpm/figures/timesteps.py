@@ -33,7 +33,8 @@ def draw(material: Material) -> Drawing:
     left.set(xlabel="t", title="over t")
     right.set(xlabel="log SNR", title="over the noise level")
     left.invert_xaxis()  # sampling begins at T - 1
-    spacing = getattr(material.sampler, "spacing", "")
+    spacing = getattr(material.sampler, "spacing", None)
+    spaced = f" (spacing={spacing})" if spacing else ""
     return Drawing(
         name="timesteps",
         title="Steps that the samplers visit",
@@ -42,8 +43,8 @@ def draw(material: Material) -> Drawing:
         source="Song et al. 2021, Section 4.2",
         code="ddpm/samplers/base.py:timesteps",
         text="A sampler calls the network at some of the T steps, from the left (noise) to the "
-        f"right (image); the numbers are how many. This run's takes {len(own_ts)}, spaced "
-        f"{spacing}. Steps that are even in t leave wide gaps in log-SNR at both ends; the "
+        f"right (image); the numbers are how many. This run's takes {len(own_ts)}"
+        f"{spaced}. Steps that are even in t leave wide gaps in log-SNR at both ends; the "
         "solvers of second order take even steps in log-SNR, on which their error depends.",
         figure=figure,
         rows=rows,

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ddpm.figures import style
 from ddpm.figures.base import Drawing, Material
 
@@ -13,14 +16,16 @@ def draw(material: Material) -> Drawing:
     bold: dict[str, Any] = {"color": style.ACCENT, "linewidth": 3}
     looks = [(n, p, look) for (n, p), look in zip(others.items(), style.lines(), strict=False)]
     looks.append((f"{own} (this run)", material.diffusion, bold))
+    titles = legend({name: process.loss_weights for name, process, _ in looks})
     figure = style.new(10, 3.6)
     left, right = figure.subplots(1, 2)
     rows = []
     for name, process, look in looks:
         weight = process.loss_weights.double().cpu()
         log_snr = process.snr.double().cpu().log()
-        left.plot(weight.numpy(), label=name, **look)
-        right.plot(log_snr.numpy(), weight.numpy(), **look)
+        if name in titles:
+            left.plot(weight.numpy(), label=titles[name], **look)
+            right.plot(log_snr.numpy(), weight.numpy(), **look)
         rows += [
             {"weighting": name, "t": t, "log_snr": log_snr[t].item(), "weight": weight[t].item()}
             for t in range(process.T)
@@ -41,9 +46,21 @@ def draw(material: Material) -> Drawing:
         source="Ho et al. 2020, Eq. 14 (w = 1); Hang et al. 2023",
         code="ddpm/denoising.py:training_losses",
         text=f"The network predicts {objective}; w_t is the weight of its squared error. The "
-        "squared error of eps is that of x_0 times the SNR, so equal weights mean something else "
-        "for each objective. Weights only move attention between noise levels: the best "
-        "prediction at each level stays the same.",
+        "squared error of eps is that of x_0 times the SNR, so equal weights mean different "
+        "things for different objectives. Weights only say which noise levels matter more: the "
+        "best prediction at each level is the same with all of them.",
         figure=figure,
         rows=rows,
     )
+
+
+def legend(curves: dict[str, Tensor]) -> dict[str, str]:
+    """The curves to draw, with their titles: of equal ones the last, with the names of all."""
+    titles: dict[str, str] = {}
+    for name, curve in reversed(curves.items()):
+        same = next((n for n in titles if torch.allclose(curves[n], curve, rtol=1e-4)), None)
+        if same is None:
+            titles[name] = name
+        else:
+            titles[same] += f" = {name}"
+    return titles

@@ -147,6 +147,9 @@ def write(run: Run, material: Material, names: Sequence[str]) -> None:
         facts.append(f"Of {run.path}, step {run.step}.")
     else:
         facts.append("Of the configuration; checkpoint=<run folder> adds what a run has learned.")
+    channels = material.images.shape[1]
+    if channels not in (1, 3):
+        facts.append(f"Of the {channels} channels of an image, the pictures show the first.")
     title = "How this diffusion model works"
     html = page.page(title, facts, drawings, missing, run.dir)
     atomic.write(run.dir / "explain.html", html)

@@ -80,12 +80,28 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         opened.close()
         if error.errno == errno.EADDRINUSE:
+            free = _next_free(family, address)
             raise InputError(
-                f"job.port={port}: is in use, perhaps by another page. job.port=0 finds a free one."
+                f"job.port={port}: is in use, perhaps by another page; job.port={free} is free."
             ) from None
         where = f"job.host={host} job.port={port}"
         raise InputError(f"{where}: cannot be used ({error.strerror}).") from None
     return opened
+
+
+def _next_free(family: int, address: Any) -> int:
+    """The next port after that of an address which nothing listens on; 0 if the next 20 are in use,
+    which stands for any."""
+    name, port, *more = address
+    for other in range(port + 1, min(port + 21, 65536)):
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                tried.bind((name, other, *more))
+            except OSError:
+                continue
+            return other
+    return 0
 
 
 def files(page: str) -> dict[str, tuple[bytes, str]]:

@@ -22,6 +22,7 @@ PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"} | {
 }
 PICTURES = "benchmarks/pictures"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\]\([^)]*\))*)\]\(([^)\s]+)\)")
+CODE = re.compile(r"(^```.*?^```$|^(?: {4}[^\n]*\n)+)", flags=re.M | re.S)
 KEY = re.compile(r"^(\s*)(?:- )?([\w./@-]+):(?:\s+(.*?))?(?:\s+#\s+(.*))?$")
 
 
@@ -32,7 +33,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     reference = nav["Reference"]["Reference"]
     reference += [{"conf/": "reference/conf.md"}]
     reference += [{f"ddpm.{name}": f"reference/{name}.md"} for name in packages()]
-    listed = str(config.nav)
+    listed = re.findall(r"[^'\s]+\.md", str(config.nav))
     new = sorted(p.name for p in (ROOT / "docs").glob("*.md") if p.name not in listed)
     nav["How to"]["How to"] += new
     return config
@@ -62,7 +63,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         page.file.src_uri if made else sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     )
     depth = page.file.src_uri.count("/")
-    blocks = re.split(r"(^```.*?^```$|^(?:    .*\n)+)", markdown, flags=re.M | re.S)
+    blocks = CODE.split(markdown)
     return "".join(
         block if i % 2 or made else LINK.sub(lambda m: link(m, here, depth), block)
         for i, block in enumerate(blocks)
@@ -159,6 +160,8 @@ def option(file: Path) -> str:
     text = [" ".join(head)] if head else []
     if target:
         text.append(f"Builds `{target}`.")
+    # A key that only holds others has no value; hydra.* are settings of Hydra itself.
+    rows = [r for r in rows if (r[1] or r[2]) and not r[0].startswith("hydra.")]
     if rows:
         lines = [f"| `{key}` | {cell(value)} | {plain(remark)} |" for key, value, remark in rows]
         text.append("\n".join(["| key | default | meaning |", "|---|---|---|", *lines]))
@@ -182,5 +185,6 @@ def gallery() -> str:
             path = (source.parent / target).resolve().relative_to(ROOT).as_posix()
             if path not in seen:
                 seen.add(path)
-                parts.append(f"## {caption}\n\n![{caption}]({path.removeprefix('docs/')})")
+                title = caption[0].upper() + caption[1:]
+                parts.append(f"## {title}\n\n![{caption}]({path.removeprefix('docs/')})")
     return "\n\n".join(parts) + "\n"

@@ -1,12 +1,15 @@
 """Figures: their numbers against closed forms, and against what the parts themselves compute."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from support.gaussian import MEAN, STD, best_x_0, diffusion_of, levels
 
 from ddpm.denoising import Denoiser, predict
+from ddpm.diffusion import GaussianDiffusion
 from ddpm.figures import (
     attention,
     denoising,
@@ -21,6 +24,7 @@ from ddpm.figures import (
 from ddpm.figures.base import Material, NotDrawn, short
 from ddpm.guidance.classifier_free import ClassifierFree
 from ddpm.metrics.loss import Draws
+from ddpm.models.dit import DiT
 from ddpm.models.layers import SelfAttention
 from ddpm.models.unet import UNet
 from ddpm.pipeline import Pipeline
@@ -176,7 +180,9 @@ def test_attention_weights_are_those_of_the_layer(material):
     layer = SelfAttention(8, num_heads=2, groups=2, eps=1e-5)
     torch.nn.init.normal_(layer.to_out[0].weight)
     x = torch.randn(2, 8, 3, 3)
-    found = attention.attention_weights(layer, x)
+    pixels = layer.group_norm(x).flatten(2).mT
+    q, k = (to(pixels).unflatten(2, (2, 4)).transpose(1, 2) for to in (layer.to_q, layer.to_k))
+    found = attention.attention_weights(q, k)
     torch.testing.assert_close(found.sum(-1), torch.ones(2, 2, 9))
     values = layer.to_v(layer.group_norm(x).flatten(2).mT).unflatten(2, (2, 4)).transpose(1, 2)
     y = layer.to_out((found @ values).transpose(1, 2).flatten(2))
@@ -184,6 +190,43 @@ def test_attention_weights_are_those_of_the_layer(material):
     rows = attention.draw(material).rows
     of_one = [r for r in rows if (r["t"], r["from_y"], r["from_x"]) == (100, 1, 1)]
     assert sum(row["weight"] for row in of_one) == pytest.approx(1, abs=1e-5)
+
+
+def test_attention_of_a_transformer_is_that_of_its_middle_block():
+    torch.manual_seed(0)
+    size = {"channels": 1, "image_size": (8, 12), "size": None, "depth": 3, "width": 16}
+    model = DiT(**size, patch_size=4, num_heads=2)
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    given = {}
+    model.blocks[1].to_qkv.register_forward_pre_hook(lambda _, x: given.update(x=x[0]))
+    call = partial(model, torch.randn(1, 1, 8, 12), torch.tensor([5]))
+    with torch.no_grad():
+        which, heads, found = attention.attended(model, call, (1, 1, 8, 12))
+        assert (which, heads, found.shape) == ("block 2 of 3", 2, (2, 3, 2, 3))
+        # With the identity as values, attention gives its own weights.
+        q, k, _ = model.blocks[1].to_qkv(given["x"]).unflatten(2, (3, 2, 8)).permute(2, 0, 3, 1, 4)
+        values = torch.eye(6).expand(1, 2, 6, 6)
+        expected = F.scaled_dot_product_attention(q, k, values).mean(1)
+    torch.testing.assert_close(found.reshape(1, 6, 6), expected)
+
+
+@pytest.mark.parametrize(("channels", "high"), [(1, 65535), (6, 1)])
+def test_images_of_other_depths_and_channels_are_shown(channels, high, material):
+    diffusion = GaussianDiffusion(diffusion_of("cosine").betas, value_range=[0, high])
+    dtype = diffusion.codec.dtype
+    images = (torch.rand(4, channels, 4, 6) * high).to(dtype)
+    images[0, 0] = high
+    one = Material(diffusion, images, torch.zeros(4), material.sampler)
+    shown = one.shown(one.x_0(4))
+    assert (shown.dtype, tuple(shown.shape)) == (torch.uint8, (4, 1, 4, 6))
+    assert shown[0].min() == 255
+    assert len(forward.numbers(one, [0, 500])) == 2
+
+
+def test_equal_weightings_are_one_line():
+    curves = {"a": torch.ones(3), "b": torch.arange(3.0), "c (this run)": torch.ones(3)}
+    assert weights.legend(curves) == {"c (this run)": "c (this run) = a", "b": "b"}
 
 
 def test_what_does_not_apply_is_left_out_with_a_reason(material):

@@ -1,16 +1,27 @@
 """The files `sample` and `checkpoint` in a run's folder: obeyed once, without another effect."""
 
 import math
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 from support.base import TINY
-from support.runs import assert_equal_state, files_of, go, state_of
+from support.crash import said
+from support.rank_runs import CPU
+from support.ranks import ranks
+from support.runs import assert_equal_state, files_of, go, state_of, status_of
 
 from ddpm.runner.runs import requests, stop_file
 from ddpm.training import health, loop
 from ddpm.training.health import Requests, Watch
+
+
+@pytest.fixture(autouse=True)
+def looks_count_steps_alone(monkeypatch):
+    """However slow this machine is: the files are looked for every tenth step."""
+    monkeypatch.setattr(health, "LOOK_EVERY", float("inf"))
+
 
 LONG = [*TINY, "job.max_steps=31", "job.log_every=31", "job.save_every=null"]
 LONG += ["job.sample_every=null", "job.keep_checkpoints=-1"]
@@ -36,6 +47,28 @@ def test_a_run_draws_and_saves_when_asked_and_learns_the_same(run, tmp_path, mon
     }
     pair = (state_of(tmp_path / name, 31) for name in ("run", "undisturbed"))
     assert_equal_state(*pair)
+
+
+def test_two_processes_obey_the_files_after_the_same_step(tmp_path, monkeypatch):
+    asked = {4: requests.SAMPLE, 14: requests.CHECKPOINT, 24: stop_file.FILE}
+    steps = iter(range(1, 32))
+
+    def touch(name):
+        if name == "train.step" and (file := asked.get(next(steps))) and os.environ["RANK"] == "1":
+            requests.ask(tmp_path / "run", file)  # as from another machine
+
+    monkeypatch.setattr(loop, "crashpoint", touch)
+    words = [word for word in LONG if not word.startswith("hardware")]
+    words += ["hardware=ddp", *CPU, "output_dir=run"]
+    ended = ranks(tmp_path, *words, monkeypatch=monkeypatch)
+    assert ended == [143, 0], said(tmp_path)  # the first speaks for both
+    done = status_of(tmp_path / "run")
+    assert (done["state"], done["step"]) == ("preempted", 30), said(tmp_path)
+    files = files_of(tmp_path / "run")
+    assert {f for f in files if f.startswith("samples/")} == {"samples/step-000010.png"}
+    names = {"checkpoints/step-0000020.pt", "checkpoints/step-0000030.pt"}
+    assert {f for f in files if f.startswith("checkpoints/")} == names
+    assert not {*requests.FILES} & files
 
 
 def test_requests_of_an_earlier_start_are_forgotten(tiny, run):

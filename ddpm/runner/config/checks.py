@@ -280,7 +280,7 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
             if on
         ]
     channels = get_path(config, "data.channels")
-    if job in ("explain", "play") and (channels not in (1, 3) or deep not in (None, [0, 255])):
+    if job == "play" and (channels not in (1, 3) or deep not in (None, [0, 255])):
         wrong.append(
             f"job={job}: shows pictures of 8 bits and 1 or 3 channels; the checkpoint's have "
             f"data.channels={channels}, data.value_range={deep}. Use job=sample."

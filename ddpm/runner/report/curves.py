@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -167,8 +168,14 @@ def _path(
         y = (1 - np.log(values[pick] / low) / math.log(high / low)) * SIZE
     else:
         y = (1 - (values[pick] - low) / (high - low)) * SIZE
-    points = [f"{a:.5g} {b:.5g}" for a, b in zip(x, y.clip(-SIZE, 2 * SIZE), strict=True)]
-    return f"M{'L'.join(points)}" + ("h0" if len(points) == 1 else "")
+    return _written(np.stack([x, y.clip(-SIZE, 2 * SIZE)], axis=1).astype(float).tobytes())
+
+
+@lru_cache(maxsize=1024)  # job=watch draws all lines anew when one has grown
+def _written(points: bytes) -> str:
+    """The path through points: float64 (N, 2)."""
+    texts = [f"{x:.5g} {y:.5g}" for x, y in np.frombuffer(points).reshape(-1, 2).tolist()]
+    return f"M{'L'.join(texts)}" + ("h0" if len(texts) == 1 else "")
 
 
 def ticks_of(low: float, high: float, kind: str) -> list[Tick]:
