@@ -36,6 +36,7 @@ ONLY = {
     "wandb": {"ddpm.trackers.wandb", "ddpm.trackers.wandb_client"},
     "torch.utils.tensorboard": {"ddpm.trackers.tensorboard"},
     "mlflow": {"ddpm.trackers.mlflow"},
+    "trackio": {"ddpm.trackers.trackio"},
     "matplotlib": {"ddpm.trackers.local", "ddpm.figures"},
     "lightning_fabric": {
         "ddpm.runner.distributed",

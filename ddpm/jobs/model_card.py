@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import InputError, shown
+from ddpm.image_size import sides
 from ddpm.runner.checkpoints import diffusers_folder
 from ddpm.runner.checkpoints.diffusers_config import DDIM
 from ddpm.runner.config.base_run import run_folder
 from ddpm.runner.runs import scores as scores_file
 from ddpm.runner.runs.scores import Scored
-
-WEIGHTS = {"ema": "averaged over the steps", "model": "of the last step, without averaging"}
 
 
 def scores(checkpoint: Path) -> list[Scored]:
@@ -32,23 +31,27 @@ def text(
 
     Args:
         state: of a checkpoint.
-        weights: which of its weights: "ema" or "model".
+        weights: which of its weights: "ema", an average by its length as "ema:0.05", or "model".
         betas: of its process, for a pipeline of diffusers; None: for an export of ours.
         scored: its scores, those of other steps are left out.
     """
     hparams, choices = state["hparams"], state["hparams"]["choices"]
     data = hparams["data"]
-    size = f"{data['image_size']}x{data['image_size']}"
-    parameters = sum(tensor.numel() for tensor in state[weights].values())
+    tensors = state[weights] if betas is None else diffusers_folder.network(state[weights])
+    parameters = sum(tensor.numel() for tensor in tensors.values())
     library = "hydra-ddpm" if betas is None else "diffusers"
+    height, width = sides(data["image_size"])
+    channels = "1 channel" if data["channels"] == 1 else f"{data['channels']} channels"
+    low, high = data.get("value_range") or (0, 255)
     rows = {
-        "data": f"{shown(choices.get('data'))}, {size} pixels, {data['channels']} channels",
+        "data": f"{shown(choices.get('data'))}, {width}x{height} pixels, {channels}",
+        "values": f"{low:g} and {high:g} are -1 and 1 for the network",
         "classes": str(data["num_classes"]) if data.get("conditional") else "none: unconditional",
         "network": f"{shown(choices.get('model'))}, {parameters:,} parameters",
         "objective": shown(choices.get("objective", "eps")),
         "schedule": f"{shown(choices.get('schedule'))}, T = {hparams['schedule'].get('T')}",
         "steps": f"{state['step']:,}",
-        "weights": WEIGHTS[weights],
+        "weights": _averaged(weights),
     }
     lines = [
         "---",
@@ -70,6 +73,13 @@ def text(
         *(_ours() if betas is None else _diffusers(hparams, betas)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _averaged(weights: str) -> str:
+    kind, _, length = weights.partition(":")
+    if kind == "model":
+        return "of the last step, without averaging"
+    return f"averaged over the steps{f', with a length of {length}' if length else ''}"
 
 
 def _table(head: tuple[str, ...], rows: Any) -> list[str]:
@@ -109,6 +119,7 @@ def _ours() -> list[str]:
 def _diffusers(hparams: dict[str, Any], betas: list[float]) -> list[str]:
     """How diffusers samples, and how this program does."""
     data = hparams["data"]
+    height, width = sides(data["image_size"])
     _, scheduler = diffusers_folder.configs(hparams, betas)
     deterministic = scheduler["_class_name"] == DDIM
     T = scheduler["num_train_timesteps"]
@@ -123,20 +134,22 @@ def _diffusers(hparams: dict[str, Any], betas: list[float]) -> list[str]:
             "unet, scheduler = pipeline.unet, pipeline.scheduler",
             f"labels = torch.arange({data['num_classes']})"
             + (f"  # {data['num_classes']}: no label" if _null_class(hparams) else ""),
-            f"x = torch.randn(len(labels), {data['channels']}, *2 * [{data['image_size']}])",
+            f"x = torch.randn(len(labels), {data['channels']}, {height}, {width})",
             f"scheduler.set_timesteps({steps})",
             "with torch.no_grad():",
             "    for t in scheduler.timesteps:",
             "        x = scheduler.step(unet(x, t, labels).sample, t, x).prev_sample",
+            "images = (x / 2 + 0.5).clamp(0, 1)  # (N, C, H, W)",
         ]
     else:
         name = "DDIMPipeline" if deterministic else "DDPMPipeline"
-        clipped = ", use_clipped_model_output=True" if deterministic else ""
+        more = ", use_clipped_model_output=True" if deterministic else ""
+        more += "" if data["channels"] in (1, 3) else ', output_type="np"'  # no picture of Pillow
         lines += [
             f"from diffusers import {name}",
             "",
             f'pipeline = {name}.from_pretrained("<this folder>")',
-            f"images = pipeline(batch_size=16, num_inference_steps={steps}{clipped}).images",
+            f"images = pipeline(batch_size=16, num_inference_steps={steps}{more}).images",
         ]
     return [*lines, "```", "", *_ours()]
 

@@ -1,11 +1,13 @@
 """The interface of a tracker, and the identity of a run that trackers show."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
+from ddpm.runner.runs.metrics_log import FILE, read_metrics
 from ddpm.runner.safe_io import listing
 
 
@@ -42,6 +44,14 @@ class Tracker(Protocol):
 
     def close(self, state: str) -> None:
         """End the record; `state` is `done`, `failed`, `preempted` or `pruned`."""
+
+
+def logged_until(run_dir: Path, step: int) -> Iterator[tuple[int, dict[str, float]]]:
+    """The metrics of a resumed run up to the step at which it goes on, from its metrics.jsonl."""
+    file = run_dir / FILE
+    for row in read_metrics(file) if file.is_file() else []:
+        if row["step"] <= step:
+            yield row.pop("step"), {name: x for name, x in row.items() if x is not None}
 
 
 def grid_file(run_dir: Path, name: str, step: int) -> Path:

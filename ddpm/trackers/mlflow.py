@@ -6,14 +6,12 @@ import re
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ddpm.errors import InputError
-from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.safe_io.tree import flatten
-from ddpm.trackers.base import RunInfo
+from ddpm.trackers.base import RunInfo, logged_until
 
 ENDS = {"done": "FINISHED", "failed": "FAILED"}  # others, of a run that was stopped: KILLED
 MAX_VALUE = 6000  # characters of a parameter
@@ -28,6 +26,8 @@ class MLflow:
     are taken from metrics.jsonl.
     """
 
+    package: ClassVar[str] = "mlflow"
+
     def __init__(
         self,
         *,
@@ -39,10 +39,8 @@ class MLflow:
         hparams: dict[str, Any],
         start_step: int,
     ) -> None:
-        try:
-            from mlflow import MlflowClient
-        except ImportError as error:
-            raise InputError("tracker=mlflow: pip install 'hydra-ddpm[mlflow]'") from error
+        from mlflow import MlflowClient
+
         for library in ("mlflow", "alembic"):  # which announce each step of making a database
             logging.getLogger(library).setLevel(logging.WARNING)
         database = f"sqlite:///{Path('mlflow.db').absolute()}"
@@ -58,10 +56,8 @@ class MLflow:
             self._id = self._new(home, run, hparams)
         self._client.log_dict(self._id, hparams, "config.yaml")
         self._step, self._pictured = self._seen()
-        file = run_dir / "metrics.jsonl"
-        for row in read_metrics(file) if file.is_file() else []:
-            if row["step"] <= start_step:
-                self.log(row["step"], {k: v for k, v in row.items() if k != "step"})
+        for step, metrics in logged_until(run_dir, start_step):
+            self.log(step, metrics)
         web = f"{uri}/#/experiments/{home}/runs/{self._id}"
         ui = f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
         self.where: str | None = web if uri.startswith("http") else ui
@@ -72,7 +68,7 @@ class MLflow:
 
         if step > self._step:
             now = time.time_ns() // 1_000_000
-            row = [Metric(k, float(v), now, step) for k, v in metrics.items() if v is not None]
+            row = [Metric(name, float(value), now, step) for name, value in metrics.items()]
             self._client.log_batch(self._id, metrics=row)
             self._step = step
 

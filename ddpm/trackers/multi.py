@@ -1,5 +1,6 @@
 """Several trackers driven as one."""
 
+import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -70,6 +71,23 @@ class Trackers:
             self.close("preempted" if preempted else "failed")
 
 
+def check_installed(partials: Mapping[str, Any]) -> None:
+    """Check that the packages of trackers are there; those of extras are named `package`.
+
+    Args:
+        partials: functools.partial of the trackers' classes, by name.
+
+    Raises:
+        InputError: one is missing; names the command that installs it.
+    """
+    for name, partial in partials.items():
+        package = getattr(getattr(partial, "func", None), "package", None)
+        if package is not None and importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"tracker={name}: needs {package}: pip install 'hydra-ddpm[{package}]'."
+            )
+
+
 def open_trackers(
     partials: Mapping[str, Callable[..., Tracker]],
     *,
@@ -81,8 +99,10 @@ def open_trackers(
     """The local tracker, followed by those of `partials` that could be opened.
 
     Raises:
-        InputError: a parameter of a tracker has a value that the user must change.
+        InputError: a parameter of a tracker has a value that the user must change, or its package
+            is missing.
     """
+    check_installed(partials)
     others: list[Tracker] = []
     for name, partial in partials.items():
         try:

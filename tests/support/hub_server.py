@@ -10,10 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Hub:
-    """Repositories by name, each a list of commits: (sha, {file: bytes})."""
+    """Repositories by name, each a list of commits: (sha, {file: bytes}). Files above `large` bytes
+    are sent by the protocol of Git LFS, to `uploaded`."""
 
     def __init__(self):
         self.repositories, self.asked, self.tokens, self.created = {}, [], [], []
+        self.large, self.uploaded = float("inf"), {}
 
     def commit(self, name, files):
         commits = self.repositories.setdefault(name, [])
@@ -67,6 +69,11 @@ def _handler(hub):
 
         do_HEAD = do_GET
 
+        def do_PUT(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            hub.uploaded[hashlib.sha256(body).hexdigest()] = body
+            self.answer(b"")
+
         def do_POST(self):
             hub.asked.append((self.command, self.path))
             hub.tokens.append(self.headers.get("Authorization"))
@@ -84,16 +91,31 @@ def _handler(hub):
             if re.search(r"/preupload/", self.path):
                 files = json.loads(body)["files"]
                 modes = [
-                    {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                    {
+                        "path": f["path"],
+                        "uploadMode": "lfs" if f["size"] > hub.large else "regular",
+                        "shouldIgnore": False,
+                        "oid": None,
+                    }
                     for f in files
                 ]
                 return self.answer({"files": modes})
+            if self.path.endswith(".git/info/lfs/objects/batch"):
+                objects = [
+                    asked | {"actions": {"upload": {"href": f"{url}/lfs/{asked['oid']}"}}}
+                    for asked in json.loads(body)["objects"]
+                ]
+                return self.answer({"transfer": "basic", "objects": objects})
             if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main.*", self.path):
                 rows = [json.loads(line) for line in body.splitlines() if line]
                 files = {
                     row["value"]["path"]: base64.b64decode(row["value"]["content"])
                     for row in rows
                     if row["key"] == "file"
+                } | {
+                    row["value"]["path"]: hub.uploaded[row["value"]["oid"]]
+                    for row in rows
+                    if row["key"] == "lfsFile"
                 }
                 sha = hub.commit(found[1], hub.at(found[1], "main")[1] | files)
                 return self.answer(

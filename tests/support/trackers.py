@@ -10,7 +10,7 @@ from ddpm.trackers.base import RunInfo
 CONF = Path(__file__).parents[2] / "conf" / "tracker"
 NODES = {
     name: yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    for name in ("wandb", "tensorboard", "mlflow")
+    for name in ("wandb", "tensorboard", "mlflow", "trackio")
 }
 HPARAMS = {"seed": 0, "model": {"channels": 3, "widths": [8, 16]}, "none": None}
 GRID = (torch.arange(3 * 8 * 12).reshape(3, 8, 12) % 256).to(torch.uint8)

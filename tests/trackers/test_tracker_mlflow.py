@@ -1,12 +1,9 @@
 """tracker=mlflow, against its real store: a database file."""
 
-import sys
-
 import pytest
 from support.base import TINY
 from support.trackers import GRID, HPARAMS, info, knobs
 
-from ddpm.errors import InputError
 from ddpm.trackers.mlflow import MLflow
 
 mlflow = pytest.importorskip("mlflow")
@@ -35,6 +32,7 @@ def files_of(client, run_id, folder):
     return [file.path.rpartition("/")[2] for file in client.list_artifacts(run_id, folder)]
 
 
+@pytest.mark.slow  # MLflow makes its database by dozens of migrations
 def test_a_run_is_recorded_and_resumed_in_the_same_one(run, store, tmp_path):
     for words in ([*WORDS, "job.max_steps=3", "job.sample_every=2", "output_dir=run"], RESUME):
         status, out, err = run(*words)
@@ -97,9 +95,3 @@ def test_a_store_that_fails_is_switched_off(run, store, caplog, tmp_path):
     assert status == 0
     assert (tmp_path / "run" / "metrics.jsonl").is_file()
     assert "mlflow" in (err + caplog.text)
-
-
-def test_without_the_package(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(InputError, match=r"pip install 'hydra-ddpm\[mlflow\]'"):
-        opened(tmp_path, 0)

@@ -2,11 +2,13 @@
 
 import inspect
 import logging
+import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
 from omegaconf import OmegaConf
+from support.base import TINY
 from support.recorder import Recorder
 from support.trackers import CONF, GRID, HPARAMS, NODES, info, knobs, said
 
@@ -72,6 +74,18 @@ def test_open_trackers(tmp_path, caplog):
     with pytest.raises(InputError, match="must be 4"):
         open_trackers({"opened": lambda **_: opened, "mistaken": mistaken}, **options)
     assert opened.calls == ["failed"]
+
+
+@pytest.mark.parametrize("name", ["mlflow", "trackio"])
+def test_a_missing_package_is_named_before_there_is_a_folder(run, monkeypatch, tmp_path, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    words = [word for word in TINY if not word.startswith("tracker")]
+    status, _, err = run(*words, f"tracker={name}", "output_dir=new")
+    assert (status, err) == (
+        2,
+        f"tracker={name}: needs {name}: pip install 'hydra-ddpm[{name}]'.\n",
+    )
+    assert not (tmp_path / "new").exists()
 
 
 def test_tensorboard_reads_back_and_a_resume_replaces_steps(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddpm.errors import shown
+from ddpm.image_size import Size, sides
 from ddpm.runner.safe_io.plain import Refused
 
 Config = dict[str, Any]
@@ -103,7 +104,7 @@ def network(config: Config, null_class: bool) -> tuple[Config, Config]:
         "num_res_blocks": _integer(
             config.get("layers_per_block", 2), "layers_per_block", 1, MAX_BLOCKS
         ),
-        "attention_resolutions": [size >> level for level in attended],
+        "attention_resolutions": [min(sides(size)) >> level for level in attended],
         "num_heads": 1,
         "groups": groups,
         "dropout": _float(config.get("dropout", 0.0), "dropout"),
@@ -120,11 +121,12 @@ def network(config: Config, null_class: bool) -> tuple[Config, Config]:
     return node, {"channels": channels, "image_size": size, "num_classes": classes}
 
 
-def image_size(config: Config) -> int:
-    """The size of the images of a UNet2DModel, which are square."""
+def image_size(config: Config) -> Size:
+    """The size of the images of a UNet2DModel."""
     size = config.get("sample_size")
-    if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1]:
-        size = size[0]
+    if isinstance(size, list | tuple) and len(size) == 2:
+        height, width = (_integer(side, "sample_size", 1, MAX_SIZE) for side in size)
+        return height if height == width else [height, width]
     return _integer(size, "sample_size", 1, MAX_SIZE)
 
 
@@ -169,7 +171,8 @@ def unet(model: Config) -> Config:
             "of model=resunet. job.format=safetensors exports every network"
         )
     widths, size = list(model["widths"]), model["image_size"]
-    attended = [size >> level in model["attention_resolutions"] for level in range(len(widths))]
+    smaller, attending = min(sides(size)), model["attention_resolutions"]
+    attended = [smaller >> level in attending for level in range(len(widths))]
     classes = model.get("num_classes")
     kinds = ["Attn" if attention else "" for attention in attended]
     return {
@@ -336,7 +339,10 @@ def scheduler(hparams: Config, named: Config) -> Config:
     objective = choices.get("objective") or "eps"
     predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
     if objective not in predictions:
-        raise Refused(f"objective={shown(objective)}: diffusers has only {_listed([*predictions])}")
+        raise Refused(
+            f"objective={shown(objective)}: diffusers' DDPMScheduler and DDIMScheduler have only "
+            f"{_listed([*predictions])}. job.format=safetensors exports every network"
+        )
     learned = hparams.get("objective", {}).get("learned_variance") is True
     ancestral = str(sampler.get("_target_", "")).endswith(".DDPM") or learned
     clip = hparams["diffusion"].get("clip", [-1.0, 1.0])

@@ -85,6 +85,7 @@ def read(index: Path) -> dict[str, Any]:
         "format": FORMAT,
         "schema": SCHEMA,
         **{entry: about[entry] for entry in ("step", "run_id", "hparams")},
+        **({"average": about["average"]} if "average" in about else {}),
         about["weights"]: tensors,
         "diffusion": {},
     }
@@ -127,7 +128,8 @@ def _about(folder: Path) -> dict[str, Any]:
             digest = hashlib.sha256(json.dumps([unet, scheduler], sort_keys=True).encode())
             run_id = f"diffusers-{digest.hexdigest()[:8]}"
             return {"step": 0, "run_id": run_id, "weights": "ema", "hparams": hparams}
-        entries = {entry: ours[entry] for entry in ("step", "run_id", "weights")}
+        kept = ("step", "run_id", "weights", "average")
+        entries = {entry: ours[entry] for entry in kept if entry in ours}
         return entries | {"hparams": _with_ours(hparams, ours["hparams"])}
 
 
@@ -262,7 +264,7 @@ def write(folder: Path, state: dict[str, Any], weights: str, betas: list[float],
 
     Args:
         state: of a checkpoint.
-        weights: which of its weights: "ema" or "model".
+        weights: which of its weights: "ema", an average by its length as "ema:0.05", or "model".
         betas: of its process, (T,).
         card: the text of README.md.
 
@@ -273,12 +275,14 @@ def write(folder: Path, state: dict[str, Any], weights: str, betas: list[float],
 
     hparams = state["hparams"]
     unet, scheduler = configs(hparams, betas)
+    average = weights if weights.startswith("ema:") else state.get("average")
     about = {
         "format": FORMAT,
         "schema": safetensors_file.SCHEMA,
         "step": state["step"],
         "run_id": state["run_id"],
-        "weights": weights,
+        "weights": weights.partition(":")[0],
+        **({"average": average} if average and weights != "model" else {}),
         "hparams": safetensors_file.shared(hparams),
     }
     kind = "DDIMPipeline" if scheduler["_class_name"] == DDIM else "DDPMPipeline"
@@ -288,7 +292,9 @@ def write(folder: Path, state: dict[str, Any], weights: str, betas: list[float],
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "unet": ["diffusers", unet["_class_name"]],
     }
-    tensors = {name: safetensors_file.copy(tensor) for name, tensor in state[weights].items()}
+    tensors = {
+        name: safetensors_file.copy(tensor) for name, tensor in network(state[weights]).items()
+    }
     try:
         for part in PARTS:
             (folder / part).mkdir(exist_ok=True)
@@ -326,6 +332,12 @@ def configs(hparams: dict[str, Any], betas: list[float]) -> tuple[dict[str, Any]
         return unet, diffusers_config.scheduler(hparams, name_betas(betas))
     except Refused as error:
         raise InputError(f"job.format=diffusers: {error}.") from None
+
+
+def network(tensors: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """The weights that UNet2DModel has as well. It lacks the embedding of augmentations, which adds
+    nothing while sampling."""
+    return {name: x for name, x in tensors.items() if not name.startswith("augment_embedding.")}
 
 
 def name_betas(betas: list[float]) -> dict[str, Any]:

@@ -45,6 +45,8 @@ RULES = {
     "tracker.mlflow.tracking_uri": text(),
     "tracker.mlflow.experiment": Rule(str, "a name", lambda x: x != ""),
     "tracker.mlflow.artifacts": one_of("none", "last", "all"),
+    "tracker.trackio.project": Rule(str, "a name", lambda x: x != ""),
+    "tracker.trackio.artifacts": one_of("none", "last", "all"),
     "job.max_steps": integer(1, null=True),
     "job.max_epochs": positive(null=True),
     "job.batch_size": integer(1),

@@ -24,6 +24,7 @@ from ddpm.runner.execution.run import Run
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell, streams
+from ddpm.trackers.multi import check_installed
 
 # Fabric does not reset these, and the next run of a sweep would use them.
 _SET_BY_FABRIC = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -104,7 +105,9 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     if state is None and plan.trains and plan.config.get("init_from") is not None:
         initial = InitialWeights.of(plan.config)
     job = build(plan.config["job"], "job")
-    run = Run(plan, fabric, build(plan.config["tracker"], "tracker"), state, path, initial)
+    trackers = build(plan.config["tracker"], "tracker")
+    check_installed(trackers)
+    run = Run(plan, fabric, trackers, state, path, initial)
     try:
         job(run=run, fabric=fabric)
     except torch.OutOfMemoryError as error:

@@ -266,6 +266,32 @@ def test_the_same_noise_gives_the_same_pictures(kind, run, finished, tmp_path):
     assert compare(folder, steps, deterministic=isinstance(ours.sampler, DDIM)) <= 1
 
 
+def test_any_size_augmentation_and_average_can_be_exported(run, tmp_path):
+    words = ["data.image_size=[16,8]", "augment=edm", "augment.probability=0.5", "ema=power"]
+    words += ["sampler=ddpm"]
+    go(run, *WORDS, *words, f"output_dir={tmp_path / 'run'}")
+    words = [f"checkpoint={tmp_path / 'run'}", "job.weights=ema:0.1", "output_dir=given"]
+    go(run, *EXPORT, *words)
+    ours = Pipeline.from_checkpoint(tmp_path / "run", device="cpu", weights="ema:0.1")
+    theirs, loading = diffusers.UNet2DModel.from_pretrained(
+        tmp_path / "given" / "unet", output_loading_info=True
+    )
+    assert not loading["unexpected_keys"]
+    assert not loading["missing_keys"]
+    x, t = torch.randn(2, 1, 16, 8), torch.tensor([0, 39])
+    with torch.no_grad():
+        assert (theirs(x, t).sample - ours.model(x, t)).abs().max() < 1e-5
+    again = Pipeline.from_checkpoint(tmp_path / "given", device="cpu")
+    assert torch.equal(ours.sample(2), again.sample(2))
+    card = (tmp_path / "given" / "README.md").read_text()
+    assert "| data | digits, 8x16 pixels, 1 channel |" in card
+    assert "| weights | averaged over the steps, with a length of 0.1 |" in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    scope = {}
+    exec(code.replace("<this folder>", str(tmp_path / "given")), scope)
+    assert scope["images"][0].size == (8, 16)
+
+
 def test_a_conditional_network_goes_there_and_back(run, tmp_path):
     words = ["data.conditional=true", "guidance=classifier_free", "guidance.scale=2"]
     words += ["sampler.steps=2"]
@@ -389,7 +415,7 @@ CHANGED = [  # file, key, value, what is said
     (UNET, "_class_name", "UNet2DConditionModel", "_class_name=UNet2DConditionModel"),
     (UNET, "_class_name", None, "_class_name=None"),
     (UNET, "sample_size", 10**9, "sample_size=1000000000"),
-    (UNET, "sample_size", [32, 48], "sample_size=[32, 48]"),
+    (UNET, "sample_size", [32, 48, 3], "sample_size=[32, 48, 3]"),
     (UNET, "sample_size", None, "sample_size=None"),
     (UNET, "block_out_channels", [2**40], "block_out_channels"),
     (UNET, "block_out_channels", [8] * 10_000, "block_out_channels"),

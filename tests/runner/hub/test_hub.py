@@ -14,7 +14,7 @@ from ddpm import Pipeline
 from ddpm.errors import InputError
 from ddpm.runner.hub import reference
 
-pytest.importorskip("huggingface_hub")
+huggingface_hub = pytest.importorskip("huggingface_hub")
 pytest.importorskip("diffusers")
 
 DRAW = [*SAMPLE, "sampler=ddim", "sampler.steps=2", "job.num_samples=2"]
@@ -86,6 +86,17 @@ def test_an_export_is_pushed_and_comes_back(hub, run, tiny, tmp_path):
     assert set(files) == {"model.safetensors", "config.json", "README.md"}
     images = Pipeline.from_checkpoint("hf:lab/digits", device="cpu").sample(2)
     assert torch.equal(images, Pipeline.from_checkpoint(tiny, device="cpu").sample(2))
+
+
+def test_a_large_file_is_pushed_by_the_protocol_of_git_lfs(hub, run, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    hub.large = 5000
+    words = ["job=export", f"checkpoint={tiny}", "hardware=cpu", "job.push_to=hf:lab/large"]
+    status, _, err = run(*words, "output_dir=given")  # with a progress bar
+    assert status == 0, err
+    given = files_of(tmp_path / "given")
+    assert list(hub.uploaded.values()) == [given["model.safetensors"]]
+    assert hub.at("lab/large", "main")[1] == given
 
 
 def test_what_the_hub_does_not_have_is_said_in_one_line(hub, run, pipeline, tmp_path):
