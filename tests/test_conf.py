@@ -323,6 +323,7 @@ def test_data_comes_from_the_environment_or_stands_beside_the_checkout(monkeypat
     assert compose("config").data.data_dir == "data"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("data", ["cifar10", "digits", "fashion_mnist", "mnist", "pets"])
 def test_every_data_set_with_classes_has_a_classifier_and_conditional_networks(data):
     for model in NETWORKS:
@@ -517,13 +518,17 @@ def test_groups_are_read():
 
 
 def test_rules_are_about_keys_that_exist():
-    every = set()
-    jobs = [(job, "data", "digits") for job in GROUPS["job"]]
-    options = [("evaluate" if pair[0] in MEASURING else "train", *pair) for pair in OPTIONS]
-    for job, group, option in [*jobs, *options]:
-        cfg = composed(f"job={job}", f"{group}={option}", *needed(job, group, option))
-        every |= set(flat(plain(cfg)))
-    assert set(rules.RULES) - every == set()
+    left = set(rules.RULES)
+    jobs = [("job", job, "data", "digits") for job in GROUPS["job"]]
+    options = [
+        (group, "evaluate" if group in MEASURING else "train", group, option)
+        for group, option in OPTIONS
+    ]
+    for part, job, group, option in [*jobs, *options]:
+        if any(key.startswith(f"{part}.") for key in left):  # composing takes long
+            cfg = composed(f"job={job}", f"{group}={option}", *needed(job, group, option))
+            left -= set(flat(plain(cfg)))
+    assert left == set()
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF).as_posix())

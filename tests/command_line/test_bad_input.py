@@ -179,7 +179,7 @@ def scene(tmp_path):
     return tmp_path
 
 
-@pytest.mark.quick(28)
+@pytest.mark.quick(19)
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row[0]} {row[1]}".replace(" ", ",") for row in ROWS])
 def test_bad_input_is_answered_and_nothing_is_written(row, run, scene):
     before = contents(scene)

@@ -204,7 +204,7 @@ def scene(tmp_path):
     return tmp_path
 
 
-@pytest.mark.quick(27)
+@pytest.mark.quick(17)
 @pytest.mark.parametrize("row", ROWS, ids=[row[0].replace(" ", ",") for row in ROWS])
 def test_a_mistake_is_answered_and_nothing_is_written(row, run, scene):
     before = contents(scene)

@@ -325,6 +325,7 @@ def test_weights_are_averaged_ones_unless_asked(run, trained, tmp_path):
     assert not torch.equal(pngs(tmp_path / "model"), images)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -355,6 +356,7 @@ def test_what_agrees_with_the_checkpoint_may_be_said(run, trained, tmp_path):
     assert status_of(tmp_path / "s")["state"] == "done"
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "change",
     [

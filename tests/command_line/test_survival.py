@@ -110,10 +110,10 @@ def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "changes",
     [
-        [*RESUNET, "model.dropout=0.2", "job.recompute=true", "job.batch_size=20"],
         [*NARROW, "job.accumulate_grad_batches=auto"],
+        [*RESUNET, "model.dropout=0.2", "job.recompute=true", "job.batch_size=20"],
     ],
-    ids=["recompute", "accumulate"],
+    ids=["accumulate", "recompute"],
 )
 def test_with_what_takes_less_memory(changes, straight, tmp_path, monkeypatch):
     """Killed before its first checkpoint and after it, a run keeps the split that it chose."""

@@ -253,6 +253,7 @@ def test_a_sweep_and_samples_within_the_images_are_left_out(run, root):
     assert folder(root).fingerprint == before
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("output", "images"),
     [

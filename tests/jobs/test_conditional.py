@@ -275,6 +275,7 @@ def test_a_classifier_must_know_the_images(run, trained, classifier, uncondition
         assert text in err
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("row", "texts"),
     [

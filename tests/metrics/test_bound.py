@@ -101,7 +101,7 @@ def best_network(diffusion, objective="eps"):
     return network
 
 
-@pytest.mark.quick(36)
+@pytest.mark.quick(11)
 @pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 @pytest.mark.parametrize("schedule", list(SCHEDULES))

@@ -18,6 +18,8 @@ from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning_fabric.utilities import registry
 from omegaconf import base
 
 LAUNCHER = "hydra/launcher/basic"  # a run puts its own in this place, a bare composition does not
@@ -34,6 +36,8 @@ def share_compositions() -> None:
     ConfigLoaderImpl._compose_config_from_defaults_list = _merge(
         ConfigLoaderImpl._compose_config_from_defaults_list
     )
+    OverridesParser.parse_rule = _parse_rule(OverridesParser.parse_rule)
+    registry.entry_points = functools.cache(registry.entry_points)  # asked for by each Fabric
     base.parse = functools.lru_cache(maxsize=4096)(base.parse)  # a tree that is only read
     gc.collect()
     gc.freeze()  # the modules' objects are not looked through again and again
@@ -68,6 +72,18 @@ def _load_config(load_config):
         return found  # its configuration is everybody's; only a merge would change it
 
     return load
+
+
+def _parse_rule(parse_rule):
+    """Remember what the words of the command line mean."""
+    known = {}
+
+    def parsed(self, text, rule):
+        if (text, rule) not in known:
+            known[text, rule] = parse_rule(self, text, rule)
+        return copy.deepcopy(known[text, rule])
+
+    return parsed
 
 
 def _choose(create_defaults_list):
