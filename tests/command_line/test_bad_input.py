@@ -230,7 +230,7 @@ def test_b38_slow_ema_and_b48_too_many_workers_give_warnings(run, tmp_path):
     assert list(tmp_path.rglob("step-0000001.pt")), "B40: the end is always saved"
 
 
-def test_b44_short_and_empty_wandb_keys(run, tmp_path, monkeypatch):
+def test_b44_missing_and_short_wandb_keys(run, tmp_path, monkeypatch):
     online = ["tracker=wandb", "tracker.wandb.mode=online"]
     status, _, err = run(*TINY, *online)
     assert_answered(status, err, "not logged in", "wandb login", "tracker.wandb.mode=offline")

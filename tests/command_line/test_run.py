@@ -258,7 +258,7 @@ def test_resumed_run_keeps_its_settings_and_takes_new_ones(run, tiny):
     "change",
     ["model=unet", "optimizer=adamw", "optimizer.lr=1", "seed=5", "schedule=cosine", "data=mnist"],
 )
-def test_resumed_run_refuses_another_model(change, run, tiny):
+def test_resumed_run_refuses_contradicting_keys(change, run, tiny):
     before = {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
     status, _, err = run(f"resume={tiny}", "job.max_steps=9", change)
     assert status == 2

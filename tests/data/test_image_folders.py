@@ -631,7 +631,7 @@ def test_fingerprints_of_older_versions_are_kept(tmp_path, monkeypatch):
     assert digits.cache_file.name == "digits-train-16-a148a3a556afda7a.npy"
 
 
-def test_pixels_are_those_of_older_versions(root):
+def test_grey_png_pixels_are_unchanged(root):
     grid = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(grid).save(root / "cats" / "grey.png")
     images = folder(root).arrays[0]
