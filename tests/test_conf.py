@@ -178,7 +178,7 @@ def test_every_network_takes_the_images_of_every_data_set(data, model):
 
 
 @pytest.mark.parametrize("group", FOLLOWING)
-def test_what_follows_from_other_choices_is_found_by_its_name(group):
+def test_preset_files_are_named_after_the_options_they_follow(group):
     parts = {
         "job_data": ("job", "data"),
         "job_model_data_optimizer": ("job", "model", "data", "optimizer"),
