@@ -177,21 +177,21 @@ def test_every_network_takes_the_images_of_every_data_set(data, model):
     assert net(x_t, t).shape == x_t.shape
 
 
-@pytest.mark.parametrize("group", FOLLOWING)
-def test_preset_files_are_named_after_the_options_they_follow(group):
+@pytest.mark.quick(8)
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in FOLLOWING for o in GROUPS[g]])
+def test_preset_files_are_named_after_the_options_they_follow(group, option):
     parts = {
         "job_data": ("job", "data"),
         "job_model_data_optimizer": ("job", "model", "data", "optimizer"),
         "model_data": ("model", "data"),
     }[group]
     names = {"_".join(options): options for options in itertools.product(*map(GROUPS.get, parts))}
-    for option in GROUPS[group]:
-        chosen = [f"{part}={o}" for part, o in zip(parts, names[option], strict=True)]
-        config = plain(composed(*chosen))
-        without = plain(composed(*chosen, f"~{group}"))
-        for key in flat(body(CONF / group / f"{option}.yaml")):
-            assert look_up(config, key) == look_up(body(CONF / group / f"{option}.yaml"), key)
-            assert key in set(flat(without)), f"{group}/{option}.yaml: nobody reads {key}"
+    chosen = [f"{part}={o}" for part, o in zip(parts, names[option], strict=True)]
+    config = plain(composed(*chosen))
+    without = plain(composed(*chosen, f"~{group}"))
+    for key in flat(body(CONF / group / f"{option}.yaml")):
+        assert look_up(config, key) == look_up(body(CONF / group / f"{option}.yaml"), key)
+        assert key in set(flat(without)), f"{group}/{option}.yaml: nobody reads {key}"
 
 
 def look_up(config, key):
@@ -203,6 +203,7 @@ def look_up(config, key):
 # experiments
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_an_experiment_composes_and_its_parts_can_be_built(experiment):
     path = CONF / "experiment" / f"{experiment}.yaml"

@@ -141,6 +141,7 @@ def test_killed_run_keeps_its_accumulation_and_recomputation(
     )
 
 
+@pytest.mark.slow
 def test_killed_run_with_ema_power_resumes_exactly(straight, tmp_path):
     """Snapshots are written after every second step, checkpoints after every third."""
     changes = [*NARROW, "ema=power", "ema.snapshots=7"]
