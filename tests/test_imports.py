@@ -187,7 +187,7 @@ def test_the_method_knows_little_of_the_runner(name):
             assert runner <= METHOD[name], module
 
 
-def test_few_modules_stand_at_the_top():
+def test_few_modules_are_at_the_top():
     assert len(list((ROOT / "ddpm").glob("*.py"))) <= 10
 
 
@@ -217,7 +217,7 @@ PARTS = [
 
 
 @pytest.mark.parametrize("folder", [*PARTS, "trackers"])
-def test_parts_do_not_know_their_neighbours(folder):
+def test_parts_import_no_other_part(folder):
     for path in (ROOT / "ddpm" / folder).glob("*.py"):
         known = {m for m in ours(path) if inside(m, f"ddpm.{folder}")}
         known = {m for m in known if not inside(m, "ddpm.trackers.wandb_client")}
@@ -257,7 +257,7 @@ def test_checkpoints_are_read_in_one_place():
     assert readers == {"ddpm.runner.safe_io.torch_archive"}
 
 
-def test_run_py_is_only_the_door():
+def test_run_py_only_calls_the_entry_point():
     assert set(imports(ROOT / "run.py")) == {"ddpm.runner.execution.shadowed_modules", "ddpm.cli"}
 
 

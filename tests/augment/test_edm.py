@@ -26,7 +26,7 @@ def pictures(n, channels=3, height=16, width=16):
 
 @pytest.mark.parametrize("color", [False, True])
 @pytest.mark.parametrize("channels", [1, 3, 5])
-def test_a_picture_changes_if_and_only_if_the_network_is_told(color, channels):
+def test_image_changes_exactly_when_its_embedding_is_nonzero(color, channels):
     x_0 = pictures(400, channels, 12, 8)
     seen, told = drawn(EDM(probability=0.05, color=color), x_0)
     assert told.shape == (400, 15)
@@ -37,14 +37,14 @@ def test_a_picture_changes_if_and_only_if_the_network_is_told(color, channels):
     assert torch.isfinite(seen).all()
 
 
-def test_with_probability_0_nothing_is_done():
+def test_probability_0_changes_nothing():
     x_0 = pictures(16)
     seen, told = drawn(EDM(probability=0, color=True), x_0)
     assert torch.equal(seen, x_0)
     assert not told.any()
 
 
-def test_a_share_of_the_batch_is_transformed_as_in_the_whole_batch():
+def test_part_of_a_batch_is_augmented_as_in_the_whole_batch():
     x_0, augment = pictures(8), EDM(probability=0.5, color=True)
     whole, told = drawn(augment, x_0)
     part, told_part = drawn(augment, x_0[3:6], rows=slice(3, 6), batch=8)
@@ -52,7 +52,7 @@ def test_a_share_of_the_batch_is_transformed_as_in_the_whole_batch():
     assert torch.allclose(whole[3:6], part, atol=1e-6)
 
 
-def test_the_share_of_each_transformation_is_its_probability():
+def test_each_transformation_occurs_with_its_probability():
     _, told = drawn(EDM(probability=0.12, color=True), pictures(4000, 1, 2, 2))
     rates = (told != 0).float().mean(0)
     assert rates[0] == pytest.approx(0.5, abs=0.03)  # mirrored: always a coin
@@ -60,13 +60,13 @@ def test_the_share_of_each_transformation_is_its_probability():
         assert rates[column] == pytest.approx(rate, abs=0.025)
 
 
-def test_a_quarter_turn_is_exact():
+def test_rotation_by_90_degrees_is_exact():
     x_0 = pictures(1)
     turned = edm.warp(x_0, NONE, NONE + math.pi / 2, NONE, NONE, torch.zeros(1, 2))
     assert torch.allclose(turned, x_0.rot90(1, (-2, -1)), atol=1e-4)
 
 
-def test_a_shift_moves_by_eighths_of_the_sides():
+def test_translation_is_in_eighths_of_the_side():
     x_0 = pictures(1, 1, 16, 32)
     moved = edm.warp(x_0, NONE, NONE, NONE, NONE, torch.tensor([[1.0, -1.0]]))
     assert torch.allclose(moved[..., :-2, 4:], x_0[..., 2:, :-4], atol=1e-4)
@@ -84,7 +84,7 @@ def test_a_scaled_picture_is_larger_and_a_stretched_one_wider():
     assert wide[16:48, 32].sum() == pytest.approx(8, rel=0.05)
 
 
-def test_colours_turn_around_the_grey_axis():
+def test_hue_rotates_around_the_grey_axis():
     x_0 = pictures(1)
     third = NONE + 2 * math.pi / 3  # red to green to blue
     assert torch.allclose(
@@ -100,7 +100,7 @@ def test_colours_turn_around_the_grey_axis():
     assert torch.allclose(edm.recolor(x_0, NONE + 1, NONE, NONE, NONE, NONE), x_0 + 0.2, atol=1e-5)
 
 
-def test_a_network_that_is_told_nothing_is_the_network_without():
+def test_zero_augmentation_embedding_equals_no_augmentation():
     """The embedding starts at 0 and has no bias."""
     x, t = pictures(2), torch.tensor([1, 5])
     sizes = {"channels": 3, "out_channels": 3, "image_size": 16, "num_classes": None, "width": 8}

@@ -40,7 +40,7 @@ def trained(told):
 
 
 @pytest.mark.slow
-def test_samples_are_the_picture_as_it_is_if_the_network_is_told():
+def test_samples_are_not_augmented_when_the_network_is_conditioned():
     with_it, without = trained(told=True), trained(told=False)
     assert with_it.median() < 0.15
     assert without.median() > 0.4

@@ -23,7 +23,7 @@ WORDS = (*NETWORKS["digits"], "model.widths=[8,16]", "model.groups=2")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_all_have_the_same_weights_and_compute_the_same(dtype):
+def test_all_contenders_have_equal_weights_and_outputs(dtype):
     setting = Setting(WORDS, 2, dtype, CPU)
     ours, *theirs = [contenders.make(name, setting) for name in (OURS, STOCK, TUNED, STOCK_FP32)]
     first = ours.network.state_dict()
@@ -40,7 +40,7 @@ def test_all_have_the_same_weights_and_compute_the_same(dtype):
 
 
 @pytest.mark.parametrize("name", [OURS, STOCK, TUNED])
-def test_a_step_changes_the_weights_and_sampling_goes_down_to_the_image(name):
+def test_training_step_changes_weights_and_sampling_reaches_x_0(name):
     setting = Setting(WORDS, 2, "fp32", CPU)
     one = contenders.make(name, setting)
     before = {k: v.clone() for k, v in one.network.state_dict().items()}
@@ -56,14 +56,14 @@ def test_a_step_changes_the_weights_and_sampling_goes_down_to_the_image(name):
 
 
 @pytest.mark.parametrize(("name", "is_tuned"), [(STOCK, False), (TUNED, True), (OURS, True)])
-def test_stock_is_contiguous_and_the_others_are_channels_last(name, is_tuned):
+def test_only_the_stock_contender_is_contiguous(name, is_tuned):
     one = contenders.make(name, Setting(WORDS, 2, "fp32", CPU))
     weight = one.network.mid_block.resnets[0].conv1.weight
     assert weight.is_contiguous() != is_tuned
     assert weight.is_contiguous(memory_format=torch.channels_last) == is_tuned
 
 
-def test_flop_are_those_of_both_networks():
+def test_flop_count_is_equal_for_both_networks():
     setting = Setting(WORDS, 2, "fp32", CPU)
     ours, theirs = (contenders.make(name, setting) for name in (OURS, TUNED))
     assert contenders.flops(ours, setting) == contenders.flops(theirs, setting) > 1e6
@@ -77,7 +77,7 @@ def test_a_ratio_is_taken_within_each_round():
     assert contenders.ratio(rounds, OURS, STOCK, "training") == (3.0, 2.0, 4.0)
 
 
-def test_compiled_is_compared_with_all_and_eager_with_eager():
+def test_eager_runs_are_compared_with_eager_runs():
     names = [STOCK_FP32, STOCK, TUNED, OURS, TUNED + COMPILED, OURS + COMPILED]
     pairs = against_diffusers.pairs(names)
     assert (OURS, STOCK_FP32) in pairs
@@ -88,7 +88,7 @@ def test_compiled_is_compared_with_all_and_eager_with_eager():
     }
 
 
-def test_the_table_and_the_json_hold_images_per_second_and_ratios(tmp_path, capsys, monkeypatch):
+def test_table_and_json_hold_throughput_and_ratios(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(NETWORKS, "digits", WORDS)
     file = tmp_path / "out.json"
     arguments = ["--network", "digits", "--batch", "2", "--rounds", "2", "--seconds", "0.001"]
@@ -105,7 +105,7 @@ def test_the_table_and_the_json_hold_images_per_second_and_ratios(tmp_path, caps
     assert f"| {OURS} / {TUNED} |" in table
 
 
-def test_mistakes_are_answered(capsys, monkeypatch):
+def test_invalid_arguments_are_refused(capsys, monkeypatch):
     for arguments in (["--threads", "0"], ["--network", "unet"], ["--dtype", "fp16"]):
         with pytest.raises(SystemExit):
             against_diffusers.main(arguments)

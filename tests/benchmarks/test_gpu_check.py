@@ -50,7 +50,7 @@ def check(machine, tmp_path):
     return run
 
 
-def test_every_option_of_conf_is_tried_in_every_mode(machine):
+def test_every_option_of_conf_is_planned_in_every_mode(machine):
     names = [part.name for part in gpu_check.all_parts(machine)]
     assert len(set(names)) == len(names)
     for what, some in (("train", TRAINED), ("sample", SAMPLED)):
@@ -61,7 +61,7 @@ def test_every_option_of_conf_is_tried_in_every_mode(machine):
     assert {"ddp", "fsdp"} <= set(strategies())
 
 
-def test_parts_are_chosen_by_name_beginning_or_pattern(machine):
+def test_parts_are_selected_by_name_prefix_or_pattern(machine):
     parts = gpu_check.all_parts(machine)
 
     def chosen(*only):
@@ -75,12 +75,12 @@ def test_parts_are_chosen_by_name_beginning_or_pattern(machine):
     assert len(chosen()) == len(parts)
 
 
-def test_the_booleans_of_an_option_are_turned():
+def test_boolean_keys_are_tried_with_both_values():
     assert ("objective=v", "objective.learned_variance=true") in variants("objective")
     assert ("optimizer=adam", "optimizer.fused=false") in variants("optimizer")
 
 
-def test_a_part_that_fails_is_recorded_and_stops_no_other(check, capsys):
+def test_failing_part_is_recorded_and_others_continue(check, capsys):
     def broken(figures):
         figures["measured"] = 3.5
         raise ZeroDivisionError("of the part\nwith a second line")
@@ -108,7 +108,7 @@ def test_a_part_that_fails_is_recorded_and_stops_no_other(check, capsys):
     assert "skipped: needs a GPU: run/lacks" in table
 
 
-def test_the_budget_ends_a_part_and_starts_none_that_does_not_fit(check):
+def test_time_budget_ends_a_part_and_skips_those_that_do_not_fit(check):
     budget = 1.2 + gpu_check.MARGIN
     results, _ = check(
         Part("run/too long", lambda figures: None, seconds=3.0),
@@ -122,7 +122,7 @@ def test_the_budget_ends_a_part_and_starts_none_that_does_not_fit(check):
     assert reasons[1:] == ["the budget ended while it ran", "the budget is used up"]
 
 
-def test_an_alarm_that_was_set_before_is_still_set_after(monkeypatch):
+def test_earlier_alarm_is_restored(monkeypatch):
     rang = []
     before = signal.signal(signal.SIGALRM, lambda *_: rang.append(True))
     timer = signal.setitimer(signal.ITIMER_REAL, 0.2)
@@ -147,7 +147,7 @@ def test_results_are_printed_when_the_check_is_interrupted(check, capsys):
     assert "| run/good | passed |" in capsys.readouterr().out
 
 
-def test_a_part_that_hangs_fails_before_the_budget_ends(check, monkeypatch):
+def test_hanging_part_fails_before_the_budget_ends(check, monkeypatch):
     monkeypatch.setitem(PATIENCE, "cpu", 0.2)
     results, _ = check(Part("run/hangs", lambda figures: time.sleep(60)))
     assert (results[0].status, results[0].reason) == ("failed", "it hung, and was given up")
@@ -176,7 +176,7 @@ def test_small_parts_pass_on_the_cpu(tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
 
 
-def test_a_device_that_computes_something_else_fails(machine, check, monkeypatch):
+def test_wrong_results_of_a_device_fail(machine, check, monkeypatch):
     from ddpm.models.convnet import ConvNet
 
     forward, calls = ConvNet.forward, []
@@ -192,7 +192,7 @@ def test_a_device_that_computes_something_else_fails(machine, check, monkeypatch
     assert results[0].figures["difference"] > results[0].figures["allowed"]
 
 
-def test_one_wrong_tensor_among_many_is_seen_and_rounding_of_a_zero_is_not():
+def test_single_wrong_tensor_fails_and_rounding_near_zero_passes():
     torch.manual_seed(0)
     sizes = {"model.large": 1000, "model.small": 3, "loss": 1}
     good = {name: torch.randn(size) for name, size in sizes.items()}
@@ -209,7 +209,7 @@ def test_one_wrong_tensor_among_many_is_seen_and_rounding_of_a_zero_is_not():
         compare(broken, good, 0.1, {})
 
 
-def test_states_are_equal_to_the_bit_or_not():
+def test_state_comparison_is_exact():
     state = {"model.weight": torch.ones(4), "step": torch.tensor(3.0)}
     assert differs(state, {k: v.clone() for k, v in state.items()}) == 0
     nudged = state | {"model.weight": torch.tensor([1, 1, 1, 1 + 2**-20])}
@@ -223,14 +223,14 @@ def test_states_are_equal_to_the_bit_or_not():
     [(["--only", "trian/"], "--list shows their names"), ([], "--device cpu tries the parts")],
     ids=["no such part", "no GPU"],
 )
-def test_mistakes_are_answered(arguments, said):
+def test_invalid_arguments_are_refused(arguments, said):
     arguments = [*arguments, "--device", "cpu"] if arguments else arguments
     with pytest.raises(SystemExit, match=said):
         gpu_check.main(arguments)
 
 
 @pytest.mark.slow
-def test_the_rest_goes_on_in_a_new_process_where_the_gpu_has_failed_this_one(
+def test_remaining_parts_run_in_a_new_process_after_a_gpu_error(
     machine, check, monkeypatch, tmp_path
 ):
     def broken(figures):
@@ -246,7 +246,7 @@ def test_the_rest_goes_on_in_a_new_process_where_the_gpu_has_failed_this_one(
 
 
 @pytest.mark.slow
-def test_groups_run_beside_the_rest_and_what_is_prepared_waits_for_its_turn(machine, tmp_path):
+def test_groups_run_in_parallel_and_prepared_parts_wait(machine, tmp_path):
     ran = []
     names = ["train/objective=v/fp32", "not finite/optimizer=adam/on the device"]
     every = gpu_check.all_parts(machine)
@@ -267,7 +267,7 @@ def test_groups_run_beside_the_rest_and_what_is_prepared_waits_for_its_turn(mach
     assert all(process.process.poll() is not None for process in check.processes)
 
 
-def test_a_process_that_dies_costs_the_part_that_it_was_at(machine, monkeypatch):
+def test_dying_process_fails_only_its_current_part(machine, monkeypatch):
     monkeypatch.setattr(aside, "SCRIPT", machine.work / "dies.py")
     first, second = Part("run/a", None), Part("run/b", None)
     result = {"name": "run/a", "status": "passed", "seconds": 1.0}
@@ -286,7 +286,7 @@ def test_a_process_that_dies_costs_the_part_that_it_was_at(machine, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_real_run_trains_as_long_as_it_may_and_draws_samples(tmp_path):
+def test_real_run_trains_within_its_time_and_draws_samples(tmp_path):
     generator = np.random.default_rng(0)
     with tarfile.open(tmp_path / "few.tar.xz", "w:xz") as archive:
         for name in ("train/cat/0.png", "train/dog/0.png", "train/dog/1.png", "test/cat/0.png"):

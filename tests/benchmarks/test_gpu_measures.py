@@ -35,7 +35,7 @@ def machine(tmp_path):
     return Machine(CPU, tmp_path)
 
 
-def test_on_a_gpu_what_measures_runs_alone_and_what_compiles_is_prepared_before(machine):
+def test_measurements_run_alone_on_a_gpu_and_compilation_is_prepared(machine):
     parts = gpu_check.all_parts(machine)
     plan = planned(parts, gpu_check.beside(parts))
     assert sorted(part.name for part in plan.parts) == sorted(part.name for part in parts)
@@ -53,7 +53,7 @@ def test_on_a_gpu_what_measures_runs_alone_and_what_compiles_is_prepared_before(
 
 
 @pytest.mark.slow
-def test_what_runs_first_leaves_time_for_what_is_compiled_and_for_the_real_run(machine, tmp_path):
+def test_first_parts_leave_time_for_compiled_parts_and_the_real_run(machine, tmp_path):
     machine = Machine(CPU, tmp_path, run_seconds=40)
     ran, deadlines = [], []
     check = Check(machine, tmp_path / "out.json", 100)
@@ -76,7 +76,7 @@ def test_what_runs_first_leaves_time_for_what_is_compiled_and_for_the_real_run(m
     assert end > 90
 
 
-def test_a_turn_is_waited_for(tmp_path):
+def test_process_waits_for_its_turn_on_the_gpu(tmp_path):
     machine = Machine(CPU, tmp_path, turn=tmp_path / "turn")
     timer = threading.Timer(0.2, machine.turn.touch)
     timer.start()
@@ -87,7 +87,7 @@ def test_a_turn_is_waited_for(tmp_path):
     timer.join()
 
 
-def test_a_part_that_waits_is_not_given_up_as_hung(machine, monkeypatch):
+def test_waiting_part_is_not_reported_as_hanging(machine, monkeypatch):
     monkeypatch.setitem(PATIENCE, "cpu", 0.1)
     for waits, status in ((True, "passed"), (False, "failed")):
         part = Part("speed/it/bf16", lambda figures: time.sleep(0.3), waits=waits)
@@ -111,11 +111,11 @@ def test_a_part_that_waits_is_not_given_up_as_hung(machine, monkeypatch):
         ("AMD EPYC", None),
     ],
 )
-def test_the_peak_of_a_card_is_found_by_its_name(name, tflops):
+def test_peak_flops_are_found_by_gpu_name(name, tflops):
     assert peak(name) == (tflops and tflops * 1e12)
 
 
-def test_time_in_which_kernels_overlap_counts_once():
+def test_overlapping_kernels_are_counted_once():
     spans = [(10.0, 20.0), (15.0, 30.0), (16.0, 17.0), (40.0, 50.0)]
     assert busy(spans) == 30
     assert idle(spans) == pytest.approx(10 / 40)
@@ -123,7 +123,7 @@ def test_time_in_which_kernels_overlap_counts_once():
     assert idle([]) == 1
 
 
-def test_waits_for_the_gpu_are_told_from_calls_that_do_not_wait():
+def test_synchronizing_calls_are_distinguished():
     waiting = ["cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaMemcpy"]
     others = ["cudaMemcpyAsync", "cudaLaunchKernel", "cudaStreamWaitEvent", "cudaEventRecord"]
     assert [name for name in waiting + others if WAITS.search(name)] == waiting
@@ -137,7 +137,7 @@ def test_mfu_is_three_forward_passes_over_the_peak():
     assert "training MFU" not in speed.speeds(rounds, "ours", flops=1e9, best=None)
 
 
-def test_targets_stand_beside_the_figures_and_fail_nothing(machine, capsys):
+def test_missed_targets_are_shown_and_fail_nothing(machine, capsys):
     def measured(figures):
         figures["rows"] = {"ours": {"training images/s": 12.0}}
         figures["ratios"] = {"ours / diffusers, tuned": {"training": (1.4, 1.2, 1.5)}}
@@ -155,7 +155,7 @@ def test_targets_stand_beside_the_figures_and_fail_nothing(machine, capsys):
     assert "GPU idle: 4 %, at most 3 % wanted: NOT met" in text
 
 
-def test_without_diffusers_ours_is_measured_alone(machine, monkeypatch):
+def test_measurement_works_without_diffusers(machine, monkeypatch):
     monkeypatch.setattr(contenders, "has_diffusers", lambda: False)
     figures = {}
     speed.check_speed(machine, speed.CELLS[0], "fp32", figures)
@@ -165,7 +165,7 @@ def test_without_diffusers_ours_is_measured_alone(machine, monkeypatch):
     assert "not installed" in figures["not compared"]
 
 
-def test_a_network_too_large_for_the_memory_is_skipped(machine, monkeypatch, tmp_path):
+def test_network_larger_than_memory_is_skipped(machine, monkeypatch, tmp_path):
     calls = []
 
     def short(name, setting):
@@ -185,7 +185,7 @@ def test_a_network_too_large_for_the_memory_is_skipped(machine, monkeypatch, tmp
     assert len(calls) == 1 + speed.SHORTAGES + 1
 
 
-def test_pytorch_names_the_operations_that_are_not_deterministic():
+def test_nondeterministic_operations_are_named():
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -197,7 +197,7 @@ def test_pytorch_names_the_operations_that_are_not_deterministic():
     assert [name for text in texts for name in NOT_DETERMINISTIC.findall(text)] == ["put_"]
 
 
-def test_a_long_curve_is_thinned_to_means():
+def test_long_loss_curve_is_reduced_to_means():
     curve = {10 * n: float(n) for n in range(1, 101)}
     found = real_run.thinned(curve, 4)
     assert found == {250: 13.0, 500: 38.0, 750: 63.0, 1000: 88.0}
@@ -205,20 +205,20 @@ def test_a_long_curve_is_thinned_to_means():
     assert real_run.thinned({}, 4) == {}
 
 
-def test_mistakes_are_answered():
+def test_invalid_arguments_are_refused():
     with pytest.raises(SystemExit, match="no such folder or archive"):
         gpu_check.main(["--device", "cpu", "--cifar", "not/there.tar.xz"])
 
 
 @pytest.mark.parametrize("name", ["ho", "celeba64", "ho256"])
-def test_a_network_stays_what_it_is_on_other_data(name):
+def test_network_settings_are_kept_on_other_data(name):
     words = settings.NETWORKS[name]
     before, after = configuration(*words), configuration(*settings.on_digits(words))
     assert after["data"]["_target_"].endswith("Digits")
     assert after["model"] == before["model"]
 
 
-def test_expected_memory_is_held_against_the_peak(tmp_path):
+def test_expected_memory_is_compared_with_the_peak(tmp_path):
     run = Runs(Machine(CPU, tmp_path)).train("memory")
     run.end = lambda: 0
     run.run.mkdir(parents=True)
@@ -233,7 +233,7 @@ def test_expected_memory_is_held_against_the_peak(tmp_path):
         assert figures["targets"][0].endswith(verdict)
 
 
-def test_on_a_gpu_the_real_run_is_ho_et_als_network_on_the_pictures(tmp_path):
+def test_real_run_on_a_gpu_trains_the_network_of_ho_et_al(tmp_path):
     gpu = Machine(torch.device("cuda"), tmp_path)
     run = real_run.RealRun(gpu, tmp_path)
     words = run.trained.command[run.trained.command.index(str(RUN)) + 1 :]
@@ -246,7 +246,7 @@ def test_on_a_gpu_the_real_run_is_ho_et_als_network_on_the_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("name", list(memory.CASES))
-def test_on_a_gpu_memory_is_that_of_the_networks_named(name, tmp_path):
+def test_memory_is_measured_for_the_named_networks_on_a_gpu(name, tmp_path):
     case = memory.CASES[name]._replace(more=())
     one = memory.program(Runs(Machine(torch.device("cuda"), tmp_path)), name, case)
     words = one.command[one.command.index(str(RUN)) + 1 :]

@@ -78,7 +78,7 @@ def refused(home, *words):
 
 
 @pytest.mark.slow
-def test_what_only_moves_the_work_may_change_and_is_shown(home, straight):
+def test_incidental_keys_may_change_and_are_shown(home, straight):
     new = {
         "job.num_workers": (0, 1),
         "job.log_every": (1, 2),
@@ -104,7 +104,7 @@ def test_what_only_moves_the_work_may_change_and_is_shown(home, straight):
     assert list((home / "run" / "tensorboard").iterdir())
 
 
-def test_data_may_lie_elsewhere(home, straight):
+def test_data_dir_may_change(home, straight):
     assert go(home, *MORE, "data_dir=elsewhere") == 0, said(home)
     assert changes_of(home) == ["job.max_steps: 6 -> 8"], "where data are changes nothing"
     assert list((home / "elsewhere" / "cache").iterdir())
@@ -127,7 +127,7 @@ def test_the_number_of_processes_may_change(home, straight):
         assert loss == pytest.approx(other, rel=1e-4)
 
 
-def test_what_agrees_may_be_said_and_is_not_shown(home, straight):
+def test_repeated_equal_values_are_accepted_and_not_shown(home, straight):
     agreeing = ["model=convnet", "optimizer.lr=2e-4", "optimizer=adam", "seed=0", "schedule=linear"]
     agreeing += ["job.batch_size=8", "data.conditional=true", "weighting=uniform", "schedule.T=1e3"]
     assert go(home, *MORE, *agreeing) == 0, said(home)
@@ -174,7 +174,7 @@ def test_what_agrees_may_be_said_and_is_not_shown(home, straight):
     ],
     ids=lambda wrong: " ".join(word.split("=")[0] for word in wrong),
 )
-def test_what_the_result_depends_on_is_refused_by_name_with_both_values(wrong, finished):
+def test_changed_result_keys_are_refused_with_both_values(wrong, finished):
     """All of them, in the order of the command line, and free ones between them are not meant."""
     typed = [word.replace("=None", "=null") for word in wrong]
     assert refused(finished, "job.log_every=3", *typed) == [
@@ -184,7 +184,7 @@ def test_what_the_result_depends_on_is_refused_by_name_with_both_values(wrong, f
     ]
 
 
-def test_at_most_five_are_listed(finished):
+def test_at_most_five_changed_keys_are_listed(finished):
     wrong = ["seed=1", "optimizer.lr=1", "weighting=min_snr", "job.batch_size=2", "objective=v"]
     lines = refused(finished, *wrong, "job.ema_decay=0.5", "model.width=8")
     assert [line.split(":")[0] for line in lines] == wrong
@@ -196,7 +196,7 @@ def test_allowing_one_key_allows_no_other(finished):
 
 
 @pytest.mark.parametrize("given", ["optimizer.lr", "null"])
-def test_what_is_no_list_of_keys_is_refused(given, finished):
+def test_invalid_allow_change_is_refused(given, finished):
     lines = refused(finished, "optimizer.lr=1", f"allow_changes={given}")
     assert len(lines) <= 2
     assert lines[0].startswith("allow_changes=")
@@ -215,7 +215,7 @@ def go_on(home, *words):
     return changes_of(home)
 
 
-def test_another_learning_rate_is_used(home):
+def test_allowed_learning_rate_is_used(home):
     words = ["optimizer.lr=1e-3", "job.warmup_steps=0"]
     shown = go_on(home, *words, "allow_changes=[optimizer.lr,job.warmup_steps]")
     assert "optimizer.lr: 0.0002 -> 0.001" in shown
@@ -227,7 +227,7 @@ def test_another_learning_rate_is_used(home):
     assert metrics_of(home / "run")[-1]["train/lr"] == 1e-3
 
 
-def test_another_optimizer_is_used_by_its_group(home):
+def test_allowed_optimizer_group_is_used(home):
     shown = go_on(
         home, "optimizer=adamw", "optimizer.weight_decay=0.5", "allow_changes=[optimizer]"
     )
@@ -237,21 +237,21 @@ def test_another_optimizer_is_used_by_its_group(home):
     assert state["hparams"]["choices"]["optimizer"] == "adamw"
 
 
-def test_another_schedule_is_used(home):
+def test_allowed_schedule_is_used(home):
     shown = go_on(home, "schedule=cosine", "schedule.T=500", "allow_changes=[schedule]")
     assert {"schedule: linear -> cosine", "schedule.T: 1000 -> 500"} <= set(shown)
     diffusion = Pipeline.from_checkpoint(home / "run").diffusion
     assert diffusion.T == 500
 
 
-def test_another_average_is_used(home):
+def test_allowed_ema_decay_is_used(home):
     go_on(home, "job.ema_decay=0", "allow_changes=[job.ema_decay]")
     state = state_of(home / "run", 8)
     for name, weight in state["model"].items():
         assert torch.equal(weight, state["ema"][name])
 
 
-def test_another_batch_is_used(home):
+def test_allowed_batch_size_is_used(home):
     go_on(home, "job.batch_size=16", "allow_changes=[job]")
     assert metrics_of(home / "run")[-1]["train/epoch"] == pytest.approx(8 * 16 / 1617)
 
@@ -267,19 +267,19 @@ def test_another_batch_is_used(home):
         pytest.param("job.label_dropout=0.9", "job.label_dropout", marks=pytest.mark.slow),
     ],
 )
-def test_what_else_is_allowed_is_seen_in_the_loss(words, allowed, home, straight):
+def test_allowed_changes_take_effect_in_the_loss(words, allowed, home, straight):
     shown = go_on(home, *words.split(), f"allow_changes=[{allowed}]")
     assert {word.split("=")[0] for word in words.split()} <= {line.split(":")[0] for line in shown}
     assert losses_of(home / "run")[:6] == losses_of(straight)[:6]
     assert losses_of(home / "run")[6:] != losses_of(straight)[6:]
 
 
-def test_a_network_of_another_shape_cannot_be_allowed(finished):
+def test_changed_network_shape_cannot_be_allowed(finished):
     (line,) = refused(finished, "model.width=32", "job.max_steps=8", "allow_changes=[model]")[-1:]
     assert "the weights are of another network" in line
 
 
-def test_an_experiment_cannot_be_allowed_as_a_whole(home):
+def test_experiment_cannot_be_allowed_as_a_whole(home):
     """Its keys are many; whoever means them names them."""
     (home / "conf" / "experiment").mkdir(parents=True)
     text = "# @package _global_\noptimizer:\n  lr: 0.003\n"
@@ -306,7 +306,7 @@ def pictures(tmp_path):
     return tmp_path
 
 
-def test_other_data_are_refused_or_allowed(pictures):
+def test_changed_data_are_refused_unless_allowed(pictures):
     folder = pictures / "pictures"
     one, other = folder / "05.png", folder / "99.png"
     before = one.read_bytes()
@@ -328,7 +328,7 @@ def test_other_data_are_refused_or_allowed(pictures):
 
 
 @pytest.mark.slow
-def test_the_same_data_in_another_folder_are_the_same(pictures):
+def test_same_data_in_another_folder_are_accepted(pictures):
     shutil.copytree(pictures / "run", pictures / "copy")
     assert go(pictures, "resume=copy", "job.max_steps=8") == 0, said(pictures)
     shutil.copytree(pictures / "pictures", pictures / "moved", copy_function=shutil.copyfile)
@@ -353,7 +353,7 @@ def rewrite(run, change):
     (run / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def test_other_surroundings_are_noted_in_a_line_each(home, straight):
+def test_changed_environment_is_noted_in_one_line_each(home, straight):
     def change(state, config):
         state["made_with"] |= {"threads": 7, "torch": "1.0.0+cu1", "precision": "16-mixed"}
 
@@ -375,18 +375,18 @@ def test_other_surroundings_are_noted_in_a_line_each(home, straight):
     assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
 
 
-def test_equal_surroundings_are_not_noted(straight):
+def test_unchanged_environment_is_not_noted(straight):
     assert "note " not in said(straight.parent)
 
 
-def test_a_checkpoint_that_knows_nothing_of_its_surroundings_goes_on(home, straight):
+def test_checkpoint_without_environment_resumes(home, straight):
     rewrite(home / "run", lambda state, config: [state.pop(k) for k in ("made_with", "data")])
     assert go(home, *MORE) == 0, said(home)
     assert "note " not in said(home)
     assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
 
 
-def test_a_run_of_a_newer_program_is_refused(home):
+def test_run_of_a_newer_version_is_refused(home):
     def change(state, config):
         config["version"] = state["hparams"]["version"] = 99
 
@@ -398,7 +398,7 @@ def test_a_run_of_a_newer_program_is_refused(home):
 
 
 @pytest.mark.slow
-def test_a_run_from_before_objectives_were_there_goes_on(tmp_path):
+def test_run_older_than_objectives_resumes(tmp_path):
     assert go(tmp_path, *TINY, "objective=eps", "output_dir=run") == 0, said(tmp_path)
     shutil.copytree(tmp_path / "run", tmp_path / "new")
 
@@ -422,7 +422,7 @@ def test_a_run_from_before_objectives_were_there_goes_on(tmp_path):
     assert "objective=v: resume=run was trained with eps" in said(tmp_path)
 
 
-def test_going_back_to_an_older_checkpoint_with_new_settings(home):
+def test_older_checkpoint_resumes_with_new_settings(home):
     newer = home / "run" / "checkpoints" / "step-0000006.pt"
     newer.unlink()
     old = "resume=run/checkpoints/step-0000004.pt"

@@ -72,7 +72,7 @@ def test_the_archive_is_small():
     assert ARCHIVE.stat().st_size < 2_000_000
 
 
-def test_a_training_run_resumes_as_the_old_code_resumed_it(old, run, expected):
+def test_training_run_resumes_as_in_the_old_version(old, run, expected):
     status, out, err = run("resume=train", "job.max_steps=6")
     assert status == 0, out + err
     rows = {row["step"]: row["train/loss"] for row in read_metrics(old / "train" / "metrics.jsonl")}
@@ -80,7 +80,7 @@ def test_a_training_run_resumes_as_the_old_code_resumed_it(old, run, expected):
         assert rows[int(step)] == pytest.approx(loss, rel=1e-4)
 
 
-def test_old_runs_hold_nothing_out(old, run):
+def test_old_runs_have_no_holdout(old, run):
     status, _, err = run("resume=train", "job.max_steps=6", "data.holdout=0.1")
     assert status == 2
     assert "data.holdout=0.1: resume=train was trained with 0.0" in err
@@ -90,7 +90,7 @@ def test_old_runs_hold_nothing_out(old, run):
 
 
 @pytest.mark.parametrize("checkpoint", ["train", "exported/model.safetensors"])
-def test_a_checkpoint_and_an_export_draw_the_old_pictures(old, run, checkpoint):
+def test_checkpoint_and_export_draw_the_old_images(old, run, checkpoint):
     words = (f"checkpoint={checkpoint}", "job.num_samples=2", "tracker=local", "output_dir=new")
     status, out, err = run("job=sample", *words)
     assert status == 0, out + err
@@ -99,7 +99,7 @@ def test_a_checkpoint_and_an_export_draw_the_old_pictures(old, run, checkpoint):
         assert np.abs(drawn - pixels(old / "samples" / "samples" / name)).max() <= 1
 
 
-def test_an_interrupted_sampling_draws_what_is_missing(old, run):
+def test_interrupted_sampling_draws_the_missing_images(old, run):
     folder_of_run = old / "samples"
     config = (folder_of_run / "config.yaml").read_text()  # which says where the checkpoint was
     (folder_of_run / "config.yaml").write_text(config.replace(WHERE, str(old)))
@@ -111,7 +111,7 @@ def test_an_interrupted_sampling_draws_what_is_missing(old, run):
     assert (folder_of_run / "samples" / "000001.png").is_file()
 
 
-def test_a_run_on_pictures_resumes_where_they_have_moved(old, run, unpacked):
+def test_run_on_a_moved_image_folder_resumes(old, run, unpacked):
     status, out, err = run("resume=pictures", "job.max_steps=3", f"data.root={unpacked / 'pics'}")
     assert status == 0, out + err
 
@@ -125,13 +125,13 @@ def test_a_classifier_resumes_and_guides(old, run):
     assert status == 0, out + err
 
 
-def test_an_old_run_can_be_exported(old, run):
+def test_old_run_can_be_exported(old, run):
     status, out, err = run("job=export", "checkpoint=train", "output_dir=again")
     assert status == 0, out + err
     assert (old / "again" / "model.safetensors").is_file()
 
 
-def test_every_configuration_keeps_its_identity(old, expected):
+def test_every_config_keeps_its_identity(old, expected):
     found = {
         str(file.parent.relative_to(old)): folder.identity(run_dir.read_config(file.parent))
         for file in old.rglob("config.yaml")
@@ -167,7 +167,7 @@ def test_a_half_finished_sweep_is_finished(old, run):
     assert steps == [1, 2, 3, 4]
 
 
-def test_a_study_goes_on(old, run):
+def test_optuna_study_continues(old, run):
     pytest.importorskip("optuna")
     search = ["hydra/sweeper=optuna", "hydra.sweeper.sampler=random", "hydra.sweeper.seed=1"]
     words = (*TINY, "job.max_steps=2", "optimizer.lr=tag(log, interval(1e-5, 1e-2))")
@@ -176,7 +176,7 @@ def test_a_study_goes_on(old, run):
     assert list(job_states(old / "outputs" / "sweep" / "study").values()) == ["done"] * 3
 
 
-def test_reports_and_status_read_them(old, run):
+def test_report_and_status_read_old_runs(old, run):
     status, out, err = run("job=report", "runs=[train,pictures,classifier]", "output_dir=page")
     assert status == 0, out + err
     assert "pictures" in (old / "page" / "report.html").read_text()

@@ -80,7 +80,7 @@ def test_the_learning_rate_warms_up(tiny):
     assert rates == pytest.approx([lr * (n + 1) / warmup for n in range(6)])
 
 
-def test_a_new_run_says_where_it_is_and_what_to_do_next(run, tmp_path):
+def test_new_run_prints_its_folder_and_next_commands(run, tmp_path):
     out = go(run, *TINY)
     (folder,) = (tmp_path / "outputs" / "train" / "convnet-digits").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", folder.name)
@@ -90,13 +90,13 @@ def test_a_new_run_says_where_it_is_and_what_to_do_next(run, tmp_path):
     assert "6 steps" in out
 
 
-def test_two_runs_of_one_second_get_two_folders(run, tmp_path):
+def test_runs_started_in_one_second_get_separate_folders(run, tmp_path):
     for _ in range(3):
         go(run, *TINY, "job.max_steps=1")
     assert len(list((tmp_path / "outputs" / "train" / "convnet-digits").iterdir())) == 3
 
 
-def test_the_same_seed_gives_the_same_run_and_another_another(run, tiny, tmp_path):
+def test_run_depends_on_its_seed(run, tiny, tmp_path):
     go(run, *TINY, "output_dir=again")
     go(run, *TINY, "output_dir=other", "seed=1")
     assert_equal_state(state_of(tiny, 6), state_of(tmp_path / "again", 6))
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another(run, tiny, tmp_pat
     assert losses_of(tiny) != losses_of(tmp_path / "other")
 
 
-def test_accumulation_changes_no_more_than_the_last_digits(run, tiny, tmp_path):
+def test_accumulation_equals_one_batch_up_to_rounding(run, tiny, tmp_path):
     go(run, *TINY, "output_dir=two", "job.accumulate_grad_batches=2")
     one, two = (dict(losses_of(folder)) for folder in (tiny, tmp_path / "two"))
     assert one.keys() == two.keys()
@@ -116,7 +116,7 @@ def test_accumulation_changes_no_more_than_the_last_digits(run, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_epochs_end_a_run_and_draw_previews(run, tmp_path):
+def test_epochs_limit_a_run_and_schedule_previews(run, tmp_path):
     changes = ["job.max_steps=null", "job.max_epochs=1.5", "job.batch_size=600"]
     go(run, *TINY, *changes, "job.sample_every_epochs=1", "job.log_every=2", "output_dir=run")
     folder = tmp_path / "run"
@@ -132,7 +132,7 @@ def test_epochs_end_a_run_and_draw_previews(run, tmp_path):
     }
 
 
-def test_only_the_newest_checkpoints_stay(run, tmp_path):
+def test_only_the_newest_checkpoints_are_kept(run, tmp_path):
     go(run, *TINY, "job.save_every=1", "job.keep_checkpoints=2", "output_dir=run")
     kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == ["step-0000005.pt", "step-0000006.pt"]
@@ -148,7 +148,7 @@ def test_previews_are_drawn_from_the_same_noise(run, tmp_path):
     assert (first - last).abs().max() <= 1
 
 
-def test_a_loss_that_is_no_number_fails_the_run_and_says_what_helps(run, tmp_path):
+def test_nan_loss_fails_the_run_with_advice(run, tmp_path):
     status, _, err = run(*TINY, "optimizer.lr=1e30", "job.warmup_steps=0", "output_dir=run")
     assert status == 2
     assert "optimizer.lr" in err
@@ -159,7 +159,7 @@ def test_a_loss_that_is_no_number_fails_the_run_and_says_what_helps(run, tmp_pat
     assert "loss" in told["error"]
 
 
-def test_a_finished_folder_is_not_written_over(run, tiny):
+def test_finished_run_is_not_overwritten(run, tiny):
     before = {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
     status, _, err = run(*TINY, "output_dir=run")
     assert status == 2
@@ -171,7 +171,7 @@ def test_a_finished_folder_is_not_written_over(run, tiny):
 # resume
 
 
-def test_a_run_in_two_parts_is_the_run_in_one(run, tiny, tmp_path):
+def test_resumed_run_equals_uninterrupted_run(run, tiny, tmp_path):
     go(run, *TINY, "job.max_steps=3", "output_dir=parts")
     parts = tmp_path / "parts"
     assert status_of(parts) == {"state": "done", "step": 3, "saved": 3}
@@ -184,7 +184,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(run, tiny, tmp_path):
     assert torch.equal(one, other)
 
 
-def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(run, tiny):
+def test_steps_after_the_checkpoint_are_not_logged_twice(run, tiny):
     before = losses_of(tiny)
     for step in (4, 6):
         (tiny / "checkpoints" / f"step-000000{step}.pt").unlink()
@@ -193,7 +193,7 @@ def test_what_was_logged_after_the_checkpoint_is_not_logged_twice(run, tiny):
     assert status_of(tiny) == {"state": "done", "step": 6, "saved": 6}
 
 
-def test_a_damaged_checkpoint_is_passed_over(run, tiny):
+def test_damaged_checkpoint_is_skipped(run, tiny):
     before = state_of(tiny, 6)
     path = tiny / "checkpoints" / "step-0000006.pt"
     path.write_bytes(path.read_bytes()[:-100])
@@ -202,7 +202,7 @@ def test_a_damaged_checkpoint_is_passed_over(run, tiny):
     assert_equal_state(state_of(tiny, 6), before)
 
 
-def test_resuming_a_finished_run_says_so_and_changes_nothing(run, tiny):
+def test_resuming_a_finished_run_changes_nothing(run, tiny):
     before = {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
     out = go(run, f"resume={tiny}")
     assert "done" in out
@@ -210,7 +210,7 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(run, tiny):
     assert {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()} == before
 
 
-def test_a_goal_that_is_behind_loses_nothing(run, tiny):
+def test_max_steps_below_the_current_step_changes_nothing(run, tiny):
     before = {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
     out = run("resume=run", "job.max_steps=3")[1]
     assert "a larger job.max_steps" in out
@@ -218,7 +218,7 @@ def test_a_goal_that_is_behind_loses_nothing(run, tiny):
 
 
 @pytest.mark.slow
-def test_a_run_goes_back_only_when_the_newer_checkpoints_are_out_of_the_way(run, tiny, tmp_path):
+def test_older_checkpoint_resumes_only_without_newer_ones(run, tiny, tmp_path):
     go(run, *TINY, "job.max_steps=8", "output_dir=straight")
     status, _, err = run(f"resume={tiny}/checkpoints/step-0000004.pt", "job.max_steps=8")
     assert status == 2
@@ -230,12 +230,12 @@ def test_a_run_goes_back_only_when_the_newer_checkpoints_are_out_of_the_way(run,
     assert_equal_state(state_of(tiny, 8), state_of(tmp_path / "straight", 8))
 
 
-def test_a_sweep_that_writes_elsewhere_is_in_the_table_too(run, tiny):
+def test_sweep_with_another_output_dir_is_in_the_table(run, tiny):
     out = go(run, "-m", "resume=run", "job.max_steps=7,8")
     assert "\n2 done\n" in out
 
 
-def test_a_sampler_knob_is_taken_for_the_sampler_of_the_run(run, tmp_path):
+def test_sampler_key_applies_to_the_sampler_of_the_run(run, tmp_path):
     """Not for the default one, which the command line does not name either."""
     ddpm = [word for word in TINY if not word.startswith("sampler.")]
     go(run, *ddpm, "sampler=ddpm", "schedule.T=40", "job.num_samples=1", "output_dir=run")
@@ -243,7 +243,7 @@ def test_a_sampler_knob_is_taken_for_the_sampler_of_the_run(run, tmp_path):
     assert state_of(tmp_path / "run", 7)["hparams"]["sampler"]["variance"] == "fixed_small"
 
 
-def test_a_resumed_run_keeps_its_settings_and_takes_new_ones(run, tiny):
+def test_resumed_run_keeps_its_settings_and_takes_new_ones(run, tiny):
     go(run, f"resume={tiny}", "job.max_steps=9", "job.log_every=3", "sampler.steps=3")
     assert [row["step"] for row in metrics_of(tiny)] == [1, 2, 3, 4, 5, 6, 9]
     config = yaml.safe_load((tiny / "config.yaml").read_text())
@@ -258,7 +258,7 @@ def test_a_resumed_run_keeps_its_settings_and_takes_new_ones(run, tiny):
     "change",
     ["model=unet", "optimizer=adamw", "optimizer.lr=1", "seed=5", "schedule=cosine", "data=mnist"],
 )
-def test_a_resumed_run_cannot_become_another(change, run, tiny):
+def test_resumed_run_refuses_contradicting_keys(change, run, tiny):
     before = {path: path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
     status, _, err = run(f"resume={tiny}", "job.max_steps=9", change)
     assert status == 2
@@ -300,7 +300,7 @@ def test_samples_from_a_folder_and_from_a_file(run, trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_image_depends_on_its_seed_alone(run, trained, tmp_path):
+def test_image_depends_only_on_its_seed(run, trained, tmp_path):
     for number, batch_size in enumerate((7, 3)):
         changes = [f"job.batch_size={batch_size}", "job.num_samples=7", "sampler.eta=1"]
         go(run, *SAMPLE, "checkpoint=run", *changes, f"output_dir=s{number}")
@@ -316,7 +316,7 @@ def test_an_image_depends_on_its_seed_alone(run, trained, tmp_path):
     }
 
 
-def test_weights_are_averaged_ones_unless_asked(run, trained, tmp_path):
+def test_ema_weights_are_the_default(run, trained, tmp_path):
     for weights in ("ema", "model"):
         changes = ["job.num_samples=2", f"job.weights={weights}", f"output_dir={weights}"]
         go(run, *SAMPLE, "checkpoint=run", *changes)
@@ -325,6 +325,7 @@ def test_weights_are_averaged_ones_unless_asked(run, trained, tmp_path):
     assert not torch.equal(pngs(tmp_path / "model"), images)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -335,7 +336,7 @@ def test_weights_are_averaged_ones_unless_asked(run, trained, tmp_path):
     ],
     ids=["ddim", "its knobs", "ddpm", "the run's own"],
 )
-def test_the_sampler_of_the_command_line_is_used(given, expected, run, trained, tmp_path):
+def test_sampler_of_the_command_line_is_used(given, expected, run, trained, tmp_path):
     go(run, *SAMPLE, "checkpoint=run", "job.num_samples=2", *given, "output_dir=s")
     images = Pipeline.from_checkpoint(trained, sampler=expected).sample(2)
     assert torch.equal(pngs(tmp_path / "s"), images)
@@ -343,7 +344,7 @@ def test_the_sampler_of_the_command_line_is_used(given, expected, run, trained, 
         assert 2 <= movie.n_frames <= 102
 
 
-def test_what_agrees_with_the_checkpoint_may_be_said(run, trained, tmp_path):
+def test_values_equal_to_the_checkpoint_are_accepted(run, trained, tmp_path):
     agreeing = [
         "model=convnet",
         "data=digits",
@@ -355,6 +356,7 @@ def test_what_agrees_with_the_checkpoint_may_be_said(run, trained, tmp_path):
     assert status_of(tmp_path / "s")["state"] == "done"
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "change",
     [
@@ -367,7 +369,7 @@ def test_what_agrees_with_the_checkpoint_may_be_said(run, trained, tmp_path):
         "experiment=pets64",
     ],
 )
-def test_what_contradicts_the_checkpoint_is_refused(change, run, trained, tmp_path):
+def test_values_that_contradict_the_checkpoint_are_refused(change, run, trained, tmp_path):
     status, _, err = run(*SAMPLE, "checkpoint=run", *change.split())
     assert status == 2
     assert change.split()[-1] in err
@@ -376,7 +378,7 @@ def test_what_contradicts_the_checkpoint_is_refused(change, run, trained, tmp_pa
     assert not (tmp_path / "outputs").exists()
 
 
-def test_samples_of_two_runs_do_not_mix(run, trained, tmp_path):
+def test_samples_of_two_runs_are_not_mixed(run, trained, tmp_path):
     arguments = [*SAMPLE, "checkpoint=run", "job.num_samples=1", "output_dir=s"]
     go(run, *arguments)
     status, _, err = run(*arguments, "job.first_seed=1")
@@ -393,7 +395,7 @@ def sweep_folder(tmp_path):
     return folder
 
 
-def test_a_sweep_tries_every_job_and_shows_a_table(run, tmp_path):
+def test_sweep_runs_every_job_and_prints_a_table(run, tmp_path):
     status, out, err = run(
         "-m", *TINY[1:], "job.max_steps=2", "data.image_size=16,15", "model=convnet,unet"
     )
@@ -428,7 +430,7 @@ def test_a_sweep_tries_every_job_and_shows_a_table(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_without_failures_exits_with_0(run, tmp_path):
+def test_sweep_without_failures_exits_with_0(run, tmp_path):
     out = go(run, "-m", *TINY, "job.max_steps=1", "seed=0,1")
     assert "\n2 done\n" in out
     one, other = sorted(path for path in sweep_folder(tmp_path).iterdir() if path.is_dir())
@@ -509,7 +511,7 @@ def test_cfg_job_prints_the_configuration_without_torch():
 
 
 @pytest.mark.slow  # test_signals.py does the same in a forked process
-def test_a_stopped_run_goes_on_as_if_nothing_had_been(run, tmp_path):
+def test_interrupted_run_resumes_exactly(run, tmp_path):
     # The only plain `python run.py`: a signal needs a process of its own.
     long = ["job.max_steps=100000", "job.num_samples=1", "job.save_every=null"]
     child = process(tmp_path, *TINY, *long, "output_dir=run")
@@ -550,7 +552,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(run, tmp_path):
 
 
 @pytest.mark.slow  # test_ranks.py has quicker ones
-def test_two_processes_train_as_one(run, tiny, tmp_path):
+def test_two_processes_train_like_one(run, tiny, tmp_path):
     # Each imports __main__ again, so it has to be run.py.
     pair = ["hardware=ddp", "hardware.devices=2", "hardware.accelerator=cpu"]
     child = process(tmp_path, *TINY, *pair, "output_dir=two")
@@ -574,7 +576,7 @@ def test_two_processes_train_as_one(run, tiny, tmp_path):
     assert (one - other).abs().max() <= 2
 
 
-def test_a_run_with_dropout_in_two_parts_is_the_run_in_one(run, tmp_path):
+def test_resumed_run_with_dropout_equals_uninterrupted_run(run, tmp_path):
     small = ["model=resunet", "model.widths=[8,8]", "model.groups=2", "model.num_res_blocks=1"]
     words = [*(w for w in TINY if w != "model=convnet"), *small, "model.dropout=0.2"]
     go(run, *words, "job.max_steps=4", "output_dir=one")

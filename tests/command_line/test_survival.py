@@ -75,7 +75,7 @@ QUICK = {
     "place",
     [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in PLACES],
 )
-def test_killed_at_any_place_it_ends_as_if_left_alone(place, straight, tmp_path):
+def test_run_killed_at_any_crashpoint_ends_like_an_undisturbed_one(place, straight, tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash=place) == -9, said(tmp_path)
     whole = list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
     for path in whole:
@@ -84,7 +84,7 @@ def test_killed_at_any_place_it_ends_as_if_left_alone(place, straight, tmp_path)
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_it_comes_to_its_end(straight, tmp_path):
+def test_run_killed_repeatedly_finishes(straight, tmp_path):
     kills = ["train.step:2", "checkpoint.renamed:1", "run.logged:1", "checkpoint.written:2"]
     kills += ["run.grid:1", "checkpoint.deleted:1", "train.step:1", "checkpoint.writing:50"]
     assert_same_run(finish(tmp_path, kills=kills), straight())
@@ -97,7 +97,9 @@ MODES = list(itertools.product(["32-true", "bf16-mixed"], ["false", "true"], ["0
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "compiled", "workers"), MODES)
-def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeypatch):
+def test_killed_run_resumes_exactly_in_every_mode(
+    precision, compiled, workers, straight, tmp_path, monkeypatch
+):
     compile_ = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compile_(net, backend="eager"))
     changes = [f"hardware.precision={precision}", f"job.compile={compiled}"]
@@ -110,12 +112,14 @@ def test_in_every_mode(precision, compiled, workers, straight, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "changes",
     [
-        [*RESUNET, "model.dropout=0.2", "job.recompute=true", "job.batch_size=20"],
         [*NARROW, "job.accumulate_grad_batches=auto"],
+        [*RESUNET, "model.dropout=0.2", "job.recompute=true", "job.batch_size=20"],
     ],
-    ids=["recompute", "accumulate"],
+    ids=["accumulate", "recompute"],
 )
-def test_with_what_takes_less_memory(changes, straight, tmp_path, monkeypatch):
+def test_killed_run_keeps_its_accumulation_and_recomputation(
+    changes, straight, tmp_path, monkeypatch
+):
     """Killed before its first checkpoint and after it, a run keeps the split that it chose."""
     room = iter([2, 5, 1, 1])  # parts that would fit, at each start
     monkeypatch.setattr("ddpm.training.expected_memory.choose_accumulation", lambda trial, needs: 2)
@@ -137,7 +141,8 @@ def test_with_what_takes_less_memory(changes, straight, tmp_path, monkeypatch):
     )
 
 
-def test_with_averages_of_several_lengths(straight, tmp_path):
+@pytest.mark.slow
+def test_killed_run_with_ema_power_resumes_exactly(straight, tmp_path):
     """Snapshots are written after every second step, checkpoints after every third."""
     changes = [*NARROW, "ema=power", "ema.snapshots=7"]
     kills = ["checkpoint.renamed:3", "checkpoint.written:2"]  # of a snapshot, of a checkpoint
@@ -149,7 +154,7 @@ def test_with_averages_of_several_lengths(straight, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["dit", "jit"])
-def test_with_a_transformer(model, straight, tmp_path):
+def test_killed_run_of_a_transformer_resumes_exactly(model, straight, tmp_path):
     changes = [f"model={model}", "model.depth=1", "model.width=8", "model.num_heads=2"]
     changes += ["ema=several", "ema.decays=[0.9,0.5]"]
     kills = ["train.step:5", "checkpoint.written:2"]
@@ -157,14 +162,14 @@ def test_with_a_transformer(model, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_with_a_schedule_that_learns(straight, tmp_path):
+def test_killed_run_with_a_learned_schedule_resumes_exactly(straight, tmp_path):
     changes = [*NARROW, "schedule=learned", "objective=v", "hardware.precision=32-true"]
     kills = ["train.step:5", "checkpoint.renamed:1"]
     assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
 
 
 @pytest.mark.slow
-def test_with_timesteps_that_learn_and_a_measured_sigma_data(straight, tmp_path):
+def test_killed_run_with_importance_timesteps_and_edm_resumes_exactly(straight, tmp_path):
     changes = [*NARROW, "hardware.precision=32-true", "schedule=rectified", "schedule.T=40"]
     changes += ["objective=edm", "objective.sigma_data=data", "weighting=edm"]
     changes += ["timesteps=importance", "timesteps.history=3", "timesteps.stratified=true"]
@@ -178,7 +183,7 @@ def test_with_timesteps_that_learn_and_a_measured_sigma_data(straight, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_may_change_on_the_way(straight, tmp_path):
+def test_number_of_workers_may_change_on_resume(straight, tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="train.step:8") == -9
     assert go(tmp_path, "resume=run", "job.num_workers=2", crash="train.step:4") == -9
     assert go(tmp_path, "resume=run", "job.num_workers=1") == 0, said(tmp_path)
@@ -188,7 +193,7 @@ def test_the_number_of_workers_may_change_on_the_way(straight, tmp_path):
     assert "changed  job.num_workers: 0 -> 2" in said(tmp_path)
 
 
-def test_killed_at_any_moment(straight, tmp_path):
+def test_run_killed_at_random_times_resumes_exactly(straight, tmp_path):
     moments, kills = random.Random(0), 0
     while True:
         begun = (tmp_path / "run" / "config.yaml").exists()
@@ -204,7 +209,7 @@ def test_killed_at_any_moment(straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_was_left_half_written_is_swept_away(tmp_path):
+def test_half_written_files_are_removed(tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="checkpoint.written:2") == -9
     (left,) = (tmp_path / "run" / "checkpoints").glob(".*.tmp")
     assert left.stat().st_size > 1000
@@ -231,7 +236,7 @@ def files(run):
     "damage",
     ["flipped", "foreign", *(pytest.param(d, marks=pytest.mark.slow) for d in ("cut", "empty"))],
 )
-def test_the_newest_good_checkpoint_is_used(damage, begun, straight, tmp_path):
+def test_newest_undamaged_checkpoint_is_used(damage, begun, straight, tmp_path):
     _, newest = files(begun)
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -245,7 +250,7 @@ def test_the_newest_good_checkpoint_is_used(damage, begun, straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_damaged_checkpoint_takes_the_place_of_no_good_one(begun, tmp_path):
+def test_damaged_checkpoint_replaces_no_good_one(begun, tmp_path):
     """Of two that are kept, one is damaged and newer: the good one stays until there is a third."""
     _, newest = files(begun)
     newest.rename(newest.with_name("step-0000011.pt"))
@@ -257,7 +262,7 @@ def test_a_damaged_checkpoint_takes_the_place_of_no_good_one(begun, tmp_path):
     assert len(files(begun)) >= 3
 
 
-def test_with_no_good_checkpoint_nothing_starts_from_zero(begun, tmp_path):
+def test_without_a_good_checkpoint_no_run_restarts_silently(begun, tmp_path):
     for path in files(begun):
         path.write_bytes(path.read_bytes()[:-300])
     before = (begun / "metrics.jsonl").read_bytes()
@@ -269,7 +274,7 @@ def test_with_no_good_checkpoint_nothing_starts_from_zero(begun, tmp_path):
 
 
 @pytest.mark.slow
-def test_with_the_status_gone_as_well_nothing_starts_from_zero(begun, tmp_path):
+def test_without_checkpoint_and_status_no_run_restarts_silently(begun, tmp_path):
     shutil.rmtree(begun / "checkpoints")
     (begun / "status.json").unlink()
     before = (begun / "metrics.jsonl").read_bytes()
@@ -284,7 +289,7 @@ def test_with_the_status_gone_as_well_nothing_starts_from_zero(begun, tmp_path):
     [{"diffusion": None}, {"job": [1]}, {"optimizer": None}, {"data": 5}, {"choices": {}}],
     ids=str,
 )
-def test_a_configuration_that_is_none_is_told_in_a_line(change, begun, tmp_path):
+def test_invalid_config_file_is_reported_in_one_line(change, begun, tmp_path):
     config = yaml.safe_load((begun / "config.yaml").read_text()) | change
     (begun / "config.yaml").write_text(yaml.safe_dump(config))
     assert go(tmp_path, "resume=run") == 2
@@ -298,7 +303,7 @@ def test_a_configuration_that_is_none_is_told_in_a_line(change, begun, tmp_path)
 
 
 @pytest.mark.slow
-def test_weights_that_are_no_numbers_are_not_drawn_with(begun, tmp_path):
+def test_non_finite_weights_are_not_sampled_from(begun, tmp_path):
     (newest,) = files(begun)[-1:]
     state = torch.load(newest, weights_only=True)
     name = next(iter(state["ema"]))
@@ -313,7 +318,7 @@ def test_weights_that_are_no_numbers_are_not_drawn_with(begun, tmp_path):
 # resume=auto
 
 
-def test_auto_begins_and_goes_on_by_the_same_command(straight, tmp_path):
+def test_resume_auto_starts_and_continues_by_one_command(straight, tmp_path):
     words = [*RUN, *NARROW, "output_dir=run", "resume=auto"]
     assert go(tmp_path, *words, crash="run.created") == -9
     assert go(tmp_path, *words, crash="checkpoint.kept:2") == -9
@@ -325,7 +330,7 @@ def test_auto_begins_and_goes_on_by_the_same_command(straight, tmp_path):
 
 
 @pytest.mark.slow
-def test_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
+def test_resume_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     assert go(tmp_path, *RUN, *NARROW, "resume=auto", crash="train.step:7") == -9
     assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 0, said(tmp_path)
@@ -333,7 +338,7 @@ def test_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow  # test_sweeps.py does more
-def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(straight, tmp_path):
+def test_resume_auto_in_a_sweep_continues_in_job_folders(straight, tmp_path):
     words = ["-m", *RUN, *NARROW, "resume=auto", "hydra.sweep.dir=sweep", "seed=1,2"]
     assert go(tmp_path, *words, crash="train.step:20") == -9
     assert go(tmp_path, *words) == 0, said(tmp_path)
@@ -344,7 +349,7 @@ def test_auto_in_a_sweep_goes_on_in_the_folders_of_its_jobs(straight, tmp_path):
 
 
 @pytest.mark.slow  # test_sweeps.py does more
-def test_auto_tries_again_what_failed_before_it_began(tmp_path):
+def test_resume_auto_retries_a_run_that_failed_before_step_1(tmp_path):
     words = ["-m", *RUN, "resume=auto", "hydra.sweep.dir=sweep", "data=folder"]
     words.append(f"data.root={tmp_path / 'pictures'}")
     assert go(tmp_path, *words) == 2
@@ -354,12 +359,12 @@ def test_auto_tries_again_what_failed_before_it_began(tmp_path):
     assert go(tmp_path, *words, "data.channels=1", "data.image_size=16") == 0, said(tmp_path)
 
 
-def test_auto_needs_to_know_where(tmp_path):
+def test_resume_auto_needs_output_dir(tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 2
     assert "resume=auto: " in said(tmp_path)
 
 
-def test_auto_with_other_settings_is_refused(tmp_path):
+def test_resume_auto_with_other_settings_is_refused(tmp_path):
     words = [*RUN, *NARROW, "output_dir=run", "resume=auto"]
     assert go(tmp_path, *words, crash="train.step:4") == -9
     assert go(tmp_path, *words, "optimizer.lr=1e-3") == 2

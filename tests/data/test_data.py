@@ -66,7 +66,7 @@ def test_digits_at_size_8_are_unchanged(tmp_path):
 # -- items ----------------------------------------------------------------------------------------
 
 
-def test_png_tree_exactly(tree):
+def test_png_folder_gives_exact_pixels_and_labels(tree):
     root, pixels = tree
     data = folder(root, num_classes=2)
     images, labels = everything(data)
@@ -76,7 +76,7 @@ def test_png_tree_exactly(tree):
     assert len(data) == 5
 
 
-def test_an_item_equals_its_image_in_a_batch(tree):
+def test_item_equals_its_image_in_a_batch(tree):
     data = folder(tree[0])
     order = [3, 0, 3, 4]
     images, labels = data.__getitems__(order)
@@ -115,7 +115,7 @@ def test_hidden_files_and_other_suffixes_are_left_out(tree):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "JPEG", "webp", "bmp"])
-def test_formats(tmp_path, suffix):
+def test_image_file_formats_are_decoded(tmp_path, suffix):
     gradient = np.linspace(0, 255, 64).reshape(8, 8).repeat(3).reshape(8, 8, 3).astype(np.uint8)
     save(tmp_path / "images" / f"x.{suffix}", gradient)
     images, _ = everything(folder(tmp_path / "images"))
@@ -125,7 +125,7 @@ def test_formats(tmp_path, suffix):
 # -- modes ----------------------------------------------------------------------------------------
 
 
-def test_grey_and_colour():
+def test_grey_and_colour_are_converted():
     pixels = random_pixels(8, 8, 3)
     grey = Image.fromarray(pixels[..., 0])
     assert (square(grey) == pixels[..., 0]).all()
@@ -145,7 +145,7 @@ def test_transparency_is_blended_with_the_background(background):
     assert np.abs(square(grey, background=background, channels=1)[0] - over[..., 0]).max() <= 1
 
 
-def test_palette(tmp_path):
+def test_palette_images_are_decoded(tmp_path):
     picture = Image.fromarray(random_pixels(8, 8) % 4).convert("P")
     picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255, 10, 20, 30])
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 20, 30]])
@@ -156,7 +156,7 @@ def test_palette(tmp_path):
     assert (found.transpose(1, 2, 0) == colours[np.asarray(picture)]).all()
 
 
-def test_cmyk():
+def test_cmyk_images_are_converted():
     cmyk = random_pixels(8, 8, 4).astype(float)
     found = square(Image.fromarray(cmyk.astype(np.uint8), mode="CMYK")).transpose(1, 2, 0)
     assert np.abs(found - (255 - cmyk[..., :3]) * (255 - cmyk[..., 3:]) / 255).max() <= 1
@@ -170,7 +170,7 @@ def test_16_bit_grey_is_scaled(tmp_path):
     assert (images[0, ..., 0] == np.round(values / 257)).all()
 
 
-def test_one_bit():
+def test_one_bit_images_are_decoded():
     bits = random_pixels(8, 8) > 127
     assert (square(Image.fromarray(bits), channels=1)[0] == 255 * bits).all()
 
@@ -230,7 +230,7 @@ def test_resize_stretches():
     assert np.abs(found - 2 * (np.arange(10) * 10 + 4.5))[:, 1:-1].max() <= 1
 
 
-def test_jpeg_decoded_small_looks_the_same(tmp_path):
+def test_jpeg_draft_mode_gives_nearly_the_same_pixels(tmp_path):
     y, x = np.mgrid[:512, :768] / 40
     waves = np.stack([np.sin(x + y), np.cos(x * y / 9), np.sin(y)], axis=-1) * 120 + 127
     path = save(tmp_path / "x.jpg", waves.astype(np.uint8), quality=95)
@@ -244,7 +244,7 @@ def test_jpeg_decoded_small_looks_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_exif_orientation(tmp_path, mode):
+def test_exif_orientation_is_applied(tmp_path, mode):
     pixels = random_pixels(8, 8, 3)
     opaque = np.full((8, 8, 1), 255, np.uint8)
     exif = Image.Exif()
@@ -272,7 +272,7 @@ def no_decoding(*_, **__):
     raise AssertionError("decoded")
 
 
-def test_cache_is_used_again(tree, monkeypatch):
+def test_cache_is_reused(tree, monkeypatch):
     root, pixels = tree
     first = folder(root)
     first.prepare()
@@ -294,7 +294,7 @@ def test_constructors_touch_no_file(tmp_path):
     [{"image_size": 4}, {"channels": 1}, {"resize_mode": "pad"}, {"background": 0}],
     ids=lambda change: next(iter(change)),
 )
-def test_other_settings_other_cache(tree, change):
+def test_other_settings_use_another_cache(tree, change):
     one, other = folder(tree[0]), folder(tree[0], **change)
     assert one.fingerprint != other.fingerprint
     assert one.cache_file != other.cache_file
@@ -319,7 +319,7 @@ def test_changed_source_is_decoded_again(tree):
     assert after.fingerprint != before.fingerprint
 
 
-def test_a_copy_has_the_same_fingerprint(tree, tmp_path):
+def test_copied_folder_has_the_same_fingerprint(tree, tmp_path):
     root, _ = tree
     copy = tmp_path / "elsewhere" / "copy"
     for path in root.rglob("*.*"):
@@ -354,7 +354,7 @@ def test_a_cache_with_the_wrong_labels_is_built_again(tree):
     assert (everything(folder(root))[0] == pixels).all()
 
 
-def test_images_stay_on_disk(tree):
+def test_images_are_memory_mapped(tree):
     data = folder(tree[0])
     owner = data.arrays[0]
     while isinstance(owner.base, np.ndarray):
@@ -363,7 +363,7 @@ def test_images_stay_on_disk(tree):
     assert not data.arrays[0].flags.writeable
 
 
-def test_a_pickled_data_set_is_small_and_opens_the_map_again(tmp_path):
+def test_pickled_dataset_is_small_and_reopens_the_map(tmp_path):
     data = build("digits", tmp_path, image_size=32)
     data.prepare()
     before = data.__getitems__([5, 7])
@@ -381,7 +381,7 @@ def test_workers_read_whole_batches(tree):
     assert shapes == [(4, 3, 8, 8), (1, 3, 8, 8)]
 
 
-def test_two_processes_build_once(tree):
+def test_two_processes_build_the_cache_once(tree):
     root, pixels = tree
     Counted.built.value = 0
     data = folder(root, kind=Counted)
@@ -456,20 +456,20 @@ def test_arguments_are_checked_in_the_constructor(tmp_path, change, message):
     assert message in str(caught.value)
 
 
-def test_wrong_number_of_classes(tree):
+def test_wrong_number_of_classes_is_refused(tree):
     fails(folder(tree[0], num_classes=3), "data.num_classes=3", "allowed: 2, null")
 
 
-def test_root_must_be_given(tmp_path):
+def test_missing_root_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"^data\.root: must be the folder"):
         build("folder", tmp_path)
 
 
-def test_missing_folder(tmp_path):
+def test_missing_folder_is_refused(tmp_path):
     fails(folder(tmp_path / "nowhere"), "data.root: there is no folder", "nowhere")
 
 
-def test_folder_without_images(tmp_path):
+def test_folder_without_images_is_refused(tmp_path):
     (tmp_path / "images").mkdir()
     fails(folder(tmp_path / "images"), "data.root", str(tmp_path / "images"), "no files")
     for name in ("a.txt", "b.txt", "c.gif", "README"):
@@ -509,7 +509,7 @@ def test_huge_image_is_refused(tree, monkeypatch, limit):
 @pytest.mark.parametrize(
     ("code", "advice"), [(errno.ENOSPC, "Free some space there"), (errno.EROFS, "Make it writable")]
 )
-def test_full_or_read_only_disk(tree, monkeypatch, code, advice):
+def test_full_or_read_only_disk_is_reported(tree, monkeypatch, code, advice):
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
@@ -519,7 +519,7 @@ def test_full_or_read_only_disk(tree, monkeypatch, code, advice):
     )
 
 
-def test_unwritable_data_dir(tree):
+def test_unwritable_data_dir_is_reported(tree):
     (tree[0].parent / "cache").touch()  # a file where the folder should be
     fails(folder(tree[0]), "cannot write to", "set data_dir=")
 
@@ -545,7 +545,7 @@ def write_idx(raw):
 
 
 @pytest.mark.parametrize(("name", "raw"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-def test_idx_files(tmp_path, name, raw):
+def test_idx_files_are_read(tmp_path, name, raw):
     images, labels = write_idx(tmp_path / raw / "raw")
     found, its_labels = everything(build(name, tmp_path))
     assert (found[..., 0] == np.pad(images, ((0, 0), (2, 2), (2, 2)))).all()
@@ -553,7 +553,7 @@ def test_idx_files(tmp_path, name, raw):
     assert len(build(name, tmp_path, split="test")) == 3
 
 
-def test_damaged_idx_file(tmp_path):
+def test_damaged_idx_file_is_refused(tmp_path):
     write_idx(tmp_path / "MNIST" / "raw")
     path = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:1000])
@@ -561,7 +561,7 @@ def test_damaged_idx_file(tmp_path):
         build("mnist", tmp_path).prepare()
 
 
-def test_pets(tmp_path):
+def test_pets_are_read_from_their_archive_layout(tmp_path):
     pets = tmp_path / "oxford-iiit-pet"
     for name in ("Abyssinian_1", "beagle_2", "yorkshire_terrier_3"):
         save(pets / "images" / f"{name}.jpg", np.full((40, 60, 3), 99, np.uint8))
@@ -589,7 +589,7 @@ def checksum(path):
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
-def test_celeba(tmp_path, monkeypatch):
+def test_celeba_is_read_from_its_archive_layout(tmp_path, monkeypatch):
     """On three faces of our own, whose checksums replace the official ones."""
     from torchvision.datasets import CelebA
 
@@ -631,7 +631,7 @@ def test_celeba(tmp_path, monkeypatch):
         build("celeba", tmp_path, center_crop=0)
 
 
-def test_cifar10(tmp_path, monkeypatch):
+def test_cifar10_is_read_from_its_batches(tmp_path, monkeypatch):
     """On six batches of our own, whose checksums replace the official ones."""
     from torchvision.datasets import CIFAR10
 
@@ -664,7 +664,7 @@ def test_cifar10(tmp_path, monkeypatch):
         ("pets", ["images.tar.gz", "annotations.tar.gz", "https://", "oxford-iiit-pet"]),
     ],
 )
-def test_failed_download_says_what_to_fetch(tmp_path, monkeypatch, name, by_hand):
+def test_failed_download_names_the_file_to_fetch(tmp_path, monkeypatch, name, by_hand):
     from urllib.error import URLError
 
     from torchvision.datasets import celeba, cifar, mnist, oxford_iiit_pet
@@ -690,7 +690,7 @@ def test_failed_download_says_what_to_fetch(tmp_path, monkeypatch, name, by_hand
 @pytest.mark.parametrize(
     ("name", "raw", "mean"), [("mnist", "MNIST", 33.3), ("fashion_mnist", "FashionMNIST", 72.9)]
 )
-def test_real_idx_archives(tmp_path, name, raw, mean):
+def test_real_idx_archives_are_read(tmp_path, name, raw, mean):
     archives = list((REAL / raw / "raw").glob("*-ubyte.gz"))
     if len(archives) < 4:
         pytest.skip(f"no {raw} in data/")
@@ -707,7 +707,7 @@ def test_real_idx_archives(tmp_path, name, raw, mean):
         assert file.read()[8:] == labels.astype(np.uint8).tobytes()
 
 
-def test_real_pets(tmp_path):
+def test_real_pets_are_read(tmp_path):
     if not (REAL / "oxford-iiit-pet" / "images").is_dir():
         pytest.skip("no oxford-iiit-pet in data/")
     (tmp_path / "oxford-iiit-pet").symlink_to(REAL / "oxford-iiit-pet")
@@ -728,7 +728,7 @@ def test_real_pets(tmp_path):
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "conf" / "data").glob("*.yaml")), ids=lambda p: p.stem
 )
-def test_conf_builds(tmp_path, path):
+def test_every_data_option_of_conf_builds(tmp_path, path):
     key = next((key for key in ("root", "path", "shards") if key in OmegaConf.load(path)), None)
     changes = {key: str(tmp_path)} if key else {}
     data = build(path.stem, tmp_path, **changes)
@@ -740,7 +740,7 @@ def test_conf_builds(tmp_path, path):
 
 
 @pytest.mark.slow
-def test_a_large_set_is_read_past_the_memory_map(tmp_path, monkeypatch):
+def test_large_dataset_is_read_without_filling_memory(tmp_path, monkeypatch):
     """The same images as through the map, but the file does not count as memory of the process."""
     data = Large(tmp_path, 8000)
     index = [7999, 0, 5, 5, 4000]

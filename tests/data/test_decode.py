@@ -68,7 +68,7 @@ def shown(data, **changes):
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("turn", [None, 1, 6, 8])
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-def test_grey_with_one_transparent_value(depth, turn, interlaced):
+def test_grey_with_a_transparent_value(depth, turn, interlaced):
     values = samples(depth, 12, 12)
     key = int(values[3, 4])
     values[5, 5] = key ^ 1  # the nearest other value
@@ -82,7 +82,7 @@ def test_grey_with_one_transparent_value(depth, turn, interlaced):
 
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("depth", [8, 16])
-def test_one_transparent_colour(depth, interlaced):
+def test_rgb_with_a_transparent_colour(depth, interlaced):
     values = samples(depth, 12, 12, 3)
     key = values[3, 4].copy()
     values[5, 5], values[6, 6], values[7, 7] = key, key, key
@@ -97,7 +97,7 @@ def test_one_transparent_colour(depth, interlaced):
     assert np.abs(shown(data) - over(eight_bit(values, depth), alpha)).max() <= 1
 
 
-def test_a_transparent_value_without_a_pixel():
+def test_transparent_value_that_no_pixel_has():
     values = np.arange(144).reshape(12, 12) * 400
     data = png(values, 16, GREY, transparent(1))
     assert np.abs(shown(data)[..., 0] - eight_bit(values, 16)).max() <= 1
@@ -112,7 +112,7 @@ def test_a_transparent_value_without_a_pixel():
         *((8, GREY_ALPHA), (16, GREY_ALPHA), (8, COLOUR_ALPHA), (16, COLOUR_ALPHA)),
     ],
 )
-def test_every_orientation_of_every_kind(depth, kind, where, turn):
+def test_every_exif_orientation_of_every_mode(depth, kind, where, turn):
     """12 x 7 pixels, so that rotations change the shape."""
     channels = {GREY: 1, COLOUR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOUR_ALPHA: 4}[kind]
     values = samples(depth, 7, 12, channels)
@@ -160,7 +160,7 @@ def test_palettes_with_alpha(depth, alphas):
     assert np.abs(shown(data, channels=1)[..., 0] - luma).max() <= 1.5
 
 
-def test_a_pixel_beyond_the_palette():
+def test_pixel_index_beyond_the_palette():
     data = png([[0, 1, 7]] * 3, 8, PALETTE, (b"PLTE", bytes(range(6))), (b"tRNS", b"\0"))
     rendered = Image.new("RGBA", (3, 3), (BACKGROUND,) * 3)
     rendered.alpha_composite(opened(data).convert("RGBA"))
@@ -233,13 +233,13 @@ def stored(kind, mode, options, turn):
     list(pillow_writes()),
     ids=lambda value: str(value)[:40],
 )
-def test_agreement_with_pillow(kind, mode, options, turn):
+def test_decoding_agrees_with_pillow(kind, mode, options, turn):
     data = stored(kind, mode, options, turn)
     assert (shown(data) == by_pillow(data, "RGB")).all()
     assert (shown(data, channels=1) == by_pillow(data, "L")).all()
 
 
-def test_cmyk_with_and_without_adobes_mark():
+def test_cmyk_with_and_without_the_adobe_marker():
     """Photoshop, Pillow and nearly all others store the inverse, which Pillow assumes without the
     marker, too."""
     ink = (samples(2, 2, 2, 4) * 80).astype(np.uint8).repeat(6, 0).repeat(6, 1)
@@ -256,7 +256,7 @@ def test_cmyk_with_and_without_adobes_mark():
 
 
 @pytest.mark.parametrize("mode", ["La", "LA", "RGBa", "RGBA", "PA", "I;16", "I;16B", "I", "F"])
-def test_rare_modes(mode):
+def test_rare_pillow_modes_are_converted(mode):
     """Colours multiplied by their alpha, palettes with alpha, deep grey of either byte order."""
     rgba = samples(8, 12, 12, 4).astype(np.uint8)
     grey, alpha = rgba[..., 0].astype(float), rgba[..., 3:].astype(float)
@@ -303,7 +303,7 @@ def test_report_pages_convert_16_bit_images_alike(tmp_path, turn):
     assert group.grids[0].data
 
 
-def test_upright_size_with_orientation_at_the_end(tmp_path):
+def test_size_is_upright_with_exif_at_the_end_of_the_file(tmp_path):
     file = tmp_path / "x.png"
     file.write_bytes(png(samples(16, 7, 12), 16, GREY, after=[orientation(6)]))
     assert decode.upright_size(file) == (7, 12)
@@ -336,7 +336,7 @@ def test_large_texts_and_profiles_are_accepted(tmp_path, kind, where):
 
 
 @pytest.mark.parametrize("kind", ["zTXt", "packed iTXt", "iCCP"])
-def test_texts_have_a_limit(tmp_path, kind, monkeypatch):
+def test_text_chunks_have_a_limit(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(PngImagePlugin, "MAX_TEXT_CHUNK", 100_000)
     file = tmp_path / "x.png"
     file.write_bytes(png(samples(8, 12, 12), 8, GREY, texts(200_000)[kind]))
@@ -344,5 +344,5 @@ def test_texts_have_a_limit(tmp_path, kind, monkeypatch):
         decode.open_image(file)
 
 
-def test_pillow_uses_the_limit():
+def test_pillow_uses_our_limit_of_text_chunks():
     assert PngImagePlugin.MAX_TEXT_CHUNK == PngImagePlugin.MAX_TEXT_MEMORY == decode.MAX_TEXT

@@ -92,7 +92,7 @@ def opened(doors, door, folder, **changes):
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_five_doors_lead_to_the_same_pictures(doors, door, tmp_path):
+def test_five_formats_give_the_same_images(doors, door, tmp_path):
     data, plain = (opened(doors, name, tmp_path) for name in (door, "folder"))
     assert data.class_names == list(CLASSES)
     assert data.pixels == plain.pixels
@@ -106,13 +106,13 @@ def test_five_doors_lead_to_the_same_pictures(doors, door, tmp_path):
     assert again.cache_file == data.cache_file
 
 
-def test_a_row_and_a_sample_have_the_right_label(doors, tmp_path):
+def test_rows_and_samples_have_their_labels(doors, tmp_path):
     names = {door: everything(opened(doors, door, tmp_path))[1] for door in DOORS}
     assert len({tuple(labels) for labels in names.values()}) == 1
     assert set(names["folder"]) == {0, 1, 2}
 
 
-def test_labels_may_be_names(tmp_path):
+def test_labels_may_be_class_names(tmp_path):
     images = [{"bytes": png(p), "path": None} for p in random_pixels(3, 8, 8, 3)]
     table = pa.table({"image": images, "label": ["dog", "cat", "dog"]})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -120,7 +120,7 @@ def test_labels_may_be_names(tmp_path):
     assert (everything(data)[1], data.class_names) == ([1, 0, 1], ["cat", "dog"])
 
 
-def test_shards_may_name_their_splits(tmp_path):
+def test_shards_may_be_named_by_split(tmp_path):
     images = [png(pixels) for pixels in random_pixels(5, 8, 8, 3)]
     for name, chosen in {
         "train-0": images[:2],
@@ -170,7 +170,7 @@ def test_a_damaged_shard_is_refused(tmp_path, case):
     refused("webdataset", tmp_path, r"cannot read.*a\.tar", shards=str(tmp_path / "a.tar"))
 
 
-def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
+def test_damaged_header_in_a_shard_is_refused(tmp_path):
     write_tar(tmp_path / "a.tar", [(f"{i}.png", PICTURE) for i in range(3)])
     content = bytearray((tmp_path / "a.tar").read_bytes())
     second = content.index(b"1.png")
@@ -180,7 +180,7 @@ def test_a_damaged_header_in_the_middle_is_no_end(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../up.png", "/etc/up.png", "a/../../up.png", "C:\\up.png"])
-def test_names_that_lead_out_are_refused(tmp_path, name):
+def test_names_outside_of_the_archive_are_refused(tmp_path, name):
     write_tar(tmp_path / "a.tar", [(name, PICTURE)])
     write_zip(tmp_path / "a.zip", [(name, PICTURE)])
     refused("webdataset", tmp_path, "is named", shards=str(tmp_path / "a.tar"))
@@ -188,7 +188,7 @@ def test_names_that_lead_out_are_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE])
-def test_links_are_refused(tmp_path, kind):
+def test_links_in_archives_are_refused(tmp_path, kind):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.addfile(link("a.png", kind))
     refused("webdataset", tmp_path, "is a link or no file", shards=str(tmp_path / "a.tar"))
@@ -198,7 +198,7 @@ def test_links_are_refused(tmp_path, kind):
     refused("zip", tmp_path, "is a link", path=str(tmp_path / "a.zip"))
 
 
-def test_a_bomb_is_refused_unread(tmp_path, monkeypatch):
+def test_decompression_bomb_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr("ddpm.data.zip.MAX_MEMBER", 10_000)
     monkeypatch.setattr(webdataset, "MAX_MEMBER", 10_000)
     bomb = b"\0" * 20_000
@@ -213,7 +213,7 @@ def test_a_bomb_is_refused_unread(tmp_path, monkeypatch):
     refused("webdataset", tmp_path, "holds 20,000 bytes", shards=str(tmp_path / "a.tar"))
 
 
-def test_a_picture_larger_than_its_header_says_is_damaged(tmp_path):
+def test_member_larger_than_its_header_is_refused(tmp_path):
     write_zip(tmp_path / "a.zip", [("a.png", PICTURE), ("b.png", PICTURE)])
     content = bytearray((tmp_path / "a.zip").read_bytes())
     content[content.index(PICTURE) + 40] ^= 1
@@ -240,7 +240,7 @@ def test_labels_of_a_zip_file_are_checked(tmp_path, labels, match):
         refused("zip", tmp_path, match, path=str(tmp_path / "a.zip"))
 
 
-def test_a_label_outside_of_the_classes_is_refused(tmp_path):
+def test_label_out_of_range_is_refused(tmp_path):
     pictures = [{"bytes": PICTURE, "path": None}] * 2
     pq.write_table(pa.table({"image": pictures, "label": [0, 5]}), tmp_path / "a.parquet")
     where = {"path": str(tmp_path / "a.parquet")}
@@ -251,13 +251,13 @@ def test_a_label_outside_of_the_classes_is_refused(tmp_path):
     refused("parquet", tmp_path, r"cannot read.*a\.parquet", **where)
 
 
-def test_a_row_without_a_picture_is_refused(tmp_path):
+def test_row_without_an_image_is_refused(tmp_path):
     rows = [{"bytes": PICTURE, "path": None}, None]
     pq.write_table(pa.table({"image": rows}), tmp_path / "a.parquet")
     refused("parquet", tmp_path, "row 1 holds no encoded picture", path=str(tmp_path / "a.parquet"))
 
 
-def test_damaged_pictures_are_named_or_skipped(tmp_path):
+def test_damaged_images_are_named_or_skipped(tmp_path):
     write_tar(tmp_path / "a.tar", [("0.png", PICTURE), ("1.png", PICTURE[:60]), ("2.png", b"")])
     where = {"shards": str(tmp_path / "a.tar")}
     refused("webdataset", tmp_path, r"2 of 3 images.*a\.tar/1\.png.*a\.tar/2\.png", **where)
@@ -266,14 +266,14 @@ def test_damaged_pictures_are_named_or_skipped(tmp_path):
 
 
 @pytest.mark.parametrize("door", ["zip", "parquet", "webdataset", "hf"])
-def test_what_is_not_there_is_named(tmp_path, door):
+def test_missing_paths_are_named(tmp_path, door):
     key = "shards" if door == "webdataset" else "path"
     with pytest.raises(InputError, match=rf"data\.{key}: must be set"):
         build(door, tmp_path)
     refused(door, tmp_path, "nowhere", **{key: str(tmp_path / "nowhere" / f"a.{door}")})
 
 
-def test_a_missing_library_says_how_to_install_it(tmp_path, monkeypatch):
+def test_missing_library_is_answered_with_pip_install(tmp_path, monkeypatch):
     import sys
 
     (tmp_path / "a.parquet").write_bytes(zlib.compress(b""))

@@ -22,7 +22,7 @@ def pictures(data):
     return {image.tobytes() for image in everything(data)[0]}
 
 
-def test_every_picture_is_on_one_side(tmp_path):
+def test_every_image_is_in_exactly_one_split(tmp_path):
     train = build("digits", tmp_path)
     held_out, whole = train.held_out(), build("digits", tmp_path, holdout=0)
     assert (len(train), len(held_out)) == (1617, 180)
@@ -32,7 +32,7 @@ def test_every_picture_is_on_one_side(tmp_path):
     assert set(held_out.__getitems__(range(180))[1].tolist()) == set(range(10))
 
 
-def test_without_a_share_nothing_is_held_out(many):
+def test_holdout_0_holds_nothing_out(many):
     data = folder(many)
     assert (len(data), data.held_out()) == (200, None)
     assert data.fingerprint == folder(many, holdout=0).fingerprint
@@ -41,18 +41,18 @@ def test_without_a_share_nothing_is_held_out(many):
 
 
 @pytest.mark.parametrize("share", [1, -0.1, True, "a"])
-def test_the_share_is_a_number_below_1(many, share):
+def test_holdout_must_be_below_1(many, share):
     with pytest.raises(InputError, match=r"data\.holdout"):
         folder(many, holdout=share)
 
 
-def test_a_larger_share_contains_a_smaller_one(many):
+def test_larger_holdout_contains_the_smaller_one(many):
     few, more = (pictures(folder(many, holdout=share).held_out()) for share in (0.1, 0.3))
     assert 5 < len(few) < len(more) < 90
     assert few < more
 
 
-def test_more_pictures_move_none_and_duplicates_stay_together(many):
+def test_added_images_move_no_other_and_duplicates_share_a_split(many):
     before = pictures(folder(many, holdout=0.2).held_out())
     for n, image in enumerate(everything(folder(many))[0]):
         save(many / "again" / f"{n}.png", image)
@@ -65,7 +65,7 @@ def test_more_pictures_move_none_and_duplicates_stay_together(many):
     assert len(train) + len(held_out) == 450
 
 
-def test_the_split_of_a_configuration_is_the_held_out_one(many):
+def test_split_held_out_equals_the_held_out_part(many):
     held_out = folder(many, holdout=0.2).held_out()
     chosen = folder(many, holdout=0.2, split="held_out")
     assert chosen.fingerprint == held_out.fingerprint
@@ -73,19 +73,19 @@ def test_the_split_of_a_configuration_is_the_held_out_one(many):
     assert chosen.held_out() is None
 
 
-def test_fingerprints_tell_shares_and_splits_apart(many):
+def test_fingerprint_depends_on_holdout_and_split(many):
     train = folder(many, holdout=0.2)
     others = train.held_out(), folder(many, holdout=0.3), folder(many)
     assert len({train.fingerprint, *(other.fingerprint for other in others)}) == 4
 
 
-def test_a_data_set_is_never_held_out_as_a_whole(tmp_path):
+def test_dataset_is_never_held_out_completely(tmp_path):
     save(tmp_path / "images" / "a.png", random_pixels(8, 8, 3))
     data = folder(tmp_path / "images", holdout=0.999999)
     assert (len(data), data.held_out()) == (1, None)
 
 
-def test_digests_are_kept_and_damaged_ones_made_again(many):
+def test_digests_are_cached_and_rebuilt_when_damaged(many):
     data = folder(many, holdout=0.2)
     rows, file = data.rows, data.cache.digests_file
     stamp = file.stat().st_mtime_ns
@@ -96,13 +96,13 @@ def test_digests_are_kept_and_damaged_ones_made_again(many):
     assert np.load(file).shape == (200,)
 
 
-def test_it_can_be_sent_to_a_worker(many):
+def test_holdout_can_be_pickled_for_workers(many):
     data = folder(many, holdout=0.2)
     images = everything(data)[0]
     assert (everything(pickle.loads(pickle.dumps(data)))[0] == images).all()
 
 
-def test_official_splits(tmp_path):
+def test_official_splits_are_used(tmp_path):
     for name, split in {
         "mnist": "test",
         "cifar10": "test",
@@ -117,7 +117,7 @@ def test_official_splits(tmp_path):
     assert MNIST.held_out_split in MNIST.splits
 
 
-def test_a_third_part_is_set_apart_for_a_last_test(many):
+def test_three_splits_are_disjoint(many):
     three = folder(many, holdout=0.2, test_share=0.3)
     parts = [pictures(part) for part in (three, three.held_out(), three.with_split("test"))]
     assert sum(map(len, parts)) == len(set.union(*parts)) == len(three.with_split("all")) == 200
@@ -129,7 +129,7 @@ def test_a_third_part_is_set_apart_for_a_last_test(many):
             folder(many, **bad)
 
 
-def test_folders_may_be_named_as_splits(tmp_path):
+def test_folders_named_after_splits_are_splits(tmp_path):
     """The classes are the folders below them, the same in each split."""
     for n, name in enumerate(
         ["train/cat/0", "train/dog/0", "train/dog/1", "val/dog/0", "test/cat/0"]

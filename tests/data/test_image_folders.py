@@ -134,7 +134,7 @@ def test_folders_without_inodes_are_identified_by_path(root, monkeypatch):
     assert len(folder(root).files("train")) == 6
 
 
-def test_a_cycle_of_links_is_no_folder(root):
+def test_link_cycle_is_ignored(root):
     (root / "one").symlink_to("two")
     (root / "two").symlink_to("one")
     assert levels(folder(root)) == ALL
@@ -163,7 +163,7 @@ def test_a_folder_removed_while_it_is_listed_is_refused(root, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.ESTALE, errno.EACCES, errno.ENOTCONN])
-def test_a_link_to_a_lost_disk_is_refused(root, monkeypatch, code):
+def test_link_to_an_unreachable_disk_is_refused(root, monkeypatch, code):
     """It is unknown whether the link points to a folder or to a file."""
     (root / "mount").symlink_to("cats")
     is_folder = listing.is_folder
@@ -182,7 +182,7 @@ def test_a_link_to_a_lost_disk_is_refused(root, monkeypatch, code):
         folder(root).prepare()
 
 
-def test_a_file_without_stat_is_refused(root, monkeypatch):
+def test_file_that_cannot_be_stat_is_refused(root, monkeypatch):
     stat = os.stat
 
     def refuse(path, **options):
@@ -195,7 +195,7 @@ def test_a_file_without_stat_is_refused(root, monkeypatch):
         folder(root).prepare()
 
 
-def test_a_cache_that_cannot_be_read_now_is_not_built_again(root, monkeypatch):
+def test_unreadable_cache_is_not_rebuilt(root, monkeypatch):
     data = folder(root)
     data.prepare()
     before = data.cache_file.read_bytes()
@@ -220,7 +220,7 @@ def fingerprint_of(run_folder, step):
     return torch.load(file, weights_only=True)["data"]
 
 
-def test_a_run_within_its_images_is_left_out_and_resumes(run, root):
+def test_run_folder_among_images_is_skipped_and_resumes(run, root):
     """Also a run older than the key `data.on_error`."""
     status, out, err = run(*SHORT, *IMAGES, "output_dir=pics/results")
     assert status == 0, out + err
@@ -239,7 +239,7 @@ def test_a_run_within_its_images_is_left_out_and_resumes(run, root):
     assert fingerprint_of(root / "results", 2) == fingerprint_of(root / "results", 3)
 
 
-def test_a_sweep_and_samples_within_the_images_are_left_out(run, root):
+def test_sweep_and_samples_among_images_are_skipped(run, root):
     before = folder(root).fingerprint
     status, out, err = run(*SHORT, *IMAGES, "-m", "sweep=pics/sweep", "seed=1")
     assert status == 0, out + err
@@ -253,6 +253,7 @@ def test_a_sweep_and_samples_within_the_images_are_left_out(run, root):
     assert folder(root).fingerprint == before
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize(
     ("output", "images"),
     [
@@ -266,7 +267,7 @@ def test_a_sweep_and_samples_within_the_images_are_left_out(run, root):
         ("own", "own/wandb"),
     ],
 )
-def test_a_run_may_not_write_into_its_images(run, root, tmp_path, output, images):
+def test_run_cannot_write_into_its_images(run, root, tmp_path, output, images):
     (tmp_path / "link").symlink_to("pics")
     (tmp_path / "cats").mkdir()
     for place in ("samples", "own/samples/deep", "own/wandb"):
@@ -279,7 +280,7 @@ def test_a_run_may_not_write_into_its_images(run, root, tmp_path, output, images
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-def test_images_may_lie_beside_run_folders(run, root):
+def test_images_beside_run_folders_are_read(run, root):
     before = folder(root).fingerprint
     status, out, err = run(*SHORT, *IMAGES, "output_dir=.", "data_dir=pics")
     assert status == 0, out + err
@@ -290,7 +291,7 @@ def test_images_may_lie_beside_run_folders(run, root):
         assert data.notes == [], "what our own cache holds is nobody's affair"
 
 
-def test_a_run_that_began_in_its_images_must_move_them(run, root, tmp_path):
+def test_old_run_inside_its_images_must_move_them(run, root, tmp_path):
     """Older versions allowed it; its previews are now images of the data set."""
     status, out, err = run(*SHORT, *IMAGES, "output_dir=old")
     assert status == 0, out + err
@@ -311,7 +312,7 @@ def test_a_run_that_began_in_its_images_must_move_them(run, root, tmp_path):
     assert status == 0, out + err
 
 
-def test_the_folder_of_a_run_is_no_data_set_but_its_samples_are(root):
+def test_run_folder_is_no_dataset_but_its_samples_are(root):
     save(root / "samples" / "000000.png", 77)
     (root / "config.yaml").write_text("{}")
     assert sorted(levels(folder(root))) == [*ALL, 77], "a configuration alone is no run"
@@ -325,12 +326,12 @@ def test_the_folder_of_a_run_is_no_data_set_but_its_samples_are(root):
 
 
 @pytest.mark.parametrize("ending", ["jfif", "jpe", "JPE", "jpeg", "JPG"])
-def test_all_endings_of_jpeg(root, ending):
+def test_all_jpeg_suffixes_are_read(root, ending):
     Image.new("RGB", (8, 8)).save(root / "cats" / f"x.{ending}", "JPEG")
     assert len(folder(root)) == 7
 
 
-def test_a_warning_counts_unknown_endings(root, caplog):
+def test_unknown_suffixes_are_counted_in_a_warning(root, caplog):
     for name in ("a.gif", "b.GIF", "c.tiff", "notes.txt", "README", "._a.png", "d.esc\x1b"):
         (root / "dogs" / name).write_bytes(b"x")
     assert levels(folder(root)) == ALL
@@ -354,7 +355,7 @@ def damage(root, *names):
         (root / name).write_bytes(b"no picture")
 
 
-def test_all_damaged_pictures_are_named_at_once(root):
+def test_all_damaged_images_are_named_at_once(root):
     damage(root, "cats/a.png", "cats/\x1b.png", "dogs/z.jpg")
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(noise).save(root / "dogs" / "cut.png")
@@ -371,7 +372,7 @@ def test_all_damaged_pictures_are_named_at_once(root):
 
 
 @pytest.mark.parametrize("count", [20, 21, 300])
-def test_at_most_twenty_are_named(root, count):
+def test_at_most_twenty_damaged_images_are_named(root, count):
     damage(root, *(f"cats/bad{i:03d}.png" for i in range(count)))
     with pytest.raises(InputError) as caught:
         folder(root).prepare()
@@ -403,7 +404,7 @@ def test_damaged_images_are_skipped_on_request(root, caplog):
     assert data.fingerprint != whole.fingerprint
 
 
-def test_the_warning_is_repeated_from_the_cache(root, caplog, monkeypatch):
+def test_warning_is_repeated_when_the_cache_is_used(root, caplog, monkeypatch):
     damage(root, "cats/a.png")
     first = folder(root, on_error="skip")
     first.prepare()
@@ -415,7 +416,7 @@ def test_the_warning_is_repeated_from_the_cache(root, caplog, monkeypatch):
     assert again.fingerprint == first.fingerprint
 
 
-def test_the_fingerprint_depends_on_the_skipped_files(root, monkeypatch):
+def test_fingerprint_depends_on_skipped_files(root, monkeypatch):
     """The same files, but another one cannot be read."""
     one = folder(root, on_error="skip")
     one.prepare()
@@ -435,7 +436,7 @@ def test_the_fingerprint_depends_on_the_skipped_files(root, monkeypatch):
 
 @pytest.mark.parametrize("part", [".npy", ".labels.npy", ".skipped.json"])
 @pytest.mark.parametrize("content", [b"", b"{", b"7"])
-def test_a_damaged_cache_with_skipped_pictures_is_built_again(root, part, content):
+def test_damaged_cache_with_skipped_images_is_rebuilt(root, part, content):
     damage(root, "cats/a.png")
     data = folder(root, on_error="skip")
     data.prepare()
@@ -445,7 +446,7 @@ def test_a_damaged_cache_with_skipped_pictures_is_built_again(root, part, conten
     assert json.loads(data.cache_file.with_suffix(".skipped.json").read_text()) == ["cats/a.png"]
 
 
-def test_an_error_if_all_files_are_damaged(root):
+def test_folder_of_damaged_files_is_refused(root):
     for file in root.rglob("*.png"):
         file.write_bytes(b"x")
     with pytest.raises(InputError, match=r"cannot read 6 of 6 images[\s\S]* None is left"):
@@ -473,7 +474,7 @@ def test_a_run_resumes_without_damaged_images(run, root):
 
 
 @pytest.mark.parametrize("value", ["no", "Skip", "null", "[skip]"])
-def test_bad_values_of_on_error(run, root, value):
+def test_invalid_on_error_is_refused(run, root, value):
     status, _, err = run(*SHORT, *IMAGES, f"data.on_error={value}")
     assert status == 2
     assert "data.on_error=" in err
@@ -499,7 +500,7 @@ def test_bad_values_of_on_error(run, root, value):
     ids=lambda value: str(value)[:12],
 )
 @pytest.mark.parametrize("where", ["open", "load"])
-def test_errors_of_the_machine_do_not_blame_the_image(
+def test_operating_system_errors_do_not_count_as_damage(
     root, monkeypatch, where, error, advice, on_error
 ):
     """Nor is the image skipped with on_error=skip."""
@@ -521,7 +522,7 @@ def test_errors_of_the_machine_do_not_blame_the_image(
     assert not list((root.parent / "cache").glob("*.npy*"))
 
 
-def test_errors_of_the_machine_do_not_blame_job_image(root, monkeypatch):
+def test_operating_system_errors_do_not_blame_job_image(root, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -530,7 +531,7 @@ def test_errors_of_the_machine_do_not_blame_job_image(root, monkeypatch):
         read_picture("job.image", str(root / "cats" / "0.png"), folder(root).read, " Another hint.")
 
 
-def test_few_open_files_are_enough(root):
+def test_decoding_needs_few_open_files(root):
     for i in range(150):
         save(root / "cats" / f"more{i}.png")
     used = len(os.listdir("/proc/self/fd"))
@@ -542,7 +543,7 @@ def test_few_open_files_are_enough(root):
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_the_limit_of_open_files_is_reported(root):
+def test_open_file_limit_is_reported(root):
     held = [open(os.devnull) for _ in range(3)]  # noqa: SIM115
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(map(int, os.listdir("/proc/self/fd")))
@@ -581,7 +582,7 @@ def test_leftovers_of_interrupted_builds_are_removed(root, built):
     assert (where / f"folder-train-64-{KEY}.npy").exists()
 
 
-def test_a_running_build_is_left_alone(root):
+def test_running_build_is_not_removed(root):
     folder(root).prepare()
     file = root.parent / "cache" / f"folder-train-64-{KEY}.npy.tmp"
     file.write_bytes(b"being written")
@@ -604,7 +605,7 @@ def test_a_cache_that_cannot_be_listed_is_still_used(root, monkeypatch, caplog):
 # -- data that were there before ------------------------------------------------------------------
 
 
-def test_fingerprints_and_caches_of_older_versions(tmp_path, monkeypatch):
+def test_fingerprints_of_older_versions_are_kept(tmp_path, monkeypatch):
     """Computed by the version before `data.on_error`. Its caches are rebuilt because it decoded
     some images wrongly, not because of the settings."""
     assert base.CACHE_VERSION == 2
@@ -630,7 +631,7 @@ def test_fingerprints_and_caches_of_older_versions(tmp_path, monkeypatch):
     assert digits.cache_file.name == "digits-train-16-a148a3a556afda7a.npy"
 
 
-def test_pixels_are_unchanged(root):
+def test_grey_png_pixels_are_unchanged(root):
     grid = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(grid).save(root / "cats" / "grey.png")
     images = folder(root).arrays[0]

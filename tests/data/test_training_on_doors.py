@@ -16,7 +16,7 @@ SMALL = [*TINY, "model.width=8"]
 
 
 @pytest.mark.slow
-def test_five_doors_give_the_same_weights_and_resume_exactly(doors, run, tmp_path):  # noqa: F811
+def test_five_formats_give_the_same_weights_and_resume_exactly(doors, run, tmp_path):  # noqa: F811
     words = ["data.image_size=8", "data.num_classes=3", "data.conditional=true", *SMALL]
     for door in DOORS:
         where = [f"data.{key}='{value}'" for key, value in doors[door].items()]

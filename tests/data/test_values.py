@@ -67,7 +67,7 @@ def tiff_of_16_bit_colours(array):
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_values_come_and_go_as_they_are(tmp_path, name, array, settings):
+def test_values_survive_file_cache_and_sample_exactly(tmp_path, name, array, settings):
     """File, cache, x_0, and the file of a sample: the same values."""
     root = tmp_path / "pics"
     root.mkdir()
@@ -98,7 +98,7 @@ def test_values_come_and_go_as_they_are(tmp_path, name, array, settings):
     assert codec.show(images).shape[1] in (1, 3)
 
 
-def test_what_is_16_bits_is_so_for_others(tmp_path):
+def test_sixteen_bit_samples_are_read_by_other_programs(tmp_path):
     """Pillow reads the grey file; of colours it reads the high bytes."""
     for array in (GREY, COLOUR):
         save_image(torch.from_numpy(array).permute(2, 0, 1), tmp_path / "a.png")
@@ -107,7 +107,7 @@ def test_what_is_16_bits_is_so_for_others(tmp_path):
         assert (seen == expected).all()
 
 
-def test_the_lowest_value_is_minus_one_and_the_highest_one():
+def test_values_are_scaled_to_minus_1_to_1():
     codec = codec_of([-1000, 3000.5])
     ends = torch.tensor([[[[-1000.0, 3000.5, 1000.25]]]])
     assert codec.encode(ends).flatten().tolist() == [-1, 1, 0]
@@ -117,7 +117,7 @@ def test_the_lowest_value_is_minus_one_and_the_highest_one():
 
 @pytest.mark.parametrize("mode", ["crop", "pad", "resize"])
 @pytest.mark.parametrize("turned", [False, True])
-def test_pictures_that_are_not_square(tmp_path, mode, turned):
+def test_non_square_images_keep_their_orientation(tmp_path, mode, turned):
     """A bright left half stays the left half as a viewer shows it."""
     pixels = np.zeros((24, 36, 3), np.uint8)
     pixels[:, :18] = 255
@@ -135,13 +135,13 @@ def test_pictures_that_are_not_square(tmp_path, mode, turned):
     assert "6x12" in data.cache_file.name
 
 
-def test_a_square_as_a_pair_is_the_same_data_set(tmp_path):
+def test_image_size_as_a_pair_is_the_same_dataset(tmp_path):
     save(tmp_path / "pics" / "a.png", random_pixels(20, 30, 3))
     one, other = (folder(tmp_path / "pics", image_size=size) for size in (8, [8, 8]))
     assert (one.cache_file, one.fingerprint) == (other.cache_file, other.fingerprint)
 
 
-def test_deep_pictures_are_scaled_within_their_range(tmp_path):
+def test_sixteen_bit_images_are_resized_within_their_range(tmp_path):
     wide = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (48, 1))
     save(tmp_path / "pics" / "a.png", wide)
     seen = only(folder(tmp_path / "pics", channels=1, image_size=[6, 8], **DEEP))[0, :, 0]
@@ -161,14 +161,14 @@ def test_deep_pictures_are_scaled_within_their_range(tmp_path):
         (np.zeros((0, 4)), DEEP, "an array of"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(tmp_path, array, changes, match):
+def test_arrays_of_wrong_shape_or_type_are_refused(tmp_path, array, changes, match):
     (tmp_path / "pics").mkdir()
     np.save(tmp_path / "pics" / "a.npy", array)
     with pytest.raises(InputError, match=match):
         folder(tmp_path / "pics", **({"channels": 1} | changes)).prepare()
 
 
-def test_a_header_that_promises_too_much_is_refused(tmp_path):
+def test_array_header_larger_than_the_file_is_refused(tmp_path):
     for count, match in ((10**7, "cut short"), (10**12, "an array of")):
         file = io.BytesIO()
         header = {"descr": "<f8", "fortran_order": False, "shape": (count, 1, 1)}
@@ -188,6 +188,6 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path):
         ({"image_size": [4, 4, 4]}, r"data\.image_size"),
     ],
 )
-def test_settings_are_checked(tmp_path, changes, match):
+def test_invalid_settings_are_refused(tmp_path, changes, match):
     with pytest.raises(InputError, match=match):
         folder(tmp_path, **changes)

@@ -201,6 +201,7 @@ def test_known_pixels_have_the_noise_of_their_level():
         assert known.std().item() == pytest.approx(math.sqrt(1 - a), abs=0.05)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("resamples", [1, 3])
 @pytest.mark.parametrize(
     ("sampler", "error"),

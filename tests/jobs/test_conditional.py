@@ -99,7 +99,7 @@ def refused(run, tmp_path, *arguments):
 # labels
 
 
-def test_a_conditional_run_draws_what_it_is_asked_for(conditional, draw):
+def test_conditional_run_samples_the_given_labels(conditional, draw):
     free = ["guidance=classifier_free", "guidance.scale=2", "job.labels=[0,1,2,3]"]
     images = draw(conditional, *free, "job.num_samples=6")
     assert json.loads((draw.folder / "labels.json").read_text()) == {
@@ -129,7 +129,7 @@ def test_without_labels_there_are_none(unconditional, draw):
 
 
 @pytest.mark.slow
-def test_scale_1_is_the_label_alone_and_scale_0_none(conditional, draw):
+def test_guidance_scale_1_is_conditional_and_0_unconditional(conditional, draw):
     asked = ["job.labels=[3,8]", "job.num_samples=2"]
     plain = draw(conditional, "guidance=none", *asked)
     one, nothing, three = (
@@ -185,7 +185,7 @@ def test_labels_are_dropped_one_by_one_and_the_others_stay():
     assert step_with(None).drop_labels(label, u) is None
 
 
-def test_what_is_dropped_does_not_depend_on_who_does_it():
+def test_dropped_labels_do_not_depend_on_rank_or_micro_batch():
     noise = StepNoise(0, 64, (1, 1, 1), 10, torch.device("cpu"))
     label, drop = torch.arange(64), step_with(0.5).drop_labels
     whole = drop(label, noise(7, slice(None))[3])
@@ -201,7 +201,7 @@ def test_a_conditional_run_in_small_parts_is_the_same(run, conditional, tmp_path
     assert two[2] == pytest.approx(one[2], rel=1e-2)
 
 
-def test_all_labels_dropped_is_a_run_of_the_null_class(run, conditional, tmp_path):
+def test_dropping_all_labels_trains_the_null_class(run, conditional, tmp_path):
     go(run, *WORDS, "data.conditional=true", "job.label_dropout=0.999999", "output_dir=none")
     assert losses_of(tmp_path / "none") != losses_of(conditional)
 
@@ -209,7 +209,7 @@ def test_all_labels_dropped_is_a_run_of_the_null_class(run, conditional, tmp_pat
 # a classifier that guides
 
 
-def test_a_classifier_leads_a_network_without_labels(classifier, unconditional, draw):
+def test_classifier_guides_an_unconditional_network(classifier, unconditional, draw):
     guided = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=8"]
     images = draw(unconditional, *guided, "job.labels=[1,2]", "job.num_samples=4")
     assert list(json.loads((draw.folder / "labels.json").read_text()).values()) == [1, 2, 1, 2]
@@ -219,7 +219,7 @@ def test_a_classifier_leads_a_network_without_labels(classifier, unconditional, 
     assert torch.equal(free, draw(unconditional, "job.num_samples=4"))
 
 
-def test_a_classifier_says_how_much_it_knows(classifier):
+def test_classifier_reports_its_accuracy(classifier):
     assert {"train_classifier", "classifier"} <= set(
         yaml.safe_load((classifier / "config.yaml").read_text())["choices"].values()
     )
@@ -232,7 +232,7 @@ def test_a_classifier_says_how_much_it_knows(classifier):
 
 
 @pytest.mark.slow
-def test_a_classifier_goes_on_by_its_folder_alone(run, classifier, tmp_path):
+def test_classifier_resumes_from_its_folder(run, classifier, tmp_path):
     go(run, *CLASSIFIER, "job.max_steps=3", "output_dir=parts")
     assert "3 to 6" in go(run, "resume=parts", "job.max_steps=6")
     parts = tmp_path / "parts"
@@ -243,7 +243,9 @@ def test_a_classifier_goes_on_by_its_folder_alone(run, classifier, tmp_path):
     assert "3" in go(run, "resume=parts", "job.max_steps=7")
 
 
-def test_a_classifier_is_not_what_another_job_needs(run, classifier, unconditional, tmp_path):
+def test_checkpoint_of_a_classifier_is_refused_by_other_jobs(
+    run, classifier, unconditional, tmp_path
+):
     err = refused(run, tmp_path, *SAMPLE, f"checkpoint={classifier}")
     assert "job=train_classifier, not of job=train" in err
     assert f"guidance.classifier={classifier}" in err
@@ -256,7 +258,7 @@ def test_a_classifier_is_not_what_another_job_needs(run, classifier, uncondition
 
 
 @pytest.mark.slow
-def test_a_classifier_must_know_the_images(run, trained, classifier, unconditional, tmp_path):
+def test_classifier_of_other_data_is_refused(run, trained, classifier, unconditional, tmp_path):
     guided = ["guidance=classifier", f"guidance.classifier={classifier}"]
     larger = trained("larger", *WORDS, "data.image_size=8", "job.max_steps=1")
     err = refused(run, tmp_path, *SAMPLE, f"checkpoint={larger}", *guided)
@@ -275,6 +277,7 @@ def test_a_classifier_must_know_the_images(run, trained, classifier, uncondition
         assert text in err
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(
     ("row", "texts"),
     [
@@ -289,7 +292,7 @@ def test_a_classifier_must_know_the_images(run, trained, classifier, uncondition
         ("data.conditional=false", ["data.conditional=False", "was trained with True"]),
     ],
 )
-def test_a_mistake_about_labels_is_answered(row, texts, run, conditional, tmp_path):
+def test_invalid_labels_are_refused(row, texts, run, conditional, tmp_path):
     err = refused(run, tmp_path, *SAMPLE, f"checkpoint={conditional}", *row.split())
     for text in texts:
         assert text in err
@@ -342,7 +345,7 @@ def v(trained):
 
 
 @pytest.mark.slow
-def test_a_checkpoint_knows_what_it_was_trained_for(run, v, draw, tmp_path):
+def test_checkpoint_holds_objective_weighting_and_schedule(run, v, draw, tmp_path):
     hparams = state_of(v, 6)["hparams"]
     chosen = {group: hparams["choices"][group] for group in ("objective", "weighting", "schedule")}
     assert chosen == {"objective": "v", "weighting": "min_snr", "schedule": "cosine"}
@@ -363,7 +366,7 @@ def test_a_checkpoint_knows_what_it_was_trained_for(run, v, draw, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_what_it_is_trained_for(run, v, tmp_path):
+def test_resumed_run_keeps_its_objective(run, v, tmp_path):
     go(run, *WORDS, *V, "job.max_steps=2", "output_dir=parts")
     err = refused(run, tmp_path, "resume=parts", "job.max_steps=6", "objective=eps")
     assert "objective=eps: resume=parts was trained with v" in err
@@ -480,7 +483,7 @@ def as_before(folder):
 
 
 @pytest.mark.slow
-def test_a_run_of_before_still_draws_and_goes_on(run, unconditional, draw, tmp_path):
+def test_old_run_samples_and_resumes(run, unconditional, draw, tmp_path):
     go(run, *WORDS, "job.max_steps=3", "output_dir=old")
     old = tmp_path / "old"
     images = draw(old, "job.num_samples=2")
@@ -497,7 +500,9 @@ def test_a_run_of_before_still_draws_and_goes_on(run, unconditional, draw, tmp_p
 
 
 @pytest.mark.slow
-def test_a_run_whose_previews_a_classifier_leads(run, unconditional, classifier, draw, tmp_path):
+def test_run_with_classifier_guided_previews_resumes_and_samples(
+    run, unconditional, classifier, draw, tmp_path
+):
     """Its previews show that, and it goes on and is sampled from by its folder alone."""
     led = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=50"]
     go(run, *WORDS, *led, "output_dir=led")

@@ -174,7 +174,7 @@ def test_a_full_disk_leaves_nothing_and_spares_what_is_there(tmp_path):
         safetensors_file.write(tmp_path, made(step=8), "ema")
 
 
-def test_what_is_no_plain_data_is_not_written(tmp_path):
+def test_only_plain_data_can_be_exported(tmp_path):
     for broken in (
         {"hparams": HPARAMS | {"model": {"x": torch.zeros(1)}}},
         {"hparams": HPARAMS | {"model": {"x": float("nan")}}},
@@ -232,7 +232,7 @@ def assert_refused(path, *words):
         assert word in message
 
 
-def test_what_is_put_together_here_is_read(file):
+def test_file_built_byte_by_byte_is_read(file):
     header, _, data = parts(file)
     before = safetensors_file.read(file)
     put(file, header, data)
@@ -258,7 +258,7 @@ def test_an_export_of_the_first_schema_is_read(file):
     assert_refused(file, "not a whole export")
 
 
-def test_every_flipped_bit_is_noticed(file):
+def test_every_flipped_bit_is_detected(file):
     content = file.read_bytes()
     for at in range(len(content)):
         changed = bytearray(content)
@@ -270,7 +270,7 @@ def test_every_flipped_bit_is_noticed(file):
     safetensors_file.read(file)
 
 
-def test_every_cut_is_noticed(file):
+def test_every_truncation_is_detected(file):
     content = file.read_bytes()
     for length in [*range(0, len(content), 7), len(content) - 1]:
         file.write_bytes(content[:length])
@@ -290,7 +290,7 @@ METADATA = {  # what is changed in it -> what is said
 
 
 @pytest.mark.parametrize("key", METADATA)
-def test_metadata_that_is_not_ours_is_refused(key, file):
+def test_foreign_metadata_is_refused(key, file):
     value, words = METADATA[key]
     about = about_of(parts(file)[0])
     put_about(file, about | {key: value})
@@ -308,7 +308,7 @@ def test_metadata_that_are_no_object_are_refused(about, file):
 
 
 @pytest.mark.parametrize("step", [-1, 1.5, "1e3", "", "9" * 5000, 10**15, True, None])
-def test_a_step_that_is_no_number_is_refused(step, file):
+def test_invalid_step_is_refused(step, file):
     put_about(file, about_of(parts(file)[0]) | {"step": step})
     assert_refused(file, "step=")
 
@@ -331,7 +331,7 @@ def test_a_step_that_is_no_number_is_refused(step, file):
     ],
     ids=lambda hparams: str(hparams)[:30],
 )
-def test_a_configuration_that_is_none_is_refused(hparams, file):
+def test_invalid_config_is_refused(hparams, file):
     put_about(file, about_of(parts(file)[0]) | {"hparams": hparams})
     assert_refused(file, "not a whole export of this program")
 
@@ -377,7 +377,7 @@ def test_tensors_that_do_not_fit_the_file_are_refused(layout, file):
     assert_refused(file, "not a whole export of this program")
 
 
-def test_a_name_twice_is_refused(file):
+def test_duplicate_tensor_name_is_refused(file):
     header, _, _ = parts(file)
     put(file, {"__metadata__": header["__metadata__"], "network.a": entry(0, 32)}, bytes(32))
     assert safetensors_file.read(file)["ema"]["a"].shape == (8,)
@@ -474,7 +474,7 @@ def test_an_export_draws_what_the_checkpoint_draws(kind, run, trained, tmp_path)
 
 
 @pytest.mark.slow
-def test_folder_file_and_python_are_one(run, trained, tmp_path):
+def test_export_by_folder_file_and_python_is_equal(run, trained, tmp_path):
     source = trained("eps", *WORDS)
     out = go(run, *EXPORT, f"checkpoint={source}", "output_dir=given")
     file = tmp_path / "given" / "model.safetensors"
@@ -511,7 +511,7 @@ def test_an_export_of_an_export_and_a_second_one_are_the_same_bytes(run, trained
 
 
 @pytest.mark.slow
-def test_the_folder_is_new_or_chosen_and_never_a_taken_one(run, trained, tmp_path):
+def test_export_never_overwrites_a_folder(run, trained, tmp_path):
     source = trained("eps", *WORDS)
     for _ in range(2):
         go(run, *EXPORT, f"checkpoint={source}")
@@ -527,7 +527,7 @@ def test_the_folder_is_new_or_chosen_and_never_a_taken_one(run, trained, tmp_pat
         assert after == before
 
 
-def test_a_sampler_of_the_command_line_is_given_along(run, trained, tmp_path):
+def test_sampler_of_the_command_line_is_exported(run, trained, tmp_path):
     source = trained("eps", *WORDS)
     go(run, *EXPORT, f"checkpoint={source}", "sampler=heun", "sampler.steps=3", "output_dir=given")
     images = Pipeline.from_checkpoint(source, sampler=Heun(steps=3)).sample(3)
@@ -535,7 +535,7 @@ def test_a_sampler_of_the_command_line_is_given_along(run, trained, tmp_path):
 
 
 @pytest.mark.slow
-def test_weights_that_are_not_there_are_asked_for_in_vain(run, trained, tmp_path):
+def test_exported_kind_of_weights_is_the_only_one(run, trained, tmp_path):
     source = trained("eps", *WORDS)
     go(run, *EXPORT, f"checkpoint={source}", "output_dir=average")
     out = go(run, *EXPORT, f"checkpoint={source}", "job.weights=model", "output_dir=last")
@@ -622,7 +622,7 @@ def test_a_hostile_configuration_in_an_export_builds_nothing(run, trained, tmp_p
     assert not (tmp_path / "gotcha").exists()
 
 
-def test_a_format_that_is_not_there_is_refused(run, trained):
+def test_unknown_format_is_refused(run, trained):
     source = trained("eps", *WORDS)
     status, _, err = run(*EXPORT, f"checkpoint={source}", "job.format=safetensor")
     assert status == 2

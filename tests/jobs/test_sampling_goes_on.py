@@ -129,7 +129,7 @@ PLACES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("job", "place"), PLACES)
-def test_killed_it_makes_the_rest_by_the_same_command(job, place, home, straight):
+def test_killed_sampling_continues_by_the_same_command(job, place, home, straight):
     words = [*command(job, home), "output_dir=s"]
     assert go(home, *words, crash=place) == -9, said(home)
     there = times_of(home / "s") if (home / "s" / "samples").is_dir() else {}
@@ -142,7 +142,7 @@ def test_killed_it_makes_the_rest_by_the_same_command(job, place, home, straight
 
 
 @SLOW
-def test_killed_again_and_again(home, straight):
+def test_sampling_killed_repeatedly_finishes(home, straight):
     words = [*command("sample", home), "output_dir=s"]
     for place in ("sample.saved:1", "sample.saved:2", "sample.saved:4", "sample.saved:2"):
         assert go(home, *words, crash=place) == -9, said(home)
@@ -150,7 +150,7 @@ def test_killed_again_and_again(home, straight):
     assert_whole(home / "s", "sample", straight)
 
 
-def test_any_file_that_is_missing_is_made_again(home, straight):
+def test_missing_samples_are_drawn_again(home, straight):
     """As if it had been killed between any two files."""
     words = [*command("sample", home), "output_dir=s"]
     shutil.copytree(straight("sample"), home / "s")
@@ -186,7 +186,7 @@ def test_an_unfinished_run_is_found_by_its_configuration(place, home, straight):
 
 
 @pytest.mark.slow
-def test_a_folder_without_a_name_yet_is_nobodys(home, straight):
+def test_unnamed_folder_is_not_continued(home, straight):
     """Killed before the folder got its name: the next run does not live in the nameless one."""
     assert go(home, *command("sample", home), crash="run.filled") == -9
     (nameless,) = folders(home)
@@ -197,7 +197,7 @@ def test_a_folder_without_a_name_yet_is_nobodys(home, straight):
 
 
 @pytest.mark.slow
-def test_of_another_configuration_or_checkpoint_it_is_left_alone(home, trained, straight):
+def test_sampling_of_another_config_or_checkpoint_is_not_continued(home, trained, straight):
     (home / "run").unlink()
     shutil.copytree(trained / "run", home / "run")
     assert go(home, *command("sample", home), crash="sample.saved:2") == -9
@@ -217,7 +217,7 @@ def test_of_another_configuration_or_checkpoint_it_is_left_alone(home, trained, 
 
 
 @pytest.mark.slow
-def test_one_that_is_being_worked_on_is_left_alone(home):
+def test_running_sampling_is_not_continued(home):
     assert go(home, *command("sample", home), crash="sample.saved:2") == -9
     (begun,) = folders(home)
     before = bytes_of(begun)
@@ -232,7 +232,7 @@ def test_one_that_is_being_worked_on_is_left_alone(home):
 # given folders
 
 
-def test_a_finished_run_stays_as_it_is(home, straight):
+def test_finished_sampling_is_not_changed(home, straight):
     words = [*command("sample", home), "output_dir=s"]
     shutil.copytree(straight("sample"), home / "s")
     before = times_of(home / "s")
@@ -245,7 +245,7 @@ def test_a_finished_run_stays_as_it_is(home, straight):
     ).read_bytes()
 
 
-def test_a_picture_that_lost_its_bytes_is_drawn_again(home, straight):
+def test_truncated_sample_is_drawn_again(home, straight):
     shutil.copytree(straight("sample"), home / "s")
     for name in ("000002.png", "000005.png"):
         (home / "s" / "samples" / name).write_bytes(b"")
@@ -254,7 +254,7 @@ def test_a_picture_that_lost_its_bytes_is_drawn_again(home, straight):
     assert_whole(home / "s", "sample", straight)
 
 
-def test_where_data_lie_does_not_matter(home, straight):
+def test_data_dir_does_not_matter_for_continuing(home, straight):
     shutil.copytree(straight("sample"), home / "s")
     (home / "s" / "samples" / "000007.png").unlink()
     run_dir.write_status(home / "s", "running")
@@ -292,7 +292,7 @@ def test_pictures_of_unknown_origin_are_refused_and_kept(home):
     assert (home / "s" / "samples" / "000002.png").read_bytes() == b"mine"
 
 
-def test_files_of_other_seeds_are_left_alone(home, straight):
+def test_samples_of_other_seeds_are_kept(home, straight):
     words = [*command("sample", home), "output_dir=s"]
     assert go(home, *words, crash="sample.saved:4") == -9
     for name in ("000001.png", "000009.png", "notes.txt"):
@@ -336,7 +336,7 @@ def test_a_signal_between_two_batches(job, home, straight):
     assert {k: v for k, v in times_of(home / "s").items() if k in there} == there
 
 
-def test_a_signal_when_all_is_drawn_leaves_the_grid_to_the_next(home, straight):
+def test_signal_after_the_last_batch_leaves_the_grid_to_the_next_start(home, straight):
     from ddpm.jobs import sampling
 
     save = sampling.save_image
@@ -356,7 +356,7 @@ def test_a_signal_when_all_is_drawn_leaves_the_grid_to_the_next(home, straight):
     assert folders(home) == [folder]
 
 
-def test_a_second_signal_stops_at_once_and_leaves_no_half_picture(home, straight):
+def test_second_signal_stops_at_once_without_partial_files(home, straight):
     from ddpm.jobs import sampling
 
     def insist(image, file):
@@ -419,7 +419,7 @@ def test_two_processes_draw_the_same_images(home, straight):
     assert bytes_of(two) == before
 
 
-def test_an_undisturbed_run_is_worth_comparing_with(straight):
+def test_reference_samples_differ_from_each_other(straight):
     images = [load_png(path) for path in sorted((straight("sample") / "samples").iterdir())]
     assert len({image.numpy().tobytes() for image in images}) == 7
     assert torch.stack(images).float().std() > 5

@@ -31,7 +31,7 @@ def study(run, finished_runs, tmp_path, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_sweep_is_looked_at_by_its_name(run, study, tmp_path):
+def test_status_and_report_find_a_sweep_by_name(run, study, tmp_path):
     status, out, err = run("job=status", "sweep=study")
     assert status == 0, err
     assert "2 done" in out
@@ -47,7 +47,7 @@ def test_a_sweep_is_looked_at_by_its_name(run, study, tmp_path):
     assert "2 done" in run("job=status", "sweep=outputs/sweep/study")[1]
 
 
-def test_any_runs_are_looked_at_by_their_folders(run, study, tmp_path):
+def test_status_and_report_take_run_folders(run, study, tmp_path):
     one = f"runs=[{study}/0-convnet-digits]"
     assert "1 done" in run("job=status", one)[1]
     status, _, err = run("job=report", one, "output_dir=here")
@@ -58,7 +58,7 @@ def test_any_runs_are_looked_at_by_their_folders(run, study, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_refused_job_is_told_with_its_reason(run, tmp_path):
+def test_refused_job_is_shown_with_its_reason(run, tmp_path):
     run(*SWEEP, "job.batch_size=8,-1")
     out = run("job=status", "sweep=study")[1]
     assert "2 done, 2 failed" in out
@@ -67,7 +67,7 @@ def test_a_refused_job_is_told_with_its_reason(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_wandb_is_shown_the_report_of_what_it_tracked(run, tmp_path, monkeypatch):
+def test_report_of_a_wandb_sweep_is_shown_in_wandb(run, tmp_path, monkeypatch):
     import sys
 
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -106,7 +106,7 @@ STRANGERS = {"wandb": {"_target_": "x", "entity": "stranger", "project": "theirs
 
 
 @pytest.mark.slow
-def test_a_strangers_run_does_not_say_where_its_report_goes(run, shown, tmp_path):
+def test_foreign_run_does_not_choose_the_wandb_project(run, shown, tmp_path):
     run_folder(tmp_path / "a", [1.0], tracker=STRANGERS)
     run_folder(tmp_path / "b", [1.0])
     for words in (["runs=[a]"], ["runs=[a]", "tracker.wandb.entity=lab"], ["runs=[b]"]):
@@ -194,7 +194,7 @@ def test_who_asked_a_run_to_stop(signal, file, words, tmp_path):
         (["job=status", "sweep=study", "seed=1"], "seed: job=status only reads"),
     ],
 )
-def test_mistakes(words, message, run, tmp_path):
+def test_invalid_arguments_are_refused(words, message, run, tmp_path):
     job = tmp_path / "outputs" / "sweep" / "study" / "0-unet-digits"
     job.mkdir(parents=True)
     run_dir.write_status(job, "failed", error="x")

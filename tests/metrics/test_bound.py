@@ -107,7 +107,7 @@ def learning_network(diffusion):
     return network
 
 
-@pytest.mark.quick(36)
+@pytest.mark.quick(11)
 @pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize(("schedule", "objective"), PAIRS)
 def test_bits_are_those_of_the_gaussian(schedule, objective, variance):

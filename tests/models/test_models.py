@@ -92,6 +92,7 @@ def test_convnet_without_time_is_three_convolutions():
     torch.testing.assert_close(model(x, t), model.conv_3(y))
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("path", sorted((CONF / "model_data").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_preset_of_a_model_builds(path):
     name, _, data = path.stem.partition("_")
@@ -103,6 +104,7 @@ def test_every_preset_of_a_model_builds(path):
         assert model(x, t).shape == ((2, 10) if classifies else x.shape)
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_default_models_take_64x64(name, channels):

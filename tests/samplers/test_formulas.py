@@ -92,6 +92,7 @@ def same(ours, frozen):
     assert (coefficients(ours) - coefficients(frozen)).abs().max() <= 1e-12
 
 
+@pytest.mark.quick(11)
 @pytest.mark.parametrize("steps", [None, 20, 3])
 @pytest.mark.parametrize("schedule", ALL)
 def test_coefficients_are_unchanged(schedule, steps):

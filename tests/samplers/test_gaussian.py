@@ -123,6 +123,7 @@ def test_predict_recovers_the_best_x_0_at_every_step(schedule, objective):
 # --- deterministic samplers
 
 
+@pytest.mark.quick(17)
 @pytest.mark.parametrize("kind", DETERMINISTIC)
 @pytest.mark.parametrize("schedule", ALL)
 def test_all_steps_follow_the_exact_flow(schedule, kind):
@@ -240,6 +241,7 @@ def test_ddim_scales_by_eq_12(schedule, spacing):
 # --- with noise
 
 
+@pytest.mark.quick(16)
 @pytest.mark.parametrize("kind", STOCHASTIC)
 @pytest.mark.parametrize("schedule", ALL)
 def test_stochastic_samplers_return_mean_and_variance(schedule, kind):
@@ -250,6 +252,7 @@ def test_stochastic_samplers_return_mean_and_variance(schedule, kind):
     assert std == pytest.approx(STD, rel=0.03)
 
 
+@pytest.mark.quick(11)
 @pytest.mark.parametrize("steps", [250, 50, 20])
 @pytest.mark.parametrize("schedule", ALL)
 def test_stochastic_samplers_with_few_steps(schedule, steps):
@@ -320,6 +323,7 @@ def test_float32_agrees_with_float64(schedule, kind, objective):
         assert intercept == pytest.approx(intercept_64, abs=tolerance)
 
 
+@pytest.mark.quick(10)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_samples_have_mean_and_variance(kind, objective):

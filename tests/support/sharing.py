@@ -11,11 +11,15 @@ import gc
 from pathlib import Path
 
 import hydra
+from hydra._internal import config_loader_impl
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.defaults_list import DefaultsList, Overrides
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning_fabric.utilities import registry
 from omegaconf import base
 
 LAUNCHER = "hydra/launcher/basic"  # a run puts its own in this place, a bare composition does not
@@ -28,9 +32,12 @@ def share_compositions() -> None:
     assert hydra.__version__.startswith("1.3."), "see whether Hydra still works as it did"
     Hydra.get_mode = _get_mode(Hydra.get_mode)
     ConfigRepository.load_config = _load_config(ConfigRepository.load_config)
+    config_loader_impl.create_defaults_list = _choose(config_loader_impl.create_defaults_list)
     ConfigLoaderImpl._compose_config_from_defaults_list = _merge(
         ConfigLoaderImpl._compose_config_from_defaults_list
     )
+    OverridesParser.parse_rule = _parse_rule(OverridesParser.parse_rule)
+    registry.entry_points = functools.cache(registry.entry_points)  # asked for by each Fabric
     base.parse = functools.lru_cache(maxsize=4096)(base.parse)  # a tree that is only read
     gc.collect()
     gc.freeze()  # the modules' objects are not looked through again and again
@@ -65,6 +72,39 @@ def _load_config(load_config):
         return found  # its configuration is everybody's; only a merge would change it
 
     return load
+
+
+def _parse_rule(parse_rule):
+    """Remember what the words of the command line mean."""
+    known = {}
+
+    def parsed(self, text, rule):
+        if (text, rule) not in known:
+            known[text, rule] = parse_rule(self, text, rule)
+        return copy.deepcopy(known[text, rule])
+
+    return parsed
+
+
+def _choose(create_defaults_list):
+    """Remember which files the options of the groups lead to; values of keys choose none."""
+    known = {}
+
+    def chosen(repo, config_name, overrides_list, prepend_hydra, skip_missing):
+        arguments = (repo, config_name, overrides_list, prepend_hydra, skip_missing)
+        if not all(map(_is_unchanging, repo.get_sources())):
+            return create_defaults_list(*arguments)
+        typed = [o for o in overrides_list if not o.is_sweep_override()]
+        words = [o.input_line for o in typed if repo.group_exists(o.key_or_group)]
+        key = (config_name, prepend_hydra, skip_missing, *words)
+        if key not in known:
+            known[key] = create_defaults_list(*arguments)
+        found = known[key]
+        values = Overrides(repo=repo, overrides_list=overrides_list).config_overrides
+        files = list(map(copy.copy, found.defaults))
+        return DefaultsList(files, found.defaults_tree, values, found.overrides)
+
+    return chosen
 
 
 def _merge(merge):

@@ -12,7 +12,7 @@ WORDS = [*(word for word in TINY if word != "tracker=local"), "tracker=trackio"]
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """The store of Trackio, which reads where it is when it is imported."""
+    """A store in a folder of this module: Trackio reads its place when it is imported."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRACKIO_DIR", str(tmp_path_factory.mktemp("trackio")))
         patch.setenv("HF_HUB_OFFLINE", "1")

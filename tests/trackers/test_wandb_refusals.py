@@ -85,6 +85,7 @@ class Picky:
         monkeypatch.setattr(server, "ask_UpsertBucket", ask, raising=False)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -159,6 +160,7 @@ def test_variables_whose_settings_a_run_says_itself_reach_it_in_no_other_way(
     assert said(caplog) == []
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -120,6 +120,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(("word", "variables", "message"), WRONG)
 def test_what_cannot_be_is_told_before_anything_is_touched(
     word, variables, message, run, tmp_path, monkeypatch

@@ -365,7 +365,7 @@ def test_memory_of_this_process():
     ("broken", "gives_up"),
     [("0111", 4), ("01101100110", 0), ("110110111", 9), ("0011100000", 5), ("0" * 9, 0)],
 )
-def test_only_consecutive_steps_are_too_many(every, broken, gives_up):
+def test_only_consecutive_nonfinite_steps_count(every, broken, gives_up):
     watch = Watch(Fabric(accelerator="cpu", devices=1), 3, None, None)
     watch.every = every
     told = [

@@ -75,7 +75,7 @@ def test_recomputing_does_not_advance_the_generator():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_less_is_saved_for_the_backward_pass(name):
+def test_fewer_tensors_are_saved_for_backward(name):
     peaks = []
     for net in pair(name):
         with Ledger() as ledger:

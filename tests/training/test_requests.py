@@ -119,5 +119,5 @@ def test_a_stop_file_stays_for_the_end_state(tmp_path):
     assert stop_file.end_of(tmp_path) == "pruned"
 
 
-def test_a_folder_that_is_gone_asks_for_nothing(tmp_path):
+def test_removed_folder_has_no_requests(tmp_path):
     assert watch(tmp_path / "gone").requested(10) == Requests()

@@ -51,7 +51,7 @@ def straight(tmp_path_factory):
 # when, and of how many images
 
 
-def test_it_takes_a_hundredth_of_the_time():
+def test_validation_takes_at_most_one_percent():
     assert [num_images(500, batch) for batch in (256, 128, 103, 32, 8, 1)] == [
         *(512, 512, 512),
         *(160, 40, 32),
@@ -61,7 +61,7 @@ def test_it_takes_a_hundredth_of_the_time():
         assert num_images(500, batch) <= 0.01 * 500 * batch
 
 
-def test_when_it_is_due():
+def test_steps_at_which_validation_is_due():
     assert [next_step(done, 1200, 500, 128) for done in (0, 499, 500, 1000, 1200)] == [
         *(500, 500, 1000),
         *(1200, 0),
@@ -71,7 +71,7 @@ def test_when_it_is_due():
     assert next_step(0, 6, 2, 8) == 2
 
 
-def test_a_run_too_short_for_it_is_not_bothered(tiny):
+def test_short_run_has_no_validation(tiny):
     assert figures_of(tiny) == {}
     assert not (tiny / "loss_by_t.csv").exists()
 
@@ -79,7 +79,7 @@ def test_a_run_too_short_for_it_is_not_bothered(tiny):
 # what it does
 
 
-def test_it_changes_no_weight(straight, tmp_path):
+def test_validation_changes_no_weight(straight, tmp_path):
     words = [word for word in LONGER if word != EVERY]
     assert go(tmp_path, *words, "job.validate_every=null") == 0, said(tmp_path)
     assert_equal_state(state_of(straight, 8), state_of(tmp_path / "run", 8))
@@ -123,7 +123,7 @@ def test_figures_are_those_of_the_metric(straight, data_dir):
         "checkpoint.renamed:2",
     ],
 )
-def test_killed_and_resumed_it_is_the_same(place, straight, tmp_path):
+def test_validation_of_a_resumed_run_is_the_same(place, straight, tmp_path):
     assert go(tmp_path, *LONGER, crash=place) == -9, said(tmp_path)
     again = ["resume=run"] if (tmp_path / "run" / "checkpoints").exists() else LONGER
     assert go(tmp_path, *again) == 0, said(tmp_path)
@@ -138,7 +138,7 @@ def test_killed_and_resumed_it_is_the_same(place, straight, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_ranks_measure_what_one_does(strategy, tmp_path, monkeypatch):
+def test_two_ranks_measure_like_one(strategy, tmp_path, monkeypatch):
     words = [w for w in LONGER if not w.startswith(("hardware", "output_dir"))]
     words += ["optimizer.lr=1e-12", "job.max_steps=2"]  # weights that do not differ by rounding
     both = [*words, f"hardware={strategy}", *CPU, "output_dir=two"]
@@ -148,7 +148,7 @@ def test_two_ranks_measure_what_one_does(strategy, tmp_path, monkeypatch):
     assert two == pytest.approx(one, rel=1e-6, abs=1e-7)
 
 
-def test_without_held_out_images_it_says_so_once(tmp_path):
+def test_missing_held_out_images_are_noted_once(tmp_path):
     assert go(tmp_path, *LONGER, "data.holdout=0") == 0, said(tmp_path)
     assert said(tmp_path).count("held out none, as data.holdout=0") == 1
     assert figures_of(tmp_path / "run") == {}
@@ -238,7 +238,7 @@ def test_records_are_restored_and_those_of_another_figure_left_out():
 
 
 @pytest.mark.slow
-def test_a_run_that_has_levelled_off_ends_and_says_why(tmp_path):
+def test_early_stopping_ends_the_run_with_its_reason(tmp_path):
     # so small that no weight changes
     words = [*LONGER, "optimizer.lr=1e-30", "job.patience=2", "job.save_every=null"]
     assert go(tmp_path, *words) == 0, said(tmp_path)

@@ -70,7 +70,7 @@ def runs(tmp_path):
         yield [folder, done]
 
 
-def test_watching(runs, open_page):
+def test_watch_page_shows_runs_and_writes_requests(runs, open_page):
     folder = runs[0]
     with served(watch.application(Runs(lambda: runs, "my runs", 9), TOKEN)) as address:
         page = open_page(address)
@@ -140,7 +140,7 @@ def of_seed(studio, seed, steps=4):
     return base64.b64decode(last["images"][0])
 
 
-def test_playing(studio, open_page):
+def test_play_page_draws_and_edits(studio, open_page):
     with served(play.application(studio, TOKEN)) as address:
         page = open_page(address, has_touch=True)
         told, value = page.locator("#told"), page.locator("#t-value")

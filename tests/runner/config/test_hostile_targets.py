@@ -150,7 +150,7 @@ def test_the_table_is_long_and_names_nothing_of_conf():
     assert not set(NAMES) & catalog.targets()
 
 
-def test_the_watch_sees_what_is_done(tmp_path):
+def test_side_effect_detector_works(tmp_path):
     import os
     import subprocess
 
@@ -177,7 +177,7 @@ def test_no_hostile_name_passes_the_gate(shape, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("shape", ["top", "nested", "in a list in a node", "_partial_", "oc.env"])
-def test_nor_does_one_in_what_hydra_composed(shape, monkeypatch):
+def test_hostile_target_in_a_composed_config_is_refused(shape, monkeypatch):
     monkeypatch.setattr(gate, "nearest", lambda name, options: "")
     for name in (name for name in NAMES if "\0" not in name):
         monkeypatch.setenv("HOSTILE", name)
@@ -208,7 +208,7 @@ ALIASES = [
 
 @pytest.mark.parametrize("name", ALIASES)
 @pytest.mark.parametrize("shape", ["top", "in a list in a node", "_partial_"])
-def test_even_a_name_in_conf_must_be_what_it_says(name, shape, monkeypatch):
+def test_target_in_conf_must_be_a_class_or_function(name, shape, monkeypatch):
     monkeypatch.setattr(catalog, "targets", lambda: frozenset({GOOD["_target_"], name}))
     with watched(), pytest.raises(InputError, match="must be a class or function"):
         build(SHAPES[shape](name), "model")
@@ -217,7 +217,7 @@ def test_even_a_name_in_conf_must_be_what_it_says(name, shape, monkeypatch):
 @pytest.mark.parametrize(
     "text", ["${oc.env:SECRET}", "a${oc.env:SECRET}b", "${x}", "???", "\\${x}"]
 )
-def test_a_value_is_a_value_and_no_reference(text, monkeypatch):
+def test_interpolation_in_a_node_to_build_is_refused(text, monkeypatch):
     monkeypatch.setenv("SECRET", "1234")
     for node in (GOOD | {"steps": text}, GOOD | {"steps": [{"a": text}]}, [GOOD | {"eta": text}]):
         with pytest.raises(InputError, match="must be a value, not a reference") as refusal:
@@ -312,7 +312,7 @@ def newest(folder):
     return folder / "checkpoints" / "step-0000006.pt"
 
 
-def test_a_checkpoint_from_a_stranger_builds_nothing(run, newest, tmp_path):
+def test_foreign_checkpoint_builds_nothing(run, newest, tmp_path):
     file = tmp_path / "artifact" / "step-0000006.pt"  # as a W&B artifact is, once downloaded
     for number, mission in enumerate(MISSIONS):
         rewrite(newest, file, lambda s, m=mission, n=number: poison(s["hparams"], m, n))
@@ -321,7 +321,7 @@ def test_a_checkpoint_from_a_stranger_builds_nothing(run, newest, tmp_path):
         assert_refused(*result, tmp_path, mission)
 
 
-def test_a_run_folder_from_a_stranger_builds_nothing(run, folder, tmp_path):
+def test_foreign_run_folder_builds_nothing(run, folder, tmp_path):
     text = (folder / "config.yaml").read_text()
     parts = (*PARTS, "optimizer", "sampler", "job")
     for number, mission in enumerate(MISSIONS):
@@ -335,7 +335,7 @@ def test_a_run_folder_from_a_stranger_builds_nothing(run, folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_classifier_from_a_stranger_builds_nothing(run, newest, tmp_path):
+def test_foreign_classifier_builds_nothing(run, newest, tmp_path):
     file = tmp_path / "artifact" / "step-0000006.pt"
 
     def change(state, mission, number):
@@ -356,7 +356,7 @@ def test_a_classifier_from_a_stranger_builds_nothing(run, newest, tmp_path):
         assert_refused(*result, tmp_path, mission)
 
 
-def test_in_python_it_builds_nothing_either(newest, tmp_path):
+def test_hostile_target_builds_nothing_in_python(newest, tmp_path):
     from ddpm import Pipeline
 
     file = tmp_path / "artifact" / "step-0000006.pt"
@@ -403,14 +403,14 @@ class _WithoutTexts(ast.NodeTransformer):
 
 
 @pytest.mark.parametrize("pattern", SINGLE_DOORS)
-def test_there_is_one_door_for_each_way_to_run_code(pattern):
+def test_each_way_to_run_code_is_used_only_in_allowed_modules(pattern):
     package = ROOT / "ddpm"
     files = [path for path in package.rglob("*.py") if re.search(pattern, code_of(path))]
     found = {path.relative_to(package).as_posix() for path in files}
     assert found <= SINGLE_DOORS[pattern]
 
 
-def test_the_doors_are_where_the_check_looks_for_them():
+def test_allowed_modules_use_what_they_are_allowed():
     for pattern, files in SINGLE_DOORS.items():
         for name in files:
             assert re.search(pattern, code_of(ROOT / "ddpm" / name)), pattern

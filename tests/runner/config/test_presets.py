@@ -11,7 +11,7 @@ def told(out):
     return dict(line.removeprefix("preset").strip().split(": ", 1) for line in lines)
 
 
-def test_a_run_tells_what_presets_have_set_and_nobody_changed(run):
+def test_run_prints_values_set_by_presets(run):
     words = ["model=unet", "tracker=local", "sampler.steps=1", "job.max_steps=1"]
     words += ["job.batch_size=4", "job.num_samples=1", "objective=v", "optimizer.lr=1e-4"]
     status, out, err = run(*words, "output_dir=run")
@@ -28,7 +28,7 @@ def test_a_run_tells_what_presets_have_set_and_nobody_changed(run):
 
 
 @pytest.mark.parametrize("words", [[], ["objective=eps", "schedule=linear", "weighting=uniform"]])
-def test_words_of_the_command_line_count_more_than_those_of_a_data_set(run, words):
+def test_command_line_overrides_presets_of_a_dataset(run, words):
     shown = run("--cfg", "job", *words)[1]
     wanted = (
         ("eps.Eps", "linear.linear", "uniform.Uniform") if words else ("x_0.X0", "cosine.cosine")
@@ -37,12 +37,12 @@ def test_words_of_the_command_line_count_more_than_those_of_a_data_set(run, word
         assert f".{name}" in shown
 
 
-def test_other_data_sets_bring_nothing_along():
+def test_other_datasets_have_no_presets():
     choices = {"data": "mnist", "schedule": "linear", "objective": "eps", "weighting": "uniform"}
     assert presets.lines({"choices": choices}) == []
 
 
-def test_an_experiment_counts_more_than_its_data_set(run, tmp_path):
+def test_experiment_overrides_presets_of_its_dataset(run, tmp_path):
     folder = tmp_path / "own" / "experiment"
     folder.mkdir(parents=True)
     text = "defaults:\n  - override /data: digits\n  - override /objective: v\n"

@@ -132,6 +132,7 @@ def test_a_secret_on_the_command_line_is_refused_and_not_repeated(words, sweep, 
     assert contents(secrets) == before
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("sweep", [False, True], ids=["run", "sweep"])
 @pytest.mark.parametrize(
     ("text", "key"),

@@ -31,7 +31,9 @@ def config(folder):
 
 
 @pytest.mark.slow
-def test_a_team_is_for_every_job_and_binds_nobody(lab, run, tiny, data_dir, tmp_path, monkeypatch):
+def test_team_applies_to_every_job_and_can_be_overridden(
+    lab, run, tiny, data_dir, tmp_path, monkeypatch
+):
     monkeypatch.delenv("DDPM_DATA")
     (tmp_path / "lab-data").symlink_to(data_dir)
     status, _, err = run(*HERE, "resume=run", "team=lab", "tracker=wandb", "job.max_steps=8")
@@ -48,7 +50,7 @@ def test_a_team_is_for_every_job_and_binds_nobody(lab, run, tiny, data_dir, tmp_
     assert [read_run(path).run.entity for path in run_files(tmp_path / "drawn")] == ["lab"]
 
 
-def test_a_team_of_the_whole_machine(lab, run, monkeypatch):
+def test_machine_wide_team_is_used(lab, run, monkeypatch):
     monkeypatch.setenv("DDPM_TEAM", "lab")
     monkeypatch.delenv("DDPM_DATA")
     status, out, err = run(*HERE, "--cfg", "job")

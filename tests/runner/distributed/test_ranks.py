@@ -48,7 +48,7 @@ def alone(tmp_path_factory):
 # weights shared out
 
 
-def test_shared_out_they_train_as_one(alone, tmp_path, monkeypatch):
+def test_fsdp_trains_like_one_process(alone, tmp_path, monkeypatch):
     words = [*RUN, "hardware=fsdp", *CPU]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
     run = tmp_path / "run"
@@ -63,7 +63,7 @@ def test_shared_out_they_train_as_one(alone, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_they_learn_the_same_timesteps_as_one(strategy, alone, tmp_path, monkeypatch):
+def test_two_ranks_learn_the_timesteps_of_one(strategy, alone, tmp_path, monkeypatch):
     learning = [
         "schedule=rectified",
         "schedule.T=25",
@@ -83,7 +83,7 @@ def test_they_learn_the_same_timesteps_as_one(strategy, alone, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_shared_out_they_go_on_with_the_run_of_one(alone, tmp_path, monkeypatch):
+def test_fsdp_resumes_a_run_of_one_process(alone, tmp_path, monkeypatch):
     assert go(tmp_path, *RUN, "hardware=cpu", FULL, "job.max_steps=4") == 0, said(tmp_path)
     words = ["resume=run", "hardware=fsdp", *CPU, "job.max_steps=8"]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
@@ -95,7 +95,7 @@ def test_shared_out_they_go_on_with_the_run_of_one(alone, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     "more", [["job.accumulate_grad_batches=2"], ["job.sample_every=2"]], ids=str
 )
-def test_any_network_can_be_shared_out(model, more, alone, tmp_path, monkeypatch):
+def test_fsdp_takes_every_network(model, more, alone, tmp_path, monkeypatch):
     words = [*SMALL[model], *more, "optimizer.lr=2e-5"]
     got = ranks(tmp_path, *RUN, "hardware=fsdp", *CPU, *words, monkeypatch=monkeypatch)
     assert got == [0, 0], said(tmp_path)
@@ -140,7 +140,7 @@ def test_averages_of_several_lengths_are_those_of_one_process(
 @pytest.mark.parametrize(
     "words", [["job.compile=true"], ["hardware.precision=bf16-mixed"]], ids=str
 )
-def test_shared_out_in_every_mode(words, alone, tmp_path, monkeypatch):
+def test_fsdp_in_every_mode(words, alone, tmp_path, monkeypatch):
     got = ranks(tmp_path, *RUN, "hardware=fsdp", *CPU, *words, monkeypatch=monkeypatch)
     assert got == [0, 0], said(tmp_path)
     for (_, loss), (_, other) in zip(
@@ -174,16 +174,14 @@ def test_a_classifier_is_measured_by_all_ranks_together(strategy, tmp_path, monk
         (["hardware.precision=16-mixed"], "hardware.precision=16-mixed: hardware=fsdp"),
     ],
 )
-def test_what_cannot_be_shared_out_is_told_before_anything_is_made(
-    words, told, tmp_path, monkeypatch
-):
+def test_unsupported_fsdp_settings_are_refused_first(words, told, tmp_path, monkeypatch):
     words = [*RUN, "hardware=fsdp", *CPU, *words]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
     assert said(tmp_path).count(told) == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_blocks_are_what_a_network_is_made_of():
+def test_fsdp_blocks_of_each_network():
     size = {"channels": 1, "out_channels": 1, "image_size": 8, "num_classes": None}
     options = {"num_blocks": 1, "groups": 2, "num_heads": 1, "attention_resolutions": [4]}
     unet = UNet(**size, widths=[4, 8, 8], **options)
@@ -197,7 +195,7 @@ def test_blocks_are_what_a_network_is_made_of():
 # images
 
 
-def test_two_draw_what_one_draws_to_the_byte(alone, tmp_path, monkeypatch):
+def test_two_ranks_sample_the_bytes_of_one(alone, tmp_path, monkeypatch):
     words = [*DRAW, f"checkpoint={alone()}", "job.num_samples=7", "job.batch_size=3", FULL]
     assert go(tmp_path, *words, "hardware=cpu", "output_dir=one") == 0, said(tmp_path)
     words += ["hardware=ddp", *CPU, "output_dir=two"]
@@ -210,7 +208,7 @@ def test_two_draw_what_one_draws_to_the_byte(alone, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_fewer_batches_than_processes_are_remarked(alone, tmp_path, monkeypatch):
+def test_fewer_batches_than_ranks_give_a_note(alone, tmp_path, monkeypatch):
     words = [*DRAW, f"checkpoint={alone()}", "job.num_samples=2", "hardware=ddp", *CPU]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
     assert said(tmp_path).count("1 batches for 2 processes") == 1
@@ -244,14 +242,14 @@ def test_another_checkpoint_on_another_machine_is_refused(alone, tmp_path, monke
 # mistakes
 
 
-def test_a_mistake_is_told_once(tmp_path, monkeypatch):
+def test_mistake_is_printed_once(tmp_path, monkeypatch):
     words = [*RUN, "hardware=ddp", *CPU, "optimizer.rl=1"]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
     assert len(said(tmp_path).splitlines()) == 1, said(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_doubt_is_told_once(tmp_path, monkeypatch):
+def test_warning_is_printed_once(tmp_path, monkeypatch):
     words = [*RUN, "hardware=ddp", *CPU, "job.ema_ramp=1", "job.max_steps=2"]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0]
     assert said(tmp_path).count("job.ema_decay=0.999: after 2 steps") == 1

@@ -95,7 +95,7 @@ def assert_goes_on(home, straight, monkeypatch):
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("number", [*ALL[:3], *slowly(ALL[3:])], ids=lambda number: number.name)
-def test_the_step_is_finished_and_saved(number, in_step, straight, tmp_path, monkeypatch):
+def test_signal_finishes_the_step_and_saves(number, in_step, straight, tmp_path, monkeypatch):
     in_step(4, lambda: send(number))
     assert go(tmp_path, *RUN, "output_dir=run") == 128 + number, said(tmp_path)
     assert_stopped(tmp_path, 5)
@@ -104,7 +104,7 @@ def test_the_step_is_finished_and_saved(number, in_step, straight, tmp_path, mon
 
 
 @pytest.mark.slow
-def test_asked_from_outside_at_any_moment(tmp_path):
+def test_signal_at_a_random_step_resumes_exactly(tmp_path):
     """The step is any; the rest is as if there had been no stop."""
     long = ["job.max_steps=100000", "job.save_every=null", "output_dir=run"]
     child = start(tmp_path, *TINY, *long)
@@ -125,7 +125,7 @@ def test_asked_from_outside_at_any_moment(tmp_path):
     assert lines_of(one) == lines_of(other)
 
 
-def test_wandb_is_told_that_the_run_was_preempted(in_step, tmp_path, monkeypatch):
+def test_wandb_marks_the_run_as_preempted(in_step, tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -144,7 +144,7 @@ def test_wandb_is_told_that_the_run_was_preempted(in_step, tmp_path, monkeypatch
 # more than one signal
 
 
-def test_an_echo_counts_once(in_step, tmp_path):
+def test_signal_repeated_at_once_counts_once(in_step, tmp_path):
     """To the group of processes, and once more from the parent."""
     in_step(4, lambda: [send(signal.SIGTERM), send(signal.SIGTERM)])
     assert go(tmp_path, *RUN, "output_dir=run") == 143, said(tmp_path)
@@ -161,7 +161,7 @@ def test_an_echo_counts_once(in_step, tmp_path):
     ],
     ids=lambda numbers: "+".join(number.name for number in numbers),
 )
-def test_a_second_one_stops_at_once(numbers, in_step, straight, tmp_path, monkeypatch):
+def test_second_signal_stops_at_once(numbers, in_step, straight, tmp_path, monkeypatch):
     def insist():
         for number in numbers:
             send(number)
@@ -190,7 +190,7 @@ def test_under_torchrun_a_terminal_and_torchrun_itself_ask(in_step, tmp_path, mo
             stop.received = None
 
 
-def test_the_same_one_after_a_while_stops_at_once(in_step, tmp_path, monkeypatch):
+def test_same_signal_later_stops_at_once(in_step, tmp_path, monkeypatch):
     monkeypatch.setattr(signals, "_ECHO_SECONDS", -1)
     in_step(4, lambda: [send(signal.SIGTERM), send(signal.SIGTERM)])
     assert go(tmp_path, *RUN, "output_dir=run") == 143, said(tmp_path)
@@ -198,7 +198,7 @@ def test_the_same_one_after_a_while_stops_at_once(in_step, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_a_second_one_in_the_middle_of_a_checkpoint(straight, tmp_path, monkeypatch):
+def test_second_signal_during_a_checkpoint(straight, tmp_path, monkeypatch):
     from ddpm.runner.checkpoints import checkpoint
 
     write, count = checkpoint._File.write, iter(range(10**6))
@@ -253,7 +253,7 @@ def test_during_a_preview_and_during_a_checkpoint_it_waits(straight, tmp_path, m
     assert_goes_on(tmp_path, straight, monkeypatch)
 
 
-def test_in_the_last_step_the_run_is_done(in_step, straight, tmp_path):
+def test_signal_in_the_last_step_ends_as_done(in_step, straight, tmp_path):
     """Nothing is left to go on with, so nothing was preempted."""
     in_step(STEPS - 1, lambda: send(signal.SIGTERM))
     assert go(tmp_path, *RUN, "output_dir=run") == 0, said(tmp_path)
@@ -372,7 +372,7 @@ def test_in_another_thread_nothing_is_caught_and_nothing_fails():
 
 
 @pytest.mark.slow
-def test_the_folder_of_a_live_run_is_taken(in_step, straight, tmp_path, monkeypatch):
+def test_folder_of_a_running_run_is_locked(in_step, straight, tmp_path, monkeypatch):
     def hold():
         (tmp_path / "holds").touch()
         while not (tmp_path / "go").exists():

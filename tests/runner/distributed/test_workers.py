@@ -96,9 +96,7 @@ def assert_ended_for_want_of_a_reader(home):
 
 
 @pytest.mark.slow
-def test_a_reader_that_is_killed_ends_the_run_which_goes_on_without(
-    straight, tmp_path, monkeypatch
-):
+def test_killed_reader_ends_the_run_which_resumes_without_readers(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at_read(patch, 5, lambda: os.kill(os.getpid(), signal.SIGKILL))
         assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
@@ -121,7 +119,7 @@ PLACES = {"step": (Train, "loss", 4), "log": (run.Run, "log", 3), "save": (check
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
-def test_a_reader_may_be_killed_at_any_moment(place, straight, tmp_path, monkeypatch):
+def test_reader_killed_at_a_random_time(place, straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at_call(patch, *PLACES[place], kill_reader)
         assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
@@ -197,7 +195,7 @@ def test_a_signal_to_the_whole_group_leaves_the_readers_to_the_run(number, strai
     assert not any(map(lives, readers))
 
 
-def test_a_reader_can_be_ended_all_the_same():
+def test_reader_ends_on_repeated_sigterm():
     """The run sends SIGTERM to one that does not answer, and again when it ends."""
     context = multiprocessing.get_context("fork")
     ready = context.Event()
@@ -226,7 +224,7 @@ def out_of_memory():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nAnd more.")
 
 
-def test_where_the_memory_is_short_the_run_says_what_needs_less(straight, tmp_path, monkeypatch):
+def test_out_of_memory_error_gives_advice(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at_call(patch, Train, "loss", 6, out_of_memory)  # two calls measure what it needs
         assert go(tmp_path, *RUN) == 2
@@ -252,9 +250,7 @@ def test_where_the_memory_is_short_the_run_says_what_needs_less(straight, tmp_pa
     ],
     ids=["error", "memory"],
 )
-def test_a_preview_that_cannot_be_drawn_costs_the_preview(
-    error, reason, straight, tmp_path, monkeypatch
-):
+def test_failing_preview_does_not_end_the_run(error, reason, straight, tmp_path, monkeypatch):
     def fail(*_):
         raise error
 
@@ -297,7 +293,7 @@ PLACES_OF_TRACKERS = [["log"], ["log_image"], ["close"], ["log", "log_image", "c
 
 
 @pytest.mark.parametrize("places", PLACES_OF_TRACKERS, ids=" ".join)
-def test_a_tracker_may_fail_in_whatever_it_does(places, caplog):
+def test_tracker_may_fail_in_any_call(places, caplog):
     bad, good = Broken(*places), Recorder()
     with Trackers([bad, good]) as trackers:
         trackers.log(1, {"train/loss": 0.1})
@@ -308,7 +304,7 @@ def test_a_tracker_may_fail_in_whatever_it_does(places, caplog):
     assert warned(caplog) == ["The tracker Broken is switched off, the run goes on: gone"]
 
 
-def test_a_run_whose_tracker_fails_in_all_it_does_is_the_run(straight, tmp_path, monkeypatch):
+def test_run_with_a_failing_tracker_has_the_same_weights(straight, tmp_path, monkeypatch):
     real = run.open_trackers
 
     def opened(*arguments, **options):

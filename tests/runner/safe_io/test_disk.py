@@ -163,7 +163,7 @@ def test_an_older_checkpoint_goes_when_the_new_one_is_on_the_disk_and_was_read(t
 
 
 @pytest.mark.parametrize("place", ["fsync", "check_archive", "replace"])
-def test_where_a_part_of_it_fails_the_older_ones_stay(place, tmp_path, monkeypatch):
+def test_older_checkpoints_stay_if_any_part_of_saving_fails(place, tmp_path, monkeypatch):
     for step in (1, 2):
         checkpoint.save(tmp_path, state(step), keep=2)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -177,7 +177,7 @@ def test_where_a_part_of_it_fails_the_older_ones_stay(place, tmp_path, monkeypat
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_what_reads_back_as_something_else_gets_no_name(tmp_path, monkeypatch):
+def test_checkpoint_that_reads_back_differently_is_not_named(tmp_path, monkeypatch):
     """A disk that loses what was written to it, without a word."""
     checkpoint.save(tmp_path, state(1), keep=2)
     real = torch.save
@@ -232,7 +232,9 @@ FILES = ["metrics.jsonl", "samples", "loss.png", "status.json"]
 
 
 @pytest.mark.parametrize("names", [FILES, ["status.json"]], ids=["all", "status"])
-def test_figures_and_pictures_without_room_end_no_run(names, straight, tmp_path, monkeypatch):
+def test_full_disk_for_figures_and_previews_does_not_end_a_run(
+    names, straight, tmp_path, monkeypatch
+):
     Full(monkeypatch, *names)
     assert go(tmp_path, *RUN) == 0, said(tmp_path)
     warnings = [line for line in said(tmp_path).splitlines() if "Cannot write to" in line]
@@ -247,9 +249,7 @@ def test_figures_and_pictures_without_room_end_no_run(names, straight, tmp_path,
 
 
 @pytest.mark.slow
-def test_where_there_is_never_room_again_the_checkpoints_are_all_there_is(
-    straight, tmp_path, monkeypatch
-):
+def test_on_a_full_disk_only_checkpoints_are_written(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         Full(patch, *FILES, until=100)
         assert go(tmp_path, *RUN) == 0, said(tmp_path)

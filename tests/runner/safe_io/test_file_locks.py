@@ -118,7 +118,7 @@ def test_one_process_at_a_time(kind, tmp_path):
     assert not isinstance(in_other(file_locks.held(path).__enter__), BaseException)
 
 
-def test_nor_twice_in_one_process(kind, tmp_path):
+def test_lock_is_held_once_within_a_process(kind, tmp_path):
     """And to look at it in the process that holds it does not free it."""
     path = tmp_path / "a.lock"
     with file_locks.held(path):
@@ -168,7 +168,7 @@ def test_a_forked_process_neither_holds_it_nor_frees_it(kind, tmp_path):
         os.kill(child, signal.SIGKILL)
 
 
-def test_who_waits_gets_it(kind, tmp_path):
+def test_waiting_process_gets_the_lock(kind, tmp_path):
     path = tmp_path / "a.lock"
     child = holder_of(path)
     process = fork.Process(target=lambda: file_locks.take(path, wait=True))
@@ -180,7 +180,7 @@ def test_who_waits_gets_it(kind, tmp_path):
     assert process.exitcode == 0
 
 
-def test_whom_one_waits_for_is_said(tmp_path, monkeypatch, caplog):
+def test_holder_of_the_lock_is_named(tmp_path, monkeypatch, caplog):
     offer(monkeypatch, tmp_path, "folder")
     lock = file_locks.take(tmp_path / "a.lock")
     now = iter(range(99))
@@ -200,7 +200,7 @@ def add(path, count):
 
 
 @pytest.mark.parametrize("kind", LIVING, indirect=True)
-def test_many_take_turns(kind, tmp_path):
+def test_many_processes_take_turns(kind, tmp_path):
     (tmp_path / "number").write_text("0")
     processes = [fork.Process(target=add, args=(tmp_path / "number", 25)) for _ in range(4)]
     for process in processes:
@@ -233,7 +233,9 @@ def test_a_shared_lock_knows_whether_it_is_the_first(kind, tmp_path):
 
 @pytest.mark.parametrize("code", CODES)
 @pytest.mark.parametrize("kind", ["record", "folder"])
-def test_whatever_the_system_answers(code, kind, tmp_path, monkeypatch, caplog):
+def test_unsupported_lock_calls_are_replaced_with_a_warning(
+    code, kind, tmp_path, monkeypatch, caplog
+):
     offer(monkeypatch, tmp_path, kind, code)
     with file_locks.held(tmp_path / "a.lock"), file_locks.held(tmp_path / "b.lock"):
         assert file_locks.is_taken(tmp_path / "b.lock")
@@ -243,7 +245,7 @@ def test_whatever_the_system_answers(code, kind, tmp_path, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ENOSPC])
-def test_what_fails_is_no_missing_lock(code, tmp_path, monkeypatch):
+def test_failing_lock_call_is_not_a_missing_lock(code, tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, "record", code)
     with pytest.raises(OSError, match=os.strerror(code)):
         file_locks.take(tmp_path / "a.lock")
@@ -338,7 +340,7 @@ def test_of_another_machine_the_file_to_remove_is_named(changes, tmp_path, monke
 
 @pytest.mark.usefixtures("_machine")
 @pytest.mark.parametrize("changes", ENDED)
-def test_of_this_machine_it_is_known(changes, tmp_path, monkeypatch):
+def test_holder_on_this_machine_is_checked(changes, tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, "folder")
     held_by(tmp_path / "a.lock", **changes)
     assert not file_locks.is_taken(tmp_path / "a.lock")
@@ -479,7 +481,7 @@ def test_a_cache_whose_builder_was_killed_is_built(tree, monkeypatch):  # noqa: 
     ("code", "cure"),
     [(errno.EIO, "Check the folder"), (errno.EROFS, "Make it writable"), (errno.ENOSPC, "Free")],
 )
-def test_the_cure_fits_what_is_wrong(code, cure, tree, monkeypatch):  # noqa: F811
+def test_advice_matches_the_failure(code, cure, tree, monkeypatch):  # noqa: F811
     def fail(path, wait):
         raise OSError(code, os.strerror(code))
 
@@ -489,7 +491,7 @@ def test_the_cure_fits_what_is_wrong(code, cure, tree, monkeypatch):  # noqa: F8
 
 
 @pytest.mark.slow
-def test_a_sweep(run, tmp_path, monkeypatch):
+def test_sweep_works_without_flock(run, tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, "folder")
     words = ["-m", *TINY, "job.max_steps=1", "job.sample_every=null", "sweep=study", "seed=1"]
     status, out, err = run(*words)

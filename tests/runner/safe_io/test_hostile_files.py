@@ -239,7 +239,7 @@ PICKLES = {f"gadget: {k}": whole(v) for k, v in GADGETS.items()}
 PICKLES |= {f"cunning: {k}": whole(v) for k, v in CUNNING.items()} | BARE
 
 
-def test_what_is_forged_well_is_read(tmp_path):
+def test_well_formed_forged_files_are_read(tmp_path):
     path = tmp_path / "good.pt"
     path.write_bytes(archive(whole(tensor(size=(2, 2), stride=(2, 1))), FOUR))
     assert read_archive(path)["x"].tolist() == [[1, 2], [3, 4]]
@@ -260,7 +260,7 @@ def test_a_hostile_pickle_is_refused_before_torch_sees_it(pickled, tmp_path, mon
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_nor_does_torch_run_what_is_refused(tmp_path, monkeypatch):
+def test_weights_only_load_runs_no_refused_pickle(tmp_path, monkeypatch):
     """The second line: were the first one gone, `weights_only` would still run none of it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ddpm.runner.safe_io.torch_archive.vet_pickle", lambda records: None)
@@ -340,7 +340,7 @@ def test_what_torch_saves_besides_plain_data_is_refused(value, tmp_path, monkeyp
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_plain_data_are_few_things(value):
+def test_plain_data_has_few_types(value):
     with pytest.raises(Refused):
         check_plain({"a": [value]}, tensors=True)
 
@@ -482,13 +482,13 @@ def test_a_file_cut_anywhere_is_refused(tmp_path):
             read_archive(path)
 
 
-def test_what_is_there_no_more_is_an_error_of_the_system(tmp_path):
+def test_vanished_file_is_an_os_error(tmp_path):
     for read in (read_archive, check_archive, read_yaml):
         with pytest.raises(FileNotFoundError):
             read(tmp_path / "none")
 
 
-def test_a_pipe_a_folder_or_a_device_is_not_waited_for(tmp_path):
+def test_pipes_folders_and_devices_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", tmp_path, Path("/dev/zero")):
         for read in (read_archive, read_yaml):
@@ -570,7 +570,7 @@ def test_hostile_yaml_is_refused_in_one_line_that_says_where(row, tmp_path, monk
     assert not Path("gotcha").exists()
 
 
-def test_yaml_that_people_write_is_read(tmp_path):
+def test_ordinary_yaml_is_read(tmp_path):
     path = tmp_path / "x.yaml"
     text = "\ufeffa: &a [1, 2.5, null, true]\nb: {c: *a, d: *a}\n'<<': x\n3: é\n"
     path.write_text(text, encoding="utf-8")

@@ -78,6 +78,7 @@ def test_jobs_that_differ_only_in_incidental_keys_have_a_folder_each(run, tmp_pa
         assert len(jobs_of(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_continues_and_ends_like_an_undisturbed_one(tmp_path):
     words = [*SWEEP, "seed=1,2,3"]
     (tmp_path / "straight").mkdir()
@@ -416,6 +417,7 @@ def test_jobs_stop_when_their_launcher_is_killed(tmp_path):
     assert all(folder_state(job) in ("preempted", "running") for job in jobs_of(tmp_path).values())
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

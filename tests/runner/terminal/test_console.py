@@ -178,7 +178,7 @@ def test_a_run_with_any_console_ends_as_any_run(wrong, begin_with, straight, tmp
 
 
 @pytest.mark.parametrize("wrong", ["no reader", *slowly("both full", "hung up", "choked")])
-def test_a_console_that_fails_in_the_middle(wrong, in_step, straight, tmp_path):
+def test_console_that_fails_during_a_run(wrong, in_step, straight, tmp_path):
     in_step(3, WRONG[wrong])
     assert go(tmp_path, *RUN) == 0, said(tmp_path)
     assert "step 1/6" in said(tmp_path)
@@ -388,7 +388,7 @@ def test_a_command_that_only_prints_fails_where_it_cannot(
     assert len(out) > 50
 
 
-def test_a_report_is_its_files(tiny, without_output, tmp_path):
+def test_report_is_written_without_a_console(tiny, without_output, tmp_path):
     words = ["job=report", f"runs=[{tiny}]", "output_dir=report", "tracker=local"]
     assert without_output(BrokenPipeError(), *words)[0] == 0
     assert "report.html" in files_of(tmp_path / "report")
@@ -399,7 +399,7 @@ def test_a_report_is_its_files(tiny, without_output, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["no reader", *slowly("both full", "missing", "hung up")])
-def test_all_jobs_of_a_sweep_come_to_their_turn(wrong, begin_with, tmp_path):
+def test_sweep_runs_all_jobs_with_a_failing_console(wrong, begin_with, tmp_path):
     begin_with(WRONG[wrong])
     assert go(tmp_path, *SWEEP) == 0
     jobs = sorted((tmp_path / "outputs" / "sweep" / "study").glob("*-*"))
