@@ -13,6 +13,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 # Okabe and Ito 2008: distinct for all common kinds of colour blindness. ACCENT marks this run.
@@ -50,10 +51,8 @@ def look() -> AbstractContextManager[None]:
 
 def new(width: float = 10, height: float = 4) -> Figure:
     """An empty figure, in inches, without pyplot's global state."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=PAD, h_pad=PAD)
+    layout = ConstrainedLayoutEngine(w_pad=PAD, h_pad=PAD)
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.errors import InputError, shown
-from ddpm.image_size import sides
+from ddpm.limits.image_size import sides
 from ddpm.runner.checkpoints import diffusers_folder
 from ddpm.runner.checkpoints.diffusers_config import DDIM
 from ddpm.runner.config.base_run import run_folder

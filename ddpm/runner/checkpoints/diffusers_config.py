@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddpm.errors import shown
-from ddpm.image_size import Size, sides
+from ddpm.limits.image_size import Size, sides
 from ddpm.runner.safe_io.plain import Refused
 
 Config = dict[str, Any]
