@@ -33,8 +33,8 @@ QUANTITIES = "eps,x_0,velocity"
 # Settings of MNIST that two cores can afford: the network of the default run, on 4x4 patches.
 MNIST = (
     *("data=mnist", "model=unet", "model.widths=[16,64]", "model.patch_size=4"),
-    *("job.max_steps=1000", "job.batch_size=64", "job.warmup_steps=50", "job.ema_decay=0.99"),
-    *("optimizer.lr=3e-3", "optimizer.betas=[0.9,0.99]", "job.lr_decay_start=500"),
+    *("job.max_steps=600", "job.batch_size=64", "job.warmup_steps=50", "job.ema_decay=0.99"),
+    *("optimizer.lr=3e-3", "optimizer.betas=[0.9,0.99]", "job.lr_decay_start=300"),
     "hardware.threads=1",
 )
 DIGITS = ("data=digits", "job.max_steps=2000")

@@ -7,7 +7,7 @@ from numbers import Real
 from types import UnionType
 from typing import Any
 
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError, nearest, shown
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Rule:
             return None
         if isinstance(converted, self.type) and self.test(converted):
             return converted
-        shown = "null" if value is None else value
+        text = "null" if value is None else shown(value, 200)
         null = ", or null" if self.null else ""
         hint = nearest(str(value), self.options)
-        raise InputError(f"{key}={shown}: must be {self.allowed}{null}.{hint}")
+        raise InputError(f"{key}={text}: must be {self.allowed}{null}.{hint}")
 
 
 def integer(least: int, most: int | None = None, *, null: bool = False) -> Rule:

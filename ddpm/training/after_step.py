@@ -69,7 +69,7 @@ class AfterStep:
             InputError: too many steps were not finite.
         """
         loop, best, done = self.loop, self.best, n + 1
-        self.compile(done)
+        self.compile_if_due(done)
         figures = self.validate(done)
         scores = self.evaluate(done)  # None: interrupted
         wanted = best.wants(scores or {})
@@ -100,7 +100,7 @@ class AfterStep:
             self.run.say(f"stopped  {best.reason}")
         return stopping or last
 
-    def compile(self, done: int) -> None:
+    def compile_if_due(self, done: int) -> None:
         """With job.compile=auto, compile the networks once it pays off."""
         compilation, seconds_left = self.loop.compilation, self.outlook.after(done)
         if compilation.after_step(self.run, done, seconds_left, self.state.model, self.network):

@@ -135,7 +135,7 @@ def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
     [
         ([], "checkpoint, samples: are not set"),
         (["samples=nowhere"], "nowhere: there is no such folder"),
-        (["samples=pictures"], "'pictures/a.png' has 24x24 pixels, and the reference data=digits"),
+        (["samples=pictures"], "pictures/a.png' has 24x24 pixels, and the reference data=digits"),
         (["samples=colour"], "is in colour, and the reference data=digits is grey"),
         (["samples=empty"], "samples: no pictures in"),
         (["samples=right", "metric=[is]"], "metric=is: needs features with classes"),

@@ -22,9 +22,10 @@ from support.gaussian import (
 from ddpm.denoising import Denoiser
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
+from ddpm.limits.parts import SPACINGS
 from ddpm.objectives.v import V
 from ddpm.objectives.velocity import Velocity
-from ddpm.samplers.base import PURE_NOISE, SPACINGS, timesteps
+from ddpm.samplers.base import PURE_NOISE, timesteps
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver

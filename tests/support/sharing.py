@@ -8,6 +8,7 @@ process of its own have none of this.
 import copy
 import functools
 import gc
+import os
 from pathlib import Path
 
 import hydra
@@ -96,7 +97,7 @@ def _choose(create_defaults_list):
             return create_defaults_list(*arguments)
         typed = [o for o in overrides_list if not o.is_sweep_override()]
         words = [o.input_line for o in typed if repo.group_exists(o.key_or_group)]
-        key = (config_name, prepend_hydra, skip_missing, *words)
+        key = (config_name, prepend_hydra, skip_missing, os.environ.get("DDPM_TEAM"), *words)
         if key not in known:
             known[key] = create_defaults_list(*arguments)
         found = known[key]
