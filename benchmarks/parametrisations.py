@@ -82,10 +82,23 @@ def choice(folder: Path, group: str) -> str:
     return config(folder)["choices"][group]
 
 
+def study(folder: Path, job: Path) -> str:
+    """The sweep, of those in a folder, that trained what a job scored."""
+    return Path(config(job)["checkpoint"]).relative_to(folder.resolve()).parts[0]
+
+
 def score(folder: Path, measure: str) -> float:
     """The last kd or fd against held-out pictures, of the features named like the data."""
     name = f"{measure}_{choice(folder, 'data')}"
     return scores.latest(scores.read(folder))[name, "held_out"].value
+
+
+def floor(folder: Path) -> float:
+    """The Fréchet distance of as many real, held-out pictures."""
+    name = f"fd_{choice(folder, 'data')}"
+    found = scores.latest(scores.read(folder))[name, "held_out"].floor
+    assert found is not None
+    return found
 
 
 def table(cells: dict[tuple[str, str], list[float]], corner: str) -> str:
@@ -138,8 +151,7 @@ def methods(folder: Path, asked: argparse.Namespace) -> None:
     for measure in ("kd", "fd"):
         found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
         for job in jobs(folder / "scores"):
-            source = Path(config(job)["checkpoint"]).parent.name
-            name = next(name for name, run in runs.items() if run.name == source)
+            name = next(name for name, run in runs.items() if run.name == study(folder, job))
             steps = config(job)["sampler"]["steps"]
             found[name, choice(job, "sampler"), steps].append(score(job, measure))
         cells = {
@@ -149,30 +161,34 @@ def methods(folder: Path, asked: argparse.Namespace) -> None:
             for steps in EVALUATIONS
         }
         print(f"\n{measure}\n\n{table(cells, 'network evaluations')}")
-        plot(found, measure, folder / f"{measure}.png")
+        if measure == "fd":
+            plot(found, floor(jobs(folder / "scores")[0]), folder / "fd.png")
 
 
-def plot(found: dict[tuple[str, str, int], list[float]], measure: str, file: Path) -> None:
-    """A panel for each sampler, a line for each method: the score over network evaluations."""
+def plot(found: dict[tuple[str, str, int], list[float]], floor: float, file: Path) -> None:
+    """A panel for each sampler, a line for each method, a point for each seed: the Fréchet distance
+    over network evaluations."""
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(SAMPLERS), figsize=(10, 3.4), sharey=True)
+    figure, panels = pyplot.subplots(
+        1, len(SAMPLERS), figsize=(10, 3.9), sharey=True, layout="constrained"
+    )
     for panel, (sampler, title) in zip(panels, SAMPLERS.items(), strict=True):
-        for name in METHODS:
-            means, halves = zip(
-                *(stats.interval(found[name, sampler, n]) for n in EVALUATIONS), strict=True
-            )
-            panel.errorbar(
-                EVALUATIONS, means, [half or 0 for half in halves], label=name, capsize=2, lw=1.5
-            )
+        for number, name in enumerate(METHODS):
+            seeds = [found[name, sampler, n] for n in EVALUATIONS]
+            means = [stats.interval(values)[0] for values in seeds]
+            panel.plot(EVALUATIONS, means, label=name, lw=1.8, color=f"C{number}")
+            panel.plot(EVALUATIONS, seeds, ".", color=f"C{number}", alpha=0.5)
+        panel.axhline(floor, color="black", ls=":", label="real, held-out digits")
         panel.set(title=title, xscale="log", yscale="log", xlabel="network evaluations")
         panel.set_xticks(EVALUATIONS, map(str, EVALUATIONS))
+        panel.set_yticks((0.3, 0.5, 1, 2, 3), ("0.3", "0.5", "1", "2", "3"))
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel(f"{measure}_digits, held out: lower is better")
-    panels[-1].legend(fontsize=8)
-    figure.tight_layout()
+    panels[0].set_ylabel("fd_digits, lower is better")
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=len(names), fontsize=8)
     figure.savefig(file, dpi=110)
     print(f"\n{file}")
 
@@ -186,7 +202,7 @@ def networks(folder: Path, asked: argparse.Namespace) -> None:
         evaluate(folder / "scores", sorted(trained))
     cells: dict[tuple[str, str], list[float]] = defaultdict(list)
     for job in jobs(folder / "scores"):
-        row = Path(config(job)["checkpoint"]).parent.name
+        row = study(folder, job)
         for measure in ("fd", "kd"):
             cells[row, measure].append(score(job, measure))
     print(f"\n{table(cells, '')}")
