@@ -29,13 +29,12 @@ from ddpm.runner.config import (
 from ddpm.runner.config.build import build
 from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.config.planning import plan
-from ddpm.runner.config.request import INHERITED
 from ddpm.runner.distributed import ranks, threads
 from ddpm.runner.execution.execute import execute
 from ddpm.runner.sweeps import callback, summary
 from ddpm.runner.sweeps.launchers.base import register_default_launcher
 from ddpm.runner.sweeps.run_job import run_composed
-from ddpm.runner.terminal import shell, streams
+from ddpm.runner.terminal import streams
 
 _single: dict[str, Any] = {}  # the outcome of a single run; Hydra would add lines to an error
 
@@ -124,7 +123,7 @@ def prepared(arguments: list[str]) -> list[str]:
         _check_one_sweep(words)
     _check_chosen_files(flags, words)
     shows = any(flag.partition("=")[0] in ("-c", "--cfg", "-h", "--help") for flag in flags)
-    return [*flags, *words, *_inherited(words, must_exist=not shows)]
+    return [*flags, *words, *base_run.brought(words, must_exist=not shows)]
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -148,13 +147,6 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         if argument in known and known[argument].nargs is None:  # --config-dir mine
             flags += [value for value in [next(remaining, None)] if value is not None]
     return flags, words
-
-
-def _inherited(words: list[str], *, must_exist: bool) -> list[str]:
-    """Overrides that choose the options of an older run, and the key that lists them."""
-    options = base_run.inherited(words, must_exist=must_exist)
-    listed = ",".join(map(shell.quoted, options))
-    return [*options, f"{INHERITED}=[{listed}]"] if options else []
 
 
 def _with_home(word: str) -> str:

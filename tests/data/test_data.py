@@ -21,6 +21,7 @@ from support.image_sets import (
     Large,
     build,
     everything,
+    fake_celeba,
     folder,
     fork,
     random_pixels,
@@ -591,25 +592,9 @@ def checksum(path):
 
 def test_celeba_is_read_from_its_archive_layout(tmp_path, monkeypatch):
     """On three faces of our own, whose checksums replace the official ones."""
-    from torchvision.datasets import CelebA
-
-    celeba, names = tmp_path / "celeba", ["000001.jpg", "000002.jpg", "000003.jpg"]
     ramp = np.tile(np.arange(178, dtype=np.uint8)[None, :, None], (218, 1, 3))
-    for name in names:
-        save(celeba / "img_align_celeba" / name, ramp, quality=100)
-    tables = {
-        "list_eval_partition.txt": [f"{n} {s}" for n, s in zip(names, (0, 2, 0), strict=True)],
-        "identity_CelebA.txt": [f"{n} 7" for n in names],
-        "list_bbox_celeba.txt": ["3", "image_id x_1", *(f"{n} 1" for n in names)],
-        "list_landmarks_align_celeba.txt": ["3", "lefteye_x", *(f"{n} 1" for n in names)],
-        "list_attr_celeba.txt": [
-            *("3", "Male Smiling Young", f"{names[0]} 1 -1 1", f"{names[1]} 1 1 1"),
-            f"{names[2]} -1 1 1",
-        ],
-    }
-    for name, lines in tables.items():
-        (celeba / name).write_text("\n".join(lines) + "\n")
-    monkeypatch.setattr(CelebA, "file_list", [("", checksum(celeba / n), n) for n in tables])
+    rows = [("train", True, False), ("test", True, True), ("train", False, True)]
+    fake_celeba(tmp_path, monkeypatch, [(*row, ramp) for row in rows])
     images, labels = everything(build("celeba", tmp_path, image_size=70))
     assert labels == [0, 0]
     middles = 19 + np.arange(70) * 2 + 0.5  # the centre 140 of 178

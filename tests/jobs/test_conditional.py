@@ -4,10 +4,12 @@ import itertools
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from support.base import TINY
+from support.image_sets import fake_celeba
 from support.runs import SAMPLE, assert_equal_state, go, losses_of, metrics_of, pngs, state_of
 
 from ddpm import Pipeline
@@ -549,3 +551,31 @@ def test_small_parts_leave_the_learned_schedule_as_it_is(run, tmp_path):
         state_of(tmp_path / name, 6)["diffusion"]["schedule.weight_2"] for name in ("one", "parts")
     )
     torch.testing.assert_close(one, parts, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_product_of_attributes_is_learned_and_drawn_by_its_number(run, tmp_path, monkeypatch):
+    """On faces of one grey each, by their class."""
+    greys = [20, 90, 160, 230]  # neither, smiling, male, both
+    faces = [
+        (split, number // 2 == 1, number % 2 == 1, np.full((218, 178, 3), grey, np.uint8))
+        for split in ("train", "train", "valid")
+        for number, grey in enumerate(greys)
+    ]
+    fake_celeba(tmp_path, monkeypatch, faces)
+    data = ["data=celeba", "data.attribute=[Male,Smiling]", "data.conditional=true"]
+    data += ["data.image_size=8", f"data_dir={tmp_path}"]
+    words = [*TINY, "objective=x_0", "job.max_steps=150", "job.batch_size=16", "job.save_every=150"]
+    go(run, *words, *data, "optimizer.lr=3e-3", "job.validate_every=150", "output_dir=run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["data"]["num_classes"], config["model"]["num_classes"]) == (4, 4)
+    assert "eval/loss" in metrics_of(tmp_path / "run")[-1]
+    words = [*SAMPLE, "checkpoint=run", "job.num_samples=4", "sampler.steps=10"]
+    go(run, *words, "job.labels=[3,0,2,1]", "job.weights=model", "output_dir=drawn")
+    drawn = pngs(tmp_path / "drawn").float().mean((1, 2, 3))
+    assert (drawn - torch.tensor([greys[n] for n in (3, 0, 2, 1)])).abs().max() < 25, drawn
+    named = json.loads((tmp_path / "drawn" / "labels.json").read_text())
+    assert list(named.values()) == [3, 0, 2, 1]
+    status, _, err = run(*words, "job.labels=[4]", "output_dir=none")
+    assert (status, err.count("\n")) == (2, 1)
+    assert err.startswith("job.labels=[4]: 4 is not one of 0 to 3")

@@ -58,6 +58,14 @@ def test_a_model_goes_up_and_is_sampled_from_by_its_name(run, server, tmp_path):
     fresh_process()
     found = reference.find(f"wandb:{name}:v0")
     assert (str(found.path), found.about) == (drawn["checkpoint"], about)
+
+    words = [word for word in TRAIN if not word.startswith(("model", "output_dir"))]
+    words += [f"init_from=wandb:{name}:best", "job.max_steps=1", "output_dir=tuned"]
+    status, out, err = run(*words, "tracker=wandb", "tracker.wandb.artifacts=none")
+    assert status == 0, err
+    tuned = config(tmp_path / "tuned")
+    assert tuned["init_source"] == {"file": drawn["checkpoint"], **drawn["source"]}
+    assert server.runs[tuned["run_id"]].used == [model.id]
     assert len([path for path in server.asked if path.startswith("GET /artifactsV2")]) == 1
     status, _, err = run(*SAMPLE, "tracker=local", "checkpoint=run", "output_dir=local")
     assert status == 0, err

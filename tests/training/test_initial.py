@@ -8,12 +8,15 @@ import torch
 import yaml
 from support.base import TINY
 from support.diffusers_models import LSUN, randomised, saved, small, unet_of
-from support.runs import go, losses_of, state_of
+from support.runs import assert_equal_state, go, losses_of, state_of
+from support.sweep_folders import jobs_of
 
 from ddpm.denoising import training_losses
 from ddpm.pretrained import load_network
 from ddpm.randomness import Order, StepNoise
 from ddpm.runner.config.build import build
+from ddpm.runner.sweeps.launchers import serial
+from ddpm.schedules.learned import LearnedSchedule
 
 AGAIN = [*TINY, "job.sample_every=null", "job.warmup_steps=0", "job.validate_every=null"]
 FIRST = [word for word in AGAIN if not word.startswith("model")]  # the source brings its network
@@ -69,8 +72,7 @@ def test_a_resumed_run_does_not_read_the_source(run, tiny, tmp_path):
     go(run, *words, "job.max_steps=2", f"output_dir={parts}", "resume=auto")
     shutil.move(tiny, tmp_path / "moved")
     go(run, *words, "job.max_steps=4", f"output_dir={parts}", "resume=auto")
-    one, other = (weights(folder, 4) for folder in (whole, parts))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert_equal_state(state_of(whole, 4), state_of(parts, 4))
     status, _, err = run(*AGAIN, f"resume={parts}", "init_from=elsewhere")
     assert status == 2
     assert "init_from=elsewhere: resume=" in err
@@ -103,6 +105,41 @@ def test_what_does_not_go_together_is_refused(words, said, run, tiny, tmp_path):
     assert status == 2
     assert said in err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_sweep_begins_with_given_weights_and_skips_what_is_done(run, tiny, tmp_path, monkeypatch):
+    words = ["-m", *FIRST, "job.max_steps=1", "sweep=study", f"init_from={tiny.name}"]
+    go(run, *words, "seed=1,2")
+    made = [yaml.safe_load((job / "config.yaml").read_text()) for job in jobs_of(tmp_path).values()]
+    assert [config["seed"] for config in made] == [1, 2]
+    assert {config["init_from"] for config in made} == {str(tiny)}
+    assert {config["init_source"]["step"] for config in made} == {6}
+    assert "2 jobs in outputs/sweep/study: 2 done" in go(run, *words, "seed=1,2")
+    shutil.copytree(tiny, tmp_path / "other")
+    monkeypatch.setattr(serial, "run_job", lambda job: None)  # only its folder matters
+    words[-1] = "init_from=run,other"
+    assert "2 jobs in outputs/sweep/study: 1 done, 1 waiting" in run(*words, "seed=1")[1]
+    assert len(jobs_of(tmp_path)) == 3
+
+
+def test_a_learned_schedule_comes_along_or_is_refused(run, tmp_path):
+    """Also if the timesteps are drawn by another rule than in the source."""
+    words = [w for w in AGAIN if not w.startswith("schedule")]
+    go(run, *words, "schedule=learned", "job.max_steps=2", "optimizer.lr=0.1", "output_dir=run")
+    first = [w for w in FIRST if not w.startswith("schedule")]
+    first += ["init_from=run", "job.max_steps=1", "optimizer.lr=1e-30"]
+    out = go(run, *first, "timesteps=importance", "output_dir=new")
+    assert "/run, step 2, and its learned schedule\n" in out
+    theirs, ours = (weights(tmp_path / n, k, "diffusion") for n, k in (("run", 2), ("new", 1)))
+    assert (theirs["schedule.end_logit"] - LearnedSchedule().end_logit).abs() > 0.05
+    for name, weight in theirs.items():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-5, atol=1e-6)
+    for key, other in {"schedule": "linear", "schedule.hidden": "8"}.items():
+        status, _, err = run(*first, f"{key}={other}", "output_dir=none")
+        assert (status, err.count("\n")) == (2, 1)
+        assert err.startswith(f"{key}={other}: the weights of init_from=")
+    out = go(run, *first, "schedule.hidden=8", "init_allow=[schedule]", "output_dir=own")
+    assert "learned schedule" not in out
 
 
 def test_sources_that_are_none_are_refused(run, tmp_path):

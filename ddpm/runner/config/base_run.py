@@ -12,6 +12,7 @@ from ddpm.errors import InputError, shown
 from ddpm.runner import roles
 from ddpm.runner.checkpoints import summary
 from ddpm.runner.config import catalog, overrides, paths
+from ddpm.runner.config.request import INHERITED
 from ddpm.runner.hub import reference
 from ddpm.runner.runs import run_dir, stored_config
 from ddpm.runner.runs.old_names import FORMER_CHOICES
@@ -92,6 +93,13 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
         and option
         and set(catalog.as_list(option)) <= set(catalog.groups()[group])
     ]
+
+
+def brought(words: list[str], *, must_exist: bool) -> list[str]:
+    """`inherited`, and the key that lists them."""
+    options = inherited(words, must_exist=must_exist)
+    listed = ",".join(map(shell.quoted, options))
+    return [*options, f"{INHERITED}=[{listed}]"] if options else []
 
 
 def _written(option: str | list[str]) -> str:

@@ -15,7 +15,7 @@ KEYS = ("init_from", "init_weights", "init_allow")
 # Weights mean little without the process that they were trained for.
 BROUGHT = ("model", "schedule", "objective")
 FOLLOWING = ("channels", "out_channels", "image_size", "num_classes")  # the new run's data
-_MEANING = ("_target_", "learned_variance")  # of an objective; the other keys only train
+_MEANING = ("_target_", "learned_variance", "sigma_data")  # of an objective; others only train
 
 
 def bring(config: dict[str, Any], base: BaseRun | None, keys: Iterable[str]) -> None:

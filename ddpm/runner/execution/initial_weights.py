@@ -24,7 +24,8 @@ class InitialWeights:
         source: how the command line names them.
         file, step: of the checkpoint.
         weights: of the network, those that fit it; `average`: of its average, None: the same.
-        schedule: of a learned schedule, empty unless that fits.
+        process: of a learned schedule, and what the objective measured, if they fit. The losses
+            that timesteps=importance kept belong to the source's training and stay there.
         own: weights of the network that keep their random values.
     """
 
@@ -33,7 +34,7 @@ class InitialWeights:
     step: int
     weights: dict[str, Tensor]
     average: dict[str, Tensor] | None
-    schedule: dict[str, Tensor]
+    process: dict[str, Tensor]
     own: list[str]
 
     @classmethod
@@ -64,8 +65,10 @@ class InitialWeights:
             if broken := [k for k, v in weights.items() if not torch.isfinite(v).all()]:
                 raise InputError(f"init_from={source}: not finite ({shown(broken[0])}).")
             fitting[name] = {k: v for k, v in weights.items() if misfit(k, network, weights) == ""}
-        schedule = state.get("diffusion", {})
-        fits = {k: v.shape for k, v in schedule.items()} == {k: v.shape for k, v in process.items()}
+        theirs = state.get("diffusion", {})
+        left = [name for name in (*process, *theirs) if misfit(name, process, theirs)]
+        left = ["timesteps", *{name.partition(".")[0] for name in left}]
+        brought = {k: v for k, v in theirs.items() if not roles.within(k, left)}
         first = fitting[names[0]]
         return cls(
             source=source,
@@ -73,15 +76,15 @@ class InitialWeights:
             step=state["step"],
             weights=first,
             average=fitting["ema"] if wanted == "both" else None,
-            schedule=schedule if fits else {},
+            process=brought,
             own=[name for name in network if name not in first],
         )
 
     def load(self, model: nn.Module, diffusion: GaussianDiffusion) -> None:
         """Load them into the network, before it is copied for its average, and the process."""
         model.load_state_dict(self.weights, strict=False)
-        if self.schedule:
-            diffusion.load_state_dict(self.schedule)
+        if self.process:
+            diffusion.load_state_dict(self.process, strict=False)
 
     def load_average(self, model: nn.Module) -> None:
         """Load the average into its network, which may be sharded."""
@@ -97,7 +100,9 @@ class InitialWeights:
         count = sum(weight.numel() for weight in self.weights.values())
         parts = list(dict.fromkeys(name.rpartition(".")[0] or name for name in self.own))
         own = f"; random: {listed(parts, 5)}" if parts else ""
-        return f"{count:,} weights of {self.source}, step {self.step}{own}"
+        learned = any(name.startswith("schedule.") for name in self.process)
+        schedule = ", and its learned schedule" if learned else ""
+        return f"{count:,} weights of {self.source}, step {self.step}{schedule}{own}"
 
 
 def misfit(name: str, network: dict[str, Tensor], weights: dict[str, Tensor]) -> str:

@@ -14,12 +14,12 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from ddpm.errors import InputError
-from ddpm.runner.config import explain
+from ddpm.runner.config import base_run, explain
 from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.config.paths import file_name
 from ddpm.runner.config.plan import Mode, Plan
 from ddpm.runner.config.planning import plan
-from ddpm.runner.config.request import typed
+from ddpm.runner.config.request import INHERITED, typed
 from ddpm.runner.runs import run_dir, state
 from ddpm.runner.sweeps.folder import SweepFolder, resume_in
 
@@ -117,7 +117,7 @@ def _merged(errors: Sequence[str]) -> str:
 def _compose_job(
     config: DictConfig, context: HydraContext, words: list[str], number: int, folder: SweepFolder
 ) -> Job:
-    composed = context.config_loader.load_sweep_config(config, words)
+    composed = context.config_loader.load_sweep_config(config, [*words, *_of_source(words)])
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number
     HydraConfig.instance().set_config(composed)
@@ -125,6 +125,13 @@ def _compose_job(
     job = Job(number, typed_overrides(job_config))
     plan_job(job, job_config, folder)
     return job
+
+
+def _of_source(words: list[str]) -> list[str]:
+    """The options of a source that this job has and others have not: init_from=one,other."""
+    known = any(word.startswith(f"{INHERITED}=") for word in words)
+    begins = any(word.startswith("init_from=") for word in words)
+    return base_run.brought(words, must_exist=False) if begins and not known else []
 
 
 def plan_job(job: Job, config: DictConfig, folder: SweepFolder) -> None:

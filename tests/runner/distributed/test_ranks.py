@@ -83,6 +83,20 @@ def test_two_ranks_learn_the_timesteps_of_one(strategy, alone, tmp_path, monkeyp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ema", "both"])
+def test_two_ranks_begin_with_given_weights(kind, strategy, alone, tmp_path, monkeypatch):
+    words = [w for w in RUN if not w.startswith("model")]
+    words += [f"init_from={alone()}", f"init_weights={kind}", "optimizer.lr=2e-5"]
+    got = ranks(tmp_path, *words, f"hardware={strategy}", *CPU, monkeypatch=monkeypatch)
+    assert got == [0, 0], said(tmp_path)
+    assert said(tmp_path).count(f"weights of {alone()}, step 6\n") == 1
+    one = alone(*words)
+    assert_close(one, tmp_path / "run")
+    assert losses_of(one)[0][1] < losses_of(alone())[0][1]
+
+
+@pytest.mark.slow
 def test_fsdp_resumes_a_run_of_one_process(alone, tmp_path, monkeypatch):
     assert go(tmp_path, *RUN, "hardware=cpu", FULL, "job.max_steps=4") == 0, said(tmp_path)
     words = ["resume=run", "hardware=fsdp", *CPU, "job.max_steps=8"]
