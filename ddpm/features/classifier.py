@@ -28,7 +28,8 @@ class Classifier(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for above, below in ((channels, 16), (16, 32), (32, 64)):
-            layers += [nn.Conv2d(above, below, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+            # After the maximum ReLU has a quarter of the work, to the same result.
+            layers += [nn.Conv2d(above, below, 3, padding=1), nn.MaxPool2d(2), nn.ReLU()]
         hidden = nn.Linear(64 * (size // 8) ** 2, width)
         self.body = nn.Sequential(*layers, nn.Flatten(), hidden, nn.ReLU())
         self.head = nn.Linear(width, num_classes)
@@ -71,6 +72,7 @@ def train(
         torch.manual_seed(0)
         shape = {"channels": images.shape[1], "size": size, "width": width}
         net = Classifier(**shape, num_classes=num_classes)
+    net.to(memory_format=torch.channels_last)  # a fifth to a half less time on a CPU
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(net.parameters(), lr=LR)
     steps = num_steps(len(images)) if steps is None else steps
@@ -86,7 +88,7 @@ def train(
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()
-    net.eval().requires_grad_(False)
+    net.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
     net.rms.copy_(_features(net, images, size).square().mean().sqrt())
     return net
 

@@ -18,7 +18,7 @@ from ddpm.features.classifier import BATCH, LAYER, Classifier, accuracy, num_ste
 from ddpm.features.network import NetworkFeatures
 from ddpm.runner.safe_io import atomic
 
-RECIPE = 1  # raise it when the same pictures give another network
+RECIPE = 2  # raise it when the same pictures give another network
 SIZES = 8, 64  # the smallest and the largest pictures that the network sees
 WIDTH = 128
 TIMED = 3  # steps that are timed, to say how long the training will take

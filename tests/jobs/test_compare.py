@@ -44,6 +44,18 @@ def test_scores_of_one_evaluation_are_stated_in_full(tmp_path, run):
     ]
 
 
+def test_shares_are_told_in_percent(two, run):
+    kinds = {"name": "precision_mnist", "unit": "share", "better": "higher"}
+    one = scored(0.954, low=0.9423, high=1.0, floor=0.992, **kinds)
+    other = scored(0.0015, low=0.0, high=0.0046, floor=None, **kinds)
+    assert score_table.table([one]).splitlines()[-1].split("  ")[1:4] == [
+        *("95.4 %", "94.2 to 100 % (as good as real)", "99.20 %"),
+    ]
+    assert "0.15 % (95 % interval 0 to 0.46 %), n = 1,000" in score_table.stated(other)
+    _, out, _ = run(*two([one], [other]))
+    assert "-95.25 points (-99.85 to -94.04)" in out
+
+
 def test_a_difference_within_its_interval_is_not_settled(two, run):
     status, out, _ = run(*two([scored(1.0)], [scored(0.95)]))
     assert status == 0

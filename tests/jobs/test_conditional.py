@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from support.base import TINY
+from support.image_sets import build as image_set
 from support.image_sets import fake_celeba
 from support.runs import SAMPLE, assert_equal_state, go, losses_of, metrics_of, pngs, state_of
 
@@ -18,6 +19,8 @@ from ddpm.errors import InputError
 from ddpm.guidance.classifier import from_checkpoint
 from ddpm.guidance.classifier_free import ClassifierFree
 from ddpm.guidance.none import Unguided
+from ddpm.metrics.loss import Draws
+from ddpm.pretrained import load_network
 from ddpm.randomness import StepNoise
 from ddpm.runner.config.build import build
 from ddpm.samplers.ddim import DDIM
@@ -231,6 +234,31 @@ def test_classifier_reports_its_accuracy(classifier):
         levels = [key for key in row if key.startswith("eval/accuracy_t")]
         assert levels == [f"eval/accuracy_t{t}" for t in (0, 4, 10, 20, 29, 39)]
         assert all(0 <= row[key] <= 1 for key in levels)
+
+
+def test_classifier_is_validated_on_held_out_images(run, classifier, data_dir, tmp_path):
+    go(run, *CLASSIFIER, "job.validate_every=3", "output_dir=validated")
+    validated = tmp_path / "validated"
+    assert_equal_state(state_of(validated, 6), state_of(classifier, 6))
+    assert losses_of(validated) == losses_of(classifier)
+    assert not any("eval/loss" in row for row in metrics_of(classifier))
+    rows = [row for row in metrics_of(validated) if "eval/loss" in row]
+    assert [row["step"] for row in rows] == [3, 6]
+    network, diffusion, _, _ = load_network(validated, job="train_classifier")
+    draws, data = Draws(32, diffusion.T), image_set("digits", data_dir)
+    figures = []
+    for part in (data.held_out(), data):
+        images, label = part.__getitems__(draws.pictures(len(part)).tolist())
+        eps = draws.noise(range(32), images.shape[1:])
+        x_t = diffusion.q_sample(diffusion.codec.encode(images), draws.t, eps)
+        with torch.no_grad():
+            log_probs = network(x_t, draws.t).log_softmax(1)
+        loss = -log_probs[torch.arange(32), label].mean().item()
+        figures.append([loss, (log_probs.argmax(1) == label).double().mean().item()])
+    (loss, accuracy), (trained_loss, trained_accuracy) = figures
+    expected = {"eval/loss": loss, "eval/loss_gap": loss - trained_loss}
+    expected |= {"eval/accuracy": accuracy, "eval/accuracy_gap": accuracy - trained_accuracy}
+    assert {name: rows[-1][name] for name in expected} == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -1,10 +1,13 @@
 """Scores of samples in training: they change no weight, and nothing is drawn twice."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.base import ROOT
 from support.crash import TINY, go, said
 from support.rank_runs import CPU, FULL
 from support.ranks import ranks
@@ -20,6 +23,7 @@ from ddpm.runner.runs import scores
 from ddpm.training.best import Best
 from ddpm.training.health import Watch
 
+DATA = Path(os.environ.get("DDPM_DATA", ROOT / "data"))
 SCORED = ["job.evaluate_every=2", "job.evaluate_samples=70", "job.evaluate_steps=2"]
 WORDS = [*TINY, "job.max_steps=6", "job.keep_checkpoints=-1", "job.save_every=100"]
 LONGER = [*WORDS, *SCORED, "features=pixels", "output_dir=run"]
@@ -189,6 +193,27 @@ def test_metrics_measure_the_figures_that_they_declare(name):
     assert metric.figures(features) == measured
     declared = build(read(CONF / "metric" / "fd.yaml"), "metric").figures(Pixels())
     assert declared == {"fd_pixels": "lower", "fd_inf_pixels": "lower"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_kernel_distance_falls_with_the_steps(run, tmp_path):
+    if not (DATA / "MNIST").is_dir():
+        pytest.skip(f"no {DATA / 'MNIST'}")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "MNIST").symlink_to((DATA / "MNIST").absolute())
+    words = ["data=mnist", f"data_dir={tmp_path / 'data'}", "hardware=cpu", "tracker=local"]
+    words += ["model.widths=[16,64]", "model.patch_size=4", "job.max_steps=800"]
+    words += ["job.batch_size=32", "optimizer.lr=2e-3", "job.warmup_steps=50"]
+    words += ["job.ema_decay=0.99", "job.sample_every=null", "job.validate_every=null"]
+    words += ["job.evaluate_every=100", "job.evaluate_samples=256", "output_dir=run"]
+    status, out, err = run(*words)
+    assert status == 0, out + err
+    for name in ("eval/kd_mnist", "eval/kd_mnist_held_out"):
+        figures = figures_of(tmp_path / "run", name)
+        assert list(figures) == list(range(100, 801, 100))
+        ranks = np.argsort(np.argsort(list(figures.values())))
+        assert np.corrcoef(ranks, np.arange(8))[0, 1] <= -0.9, figures
 
 
 def test_higher_values_can_be_better():

@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from markupsafe import Markup
 
 from ddpm.runner.report import page
 from ddpm.runner.report.plots import Plot, Point, Series, plot
-from ddpm.runner.report.score_table import interval, with_unit
-from ddpm.runner.report.stats import NONE, duration, number
+from ddpm.runner.report.score_table import floor, interval, with_unit
+from ddpm.runner.report.stats import NONE, duration
 from ddpm.runner.runs.scores import Scored
 from ddpm.runner.safe_io import atomic
 from ddpm.runner.safe_io.tree import flatten
@@ -46,7 +47,7 @@ def write(folder: Path, found: Sequence[Scored]) -> None:
             nearest=picture(folder / "nearest.png"),
             plots=[*losses(folder / "loss_by_t.csv"), *bound(folder / "bound.csv")],
             subject=list(flatten(first.subject)),
-            rulers=[(score, list(flatten(score.ruler))) for score in found],
+            rulers=rulers(found),
             environment=list(flatten(first.environment)),
             css=Markup((here / "page.css").read_text(encoding="utf-8")),  # our file, not of a run
         )
@@ -83,7 +84,7 @@ def _row(score: Scored) -> dict[str, Any]:
         "against": score.reference or NONE,
         "value": with_unit(score),
         "interval": interval(score),
-        "floor": number(score.floor),
+        "floor": floor(score),
         "better": score.better,
         "n": f"{score.n:,}",
         "ruler": score.ruler_id or "unknown",
@@ -92,6 +93,22 @@ def _row(score: Scored) -> dict[str, Any]:
         "to": place(score.high),
         "floor_at": place(score.floor),
     }
+
+
+def rulers(found: Sequence[Scored]) -> list[tuple[str, list[tuple[str, Any]]]]:
+    """Each ruler once: the scores that it measured, and its fields."""
+    by_ruler: dict[str, list[Scored]] = {}
+    for score in found:
+        by_ruler.setdefault(json.dumps(score.ruler, sort_keys=True), []).append(score)
+    return [
+        (
+            ", ".join(dict.fromkeys(score.name for score in group))
+            + (f" against {group[0].reference}" if group[0].reference else "")
+            + f": {group[0].ruler_id or 'unknown'}",
+            list(flatten(group[0].ruler)),
+        )
+        for group in by_ruler.values()
+    ]
 
 
 def picture(file: Path) -> str | None:

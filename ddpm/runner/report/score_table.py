@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from ddpm.runner.report.stats import NONE, number, student_t
 from ddpm.runner.runs.scores import Key, Scored, described_differences, differences
 
+SHARE = "share"  # the unit of what is shown in percent
+
 
 def table(found: Sequence[Scored]) -> str:
     """One line for each score: value, interval, floor, and what the floor says."""
@@ -15,7 +17,7 @@ def table(found: Sequence[Scored]) -> str:
             score.name,
             with_unit(score),
             interval(score),
-            number(score.floor),
+            floor(score),
             f"{score.n:,}",
             score.better,
             score.reference or NONE,
@@ -30,8 +32,8 @@ def stated(score: Scored) -> str:
     """A score as it is published: `kd_mnist 0.12 (95 % interval 0.10 to 0.14), floor 0.01, ...`."""
     parts = [f"{score.name} {with_unit(score)}"]
     if score.low is not None and score.high is not None:
-        parts[0] += f" (95 % interval {number(score.low)} to {number(score.high)})"
-    parts += [f"floor {number(score.floor)}"] if score.floor is not None else []
+        parts[0] += f" (95 % interval {ends(score)})"
+    parts += [f"floor {floor(score)}"] if score.floor is not None else []
     parts += [f"n = {score.n:,}"]
     parts += [f"against {score.reference}"] if score.reference else []
     return ", ".join([*parts, f"ruler {score.ruler_id or 'unknown'}"])
@@ -64,7 +66,7 @@ def comparison(
     for key in common:
         row = [of[key] for of in found]
         label = key[0] if key[1] in (None, "train") else f"{key[0]}, {key[1]}"
-        cells = [label, *map(with_unit, row), number(row[0].floor)]
+        cells = [label, *map(with_unit, row), floor(row[0])]
         if key in unlike:
             cells += ["unlike rulers"] * (len(names) - 1) + [f"differ: {', '.join(unlike[key])}"]
         else:
@@ -74,12 +76,15 @@ def comparison(
 
 
 def difference(one: Scored, other: Scored) -> str:
-    """The difference of two scores and its interval: `-0.012 (-0.020 to -0.004, paired)`."""
-    delta, bounds = other.value - one.value, bounds_of_difference(one, other)
+    """The difference of two scores and its interval: `-0.012 (-0.020 to -0.004, paired)`; that of
+    shares in percentage points."""
+    times, unit = (100, " points") if one.unit == SHARE else (1, "")
+    delta, bounds = times * (other.value - one.value), bounds_of_difference(one, other)
     if bounds is None:
-        return number(delta)
+        return number(delta) + unit
+    low, high = (number(times * bound) for bound in bounds)
     note = ", paired" if paired_bounds(one, other) else ""
-    return f"{number(delta)} ({number(bounds[0])} to {number(bounds[1])}{note})"
+    return f"{number(delta)}{unit} ({low} to {high}{note})"
 
 
 def paired_bounds(one: Scored, other: Scored) -> tuple[float, float] | None:
@@ -126,7 +131,22 @@ def verdict(row: Sequence[Scored], letters: Sequence[str]) -> str:
 
 
 def with_unit(score: Scored) -> str:
+    if score.unit == SHARE:
+        return percent(score.value)
     return f"{number(score.value)} {score.unit}".rstrip()
+
+
+def floor(score: Scored) -> str:
+    return percent(score.floor) if score.unit == SHARE else number(score.floor)
+
+
+def percent(share: float | None) -> str:
+    """`95.4 %`, with a second decimal below 1 and above 99: `0.15 %`; exactly `0 %` and `100 %`."""
+    if share is None:
+        return NONE
+    value = 100 * share
+    places = 0 if value in (0, 100) else 1 if 1 <= value <= 99 else 2
+    return f"{value:.{places}f} %"
 
 
 def interval(score: Scored) -> str:
@@ -134,7 +154,14 @@ def interval(score: Scored) -> str:
     if score.low is None or score.high is None:
         return NONE
     note = " (as good as real)" if score.as_good_as_real else ""
-    return f"{number(score.low)} to {number(score.high)}{note}"
+    return f"{ends(score)}{note}"
+
+
+def ends(score: Scored) -> str:
+    """`0.12 to 0.15`, or `94.0 to 96.0 %`."""
+    if score.unit == SHARE:
+        return f"{percent(score.low).removesuffix(' %')} to {percent(score.high)}"
+    return f"{number(score.low)} to {number(score.high)}"
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -32,6 +32,8 @@ def test_the_page_of_an_evaluation_shows_scores_pictures_curves_and_passports(tm
         assert text in page
     assert cells[cells.index("checkpoint") + 1] == SUBJECT["checkpoint"]
     assert cells[cells.index("features.digest") + 1] == RULER["features"]["digest"]
+    assert page.count("<summary>How:") == 1, "of one ruler"
+    assert "kd_mnist, &lt;b&gt;fd against train" in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
 
