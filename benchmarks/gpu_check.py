@@ -29,6 +29,9 @@ Speed, each part with the GPU for itself:
 - real run/: data=folder on the 50,000 pictures of CIFAR-10 for four minutes (--run-seconds): loss
   curve, samples (a PNG beside the JSON), images and steps per second from Enter to the end, the
   size of the checkpoint. Needs --cifar, a folder or an archive with train/<class>/*.jpg in it.
+  Then 50,000 samples of it (--samples), of 15 network evaluations each, and their fd and kd by
+  job=evaluate, with features=efficientnet where its weights are installed, else pixels: seconds for
+  1,000 samples. This needs some minutes more: a call of its own, `--only 'real run'`.
 
 No part ends the check: a failure is a line of the table, its traceback is in the JSON, which is
 written anew after each part. What does not fit into the budget, or lacks something here, is
@@ -212,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for all of it")
     parser.add_argument("--cifar", type=Path, help="the pictures of CIFAR-10: a folder, an archive")
     parser.add_argument("--run-seconds", type=float, default=240, help="for the real run")
+    parser.add_argument("--samples", type=int, help="of the real run, to score; 50000 on a GPU")
     parser.add_argument("--only", nargs="+", default=[], help="names, or train, or train/model=*")
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"))
     parser.add_argument("--in-order", action="store_true", help="no parts beside each other")
@@ -232,6 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             turn=options.turn,
             cifar=options.cifar and options.cifar.absolute(),
             run_seconds=options.run_seconds,
+            samples=options.samples,
             output=options.output.absolute(),
             deadline=began + options.budget - MARGIN,
         )

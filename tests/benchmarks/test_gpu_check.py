@@ -71,7 +71,7 @@ def test_parts_are_selected_by_name_prefix_or_pattern(machine):
     assert set(chosen("train/objective=v")) == {f"train/objective=v/{mode}" for mode in MODES}
     assert len(chosen("train/objective=*/fp32")) == 2 * len(groups()["objective"])
     assert set(chosen("speed", "run/16-mixed")) == {*chosen("speed"), "run/16-mixed"}
-    assert chosen("real run") == ["real run/cifar10"]
+    assert chosen("real run") == ["real run/cifar10", "real run/scores"]
     assert len(chosen()) == len(parts)
 
 
@@ -161,14 +161,14 @@ def test_small_parts_pass_on_the_cpu(tmp_path, monkeypatch, capsys):
     arguments = ["--device", "cpu", "--only", *only, "real run"]
     assert gpu_check.main([*arguments, "--output", "there/out.json"]) == 0
     parts = json.loads((tmp_path / "there" / "out.json").read_text())["parts"]
-    assert [part["status"] for part in parts] == ["passed"] * 5 + ["skipped"]
+    assert [part["status"] for part in parts] == ["passed"] * 5 + ["skipped"] * 2
     for part in parts[:2]:
         assert 0 < part["figures"]["difference"] < part["figures"]["allowed"]
     speed, loop = (part["figures"] for part in parts[3:5])
     assert all(speed["rows"]["ours"][f"{what} images/s"] > 0 for what in ("training", "sampling"))
     assert loop["images/s"] > 0
     assert loop["kernels a step"] > 100
-    assert "--cifar" in parts[5]["reason"]
+    assert all("--cifar" in part["reason"] for part in parts[5:])
     table = capsys.readouterr().out
     assert "| a step of training | bf16 |" in table
     assert "| speed/ho 128/fp32 | ours |" in table
@@ -286,25 +286,30 @@ def test_dying_process_fails_only_its_current_part(machine, monkeypatch):
 
 
 @pytest.mark.slow
-def test_real_run_trains_within_its_time_and_draws_samples(tmp_path):
+def test_real_run_trains_within_its_time_and_draws_and_scores_samples(tmp_path):
     generator = np.random.default_rng(0)
     with tarfile.open(tmp_path / "few.tar.xz", "w:xz") as archive:
-        for name in ("train/cat/0.png", "train/dog/0.png", "train/dog/1.png", "test/cat/0.png"):
+        names = [f"train/{('cat', 'dog')[n % 2]}/{n}.png" for n in range(200)]
+        for name in (*names, "test/cat/0.png"):
             file = tmp_path / "one.png"
             pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(file)
             archive.add(file, f"few/{name}")
     arguments = ["--device", "cpu", "--only", "real run", "--cifar", str(tmp_path / "few.tar.xz")]
-    arguments += ["--run-seconds", "5", "--output", str(tmp_path / "out.json")]
+    arguments += ["--run-seconds", "5", "--samples", "10", "--output", str(tmp_path / "out.json")]
     assert gpu_check.main(arguments) == 0
-    (part,) = json.loads((tmp_path / "out.json").read_text())["parts"]
-    assert part["status"] == "passed"
+    part, scored = json.loads((tmp_path / "out.json").read_text())["parts"]
+    assert [part["status"], scored["status"]] == ["passed"] * 2
     figures = part["figures"]
     assert figures["steps"] >= 10
     assert figures["images/s"] == pytest.approx(figures["steps/s"] * figures["batch"])
     assert str(figures["steps"] // 10 * 10) in figures["loss"]
     assert 0 < figures["checkpoint MB"] < 5
     assert Image.open(tmp_path / "out-grid.png").size[0] >= 32
+    figures = scored["figures"]
+    assert figures["samples"] == 10
+    assert figures["s per 1,000 samples"] == pytest.approx(100 * figures["seconds"])
+    assert {"fd", "kd"} <= {name.split("_")[0] for name in figures}
 
 
 @pytest.mark.slow
