@@ -43,7 +43,7 @@ def test_measurements_run_alone_on_a_gpu_and_compilation_is_prepared(machine):
     assert {"train/objective=v/bf16", "run/hardware=ddp"} < here
     assert not any(name.endswith("compiled") or name.startswith("sample/") for name in here)
     assert plan.here[-1].name.startswith("train/experiment=")
-    assert [part.name for part in plan.last] == ["real run/cifar10"]
+    assert [part.name for part in plan.last] == ["real run/cifar10", "real run/scores"]
     assert all(part.name.split("/")[0] in ("speed", "loop") for part in plan.timed)
     for group in plan.prepared:
         assert len({part.name.split("/")[1] for part in group}) == 1
