@@ -17,7 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from ddpm.randomness import Order
 from ddpm.runner.terminal.progress import Progress
-from ddpm.training.health import Watch
+from ddpm.training.after_step import AfterStep
+from ddpm.training.health import Requests, Watch
 from ddpm.training.loader import load
 from ddpm.training.meter import Meter
 from ddpm.training.step import Step
@@ -82,7 +83,10 @@ def check_loop(machine: Machine, cell: Cell, mode: str, figures: Figures) -> Non
     window = Window(machine, fabric)
     meter = Meter(batch, job.steps_per_epoch)
     progress = Progress(order.stop, enabled=False)
-    job.train(StandIn(), step, order, learned, meter, window, progress, None, job.make_best())
+    run: Any = StandIn()
+    measures = (None, None, job.make_best())  # neither held-out loss nor scores
+    after_step = AfterStep(job, run, step, order, learned, meter, window, progress, *measures)
+    job.train(step, order, meter, after_step)
     seconds = window.seconds / window.stretch.plain
     figures |= {"batch": batch, "ms a step": 1000 * seconds}
     figures["images/s"] = batch / seconds
@@ -139,8 +143,8 @@ class Window(Watch):
         self.stretch = STRETCHES[machine.device.type]
         self.seconds = 0.0
 
-    def stopping(self, done: int) -> bool:
-        asked = super().stopping(done)
+    def requested(self, done: int) -> Requests:
+        asked = super().requested(done)
         warm, plain, profiled = self.stretch
         if done == warm:
             self.wait()
@@ -151,7 +155,7 @@ class Window(Watch):
             self.profile.start()
         elif done == warm + plain + profiled:
             self.profile.stop()
-            return True
+            return asked._replace(stop=True)
         return asked
 
     def wait(self) -> None:
