@@ -64,8 +64,8 @@ class EDM:
         turn = angle[:, 3] * applied[:, 3]
         stretch, axis = normal[:, 4] * applied[:, 4], angle[:, 4] * applied[:, 4]
         shift = normal[:, 5:7] * applied[:, 5:6]
-        told = [x_flip, y_flip, scale, turn.cos() - 1, turn.sin()]
-        told += [stretch * axis.cos(), stretch * axis.sin(), *shift.unbind(1)]
+        condition = [x_flip, y_flip, scale, turn.cos() - 1, turn.sin()]
+        condition += [stretch * axis.cos(), stretch * axis.sin(), *shift.unbind(1)]
         x_0 = torch.where(x_flip.bool()[:, None, None, None], x_0.flip(-1), x_0)
         x_0 = torch.where(y_flip.bool()[:, None, None, None], x_0.flip(-2), x_0)
         x_0 = warp(x_0, scale, turn, stretch, axis, shift)
@@ -75,10 +75,10 @@ class EDM:
         brightness, contrast = normal[:, 7] * on[:, 0], normal[:, 8] * on[:, 1]
         luma, hue = coin[:, 9] * on[:, 2], angle[:, 10] * on[:, 3] * float(channels == 3)
         saturation = normal[:, 11] * on[:, 4] * float(channels > 1)
-        told += [brightness, contrast, luma, hue.cos() - 1, hue.sin(), saturation]
+        condition += [brightness, contrast, luma, hue.cos() - 1, hue.sin(), saturation]
         if self.color:
             x_0 = recolor(x_0, brightness, contrast, luma, hue, saturation)
-        return x_0, torch.stack(told, dim=1)
+        return x_0, torch.stack(condition, dim=1)
 
 
 def warp(

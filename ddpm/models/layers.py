@@ -128,7 +128,8 @@ class AugmentEmbedding(nn.Module):
         if augment is None:
             return emb
         require(
-            self.weight is not None, "model.augment_dim=0: this network is told no augmentation"
+            self.weight is not None,
+            "model.augment_dim=0: this network is not conditioned on augmentation",
         )
         assert self.weight is not None
         return emb + F.linear(augment.to(self.weight.dtype), self.weight)

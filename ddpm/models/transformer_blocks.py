@@ -97,7 +97,7 @@ class PatchTransformer(nn.Module, ABC):
         size: S, B, L, XL or H, which sets depth, width and num_heads; None: these are given.
         patch_size: side of a patch, in pixels.
         depth, width, num_heads: of the blocks; they replace those of the size, if not None.
-        augment_dim: length of the vector that tells what was done to a picture; 0: none is told.
+        augment_dim: length of the vector that describes the augmentation; 0: there is none.
 
     Raises:
         InputError: see `resolve_size`.

@@ -87,10 +87,10 @@ class Step:
             self.fabric.device, mix(self.noise.seed, f"dropout/{self.fabric.global_rank}", n)
         )
         x_0, t, eps, label = self.draw(n, images, labels)
-        x_0, told = self.augmented(n, x_0)
+        x_0, condition = self.augmented(n, x_0)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(n)
-        loss, losses = self.backward(x_0, t, eps, label, told)
+        loss, losses = self.backward(x_0, t, eps, label, condition)
         grad_norm = self.clip()
         if self.schedule is not None:
             self.schedule.backward(x_0, self.noise.uniform_t(n, self.rows, t), eps, label)
@@ -136,7 +136,7 @@ class Step:
         t: Tensor,
         eps: Tensor,
         label: Tensor | None,
-        told: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Compute the gradients of the mean loss, one micro-batch after the other.
 
@@ -147,11 +147,11 @@ class Step:
         weights = self.timesteps.loss_weights(t) if self.timesteps is not None else None
         parts = [
             [None] * self.accumulate if part is None else part.chunk(self.accumulate)
-            for part in (x_0, t, eps, label, told, weights)
+            for part in (x_0, t, eps, label, condition, weights)
         ]
-        for i, (*part, told, factor) in enumerate(zip(*parts, strict=True), start=1):
+        for i, (*part, condition, factor) in enumerate(zip(*parts, strict=True), start=1):
             with self.fabric.no_backward_sync(self.model, enabled=i < self.accumulate):
-                of_images = self.loss(telling(self.model, told), *part)
+                of_images = self.loss(conditioned(self.model, condition), *part)
                 weighted = of_images if factor is None else of_images * factor
                 mean = weighted.mean() / self.accumulate
                 self.fabric.backward(mean)
@@ -228,21 +228,23 @@ class Step:
         """Which images of the global batch have a loss that is not finite with the current weights:
         (B,), bool, the same on all ranks."""
         x_0, t, eps, label = self.draw(n, images, labels)
-        x_0, told = self.augmented(n, x_0)
+        x_0, condition = self.augmented(n, x_0)
         nonfinite = torch.zeros(self.noise.batch_size, device=t.device)
         for i in range(len(t)):
             image = slice(i, i + 1)
             label_i = None if label is None else label[image]
             with self.fabric.autocast():
-                model = telling(self.model.module, None if told is None else told[image])
+                model = conditioned(
+                    self.model.module, None if condition is None else condition[image]
+                )
                 loss = self.loss(model, x_0[image], t[image], eps[image], label_i)
             nonfinite[self.rows.start + i] = ~torch.isfinite(loss).all()
         return any_rank(self.fabric, nonfinite).cpu()
 
 
-def telling(model: Any, told: Tensor | None) -> Any:
-    """The network, told what was done to its pictures (B, A)."""
-    return model if told is None else partial(model, augment=told)
+def conditioned(model: Any, condition: Tensor | None) -> Any:
+    """The network, conditioned on the augmentation of its pictures (B, A)."""
+    return model if condition is None else partial(model, augment=condition)
 
 
 def by_time(losses: Tensor, t: Tensor, T: int) -> Tensor:

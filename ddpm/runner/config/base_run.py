@@ -74,10 +74,10 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
     if (
         must_exist and belongs_to_job and not listing.exists(path)
     ):  # before Hydra refuses keys that only that run has
-        told = "there is no such file or folder."
+        reason = "there is no such file or folder."
         if path.name == summary.BEST and listing.exists(path.parent):
-            told = "that run kept no best checkpoint; job.validate_every and job.keep_best do."
-        raise InputError(f"{key}={source}: {told}")
+            reason = "that run kept no best checkpoint; job.validate_every and job.keep_best do."
+        raise InputError(f"{key}={source}: {reason}")
     choices = _choices_of(path)
     if not choices:
         return []
