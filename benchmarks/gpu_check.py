@@ -12,6 +12,7 @@ Correct results:
   weighting, optimizer, sampler, guidance and published set-up that conf/ holds, with every boolean
   of an option turned, in fp32 and bf16, eager and compiled, each against fp32 on the CPU;
 - not finite/: a step that is not finite is left out, by the host and by the optimizer's kernels;
+- graph/: steps and samples replayed as a CUDA graph, against the same without, to the bit;
 - run/: real runs of run.py: kill -9 and resume, also with deterministic algorithms, to the bit
   (and which operations have none); job=sample; each strategy for several devices with one device;
   float16; torch.compile; a batch too large for the memory;
@@ -42,7 +43,7 @@ On a GPU, eager speed is measured first, while nothing else runs. Then the machi
 at once: the eager training steps run here; what compiles, the eager sampling and the programs run
 in processes of their own beside it. When these have ended, compiled networks are measured one by
 one. The real run comes last. Where the machine is lent for a shorter time, check in two calls:
-`--only speed loop 'real run'`, and `--only train sample 'not finite' run memory`.
+`--only speed loop 'real run'`, and `--only train sample 'not finite' graph run memory`.
 
 On a machine without a network
 ------------------------------
@@ -98,6 +99,7 @@ import torch
 from gpu_parts.against_cpu import sampling_parts, training_parts
 from gpu_parts.aside import CACHE
 from gpu_parts.check import Check, Plan, planned, share_cores
+from gpu_parts.graphs import graph_parts
 from gpu_parts.left_out import left_out_parts
 from gpu_parts.memory import memory_parts
 from gpu_parts.part import MARGIN, Machine, Part
@@ -120,6 +122,7 @@ def all_parts(machine: Machine) -> list[Part]:
         *training_parts(machine, EAGER),
         *sampling_parts(machine, EAGER, runs.classifier),
         *left_out_parts(machine),
+        *graph_parts(machine),
         *program_parts(runs),
         *memory_parts(runs),
         *speed_parts(machine),

@@ -17,6 +17,7 @@ from ddpm.guidance.none import Unguided
 from ddpm.images import Images, suffix
 from ddpm.limits.image_size import sides
 from ddpm.randomness import image_noise
+from ddpm.runner.distributed.cuda_graph import CudaGraphs, can_replay
 
 Sampler = Callable[..., Iterator[Tensor]]
 
@@ -57,6 +58,8 @@ class Pipeline:
         self.autocast = autocast
         # For other batches the network is not compiled again; None: any batch.
         self.compiled_batch: int | None = None
+        # None: every call passes through the network's layers, in Python.
+        self.graphs = CudaGraphs(model) if can_replay(model, self.device) else None
 
     @classmethod
     def from_checkpoint(
@@ -192,8 +195,11 @@ class Pipeline:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         # The number of rows is a multiple of the batch where guidance asks for two predictions.
         eager = self.compiled_batch is not None and len(x_t) % self.compiled_batch != 0
+        model = self.model.forward if eager else self.model
+        if self.graphs is not None and self.compiled_batch is None and not torch.is_grad_enabled():
+            model = self.graphs
         with self.autocast():
-            return call_model(self.model.forward if eager else self.model, x_t, t, label)
+            return call_model(model, x_t, t, label)
 
 
 class _Counter(nn.Module):

@@ -111,6 +111,8 @@ METHOD = {
 # Shared by the files of their folder; no part imports another part.
 SHARED = [
     "layers",
+    "group_norm",
+    "group_norm_triton",
     "unet_blocks",
     "transformer_blocks",
     "profiles",

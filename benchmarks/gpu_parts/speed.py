@@ -120,8 +120,8 @@ def prepared(
         held = torch.cuda.memory_allocated() if machine.is_gpu else 0
         began = time.monotonic()
         contender = contenders.make(name, setting)
-        for call in (contender.train, contender.sample):
-            contenders.seconds_for(call, 2, setting.device)
+        for call in (contender.train, contender.sample):  # a graph is recorded within these
+            contenders.seconds_for(call, 4, setting.device)
         row = {"first steps s": round(time.monotonic() - began, 1)}
         if machine.is_gpu:
             row["memory MB"] = round((torch.cuda.max_memory_allocated() - held) / 1e6)

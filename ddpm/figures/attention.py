@@ -1,5 +1,6 @@
 """What a place of the image looks at: the attention of one layer of the network on one image."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +23,8 @@ Place = tuple[int, int]
 
 def draw(material: Material) -> Drawing:
     """Weights of four places at three noise levels, mean over the heads."""
-    pipeline, diffusion = trained(material), material.diffusion
+    pipeline, diffusion = copy.copy(trained(material)), material.diffusion
+    pipeline.graphs = None  # every call must pass through the layers
     model = pipeline.denoiser().model  # in the precision of the run
     x_0 = material.x_0(1)
     eps, ts = material.noise(x_0), [diffusion.T // 10, diffusion.T // 3, 2 * diffusion.T // 3]

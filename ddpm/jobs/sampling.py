@@ -32,7 +32,7 @@ from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
-from ddpm.training.compiling import can_compile, compile_networks, may_compile
+from ddpm.training.compiling import compile_networks, has_gpu_compiler, may_compile
 
 VISIBLE_AFTER = 30  # seconds that a file server may keep an old answer
 GRID = 256  # images in grid.png, at most
@@ -91,7 +91,7 @@ def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch
         check_compiler(pipeline.device)
     else:
         calls = batches * pipeline.evaluations()
-        possible = may_compile(pipeline.device) and can_compile()
+        possible = may_compile(pipeline.device) and has_gpu_compiler()
         if mode is False or not possible or calls < PAYS_OFF:
             return
     compile_networks(pipeline.model, fallback=mode is not True)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from ddpm.errors import InputError
 from ddpm.limits.image_size import Size, sides
 from ddpm.limits.parts import check_limits
+from ddpm.models.group_norm import GroupNorm
 from ddpm.models.layers import (
-    GroupNorm,
     TimeEmbedding,
     check_image_size,
     check_widths,
@@ -59,7 +59,7 @@ class NoisyClassifier(nn.Module):
             for level, (above, width) in enumerate(pairwise(widths), start=1)
         )
         self.bottleneck = Stage(last, last, num_heads=num_heads, **options)
-        self.norm = GroupNorm(groups, last, EPS)
+        self.norm = GroupNorm(groups, last, EPS, "silu")
         self.head = linear(last, num_classes)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -68,5 +68,5 @@ class NoisyClassifier(nn.Module):
         x = self.stem(x_t, emb)
         for down in self.downs:
             x = down(x, emb)
-        x = F.silu(self.norm(self.bottleneck(x, emb)))  # (B, widths[-1], H / 2^n, W / 2^n)
+        x = self.norm(self.bottleneck(x, emb))  # (B, widths[-1], H / 2^n, W / 2^n)
         return self.head(x.mean((2, 3)))

@@ -1,4 +1,4 @@
-"""Shared layers: timestep and class embedding, normalisation, attention, checks."""
+"""Shared layers: timestep and class embedding, attention, checks."""
 
 import math
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ddpm.errors import InputError
 from ddpm.limits.image_size import Size
 from ddpm.limits.parts import check_limits
+from ddpm.models.group_norm import GroupNorm
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -133,24 +134,6 @@ class AugmentEmbedding(nn.Module):
         )
         assert self.weight is not None
         return emb + F.linear(augment.to(self.weight.dtype), self.weight)
-
-
-class GroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` (Wu & He 2018, arXiv:1803.08494) that avoids slow kernels. Statistics are
-    computed in float32, and the result has the dtype of the input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.is_cpu and x.dtype == torch.bfloat16 and self.num_channels < 16 * self.num_groups:
-            # With channels_last, PyTorch's CPU kernel vectorises over the channels of one group.
-            # Fewer than 16 do not fill a vector in bfloat16, and it takes 2 to 8 times as long as
-            # float32 with both conversions.
-            return super().forward(x.float()).to(x.dtype)
-        if x.is_cuda and x.dtype != torch.float32 and not torch.compiler.is_compiling():
-            # Autocast would write the input and the output in float32. Compiled, it writes neither.
-            with torch.autocast("cuda", enabled=False):
-                weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-                return F.group_norm(x, self.num_groups, weight, bias, self.eps)
-        return super().forward(x).to(x.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ddpm.limits.image_size import Size, sides
 from ddpm.limits.parts import check_limits
+from ddpm.models.group_norm import GroupNorm
 from ddpm.models.layers import (
     AugmentEmbedding,
     ClassEmbedding,
-    GroupNorm,
     SelfAttention,
     TimeEmbedding,
     check_image_size,
@@ -46,10 +46,10 @@ class ResnetBlock(nn.Module):
         eps: float,
     ) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(groups, in_channels, eps)
+        self.norm1 = GroupNorm(groups, in_channels, eps, "silu")
         self.conv1 = conv3x3(in_channels, out_channels)
         self.time_emb_proj = linear(emb_dim, out_channels)
-        self.norm2 = GroupNorm(groups, out_channels, eps)
+        self.norm2 = GroupNorm(groups, out_channels, eps, "silu")
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zeroed(conv3x3(out_channels, out_channels))
         self.conv_shortcut = (
@@ -61,9 +61,9 @@ class ResnetBlock(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
         if skip is not None:
             x = torch.cat([x, skip], dim=1)
-        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv1(self.norm1(x))
         y = y + self.time_emb_proj(emb)[:, :, None, None]
-        y = self.conv2(self.dropout(F.silu(self.norm2(y))))
+        y = self.conv2(self.dropout(self.norm2(y)))
         return self.conv_shortcut(x) + y
 
 
@@ -235,7 +235,7 @@ class ResUNet(nn.Module):
         self.down_blocks = nn.ModuleList(down)
         self.mid_block = MidBlock(last, resnet, attention if mid_attention else nn.Identity)
         self.up_blocks = nn.ModuleList(reversed(up))
-        self.conv_norm_out = GroupNorm(groups, first, norm_eps)
+        self.conv_norm_out = GroupNorm(groups, first, norm_eps, "silu")
         self.conv_out = zeroed(conv3x3(first, out_channels or channels))
 
     def forward(
@@ -252,7 +252,7 @@ class ResUNet(nn.Module):
             rest = len(skips) - len(block.resnets)  # type: ignore[arg-type]
             x = block(x, emb, skips[rest:])
             skips = skips[:rest]
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(self.conv_norm_out(x))
 
 
 def check_embedding(width: int, freq_shift: float) -> None:

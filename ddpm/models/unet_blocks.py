@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ddpm.models.layers import GroupNorm, SelfAttention, conv3x3, linear, zeroed
+from ddpm.models.group_norm import GroupNorm
+from ddpm.models.layers import SelfAttention, conv3x3, linear, zeroed
 
 EPS = 1e-5  # of every GroupNorm: PyTorch's own
 
@@ -18,12 +19,12 @@ class DoubleConv(nn.Module):
         super().__init__()
         self.residual = residual
         self.conv_1 = conv3x3(in_channels, out_channels)
-        self.norm_1 = GroupNorm(groups, out_channels, EPS)
+        self.norm_1 = GroupNorm(groups, out_channels, EPS, "gelu")
         self.conv_2 = conv3x3(out_channels, out_channels)
         self.norm_2 = GroupNorm(groups, out_channels, EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm_2(self.conv_2(F.gelu(self.norm_1(self.conv_1(x)))))
+        y = self.norm_2(self.conv_2(self.norm_1(self.conv_1(x))))
         return F.gelu(x + y) if self.residual else y
 
 

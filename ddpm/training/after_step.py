@@ -104,6 +104,7 @@ class AfterStep:
         """With job.compile=auto, compile the networks once it pays off."""
         compilation, seconds_left = self.loop.compilation, self.outlook.after(done)
         if compilation.after_step(self.run, done, seconds_left, self.state.model, self.network):
+            self.step.graph = None
             self.outlook.begin(done, compiles=True)
 
     def validate(self, done: int) -> dict[str, float]:

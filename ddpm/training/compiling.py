@@ -1,11 +1,9 @@
 """When the networks of a run are compiled: job.compile=true, false or auto."""
 
-import importlib.util
-import shutil
-
 import torch
 from torch import nn
 
+from ddpm.models.group_norm import has_gpu_compiler
 from ddpm.runner.distributed.fabric import check_compiler
 from ddpm.runner.execution.run import Run
 
@@ -35,7 +33,7 @@ class Compilation:
         self.after = run.recorded_choice("compile_after")
         if self.after is not None:
             run.record_choice(compile_after=self.after)
-            self.compiled = 0 < self.after <= start and can_compile()
+            self.compiled = 0 < self.after <= start and has_gpu_compiler()
 
     def at_start(self, device: torch.device, *networks: nn.Module) -> None:
         """Compile the networks now, if they are to be compiled from the start."""
@@ -59,7 +57,7 @@ class Compilation:
             self.after = run.fabric.broadcast(done if pays_off(seconds_left) else NEVER)
             run.record_choice(compile_after=self.after)
             run.note(chosen=run.choices)
-        if done != self.after or not can_compile():
+        if done != self.after or not has_gpu_compiler():
             return False
         compile_networks(*networks, fallback=True)
         self.compiled = True
@@ -76,13 +74,7 @@ def may_compile(device: torch.device) -> bool:
 
 def pays_off(seconds_left: float) -> bool:
     """Whether a run is long enough for compiling to pay off, and the compiler is available."""
-    return seconds_left > PAYS_OFF and can_compile()
-
-
-def can_compile() -> bool:
-    """Whether the compiler for GPUs is available: Triton, and the C compiler for its launchers."""
-    compilers = ("cc", "gcc", "clang")
-    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+    return seconds_left > PAYS_OFF and has_gpu_compiler()
 
 
 def compile_networks(*networks: nn.Module, fallback: bool) -> None:

@@ -323,7 +323,7 @@ class Loop(ABC):
         noise = StepNoise(
             self.seed, batch_size, self.shape, diffusion.T, fabric.device, diffusion.timesteps
         )
-        return Step(
+        made = Step(
             fabric=fabric,
             model=model,
             optimizer=optimizer,
@@ -342,6 +342,9 @@ class Loop(ABC):
             schedule=schedule,
             augment=self.augment,
         )
+        if not self.recompute:  # it restores the state of the generator, which cannot be recorded
+            made.replay()
+        return made
 
     def describe(self, run: Run, start: int, total: int, estimate: MemoryEstimate | None) -> None:
         """Print the size of the network, the data, the run and its memory."""

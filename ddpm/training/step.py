@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
 from ddpm.augment.base import Augment
@@ -15,6 +16,7 @@ from ddpm.denoising import NO_LABEL
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema.base import EMA
 from ddpm.randomness import StepNoise, mix, seed_device
+from ddpm.runner.distributed.cuda_graph import GradientGraph, can_replay
 from ddpm.runner.distributed.fsdp import full_norm
 from ddpm.runner.distributed.reduce import all_reduce, any_rank
 from ddpm.runner.execution import eager
@@ -62,6 +64,7 @@ class Step:
         learning_rate: of the n-th step.
         schedule: trains a learned noise schedule; None: the schedule is fixed.
         augment: transforms x_0 and conditions the network on it. None: neither.
+        graph: replays the passes through the network, see `replay`. None: they run as usual.
     """
 
     fabric: Fabric
@@ -79,6 +82,7 @@ class Step:
     learning_rate: LearningRate
     schedule: ScheduleTraining | None = None
     augment: Augment | None = None
+    graph: GradientGraph | None = None
 
     def __call__(self, n: int, images: Tensor, labels: Tensor) -> StepMetrics:
         """The n-th step (n = 0, 1, ...) on uint8 images (B, C, H, W) with labels (B,)."""
@@ -149,15 +153,38 @@ class Step:
             [None] * self.accumulate if part is None else part.chunk(self.accumulate)
             for part in (x_0, t, eps, label, condition, weights)
         ]
-        for i, (*part, condition, factor) in enumerate(zip(*parts, strict=True), start=1):
+        for i, part in enumerate(zip(*parts, strict=True), start=1):
             with self.fabric.no_backward_sync(self.model, enabled=i < self.accumulate):
-                of_images = self.loss(conditioned(self.model, condition), *part)
-                weighted = of_images if factor is None else of_images * factor
-                mean = weighted.mean() / self.accumulate
-                self.fabric.backward(mean)
-            means.append(mean.detach())
-            losses.append(of_images.detach())
+                mean, of_images = (self.graph or self.take_gradients)(*part)
+            means.append(mean)
+            losses.append(of_images)
         return torch.stack(means).sum(), torch.cat(losses)
+
+    def take_gradients(
+        self,
+        x_0: Tensor,
+        t: Tensor,
+        eps: Tensor,
+        label: Tensor | None,
+        condition: Tensor | None,
+        factor: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a micro-batch. Returns its share of the mean loss, a scalar, and the
+        loss of each image (B,)."""
+        of_images = self.loss(conditioned(self.model, condition), x_0, t, eps, label)
+        weighted = of_images if factor is None else of_images * factor
+        mean = weighted.mean() / self.accumulate
+        self.fabric.backward(mean)
+        return mean.detach(), of_images.detach()
+
+    def replay(self) -> None:
+        """Replay the passes through the network as a CUDA graph where that is possible: on one GPU,
+        in one pass, and without a gradient scaler or a schedule that learns."""
+        network, weights = self.model.module, list(self.model.parameters())
+        alone = isinstance(self.fabric.strategy, SingleDeviceStrategy)
+        one_pass = self.accumulate == 1 and self.schedule is None and self.scaler is None
+        if alone and one_pass and can_replay(network, self.fabric.device):
+            self.graph = GradientGraph(self.take_gradients, weights)
 
     @property
     def timesteps(self) -> Timesteps | None:

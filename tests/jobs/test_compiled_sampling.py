@@ -46,7 +46,7 @@ def pipeline():
     ],
 )
 def test_it_compiles_where_that_pays(pipeline, monkeypatch, mode, device, batches, compiled):
-    monkeypatch.setattr(sampling, "can_compile", lambda: True)
+    monkeypatch.setattr(sampling, "has_gpu_compiler", lambda: True)
     monkeypatch.setattr(sampling, "check_compiler", lambda device: None)
     pipeline.device = device
     sampling.compile_if_it_pays(pipeline, mode, batches, 4)

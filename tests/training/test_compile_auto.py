@@ -6,6 +6,7 @@ import pytest
 import torch
 from support.base import TINY
 
+from ddpm.models import group_norm
 from ddpm.training import compiling
 from ddpm.training.compiling import Compilation, may_compile, pays_off
 
@@ -13,19 +14,19 @@ from ddpm.training.compiling import Compilation, may_compile, pays_off
 def test_compiling_pays_off_in_long_runs_on_a_gpu(monkeypatch):
     assert may_compile(torch.device("cuda"))
     assert not may_compile(torch.device("cpu"))
-    monkeypatch.setattr(compiling, "can_compile", lambda: True)
+    monkeypatch.setattr(compiling, "has_gpu_compiler", lambda: True)
     assert pays_off(3600.0)
     assert not pays_off(60.0)
-    monkeypatch.setattr(compiling, "can_compile", lambda: False)
+    monkeypatch.setattr(compiling, "has_gpu_compiler", lambda: False)
     assert not pays_off(3600.0)
 
 
 def test_requirements_of_compiling_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: name == "gcc" or None)
-    assert compiling.can_compile()
-    monkeypatch.setattr(compiling.shutil, "which", lambda name: None)
-    assert not compiling.can_compile()
+    monkeypatch.setattr(group_norm.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(group_norm.shutil, "which", lambda name: name == "gcc" or None)
+    assert group_norm.has_gpu_compiler()
+    monkeypatch.setattr(group_norm.shutil, "which", lambda name: None)
+    assert not group_norm.has_gpu_compiler()
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def compiled(monkeypatch):
 
     monkeypatch.setattr(Compilation, "after_step", after_step)
     monkeypatch.setattr(compiling, "may_compile", lambda device: True)
-    monkeypatch.setattr(compiling, "can_compile", lambda: True)
+    monkeypatch.setattr(compiling, "has_gpu_compiler", lambda: True)
     monkeypatch.setattr(compiling, "pays_off", lambda seconds_left: True)
     calls = []
     monkeypatch.setattr(compiling, "compile_networks", lambda *n, fallback: calls.append(fallback))
