@@ -120,7 +120,7 @@ def all_parts(machine: Machine) -> list[Part]:
     runs = Runs(machine)
     parts = [
         *training_parts(machine, EAGER),
-        *sampling_parts(machine, EAGER, runs.classifier),
+        *sampling_parts(machine, EAGER, runs.guides),
         *left_out_parts(machine),
         *graph_parts(machine),
         *program_parts(runs),
@@ -131,7 +131,7 @@ def all_parts(machine: Machine) -> list[Part]:
     ]
     for mode in COMPILED:
         parts += training_parts(machine, [mode])
-        parts += sampling_parts(machine, [mode], runs.classifier)
+        parts += sampling_parts(machine, [mode], runs.guides)
     return parts
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -44,18 +44,20 @@ def training_parts(machine: Machine, names: Sequence[str]) -> list[Part]:
     ]
 
 
-def sampling_parts(machine: Machine, names: Sequence[str], classifier: Program) -> list[Part]:
+def sampling_parts(
+    machine: Machine, names: Sequence[str], guides: Mapping[str, Program]
+) -> list[Part]:
     """A few sampling steps in each of these modes.
 
     Args:
-        classifier: a run of job=train_classifier, for guidance by one.
+        guides: runs for guidance, by the key that names them.
     """
     return [
         Part(
             f"sample/{variant.name}/{name}",
-            functools.partial(check_sampling, machine, variant, classifier, MODES[name]),
+            functools.partial(check_sampling, machine, variant, guides, MODES[name]),
             needs(MODES[name]),
-            programs=[classifier] if variant.is_guided else [],
+            programs=[guides[variant.guide]] if variant.guide else [],
         )
         for variant in sampling_variants()
         for name in names
@@ -78,13 +80,18 @@ def check_training(machine: Machine, variant: Variant, mode: Mode, figures: Figu
 
 
 def check_sampling(
-    machine: Machine, variant: Variant, classifier: Program, mode: Mode, figures: Figures
+    machine: Machine,
+    variant: Variant,
+    guides: Mapping[str, Program],
+    mode: Mode,
+    figures: Figures,
 ) -> None:
     """The images that a few steps of sampling give against the CPU's."""
     words = (*variant.around, *variant.words)
-    if variant.is_guided:
-        classifier.wait()
-        words += (f"guidance.classifier={classifier.run}",)
+    if variant.guide:
+        guide = guides[variant.guide]
+        guide.wait()
+        words += (f"{variant.guide}={guide.run}",)
     with exact():
         expected = reference_images(words)
     with exact(), compiling(mode):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_parts.configuration import SMALL
 from gpu_parts.part import CheckFailed, Machine
 from gpu_parts.process import Process
 
@@ -87,6 +88,8 @@ class Runs:
         self.classifier = self.program(
             "classifier", *self.every[:2], "job=train_classifier", "job.max_steps=4"
         )
+        weak = self.train("weak", *SMALL, "data.conditional=true", "job.max_steps=4")
+        self.guides = {"guidance.classifier": self.classifier, "guidance.weak": weak}
 
     def program(self, name: str, *words: str, **knobs: Any) -> Program:
         return Program(self.machine, name, [*words, "output_dir=run"], **knobs)

@@ -7,6 +7,10 @@ from gpu_parts.configuration import SMALL, has_key, job_of, variants
 SAMPLING_STEPS = 4
 BATCH = 8  # images
 PUBLISHED_BATCH = 2  # in a step of a published set-up
+GUIDES = ("guidance.classifier", "guidance.weak")  # keys that name a run
+# What options of conf/ cannot be without.
+LISTED = ",".join(["0.1"] * 50)
+REQUIRED = {"schedule=listed": ("schedule.T=50", f"schedule.betas=[{LISTED}]")}
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,16 @@ class Variant:
         return PUBLISHED_BATCH if self.is_published else BATCH
 
     @property
-    def is_guided(self) -> bool:
-        """Whether a classifier guides the sampling."""
-        return self.words[0].startswith("guidance=") and has_key(
-            "guidance", self.option, "guidance.classifier"
-        )
+    def guide(self) -> str | None:
+        """The key that names the run by which the sampling is guided, if there is one."""
+        if not self.words[0].startswith("guidance="):
+            return None
+        return next((key for key in GUIDES if has_key("guidance", self.option, key)), None)
+
+
+def schedules(around: tuple[str, ...]) -> list[Variant]:
+    chosen = variants("schedule")
+    return [Variant(words, (*around, *REQUIRED.get(words[0], ()))) for words in chosen]
 
 
 def training_variants() -> list[Variant]:
@@ -48,7 +57,7 @@ def training_variants() -> list[Variant]:
     ]
     for group in ("objective", "weighting", "optimizer"):
         found += [Variant(words, SMALL) for words in variants(group)]
-    found += [Variant(words, (*SMALL, "objective=v")) for words in variants("schedule")]
+    found += schedules((*SMALL, "objective=v"))
     found.append(Variant(("data.conditional=true",), SMALL))
     return found + [Variant(words) for words in variants("experiment")]
 
@@ -61,7 +70,7 @@ def sampling_variants() -> list[Variant]:
         short = (few,) if has_key("sampler", sampler.option, "sampler.steps") else ()
         found.append(Variant(sampler.words, (*SMALL, "objective=v", *short)))
     for guidance in [Variant(words) for words in variants("guidance")]:
-        labels = () if guidance.is_guided else ("data.conditional=true",)
+        labels = () if guidance.guide == "guidance.classifier" else ("data.conditional=true",)
         found.append(Variant(guidance.words, (*ancestral, "objective=v", *labels)))
     found += [Variant(words, ancestral) for words in variants("objective")]
-    return found + [Variant(words, (*ancestral, "objective=v")) for words in variants("schedule")]
+    return found + schedules((*ancestral, "objective=v"))

@@ -6,6 +6,7 @@ which a file is missing is drawn again as a whole, and its files are those of an
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ from ddpm.training.compiling import compile_networks, has_gpu_compiler, may_comp
 
 VISIBLE_AFTER = 30  # seconds that a file server may keep an old answer
 GRID = 256  # images in grid.png, at most
-PAYS_OFF = 5000  # network evaluations of a batch; compiling takes as long as about a thousand
+# Compiling pays off from so many network evaluations of a batch on; it takes as long as about a
+# thousand. Of networks that are replayed it makes only large batches faster, of so many pixels.
+PAYS_OFF, LARGE = 5000, 512 * 32 * 32
 
 Batch = TypeVar("Batch")
 Content = TypeVar("Content")
@@ -92,7 +95,9 @@ def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch
     else:
         calls = batches * pipeline.evaluations()
         possible = may_compile(pipeline.device) and has_gpu_compiler()
-        if mode is False or not possible or calls < PAYS_OFF:
+        pixels = batch_size * math.prod(pipeline.shape[1:])
+        too_small = pipeline.graphs is not None and pixels < LARGE
+        if mode is False or not possible or calls < PAYS_OFF or too_small:
             return
     compile_networks(pipeline.model, fallback=mode is not True)
     pipeline.compiled_batch = batch_size

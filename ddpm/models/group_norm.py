@@ -53,6 +53,12 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(x).to(x.dtype)
 
 
+def runs_own_kernels(network: nn.Module, device: torch.device) -> bool:
+    """Whether a network normalises by this program's GPU kernels on a device."""
+    norms = any(isinstance(module, GroupNorm) for module in network.modules())
+    return device.type == "cuda" and norms and gpu_kernels(device) is not None
+
+
 def has_gpu_compiler() -> bool:
     """Whether the compiler for GPUs is there: Triton, and the C compiler for its launchers."""
     compilers = ("cc", "gcc", "clang")

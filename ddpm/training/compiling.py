@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ddpm.models.group_norm import has_gpu_compiler
+from ddpm.models.group_norm import has_gpu_compiler, runs_own_kernels
 from ddpm.runner.distributed.fabric import check_compiler
 from ddpm.runner.execution.run import Run
 
@@ -15,7 +15,8 @@ class Compilation:
     """Compiles the networks of a run, from the start or later.
 
     With "auto" this is decided once, when the time left in training is known, and recorded: a
-    resumed run is compiled after the same step as before.
+    resumed run is compiled after the same step as before. Networks with this program's `GroupNorm`
+    are not: their own kernels and a replayed step are faster (docs/performance.md).
 
     Args:
         mode: true, false or "auto".
@@ -54,7 +55,9 @@ class Compilation:
         if not self.auto or self.compiled or not may_compile(run.fabric.device):
             return False
         if self.after is None and seconds_left is not None:
-            self.after = run.fabric.broadcast(done if pays_off(seconds_left) else NEVER)
+            device = run.fabric.device
+            pays = pays_off(seconds_left) and not runs_own_kernels(networks[0], device)
+            self.after = run.fabric.broadcast(done if pays else NEVER)
             run.record_choice(compile_after=self.after)
             run.note(chosen=run.choices)
         if done != self.after or not has_gpu_compiler():

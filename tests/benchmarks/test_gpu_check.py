@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from support.base import ROOT
 
+from ddpm.runner.config.build import build
 from ddpm.runner.config.catalog import groups
 
 sys.path.append(str(ROOT / "benchmarks"))
@@ -22,10 +23,11 @@ import gpu_parts.check
 from gpu_parts import aside
 from gpu_parts.check import Check, Plan
 from gpu_parts.comparison import compare, difference
-from gpu_parts.configuration import MODES, variants
+from gpu_parts.configuration import MODES, configuration, variants
 from gpu_parts.part import PATIENCE, CheckFailed, Machine, Part, Skipped, time_limit
 from gpu_parts.programs import strategies
 from gpu_parts.resume import differs
+from gpu_parts.variants import sampling_variants, training_variants
 
 CPU = torch.device("cpu")
 TRAINED = ("model", "objective", "schedule", "weighting", "optimizer")
@@ -78,6 +80,14 @@ def test_parts_are_selected_by_name_prefix_or_pattern(machine):
 def test_boolean_keys_are_tried_with_both_values():
     assert ("objective=v", "objective.learned_variance=true") in variants("objective")
     assert ("optimizer=adam", "optimizer.fused=false") in variants("optimizer")
+
+
+@pytest.mark.slow
+def test_every_variant_can_be_built():
+    for variant in [*training_variants(), *sampling_variants()]:
+        if not variant.is_published and not variant.guide:
+            job = configuration(*variant.around, *variant.words)["job"]
+            build(job["diffusion"], "diffusion")
 
 
 def test_failing_part_is_recorded_and_others_continue(check, capsys):

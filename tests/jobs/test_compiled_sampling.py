@@ -53,6 +53,16 @@ def test_it_compiles_where_that_pays(pipeline, monkeypatch, mode, device, batche
     assert pipeline.model.compiled is compiled
 
 
+@pytest.mark.parametrize(("batch_size", "compiled"), [(64, False), (200_000, True)])
+def test_of_replayed_networks_only_large_batches_are_compiled(
+    pipeline, monkeypatch, batch_size, compiled
+):
+    monkeypatch.setattr(sampling, "has_gpu_compiler", lambda: True)
+    pipeline.device, pipeline.graphs = CUDA, object()
+    sampling.compile_if_it_pays(pipeline, "auto", 10_000, batch_size)
+    assert pipeline.model.compiled is compiled
+
+
 def test_a_smaller_last_batch_is_not_compiled_for(pipeline, monkeypatch):
     monkeypatch.setattr(sampling, "check_compiler", lambda device: None)
     sampling.compile_if_it_pays(pipeline, True, 1, 4)

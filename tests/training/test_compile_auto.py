@@ -86,6 +86,13 @@ def test_a_run_that_was_not_compiled_never_is(run, compiled, monkeypatch):
     assert (steps, calls) == ([], [])
 
 
+def test_a_network_with_kernels_of_its_own_is_not_compiled(run, compiled, monkeypatch):
+    steps, calls = compiled
+    monkeypatch.setattr(compiling, "runs_own_kernels", lambda network, device: True)
+    assert run(*WORDS)[0] == 0
+    assert (steps, calls) == ([], [])
+
+
 def test_without_a_gpu_nothing_is_compiled(run, compiled, monkeypatch):
     steps, calls = compiled
     assert run(*WORDS)[0] == 0
