@@ -53,7 +53,7 @@ def weights_after(machine: Machine, words: tuple[str, ...], *, graph: bool) -> l
     if not graph:
         step.graph = None
     losses = [step(n, *random_images(step)).loss for n in range(STEPS)]
-    if graph and (step.graph is None or step.graph.graph is None):
+    if graph and (step.graph is None or step.graph.recorded is None):
         raise CheckFailed("no graph was recorded")
     return [*losses, *(parameter.detach() for parameter in learned.model.parameters())]
 

@@ -32,7 +32,8 @@ class GroupNorm(nn.GroupNorm):
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda and not torch.compiler.is_compiling() and (kernels := gpu_kernels(x.device)):
+        fits = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling()
+        if fits and (kernels := gpu_kernels(x.device)):
             return kernels.group_norm(
                 x, self.num_groups, self.weight, self.bias, self.eps, self.activation
             )

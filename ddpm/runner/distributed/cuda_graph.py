@@ -94,13 +94,22 @@ def record(network: nn.Module, inputs: tuple[Tensor, ...]) -> _Graph:
 Losses = tuple[Tensor, Tensor]  # the mean, a scalar, and the loss of each image, (B,)
 
 
+class _Gradients(NamedTuple):
+    """A recorded pass forward and backward: reads `inputs` and writes all the rest."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: list[Tensor | None]
+    losses: Losses
+    gradients: list[Tensor | None]  # of the weights
+
+
 class GradientGraph:
     """Takes the gradients of a loss; the first calls run as usual, then one is recorded, and from
     then on the graph is replayed.
 
-    Weights and optimizer may change the weights and gradients in place. Results are equal to the
-    bit, dropout included: a graph reads the seed of the device's default generator. The graph keeps
-    its memory, so nothing is recorded where less than twice that is free.
+    Weights and gradients may be changed in place between calls. Results are equal to the bit,
+    dropout included: a graph reads the seed of the device's default generator. The graph keeps its
+    memory, so nothing is recorded where less than twice that is free.
 
     Args:
         take_gradients: fills in the gradients of `weights`, which are None before, from inputs of
@@ -115,42 +124,41 @@ class GradientGraph:
     ) -> None:
         self.take_gradients, self.weights = take_gradients, weights
         self.calls = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.recorded: _Gradients | None = None
 
     def __call__(self, *inputs: Tensor | None) -> Losses:
         """Fill in the gradients; the losses, tensors of their own."""
         self.calls += 1
         if self.calls == self.WARM_UP:
-            self.record(inputs)
-        if self.graph is None:
+            self.recorded = self.record(inputs)
+        if self.recorded is None:
             return self.take_gradients(*inputs)
-        for place, one in zip(self.places, inputs, strict=True):
+        graph, places, (mean, losses), gradients = self.recorded
+        for place, one in zip(places, inputs, strict=True):
             if place is not None and one is not None:
                 place.copy_(one)
-        self.graph.replay()
-        for weight, gradient in zip(self.weights, self.gradients, strict=True):
+        graph.replay()
+        for weight, gradient in zip(self.weights, gradients, strict=True):
             weight.grad = gradient
-        mean, losses = self.losses
         return mean.clone(), losses.clone()
 
-    def record(self, inputs: Sequence[Tensor | None]) -> None:
-        """Record the graph, if there is enough memory for it."""
+    def record(self, inputs: Sequence[Tensor | None]) -> _Gradients | None:
+        """Record a call; None if there is too little memory for it or CUDA cannot record it."""
         torch.cuda.empty_cache()
         needed = torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
         if torch.cuda.mem_get_info()[0] < 2 * needed:
-            return
-        self.places = [None if one is None else one.clone() for one in inputs]
+            return None
+        places = [None if one is None else one.clone() for one in inputs]
         random = torch.cuda.get_rng_state()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self.losses = self.take_gradients(*self.places)
-        except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
+                losses = self.take_gradients(*places)
+            return _Gradients(graph, places, losses, [weight.grad for weight in self.weights])
+        except RuntimeError as error:
             logger.debug("the step runs without a CUDA graph: %s", error)
             torch.cuda.set_rng_state(random)
-            self.places.clear()
-        else:
-            self.graph = graph
-            self.gradients = [weight.grad for weight in self.weights]
-        for weight in self.weights:
-            weight.grad = None
+            return None
+        finally:
+            for weight in self.weights:
+                weight.grad = None

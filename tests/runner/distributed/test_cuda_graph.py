@@ -94,16 +94,14 @@ class RecordedGradients(GradientGraph):
     """Records without a GPU."""
 
     def record(self, inputs):
-        self.places = [None if one is None else one.clone() for one in inputs]
-        self.losses = self.take_gradients(*self.places)
-        self.gradients = [weight.grad for weight in self.weights]
-        self.graph = self
+        places = [None if one is None else one.clone() for one in inputs]
+        losses = self.take_gradients(*places)
+        return cuda_graph._Gradients(self, places, losses, [weight.grad for weight in self.weights])
 
     def replay(self):
-        x, _ = self.places
-        (gradient,) = self.gradients
+        (x, _), (gradient,) = self.recorded.inputs, self.recorded.gradients
         gradient.copy_(x.mean(0))
-        self.losses[0].copy_((x @ self.weights[0].detach()).mean())
+        self.recorded.losses[0].copy_((x @ self.weights[0].detach()).mean())
 
 
 def test_gradients_are_recorded_after_some_steps_and_given_to_the_weights():
