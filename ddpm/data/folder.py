@@ -36,11 +36,8 @@ class Folder(Pictures):
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
-        if not root:
-            raise InputError(
-                "data.root: must be the folder of the images, data.root=/path/to/folder"
-            )
-        self.root = Path(os.path.expanduser(root))
+        self._has_root = bool(root)
+        self.root = Path(os.path.expanduser(root)) if root else self.data_dir
 
     @cached_property
     def class_names(self) -> list[str] | None:
@@ -109,8 +106,12 @@ class Folder(Pictures):
         """The files below the root.
 
         Raises:
-            InputError: the folder does not exist, is a run folder, or cannot be read.
+            InputError: the folder is not named, does not exist, is a run folder, or cannot be read.
         """
+        if not self._has_root:
+            raise InputError(
+                "data.root: must be the folder of the images, data.root=/path/to/folder"
+            )
         if not listing.exists(self.root) or not self.root.is_dir():
             raise InputError(f"data.root: there is no folder {str(self.root.absolute())!r}")
         if run_dir.holds_run({entry.name for entry in listing.entries(self.root)}):

@@ -100,8 +100,11 @@ def _check_timesteps(config: dict[str, Any]) -> list[str]:
 
 
 def _check_folder(config: dict[str, Any]) -> list[str]:
-    """data=folder needs a folder, in jobs that read images."""
-    if get_path(config, "choices.data") != "folder" or "data" not in config.get("job", {}):
+    """data=folder needs a folder, in jobs that read its images."""
+    job = config.get("job", {})
+    if get_path(config, "choices.data") != "folder" or "data" not in job:
+        return []
+    if job.get("image") or job.get("images"):  # the data set only frames the pictures given
         return []
     root = get_path(config, "data.root")
     if not root:

@@ -9,6 +9,7 @@ import torch
 from support.base import TINY
 from support.diffusers_models import CASES, CIFAR10, LSUN, randomised, saved, small, unet_of
 from support.hostile import watched
+from support.image_sets import random_pixels, save
 from support.runs import SAMPLE, go, pngs
 
 from ddpm import Pipeline
@@ -562,3 +563,29 @@ def test_an_objective_of_others_is_refused():
     hparams = {"choices": {"objective": "flow"}, "diffusion": {}}
     with pytest.raises(Refused, match="objective=flow"):
         diffusers_config.scheduler(hparams, diffusers_folder.name_betas([0.1, 0.2]))
+
+
+def test_a_pipeline_fills_in_and_mixes_pictures_without_a_data_set(run, tmp_path):
+    """RePaint keeps the known half. No folder of images is needed: those given are framed only."""
+    folder = saved(randomised(unet_of(small(CIFAR10))), tmp_path / "pipe")
+    pixels = random_pixels(32, 32, 3)
+    save(tmp_path / "picture.png", pixels)
+    words = [f"checkpoint={folder}", "sampler=ddim", "sampler.steps=2", *SAMPLE[1:]]
+    painting = ["job.image=picture.png", "job.mask=left", "job.resamples=1", "job.num_samples=1"]
+    go(run, "job=inpaint", *words, *painting, "output_dir=filled")
+    filled = pngs(tmp_path / "filled")[0]
+    known = torch.from_numpy(pixels).permute(2, 0, 1)
+    assert torch.equal(filled[..., 16:], known[..., 16:])
+    assert not torch.equal(filled[..., :16], known[..., :16])
+    status, _, err = run("job=interpolate", *words, "output_dir=none")
+    assert (status, err.partition(":")[0]) == (2, "data.root")  # these are of a data set
+
+
+@pytest.mark.slow
+def test_figures_of_a_pipeline(run, tmp_path):
+    folder = saved(randomised(unet_of(small(CIFAR10))), tmp_path / "pipe")
+    for n in range(4):
+        save(tmp_path / "pictures" / f"{n}.png", random_pixels(32, 32, 3))
+    words = [f"checkpoint={folder}", "data.root=pictures", "job.num_images=4", *SAMPLE[1:]]
+    out = go(run, "job=explain", *words, "sampler=ddim", "sampler.steps=2", "output_dir=e")
+    assert [line.split()[1] for line in out.splitlines() if line[:7] == "without"] == ["guidance:"]
