@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import select
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -163,15 +164,29 @@ async def body_of(request: Any) -> dict[str, Any]:
 
 
 def run(app: Any, opened: socket.socket, host: str, token: str, title: str) -> None:
-    """Print how to open the page, and serve it until Ctrl-C."""
-    for line in lines(title, host, opened.getsockname()[1], token):
-        print(line, flush=True)
+    """Print how to open the page, and serve it until Ctrl-C, or until the program that reads what
+    is printed has ended (`| head -1`)."""
+
+    async def look() -> None:
+        serving.should_exit = serving.should_exit or reader_is_gone(1)
+
     try:
-        uvicorn_server(app).run(sockets=[opened])
+        serving = uvicorn_server(app)
+        serving.config.callback_notify, serving.config.timeout_notify = look, 1
+        for line in lines(title, host, opened.getsockname()[1], token):
+            print(line, flush=True)
+        serving.run(sockets=[opened])
     except KeyboardInterrupt:
         print("Stopped.", flush=True)
     finally:
         opened.close()
+
+
+def reader_is_gone(fd: int) -> bool:
+    """Whether nobody reads the pipe behind a file descriptor any more."""
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(events & select.POLLERR for _, events in poll.poll(0))
 
 
 def uvicorn_server(app: Any) -> Any:

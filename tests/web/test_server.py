@@ -1,11 +1,13 @@
 """Where a page is served, what is printed, and mistakes: one line each."""
 
 import re
+import signal
 import socket
 import sys
 
 import pytest
 from support.report_folders import run_folder
+from support.runs import process
 
 from ddpm.errors import InputError
 from ddpm.web import server
@@ -111,3 +113,22 @@ def test_the_runs_are_those_below_outputs_of_a_sweep_or_named(run, opened, tmp_p
     assert titles == [
         *("3 runs of outputs", "2 runs of sweep study", "1 run of x", "1 run of elsewhere")
     ]
+
+
+@pytest.mark.parametrize("ends", ["signal", pytest.param("reader", marks=pytest.mark.slow)])
+def test_it_ends_by_ctrl_c_and_when_nobody_reads_its_output(ends, tmp_path):
+    """The second as in `python run.py job=watch | head -1`."""
+    child = process(tmp_path, "job=watch", "job.port=0")
+    first = child.stdout.readline()
+    if ends == "signal":
+        while not child.stdout.readline().startswith("end"):
+            pass
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+        assert (out, err) == ("Stopped.\n", "")
+    else:
+        child.stdout.close()
+        assert child.stderr.read() == ""
+        child.wait(60)
+    assert first == "shows    0 runs of outputs\n"
+    assert child.returncode == 0
