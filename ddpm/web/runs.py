@@ -180,6 +180,7 @@ class Runs:
     ) -> dict[str, Any]:
         made = comparison.make(list(records.values()), self.title)
         large, quartiles = curves.panels(made)
+        short = comparison.short_labels(made.settings)
         notes = [self._note] if self._note else []
         notes += [f"{shown(folder.name)}: {text}" for folder, text in problems.items()]
         if self.found > len(self._folders):
@@ -191,7 +192,7 @@ class Runs:
             "summary": status.summary(list(statuses.values())),
             "notes": [*notes, *made.notes],
             "runs": [
-                _row(made, statuses[folder], record, self._ids[folder], pending[folder])
+                _row(made, short, statuses[folder], record, self._ids[folder], pending[folder])
                 for folder, record in records.items()
             ],
             "panels": [asdict(panel) for panel in large],
@@ -200,7 +201,12 @@ class Runs:
 
 
 def _row(
-    made: Comparison, told: JobStatus, record: RunRecord, run: str, pending: list[str]
+    made: Comparison,
+    short: Sequence[str],
+    told: JobStatus,
+    record: RunRecord,
+    run: str,
+    pending: list[str],
 ) -> dict[str, Any]:
     """A run for the page, with its numbers as texts."""
     setting = made.setting_of(record)
@@ -209,6 +215,7 @@ def _row(
         "id": run,
         "name": made.names[record.folder],
         "label": "" if setting is None else f"{setting.label}, seed {shown(record.seed)}",
+        "legend": _legend(made, short, record),
         "style": curves.style(-1 if setting is None else setting.number),
         "job": shown(record.job, 40),
         "state": record.state,
@@ -226,6 +233,15 @@ def _row(
         "listens": _listens(record),
         "pending": pending,
     }
+
+
+def _legend(made: Comparison, short: Sequence[str], record: RunRecord) -> str:
+    """What tells a run from the others in few words; else the name of its folder."""
+    setting = made.setting_of(record)
+    label = "" if setting is None else short[setting.number]
+    if setting is None or not label:
+        return made.names[record.folder]
+    return label if len(setting.runs) == 1 else f"{label}, seed {shown(record.seed)}"
 
 
 def _listens(record: RunRecord) -> bool:

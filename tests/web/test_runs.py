@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -199,8 +201,6 @@ def test_a_run_that_does_not_train_is_not_asked(more, tmp_path):
 
 
 def test_the_newest_runs_are_shown(tmp_path):
-    import os
-
     folders = [run_folder(tmp_path / name, [1.0]) for name in "abcd"]
     for folder, age in zip(folders, (5, 1, 4, 2), strict=True):
         os.utime(folder / "status.json", (1000 - age, 1000 - age))
@@ -273,3 +273,43 @@ def test_a_long_run_keeps_few_points(tmp_path, monkeypatch):
         steps, _ = growing(file, [])["train/loss"]
         assert len(steps) <= 100
     assert (steps[0], steps[-1]) == (0, 1999)
+
+
+def test_clocks_of_the_future_hide_nothing(running, clock):
+    """Of a machine whose clock is ahead: files are compared, never with the time here."""
+    tomorrow = time.time() + 86400
+
+    def wind():
+        for file in running.iterdir():
+            os.utime(file, (tomorrow, tomorrow))
+
+    wind()
+    runs = Runs(lambda: [running], "runs", 1)
+    first = seen(runs)
+    assert [row["state"] for row in first["runs"]] == ["running"]
+    add_line(running, 30, 0.5)
+    wind()
+    clock.now += 5
+    later = seen(runs, first["version"])
+    assert (later["runs"][0]["loss"], later["panels"][0]["last"]) == ("0.5000", 30)
+
+
+def test_the_legend_names_what_tells_runs_apart_or_else_the_folder(tmp_path):
+    many = {"schedule": {"_target_": "x", "T": 7}, "weighting": {"gamma": 5}}
+    folders = [
+        run_folder(tmp_path / "a", [1.0], choices={"model": "dit", "objective": "v"}, **many),
+        run_folder(tmp_path / "b", [1.0], choices={"model": "resunet", "data": "mnist"}),
+        run_folder(tmp_path / "c", [1.0]),
+        run_folder(tmp_path / "d", [1.0], seed=1),
+    ]
+    rows = seen(Runs(lambda: folders, "runs", 9))["runs"]
+    assert [row["legend"] for row in rows] == ["dit", "resunet", "unet, seed 0", "unet, seed 1"]
+    assert "v" in rows[0]["label"]  # the table says all of it
+    long = [
+        run_folder(
+            tmp_path / name, [1.0], init_from=f"/{'x' * 50}/{name}", overrides=["init_from=."]
+        )
+        for name in ("e", "f")
+    ]
+    rows = seen(Runs(lambda: long, "runs", 9))["runs"]
+    assert [row["legend"] for row in rows] == ["e", "f"]

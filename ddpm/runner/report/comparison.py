@@ -19,6 +19,7 @@ from ddpm.runner.runs.scores import Scored, ident, logged
 SAME_PICTURES = (
     "several runs scored the same pictures, and count once (job.first_seed draws others, not seed)"
 )
+SHORT = 40  # characters of a short label
 _UP = ("accuracy", "precision", "recall", "density", "coverage", "inception", "psnr", "ssim")
 _DOWN = ("fid", "kid", "loss", "bits", "bpd", "nll", "bound", "mmd", "distance", "error")
 
@@ -162,18 +163,40 @@ def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str])
             found[cells] = Setting(len(found), dict(zip(keys, cells, strict=True)), [])
         found[cells].runs.append(run)
     for setting in found.values():
-        words = [
-            brief(value) if key in setting.runs[0].choices else f"{key}={brief(value)}"
-            for key, value in setting.values.items()
-            if value != NONE
-        ]
         first = setting.runs[0].choices
-        setting.label = ", ".join(words) or brief(f"{first.get('model')} on {first.get('data')}")
+        setting.label = _words(setting, keys) or brief(
+            f"{first.get('model')} on {first.get('data')}"
+        )
         if twice := [s for s, n in Counter(str(r.seed) for r in setting.runs).items() if n > 1]:
             setting.notes.append(f"seed {', '.join(twice)} more than once, and each run counts")
         if len({run.code for run in setting.runs if run.code[0]}) > 1:
             setting.notes.append("runs of different code")
     return list(found.values())
+
+
+def _words(setting: Setting, keys: Sequence[str]) -> str:
+    """The values of some keys, with the key where it names no part."""
+    return ", ".join(
+        brief(value) if key in setting.runs[0].choices else f"{key}={brief(value)}"
+        for key in keys
+        if (value := setting.values[key]) != NONE
+    )
+
+
+def short_labels(settings: Sequence[Setting]) -> list[str]:
+    """A label of each setting from few keys that tell all of them apart: at each turn the one that
+    tells most apart. Empty where it would be long, or have no words."""
+    keys: list[str] = []
+    while len({tuple(s.values[k] for k in keys) for s in settings}) < len(settings):
+        told = {
+            key: len({tuple(s.values[k] for k in (*keys, key)) for s in settings})
+            for key in settings[0].values
+        }
+        keys.append(max(told, key=lambda key: told[key]))
+    order = list(settings[0].values) if settings else []
+    labels = [_words(setting, sorted(keys, key=order.index)) for setting in settings]
+    labels = labels if keys else [setting.label for setting in settings]
+    return [label if len(label) <= SHORT else "" for label in labels]
 
 
 def _statistic(comparison: Comparison, setting: Setting, measure: str) -> Statistic | None:
