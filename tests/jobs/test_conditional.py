@@ -22,6 +22,7 @@ from ddpm.guidance.none import Unguided
 from ddpm.metrics.loss import Draws
 from ddpm.pretrained import load_network
 from ddpm.randomness import StepNoise
+from ddpm.runner.config import derive
 from ddpm.runner.config.build import build
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
@@ -216,7 +217,7 @@ def test_dropping_all_labels_trains_the_null_class(run, conditional, tmp_path):
 
 def test_classifier_guides_an_unconditional_network(classifier, unconditional, draw):
     guided = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=8"]
-    images = draw(unconditional, *guided, "job.labels=[1,2]", "job.num_samples=4")
+    images = draw(unconditional, *guided, 'job.labels=["1",2]', "job.num_samples=4")
     assert list(json.loads((draw.folder / "labels.json").read_text()).values()) == [1, 2, 1, 2]
     other = draw(unconditional, *guided, "job.labels=[7]", "job.num_samples=4")
     assert not torch.equal(images, other)
@@ -305,6 +306,18 @@ def test_classifier_of_other_data_is_refused(run, trained, classifier, unconditi
     err = refused(run, tmp_path, *SAMPLE, f"checkpoint={unconditional}", *guided)
     for text in ("guidance.classifier=", "data=mnist", "data=digits"):
         assert text in err
+
+
+def test_labels_may_be_names_of_classes():
+    data = {"_target_": "ddpm.data.fashion_mnist.FashionMNIST", "image_size": 16}
+    data |= {"channels": 1, "num_classes": 10, "conditional": True, "resize_mode": "crop"}
+    config = {"data": data, "job": {"labels": ["Bag", 3, "Coat"]}, "choices": {"data": "f"}}
+    derive.named_labels(config)
+    assert config["job"]["labels"] == [8, 3, 4]
+    for given in ("Bagg", [3, "Bagg"]):
+        config["job"]["labels"] = given
+        with pytest.raises(InputError, match=r"^job.labels=.* 'Bagg'; .* Did you mean 'Bag'\?"):
+            derive.named_labels(config)
 
 
 @pytest.mark.quick(5)

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ddpm.errors import InputError
+from ddpm.errors import InputError, listed, nearest, shown
+from ddpm.runner.config.build import build
 from ddpm.runner.config.rules import AREAS
 from ddpm.runner.roles import MEASURING
 from ddpm.runner.safe_io.tree import get_path
@@ -53,6 +54,35 @@ def value_range(config: dict[str, Any]) -> None:
                 f"{wanted}; set that instead."
             )
         diffusion["value_range"] = wanted
+
+
+def named_labels(config: dict[str, Any]) -> None:
+    """Replace names of classes in job.labels by their numbers.
+
+    Raises:
+        InputError: the data set has no class of a name.
+    """
+    job = config.get("job", {})
+    given = job.get("labels")
+    values = given if isinstance(given, list) else [given]
+    if not any(isinstance(value, str) for value in values) or not takes_labels(config):
+        return
+    names = build(config["data"], "data").class_names
+    data, count = get_path(config, "choices.data"), get_path(config, "data.num_classes")
+    if names is None:
+        raise InputError(
+            f"job.labels={given}: the classes of data={data} have no names here; give numbers from "
+            f"0 to {count - 1}."
+        )
+    for value in values:
+        if isinstance(value, str) and value not in names:
+            raise InputError(
+                f"job.labels={shown(given)}: data={data} has no class {shown(value)!r}; give "
+                f"numbers from 0 to {count - 1}, or names: "
+                f"{listed([shown(name, 40) for name in names], 10)}."
+                f"{nearest(value, names)}"
+            )
+    job["labels"] = [names.index(v) if isinstance(v, str) else v for v in values]
 
 
 def labels(config: dict[str, Any]) -> None:

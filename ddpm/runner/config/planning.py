@@ -217,6 +217,7 @@ def _merge(
 def _derive_and_check(config: dict[str, Any], request: Request) -> None:
     derive.model_keys(config)
     derive.value_range(config)
+    derive.named_labels(config)
     rules.check(config, catalog.defaults(config["choices"]))
     checks.check_together(config)
     if "model.attention_resolutions" in request.keys:
