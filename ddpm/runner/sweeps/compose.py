@@ -4,7 +4,7 @@ Each job becomes a plan, plain data: later changes of files under conf/ do not a
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,15 +164,21 @@ def typed_overrides(cfg: DictConfig) -> list[str]:
     return [word for word in typed(cfg) if not word.startswith("sweep=")]
 
 
-def subdir(number: int) -> str:
-    """The name of a job's folder from `hydra.sweep.subdir`, cut to the length of a file name."""
+def subdir(number: int, choices: Mapping[str, Any] | None = None) -> str:
+    """The name of a job's folder from `hydra.sweep.subdir`, cut to the length of a file name.
+
+    Args:
+        choices: of the job, where a checkpoint replaces those that Hydra composed.
+    """
     config = hydra_config()
     with read_write(config), open_dict(config):
-        saved_number, config.job.num = config.job.num, number
+        saved = config.job.num, dict(config.runtime.choices)
+        config.job.num = number
+        config.runtime.choices = saved[1] | dict(choices or {})
         try:
             return file_name(str(config.sweep.subdir))
         finally:
-            config.job.num = saved_number
+            config.job.num, config.runtime.choices = saved
 
 
 def without_hydra(config: DictConfig) -> DictConfig:

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -87,11 +87,11 @@ class SweepFolder:
 
     Args:
         path: the folder; created on entering.
-        subdir: the name of a job's folder, from the job's number.
+        subdir: the name of a job's folder, from the job's number and choices.
         begins: whether a command starts with it: jobs refused earlier are then forgotten.
     """
 
-    def __init__(self, path: Path, subdir: Callable[[int], str], *, begins: bool = False) -> None:
+    def __init__(self, path: Path, subdir: Callable[..., str], *, begins: bool = False) -> None:
         self.path, self.subdir, self.begins = path, subdir, begins
         self.unassigned: dict[str, list[Path]] = {}  # job folders by identity
 
@@ -140,12 +140,13 @@ class SweepFolder:
             InputError: another job has the folder's name.
         """
         candidates = self.unassigned.setdefault(identity(plan.hparams), [])
-        own = self.path / self.subdir(number)
+        choices = plan.config["choices"]
+        own = self.path / self.subdir(number, choices)
         folder = own if own in candidates else candidates[0] if candidates else None
         if folder is not None:
             candidates.remove(folder)
             return _resumed(plan, folder)
-        new = run_dir.create(self._free_path(number), plan.hparams, unique=False)
+        new = run_dir.create(self._free_path(number, choices), plan.hparams, unique=False)
         return _with_folder(plan, new)
 
     def record_refusal(self, overrides: list[str], number: int, error: str) -> Path:
@@ -155,7 +156,9 @@ class SweepFolder:
         run_dir.write_status(folder, "failed", words=overrides, error=error)
         return folder
 
-    def _free_path(self, number: int, *, unused: bool = False) -> Path:
+    def _free_path(
+        self, number: int, choices: Mapping[str, Any] | None = None, *, unused: bool = False
+    ) -> Path:
         """A path of no job: with this number, else with one above all others.
 
         Args:
@@ -164,7 +167,7 @@ class SweepFolder:
         used = {_number(file.parent) for file in _job_files(self.path, "config.yaml")}
         highest = max((_number(path) for path in listing.paths(self.path)), default=-1)
         for candidate in (*{number} - used, highest + 1, highest + 2):
-            folder = self.path / self.subdir(candidate)
+            folder = self.path / self.subdir(candidate, choices)
             taken = listing.exists(folder / "config.yaml")
             if not taken and not (unused and listing.exists(folder / "status.json")):
                 return folder

@@ -147,7 +147,7 @@ def raises(call, path):
 
 
 def sweep_folder(path):
-    return folder.SweepFolder(path, lambda number: f"{number}-job")
+    return folder.SweepFolder(path, lambda number, choices=None: f"{number}-job")
 
 
 def enter_and_leave(context):

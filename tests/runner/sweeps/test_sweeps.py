@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import time
 
@@ -170,6 +171,14 @@ def test_two_commands_share_a_sweep(tmp_path):
     assert [status_of(job)["state"] for job in jobs_of(tmp_path).values()] == ["done", "done"]
     for job in jobs_of(tmp_path).values():
         assert [row["step"] for row in metrics_of(job)] == list(range(1, 401)), "each step once"
+
+
+def test_jobs_are_named_after_the_network_of_their_checkpoint(run, tiny, tmp_path, monkeypatch):
+    shutil.copytree(tiny, tmp_path / "other")
+    monkeypatch.setattr(serial, "run_job", lambda job: None)  # only its folder matters
+    run("-m", "job=sample", "checkpoint=run,other", "tracker=local", "sweep=study")
+    assert list(jobs_of(tmp_path)) == ["0-convnet-digits", "1-convnet-digits"]
+    assert (tmp_path / "outputs" / "sweep" / "study" / "0-convnet-digits").is_dir()
 
 
 @pytest.mark.slow
