@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from PIL import Image
+from support.base import TINY
 
 from ddpm.figures.gallery import FIGURES
 from ddpm.runner.config import catalog
@@ -67,9 +68,16 @@ def test_all_figures_of_a_checkpoint(tiny, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_learned_schedule_is_shown_before_and_after(finished, run, tmp_path):
-    from support.base import TINY
+def test_a_network_of_edm_is_explained(finished, run, tmp_path):
+    size = ["model.widths=[8,16]", "model.num_res_blocks=1", "model.groups=4"]
+    words = [w for w in TINY if not w.startswith(("model", "weighting"))]
+    finished(*words, "model=resunet", *size, "objective=edm", "objective.sigma_data=data")
+    assert run(*COMMON, "checkpoint=run")[0] == 0
+    assert_whole(tmp_path / "e", set(FIGURES) - {"guidance"})
 
+
+@pytest.mark.slow
+def test_a_learned_schedule_is_shown_before_and_after(finished, run, tmp_path):
     learned = ["schedule=learned" if w == "schedule=linear" else w for w in TINY]
     finished(*learned, "optimizer.lr=1e-2", "job.warmup_steps=0")
     status, _, err = run(*COMMON, "checkpoint=run", "job.figures=[schedules]")

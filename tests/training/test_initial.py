@@ -12,8 +12,10 @@ from support.runs import assert_equal_state, go, losses_of, state_of
 from support.sweep_folders import jobs_of
 
 from ddpm.denoising import training_losses
+from ddpm.errors import InputError
 from ddpm.pretrained import load_network
 from ddpm.randomness import Order, StepNoise
+from ddpm.runner.config import initial
 from ddpm.runner.config.build import build
 from ddpm.runner.sweeps.launchers import serial
 from ddpm.schedules.learned import LearnedSchedule
@@ -166,3 +168,16 @@ def test_a_pipeline_of_diffusers_is_trained_on(run, tmp_path):
     assert made["diffusion"]["betas"]["rescale"] is False
     about = json.loads((tmp_path / "new" / "about.json").read_text())
     assert about["parameters"] == sum(w.numel() for w in weights(tmp_path / "new", 1).values())
+
+
+def test_weights_of_another_sigma_data_are_refused():
+    """Which pipelines of diffusers do not have: they are of eps, v or x_0."""
+    edm = {"_target_": "ddpm.objectives.edm.EDM", "sigma_data": 0.5}
+    theirs = {"objective": edm, "choices": {"objective": "edm"}}
+    ours = theirs | {"objective": edm | {"sigma_data": 1.0}}
+    with pytest.raises(InputError, match=r"^objective.sigma_data=1.0: .* were trained with 0.5"):
+        initial._check_process(ours, theirs, "init_from=x")
+    initial._check_process(ours | {"init_allow": ["objective"]}, theirs, "init_from=x")
+    theirs = {"objective": {"_target_": "ddpm.objectives.v.V"}, "choices": {"objective": "v"}}
+    with pytest.raises(InputError, match=r"^objective=edm: .* were trained with v;"):
+        initial._check_process(ours, theirs, "init_from=x")
