@@ -463,7 +463,7 @@ def test_wrong_number_of_classes_is_refused(tree):
 
 def test_missing_root_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"^data\.root: must be the folder"):
-        build("folder", tmp_path)
+        build("folder", tmp_path).prepare()
 
 
 def test_missing_folder_is_refused(tmp_path):
