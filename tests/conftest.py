@@ -1,5 +1,6 @@
 """What all tests stand on: one thread, no accounts, no network, and a run that takes seconds."""
 
+import gc
 import os
 import shutil
 import sys
@@ -14,11 +15,26 @@ os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import pytest
 from support.base import ROOT, TINY
-from support.sharing import curve_of_a_loss, share_compositions
 
-share_compositions()
 
-pytest_plugins = ["support.image_sets"]  # its fixtures
+def pytest_sessionstart(session):
+    """Prepare a process that runs tests; the one that only hands them out needs no torch."""
+    if session.config.pluginmanager.hasplugin("dsession"):  # of pytest-xdist
+        return
+    gc.disable()  # what is imported from here to the end of the collection stays
+    from support.sharing import share_compositions
+
+    share_compositions()
+    session.config.pluginmanager.import_plugin("support.image_sets")  # its fixtures
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session):
+    """Leave modules and collected tests out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m "not slow" is applied
@@ -51,6 +67,7 @@ def data_dir(tmp_path_factory):
 def run(tmp_path, data_dir, monkeypatch, capfd):
     """Call run.py's entry in this process, in an empty folder: (exit status, stdout, stderr)."""
     from hydra.core.global_hydra import GlobalHydra
+    from support.sharing import curve_of_a_loss
 
     from ddpm import cli
     from ddpm.runner.sweeps import callback

@@ -193,6 +193,7 @@ def test_number_of_workers_may_change_on_resume(straight, tmp_path):
     assert "changed  job.num_workers: 0 -> 2" in said(tmp_path)
 
 
+@pytest.mark.slow
 def test_run_killed_at_random_times_resumes_exactly(straight, tmp_path):
     moments, kills = random.Random(0), 0
     while True:

@@ -673,7 +673,11 @@ def test_failed_download_names_the_file_to_fetch(tmp_path, monkeypatch, name, by
 
 
 @pytest.mark.parametrize(
-    ("name", "raw", "mean"), [("mnist", "MNIST", 33.3), ("fashion_mnist", "FashionMNIST", 72.9)]
+    ("name", "raw", "mean"),
+    [
+        ("mnist", "MNIST", 33.3),
+        pytest.param("fashion_mnist", "FashionMNIST", 72.9, marks=pytest.mark.slow),
+    ],
 )
 def test_real_idx_archives_are_read(tmp_path, name, raw, mean):
     archives = list((REAL / raw / "raw").glob("*-ubyte.gz"))

@@ -7,7 +7,6 @@ process of its own have none of this.
 
 import copy
 import functools
-import gc
 import os
 from pathlib import Path
 
@@ -40,8 +39,6 @@ def share_compositions() -> None:
     OverridesParser.parse_rule = _parse_rule(OverridesParser.parse_rule)
     registry.entry_points = functools.cache(registry.entry_points)  # asked for by each Fabric
     base.parse = functools.lru_cache(maxsize=4096)(base.parse)  # a tree that is only read
-    gc.collect()
-    gc.freeze()  # the modules' objects are not looked through again and again
 
 
 def _get_mode(get_mode):
