@@ -1,6 +1,7 @@
 """What is tried in a step of training, and in sampling: every option of conf/."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from gpu_parts.configuration import SMALL, has_key, job_of, variants
 
@@ -10,7 +11,10 @@ PUBLISHED_BATCH = 2  # in a step of a published set-up
 GUIDES = ("guidance.classifier", "guidance.weak")  # keys that name a run
 # What options of conf/ cannot be without.
 LISTED = ",".join(["0.1"] * 50)
-REQUIRED = {"schedule=listed": ("schedule.T=50", f"schedule.betas=[{LISTED}]")}
+REQUIRED = {
+    "schedule=listed": ("schedule.T=50", f"schedule.betas=[{LISTED}]"),
+    "experiment=folder256": (f"data.root={Path(__file__).parents[1] / 'pictures'}",),
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ def training_variants() -> list[Variant]:
         found += [Variant(words, SMALL) for words in variants(group)]
     found += schedules((*SMALL, "objective=v"))
     found.append(Variant(("data.conditional=true",), SMALL))
-    return found + [Variant(words) for words in variants("experiment")]
+    published = variants("experiment")
+    return found + [Variant(words, REQUIRED.get(words[0], ())) for words in published]
 
 
 def sampling_variants() -> list[Variant]:
