@@ -7,15 +7,24 @@ import sys
 import pytest
 from support.base import ROOT, TINY
 from support.image_sets import random_pixels
-from test_doors import png, write_tar
+from test_doors import png, write_tar, write_zip
 
 SHARDS = 6
+KEYS = {"webdataset": "shards", "parquet": "path", "zip": "path"}
 
 
-def write_shard(path):
+def write_shard(kind, path):
     """256 pictures, 50 MB."""
     pixels = random_pixels(256, 256, 256, 3)
-    write_tar(path, [(f"{n:03}.png", png(image)) for n, image in enumerate(pixels)])
+    members = [(f"{n:03}.png", png(image)) for n, image in enumerate(pixels)]
+    if kind == "webdataset":
+        write_tar(path, members)
+    elif kind == "zip":
+        write_zip(path, members)
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        rows = [{"bytes": content, "path": name} for name, content in members]
+        pq.write_table(pa.table({"image": rows}), path)
     assert path.stat().st_size > 50_000_000
 
 
@@ -40,14 +49,16 @@ def peak_memory(folder, *words):
 
 
 @pytest.mark.slow
-def test_six_shards_need_the_memory_of_one(tmp_path):
-    first = tmp_path / "shards" / "0.tar"
+@pytest.mark.parametrize("kind", KEYS)
+def test_six_shards_need_the_memory_of_one(kind, tmp_path):
+    ending = {"webdataset": "tar"}.get(kind, kind)
+    first = tmp_path / "shards" / f"0.{ending}"
     first.parent.mkdir()
-    write_shard(first)
-    words = ["data=webdataset", f"data.shards={first.parent}"]
+    write_shard(kind, first)
+    words = [f"data={kind}", f"data.{KEYS[kind]}={first.parent}"]
     one = peak_memory(tmp_path, *words, "output_dir=one")
     for number in range(1, SHARDS):
-        shutil.copy(first, first.with_name(f"{number}.tar"))
+        shutil.copy(first, first.with_name(f"{number}.{ending}"))
     many = peak_memory(tmp_path, *words, "output_dir=many")
     print(f"{one:,} and {many:,} kB")  # the shards have 250,000 kB more
     assert many < 1.15 * one

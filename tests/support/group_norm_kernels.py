@@ -16,13 +16,13 @@ from ddpm.models.group_norm import ACTIVATIONS
 # Shape, groups, activation, dtype; SPLIT and TILE: an image in one program, and in several.
 WHOLE, PARTS = (16_384, 4_096), (64, 64)
 CASES = [
-    ((3, 32, 5, 7), 8, "none", torch.float32, WHOLE),
-    ((1, 32, 4, 4), 32, "silu", torch.float32, WHOLE),
+    ((3, 16, 5, 7), 8, "none", torch.float32, WHOLE),
+    ((1, 32, 2, 4), 32, "silu", torch.float32, WHOLE),
     ((2, 20, 3, 3), 4, "gelu", torch.float32, WHOLE),
     ((2, 12, 4, 4), 4, "silu", torch.bfloat16, WHOLE),
-    ((2, 12, 4, 5), 4, "none", torch.bfloat16, PARTS),
-    ((2, 20, 3, 3), 4, "silu", torch.float32, PARTS),
-    ((1, 32, 3, 3), 8, "gelu", torch.float32, PARTS),
+    ((1, 12, 4, 5), 4, "none", torch.bfloat16, PARTS),
+    ((1, 20, 3, 3), 4, "silu", torch.float32, PARTS),
+    ((1, 24, 3, 3), 8, "gelu", torch.float32, PARTS),
 ]
 
 
