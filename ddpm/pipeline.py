@@ -185,19 +185,25 @@ class Pipeline:
         """
         counted = copy.copy(self)
         counted.compiled_batch, counted.device = None, torch.device("cpu")
-        counted.graphs = None
         channels = 2 if self.diffusion.objective.learned_variance else 1
         counter = counted.model = _Counter(channels)
         for _ in counted.trajectory([0], None if label is None else [label]):
             pass
         return counter.count
 
+    @property
+    def replays(self) -> bool:
+        """Whether calls of the network are replayed now: not of another one that was put in its
+        place, nor of a compiled one, nor with gradients."""
+        same = self.graphs is not None and self.graphs.network is self.model
+        return same and self.compiled_batch is None and not torch.is_grad_enabled()
+
     def _predict(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
         # The number of rows is a multiple of the batch where guidance asks for two predictions.
         eager = self.compiled_batch is not None and len(x_t) % self.compiled_batch != 0
         model = self.model.forward if eager else self.model
-        if self.graphs is not None and self.compiled_batch is None and not torch.is_grad_enabled():
+        if self.graphs is not None and self.replays:
             model = self.graphs
         with self.autocast():
             return call_model(model, x_t, t, label)

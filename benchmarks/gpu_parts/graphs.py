@@ -5,7 +5,6 @@ import functools
 import torch
 from torch import Tensor
 
-from ddpm.pipeline import Pipeline
 from ddpm.pretrained import for_inference
 from gpu_parts.against_cpu import random_images
 from gpu_parts.configuration import MODES, SMALL, build_fabric, build_job
@@ -70,16 +69,8 @@ def images(machine: Machine, words: tuple[str, ...], *, graph: bool) -> list[Ten
     fabric = build_fabric(machine.hardware, MODES["bf16"])
     network = for_inference(job.net, fabric.device, fabric.autocast)
     labelled = job.data.conditional or job.guidance.labelled
-    pipeline = Pipeline(
-        network,
-        job.diffusion.to(fabric.device),
-        job.sampler,
-        job.shape,
-        guidance=job.guidance,
-        num_classes=job.data.num_classes if labelled else None,
-        device=fabric.device,
-        autocast=fabric.autocast,
-    )
+    job.diffusion.to(fabric.device)
+    pipeline = job.pipeline(fabric, network, job.sampler)
     if not graph:
         pipeline.graphs = None
     found = list(pipeline.trajectory(range(4), [0, 1, 2, 3] if labelled else None))

@@ -236,7 +236,7 @@ def _row(
 
 
 def _legend(made: Comparison, short: Sequence[str], record: RunRecord) -> str:
-    """What tells a run from the others in few words; else the name of its folder."""
+    """A short label that distinguishes the run from the others; else the name of its folder."""
     setting = made.setting_of(record)
     label = "" if setting is None else short[setting.number]
     if setting is None or not label:

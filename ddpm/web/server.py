@@ -183,7 +183,9 @@ def run(app: Any, opened: socket.socket, host: str, token: str, title: str) -> N
 
 
 def reader_is_gone(fd: int) -> bool:
-    """Whether nobody reads the pipe behind a file descriptor any more."""
+    """Whether the program at the other end of a pipe has ended, as far as the system can tell."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
     poll = select.poll()
     poll.register(fd, 0)
     return any(events & select.POLLERR for _, events in poll.poll(0))

@@ -8,6 +8,7 @@ from torch import nn
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.jobs import sampling
 from ddpm.pipeline import Pipeline
+from ddpm.runner.distributed.cuda_graph import CudaGraphs
 from ddpm.samplers.ddim import DDIM
 
 CUDA = torch.device("cuda")
@@ -58,7 +59,7 @@ def test_of_replayed_networks_only_large_batches_are_compiled(
     pipeline, monkeypatch, batch_size, compiled
 ):
     monkeypatch.setattr(sampling, "has_gpu_compiler", lambda: True)
-    pipeline.device, pipeline.graphs = CUDA, object()
+    pipeline.device, pipeline.graphs = CUDA, CudaGraphs(pipeline.model)
     sampling.compile_if_it_pays(pipeline, "auto", 10_000, batch_size)
     assert pipeline.model.compiled is compiled
 

@@ -184,15 +184,19 @@ def _words(setting: Setting, keys: Sequence[str]) -> str:
 
 
 def short_labels(settings: Sequence[Setting]) -> list[str]:
-    """A label of each setting from few keys that tell all of them apart: at each turn the one that
-    tells most apart. Empty where it would be long, or have no words."""
+    """A label for each setting, from as few keys as distinguish all of them: a greedy choice, which
+    adds the key that separates most settings. Empty if it would be longer than SHORT."""
     keys: list[str] = []
-    while len({tuple(s.values[k] for k in keys) for s in settings}) < len(settings):
-        told = {
-            key: len({tuple(s.values[k] for k in (*keys, key)) for s in settings})
-            for key in settings[0].values
-        }
-        keys.append(max(told, key=lambda key: told[key]))
+
+    def groups(*added: str) -> int:
+        """How many groups of settings the chosen keys and these separate."""
+        return len({tuple(s.values[key] for key in (*keys, *added)) for s in settings})
+
+    while groups() < len(settings):
+        best = max(settings[0].values, key=groups)
+        if groups(best) == groups():  # the rest cannot be distinguished
+            break
+        keys.append(best)
     order = list(settings[0].values) if settings else []
     labels = [_words(setting, sorted(keys, key=order.index)) for setting in settings]
     labels = labels if keys else [setting.label for setting in settings]
