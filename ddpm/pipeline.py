@@ -184,7 +184,7 @@ class Pipeline:
             label: a class, where the network takes labels.
         """
         counted = copy.copy(self)
-        counted.compiled_batch, counted.device = None, torch.device("cpu")
+        counted.compiled_batch, counted.graphs = None, None
         channels = 2 if self.diffusion.objective.learned_variance else 1
         counter = counted.model = _Counter(channels)
         for _ in counted.trajectory([0], None if label is None else [label]):

@@ -92,15 +92,19 @@ def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch
     """
     if mode is True:
         check_compiler(pipeline.device)
-    else:
-        calls = batches * pipeline.evaluations()
-        possible = may_compile(pipeline.device) and has_gpu_compiler()
-        pixels = batch_size * math.prod(pipeline.shape[1:])
-        too_small = pipeline.graphs is not None and pixels < LARGE
-        if mode is False or not possible or calls < PAYS_OFF or too_small:
-            return
+    elif mode is False or not pays_off(pipeline, batches, batch_size):
+        return
     compile_networks(pipeline.model, fallback=mode is not True)
     pipeline.compiled_batch = batch_size
+
+
+def pays_off(pipeline: Pipeline, batches: int, batch_size: int) -> bool:
+    """Whether compiling for full batches is possible, and takes less time than it saves."""
+    pixels = batch_size * math.prod(pipeline.shape[1:])
+    possible = may_compile(pipeline.device) and has_gpu_compiler()
+    if not possible or (pipeline.graphs is not None and pixels < LARGE):
+        return False
+    return batches * pipeline.evaluations() >= PAYS_OFF
 
 
 def draw(

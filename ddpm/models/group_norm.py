@@ -1,28 +1,23 @@
 """GroupNorm with the activation that follows it."""
 
-import functools
-import importlib.util
-import logging
-import shutil
-from types import ModuleType
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
+
+from ddpm.models.gpu_kernels import gpu_kernels, kernels_for
 
 Activation = Literal["none", "silu", "gelu"]
 ACTIVATIONS = {"none": lambda u: u, "silu": F.silu, "gelu": F.gelu}
 
-logger = logging.getLogger(__name__)
-
 
 class GroupNorm(nn.GroupNorm):
-    """activation(`nn.GroupNorm`(x)) (Wu & He 2018, arXiv:1803.08494): (B, C, H, W) -> the same.
+    """activation(`nn.GroupNorm`(x + shift)): (B, C, H, W) and (B, C) or None -> (B, C, H, W).
 
-    Statistics are computed in float32, and the result has the dtype of the input. On a GPU one
-    kernel does both, where Triton is there; else PyTorch's slowest kernels are avoided.
+    Wu & He 2018 (arXiv:1803.08494). Statistics are computed in float32, and the result has the
+    dtype of the input. On a GPU one kernel does all, where Triton is there; else PyTorch's slowest
+    kernels are avoided.
     """
 
     def __init__(
@@ -31,12 +26,13 @@ class GroupNorm(nn.GroupNorm):
         super().__init__(groups, channels, eps)
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        fits = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling()
-        if fits and (kernels := gpu_kernels(x.device)):
+    def forward(self, x: Tensor, shift: Tensor | None = None) -> Tensor:
+        if kernels := kernels_for(x):
             return kernels.group_norm(
-                x, self.num_groups, self.weight, self.bias, self.eps, self.activation
+                x, self.num_groups, self.weight, self.bias, self.eps, self.activation, shift
             )
+        if shift is not None:
+            x = x + shift[..., None, None]
         return ACTIVATIONS[self.activation](self.normalised(x))
 
     def normalised(self, x: Tensor) -> Tensor:
@@ -58,31 +54,3 @@ def runs_own_kernels(network: nn.Module, device: torch.device) -> bool:
     """Whether a network normalises by this program's GPU kernels on a device."""
     norms = any(isinstance(module, GroupNorm) for module in network.modules())
     return device.type == "cuda" and norms and gpu_kernels(device) is not None
-
-
-def has_gpu_compiler() -> bool:
-    """Whether the compiler for GPUs is there: Triton, and the C compiler for its launchers."""
-    compilers = ("cc", "gcc", "clang")
-    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
-
-
-@functools.cache
-def gpu_kernels(device: torch.device) -> ModuleType | None:
-    """`group_norm_triton`, or None where it does not work: tried once, on a small tensor."""
-    if not has_gpu_compiler():
-        return None
-    try:
-        with _disable_current_modes():  # fake tensors, and counters of memory and FLOP
-            from ddpm.models import group_norm_triton
-
-            x = torch.ones(1, 4, 2, 2, device=device)
-            group_norm_triton.group_norm(x, 2, x[0, :, 0, 0], x[0, :, 0, 0], 1e-5, "silu").cpu()
-    except Exception as error:  # of Triton, its driver or the C compiler: they have many
-        logger.warning(
-            "Triton is installed and does not work here, so GroupNorm takes PyTorch's slower "
-            "kernels (%s: %s)",
-            type(error).__name__,
-            str(error).strip().partition("\n")[0],
-        )
-        return None
-    return group_norm_triton

@@ -28,17 +28,25 @@ BOTH, SUMS, RESULT = 0, 1, 2
 
 
 def group_norm(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, activation: str
+    x: Tensor,
+    groups: int,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    activation: str,
+    shift: Tensor | None = None,
 ) -> Tensor:
-    """activation(group norm of x): (B, C, H, W) -> the same, in NHWC and with the dtype of x.
+    """activation(group norm of x + shift): (B, C, H, W) -> the same, in NHWC, of the dtype of x.
 
-    Statistics and activation are computed in float32. Differentiable once.
+    Sum, statistics and activation are computed in float32. Differentiable once.
 
     Args:
         weight, bias: (C,).
         activation: "none", "silu" or "gelu".
+        shift: (C,) or (B, C).
     """
-    return _GroupNorm.apply(x, groups, weight, bias, eps, activation)
+    shift = None if shift is None else shift.expand(len(x), -1).contiguous()
+    return _GroupNorm.apply(x, groups, weight, bias, eps, activation, shift)
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -51,11 +59,12 @@ class _GroupNorm(torch.autograd.Function):
         bias: Tensor,
         eps: float,
         activation: str,
+        shift: Tensor | None,
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         y = torch.empty_like(x)
         statistics = x.new_empty(2, len(x), groups, dtype=torch.float32)  # means and 1 / std
-        ctx.save_for_backward(x, weight, bias, statistics)
+        ctx.save_for_backward(x, weight, bias, shift, statistics)
         ctx.groups, ctx.activation = groups, activation
         plan = _plan(x, groups)
         sums = x.new_empty(len(x), plan["S"], 2, groups, dtype=torch.float32)
@@ -67,6 +76,7 @@ class _GroupNorm(torch.autograd.Function):
                     x,
                     weight,
                     bias,
+                    shift,
                     y,
                     statistics,
                     sums,
@@ -80,12 +90,15 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, statistics = ctx.saved_tensors
+        x, weight, bias, shift, statistics = ctx.saved_tensors
         dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x)
         plan = _plan(x, ctx.groups)
-        # for each image, part and channel the sums of the gradient times x^, and of the gradient
-        sums = x.new_empty(len(x), plan["S"], 2, x.shape[1], dtype=torch.float32)
+        # for each image, part and channel the sums of the gradient times x^, of the gradient, and
+        # of x^
+        kinds = 2 if shift is None else 3
+        sums = x.new_empty(len(x), plan["S"], kinds, x.shape[1], dtype=torch.float32)
+        dshift = None if shift is None else torch.empty_like(shift)
         stages = () if isinstance(x, FakeTensor) else _stages(plan)
         with torch.cuda.device_of(x):
             for stage in stages:
@@ -94,15 +107,17 @@ class _GroupNorm(torch.autograd.Function):
                     x,
                     weight,
                     bias,
+                    shift,
                     statistics,
                     dx,
+                    dshift,
                     sums,
                     STAGE=stage,
                     ACTIVATION=ctx.activation,
                     **plan,
                 )
-        dweight, dbias = sums.sum((0, 1))
-        return dx, None, dweight.to(weight.dtype), dbias.to(bias.dtype), None, None
+        dweight, dbias = sums[:, :, :2].sum((0, 1))
+        return dx, None, dweight.to(weight.dtype), dbias.to(bias.dtype), None, None, dshift
 
 
 def _plan(x: Tensor, groups: int) -> dict[str, Any]:
@@ -155,10 +170,20 @@ def _slope(u, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def _shift(shift_ptr, here, real):
+    """What is added to each channel."""
+    if shift_ptr is None:
+        return 0.0
+    else:
+        return tl.load(shift_ptr + here, real, 0.0).to(tl.float32)
+
+
+@triton.jit
 def _forward(
     x_ptr,  # (B, pixels, C)
     weight_ptr,  # (C,)
     bias_ptr,
+    shift_ptr,  # (B, C), or None
     y_ptr,  # like x
     statistics_ptr,  # (2, B, G): means and 1 / std
     sums_ptr,  # (B, S, 2, G): of each part, the mean and the sum of squared differences from it
@@ -181,6 +206,7 @@ def _forward(
     real = (g < G) & (d < D)
     offset = image.to(tl.int64) * pixels * (G * D) + g * D + d
     first, last = part * share, tl.minimum(part * share + share, pixels)
+    shift = _shift(shift_ptr, image * (G * D) + g * D + d, real)
     mean = tl.zeros((1, PADDED_G, 1), tl.float32)
     squares = tl.zeros((1, PADDED_G, 1), tl.float32)
 
@@ -189,7 +215,7 @@ def _forward(
         for start in range(first, last, P):
             inside = real & (start + p < last)
             here = offset + (start + p) * (G * D)
-            x = tl.load(x_ptr + here, inside, 0.0).to(tl.float32)
+            x = tl.where(inside, tl.load(x_ptr + here, inside, 0.0).to(tl.float32) + shift, 0.0)
             n = (tl.minimum(P, last - start) * D).to(tl.float32)
             tile_mean = tl.sum(tl.sum(x, 2, keep_dims=True), 0, keep_dims=True) / n
             away = tl.where(inside, x - tile_mean, 0.0)
@@ -224,7 +250,7 @@ def _forward(
         for start in range(first, last, P):
             inside = real & (start + p < last)
             here = offset + (start + p) * (G * D)
-            x = tl.load(x_ptr + here, inside, 0.0).to(tl.float32)
+            x = tl.load(x_ptr + here, inside, 0.0).to(tl.float32) + shift
             u = (x - mean) * rstd * weight + bias
             tl.store(y_ptr + here, _activated(u, ACTIVATION), inside)
 
@@ -235,9 +261,11 @@ def _backward(
     x_ptr,
     weight_ptr,  # (C,)
     bias_ptr,
+    shift_ptr,  # (B, C), or None
     statistics_ptr,  # (2, B, G): means and 1 / std
     dx_ptr,  # like x
-    sums_ptr,  # (B, S, 2, C): of each part, the gradient times x^, and the gradient
+    dshift_ptr,  # like shift
+    sums_ptr,  # (B, S, 2 or 3, C): of each part, the gradient times x^, the gradient, and x^
     pixels,
     share,
     STAGE: tl.constexpr,
@@ -256,6 +284,8 @@ def _backward(
     real = (g < G) & (d < D)
     offset = image.to(tl.int64) * pixels * (G * D) + g * D + d
     first, last = part * share, tl.minimum(part * share + share, pixels)
+    kinds = 2 if shift_ptr is None else 3
+    shift = _shift(shift_ptr, image * (G * D) + g * D + d, real)
     statistics = statistics_ptr + image * G + g
     mean = tl.load(statistics, g < G, 0.0)
     rstd = tl.load(statistics + tl.num_programs(0) * G, g < G, 0.0)
@@ -263,33 +293,45 @@ def _backward(
     bias = tl.load(bias_ptr + g * D + d, real, 0.0).to(tl.float32)
     dweight = tl.zeros((1, PADDED_G, PADDED_D), tl.float32)  # of this image
     dbias = tl.zeros((1, PADDED_G, PADDED_D), tl.float32)
+    sum_x_hat = tl.zeros((1, PADDED_G, PADDED_D), tl.float32)
 
     if STAGE != 2:
         for start in range(first, last, P):
             inside = real & (start + p < last)
             here = offset + (start + p) * (G * D)
-            x_hat = (tl.load(x_ptr + here, inside, 0.0).to(tl.float32) - mean) * rstd
+            x = tl.load(x_ptr + here, inside, 0.0).to(tl.float32) + shift
+            x_hat = (x - mean) * rstd
             du = tl.load(dy_ptr + here, inside, 0.0).to(tl.float32)  # 0 outside
             du *= _slope(x_hat * weight + bias, ACTIVATION)
             dweight += tl.sum(du * x_hat, 0, keep_dims=True)
             dbias += tl.sum(du, 0, keep_dims=True)
-        sums = sums_ptr + (image * S + part) * (2 * G * D) + g * D + d
+            if shift_ptr is not None:
+                sum_x_hat += tl.sum(tl.where(inside, x_hat, 0.0), 0, keep_dims=True)
+        sums = sums_ptr + (image * S + part) * (kinds * G * D) + g * D + d
         tl.store(sums, dweight, real)
         tl.store(sums + G * D, dbias, real)
+        if shift_ptr is not None:
+            tl.store(sums + 2 * G * D, sum_x_hat, real)
 
     if STAGE != 1:
         if STAGE == 2:
             for s in range(S):
-                sums = sums_ptr + (image * S + s) * (2 * G * D) + g * D + d
+                sums = sums_ptr + (image * S + s) * (kinds * G * D) + g * D + d
                 dweight += tl.load(sums, real, 0.0)
                 dbias += tl.load(sums + G * D, real, 0.0)
+                if shift_ptr is not None:
+                    sum_x_hat += tl.load(sums + 2 * G * D, real, 0.0)
         along = tl.sum(weight * dweight, 2, keep_dims=True) / (pixels * D)
-        shift = tl.sum(weight * dbias, 2, keep_dims=True) / (pixels * D)
+        level = tl.sum(weight * dbias, 2, keep_dims=True) / (pixels * D)
+        if shift_ptr is not None and part == 0:  # the sum of dx over the pixels
+            dshift = (weight * dbias - pixels * level - sum_x_hat * along) * rstd
+            tl.store(dshift_ptr + image * (G * D) + g * D + d, dshift, real)
         for start in range(first, last, P):
             inside = real & (start + p < last)
             here = offset + (start + p) * (G * D)
-            x_hat = (tl.load(x_ptr + here, inside, 0.0).to(tl.float32) - mean) * rstd
+            x = tl.load(x_ptr + here, inside, 0.0).to(tl.float32) + shift
+            x_hat = (x - mean) * rstd
             du = tl.load(dy_ptr + here, inside, 0.0).to(tl.float32)
             du *= _slope(x_hat * weight + bias, ACTIVATION)
-            dx = (du * weight - shift - x_hat * along) * rstd
+            dx = (du * weight - level - x_hat * along) * rstd
             tl.store(dx_ptr + here, dx, inside)

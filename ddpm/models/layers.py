@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from ddpm.errors import InputError
 from ddpm.limits.image_size import Size
 from ddpm.limits.parts import check_limits
+from ddpm.models.convolution import Conv2d
 from ddpm.models.group_norm import GroupNorm
 
-Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+Layer = TypeVar("Layer", bound=nn.Conv2d | nn.Linear)
 
 
 def variance_scaling(layer: Layer) -> Layer:
@@ -37,8 +38,8 @@ def linear(in_features: int, out_features: int) -> nn.Linear:
     return variance_scaling(nn.Linear(in_features, out_features))
 
 
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1, padding: int = 1) -> nn.Conv2d:
-    return variance_scaling(nn.Conv2d(in_channels, out_channels, 3, stride, padding))
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1, padding: int = 1) -> Conv2d:
+    return variance_scaling(Conv2d(in_channels, out_channels, 3, stride, padding))
 
 
 def timestep_embedding(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ddpm.limits.image_size import Size, sides
 from ddpm.limits.parts import check_limits
+from ddpm.models.convolution import Conv2d, conv_norm
 from ddpm.models.group_norm import GroupNorm
 from ddpm.models.layers import (
     AugmentEmbedding,
@@ -55,16 +56,14 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = (
             nn.Identity()
             if in_channels == out_channels
-            else variance_scaling(nn.Conv2d(in_channels, out_channels, 1))
+            else variance_scaling(Conv2d(in_channels, out_channels, 1))
         )
 
     def forward(self, x: Tensor, emb: Tensor, skip: Tensor | None = None) -> Tensor:
         if skip is not None:
             x = torch.cat([x, skip], dim=1)
-        y = self.conv1(self.norm1(x))
-        y = y + self.time_emb_proj(emb)[:, :, None, None]
-        y = self.conv2(self.dropout(self.norm2(y)))
-        return self.conv_shortcut(x) + y
+        y = conv_norm(self.conv1, self.norm2, self.norm1(x), self.time_emb_proj(emb))
+        return self.conv2(self.dropout(y), plus=self.conv_shortcut(x))
 
 
 class Downsample(nn.Module):

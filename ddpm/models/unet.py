@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ddpm.limits.image_size import Size, sides
 from ddpm.limits.parts import check_limits
+from ddpm.models.convolution import Conv2d
 from ddpm.models.layers import (
     AugmentEmbedding,
     ClassEmbedding,
@@ -32,7 +33,7 @@ class Up(Stage):
 
     def __init__(self, in_channels: int, channels: int, **options: Any) -> None:
         super().__init__(2 * channels, channels, **options)
-        self.shrink = variance_scaling(nn.Conv2d(in_channels, channels, 1))
+        self.shrink = variance_scaling(Conv2d(in_channels, channels, 1))
 
     def forward(  # type: ignore[override]
         self, x: Tensor, skip: Tensor, emb: Tensor

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ddpm.models.convolution import conv_norm
 from ddpm.models.group_norm import GroupNorm
 from ddpm.models.layers import SelfAttention, conv3x3, linear, zeroed
 
@@ -24,7 +25,8 @@ class DoubleConv(nn.Module):
         self.norm_2 = GroupNorm(groups, out_channels, EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm_2(self.conv_2(self.norm_1(self.conv_1(x))))
+        y = conv_norm(self.conv_1, self.norm_1, x)
+        y = conv_norm(self.conv_2, self.norm_2, y)
         return F.gelu(x + y) if self.residual else y
 
 

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from ddpm.models.group_norm import has_gpu_compiler, runs_own_kernels
+from ddpm.models.gpu_kernels import has_gpu_compiler
+from ddpm.models.group_norm import runs_own_kernels
 from ddpm.runner.distributed.fabric import check_compiler
 from ddpm.runner.execution.run import Run
 

@@ -10,6 +10,7 @@ from ddpm.jobs import sampling
 from ddpm.pipeline import Pipeline
 from ddpm.runner.distributed.cuda_graph import CudaGraphs
 from ddpm.samplers.ddim import DDIM
+from ddpm.samplers.ddpm import DDPM
 
 CUDA = torch.device("cuda")
 
@@ -49,6 +50,7 @@ def pipeline():
 def test_it_compiles_where_that_pays(pipeline, monkeypatch, mode, device, batches, compiled):
     monkeypatch.setattr(sampling, "has_gpu_compiler", lambda: True)
     monkeypatch.setattr(sampling, "check_compiler", lambda device: None)
+    monkeypatch.setattr(Pipeline, "evaluations", lambda pipeline: 10)  # there is no GPU
     pipeline.device = device
     sampling.compile_if_it_pays(pipeline, mode, batches, 4)
     assert pipeline.model.compiled is compiled
@@ -59,6 +61,7 @@ def test_of_replayed_networks_only_large_batches_are_compiled(
     pipeline, monkeypatch, batch_size, compiled
 ):
     monkeypatch.setattr(sampling, "has_gpu_compiler", lambda: True)
+    monkeypatch.setattr(Pipeline, "evaluations", lambda pipeline: 10)
     pipeline.device, pipeline.graphs = CUDA, CudaGraphs(pipeline.model)
     sampling.compile_if_it_pays(pipeline, "auto", 10_000, batch_size)
     assert pipeline.model.compiled is compiled
@@ -77,3 +80,14 @@ def test_a_key_of_the_command_line(tiny, run):
     status, _, err = run("job=sample", f"checkpoint={tiny}", "job.compile=maybe", *TINY[-1:])
     assert status == 2
     assert "job.compile=maybe" in err
+
+
+def test_evaluations_are_counted_on_the_device_of_the_pipeline(pipeline, monkeypatch):
+    """"meta" in place of a GPU: a tensor of another device would be an error."""
+    meta = torch.device("meta")
+    monkeypatch.setattr("ddpm.pipeline.image_noise", lambda seeds, device: torch.zeros_like)
+    pipeline.device, pipeline.diffusion = meta, pipeline.diffusion.to(meta)
+    for sampler, count in [(DDIM(steps=10, eta=0.0), 10), (DDPM(), 100)]:
+        pipeline.sampler = sampler
+        assert pipeline.evaluations() == count
+    assert not pipeline.model.calls

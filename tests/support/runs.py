@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -80,7 +81,8 @@ def go(run, *arguments):
 
 
 def process(tmp_path, *arguments, **options):
-    """A real `python run.py` in `tmp_path`, started."""
+    """A real `python run.py` in `tmp_path`, started; Ctrl-C ends it also where the tests run in the
+    background of a shell, which ignores that signal."""
     environment = os.environ | {"DDPM_DATA": str(tmp_path / "data"), "HOME": str(tmp_path)}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "run.py"), *arguments],
@@ -89,5 +91,6 @@ def process(tmp_path, *arguments, **options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.base import TINY
 
-from ddpm.models import group_norm
+from ddpm.models import gpu_kernels
 from ddpm.training import compiling
 from ddpm.training.compiling import Compilation, may_compile, pays_off
 
@@ -22,11 +22,11 @@ def test_compiling_pays_off_in_long_runs_on_a_gpu(monkeypatch):
 
 
 def test_requirements_of_compiling_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(group_norm.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(group_norm.shutil, "which", lambda name: name == "gcc" or None)
-    assert group_norm.has_gpu_compiler()
-    monkeypatch.setattr(group_norm.shutil, "which", lambda name: None)
-    assert not group_norm.has_gpu_compiler()
+    monkeypatch.setattr(gpu_kernels.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(gpu_kernels.shutil, "which", lambda name: name == "gcc" or None)
+    assert gpu_kernels.has_gpu_compiler()
+    monkeypatch.setattr(gpu_kernels.shutil, "which", lambda name: None)
+    assert not gpu_kernels.has_gpu_compiler()
 
 
 @pytest.fixture

@@ -1,0 +1,55 @@
+"""This program's GPU kernels, where they work."""
+
+import functools
+import importlib.util
+import logging
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+logger = logging.getLogger(__name__)
+
+
+class Kernels(NamedTuple):
+    group_norm: Callable[..., Tensor]  # of group_norm_triton.py
+    add_bias: Callable[..., Tensor]  # of add_bias_triton.py
+
+
+def kernels_for(x: Tensor) -> Kernels | None:
+    """The kernels, if an operation on x shall run on them: on a GPU, not in float64, eager."""
+    fits = x.is_cuda and x.dtype != torch.float64 and not torch.compiler.is_compiling()
+    return gpu_kernels(x.device) if fits else None
+
+
+def has_gpu_compiler() -> bool:
+    """Whether the compiler for GPUs is there: Triton, and the C compiler for its launchers."""
+    compilers = ("cc", "gcc", "clang")
+    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+
+
+@functools.cache
+def gpu_kernels(device: torch.device) -> Kernels | None:
+    """The kernels, or None where they do not work: tried once, on a small tensor."""
+    if not has_gpu_compiler():
+        return None
+    try:
+        with _disable_current_modes():  # fake tensors, and counters of memory and FLOP
+            from ddpm.models.add_bias_triton import add_bias
+            from ddpm.models.group_norm_triton import group_norm
+
+            x = torch.ones(1, 4, 2, 2, device=device)
+            group_norm(x, 2, x[0, :, 0, 0], x[0, :, 0, 0], 1e-5, "silu")
+            add_bias(x, x[0, :, 0, 0]).cpu()
+    except Exception as error:  # of Triton, its driver or the C compiler: they have many
+        logger.warning(
+            "Triton is installed and does not work here, so PyTorch's slower kernels are taken "
+            "(%s: %s)",
+            type(error).__name__,
+            str(error).strip().partition("\n")[0],
+        )
+        return None
+    return Kernels(group_norm, add_bias)
