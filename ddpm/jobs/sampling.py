@@ -6,7 +6,6 @@ which a file is missing is drawn again as a whole, and its files are those of an
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.images import is_whole, load_image, save_image
 from ddpm.limits.image_size import Size, sides
+from ddpm.models.group_norm import runs_own_kernels
 from ddpm.pipeline import Pipeline, in_turn
 from ddpm.runner.distributed.fabric import check_compiler
 from ddpm.runner.distributed.reduce import any_rank
@@ -37,9 +37,9 @@ from ddpm.training.compiling import compile_networks, has_gpu_compiler, may_comp
 
 VISIBLE_AFTER = 30  # seconds that a file server may keep an old answer
 GRID = 256  # images in grid.png, at most
-# Compiling pays off from so many network evaluations of a batch on; it takes as long as about a
-# thousand. Of networks that are replayed it makes only large batches faster, of so many pixels.
-PAYS_OFF, LARGE = 5000, 512 * 32 * 32
+# Compiling pays off from so many network evaluations of a batch on: it takes as long as about a
+# thousand.
+PAYS_OFF = 5000
 
 Batch = TypeVar("Batch")
 Content = TypeVar("Content")
@@ -92,17 +92,17 @@ def compile_if_it_pays(pipeline: Pipeline, mode: bool | str, batches: int, batch
     """
     if mode is True:
         check_compiler(pipeline.device)
-    elif mode is False or not pays_off(pipeline, batches, batch_size):
+    elif mode is False or not pays_off(pipeline, batches):
         return
     compile_networks(pipeline.model, fallback=mode is not True)
     pipeline.compiled_batch = batch_size
 
 
-def pays_off(pipeline: Pipeline, batches: int, batch_size: int) -> bool:
-    """Whether compiling for full batches is possible, and takes less time than it saves."""
-    pixels = batch_size * math.prod(pipeline.shape[1:])
+def pays_off(pipeline: Pipeline, batches: int) -> bool:
+    """Whether compiling for full batches is possible, and takes less time than it saves. Networks
+    with this program's GPU kernels are about as fast without (docs/performance.md)."""
     possible = may_compile(pipeline.device) and has_gpu_compiler()
-    if not possible or (pipeline.graphs is not None and pixels < LARGE):
+    if not possible or runs_own_kernels(pipeline.model, pipeline.device):
         return False
     return batches * pipeline.evaluations() >= PAYS_OFF
 

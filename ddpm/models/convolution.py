@@ -8,7 +8,7 @@ from ddpm.models.group_norm import GroupNorm
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`(x) + plus. On a GPU one kernel adds the bias and `plus`, where Triton is there."""
+    """`nn.Conv2d`(x) + plus. On a GPU one kernel adds bias and `plus`, where Triton is there."""
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         kernels = kernels_for(x)

@@ -47,6 +47,7 @@ class MemoryEstimate:
         batch, share: images of a step, on all devices and on this one.
         traces: of a forward and backward pass, by number of images.
         preview: of a forward pass that draws or evaluates; 0 if it cannot be the peak.
+        workspaces: of libraries.
     """
 
     kept: int
@@ -59,10 +60,11 @@ class MemoryEstimate:
     share: int
     traces: dict[int, Trace]
     preview: int = 0
+    workspaces: int = 0
 
     def total(self, accumulate: int) -> int:
         """Peak memory."""
-        return max(self.training(accumulate), self.kept + self.preview)
+        return max(self.training(accumulate), self.kept + self.workspaces + self.preview)
 
     def training(self, accumulate: int) -> int:
         """Peak memory without previews, which a run can do without."""
@@ -75,7 +77,7 @@ class MemoryEstimate:
             passes = self.gradients + max(live)
         step = max(passes, self.gradients + self.update)
         step += self.share * self.image + self.batch * self.noise
-        return self.kept + step
+        return self.kept + self.workspaces + step
 
     def text(self, accumulate: int) -> str:
         """The estimate in words."""
@@ -152,6 +154,7 @@ def estimate_memory(
         share=share,
         traces=traces,
         preview=preview,
+        workspaces=memory.workspaces(fabric.device),
     )
 
 
@@ -234,7 +237,8 @@ def _fits(
     probe: MemoryProbe, estimate: MemoryEstimate, accumulate: int, free: int | None, tries: bool
 ) -> bool:
     if tries:
-        others = estimate.kept - estimate.held + estimate.share * estimate.image
+        others = estimate.kept - estimate.held + estimate.workspaces
+        others += estimate.share * estimate.image
         others += estimate.batch * estimate.noise
         others += round(SPARE * estimate.training(accumulate))
         return probe.fits(estimate.share // accumulate, accumulate, others)

@@ -27,6 +27,14 @@ def with_loss(device: torch.device, scale: float) -> Callable[[int], int]:
     return lambda size: round(size * MALLOC_LOSS) if size * scale < MALLOC_LARGE else size
 
 
+def workspaces(device: torch.device) -> int:
+    """Bytes that cuBLAS takes on a GPU: PyTorch gives it 32 MiB since Hopper, 8 MiB before, for
+    the threads of the forward and the backward pass each, in a recorded graph and outside of it."""
+    if device.type != "cuda":
+        return 0
+    return 4 * (32 if torch.cuda.get_device_capability(device) >= (9, 0) else 8) * 2**20
+
+
 class Ledger(TorchDispatchMode):
     """Counts the bytes of all tensors, real or fake, that are allocated while it is active.
 

@@ -8,7 +8,6 @@ from torch import nn
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.jobs import sampling
 from ddpm.pipeline import Pipeline
-from ddpm.runner.distributed.cuda_graph import CudaGraphs
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 
@@ -56,15 +55,12 @@ def test_it_compiles_where_that_pays(pipeline, monkeypatch, mode, device, batche
     assert pipeline.model.compiled is compiled
 
 
-@pytest.mark.parametrize(("batch_size", "compiled"), [(64, False), (200_000, True)])
-def test_of_replayed_networks_only_large_batches_are_compiled(
-    pipeline, monkeypatch, batch_size, compiled
-):
+def test_networks_with_kernels_of_their_own_are_not_compiled(pipeline, monkeypatch):
     monkeypatch.setattr(sampling, "has_gpu_compiler", lambda: True)
-    monkeypatch.setattr(Pipeline, "evaluations", lambda pipeline: 10)
-    pipeline.device, pipeline.graphs = CUDA, CudaGraphs(pipeline.model)
-    sampling.compile_if_it_pays(pipeline, "auto", 10_000, batch_size)
-    assert pipeline.model.compiled is compiled
+    monkeypatch.setattr(sampling, "runs_own_kernels", lambda network, device: True)
+    pipeline.device = CUDA
+    sampling.compile_if_it_pays(pipeline, "auto", 10_000, 4)
+    assert not pipeline.model.compiled
 
 
 def test_a_smaller_last_batch_is_not_compiled_for(pipeline, monkeypatch):
@@ -83,7 +79,7 @@ def test_a_key_of_the_command_line(tiny, run):
 
 
 def test_evaluations_are_counted_on_the_device_of_the_pipeline(pipeline, monkeypatch):
-    """"meta" in place of a GPU: a tensor of another device would be an error."""
+    """ "meta" in place of a GPU: a tensor of another device would be an error."""
     meta = torch.device("meta")
     monkeypatch.setattr("ddpm.pipeline.image_noise", lambda seeds, device: torch.zeros_like)
     pipeline.device, pipeline.diffusion = meta, pipeline.diffusion.to(meta)

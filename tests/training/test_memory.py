@@ -408,3 +408,13 @@ def test_a_network_whose_memory_cannot_be_measured_still_trains(run, monkeypatch
     assert status == 2
     assert err.startswith("job.accumulate_grad_batches=auto: ")
     assert "data-dependent control flow" in err
+
+
+def test_workspaces_of_cublas_are_expected_on_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert memory.workspaces(torch.device("cpu")) == 0
+    assert memory.workspaces(torch.device("cuda")) == 4 * 32 * 2**20
+    needs = needs_of(2, kept=10)
+    grown = dataclasses.replace(needs, workspaces=7, preview=1000)
+    assert grown.training(1) == needs.training(1) + 7
+    assert grown.total(1) == 10 + 7 + 1000
