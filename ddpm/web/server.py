@@ -170,11 +170,15 @@ def run(app: Any, opened: socket.socket, host: str, token: str, title: str) -> N
     async def look() -> None:
         serving.should_exit = serving.should_exit or reader_is_gone(1)
 
+    async def start(**sockets: Any) -> None:
+        await startup(**sockets)
+        for line in lines(title, host, opened.getsockname()[1], token):
+            print(line, flush=True)  # not before Ctrl-C has its handler
+
     try:
         serving = uvicorn_server(app)
+        startup, serving.startup = serving.startup, start
         serving.config.callback_notify, serving.config.timeout_notify = look, 1
-        for line in lines(title, host, opened.getsockname()[1], token):
-            print(line, flush=True)
         serving.run(sockets=[opened])
     except KeyboardInterrupt:
         print("Stopped.", flush=True)
