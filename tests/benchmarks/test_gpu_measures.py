@@ -210,6 +210,7 @@ def test_invalid_arguments_are_refused():
         gpu_check.main(["--device", "cpu", "--cifar", "not/there.tar.xz"])
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["ho", "celeba64", "ho256"])
 def test_network_settings_are_kept_on_other_data(name):
     words = settings.NETWORKS[name]
@@ -245,6 +246,7 @@ def test_real_run_on_a_gpu_trains_the_network_of_ho_et_al(tmp_path):
     assert found["sampler"]["variance"] == "auto"
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", list(memory.CASES))
 def test_memory_is_measured_for_the_named_networks_on_a_gpu(name, tmp_path):
     case = memory.CASES[name]._replace(more=())

@@ -246,6 +246,7 @@ def plain():
     return {name: value for name, value in os.environ.items() if name != "HYDRA_FULL_ERROR"}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("name", "hides"), [("grp.py", True), ("grp", True), ("grp.txt", False)])
 def test_b47_file_that_shadows_a_standard_module_is_named(name, hides, tmp_path):
     """Beside run.py only: the working directory is not where Python looks."""

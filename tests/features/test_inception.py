@@ -80,6 +80,7 @@ def test_the_clean_resize(weights, theirs):
     assert clean.passport()["resize"] == "clean"
 
 
+@pytest.mark.slow
 def test_grey_pictures(ours):
     grey = images(32, channels=1)
     assert torch.equal(ours(grey), ours(grey.expand(-1, 3, -1, -1)))

@@ -55,6 +55,7 @@ def test_any_length_is_drawn_averaged_and_exported(run, tmp_path):
         assert not (tmp_path / "no").exists()
 
 
+@pytest.mark.slow
 def test_of_a_run_that_was_resumed_and_of_its_best_checkpoint(run, tmp_path):
     """A run that was stopped and goes on for longer has the averages of one that took all steps at
     once; `<run>:best` has those of its own step, from the snapshots up to there."""
