@@ -566,7 +566,7 @@ def test_rules_are_about_keys_that_exist():
         for group, option in OPTIONS
     ]
 
-    for part, job, group, option in [*jobs, *options]:
+    for part, job, _, option in [*jobs, *options]:
         name = job if part == "job" else option
         left -= {f"{part}.{key}" for key in flat(body(CONF / part / f"{name}.yaml"))}
     for part, job, group, option in [*jobs, *options]:  # keys that a file has from another one
