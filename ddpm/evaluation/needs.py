@@ -6,6 +6,11 @@ from ddpm.features.base import Features
 from ddpm.metrics.base import Metric
 
 
+def needs_of(metrics: dict[str, Metric]) -> frozenset[str]:
+    """Everything that any of these metrics needs."""
+    return frozenset().union(*(metric.needs for metric in metrics.values()))
+
+
 def check_needs(
     metrics: dict[str, Metric],
     features: Features,
@@ -23,8 +28,7 @@ def check_needs(
     Raises:
         InputError: names the metric, and what is missing.
     """
-    needs = frozenset().union(*(metric.needs for metric in metrics.values()))
-    if needs & {"features", "classes"}:
+    if needs_of(metrics) & {"features", "classes"}:
         features.check_channels(data.channels)
     for name, metric in metrics.items():
         if data.dtype != "uint8" and (name == "bound" or metric.needs - {"network", "held_out"}):

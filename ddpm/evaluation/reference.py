@@ -75,6 +75,15 @@ class Reference:
         return Pictures(images, features, classes if self.data.class_names else None)
 
 
+def references_of(data: ImageData, most: int | None, seed: int) -> list[Reference]:
+    """The training pictures, and the held-out ones where the data have some."""
+    found = [Reference("train", data, most, seed)]
+    if (held_out := data.held_out()) is not None:
+        held_out.prepare()
+        found.append(Reference("held_out", held_out, most, seed))
+    return found
+
+
 def subset(total: int, most: int | None, seed: int) -> list[int]:
     """All indices, or `most` of them drawn by the seed, in rising order."""
     if most is None or total <= most:

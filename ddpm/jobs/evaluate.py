@@ -1,8 +1,8 @@
 """job=evaluate: scores of a checkpoint, or of a folder of pictures, against real ones.
 
-Batches are files on the disk, and what is there is not drawn again: a stopped evaluation goes on by
-the same command, and comes to the same scores to the bit. They do not depend on the number of
-processes either: these share the batches, and the first one measures.
+Each batch is a file on the disk, and existing ones are not drawn again: the same command continues
+a stopped evaluation, and gives the same scores to the bit. These do not depend on the number of
+processes either: all of them draw, and the first one measures.
 """
 
 import copy
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ddpm.data.base import ImageData
 from ddpm.errors import InputError
 from ddpm.evaluation import cost
-from ddpm.evaluation.needs import check_needs
-from ddpm.evaluation.reference import BATCH, Reference, load, save, save_shared
+from ddpm.evaluation.needs import check_needs, needs_of
+from ddpm.evaluation.reference import BATCH, Reference, load, references_of, save, save_shared
 from ddpm.features.base import Features
 from ddpm.images import enlarge, make_grid, side_by_side
 from ddpm.jobs import scoring
@@ -69,10 +69,7 @@ def evaluate(
     seed = run.plan.config["seed"]
     data.prepare()
     loaded = None if pipeline is None else pipeline.load(run, fabric, weights)
-    references = [Reference("train", data, num_reference, seed)]
-    if (held_out := data.held_out()) is not None:
-        held_out.prepare()
-        references.append(Reference("held_out", held_out, num_reference, seed))
+    references = references_of(data, num_reference, seed)
     source: Source
     if loaded is not None:
         source = Drawn(
@@ -91,7 +88,7 @@ def evaluate(
     if loaded is not None:
         full = num_samples // (batch_size * fabric.world_size)
         compile_if_it_pays(loaded, compile, full, batch_size)
-    needs = frozenset().union(*(metric.needs for metric in metrics.values()))
+    needs = needs_of(metrics)
     Evaluation(
         run=run,
         fabric=fabric,
@@ -101,27 +98,19 @@ def evaluate(
         metrics=metrics,
         batch_size=batch_size,
         draws=bool(needs - {"network"}),
-        material=Material(
-            train=Pictures(torch.empty(0)),
-            held_out=None,
-            network=None if loaded is None else loaded.model,
-            raw_network=raw_network(run, loaded, weights) if "network" in needs else None,
-            labelled=data.conditional,
-            diffusion=None if loaded is None else loaded.diffusion,
-            seed=seed,
-        ),
+        material=without_pictures(run, loaded, weights, needs, data.conditional),
     ).run_all()
 
 
 @dataclass
 class Evaluation:
-    """The work of an evaluation.
+    """Draws the pictures, describes them by features, and measures.
 
     Args:
-        source: of the pictures.
+        source: of the pictures to score.
         features: None: no metric needs any.
         draws: whether any metric looks at pictures.
-        material: with what does not depend on the pictures.
+        material: what metrics may look at, still without pictures and features.
     """
 
     run: Run
@@ -212,7 +201,8 @@ class Evaluation:
             self.run.say(f"time     about {clock(max(1, total))}, then the scores")
 
     def announce_network(self, source: Drawn) -> tuple[int, int]:
-        """Network evaluations of pictures that are missing, and of metrics."""
+        """Say what the network has to do; return its evaluations for missing pictures, and for
+        metrics."""
         self.run.say(f"weights  {source.weights} of {self.run.path}, step {self.run.step}")
         drawn = 0
         if self.draws:
@@ -230,7 +220,7 @@ class Evaluation:
         return drawn, sum(of.values())
 
     def announce_features(self, features: Features) -> float:
-        """Seconds of describing what has no features yet, with reading the pictures."""
+        """Seconds to read the pictures that have no features yet, and to compute these."""
         untrained, pictures = features.stand_in(), min(BATCH, len(self.references[0]))
         samples = sum(len(b) for b in self.batches if untrained or not self.has_sample(b))
         if untrained is not None:
@@ -269,7 +259,7 @@ class Evaluation:
             crashpoint("evaluate.described")
 
     def collect(self) -> Material:
-        """Everything from the disk, whichever rank made it."""
+        """What metrics may look at, with all pictures and features, read from the disk."""
         samples = None
         if self.draws:
             images = torch.cat([_read(self.sample_file(batch)) for batch in self.batches])
@@ -313,9 +303,24 @@ class Evaluation:
         measured.measure(material, began)
 
 
+def without_pictures(
+    run: Run, pipeline: Pipeline | None, weights: str, needs: frozenset[str], labelled: bool
+) -> Material:
+    """What metrics with these needs may look at, still without pictures and features."""
+    return Material(
+        train=Pictures(torch.empty(0)),
+        held_out=None,
+        network=None if pipeline is None else pipeline.model,
+        raw_network=raw_network(run, pipeline, weights) if "network" in needs else None,
+        labelled=labelled,
+        diffusion=None if pipeline is None else pipeline.diffusion,
+        seed=run.plan.config["seed"],
+    )
+
+
 def raw_network(run: Run, pipeline: Pipeline | None, weights: str) -> nn.Module | None:
-    """The network with the weights without averaging, if the checkpoint has them and the others are
-    measured."""
+    """The network with the weights that are not averaged, if the checkpoint has them and averaged
+    ones are measured."""
     if pipeline is None or weights == "model" or run.state is None or "model" not in run.state:
         return None
     assert run.path is not None

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 from lightning_fabric import Fabric
 from torch import nn
@@ -38,8 +39,7 @@ def export(
     """
     assert run.state is not None
     assert run.path is not None
-    hparams, current = run.state["hparams"], run.plan.hparams
-    trained = hparams["choices"]["job"]
+    trained = run.state["hparams"]["choices"]["job"]
     if trained == "train_classifier" and weights != "ema":
         raise InputError(
             f"job.weights={weights}: guidance uses the averaged weights of a classifier (ema); "
@@ -49,41 +49,61 @@ def export(
     # Loading checks the weights, so that no damaged ones are exported.
     pretrained.load_weights_into(model, diffusion, run.state, weights, run.path)
     if run.leads:
-        # sampler and guidance are those of the command line
-        sampling = {part: current[part] for part in ("sampler", "guidance")}
-        choices = hparams["choices"] | {part: current["choices"][part] for part in sampling}
-        state = run.state | {"hparams": hparams | sampling | {"choices": choices}}
-        betas = diffusion.exact_betas().tolist()
-        if format == "diffusers":
+        state = with_sampling(run.state, run.plan.hparams)
+        betas = diffusion.exact_betas().tolist() if format == "diffusers" else None
+        if betas is not None:
             diffusers_folder.configs(state["hparams"], betas)  # refused before a folder is made
         run.dir = make_folder(run.dir, unique=run.plan.output.unique)
-        if format == "diffusers":
-            card = model_card.text(state, weights, betas, model_card.scores(run.path))
-            file = diffusers_folder.write(run.dir, state, weights, betas, card).parent
-            size, beside = diffusers_folder.size(file), f"a pipeline of diffusers, {weights}"
-        else:
-            file = safetensors_file.write(run.dir, state, weights)
-            size, beside = file.stat().st_size, weights
-        run.say(
-            f"done     {file} ({size / 1e6:.1f} MB): {beside} of {run.path}, step {run.step}"
-            + ("" if format == "diffusers" else f"; {safetensors_file.CONFIG} beside it")
-        )
-        if trained == "train_classifier":
-            run.say(
-                "guide    python run.py job=sample checkpoint=<a run of the same data> "
-                f"guidance=classifier {shell.word('guidance.classifier', file)}"
-            )
-        else:
-            words = ["job=sample", shell.word("checkpoint", file)]
-            words += [] if weights == "ema" else [f"job.weights={weights}"]
-            run.say(f"sample   {shell.command(*words)}")
+        file = write(run, state, weights, betas)
+        run.say(next_command(trained, file, weights))
         if push_to is not None:
-            if format != "diffusers":  # the Hub shows it
+            if betas is None:  # a pipeline of diffusers has its card already
                 card = model_card.text(state, weights, None, model_card.scores(run.path))
                 atomic.write(run.dir / diffusers_folder.CARD, card)
             title = f"{weights} weights of step {run.step}"
             run.say(f"pushed   {upload.push(hub, push_to, run.dir, title)}")
     fabric.barrier()
+
+
+def with_sampling(state: dict[str, Any], current: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state, with sampler and guidance of the command line, `current`."""
+    hparams = state["hparams"]
+    sampling = {part: current[part] for part in ("sampler", "guidance")}
+    choices = hparams["choices"] | {part: current["choices"][part] for part in sampling}
+    return state | {"hparams": hparams | sampling | {"choices": choices}}
+
+
+def write(run: Run, state: dict[str, Any], weights: str, betas: list[float] | None) -> Path:
+    """Write the export and say where it is; return the path that checkpoint= takes.
+
+    Args:
+        betas: of the process, (T,), for a pipeline of diffusers; None: for this program's format.
+    """
+    assert run.path is not None
+    if betas is None:
+        file = safetensors_file.write(run.dir, state, weights)
+        size, content = file.stat().st_size, weights
+    else:
+        card = model_card.text(state, weights, betas, model_card.scores(run.path))
+        file = diffusers_folder.write(run.dir, state, weights, betas, card).parent
+        size, content = diffusers_folder.size(file), f"a pipeline of diffusers, {weights}"
+    run.say(
+        f"done     {file} ({size / 1e6:.1f} MB): {content} of {run.path}, step {run.step}"
+        + (f"; {safetensors_file.CONFIG} beside it" if betas is None else "")
+    )
+    return file
+
+
+def next_command(trained: str, file: Path, weights: str) -> str:
+    """The command that uses an export: guidance by a classifier, else sampling."""
+    if trained == "train_classifier":
+        return (
+            "guide    python run.py job=sample checkpoint=<a run of the same data> "
+            f"guidance=classifier {shell.word('guidance.classifier', file)}"
+        )
+    words = ["job=sample", shell.word("checkpoint", file)]
+    words += [] if weights == "ema" else [f"job.weights={weights}"]
+    return f"sample   {shell.command(*words)}"
 
 
 def make_folder(path: Path, *, unique: bool) -> Path:

@@ -11,13 +11,13 @@ from ddpm.data.base import ImageData
 from ddpm.data.decode import upright_size
 from ddpm.editing import repaint
 from ddpm.errors import InputError, nearest
-from ddpm.images import enlarge, make_grid
+from ddpm.images import Codec, enlarge, make_grid
 from ddpm.jobs.sampling import (
     GRID,
     PipelineParts,
     draw,
-    file_name,
     load,
+    paths,
     read_picture,
     split,
     write_labels,
@@ -60,35 +60,28 @@ def inpaint(
     loaded = pipeline.load(run, fabric, weights)
     steps = len(pipeline.sampler.timesteps(pipeline.diffusion))
     moves = repaint.path(steps, resamples, jump_length)
-    seeds = range(first_seed, first_seed + num_samples)
-
-    def files(batch: range) -> list[Path]:
-        return [run.dir / "samples" / file_name(seed, loaded.suffix) for seed in batch]
+    seeds, folder = range(first_seed, first_seed + num_samples), run.dir / "samples"
 
     def images(number: int, batch: range, progress: Progress) -> Tensor:
         batch_labels = in_turn(labels, batch, first_seed)
         path = paint(loaded, picture, area, batch, batch_labels, resamples, jump_length)
         for done, x_t in enumerate(path, start=1 + number * len(moves)):
-            x_0 = x_t  # the last one is
+            x_0 = x_t  # at the end
             progress.reach(done)
             progress.show(done, f"seeds {batch[0]} to {batch[-1]}")
         return loaded.diffusion.codec.decode(x_0).cpu()
 
     def finish() -> None:
         write_labels(run.dir, labels, seeds, loaded.suffix)
-        samples = load(run.dir / "samples", seeds[: GRID - 2], loaded.suffix)
-        codec = loaded.diffusion.codec
-        shown = codec.show(torch.cat([torch.stack([picture, picture]), samples]))
-        wide = torch.cat([area] * (shown.shape[-1] // area.shape[-1]), dim=-1)
-        shown[1] = torch.where(wide, GREY, shown[1]).to(torch.uint8)
-        grid = make_grid(shown)
+        samples = load(folder, seeds[: GRID - 2], loaded.suffix)
+        grid = grid_of(loaded.diffusion.codec, picture, area, samples)
         run.log_grid(run.step, enlarge(grid), name="grid")
 
     draw(
         run,
         fabric,
         split(seeds, batch_size),
-        files=files,
+        files=lambda batch: paths(folder, batch, loaded.suffix),
         images=images,
         finish=finish,
         notes=[
@@ -142,7 +135,7 @@ def paint(
     resamples: int,
     jump_length: int,
 ) -> Iterator[Tensor]:
-    """Yield images (B, C, H, W) of these seeds on the way to x_0, float32, and last of all x_0."""
+    """Yield the images of these seeds on the way to x_0, and x_0 at last: (B, C, H, W), float32."""
     device = pipeline.device
     randn_like = image_noise(seeds, device)
     assert isinstance(pipeline.sampler, Sampler)
@@ -157,6 +150,15 @@ def paint(
         jump_length=jump_length,
     )
     return without_gradients(steps)
+
+
+def grid_of(codec: Codec, picture: Tensor, area: Tensor, samples: Tensor) -> Tensor:
+    """The picture, the picture with the area to paint in grey, and the samples, as one image: uint8
+    (C, H', W')."""
+    shown = codec.show(torch.cat([torch.stack([picture, picture]), samples]))
+    wide = torch.cat([area] * (shown.shape[-1] // area.shape[-1]), dim=-1)
+    shown[1] = torch.where(wide, GREY, shown[1]).to(torch.uint8)
+    return make_grid(shown)
 
 
 def describe(moves: Sequence[tuple[int, int]], jump_length: int) -> str:

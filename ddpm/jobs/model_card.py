@@ -14,7 +14,7 @@ from ddpm.runner.runs.scores import Scored
 
 
 def scores(checkpoint: Path) -> list[Scored]:
-    """The scores of a checkpoint that lie in its run's folder; none if there are none."""
+    """The scores of a checkpoint in its run's folder, if there are any."""
     try:
         return list(scores_file.latest(scores_file.read(run_folder(checkpoint))).values())
     except InputError:
@@ -32,27 +32,13 @@ def text(
     Args:
         state: of a checkpoint.
         weights: which of its weights: "ema", an average by its length as "ema:0.05", or "model".
-        betas: of its process, for a pipeline of diffusers; None: for an export of ours.
-        scored: its scores, those of other steps are left out.
+        betas: of its process, for a pipeline of diffusers; None: for this program's own format.
+        scored: its scores; those of other steps are left out.
     """
     hparams, choices = state["hparams"], state["hparams"]["choices"]
-    data = hparams["data"]
     tensors = state[weights] if betas is None else diffusers_folder.network(state[weights])
     parameters = sum(tensor.numel() for tensor in tensors.values())
     library = "hydra-ddpm" if betas is None else "diffusers"
-    height, width = sides(data["image_size"])
-    channels = "1 channel" if data["channels"] == 1 else f"{data['channels']} channels"
-    low, high = data.get("value_range") or (0, 255)
-    rows = {
-        "data": f"{shown(choices.get('data'))}, {width}x{height} pixels, {channels}",
-        "values": f"{low:g} and {high:g} are -1 and 1 for the network",
-        "classes": str(data["num_classes"]) if data.get("conditional") else "none: unconditional",
-        "network": f"{shown(choices.get('model'))}, {parameters:,} parameters",
-        "objective": shown(choices.get("objective", "eps")),
-        "schedule": f"{shown(choices.get('schedule'))}, T = {hparams['schedule'].get('T')}",
-        "steps": f"{state['step']:,}",
-        "weights": _averaged(weights),
-    }
     lines = [
         "---",
         f"library_name: {library}",
@@ -65,7 +51,7 @@ def text(
         "",
         "A denoising diffusion model, trained with hydra-ddpm.",
         "",
-        *_table(("", ""), rows.items()),
+        *_table(("", ""), _facts(state, weights, parameters).items()),
         "",
         *_scores([score for score in scored if score.step == state["step"]]),
         "## Sample",
@@ -73,6 +59,25 @@ def text(
         *(_ours() if betas is None else _diffusers(hparams, betas)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _facts(state: dict[str, Any], weights: str, parameters: int) -> dict[str, str]:
+    """What the network is, and how it was trained."""
+    hparams, choices = state["hparams"], state["hparams"]["choices"]
+    data = hparams["data"]
+    height, width = sides(data["image_size"])
+    channels = "1 channel" if data["channels"] == 1 else f"{data['channels']} channels"
+    low, high = data.get("value_range") or (0, 255)
+    return {
+        "data": f"{shown(choices.get('data'))}, {width}x{height} pixels, {channels}",
+        "values": f"{low:g} and {high:g} are -1 and 1 for the network",
+        "classes": str(data["num_classes"]) if data.get("conditional") else "none: unconditional",
+        "network": f"{shown(choices.get('model'))}, {parameters:,} parameters",
+        "objective": shown(choices.get("objective", "eps")),
+        "schedule": f"{shown(choices.get('schedule'))}, T = {hparams['schedule'].get('T')}",
+        "steps": f"{state['step']:,}",
+        "weights": _averaged(weights),
+    }
 
 
 def _averaged(weights: str) -> str:
@@ -117,7 +122,7 @@ def _ours() -> list[str]:
 
 
 def _diffusers(hparams: dict[str, Any], betas: list[float]) -> list[str]:
-    """How diffusers samples, and how this program does."""
+    """How to sample with diffusers, and with this program."""
     data = hparams["data"]
     height, width = sides(data["image_size"])
     _, scheduler = diffusers_folder.configs(hparams, betas)

@@ -12,8 +12,8 @@ from ddpm.jobs.sampling import (
     PipelineParts,
     compile_if_it_pays,
     draw,
-    file_name,
     load,
+    paths,
     split,
     write_labels,
 )
@@ -22,7 +22,7 @@ from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
 
 ANIMATED = 16  # images in denoising.gif
-FRAMES = 50  # frames in it, at least, if the sampler has as many steps
+FRAMES = 50  # frames in it, at least, if the sampler has so many steps
 
 
 def sample(
@@ -42,11 +42,8 @@ def sample(
     `labels.json` if labels were asked for. conf/job/sample.yaml explains the arguments.
     """
     loaded = pipeline.load(run, fabric, weights)
-    seeds = range(first_seed, first_seed + num_samples)
+    seeds, folder = range(first_seed, first_seed + num_samples), run.dir / "samples"
     compile_if_it_pays(loaded, compile, num_samples // (batch_size * fabric.world_size), batch_size)
-
-    def files(batch: range) -> list[Path]:
-        return [run.dir / "samples" / file_name(seed, loaded.suffix) for seed in batch]
 
     def animation(number: int) -> list[Path]:
         return [run.dir / "denoising.gif"] if run.leads and number == 0 else []
@@ -66,7 +63,7 @@ def sample(
 
     def finish() -> None:
         write_labels(run.dir, labels, seeds, loaded.suffix)
-        drawn = loaded.diffusion.codec.show(load(run.dir / "samples", seeds[:GRID], loaded.suffix))
+        drawn = loaded.diffusion.codec.show(load(folder, seeds[:GRID], loaded.suffix))
         grid = make_grid(drawn, columns_of(labels))
         run.log_grid(run.step, enlarge(grid), name="grid")  # the local tracker writes grid.png
 
@@ -74,7 +71,7 @@ def sample(
         run,
         fabric,
         split(seeds, batch_size),
-        files=files,
+        files=lambda batch: paths(folder, batch, loaded.suffix),
         images=images,
         finish=finish,
         notes=[f"weights  {weights} of {run.path}, step {run.step}"],
@@ -85,7 +82,7 @@ def sample(
 
 
 def columns_of(labels: Sequence[int] | None) -> int | None:
-    """One column for each label, if that makes a grid."""
+    """A column for each of 3 to 16 labels; None: as many as `make_grid` chooses."""
     return len(labels) if labels is not None and 2 < len(labels) <= 16 else None
 
 

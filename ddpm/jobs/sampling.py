@@ -216,9 +216,14 @@ def file_name(seed: int, suffix: str) -> str:
     return f"{seed:06d}{suffix}"
 
 
+def paths(folder: Path, seeds: Sequence[int], suffix: str) -> list[Path]:
+    """The files of the images of these seeds."""
+    return [folder / file_name(seed, suffix) for seed in seeds]
+
+
 def load(folder: Path, seeds: Sequence[int], suffix: str) -> Tensor:
     """The images of these seeds, whichever rank drew them: (B, C, H, W)."""
-    return torch.stack([load_image(folder / file_name(seed, suffix)) for seed in seeds])
+    return torch.stack([load_image(path) for path in paths(folder, seeds, suffix)])
 
 
 def write_labels(

@@ -11,8 +11,8 @@ from ddpm.augment.base import Augment
 from ddpm.denoising import training_losses
 from ddpm.errors import InputError, nearest, one_line
 from ddpm.evaluation import passports
-from ddpm.evaluation.needs import check_needs
-from ddpm.evaluation.reference import Reference
+from ddpm.evaluation.needs import check_needs, needs_of
+from ddpm.evaluation.reference import references_of
 from ddpm.features.base import Features
 from ddpm.guidance.base import Guidance
 from ddpm.metrics.base import Metric
@@ -112,37 +112,32 @@ class Train(Loop):
         )
 
     def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> Evaluation | None:
-        """Scores samples, and says how many and by what.
+        """The evaluation of job.evaluate_every; says what it takes.
 
         Raises:
             InputError: a metric needs what is not there.
         """
         if self.evaluate_every is None or self.features is None:
             return None
-        seed, most = self.seed, self.evaluate_reference
-        references = {"train": Reference("train", self.data, most, seed)}
-        held_out = self.data.held_out()
-        if held_out is not None:
-            held_out.prepare()
-            references["held_out"] = Reference("held_out", held_out, most, seed)
+        references = references_of(self.data, self.evaluate_reference, self.seed)
         check_needs(
             self.metrics,
             self.features,
             self.data,
             self.evaluate_samples,
             has_network=False,
-            has_held_out=held_out is not None,
+            has_held_out=len(references) > 1,
         )
-        needs = frozenset().union(*(metric.needs for metric in self.metrics.values()))
-        described = bool(needs & {"features", "classes"})
+        described = bool(needs_of(self.metrics) & {"features", "classes"})
         if described:
             self.features.to(fabric.device).passport()  # trains features=data now, not later
-        evaluation = Evaluation(
+        run.say(self.describe_evaluation(self.features, sum(map(len, references))))
+        return Evaluation(
             run=run,
             fabric=fabric,
             features=self.features if described else None,
             metrics=self.metrics,
-            references=references,
+            references={reference.role: reference for reference in references},
             pipeline=lambda network: self.pipeline(fabric, network, self.evaluation_sampler),
             labels=self.labels,
             every=self.evaluate_every,
@@ -151,17 +146,18 @@ class Train(Loop):
             if self.evaluate_steps is None
             else {"name": "dpm_solver", "steps": self.evaluate_steps},
             total=steps.stop,
-            seed=seed,
+            seed=self.seed,
         )
-        real = sum(len(reference) for reference in references.values())
-        asked, long = self.evaluations(self.evaluation_sampler), self.evaluation_steps
-        run.say(
-            f"scores   {', '.join(self.metrics)} by features={self.features.name}, every "
-            f"{self.evaluate_every:,} steps: {self.evaluate_samples:,} samples of {asked:,} "
-            f"network evaluations each, about as long as {long:,.0f} steps; and "
+
+    def describe_evaluation(self, features: Features, real: int) -> str:
+        """What an evaluation takes, in a line; `real` is the number of real pictures."""
+        evaluations, steps = self.evaluations(self.evaluation_sampler), self.evaluation_steps
+        return (
+            f"scores   {', '.join(self.metrics)} by features={features.name}, every "
+            f"{self.evaluate_every:,} steps: {self.evaluate_samples:,} samples of {evaluations:,} "
+            f"network evaluations each, about as long as {steps:,.0f} steps; and "
             f"{real:,} real pictures"
         )
-        return evaluation
 
     @cached_property
     def evaluation_sampler(self) -> Sampler:

@@ -81,25 +81,9 @@ def prdc(
     real_radii = radii(real, k)[0] + slack
     fake_radii = radii(fake, k, groups) + slack
     order = torch.cat(groups) if groups else torch.arange(len(fake))
-    sizes = [len(group) for group in groups] or [len(fake)]
-
-    balls = torch.zeros(len(fake), dtype=torch.float64)  # real balls around each fake picture
-    recalled = torch.zeros(len(fake_radii), dtype=torch.float64)
-    covered = torch.zeros(len(fake_radii), dtype=torch.float64)
-    fake, fake_radii = fake[order], fake_radii[:, order]
-    for rows in sets.blocks(len(real), len(fake)):
-        distances = squared_distances(real[rows], fake)
-        within = distances <= real_radii[rows, None]
-        balls += within.sum(0)
-        hit = _any_by_group(within, sizes)
-        covered += _with_and_without(hit)
-        inside = _any_by_group(distances <= fake_radii[0], sizes)
-        recalled[0] += inside.any(1).sum()
-        for g in range(len(groups)):
-            larger = distances <= fake_radii[1 + g]
-            parts = _any_by_group(larger, sizes)
-            parts[:, g] = False
-            recalled[1 + g] += parts.any(1).sum()
+    balls, recalled, covered = _count(
+        fake[order], real, fake_radii[:, order], real_radii, [len(group) for group in groups]
+    )
     recalled, covered = recalled / len(real), covered / len(real)
     precise = (balls > 0).double()
     values = (precise.mean(), recalled[0], balls.mean() / k, covered[0])
@@ -120,9 +104,37 @@ def _groups(n: int, k: int, seed: int | None) -> list[Tensor]:
     return list(sets.draw(n, n, seed, "prdc groups").tensor_split(GROUPS))
 
 
-def _any_by_group(flags: Tensor, sizes: list[int]) -> Tensor:
+def _count(
+    fake: Tensor, real: Tensor, fake_radii: Tensor, real_radii: Tensor, sizes: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Real balls around each fake picture, (n,); real pictures in a fake ball, and real balls with
+    a fake picture in them, each with all fake pictures and without each group: (1 + g,).
+
+    Args:
+        fake, real: (n, d), in the order of the groups, and (N, d).
+        fake_radii, real_radii: squared, (1 + g, n) and (N,).
+        sizes: of the g groups.
+    """
+    groups, sizes = range(len(sizes)), sizes or [len(fake)]
+    balls = torch.zeros(len(fake), dtype=torch.float64)
+    recalled = torch.zeros(len(fake_radii), dtype=torch.float64)
+    covered = torch.zeros(len(fake_radii), dtype=torch.float64)
+    for rows in sets.blocks(len(real), len(fake)):
+        distances = squared_distances(real[rows], fake)
+        within = distances <= real_radii[rows, None]
+        balls += within.sum(0)
+        covered += _with_and_without(_any_by_group(within, sizes))
+        recalled[0] += (distances <= fake_radii[0]).any(1).sum()
+        for g in groups:
+            inside = _any_by_group(distances <= fake_radii[1 + g], sizes)
+            inside[:, g] = False
+            recalled[1 + g] += inside.any(1).sum()
+    return balls, recalled, covered
+
+
+def _any_by_group(flags: Tensor, sizes: Sequence[int]) -> Tensor:
     """(m, n), whose columns are grouped -> (m, g): whether any column of a group is True."""
-    return torch.stack([part.any(1) for part in flags.split(sizes, 1)], 1)
+    return torch.stack([part.any(1) for part in flags.split(list(sizes), 1)], 1)
 
 
 def _with_and_without(hit: Tensor) -> Tensor:

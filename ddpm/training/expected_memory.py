@@ -28,7 +28,7 @@ from ddpm.training.memory_probe import MemoryProbe, Trace
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 
-TWO, THREE = 2, 3  # images of the measurements; a single one takes other code paths
+MEASURED = (2, 3)  # numbers of images; a single one takes other code paths
 SPARE = 0.05  # share of the expected memory to leave free, for memory that is not counted
 
 logger = logging.getLogger(__name__)
@@ -121,8 +121,37 @@ def estimate_memory(
         batch, share: images of a step, on all devices and on this one.
         accumulate: number of micro-batches; None: not chosen yet.
         eval_batch: images of a forward pass in a preview or evaluation.
-        averages: of the weights.
+        averages: number of averages of the weights.
     """
+    kept, held, gradients, update = _by_weights(probe, make_optimizer, optimizer, averages)
+    pixels = probe.shape[0] * probe.shape[1] * probe.shape[2]
+    at_once = 1 if accumulate is None else share // accumulate
+    # With fake tensors any number of images takes the same time.
+    numbers = MEASURED if accumulate is None or not probe.fake else (at_once,)
+    return MemoryEstimate(
+        kept=kept,
+        held=held,
+        gradients=gradients,
+        update=update,
+        image=pixels * (1 + 4),  # as bytes and as float32
+        noise=pixels * 4,  # every device draws the noise of the whole batch
+        batch=batch,
+        share=share,
+        traces={number: probe.trace(number, at_once) for number in numbers},
+        # With fewer images than training takes at once, a preview takes less.
+        preview=_preview(probe, eval_batch) if eval_batch > at_once else 0,
+        workspaces=memory.workspaces(probe.fabric.device),
+    )
+
+
+def _by_weights(
+    probe: MemoryProbe,
+    make_optimizer: MakeOptimizer,
+    optimizer: torch.optim.Optimizer,
+    averages: int,
+) -> tuple[int, int, int, int]:
+    """What grows with the weights and not with the images: `kept`, `held`, `gradients` and
+    `update` of a `MemoryEstimate`."""
     fabric, weights = probe.fabric, probe.weight_bytes
     state, update = (round(ratio * weights) for ratio in _optimizer_ratios(make_optimizer))
     copies = (1 + averages) * weights
@@ -134,28 +163,14 @@ def estimate_memory(
         kept += 2 * probe.largest_block  # unsharded weights of the running block and the next one
     elif isinstance(fabric.strategy, DDPStrategy):
         kept += weights  # communication buffers of the gradients
-    pixels = probe.shape[0] * probe.shape[1] * probe.shape[2]
-    at_once = 1 if accumulate is None else share // accumulate
-    # With fake tensors any number of images takes the same time.
-    numbers = (TWO, THREE) if accumulate is None or not probe.fake else (at_once,)
-    traces = {number: probe.trace(number, at_once) for number in numbers}
-    preview = 0
-    if eval_batch > at_once:  # of fewer images, training takes more
-        numbers = (eval_batch,) if probe.fake else (TWO, THREE)
-        (preview,) = extrapolate({n: [probe.forward(n)] for n in numbers}, eval_batch)
-    return MemoryEstimate(
-        kept=kept,
-        held=held,
-        gradients=gradients,
-        update=update,
-        image=pixels * (1 + 4),  # as bytes and as float32
-        noise=pixels * 4,  # every device draws the noise of the whole batch
-        batch=batch,
-        share=share,
-        traces=traces,
-        preview=preview,
-        workspaces=memory.workspaces(fabric.device),
-    )
+    return kept, held, gradients, update
+
+
+def _preview(probe: MemoryProbe, images: int) -> int:
+    """Bytes of a forward pass that draws or evaluates so many images."""
+    numbers = (images,) if probe.fake else MEASURED
+    (peak,) = extrapolate({n: [probe.forward(n)] for n in numbers}, images)
+    return peak
 
 
 def _optimizer_ratios(make: MakeOptimizer) -> tuple[float, float]:

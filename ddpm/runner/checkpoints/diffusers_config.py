@@ -1,6 +1,6 @@
 """The configurations of diffusers' UNet2DModel and schedulers, and those of our parts.
 
-What one has and the other has not is refused by the name of its key: a network that draws other
+What one side has and the other lacks is refused, by the name of its key: a network that draws other
 images than its author's would be worse than none. Pure data: neither torch nor diffusers is needed.
 """
 
@@ -16,7 +16,7 @@ Config = dict[str, Any]
 UNET = "UNet2DModel"
 RESUNET = "ddpm.models.resunet.ResUNet"
 DDPM, DDIM, SOLVER = "DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler"
-# Keys with one value that our network has; missing keys have diffusers' default.
+# Values that our network has for these keys; a missing key has the first one, diffusers' default.
 FIXED: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "center_input_sample": (False,),
@@ -38,7 +38,7 @@ VARIANCES = {
 }
 # "leading" takes x_T for an x_t of less noise: our samplers begin at T - 1 instead.
 SPACINGS = {"linspace": "uniform", "leading": "uniform", "trailing": "trailing"}
-# Schedules that both have: the function of ours, and its keys from theirs.
+# Schedules that both have: our function and its keys, made from T, beta_start and beta_end.
 SCHEDULES: dict[str, Callable[[Config], Config]] = {
     "linear": lambda ends: {"_target_": "ddpm.schedules.linear.linear", **ends, "rescale": False},
     "scaled_linear": lambda ends: {
@@ -54,38 +54,26 @@ SCHEDULES: dict[str, Callable[[Config], Config]] = {
     },
 }
 CHOICES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
-# Limits on a stranger's numbers: the network is described before its weights are compared.
+# Limits on numbers from elsewhere: they are used before the weights are compared with them.
 MAX_LEVELS, MAX_WIDTH, MAX_BLOCKS, MAX_SIZE, MAX_CLASSES, MAX_T = 16, 2**16, 64, 2**14, 10**6, 10**5
 
 
 def network(config: Config, null_class: bool) -> tuple[Config, Config]:
-    """The node of our network for a UNet2DModel, and {channels, image_size, num_classes} of its
-    images.
+    """Our network for a UNet2DModel, as a node of our configuration, and {channels, image_size,
+    num_classes} of its images.
 
     Args:
         null_class: whether the last row of the class embedding stands for no label.
 
     Raises:
-        Refused: names the first key that our network cannot be.
+        Refused: names the first key that our network does not support.
     """
-    _check_class(config, (UNET,))
-    for key, values in FIXED.items():
-        value = config.get(key, values[0])
-        if not any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values):
-            raise Refused(f"{key}={shown(value)}: model=resunet has only {_listed(values)}")
+    _one_of(config.get("_class_name"), "_class_name", (UNET,))
+    _check_fixed(config)
     widths = [_integer(w, "block_out_channels", 1, MAX_WIDTH) for w in _widths(config)]
     size = image_size(config)
     groups = _integer(config.get("norm_num_groups", 32), "norm_num_groups", 1, MAX_WIDTH)
-    if config.get("attn_norm_num_groups") not in (None, groups):
-        raise Refused(
-            f"attn_norm_num_groups={shown(config['attn_norm_num_groups'])}: model=resunet has the "
-            f"norm_num_groups={groups} of its other norms"
-        )
-    if config.get("time_embedding_dim") not in (None, 4 * widths[0]):
-        raise Refused(
-            f"time_embedding_dim={shown(config['time_embedding_dim'])}: model=resunet has four "
-            f"times its first width, {4 * widths[0]}"
-        )
+    _check_derived(config, groups, 4 * widths[0])
     head_dim = config.get("attention_head_dim", 8)
     if head_dim is not None:
         head_dim = _integer(head_dim, "attention_head_dim", 1, MAX_WIDTH)
@@ -119,6 +107,28 @@ def network(config: Config, null_class: bool) -> tuple[Config, Config]:
         "null_class": null_class or classes is None,
     }
     return node, {"channels": channels, "image_size": size, "num_classes": classes}
+
+
+def _check_fixed(config: Config) -> None:
+    """Check the keys of `FIXED`."""
+    for key, values in FIXED.items():
+        value = config.get(key, values[0])
+        if not any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in values):
+            raise Refused(f"{key}={shown(value)}: model=resunet has only {_listed(values)}")
+
+
+def _check_derived(config: Config, groups: int, time_width: int) -> None:
+    """Check the keys whose values follow from others in our network."""
+    if config.get("attn_norm_num_groups") not in (None, groups):
+        raise Refused(
+            f"attn_norm_num_groups={shown(config['attn_norm_num_groups'])}: model=resunet has the "
+            f"norm_num_groups={groups} of its other norms"
+        )
+    if config.get("time_embedding_dim") not in (None, time_width):
+        raise Refused(
+            f"time_embedding_dim={shown(config['time_embedding_dim'])}: model=resunet has four "
+            f"times its first width, {time_width}"
+        )
 
 
 def image_size(config: Config) -> Size:
@@ -231,27 +241,20 @@ def process(config: Config, unet_channels: tuple[int, int]) -> tuple[Config, Con
         unet_channels: of its input and output: twice as many with a learned variance.
 
     Raises:
-        Refused: names the first key that our process cannot be.
+        Refused: names the first key that our process does not support.
     """
-    kind = _check_class(config, (DDPM, DDIM, SOLVER))
+    kind = _one_of(config.get("_class_name"), "_class_name", (DDPM, DDIM, SOLVER))
     T = _integer(config.get("num_train_timesteps", 1000), "num_train_timesteps", 1, MAX_T)
     schedule, chosen = _schedule(config, T)
     prediction = config.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS:
-        raise Refused(f"prediction_type={shown(prediction)}: must be {_listed([*PREDICTIONS])}")
+    name = PREDICTIONS[_one_of(prediction, "prediction_type", [*PREDICTIONS])]
     if config.get("thresholding", False) is not False:
         raise Refused("thresholding=true: x_0 is clipped to a fixed interval here")
-    name = PREDICTIONS[prediction]
     variance = config.get("variance_type") or "fixed_small"
-    if kind == DDPM and variance not in VARIANCES:
-        raise Refused(f"variance_type={shown(variance)}: must be {_listed([*VARIANCES])}")
-    before, after = unet_channels
+    if kind == DDPM:
+        _one_of(variance, "variance_type", [*VARIANCES])
     learned = kind != DDIM and variance == "learned_range"
-    if after != before * (2 if learned else 1):
-        raise Refused(
-            f"out_channels={after}: must be in_channels={before}, or twice as many for a scheduler "
-            "of variance_type=learned_range"
-        )
+    _check_channels(*unet_channels, learned)
     objective = {
         "_target_": f"ddpm.objectives.{OBJECTIVES[name]}",
         "learned_variance": learned,
@@ -259,11 +262,8 @@ def process(config: Config, unet_channels: tuple[int, int]) -> tuple[Config, Con
         "loss_type": "mse",
     }
     weighting = {"_target_": "ddpm.weightings.uniform.Uniform"}
-    clip = None
-    if _boolean(config.get("clip_sample", kind != SOLVER), "clip_sample"):
-        limit = _float(config.get("clip_sample_range", 1.0), "clip_sample_range")
-        clip = [-limit, limit]
-    sampler, sampled_by = _sampler(config, kind, VARIANCES.get(variance, "auto"), T)
+    clip = _clip(config, kind)
+    sampler, sampled_by = _sampler(config, kind, variance, T)
     parts = {
         "schedule": schedule,
         "objective": objective,
@@ -282,6 +282,23 @@ def process(config: Config, unet_channels: tuple[int, int]) -> tuple[Config, Con
     return parts, choices | {"sampler": sampled_by, "guidance": "none"}
 
 
+def _check_channels(before: int, after: int, learned: bool) -> None:
+    """Check that the network has an output for each channel, and for its variance if learned."""
+    if after != before * (2 if learned else 1):
+        raise Refused(
+            f"out_channels={after}: must be in_channels={before}, or twice as many for a scheduler "
+            "of variance_type=learned_range"
+        )
+
+
+def _clip(config: Config, kind: str) -> list[float] | None:
+    """The interval to which x_0 is clipped; None: it is not."""
+    if not _boolean(config.get("clip_sample", kind != SOLVER), "clip_sample"):
+        return None
+    limit = _float(config.get("clip_sample_range", 1.0), "clip_sample_range")
+    return [-limit, limit]
+
+
 def _schedule(config: Config, T: int) -> tuple[Config, str]:
     zero = _boolean(config.get("rescale_betas_zero_snr", False), "rescale_betas_zero_snr")
     if (betas := config.get("trained_betas")) is not None:
@@ -292,7 +309,7 @@ def _schedule(config: Config, T: int) -> tuple[Config, str]:
             raise Refused("rescale_betas_zero_snr=true: with trained_betas, which say all")
         return {"_target_": "ddpm.schedules.listed.listed", "T": T, "betas": listed}, "listed"
     name = config.get("beta_schedule", "linear")
-    if name not in SCHEDULES:
+    if not isinstance(name, str) or name not in SCHEDULES:
         raise Refused(
             f"beta_schedule={shown(name)}: must be {_listed([*SCHEDULES])}, or trained_betas"
         )
@@ -305,35 +322,34 @@ def _schedule(config: Config, T: int) -> tuple[Config, str]:
 
 
 def _sampler(config: Config, kind: str, variance: str, T: int) -> tuple[Config, str]:
-    """Our sampler with diffusers' default number of steps; all schedulers take all T of DDPM's."""
+    """Our sampler and its name: all T steps of DDPM, at most 50 of DDIM and 25 of DPM-Solver."""
     if kind == DDPM:
-        node: Config = {"steps": None, "variance": variance, "spacing": "uniform"}
+        node: Config = {"steps": None, "variance": VARIANCES[variance], "spacing": "uniform"}
         return {"_target_": "ddpm.samplers.ddpm.DDPM", **node}, "ddpm"
     spacing = config.get("timestep_spacing", "leading" if kind == DDIM else "linspace")
-    if spacing not in SPACINGS:
-        raise Refused(f"timestep_spacing={shown(spacing)}: must be {_listed([*SPACINGS])}")
+    spacing = SPACINGS[_one_of(spacing, "timestep_spacing", [*SPACINGS])]
     if kind == DDIM:
-        node = {"steps": min(50, T), "eta": 0.0, "spacing": SPACINGS[spacing]}
+        node = {"steps": min(50, T), "eta": 0.0, "spacing": spacing}
         return {"_target_": "ddpm.samplers.ddim.DDIM", **node}, "ddim"
     for key, value in (("algorithm_type", "dpmsolver++"), ("solver_type", "midpoint")):
         if config.get(key, value) != value:
             raise Refused(f"{key}={shown(config[key])}: sampler=dpm_solver has only {value}")
     order = _integer(config.get("solver_order", 2), "solver_order", 1, 2)
-    node = {"steps": min(25, T), "order": order, "stochastic": False, "spacing": SPACINGS[spacing]}
+    node = {"steps": min(25, T), "order": order, "stochastic": False, "spacing": spacing}
     return {"_target_": "ddpm.samplers.dpm_solver.DPMSolver", **node}, "dpm_solver"
 
 
 def scheduler(hparams: Config, named: Config) -> Config:
     """The configuration of a scheduler for our objective and sampler.
 
-    DDPMScheduler for sampler=ddpm and where the network has a variance, which DDIMScheduler has
-    no use for; DDIMScheduler, which is deterministic, for all others.
+    DDPMScheduler for sampler=ddpm and for networks with a learned variance, which DDIMScheduler
+    cannot use; DDIMScheduler, which is deterministic, for all others.
 
     Args:
         named: how diffusers names the betas, see `diffusers_folder.name_betas`.
 
     Raises:
-        Refused: diffusers has none of this objective.
+        Refused: diffusers has none with this objective.
     """
     choices, sampler = hparams["choices"], hparams.get("sampler", {})
     objective = choices.get("objective") or "eps"
@@ -365,20 +381,13 @@ def scheduler(hparams: Config, named: Config) -> Config:
 
 
 def _variance(sampler: Config, learned: bool, T: int) -> str:
-    """What `samplers.ddpm.DDPM` takes, by diffusers' name."""
+    """The variance of `samplers.ddpm.DDPM`, by diffusers' name."""
     variance = sampler.get("variance", "auto")
     if learned:
         return "learned_range"
     if variance == "auto":
         return "fixed_large" if sampler.get("steps") in (None, T) else "fixed_small"
     return str(variance)
-
-
-def _check_class(config: Config, known: Sequence[str]) -> str:
-    name = config.get("_class_name")
-    if name not in known:
-        raise Refused(f"_class_name={shown(name)}: must be {_listed(known)}")
-    return str(name)
 
 
 def _listed(values: Sequence[Any]) -> str:
@@ -392,6 +401,12 @@ def _number(value: Any) -> bool:
 
 def _whole(value: float) -> float | int:
     return int(value) if float(value).is_integer() else value
+
+
+def _one_of(value: Any, key: str, known: Sequence[str]) -> str:
+    if value not in known:
+        raise Refused(f"{key}={shown(value)}: must be {_listed(known)}")
+    return str(value)
 
 
 def _integer(value: Any, key: str, low: int, high: int) -> int:

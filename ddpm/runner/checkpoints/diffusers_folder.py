@@ -40,8 +40,8 @@ MAX_JSON = 4 * MAX_YAML  # a list of betas takes some 25 bytes for each
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_NAME = re.compile(rf"(.*\battentions\.\d+\.)({'|'.join(_OLD_ATTENTION)})\.(weight|bias)")
 
-# The folder data set with nothing in it, as conf/data/folder.yaml describes it: the pictures that a
-# stranger's network was trained on are not known.
+# An empty data set of conf/data/folder.yaml: the pictures that a network from elsewhere was trained
+# on are not known.
 UNKNOWN_DATA: dict[str, Any] = {
     "_target_": "ddpm.data.folder.Folder",
     "root": None,
@@ -59,13 +59,13 @@ UNKNOWN_DATA: dict[str, Any] = {
 
 
 def read_head(index: Path) -> tuple[int, str, dict[str, Any]]:
-    """Step, run and configuration of a pipeline, without its weights: as of a run of ours.
+    """Step, run id and configuration of a pipeline, without its weights, as if it were a run.
 
     Args:
         index: its model_index.json.
 
     Raises:
-        InputError: it is no pipeline that our parts can be; names the file and the key.
+        InputError: our parts cannot be set to do the same; names the file and the key.
     """
     about = _about(index.parent)
     return about["step"], about["run_id"], about["hparams"]
@@ -75,7 +75,7 @@ def read(index: Path) -> dict[str, Any]:
     """A pipeline as the state of a checkpoint.
 
     Raises:
-        InputError: as for `read_head`, or the weights cannot be read.
+        InputError: as in `read_head`, or the weights cannot be read.
     """
     folder = index.parent
     about = _about(folder)
@@ -179,7 +179,7 @@ def _place(folder: Path, part: str) -> Path:
 
 
 def files(names: Sequence[str]) -> list[str]:
-    """Those of a repository's files that `read` opens."""
+    """The files of a repository that `read` opens."""
     places = {part: f"{part}/" if f"{part}/{file}" in names else "" for part, file in PARTS.items()}
     weights = [f"{places['unet']}{WEIGHTS}{suffix}" for suffix in (".safetensors", ".bin")]
     known = [PIPELINE, OURS, *(f"{places[part]}{file}" for part, file in PARTS.items())]
@@ -225,7 +225,7 @@ def _ours(folder: Path) -> dict[str, Any] | None:
 
 
 def _weights(folder: Path) -> dict[str, "Tensor"]:
-    """The tensors of the network by today's names."""
+    """The tensors of the network, with diffusers' present names."""
     place = _place(folder, "unet")
     for suffix, load in ((".safetensors", safetensors_file.read_foreign), (".bin", _read_bin)):
         path = place / f"{WEIGHTS}{suffix}"
@@ -273,25 +273,8 @@ def write(folder: Path, state: dict[str, Any], weights: str, betas: list[float],
     """
     from safetensors.torch import save
 
-    hparams = state["hparams"]
-    unet, scheduler = configs(hparams, betas)
-    average = weights if weights.startswith("ema:") else state.get("average")
-    about = {
-        "format": FORMAT,
-        "schema": safetensors_file.SCHEMA,
-        "step": state["step"],
-        "run_id": state["run_id"],
-        "weights": weights.partition(":")[0],
-        **({"average": average} if average and weights != "model" else {}),
-        "hparams": safetensors_file.shared(hparams),
-    }
-    kind = "DDIMPipeline" if scheduler["_class_name"] == DDIM else "DDPMPipeline"
-    index = {
-        "_class_name": kind,
-        "_diffusers_version": unet["_diffusers_version"],
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-        "unet": ["diffusers", unet["_class_name"]],
-    }
+    unet, scheduler = configs(state["hparams"], betas)
+    about = safetensors_file.entries_of(state, weights)
     tensors = {
         name: safetensors_file.copy(tensor) for name, tensor in network(state[weights]).items()
     }
@@ -304,7 +287,7 @@ def write(folder: Path, state: dict[str, Any], weights: str, betas: list[float],
             "scheduler/scheduler_config.json": _text(scheduler),
             OURS: _text(about),
             CARD: card.encode(),
-            PIPELINE: _text(index),
+            PIPELINE: _text(_index(unet, scheduler)),
         }
         for name, content in files.items():
             atomic.write(folder / name, content, durable=True)
@@ -314,6 +297,17 @@ def write(folder: Path, state: dict[str, Any], weights: str, betas: list[float],
             f"{folder}: the export could not be written ({one_line(error)})."
         ) from error
     return folder / PIPELINE
+
+
+def _index(unet: dict[str, Any], scheduler: dict[str, Any]) -> dict[str, Any]:
+    """The content of model_index.json: the classes of the pipeline and of its parts."""
+    kind = "DDIMPipeline" if scheduler["_class_name"] == DDIM else "DDPMPipeline"
+    return {
+        "_class_name": kind,
+        "_diffusers_version": unet["_diffusers_version"],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "unet": ["diffusers", unet["_class_name"]],
+    }
 
 
 def size(folder: Path) -> int:
@@ -335,7 +329,7 @@ def configs(hparams: dict[str, Any], betas: list[float]) -> tuple[dict[str, Any]
 
 
 def network(tensors: dict[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """The weights that UNet2DModel has as well. It lacks the embedding of augmentations, which adds
+    """The weights that UNet2DModel has, too. It lacks the embedding of augmentations, which adds
     nothing while sampling."""
     return {name: x for name, x in tensors.items() if not name.startswith("augment_embedding.")}
 

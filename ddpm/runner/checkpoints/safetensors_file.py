@@ -89,17 +89,7 @@ def write(folder: Path, state: dict[str, Any], weights: str) -> Path:
     from safetensors.torch import save
 
     path, config = folder / NAME, folder / CONFIG
-    average = weights if weights.startswith("ema:") else state.get("average")
-    about = {
-        "sha256": _NO_DIGEST,
-        "format": FORMAT,
-        "schema": SCHEMA,
-        "step": state["step"],
-        "run_id": state["run_id"],
-        "weights": weights.partition(":")[0],
-        **({"average": average} if average and weights != "model" else {}),
-        "hparams": shared(state["hparams"]),
-    }
+    about = {"sha256": _NO_DIGEST, **entries_of(state, weights)}
     try:
         metadata = {FORMAT: json.dumps(about, allow_nan=False, separators=(",", ":"))}
         tensors = _named(state[weights], state.get("diffusion", {}))
@@ -117,6 +107,20 @@ def write(folder: Path, state: dict[str, Any], weights: str) -> Path:
     except (OSError, TypeError, ValueError) as error:  # of the disk; of JSON; what is read back
         raise InputError(f"{path}: the export could not be written ({one_line(error)}).") from error
     return path
+
+
+def entries_of(state: dict[str, Any], weights: str) -> dict[str, Any]:
+    """What an export says about its tensors, without their digest; arguments as in `write`."""
+    average = weights if weights.startswith("ema:") else state.get("average")
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "step": state["step"],
+        "run_id": state["run_id"],
+        "weights": weights.partition(":")[0],
+        **({"average": average} if average and weights != "model" else {}),
+        "hparams": shared(state["hparams"]),
+    }
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -80,11 +80,11 @@ def fabric(
         accelerator: "auto", "cpu", "gpu", "cuda", "mps".
         devices: how many, or "auto" for all.
         num_nodes: machines; more than one needs torchrun or Slurm to start the processes.
-        strategy: "auto", "ddp", "fsdp", ...; the latter two start processes that call a function.
+        strategy: "auto", "ddp", "fsdp", ...; "ddp" and "fsdp" start processes that call a function.
             Fabric's default, running the command line again in each, would repeat a whole sweep.
         precision: "auto" (bf16-mixed if the hardware supports it natively, else 32-true), or one of
             Fabric's.
-        timeout_minutes: for which processes wait for each other before the run is aborted.
+        timeout_minutes: how long processes wait for each other before the run is aborted.
         threads: CPU threads of a single process; "auto": one for each idle core.
 
     Raises:
@@ -95,16 +95,8 @@ def fabric(
             f"hardware.accelerator={accelerator}: this machine has no GPU that PyTorch can use. "
             "Choose hardware=cpu or hardware=auto."
         )
-    if not (devices == "auto" or (isinstance(devices, int) and devices >= 1)):
-        raise InputError(f"hardware.devices={devices}: must be a number from 1, or 'auto'.")
     external = ranks.external()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun defines the number of processes
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        num_nodes = int(os.environ["WORLD_SIZE"]) // devices
-    elif num_nodes > 1 and not external:
-        raise InputError(
-            f"hardware.num_nodes={num_nodes}: start the processes by torchrun or Slurm."
-        )
+    devices, num_nodes = _processes(devices, num_nodes, external)
     if not timeout_minutes > 0:
         raise InputError(f"hardware.timeout_minutes={timeout_minutes}: must be above 0.")
     if not (threads == "auto" or (type(threads) is int and threads >= 1)):
@@ -112,13 +104,10 @@ def fabric(
     _check_precision(str(precision), accelerator, strategy)
     if precision == "auto":
         precision = "bf16-mixed" if fast_bf16(_device(accelerator)) else "32-true"
-    timeout = timedelta(minutes=timeout_minutes)
     alone = not external and devices == 1 and num_nodes == 1
     if alone and _device(accelerator).type == "cpu":
-        count, why = cpu_threads.choose(threads)
-        torch.set_num_threads(count)
-        if why:
-            logger.warning("%s", why)
+        _set_threads(threads)
+    timeout = timedelta(minutes=timeout_minutes)
     try:
         return Fabric(
             accelerator=accelerator,
@@ -132,6 +121,32 @@ def fabric(
         given = {"strategy": strategy, "accelerator": accelerator}
         keys = [f"hardware.{k}={v}" for k, v in given.items() if f"'{v}'" in str(error)]
         raise InputError(f"{(keys or ['hardware'])[0]}: {error}") from error
+
+
+def _processes(devices: int | str, num_nodes: int, external: bool) -> tuple[int | str, int]:
+    """Processes of each machine, and machines; where torchrun starts them, it defines both.
+
+    Raises:
+        InputError: invalid devices, or nothing starts processes on several machines.
+    """
+    if not (devices == "auto" or (isinstance(devices, int) and devices >= 1)):
+        raise InputError(f"hardware.devices={devices}: must be a number from 1, or 'auto'.")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+        return per_node, int(os.environ["WORLD_SIZE"]) // per_node
+    if num_nodes > 1 and not external:
+        raise InputError(
+            f"hardware.num_nodes={num_nodes}: start the processes by torchrun or Slurm."
+        )
+    return devices, num_nodes
+
+
+def _set_threads(wanted: int | str) -> None:
+    """Set the number of CPU threads, with a warning if it is less than expected."""
+    count, why = cpu_threads.choose(wanted)
+    torch.set_num_threads(count)
+    if why:
+        logger.warning("%s", why)
 
 
 def _environment() -> ClusterEnvironment | None:

@@ -1,7 +1,7 @@
 """Small plots of points and lines for pages, without a script; plot.html draws them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ddpm.runner.report.curves import COLOURS, SIZE, Tick, ticks_of, widened
@@ -9,7 +9,7 @@ from ddpm.runner.report.curves import COLOURS, SIZE, Tick, ticks_of, widened
 
 @dataclass(frozen=True)
 class Point:
-    """A value, with its interval and a text that appears when it is pointed at."""
+    """A value, with its interval and a text that appears when the mouse is over it."""
 
     x: float
     y: float
@@ -20,7 +20,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour; `joined` by a line, `dots` drawn."""
+    """Points of one colour: `joined` by a line, or drawn as `dots`, or both."""
 
     name: str
     points: Sequence[Point]
@@ -30,7 +30,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A series in percent of the plot: `dots` are (left, bottom, label)."""
+    """A series as it is drawn: SVG paths of the line and of the error bars, and the dots as (left,
+    bottom, label) in percent of the plot."""
 
     name: str
     colour: str
@@ -59,8 +60,7 @@ def plot(
     *,
     log_x: bool = False,
 ) -> Plot:
-    """Lay out series; the y axis is logarithmic where all values are positive and their range is
-    wide.
+    """Lay out series; the y axis is logarithmic if all values are positive and their range is wide.
 
     Args:
         across: the name of the x axis.
@@ -75,41 +75,41 @@ def plot(
     left, right = widened(min(xs), max(xs), across_kind)
     bottom, top = widened(min(ys), max(ys), kind)
 
-    def place(value: float, low: float, high: float, kind: str) -> float:
-        if kind == "log":
-            value, low, high = math.log(max(value, low)), math.log(low), math.log(high)
-        return 100 * (value - low) / (high - low)
-
     def at(x: float, y: float) -> tuple[float, float]:
-        return place(x, left, right, across_kind), place(y, bottom, top, kind)
+        return _place(x, left, right, across_kind), _place(y, bottom, top, kind)
 
-    drawn = []
-    for number, one in enumerate(series):
-        placed = [at(point.x, point.y) for point in one.points]
-        bars = [
-            (at(p.x, p.low), at(p.x, p.high))
-            for p in one.points
-            if p.low is not None and p.high is not None
-        ]
-        labels = [point.label for point in one.points]
-        drawn.append(
-            Drawn(
-                one.name,
-                f"c{number % COLOURS}",
-                _path(placed) if one.joined and len(placed) > 1 else "",
-                "".join(map(_path, bars)),
-                [(x, y, label) for (x, y), label in zip(placed, labels, strict=True)]
-                if one.dots or len(placed) == 1
-                else [],
-            )
-        )
     return Plot(
         title,
         across,
-        [(place, label) for place, label in ticks_of(left, right, across_kind)],
+        ticks_of(left, right, across_kind),
         ticks_of(bottom, top, kind),
-        drawn,
-        [(place(value, bottom, top, kind), name) for value, name in levels],
+        [_drawn(one, f"c{number % COLOURS}", at) for number, one in enumerate(series)],
+        [(_place(value, bottom, top, kind), name) for value, name in levels],
+    )
+
+
+def _place(value: float, low: float, high: float, kind: str) -> float:
+    """The position of a value on an axis, in percent."""
+    if kind == "log":
+        value, low, high = math.log(max(value, low)), math.log(low), math.log(high)
+    return 100 * (value - low) / (high - low)
+
+
+def _drawn(one: Series, colour: str, at: Callable[[float, float], tuple[float, float]]) -> Drawn:
+    """A series; `at` gives the position of (x, y) in percent."""
+    placed = [at(point.x, point.y) for point in one.points]
+    bars = [
+        (at(p.x, p.low), at(p.x, p.high))
+        for p in one.points
+        if p.low is not None and p.high is not None
+    ]
+    dots = [(x, y, point.label) for (x, y), point in zip(placed, one.points, strict=True)]
+    return Drawn(
+        one.name,
+        colour,
+        _path(placed) if one.joined and len(placed) > 1 else "",
+        "".join(map(_path, bars)),
+        dots if one.dots or len(dots) == 1 else [],
     )
 
 

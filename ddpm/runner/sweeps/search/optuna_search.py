@@ -86,9 +86,7 @@ def search(
         shared_study.check_setup(study, folder, metric, direction, fixed, distributions)
         if is_first:
             shared_study.retry_failed(study, distributions)
-    # A continued search with the same seed would draw its first trials again.
-    drawn = sum(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    study.sampler = _sampler(sampler, seed if seed is None else seed + drawn)
+    study.sampler = _sampler(sampler, seed, study)
 
     def compose_trial(overrides: list[str], number: int) -> Job:
         return compose_jobs(config, context, [[*fixed, *overrides]], number)[0]
@@ -184,7 +182,12 @@ def _has_links(folder: Path) -> bool:
     return True
 
 
-def _sampler(name: str, seed: int | None) -> optuna.samplers.BaseSampler:
+def _sampler(name: str, seed: int | None, study: optuna.Study) -> optuna.samplers.BaseSampler:
+    """A sampler; its seed is raised by the number of trials so far, for with the same seed a
+    continued search would draw its first trials again."""
+    if seed is not None:
+        trials = study.get_trials(deepcopy=False)
+        seed += sum(trial.state != TrialState.WAITING for trial in trials)
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed, constant_liar=True)  # for parallel trials
     if name == "qmc":
