@@ -116,6 +116,7 @@ SHARED = [
     "add_bias_triton",
     "gpu_kernels",
     "convolution",
+    "winograd",
     "unet_blocks",
     "transformer_blocks",
     "profiles",

@@ -1,9 +1,9 @@
 """3x3 convolutions by Winograd's algorithm, for CPUs in float32.
 
-F(4x4, 3x3) of Lavin & Gray 2016 (arXiv:1509.09308): a tile of 4x4 outputs is computed from 6x6 inputs
-with 36 multiplications for each pair of channels, where the sum itself takes 144. oneDNN, which
-PyTorch's convolutions use on CPUs, has no such kernel. Rounding errors are about ten times as large,
-some 3e-6 of the result.
+F(4x4, 3x3) of Lavin & Gray 2016 (arXiv:1509.09308): 4x4 outputs are computed from a tile of 6x6
+inputs with 36 multiplications for each pair of channels, where the sum itself takes 144. oneDNN, on
+which PyTorch's convolutions run, has no such kernel for these CPUs. Rounding errors are about ten
+times as large: 3e-6 of the result.
 """
 
 from collections.abc import Iterator

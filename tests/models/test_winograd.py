@@ -1,0 +1,70 @@
+"""Winograd's algorithm against the convolution itself, in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ddpm.models import winograd
+from ddpm.models.convolution import Conv2d
+from ddpm.models.resunet import ResUNet
+
+
+def relative_error(value, expected):
+    return ((value.double() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("chunk", [winograd.CHUNK, 1])  # all images at a time, and one
+@pytest.mark.parametrize("shape", [(2, 5, 7, 8, 12), (3, 16, 8, 4, 4), (1, 70, 66, 16, 16)])
+def test_results_and_gradients_are_those_of_a_convolution(shape, chunk, monkeypatch):
+    monkeypatch.setattr(winograd, "CHUNK", chunk)
+    torch.manual_seed(0)
+    batch, inputs, outputs, height, width = shape
+    x = torch.randn(batch, inputs, height, width, requires_grad=True)
+    weight = torch.randn(outputs, inputs, 3, 3, requires_grad=True)
+    y = winograd.conv3x3(x, weight)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    gradient = torch.randn_like(y)
+    y.backward(gradient)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight)]
+    expected = F.conv2d(*exact, padding=1)
+    expected.backward(gradient.double())
+    assert relative_error(y, expected) < 1e-5
+    for tensor, other in zip((x, weight), exact, strict=True):
+        assert relative_error(tensor.grad, other.grad) < 1e-5
+
+
+def test_it_computes_large_convolutions_in_float32_alone():
+    wide, narrow = torch.empty(128, 128, 3, 3), torch.empty(128, 127, 3, 3)
+    x = torch.empty(8, 128, 16, 16)
+    assert winograd.is_faster(x, wide, (1, 1), (1, 1))
+    assert not winograd.is_faster(x[:, :127], narrow, (1, 1), (1, 1))
+    assert not winograd.is_faster(x, wide, (2, 2), (1, 1))
+    assert not winograd.is_faster(x, wide, (1, 1), (0, 0))
+    assert not winograd.is_faster(x[:7], wide, (1, 1), (1, 1))  # too few tiles
+    assert not winograd.is_faster(x[:, :, :15], wide, (1, 1), (1, 1))
+    assert not winograd.is_faster(x.double(), wide.double(), (1, 1), (1, 1))
+    assert not winograd.is_faster(x, wide[:, :, :1, :1], (1, 1), (1, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not winograd.is_faster(x, wide, (1, 1), (1, 1))
+
+
+def test_a_layer_and_a_network_give_the_same_with_and_without(monkeypatch):
+    torch.manual_seed(0)
+    conv = Conv2d(8, 8, 3, padding=1)
+    net = ResUNet(channels=1, image_size=8, widths=(8, 8), groups=4, attention_resolutions=())
+    x, t = torch.randn(8, 8, 8, 8), torch.arange(8)
+
+    def results():
+        net.zero_grad()
+        y = net(x[:, :1], t)
+        y.square().sum().backward()
+        gradients = [weight.grad for weight in net.parameters()]
+        return [conv(x).detach(), conv(x, plus=x).detach(), y.detach(), *gradients]
+
+    expected, calls = results(), []
+    monkeypatch.setattr(winograd, "CHANNELS", 8)
+    monkeypatch.setattr(winograd, "TILES", 8)
+    inner = winograd.conv3x3
+    monkeypatch.setattr(winograd, "conv3x3", lambda *args: calls.append(args) or inner(*args))
+    torch.testing.assert_close(results(), expected, rtol=1e-4, atol=1e-5)
+    assert len(calls) > 2
