@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ddpm.errors import InputError
 from ddpm.features import files
 from ddpm.features.network import NetworkFeatures
+from ddpm.limits.parts import check_limits
 
 # width, depth and heads of the networks
 ARCHITECTURES = {"vits14": (384, 12, 6), "vitb14": (768, 12, 12), "vitl14": (1024, 24, 16)}
@@ -39,8 +40,7 @@ class DINOv2(NetworkFeatures):
     batch = 32
 
     def __init__(self, *, weights: str | None = None, arch: str = "vitl14") -> None:
-        if arch not in ARCHITECTURES:
-            raise InputError(f"features.arch={arch}: must be one of {', '.join(ARCHITECTURES)}.")
+        check_limits("features", arch=arch)
         remedy = (
             f"The file is dinov2_{arch}_pretrain.pth, from github.com/facebookresearch/dinov2, or "
             "a safetensors file of the same tensors."

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ddpm.errors import InputError
 from ddpm.features import files
 from ddpm.features.network import NetworkFeatures
+from ddpm.limits.parts import check_limits
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 REMEDY = (
@@ -40,6 +41,7 @@ class EfficientNet(NetworkFeatures):
     net: "Lite0"
 
     def __init__(self, *, weights: str | None = None, size: int = 224) -> None:
+        check_limits("features", size=size)
         path = Path(weights).expanduser() if weights else _package_file()
         tensors, digest = files.read(path, SHA256, REMEDY)
         net = Lite0()

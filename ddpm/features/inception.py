@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ddpm.errors import InputError
 from ddpm.features import files
 from ddpm.features.network import NetworkFeatures
+from ddpm.limits.parts import check_limits
 
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -17,7 +18,6 @@ REMEDY = (
     f"The file is {FILE} (96 MB), from the release v0.2.0 of\n"
     "github.com/toshas/torch-fidelity; pytorch-fid has the same as pt_inception-2015-12-05-..."
 )
-RESIZES = ("legacy", "clean")
 SIZE = 299
 
 
@@ -46,8 +46,7 @@ class Inception(NetworkFeatures):
     def __init__(
         self, *, weights: str | None = None, resize: str = "legacy", sha256: str = SHA256
     ) -> None:
-        if resize not in RESIZES:
-            raise InputError(f"features.resize={resize}: must be one of {', '.join(RESIZES)}.")
+        check_limits("features", resize=resize)
         if weights is None:
             raise InputError(f"features.weights: features=inception needs a file.\n{REMEDY}")
         extractor, interpolate = _library()

@@ -131,8 +131,8 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
     config = {"tracker": to_dict(cfg.tracker, resolve=True)}
     typed = filter(None, map(overrides.parse, typed_words()))
     choices = dict(hydra_config().runtime.choices)
-    untyped = wandb_settings.fill_from_env(config, typed, validate.folders(), choices)
-    for key in {"name", "job_type"} & set(untyped):
+    unset = wandb_settings.fill_from_env(config, typed, validate.folders(), choices)
+    for key in {"name", "job_type"} & set(unset):
         config["tracker"]["wandb"][key] = None
     wandb_settings.normalise(config)
     rules.check(config, {})

@@ -7,10 +7,12 @@ from typing import Any
 from ddpm.limits.rule import (
     Rule,
     below_1,
+    between_0_and_1,
     boolean,
     from_0,
     from_0_to_1,
     integer,
+    integer_or,
     integers,
     is_finite,
     number,
@@ -20,6 +22,7 @@ from ddpm.limits.rule import (
 )
 
 LONGEST = 0.28  # sigma_rel; a plain mean over the run has 0.289
+VARIANCES = ("auto", "fixed_large", "fixed_small", "learned")  # of the steps back
 SPACINGS = ("uniform", "quadratic", "trailing", "log_snr", "karras")
 
 
@@ -60,7 +63,7 @@ SCHEDULE = {
     "hidden": integer(1, 100_000),
     "s": from_0(),
     "tau": positive(),
-    "max_beta": number("a number above 0 and below 1", lambda x: 0 < x < 1),
+    "max_beta": between_0_and_1(),
     "end": number("a finite number", lambda x: True),  # of sigmoid, too
     "rescale": boolean(),
     "zero_terminal_snr": boolean(),
@@ -104,7 +107,7 @@ SAMPLER = {
     "spacing": one_of(*SPACINGS),
     "rho": positive(),
     "eta": from_0_to_1(),
-    "variance": one_of("auto", "fixed_large", "fixed_small", "learned"),
+    "variance": one_of(*VARIANCES),
     "order": Rule(int, "1, 2 or 3", lambda x: x in (1, 2, 3)),
     "stochastic": boolean(),
     **{k: from_0() for k in ("churn", "churn_min", "churn_noise")},
@@ -159,6 +162,25 @@ FEATURES = {
     "resize": one_of("legacy", "clean"),
     "arch": one_of("vits14", "vitb14", "vitl14"),
 }
+REFERENCE = one_of("train", "held_out", "both")
+METRICS = {
+    "bound": {
+        "num_images": integer(2),
+        "steps": integer_or("all", 2),
+        "variance": one_of(*VARIANCES),
+    },
+    "copies": {
+        "quantile": between_0_and_1(),
+        "flips": boolean(),
+        "shifts": integer(0),
+        "gallery": integer(0),
+    },
+    "fd": {"reference": REFERENCE, "groups": integer(2)},
+    "is": {"splits": integer(1)},
+    "kd": {"reference": REFERENCE},
+    "loss": {"num_images": integer(2), "bins": integer(1)},
+    "prdc": {"k": integer(1), "reference": REFERENCE},
+}
 OPTIMIZER = {
     "lr": positive(),
     "eps": positive(),
@@ -181,6 +203,7 @@ LIMITS = {
     "guidance": GUIDANCE,
     "data": DATA,
     "features": FEATURES,
+    **{f"metric.{metric}": rules for metric, rules in METRICS.items()},
     "optimizer": OPTIMIZER,
 }
 

@@ -47,6 +47,15 @@ def integer(least: int, most: int | None = None, *, null: bool = False) -> Rule:
     )
 
 
+def integer_or(word: str, least: int) -> Rule:
+    return Rule(
+        int | str,
+        f"a whole number from {least}, or {word}",
+        lambda x: x == word or (type(x) is int and x >= least),
+        options=(word,),
+    )
+
+
 def number(allowed: str, test: Callable[[float], bool], *, null: bool = False) -> Rule:
     return Rule(float, allowed, lambda x: math.isfinite(x) and test(x), null)
 
@@ -61,6 +70,10 @@ def from_0() -> Rule:
 
 def from_0_to_1() -> Rule:
     return number("a number from 0 to 1", lambda x: 0 <= x <= 1)
+
+
+def between_0_and_1() -> Rule:
+    return number("a number above 0 and below 1", lambda x: 0 < x < 1)
 
 
 def below_1() -> Rule:

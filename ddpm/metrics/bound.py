@@ -15,15 +15,15 @@ from torch import Tensor
 
 from ddpm.denoising import Model, network_output, predict, variance_bound
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError
 from ddpm.likelihood import prior_bits
+from ddpm.limits.parts import check_limits
 from ddpm.metrics.base import Material, Metric, Need, Score, to_csv
 from ddpm.metrics.sets import without_groups
 from ddpm.randomness import image_noise, mix
 
 BATCH = 64
 ALONE = 0.2  # share of the strata that hold one step each, from t = 0 on
-VARIANCES = ("auto", "fixed_large", "fixed_small", "learned")
 VERSION = 1  # of the formula
 
 
@@ -138,15 +138,7 @@ class Bound(Metric):
     def __init__(
         self, *, num_images: int = 256, steps: int | str = 100, variance: str = "auto"
     ) -> None:
-        if num_images < 2:
-            raise InputError(f"metric.bound.num_images={num_images}: must be at least 2.")
-        if steps != "all" and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 2):
-            raise InputError(f"metric.bound.steps={steps}: must be a whole number from 2, or all.")
-        if variance not in VARIANCES:
-            hint = nearest(str(variance), VARIANCES)
-            raise InputError(
-                f"metric.bound.variance={variance}: must be one of {', '.join(VARIANCES)}.{hint}"
-            )
+        check_limits("metric.bound", num_images=num_images, steps=steps, variance=variance)
         self.num_images, self.steps, self.variance = num_images, steps, variance
         self.rows: list[dict[str, float]] = []
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from ddpm.errors import InputError
 from ddpm.features.base import Features
 from ddpm.images import make_grid
+from ddpm.limits.parts import check_limits
 from ddpm.metrics import sets
 from ddpm.metrics.base import Better, Material, Metric, Score
 from ddpm.metrics.nearest import Index, Nearest
@@ -66,11 +67,8 @@ class Copies(Metric):
     def __init__(
         self, *, quantile: float = 0.01, flips: bool = True, shifts: int = 1, gallery: int = 16
     ) -> None:
-        is_share = isinstance(quantile, float) and 0 < quantile < 1
-        sets.check("copies.quantile", quantile, is_share, "above 0 and below 1")
-        sets.check("copies.flips", flips, isinstance(flips, bool), "true, false")
-        sets.check_count("copies.shifts", shifts, 0)
-        sets.check_count("copies.gallery", gallery, 0)
+        check_limits("metric.copies", quantile=quantile, flips=flips)
+        check_limits("metric.copies", shifts=shifts, gallery=gallery)
         self.quantile, self.flips, self.shifts = quantile, flips, shifts
         self.gallery = gallery
         self._memo, self._last = sets.Memo(), sets.Memo(most=1)
@@ -191,8 +189,11 @@ class Copies(Metric):
                     f"metric=copies: needs at least 3 {what} pictures, got {len(images)}."
                 )
         most = (min(train.shape[-2:]) - 1) // 2
-        allowed = f"at most {most} for pictures of {_size(train)}"
-        sets.check("copies.shifts", self.shifts, self.shifts <= most, allowed)
+        if self.shifts > most:
+            raise InputError(
+                f"metric.copies.shifts={self.shifts}: must be at most {most} for pictures of "
+                f"{_size(train)}."
+            )
 
     def passport(self) -> dict[str, object]:
         options = {"quantile": self.quantile, "flips": self.flips, "shifts": self.shifts}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpm.features.base import Features
+from ddpm.limits.parts import check_limits
 from ddpm.metrics import sets
 from ddpm.metrics.base import Better, Material, Metric, Score
 from ddpm.randomness import mix
@@ -180,8 +181,7 @@ class FD(Metric):
         infinity: bool = True,
         groups: int = 20,
     ) -> None:
-        sets.check_reference("fd", reference)
-        sets.check_count("fd.groups", groups, 2)
+        check_limits("metric.fd", reference=reference, groups=groups)
         self.reference, self.floor, self.infinity, self.groups = reference, floor, infinity, groups
         self._memo = sets.Memo(most=6)
         self._warned = False

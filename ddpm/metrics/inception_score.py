@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ddpm.errors import InputError
 from ddpm.features.base import Features
+from ddpm.limits.parts import check_limits
 from ddpm.metrics import sets
 from ddpm.metrics.base import Better, Material, Metric, Score
 
@@ -40,7 +41,7 @@ class InceptionScore(Metric):
     needs = frozenset({"features", "classes"})
 
     def __init__(self, *, splits: int = 10, floor: bool = True) -> None:
-        sets.check_count("is.splits", splits, 1)
+        check_limits("metric.is", splits=splits)
         self.splits, self.floor = splits, floor
 
     @property

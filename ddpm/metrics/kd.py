@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ddpm.features.base import Features
+from ddpm.limits.parts import check_limits
 from ddpm.metrics import sets
 from ddpm.metrics.base import Better, Material, Metric, Score
 
@@ -105,7 +106,7 @@ class KD(Metric):
     def __init__(
         self, *, reference: sets.Reference = "both", floor: bool = True, rescale: bool = True
     ) -> None:
-        sets.check_reference("kd", reference)
+        check_limits("metric.kd", reference=reference)
         self.reference, self.floor, self.rescale = reference, floor, rescale
         self._memo = sets.Memo(most=6)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.errors import InputError
+from ddpm.limits.parts import check_limits
 from ddpm.metrics.base import Material, Metric, Need, Pictures, Score, to_csv
 from ddpm.metrics.sets import without_groups
 from ddpm.randomness import image_noise, mix
@@ -139,11 +139,7 @@ class Loss(Metric):
     of_process = True
 
     def __init__(self, *, num_images: int = 512, bins: int = 16) -> None:
-        if num_images < 2 or bins < 1:
-            raise InputError(
-                f"metric.loss.num_images={num_images}, metric.loss.bins={bins}: at least 2 images "
-                "and 1 part are needed."
-            )
+        check_limits("metric.loss", num_images=num_images, bins=bins)
         self.num_images, self.bins = num_images, bins
         self.rows: list[dict[str, float]] = []
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpm.features.base import Features
+from ddpm.limits.parts import check_limits
 from ddpm.metrics import sets
 from ddpm.metrics.base import Better, Material, Metric, Score
 
@@ -180,8 +181,7 @@ class PRDC(Metric):
         reference: sets.Reference = "both",
         floor: bool = True,
     ) -> None:
-        sets.check_count("prdc.k", k, 1)
-        sets.check_reference("prdc", reference)
+        check_limits("metric.prdc", k=k, reference=reference)
         self.k, self.inclusive, self.balanced = k, inclusive, balanced
         self.reference, self.floor = reference, floor
         self._memo = sets.Memo()

@@ -1,4 +1,4 @@
-"""What metrics of sets of pictures share: checks, references, seeded draws, intervals."""
+"""What metrics of sets of pictures share: references, seeded draws, intervals."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,14 +8,13 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ddpm.errors import InputError, nearest
+from ddpm.errors import InputError
 from ddpm.features.base import Features
 from ddpm.metrics.base import Material, Pictures
 from ddpm.randomness import mix
 
 T = TypeVar("T")
 Reference = Literal["train", "held_out", "both"]
-REFERENCES = ("train", "held_out", "both")
 NORMAL_95 = 1.959963984540054
 GROUPS = 20  # that `without_groups` leaves out
 BLOCK = 1 << 22  # numbers of a block of distances or kernel values: 32 MB in float64
@@ -37,27 +36,6 @@ class Comparison:
     real: Tensor
     fake: Tensor
     spare: Tensor | None
-
-
-def check(key: str, value: object, valid: bool, allowed: str) -> None:
-    """
-    Raises:
-        InputError: the value of `metric.<key>` is not valid.
-    """
-    if not valid:
-        raise InputError(f"metric.{key}={value}: not possible, allowed: {allowed}")
-
-
-def check_count(key: str, value: object, low: int) -> None:
-    is_int = isinstance(value, int) and not isinstance(value, bool)
-    check(key, value, is_int and value >= low, f"an integer from {low}")  # type: ignore[operator]
-
-
-def check_reference(metric: str, reference: str) -> None:
-    if reference not in REFERENCES:
-        hint = nearest(str(reference), REFERENCES)
-        allowed = f"{', '.join(REFERENCES)}.{hint}"
-        check(f"{metric}.reference", reference, False, allowed)
 
 
 def samples_of(material: Material, metric: str, least: int) -> Pictures:

@@ -83,7 +83,7 @@ ROWS = [
     ("objective.learned_variance=1", "objective.learned_variance=1", "true or false"),
     ("schedule.rescale=maybe", "schedule.rescale=maybe", "true or false"),
     ("schedule=cosine schedule.rescale=false", "schedule.rescale", "schedule=linear"),
-    ("schedule=learned schedule.T=1 sampler=ddpm", "schedule.T=1", "T >= 2"),
+    ("schedule=learned schedule.T=1 sampler=ddpm", "schedule.T=1", "at least 2"),
     ("schedule=learned schedule.zero_terminal_snr=true", "schedule.zero_terminal_snr"),
     *(
         (

@@ -76,8 +76,6 @@ def test_positions_of_the_training_size_are_not_interpolated():
 def test_wrong_files_are_refused(weights, tmp_path):
     with pytest.raises(InputError, match=r"features=dinov2 needs a file(.|\n)*dinov2_vitl14_pre"):
         DINOv2()
-    with pytest.raises(InputError, match=r"features.arch=vitg: must be one of vits14"):
-        DINOv2(weights=weights, arch="vitg")
     with pytest.raises(InputError, match="not the weights of DINOv2 vitb14: "):
         DINOv2(weights=weights, arch="vitb14")
     (tmp_path / "a.pth").write_bytes(b"")

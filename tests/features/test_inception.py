@@ -97,8 +97,6 @@ def test_only_the_published_weights_are_called_inception(ours, weights, monkeypa
 def test_what_is_missing_or_wrong_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"features=inception needs a file.\nThe file is weights-"):
         Inception()
-    with pytest.raises(InputError, match=r"features.resize=tf: must be one of legacy, clean"):
-        Inception(weights="a.pth", resize="tf")
     pytest.importorskip("torch_fidelity")
     code = tmp_path / "code.pth"
     code.write_bytes(b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00ls\x85R.")

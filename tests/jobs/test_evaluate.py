@@ -143,6 +143,7 @@ def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
         (["samples=right"], "metric=kd: needs at least 3 samples, and there are 1"),
         (["samples=right", "metric=[loss]"], "metric=loss: measures a network"),
         (["samples=right", "job.labels=3"], "job.labels"),
+        (["samples=right", "metric.kd.reference=trian"], "trian: must be one of train, held_out"),
         (["samples=right", "features=mnits"], "Did you mean 'mnist'?"),
     ],
 )

@@ -12,17 +12,27 @@ from ddpm.models.resunet import ResUNet
 from ddpm.models.unet import UNet
 from ddpm.runner.config import catalog, rules
 from ddpm.runner.config.build import build
+from ddpm.runner.safe_io.tree import set_path
 
-GROUPS = ("augment", "objective", "sampler", "schedule", "timesteps", "weighting")
+GROUPS = ("augment", "features", "objective", "sampler", "schedule", "timesteps", "weighting")
 NODES = {(g, o): catalog.node(g, o) for g in GROUPS for o in catalog.groups()[g]}
 NODES["guidance", "classifier_free"] = catalog.node("guidance", "classifier_free")
-# Booleans and numbers without a limit need no check.
+NODES |= {(f"metric.{o}", o): catalog.node("metric", o) for o in catalog.groups()["metric"]}
+# Booleans, paths and numbers without a limit need no check.
 LIMITED = [
     (group, option, key)
     for (group, option), node in NODES.items()
     for key in node
-    if key in LIMITS[group] and LIMITS[group][key].type is not bool and key != "end"
+    if key in LIMITS[group]
+    and LIMITS[group][key].type is not bool
+    and key not in ("end", "weights")
 ]
+
+
+def at(key, value):
+    config = {}
+    set_path(config, key, value)
+    return config
 
 
 @pytest.mark.parametrize(("group", "option", "key"), LIMITED)
@@ -32,7 +42,7 @@ def test_constructor_and_command_line_refuse_alike(group, option, key):
     with pytest.raises(InputError, match=f"^{group}.{key}=") as built:
         build(node, group)
     with pytest.raises(InputError) as checked:
-        rules.check({group: {key: bad}}, {})
+        rules.check(at(f"{group}.{key}", bad), {})
     assert str(built.value) == str(checked.value)
 
 
@@ -52,6 +62,14 @@ def test_constructor_and_command_line_refuse_alike(group, option, key):
 def test_networks_and_data_sets_ask_too(part, arguments, key):
     with pytest.raises(InputError, match=f"^{key}: must be"):
         part(**arguments)
+
+
+def test_steps_of_the_bound_are_a_number_or_all():
+    for steps in ("all", 2):
+        rules.check(at("metric.bound.steps", steps), catalog.defaults({"metric": ["bound"]}))
+    for steps in ("every", 1, True):
+        with pytest.raises(InputError, match="must be a whole number from 2, or all"):
+            check_limits("metric.bound", steps=steps)
 
 
 def test_a_part_may_state_a_limit_of_its_own():

@@ -190,7 +190,5 @@ def test_what_is_wrong_is_said():
         metric.measure(Material(given.train, None, Pictures(torch.zeros(9, 1, 4, 4))))
     with pytest.raises(InputError, match=r"metric.copies.shifts=2.*at most 1"):
         Copies(**OPTIONS | {"shifts": 2}).measure(given)
-    with pytest.raises(InputError, match=r"metric.copies.quantile=1.0: not possible"):
-        Copies(**OPTIONS | {"quantile": 1.0})
     with pytest.raises(InputError, match="at least 3 training pictures, got 2"):
         metric.measure(material(train=2))

@@ -147,8 +147,6 @@ def test_the_reference_may_be_chosen():
     assert {score.reference for score in scores} == {"train"}
     with pytest.raises(InputError, match="no held-out"):
         fd.FD(**OPTIONS | {"reference": "held_out"}).measure(material(held_out=None))
-    with pytest.raises(InputError, match="Did you mean 'train'"):
-        fd.FD(**OPTIONS | {"reference": "trian"})
 
 
 @pytest.mark.parametrize(
@@ -187,5 +185,3 @@ def test_what_is_wrong_is_said():
         metric.measure(material(sample_features=torch.full((100, 4), torch.nan)))
     with pytest.raises(InputError, match="needs samples"):
         metric.measure(material(n=None))
-    with pytest.raises(InputError, match=r"metric.fd.groups=1: .* an integer from 2"):
-        fd.FD(**OPTIONS | {"groups": 1})

@@ -7,7 +7,6 @@ import torch
 from support.gaussian import best_model, diffusion_of
 
 from ddpm.denoising import training_losses
-from ddpm.errors import InputError
 from ddpm.metrics.base import Material, Pictures
 from ddpm.metrics.loss import Draws, Loss, by_t, stratified
 from ddpm.randomness import image_noise, mix
@@ -144,8 +143,3 @@ def test_bins_cover_every_step():
         (8, 9, 8.5),
     ]
     assert len(by_t(t, 10, 16, {})) == 10
-
-
-def test_one_picture_is_too_few():
-    with pytest.raises(InputError, match=r"num_images=1"):
-        Loss(num_images=1)

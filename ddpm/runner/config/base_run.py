@@ -115,9 +115,10 @@ def _source(named: dict[str, Any], key: str) -> str | None:
     try:
         node = OmegaConf.create({})
         for name, value in named.items():
-            OmegaConf.update(node, name, value)
+            if name not in catalog.groups():  # whose values are names of options
+                OmegaConf.update(node, name, value)
         source = paths.as_text(OmegaConf.select(node, key))
-    except (OmegaConfBaseException, ValueError):
+    except (OmegaConfBaseException, ValueError, TypeError):
         return None
     return source if isinstance(source, str) else None
 

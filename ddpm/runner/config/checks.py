@@ -30,7 +30,11 @@ def check_together(config: dict[str, Any]) -> None:
         *_check_batch(config),
         *_check_timesteps(config),
         *_check_folder(config),
-        *_check_parts(config),
+        *_check_classifier_training(config),
+        *_check_augment(config),
+        *_check_last_step(config),
+        *_check_bits(config),
+        *_check_variance(config),
         *(_check_classes(config) or _check_labels(config)),
         *_check_repeated(config),
     ]
@@ -235,8 +239,8 @@ def _left_of_start(steps: int, decay: float, ramp: float) -> float:
     return left
 
 
-def _check_parts(config: dict[str, Any]) -> list[str]:
-    """Parts must be compatible."""
+def _check_classifier_training(config: dict[str, Any]) -> list[str]:
+    """The classifier and its job belong together, and that job trains no schedule."""
     choices, wrong = config.get("choices", {}), []
     job, model = choices.get("job"), choices.get("model")
     if job == "train_classifier" and model != "classifier":
@@ -245,18 +249,32 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
         wrong.append(
             "schedule=learned: job=train_classifier trains no schedule; choose a fixed one."
         )
-    if (augment := choices.get("augment", "none")) != "none" and config.get("kind") == "trains":
-        if job != "train":
-            wrong.append(f"augment={augment}: job={job} cannot use it; leave it out.")
-        elif "augment_dim" not in config["model"]:
-            wrong.append(
-                f"augment={augment}: model={model} takes no parameters of an augmentation "
-                "(it has no augment_dim); leave it out."
-            )
-        elif choices.get("schedule") == "learned":
-            wrong.append(f"augment={augment}: schedule=learned cannot use it; choose a fixed one.")
     if job == "train" and model == "classifier":
         wrong.append("model=classifier: draws no images; it is for job=train_classifier.")
+    return wrong
+
+
+def _check_augment(config: dict[str, Any]) -> list[str]:
+    """An augmentation needs job=train, a network that is told of it, and a fixed schedule."""
+    choices = config.get("choices", {})
+    job, model, augment = (choices.get(k, "none") for k in ("job", "model", "augment"))
+    if augment == "none" or config.get("kind") != "trains":
+        return []
+    if job != "train":
+        return [f"augment={augment}: job={job} cannot use it; leave it out."]
+    if "augment_dim" not in config["model"]:
+        return [
+            f"augment={augment}: model={model} takes no parameters of an augmentation "
+            "(it has no augment_dim); leave it out."
+        ]
+    if choices.get("schedule") == "learned":
+        return [f"augment={augment}: schedule=learned cannot use it; choose a fixed one."]
+    return []
+
+
+def _check_last_step(config: dict[str, Any]) -> list[str]:
+    """Where x_T is pure noise, the network must not predict eps."""
+    choices, wrong = config.get("choices", {}), []
     if get_path(config, "schedule.zero_terminal_snr") and choices.get("objective") == "eps":
         wrong.append(
             "schedule.zero_terminal_snr=true: x_T is then pure noise, which says nothing of x_0: "
@@ -270,30 +288,39 @@ def _check_parts(config: dict[str, Any]) -> list[str]:
             "schedule.end=1: x_T is then pure noise, which says nothing of x_0: objective=eps "
             "cannot be sampled from; choose objective=velocity, or schedule.end=0.999."
         )
-    learned = get_path(config, "objective.learned_variance")
-    deep = get_path(config, "data.value_range")
-    if deep is not None and list(deep) != [0, 255]:
-        bits = {
-            "objective.learned_variance=true": learned,
-            "schedule=learned": choices.get("schedule") == "learned",
-        }
-        wrong += [
-            f"{key}: its loss is that of 8-bit pictures, and data.value_range={deep}; leave it out."
-            for key, on in bits.items()
-            if on
-        ]
-    channels = get_path(config, "data.channels")
-    if job == "play" and (channels not in (1, 3) or deep not in (None, [0, 255])):
+    return wrong
+
+
+def _check_bits(config: dict[str, Any]) -> list[str]:
+    """Some losses, and job=play, are for pictures of 8 bits."""
+    span, channels = get_path(config, "data.value_range"), get_path(config, "data.channels")
+    deep = span is not None and list(span) != [0, 255]
+    of_8_bits = {
+        "objective.learned_variance=true": get_path(config, "objective.learned_variance"),
+        "schedule=learned": get_path(config, "choices.schedule") == "learned",
+    }
+    wrong = [
+        f"{key}: its loss is that of 8-bit pictures, and data.value_range={span}; leave it out."
+        for key, on in of_8_bits.items()
+        if on and deep
+    ]
+    if get_path(config, "choices.job") == "play" and (channels not in (1, 3) or deep):
         wrong.append(
-            f"job={job}: shows pictures of 8 bits and 1 or 3 channels; the checkpoint's have "
-            f"data.channels={channels}, data.value_range={deep}. Use job=sample."
-        )
-    if get_path(config, "sampler.variance") == "learned" and not learned:
-        wrong.append(
-            "sampler.variance=learned: the network has none (objective.learned_variance=false); "
-            "choose auto."
+            "job=play: shows pictures of 8 bits and 1 or 3 channels; the checkpoint's have "
+            f"data.channels={channels}, data.value_range={span}. Use job=sample."
         )
     return wrong
+
+
+def _check_variance(config: dict[str, Any]) -> list[str]:
+    """The sampler uses a learned variance only of networks that have one."""
+    learned = get_path(config, "objective.learned_variance")
+    if get_path(config, "sampler.variance") != "learned" or learned:
+        return []
+    return [
+        "sampler.variance=learned: the network has none (objective.learned_variance=false); "
+        "choose auto."
+    ]
 
 
 def _check_classes(config: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from ddpm.errors import InputError, NoSuchKey, causes, nearest, shown
+from ddpm.errors import InputError, NoSuchKey, causes, listed, nearest, shown
 from ddpm.runner.config import catalog, overrides, paths
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.tree import key_of
@@ -116,7 +116,7 @@ def no_such_key(key: str) -> str:
     keys = catalog.keys()
     owners = sorted({f"{k.group}={k.option}" for k in keys if k.name == key and k.group})
     if owners:
-        return f"{key}: not a key of this run. It belongs to {', '.join(owners[:6])}."
+        return f"{key}: not a key of this run. It belongs to {listed(owners, 8)}."
     known = {k.name for k in keys} | set(catalog.groups())
     hint = nearest(key, known)
     if not hint or "." not in key:  # the right name in the wrong node

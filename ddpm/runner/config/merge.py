@@ -34,16 +34,7 @@ def merge(
         InputError: the command line changes a key that is fixed.
     """
     older, choices = base.config, config["choices"]
-    merged, refusals, changes = config | older, [], []
-    # The job's code is this version's.
-    settings = {k: v for k, v in older.get("job", {}).items() if k not in ("_target_", "_partial_")}
-    merged["job"] = config["job"] | settings
-    merged["kind"] = config["kind"]
-    if "DDPM_DATA" in os.environ or "data_dir" in keys:
-        merged["data_dir"] = config["data_dir"]
-    merged["choices"] = choices | older["choices"] | {"job": choices["job"]}
-    merged["diffusion"] = config["diffusion"] | older.get("diffusion", {})
-    is_fixed = roles.is_fixed_on_resume if base.resumed else roles.is_fixed_by_checkpoint
+    merged, refusals, changes = _completed(older, config, keys), [], []
     for key in keys:
         if roles.is_of_this_start(key) or (key == "job" and not base.resumed):
             continue
@@ -52,19 +43,11 @@ def merge(
         if new == old and key in older["choices"]:
             continue
         if new != old and not roles.may_move(key):
-            free = base.any_data and roles.within(key, ("data",))
-            if (key == "job" or (is_fixed(key) and not free)) and (
-                key in roles.PRESETS or not roles.within(key, allowed)
-            ):
+            if _is_fixed(key, base, allowed):
                 refusals.append(_refusal(key, old, new, base))
                 continue
             changes.append(f"{key}: {old} -> {new}")
-        if key not in choices:
-            set_path(merged, key, get_path(config, key))
-        else:
-            merged["choices"][key] = choices[key]
-            if key in config:
-                merged[key] = config[key]
+        _take(merged, key, config)
     if base.any_data and "data" in keys:
         refusals += _misfits(merged["data"], base)
         if "data.conditional" not in keys:
@@ -74,6 +57,44 @@ def merge(
     for key, path in references.items():
         set_path(merged, key, get_path(merged, path))
     return merged, changes
+
+
+def _completed(
+    older: dict[str, Any], config: dict[str, Any], keys: Iterable[str]
+) -> dict[str, Any]:
+    """The older configuration with the keys that it lacks, this version's code of the job, and the
+    `data_dir` of this start."""
+    merged, choices = config | older, config["choices"]
+    settings = {k: v for k, v in older.get("job", {}).items() if k not in ("_target_", "_partial_")}
+    merged["job"] = config["job"] | settings
+    merged["kind"] = config["kind"]
+    if "DDPM_DATA" in os.environ or "data_dir" in keys:
+        merged["data_dir"] = config["data_dir"]
+    merged["choices"] = choices | older["choices"] | {"job": choices["job"]}
+    merged["diffusion"] = config["diffusion"] | older.get("diffusion", {})
+    return merged
+
+
+def _is_fixed(key: str, base: BaseRun, allowed: Iterable[str]) -> bool:
+    """Whether the older run's result depends on a key, and the user does not let it change."""
+    if key not in roles.PRESETS and roles.within(key, allowed):
+        return False
+    if key == "job":
+        return True
+    if base.any_data and roles.within(key, ("data",)):
+        return False
+    return roles.is_fixed_on_resume(key) if base.resumed else roles.is_fixed_by_checkpoint(key)
+
+
+def _take(merged: dict[str, Any], key: str, config: dict[str, Any]) -> None:
+    """Take the value of a key, or the chosen option of a group, from the command line."""
+    choices = config["choices"]
+    if key not in choices:
+        set_path(merged, key, get_path(config, key))
+        return
+    merged["choices"][key] = choices[key]
+    if key in config:
+        merged[key] = config[key]
 
 
 def _misfits(data: dict[str, Any], base: BaseRun) -> list[str]:

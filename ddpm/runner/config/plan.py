@@ -54,7 +54,7 @@ class Plan:
         checkpoint: the file, or the folder whose newest checkpoint, the run starts from.
         name, group, tags: of the run in trackers; the group is the sweep it belongs to.
         title: distinguishes a job of a sweep if all jobs have the same name.
-        untyped: settings of W&B that neither the command line nor a file sets.
+        unset_wandb_keys: keys of tracker.wandb that neither the command line nor a file sets.
     """
 
     config: dict[str, Any]
@@ -67,4 +67,4 @@ class Plan:
     group: str | None
     tags: list[str]
     title: str = ""
-    untyped: tuple[str, ...] = ()
+    unset_wandb_keys: tuple[str, ...] = ()

@@ -78,10 +78,10 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
     if config.get("init_from") is not None:
         for key, path in parts.items():
             set_path(config, key, get_path(config, path))
-    untyped = _fill_wandb(config, base, request)
+    unset_wandb_keys = _fill_wandb(config, base, request)
     config, changes = _merge(config, base, request, env_values, allowed, parts)
     if base is not None and base.resumed:
-        wandb_settings.keep_stored(config, base.config, untyped)
+        wandb_settings.keep_stored(config, base.config, unset_wandb_keys)
     config["code"] = code_version.state()
     wandb_settings.normalise(config)
     _derive_and_check(config, request)
@@ -100,9 +100,9 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
     output = output_dir.choose(config, hparams, request, base)
     if output.begun and base is None:
         for settings in (config, hparams):
-            wandb_settings.keep_stored(settings, run_dir.read_config(output.path), untyped)
+            wandb_settings.keep_stored(settings, run_dir.read_config(output.path), unset_wandb_keys)
     output_dir.check_apart(output.path, config, base)
-    return _named(config, hparams, output, request, base, changes, untyped)
+    return _named(config, hparams, output, request, base, changes, unset_wandb_keys)
 
 
 def _validate(cfg: DictConfig, request: Request) -> None:
@@ -255,7 +255,7 @@ def _named(
     request: Request,
     base: BaseRun | None,
     changes: list[str],
-    untyped: tuple[str, ...],
+    unset_wandb_keys: tuple[str, ...],
 ) -> Plan:
     """The plan, with the names that trackers show."""
     choices = config["choices"]
@@ -272,7 +272,7 @@ def _named(
         group=request.sweep_dir.name if request.sweep_dir else None,
         tags=[str(choices[part]) for part in parts],
         title=limits.title_of(config["overrides"]) if several else "",
-        untyped=untyped,
+        unset_wandb_keys=unset_wandb_keys,
     )
 
 

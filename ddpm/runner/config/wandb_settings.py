@@ -52,7 +52,7 @@ def fill_from_env(
         choices: the chosen options, by group.
 
     Returns:
-        the settings that neither the command line nor a file sets.
+        the keys that neither the command line nor a file sets.
 
     Raises:
         InputError: the value of a variable is not allowed.
@@ -61,13 +61,13 @@ def fill_from_env(
     if node is None:
         return ()
     overrides, files = list(overrides), _files(folders, choices)
-    untyped = tuple(key for key in VARIABLES if not _is_typed(key, node, overrides, files))
+    unset = tuple(key for key in VARIABLES if not _is_set(key, node, overrides, files))
     for key in VARIABLES:
         bound = key in ("entity", "project") and limits.in_sweep()  # W&B's sweep decides these
-        value = _read(key) if key in untyped or bound else None
+        value = _read(key) if key in unset or bound else None
         node[key] = node.get(key) if value is None else value
     limits.wanted_mode(node.get("mode"))
-    return untyped
+    return unset
 
 
 def _node(config: dict[str, Any]) -> dict[str, Any] | None:
@@ -76,7 +76,7 @@ def _node(config: dict[str, Any]) -> dict[str, Any] | None:
     return node if isinstance(node, dict) else None
 
 
-def _is_typed(key: str, node: dict[str, Any], overrides: list[Override], files: list[Path]) -> bool:
+def _is_set(key: str, node: dict[str, Any], overrides: list[Override], files: list[Path]) -> bool:
     """Whether the command line or a file sets a key. A null in a file does not count."""
     if any(name == f"{PLACE}.{key}" for override in overrides for name in _keys_of(override)):
         return True
@@ -166,8 +166,8 @@ def normalise(config: dict[str, Any]) -> None:
     if node is None:
         return
     if "job_type" not in node:  # written by an older version
-        unset = (key for key in ("entity", "group", "notes") if node.get(key) is None)
-        node |= {key: _read(key) for key in unset} | {"job_type": None}
+        empty = (key for key in ("entity", "group", "notes") if node.get(key) is None)
+        node |= {key: _read(key) for key in empty} | {"job_type": None}
     for key in VARIABLES.keys() - {"project", "tags"}:
         node[key] = None if node.get(key) == "" else _text(node.get(key))
     project = node.get("project")
@@ -187,12 +187,12 @@ def _hashable(values: list[Any]) -> bool:
     return not any(isinstance(value, list | dict) for value in values)
 
 
-def keep_stored(config: dict[str, Any], stored: dict[str, Any], untyped: Iterable[str]) -> None:
-    """Keep the stored settings of a resumed run, except those that the user sets again."""
+def keep_stored(config: dict[str, Any], stored: dict[str, Any], unset: Iterable[str]) -> None:
+    """Keep a resumed run's stored settings of the keys that the user does not set again."""
     node, old = _node(config), _node(stored)
     if node is None or old is None:
         return
-    for key in untyped:
+    for key in unset:
         value, rule = old.get(key), rules.RULES[f"{PLACE}.{key}"]
         if "job_type" not in old and value == DEFAULTS[key]:
             continue  # an older version did not store the values of variables

@@ -194,7 +194,7 @@ def _resumed(plan: Plan, folder: Path) -> Plan:
     """The plan in the folder where it began, with the run id and W&B settings of then."""
     stored = run_dir.read_config(folder)
     for settings in (plan.config, plan.hparams):
-        wandb_settings.keep_stored(settings, stored, plan.untyped)
+        wandb_settings.keep_stored(settings, stored, plan.unset_wandb_keys)
         old_names.keep_former_values(settings, stored)
     run_id = stored.get("run_id", plan.hparams["run_id"])
     return _with_folder(replace(plan, hparams=plan.hparams | {"run_id": run_id}), folder)

@@ -32,10 +32,10 @@ def filled(*words, folders=(), choices=None, **given):
     """The settings after all who may say something have, and the names of those left open."""
     config = {"tracker": {"wandb": knobs("wandb") | given}}
     overrides = OverridesParser.create().parse_overrides(list(words))
-    untyped = settings.fill_from_env(config, overrides, folders, choices or {})
+    unset = settings.fill_from_env(config, overrides, folders, choices or {})
     settings.normalise(config)
     rules.check(config, {})
-    return config["tracker"]["wandb"], untyped
+    return config["tracker"]["wandb"], unset
 
 
 @pytest.fixture
@@ -50,9 +50,9 @@ def test_the_defaults_are_those_of_the_file():
 
 
 def test_variables_say_what_nobody_typed(variables):
-    node, untyped = filled()
+    node, unset = filled()
     assert {key: node[key] for key in VALUES} == VALUES | {"tags": ["a", "b"]}
-    assert set(untyped) == set(VALUES)
+    assert set(unset) == set(VALUES)
 
 
 @pytest.mark.parametrize("key", VALUES)
@@ -66,18 +66,18 @@ def test_a_typed_key_counts_more_than_its_variable(key, how, variables):
         "in deeper braces": f"tracker={{wandb:{{{key}:{text}}}}}",
         "with a plus": f"++tracker.wandb.{key}={text}",
     }[how]
-    node, untyped = filled(word, **{key: value})
+    node, unset = filled(word, **{key: value})
     assert node[key] == value
-    assert set(untyped) == set(VALUES) - {key}
+    assert set(unset) == set(VALUES) - {key}
 
 
 @pytest.mark.parametrize("key", VALUES)
 def test_typing_the_default_is_typing(key, variables):
     default = settings.DEFAULTS[key]
     text = {None: "null", "ddpm": "ddpm"}.get(default if default != [] else 0, "[]")
-    node, untyped = filled(f"tracker.wandb.{key}={text}")
+    node, unset = filled(f"tracker.wandb.{key}={text}")
     assert node[key] == default
-    assert key not in untyped
+    assert key not in unset
 
 
 @pytest.mark.parametrize("key", VALUES)
