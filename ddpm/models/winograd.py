@@ -38,7 +38,7 @@ _KERNEL = [
 _OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
 
-def _both_axes(matrix: list[list[float]]) -> Tensor:
+def _both_axes(matrix: Any) -> Tensor:
     one = torch.tensor(matrix, dtype=torch.float64)
     return torch.kron(one, one).float()
 
