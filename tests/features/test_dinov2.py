@@ -29,7 +29,7 @@ def images(channels=3):
 
 
 @pytest.mark.slow
-def test_features_and_passport(weights):
+def test_features_are_deterministic_and_described_by_the_passport(weights):
     features = DINOv2(weights=weights, arch="vits14")
     found = features(images())
     assert found.shape == (2, 384)
@@ -42,14 +42,14 @@ def test_features_and_passport(weights):
 
 
 @pytest.mark.parametrize(("arch", "millions"), [("vits14", 22), ("vitb14", 87), ("vitl14", 304)])
-def test_sizes_are_the_published_ones(arch, millions):
+def test_parameter_counts_match_the_published_models(arch, millions):
     with torch.device("meta"):
         net = VisionTransformer(*dinov2.ARCHITECTURES[arch])
     assert round(sum(p.numel() for p in net.parameters()) / 1e6) == millions
 
 
-def test_a_block_is_that_of_torch():
-    """nn.TransformerEncoderLayer has no scales behind, so ours are 1."""
+def test_block_equals_torch_transformer_encoder_layer():
+    """nn.TransformerEncoderLayer has no layer scale, so ours stays at 1."""
     torch.manual_seed(0)
     ours = dinov2.Block(12, heads=3)
     options = {"dropout": 0.0, "activation": F.gelu, "batch_first": True, "norm_first": True}
@@ -66,14 +66,14 @@ def test_a_block_is_that_of_torch():
     assert (ours(x) - theirs(x)).abs().max() < 1e-6
 
 
-def test_positions_of_the_training_size_are_not_interpolated():
+def test_position_embeddings_of_the_training_size_are_not_interpolated():
     net = VisionTransformer(6, 0, 1)
     nn.init.normal_(net.pos_embed)
     assert torch.equal(net._positions(37, 37), net.pos_embed[:, 1:])
     assert net._positions(16, 16).shape == (1, 256, 6)
 
 
-def test_wrong_files_are_refused(weights, tmp_path):
+def test_missing_or_wrong_weight_files_are_refused(weights, tmp_path):
     with pytest.raises(InputError, match=r"features=dinov2 needs a file(.|\n)*dinov2_vitl14_pre"):
         DINOv2()
     with pytest.raises(InputError, match="not the weights of DINOv2 vitb14: "):

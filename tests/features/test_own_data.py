@@ -1,4 +1,4 @@
-"""features=data: trained once, kept in the cache of the data."""
+"""features=data: a classifier that is trained once and cached with the data."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from ddpm.features.data import OwnData
 
 
 @pytest.fixture(autouse=True)
-def briefly(monkeypatch):
+def short_training(monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", 20)
     monkeypatch.setattr(classifier, "EPOCHS", 1)
 
@@ -23,7 +23,7 @@ def tree(tmp_path):
     return tmp_path / "images"
 
 
-def test_it_is_trained_once_and_kept(tree, monkeypatch, caplog):
+def test_classifier_is_trained_once_and_cached(tree, monkeypatch, caplog):
     data = folder(tree)
     features = OwnData(data)
     assert features.stand_in()(data.__getitems__([0, 1])[0]).shape == (2, 128)
@@ -46,7 +46,7 @@ def test_it_is_trained_once_and_kept(tree, monkeypatch, caplog):
     assert len(list(tree.parent.glob("cache/features-folder-*.safetensors"))) == 1
 
 
-def test_other_pictures_have_another_network(tree):
+def test_changed_data_train_a_new_classifier(tree):
     before = OwnData(folder(tree)).passport()
     save(tree / "a" / "more.png", random_pixels(8, 8, 3, seed=1))
     after = OwnData(folder(tree)).passport()
@@ -54,13 +54,13 @@ def test_other_pictures_have_another_network(tree):
     assert before["trained_on"] != after["trained_on"]
 
 
-def test_without_classes_it_names_another_way(tmp_path):
+def test_data_without_classes_are_refused_with_an_alternative(tmp_path):
     save(tmp_path / "images" / "1.png", random_pixels(8, 8, 3))
     with pytest.raises(InputError, match=r"has no classes(.|\n)*features=efficientnet"):
         OwnData(folder(tmp_path / "images")).passport()
 
 
-def test_a_damaged_cache_is_named(tree):
+def test_damaged_cache_file_is_named(tree):
     features = OwnData(folder(tree))
     features.passport()
     features.file.write_bytes(b"\xff" * 40)

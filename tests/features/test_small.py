@@ -1,4 +1,4 @@
-"""The classifiers that come with the program: their files, what they know, and their training."""
+"""The bundled classifiers: files, accuracy and training."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def digits(tmp_path_factory):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_files_and_card(model):
+def test_model_card_lists_digest_and_size_of_each_file(model):
     features, file = model(), small.FOLDER / f"{model.name}.safetensors"
     assert file.stat().st_size <= 700_000
     card = (small.FOLDER / "README.md").read_text()
@@ -37,7 +37,7 @@ def test_files_and_card(model):
     assert features.passport() == passport
 
 
-def test_the_card_names_its_recipe():
+def test_model_card_states_the_training_settings():
     card = " ".join((small.FOLDER / "README.md").read_text().split())
     assert f"batches of {classifier.BATCH}" in card
     assert f"{classifier.EPOCHS} passes but at least {classifier.STEPS} steps" in card
@@ -55,21 +55,21 @@ def test_a_damaged_or_missing_file_is_refused(tmp_path, monkeypatch):
         MNIST()
 
 
-def right(features, images, labels):
+def accuracy(features, images, labels):
     return (features.log_probs(features(images)).argmax(1) == labels).double().mean().item()
 
 
-def test_digits_that_it_has_not_seen(digits):
+def test_accuracy_on_held_out_digits(digits):
     images, labels = digits
     features = Digits()
-    assert right(features, images, labels) >= 0.97
+    assert accuracy(features, images, labels) >= 0.97
     assert features(images).square().mean().sqrt() == pytest.approx(1, abs=0.05)
     assert features.log_probs(features(images)).exp().sum(1) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "least"), [(MNIST, 0.985), (FashionMNIST, 0.88)])
-def test_pictures_that_it_has_not_seen(model, least, tmp_path):
+def test_accuracy_on_the_test_split(model, least, tmp_path):
     raw = DATA / model.__name__
     if not raw.is_dir():
         pytest.skip(f"no {raw}")
@@ -77,7 +77,7 @@ def test_pictures_that_it_has_not_seen(model, least, tmp_path):
     for file in (raw / "raw").glob("*.gz"):
         (tmp_path / model.__name__ / "raw" / file.name).symlink_to(file)
     data = build(model.name, tmp_path, split="test")
-    assert right(model(), *data.__getitems__(range(len(data)))) >= least
+    assert accuracy(model(), *data.__getitems__(range(len(data)))) >= least
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -91,7 +91,7 @@ def test_features_do_not_depend_on_the_batch(model):
     assert (together - alone).abs().max() < 1e-5
 
 
-def test_training_is_repeatable_and_leaves_the_generators_alone(monkeypatch):
+def test_training_is_deterministic_and_keeps_the_global_random_state(monkeypatch):
     monkeypatch.setattr(classifier, "STEPS", 3)
     images = torch.from_numpy(random_pixels(20, 3, 9, 9))
     state = torch.get_rng_state()

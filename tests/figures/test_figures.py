@@ -1,4 +1,4 @@
-"""Figures: their numbers against closed forms, and against what the parts themselves compute."""
+"""Figures: their numbers against closed forms and against the parts that they show."""
 
 import math
 from functools import partial
@@ -65,7 +65,7 @@ def material():
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine to zero"])
-def test_the_forward_strip_has_the_mean_and_variance_of_eq_4(schedule, material):
+def test_forward_figure_has_mean_and_variance_of_eq_4(schedule, material):
     diffusion = diffusion_of(schedule, "v")
     images = torch.randint(256, (64, 1, 16, 16), generator=torch.Generator().manual_seed(2))
     many = Material(diffusion, images.to(torch.uint8), torch.zeros(64), material.sampler)
@@ -84,7 +84,7 @@ def test_the_forward_strip_has_the_mean_and_variance_of_eq_4(schedule, material)
     assert len({row["variance"] for row in rows}) == 4
 
 
-def test_the_strip_shows_the_images_and_its_animation_ends_in_noise(material):
+def test_forward_animation_runs_from_images_to_noise(material):
     drawing = forward.draw(material)
     assert [row["t"] for row in drawing.rows] == [0, 125, 250, 375, 500, 624, 749, 874, 999]
     assert len(drawing.frames) == forward.FRAMES + 1
@@ -92,7 +92,7 @@ def test_the_strip_shows_the_images_and_its_animation_ends_in_noise(material):
     assert "SNR" in drawing.figure.axes[0].get_xticklabels()[1].get_text()
 
 
-def test_the_curves_of_schedules_follow_from_betas(material):
+def test_schedule_curves_follow_from_betas(material):
     rows = schedules.draw(material).rows
     assert {row["schedule"] for row in rows} == {"cosine (this run)", "linear"}
     linear = [row for row in rows if row["schedule"] == "linear"]
@@ -104,7 +104,7 @@ def test_the_curves_of_schedules_follow_from_betas(material):
         torch.testing.assert_close(found, column, rtol=1e-4, atol=1e-7)
 
 
-def test_weights_are_those_of_the_weighting(material):
+def test_weights_figure_shows_min_snr_weights(material):
     process = diffusion_of("linear")
     process.loss_weights = MinSNR(gamma=5.0).weights(process.snr, process.objective)
     one = Material(process, material.images, material.labels, material.sampler)
@@ -115,7 +115,7 @@ def test_weights_are_those_of_the_weighting(material):
     assert next(row["t"] for row in rows if row["weight"] > 0.999) == 130
 
 
-def test_timesteps_are_those_of_the_sampler(material):
+def test_timesteps_figure_shows_the_steps_of_the_sampler(material):
     rows = timesteps.draw(material).rows
     assert {row["sampler"] for row in rows} == {"ddim (this run)"}  # 2000 steps do not fit
     assert [row["t"] for row in rows] == [
@@ -123,7 +123,7 @@ def test_timesteps_are_those_of_the_sampler(material):
     ]
 
 
-def test_the_error_of_the_best_denoiser_is_the_posterior_variance():
+def test_error_of_the_best_denoiser_is_the_posterior_variance():
     diffusion = diffusion_of("cosine", "x_0")
 
     def model(x_t, t):
@@ -141,7 +141,7 @@ def test_the_error_of_the_best_denoiser_is_the_posterior_variance():
         assert row["eps_mse"] == pytest.approx(row["x_0_mse"] * a / (1 - a), rel=1e-2, abs=1e-9)
 
 
-def test_the_loss_by_t_has_the_mean_loss(material):
+def test_loss_by_t_averages_to_the_mean_loss(material):
     rows, diffusion = loss.draw(material).rows, material.diffusion
     draws, images = Draws(64, diffusion.T, 0), material.images
     read = lambda p: (images[p], material.labels[p])  # noqa: E731
@@ -152,7 +152,7 @@ def test_the_loss_by_t_has_the_mean_loss(material):
     assert mean == pytest.approx(losses.mean().item(), rel=1e-5)
 
 
-def test_the_reverse_strip_records_the_samplers_own_steps(material):
+def test_reverse_figure_records_each_sampler_step(material):
     pipeline = material.pipeline
     calls, x_0 = reverse.record(pipeline, [4], [1])
     assert [t for t, _, _ in calls] == [
@@ -167,15 +167,15 @@ def test_the_reverse_strip_records_the_samplers_own_steps(material):
     assert len(reverse.draw(material).rows) == 5
 
 
-def test_guidance_of_scale_1_is_the_conditional_prediction(material):
+def test_guidance_figure_shows_no_change_at_scale_1(material):
     rows = guidance.draw(material).rows
     assert [row["scale"] for row in rows if row["label"] == 0] == list(guidance.SCALES)
     assert {row["change_from_scale_1"] for row in rows if row["scale"] == 1} == {0}
     assert all(row["change_from_scale_1"] > 0 for row in rows if row["scale"] == 4)
-    assert material.pipeline.guidance.scale == 1  # the run's own is not changed
+    assert material.pipeline.guidance.scale == 1  # that of the run is not changed
 
 
-def test_attention_weights_are_those_of_the_layer(material):
+def test_attention_weights_reproduce_the_layer_output(material):
     torch.manual_seed(0)
     layer = SelfAttention(8, num_heads=2, groups=2, eps=1e-5)
     torch.nn.init.normal_(layer.to_out[0].weight)
@@ -192,7 +192,7 @@ def test_attention_weights_are_those_of_the_layer(material):
     assert sum(row["weight"] for row in of_one) == pytest.approx(1, abs=1e-5)
 
 
-def test_attention_of_a_transformer_is_that_of_its_middle_block():
+def test_transformer_attention_comes_from_the_middle_block():
     torch.manual_seed(0)
     size = {"channels": 1, "image_size": (8, 12), "size": None, "depth": 3, "width": 16}
     model = DiT(**size, patch_size=4, num_heads=2)
@@ -212,7 +212,7 @@ def test_attention_of_a_transformer_is_that_of_its_middle_block():
 
 
 @pytest.mark.parametrize(("channels", "high"), [(1, 65535), (6, 1)])
-def test_images_of_other_depths_and_channels_are_shown(channels, high, material):
+def test_images_of_other_depths_and_channels_are_shown_as_8_bit_grey(channels, high, material):
     diffusion = GaussianDiffusion(diffusion_of("cosine").betas, value_range=[0, high])
     dtype = diffusion.codec.dtype
     images = (torch.rand(4, channels, 4, 6) * high).to(dtype)
@@ -224,19 +224,19 @@ def test_images_of_other_depths_and_channels_are_shown(channels, high, material)
     assert len(forward.numbers(one, [0, 500])) == 2
 
 
-def test_equal_weightings_are_one_line():
+def test_equal_weightings_share_one_legend_entry():
     curves = {"a": torch.ones(3), "b": torch.arange(3.0), "c (this run)": torch.ones(3)}
     assert weights.legend(curves) == {"c (this run)": "c (this run) = a", "b": "b"}
 
 
-def test_what_does_not_apply_is_left_out_with_a_reason(material):
+def test_figures_that_need_a_checkpoint_are_skipped_with_a_reason(material):
     bare = Material(material.diffusion, material.images, material.labels, material.sampler)
     for module in (denoising, loss, reverse, guidance, attention):
         with pytest.raises(NotDrawn, match="checkpoint"):
             module.draw(bare)
 
 
-def test_predictions_of_a_recorder_are_the_networks(material):
+def test_recorded_predictions_equal_those_of_the_network(material):
     (t, x_t, found), *_ = reverse.record(material.pipeline, [0], [2])[0]
     output = material.pipeline.model(x_t, torch.tensor([t]), torch.tensor([2]))
     expected = predict(material.diffusion, output, x_t, torch.tensor([t]))
@@ -246,5 +246,5 @@ def test_predictions_of_a_recorder_are_the_networks(material):
 @pytest.mark.parametrize(
     ("value", "text"), [(23716, "2e4"), (2.4e-9, "2e-9"), (0.971, "0.97"), (0, "0"), (250, "250")]
 )
-def test_numbers_in_titles_are_short(value, text):
+def test_numbers_in_titles_are_abbreviated(value, text):
     assert short(value) == text

@@ -105,7 +105,7 @@ def sample(guidance, model, diffusion, sampler, label, n=2500):
 # --- none
 
 
-def test_unguided_is_the_networks_prediction():
+def test_unguided_prediction_is_that_of_the_network():
     diffusion = diffusion_of()
     model = BestModel(diffusion)
     x_t, t, label = points(diffusion)
@@ -116,7 +116,7 @@ def test_unguided_is_the_networks_prediction():
         model.calls.clear()
 
 
-def test_a_network_without_labels_is_called_without_them():
+def test_unconditional_network_is_called_without_labels():
     diffusion = diffusion_of()
     x_t, t, _ = points(diffusion)
     for guidance in (Unguided(), ClassifierFree(scale=3.0)):
@@ -128,7 +128,7 @@ def test_a_network_without_labels_is_called_without_them():
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_a_classifier_of_scale_1_is_bayes_rule(schedule, objective):
+def test_classifier_guidance_of_scale_1_is_bayes_rule(schedule, objective):
     diffusion = diffusion_of(schedule, objective)
     model, classifier = BestModel(diffusion, objective), BestClassifier(diffusion)
     x_t, t, label = points(diffusion)
@@ -161,7 +161,7 @@ def test_classifier_guidance_is_linear_in_its_scale():
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
-def test_a_classifier_guides_every_sampler_to_the_class(kind):
+def test_classifier_guidance_samples_the_class_with_every_sampler(kind):
     diffusion = diffusion_of("linear", "v")
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
     x_0 = sample(guidance, BestModel(diffusion, "v"), diffusion, SAMPLERS[kind], 1)
@@ -172,7 +172,7 @@ def test_a_classifier_guides_every_sampler_to_the_class(kind):
     assert x_0.std().item() == pytest.approx(WIDTH, rel=0.15 if kind.startswith("dd") else 0.06)
 
 
-def test_both_classes_appear_without_a_label():
+def test_both_classes_are_sampled_without_a_label():
     diffusion = diffusion_of("linear", "v")
     guidance = Classifier(BestClassifier(diffusion), diffusion, 1.0)
     x_0 = sample(guidance, BestModel(diffusion, "v"), diffusion, SAMPLERS["dpm-2"], None)
@@ -181,7 +181,7 @@ def test_both_classes_appear_without_a_label():
 
 
 @pytest.mark.parametrize("own", ["cosine", "sigmoid", "learned", "linear to zero"])
-def test_a_classifier_of_another_schedule_guides_alike(own):
+def test_classifier_of_another_schedule_gives_the_same_guidance(own):
     diffusion, other = diffusion_of("linear", "v"), diffusion_of(own, "v")
     model = BestModel(diffusion, "v")
     x_t, t, label = points(diffusion)
@@ -222,7 +222,7 @@ def test_nearest_timestep_where_alphas_cumprod_rounds_to_1():
     assert torch.equal(nearest_timestep(guidance.diffusion, diffusion, t), t)
 
 
-def test_a_classifier_has_no_effect_at_pure_noise():
+def test_classifier_has_no_effect_at_pure_noise():
     diffusion = diffusion_of("linear to zero", "v")
     model = BestModel(diffusion, "v")
     x_t, t = torch.randn(8, 1, 1, 1), torch.full((8,), 999)
@@ -233,7 +233,7 @@ def test_a_classifier_has_no_effect_at_pure_noise():
     torch.testing.assert_close(found.eps, x_t)
 
 
-def test_a_classifier_leaves_no_gradients_and_works_without_them():
+def test_classifier_guidance_works_under_no_grad_and_leaves_no_gradients():
     diffusion = diffusion_of()
     model = BestModel(diffusion)
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
@@ -248,7 +248,7 @@ def test_a_classifier_leaves_no_gradients_and_works_without_them():
     assert all(p.grad is None for p in classifier.parameters())
 
 
-def test_a_learned_variance_passes_through_a_classifier():
+def test_classifier_guidance_keeps_the_learned_variance():
     diffusion = diffusion_of("linear", "eps", learned_variance=True)
     model = BestModel(diffusion, "eps", learned=True)
     x_t, t, label = points(diffusion)
@@ -276,7 +276,7 @@ def test_scale_0_and_1_run_one_branch(objective):
 
 @pytest.mark.parametrize("scale", [0.5, 1.5, 3.0])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_eps_is_mixed_whatever_the_objective(objective, scale):
+def test_classifier_free_guidance_mixes_eps_for_every_objective(objective, scale):
     diffusion = diffusion_of("linear", objective)
     model = BestModel(diffusion, objective)
     x_t, t, label = points(diffusion)
@@ -300,7 +300,7 @@ def test_eps_is_mixed_whatever_the_objective(objective, scale):
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
-def test_conditional_predictions_lead_every_sampler_to_the_class(kind):
+def test_conditional_predictions_sample_the_class_with_every_sampler(kind):
     diffusion = diffusion_of("linear", "eps")
     model = BestModel(diffusion)
     x_0 = sample(ClassifierFree(scale=1.0), model, diffusion, SAMPLERS[kind], 0)
@@ -308,7 +308,7 @@ def test_conditional_predictions_lead_every_sampler_to_the_class(kind):
     assert x_0.std().item() == pytest.approx(WIDTH, rel=0.15 if kind.startswith("dd") else 0.06)
 
 
-def test_a_larger_scale_is_more_extreme():
+def test_larger_scales_move_the_mean_outwards_and_reduce_the_variance():
     diffusion = diffusion_of("linear", "eps")
     model = BestModel(diffusion)
     means, stds = [], []
@@ -321,7 +321,7 @@ def test_a_larger_scale_is_more_extreme():
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
-def test_a_learned_variance_comes_from_the_conditional_branch(scale):
+def test_learned_variance_comes_from_the_conditional_branch(scale):
     diffusion = diffusion_of("linear", "eps", learned_variance=True)
     model = BestModel(diffusion, "eps", learned=True)
     x_t, t, label = points(diffusion)
@@ -336,7 +336,7 @@ def test_a_learned_variance_comes_from_the_conditional_branch(scale):
         torch.testing.assert_close(found.fraction.flatten(), expected)
 
 
-def test_rescale_restores_the_contrast_of_the_conditional_output():
+def test_rescale_restores_the_standard_deviation_of_the_conditional_output():
     g = torch.Generator().manual_seed(0)
     branches = torch.randn(2, 4, 3, 8, 8, generator=g) * 0.1
     diffusion = diffusion_of("linear", "x_0")
@@ -396,7 +396,7 @@ def test_half_precision_branches_are_mixed_in_float32():
     ],
     ids=["convnet", "unet", "resunet"],
 )
-def test_no_label_is_the_null_class(network):
+def test_calling_without_a_label_equals_the_null_class(network):
     torch.manual_seed(0)
     model = network(channels=1, out_channels=1, image_size=8, num_classes=3).eval()
     for p in model.parameters():
@@ -433,7 +433,7 @@ def noise_level(diffusion, t):
 
 
 @pytest.mark.parametrize("kind", ["classifier_free", "classifier"])
-def test_guidance_only_within_an_interval(kind):
+def test_guidance_applies_only_within_its_interval(kind):
     diffusion = diffusion_of("cosine")
     model, x = BestModel(diffusion), points(diffusion)
     x_t, t, label = x
@@ -456,7 +456,7 @@ def test_guidance_only_within_an_interval(kind):
     assert torch.equal(guided([0, 1e9]), always)
 
 
-def test_outside_of_the_interval_half_of_the_evaluations_are_saved():
+def test_only_one_branch_is_evaluated_outside_the_interval():
     diffusion = diffusion_of("cosine")
     model, label = BestModel(diffusion), torch.zeros(4, dtype=torch.int64)
     denoiser = Denoiser(model, diffusion, ClassifierFree(scale=3.0, interval=[0.3, 3.0]), label)
@@ -467,7 +467,7 @@ def test_outside_of_the_interval_half_of_the_evaluations_are_saved():
 
 
 @pytest.mark.parametrize("interval", [[1, 1], [-1, 2], [3, 2], [1], [1, 2, 3]])
-def test_what_is_no_interval_is_refused(interval):
+def test_invalid_intervals_are_refused(interval):
     with pytest.raises(InputError, match=r"guidance.interval"):
         ClassifierFree(scale=2.0, interval=interval)
 
@@ -493,7 +493,7 @@ class Shifted:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1.5, 3.0])
-def test_autoguidance_moves_away_from_the_weaker_network(scale, objective):
+def test_autoguidance_extrapolates_from_the_weaker_network(scale, objective):
     """Whatever the two networks predict: x_0 = weak + scale (own - weak)."""
     own_process, weak_process = diffusion_of("linear", "v"), diffusion_of("linear", objective)
     own, weak = Shifted(own_process, 0.0), Shifted(weak_process, 0.1)
@@ -506,7 +506,7 @@ def test_autoguidance_moves_away_from_the_weaker_network(scale, objective):
     assert (weak.seen == []) is (scale == 1)
 
 
-def test_autoguidance_has_labels_intervals_and_a_variance_of_its_own():
+def test_autoguidance_supports_labels_intervals_and_learned_variance():
     process = diffusion_of("cosine", "v", learned_variance=True)
     own, weak = Shifted(process, 0.0, learned=True), Shifted(process, 0.1, learned=True)
     x_t, t, label = points(process)
@@ -523,7 +523,7 @@ def test_autoguidance_has_labels_intervals_and_a_variance_of_its_own():
     assert torch.equal(part[~inside], denoiser.predict(x_t, t, label).x_0[~inside])
 
 
-def test_a_weaker_network_of_another_schedule_is_asked_at_the_nearest_noise_level():
+def test_weaker_network_of_another_schedule_is_evaluated_at_the_nearest_noise_level():
     own_process, weak_process = diffusion_of("cosine", "v"), diffusion_of("linear", "eps")
     own, weak = Shifted(own_process, 0.0), Shifted(weak_process, 0.0)
     x_t, t, _ = points(own_process)

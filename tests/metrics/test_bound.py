@@ -44,7 +44,7 @@ def pictures(n, size=16, seed=0):
 
 
 class Exact:
-    """What is known in closed form, from alphas_cumprod alone: (T,) each, float64."""
+    """Closed forms from alphas_cumprod alone: (T,) each, float64."""
 
     def __init__(self, diffusion):
         T = diffusion.T
@@ -53,7 +53,7 @@ class Exact:
         self.a, self.beta = a, 1 - a / before
         self.posterior = self.beta * (1 - before) / (1 - a)
         self.low = self.posterior.clone()
-        self.low[0] = self.posterior[1]  # what takes its place
+        self.low[0] = self.posterior[1]  # posterior[0] is 0
         spread = STD**2 * (1 - a) / (a * STD**2 + 1 - a)  # Var(x_0 | x_t)
         gain = self.beta * before.sqrt() / (1 - a)
         self.mean_error = gain**2 * spread
@@ -110,7 +110,7 @@ def learning_network(diffusion):
 @pytest.mark.quick(11)
 @pytest.mark.parametrize("variance", VARIANCES)
 @pytest.mark.parametrize(("schedule", "objective"), PAIRS)
-def test_bits_are_those_of_the_gaussian(schedule, objective, variance):
+def test_bits_per_dimension_match_the_gaussian_entropy(schedule, objective, variance):
     diffusion = process(schedule, objective, learned=variance == "learned")
     exact = Exact(diffusion)
     network = learning_network(diffusion)
@@ -125,7 +125,7 @@ def test_bits_are_those_of_the_gaussian(schedule, objective, variance):
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
-def test_each_step_is_the_kl_of_two_gaussians(variance):
+def test_each_step_costs_the_kl_of_two_gaussians(variance):
     diffusion = process("linear", learned=variance == "learned")
     terms = bound(learning_network(diffusion), diffusion, pictures(64), variance=variance)
     found, exact = terms.steps.mean(0), Exact(diffusion).steps(variance)
@@ -133,7 +133,7 @@ def test_each_step_is_the_kl_of_two_gaussians(variance):
 
 
 @pytest.mark.slow
-def test_a_thousand_steps_by_all_and_by_strata():
+def test_stratified_bound_of_1000_steps_agrees_with_the_full_one():
     diffusion, images = process("linear", T=1000), pictures(32, size=8)
     network = best_network(diffusion)
     every, some = (bound(network, diffusion, images, steps=n) for n in ("all", 100))
@@ -147,7 +147,7 @@ def test_a_thousand_steps_by_all_and_by_strata():
     assert every.prior.max() < 1e-4
 
 
-def test_strata():
+def test_strata_partition_the_steps():
     assert (
         strata(10, "all")
         == strata(10, 10)
@@ -161,8 +161,8 @@ def test_strata():
     assert [len(part) for part in strata(1000, 100)[:21]] == [1] * 20 + [12]
 
 
-def test_terms_are_those_of_the_denoising_module():
-    """The chain written out for one image."""
+def test_terms_equal_prior_bits_and_variance_bound():
+    """At t = 3, with a perfect prediction."""
     diffusion = process("cosine", learned=True)
     network, image = learning_network(diffusion), pictures(2)
     terms = bound(network, diffusion, image)
@@ -182,7 +182,7 @@ def measure(diffusion, network, held_out=None, **options):
     return {score.name: score for score in metric.measure(material)}, metric
 
 
-def test_scores_add_up_and_are_the_same_twice():
+def test_scores_add_up_and_are_deterministic():
     diffusion = process("linear")
     held_out = Pictures(pictures(20))
     (scores, metric), (again, other) = (

@@ -1,4 +1,4 @@
-"""Copies: the search is exact, and what counts as one is calibrated."""
+"""Copies: the search is exact and the threshold calibrated."""
 
 import resource
 
@@ -39,7 +39,7 @@ def by_definition(queries, images, shifts, flips):
 @pytest.mark.parametrize(
     ("flips", "shifts", "channels"), [(False, 0, 1), (True, 0, 3), (False, 1, 3), (True, 2, 1)]
 )
-def test_the_search_is_exact(flips, shifts, channels, monkeypatch):
+def test_nearest_neighbour_search_is_exact(flips, shifts, channels, monkeypatch):
     monkeypatch.setattr(nearest, "ROWS", 100)
     monkeypatch.setattr(nearest, "FIRST", 3)
     monkeypatch.setattr(nearest, "DIRECTIONS", 5)
@@ -54,8 +54,8 @@ def test_the_search_is_exact(flips, shifts, channels, monkeypatch):
 
 
 @pytest.mark.parametrize("directions", [5, 96])
-def test_bounds_are_below_the_distances(directions, monkeypatch):
-    """Also where the basis holds everything, so that they are equal up to rounding."""
+def test_lower_bounds_do_not_exceed_the_distances(directions, monkeypatch):
+    """Also with a complete basis, where they are equal up to rounding."""
     monkeypatch.setattr(nearest, "DIRECTIONS", directions)
     images, queries = smooth(1000, 0), smooth(20, 1)
     index = Index.of(images, 1, True)
@@ -67,7 +67,7 @@ def test_bounds_are_below_the_distances(directions, monkeypatch):
     assert index.search(queries).second.isfinite().all()
 
 
-def test_the_own_row_can_be_skipped():
+def test_search_can_skip_the_row_of_the_query():
     images = smooth(100, 0)
     chosen = torch.tensor([5, 50, 99])
     found = Index.of(images, 0, False).search(images[chosen], skip=chosen)
@@ -76,7 +76,7 @@ def test_the_own_row_can_be_skipped():
     torch.testing.assert_close(found.first, distances.amin(1))
 
 
-def test_few_images_are_compared_in_full(monkeypatch):
+def test_search_computes_few_full_distances(monkeypatch):
     compared, squares = [], Index._squares
     monkeypatch.setattr(
         Index, "_squares", lambda self, v, r: compared.append(len(r)) or squares(self, v, r)
@@ -106,7 +106,7 @@ def metric():
 
 
 @pytest.mark.parametrize("change", TRANSFORMS.values(), ids=list(TRANSFORMS))
-def test_copies_are_found(metric, real, change):
+def test_transformed_copies_are_found(metric, real, change):
     train, held_out, _ = real
     samples = Pictures(change(train.images[:100]))
     copied, by_ratio, distance = metric.measure(Material(train, held_out, samples))
@@ -116,7 +116,7 @@ def test_copies_are_found(metric, real, change):
     assert distance.value < 2
 
 
-def test_unseen_pictures_are_no_copies(metric, real):
+def test_unseen_images_do_not_count_as_copies(metric, real):
     train, held_out, fresh = real
     copied, by_ratio, distance = metric.measure(Material(train, held_out, Pictures(fresh)))
     assert copied.value < 0.03
@@ -129,7 +129,7 @@ def test_unseen_pictures_are_no_copies(metric, real):
     assert 0.1 <= copied.value < 0.13
 
 
-def test_pairs_for_a_gallery(metric, real):
+def test_gallery_pairs_are_sorted_by_distance_and_drawn(metric, real):
     train, held_out, fresh = real
     samples = Pictures(torch.cat([fresh[:50], train.images[70:72].flip(-1)]))
     given = Material(train, held_out, samples)
@@ -153,7 +153,7 @@ def test_pairs_for_a_gallery(metric, real):
         assert pair.held_out_distance == pytest.approx(float(distances.min()))
 
 
-def test_without_held_out_pictures_training_pictures_set_the_threshold(metric, real):
+def test_threshold_comes_from_training_images_without_held_out_ones(metric, real):
     train, _, fresh = real
     copied = metric.measure(Material(train, None, Pictures(fresh)))[0]
     assert copied.value < 0.03
@@ -162,7 +162,7 @@ def test_without_held_out_pictures_training_pictures_set_the_threshold(metric, r
     assert metric.pairs(given)[0].held_out is None
 
 
-def test_the_training_pictures_are_searched_once(real, monkeypatch):
+def test_calibration_search_is_done_once(real, monkeypatch):
     train, held_out, fresh = real
     metric, searched = Copies(**OPTIONS), []
     search = Index._search
@@ -174,7 +174,7 @@ def test_the_training_pictures_are_searched_once(real, monkeypatch):
     assert sum(searched) == 1000 + 60
 
 
-def test_memory_is_bounded(metric):
+def test_memory_of_the_search_is_bounded(metric):
     images, queries = smooth(20_000, 0), smooth(200, 1)
     Index.of(images[:100], 1, True).search(queries[:5])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -182,7 +182,7 @@ def test_memory_is_bounded(metric):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
 
 
-def test_what_is_wrong_is_said():
+def test_invalid_inputs_and_options_are_refused():
     metric, given = Copies(**OPTIONS), material()
     with pytest.raises(InputError, match=r"sampled pictures of 8x8x1 .* of 4x4x1"):
         metric.measure(Material(given.train, None, Pictures(smooth(9, 0, size=8))))

@@ -27,7 +27,7 @@ def symmetric(d, seed):
 
 
 @pytest.mark.parametrize("n", [5, 40], ids=["fewer than features", "more"])
-def test_shifted_and_scaled(n):
+def test_distance_to_shifted_and_scaled_features_has_the_closed_form(n):
     """x -> c x + m: |m + (c - 1) mean|^2 + (c - 1)^2 tr S, whatever the rank of S."""
     x, m = normal(n, 8), normal(8, seed=3)
     other = 1.5 * x + m
@@ -36,7 +36,7 @@ def test_shifted_and_scaled(n):
     assert fd.frechet(x, other) == pytest.approx(float(expected), rel=1e-7 if n < 8 else 1e-12)
 
 
-def test_commuting_covariances():
+def test_distance_for_commuting_covariances():
     a, b = normal(8).abs() + 0.1, normal(8, seed=1).abs() + 0.1
     m_1, m_2 = normal(8, seed=2), normal(8, seed=3)
     x, y = exactly(m_1, a.sqrt().diag()), exactly(m_2, b.sqrt().diag(), seed=9)
@@ -44,7 +44,7 @@ def test_commuting_covariances():
     assert fd.frechet(x, y) == pytest.approx(float(expected), rel=1e-12)
 
 
-def test_covariances_that_do_not_commute():
+def test_distance_for_noncommuting_covariances():
     """S_2 = A S_1 A with A symmetric positive: the trace part is tr (I - A) S_1 (I - A)."""
     root, A = symmetric(8, 1), symmetric(8, 2)
     zero = torch.zeros(8, dtype=torch.float64)
@@ -55,7 +55,7 @@ def test_covariances_that_do_not_commute():
     assert fd.frechet(x @ A, x) == pytest.approx(float(expected), rel=1e-12)
 
 
-def test_both_forms_agree():
+def test_feature_and_covariance_forms_agree():
     x, y = normal(60, 16), 1.3 * normal(50, 16, seed=1) + 0.2
     overlap = torch.linalg.svdvals((x - x.mean(0)) @ (y - y.mean(0)).T).sum() / (59 * 49) ** 0.5
     apart, traces = ((x.mean(0) - y.mean(0)) ** 2).sum(), x.var(0).sum() + y.var(0).sum()
@@ -67,19 +67,19 @@ def test_both_forms_agree():
 
 
 @pytest.mark.parametrize("n", [3, 10, 30])
-def test_a_set_with_itself(n):
+def test_distance_of_a_set_to_itself_is_0(n):
     x = normal(n, 10)
     assert fd.frechet(x, x) == pytest.approx(0, abs=1e-6)
     assert fd.frechet(x, x.flip(0)) == pytest.approx(0, abs=1e-6)
 
 
-def test_features_that_are_always_zero():
+def test_constant_zero_features_do_not_change_the_distance():
     x, y = normal(50, 8), normal(60, 8, seed=1)
     x[:, 5:] = y[:, 5:] = 0
     assert fd.frechet(x, y) == pytest.approx(fd.frechet(x[:, :5], y[:, :5]), rel=1e-6)
 
 
-def test_moments_without_a_part():
+def test_removing_a_part_gives_the_moments_of_the_rest():
     x = normal(30, 4) + 3
     rest, part = fd.Moments.of(x).without(fd.Moments.of(x[:7])), fd.Moments.of(x[7:])
     assert rest.count == 23
@@ -87,7 +87,7 @@ def test_moments_without_a_part():
     torch.testing.assert_close(rest.scatter, part.scatter)
 
 
-def test_the_bias_with_the_number_of_pictures():
+def test_bias_for_n_samples_has_the_closed_form():
     """d/n + (d^2 + d)/4n for N(0, I) against itself."""
     d, n = 16, 1000
     exact = fd.Gaussian(torch.zeros(d).double(), torch.eye(d).double())
@@ -96,7 +96,7 @@ def test_the_bias_with_the_number_of_pictures():
     assert mean == pytest.approx(d / n + (d * d + d) / (4 * n), rel=0.05)
 
 
-def test_extrapolation_and_errors():
+def test_extrapolation_removes_the_bias_and_errors_match_the_spread():
     d, n = 32, 1000
     exact = fd.Gaussian(torch.zeros(d).double(), torch.eye(d).double())
     draws = [1.2 * normal(n, d, seed=i) for i in range(40)]
@@ -110,7 +110,7 @@ def test_extrapolation_and_errors():
 
 
 @pytest.mark.parametrize("n", [300, 40])
-def test_torch_fidelity(n):
+def test_distance_equals_torch_fidelity(n):
     reference = pytest.importorskip("torch_fidelity.metric_fid")
     x, y = normal(n, 64), 1.1 * normal(400, 64, seed=1) ** 2
     statistics = map(reference.fid_features_to_statistics, (x, y))
@@ -118,7 +118,7 @@ def test_torch_fidelity(n):
     assert fd.frechet(x, y) == pytest.approx(theirs["frechet_inception_distance"], rel=1e-6)
 
 
-def test_scores():
+def test_scores_have_names_references_intervals_and_floor():
     scores = fd.FD(**OPTIONS).measure(material(n=100, train=300, held_out=200, d=4))
     assert [(s.name, s.reference) for s in scores] == [
         ("fd_fake", "train"),
@@ -133,13 +133,13 @@ def test_scores():
     assert scores == fd.FD(**OPTIONS).measure(material(n=100, train=300, held_out=200, d=4))
 
 
-def test_no_floor_of_fewer_pictures_than_samples():
+def test_floor_needs_as_many_images_as_samples():
     train, held_out = fd.FD(**OPTIONS).measure(material(n=100, train=300, held_out=50, d=40))
     assert train.floor is None
     assert held_out.floor is not None
 
 
-def test_the_reference_may_be_chosen():
+def test_reference_set_can_be_chosen():
     for which in ("train", "held_out"):
         scores = fd.FD(**OPTIONS | {"reference": which}).measure(material())
         assert {score.reference for score in scores} == {which}
@@ -162,7 +162,7 @@ def test_fid_is_the_name_for_inception_with_the_legacy_resize(name, resize, expe
     assert fd.FD(**OPTIONS).measure(material(features=features))[0].name == expected
 
 
-def test_fewer_pictures_than_features_warn_once(caplog):
+def test_fewer_samples_than_features_warn_once(caplog):
     metric = fd.FD(**OPTIONS)
     for _ in range(2):
         metric.measure(material(n=12, d=20))
@@ -171,7 +171,7 @@ def test_fewer_pictures_than_features_warn_once(caplog):
     ]
 
 
-def test_what_is_wrong_is_said():
+def test_invalid_inputs_and_options_are_refused():
     metric = fd.FD(**OPTIONS)
     with pytest.raises(InputError, match=r"at least 10 samples, got 1\. .*job.num_samples"):
         metric.measure(material(n=1))

@@ -8,14 +8,14 @@ from ddpm.errors import InputError
 from ddpm.metrics.inception_score import InceptionScore, inception_score
 
 
-def test_limits():
+def test_score_of_certain_and_uniform_predictions():
     certain = torch.eye(10).repeat(7, 1).log()
     assert inception_score(certain) == pytest.approx(10, rel=1e-12)
     assert inception_score(certain[:1].repeat(20, 1)) == pytest.approx(1, rel=1e-12)
     assert inception_score(torch.full((20, 10), 0.1).log()) == pytest.approx(1, rel=1e-12)
 
 
-def test_torch_fidelity():
+def test_score_equals_torch_fidelity():
     reference = pytest.importorskip("torch_fidelity.metric_isc")
     logits = 2 * torch.randn(100, 10, generator=torch.Generator().manual_seed(0)).double()
     theirs = reference.isc_features_to_metric(logits, splits=1, shuffle=False)
@@ -31,7 +31,7 @@ def test_torch_fidelity():
         ("digits", "none", "classifier_score_digits"),
     ],
 )
-def test_scores(name, resize, expected):
+def test_scores_have_name_interval_and_floor(name, resize, expected):
     given = material(features=Fake(name, resize, num_classes=4))
     (score,) = InceptionScore(splits=10, floor=True).measure(given)
     assert score.name == expected
@@ -40,10 +40,10 @@ def test_scores(name, resize, expected):
     assert [score] == InceptionScore(splits=10, floor=True).measure(given)
     (single,) = InceptionScore(splits=1, floor=False).measure(given)
     assert (single.low, single.floor) == (None, None)
-    assert single.value > score.value  # which falls with the pictures of a split
+    assert single.value > score.value  # fewer images per split lower the score
 
 
-def test_what_is_wrong_is_said():
+def test_missing_classes_and_too_few_samples_are_refused():
     metric = InceptionScore(splits=10, floor=True)
     with pytest.raises(InputError, match="fake has none"):
         metric.measure(material())

@@ -1,4 +1,4 @@
-"""Every score lies in its own interval, whatever the features look like."""
+"""Every score lies in its interval, for features of any distribution."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ METRICS = {
     "is": lambda: inception_score.InceptionScore(splits=4),
     "copies": copies.Copies,
 }
-SETS = {  # what becomes of standard normal features (n, d)
+SETS = {  # transformations of standard normal features (n, d)
     "normal": lambda x: x,
     "tiny": lambda x: 1e-6 * x,
     "large and far": lambda x: 1e3 * x + 1e4,
@@ -29,8 +29,8 @@ SETS = {  # what becomes of standard normal features (n, d)
 
 @pytest.mark.parametrize("name", METRICS)
 def test_a_score_lies_in_its_interval(name):
-    """As samples, as training pictures, and both: also against itself, where a distance is 0."""
-    sets = {"normal": SETS["normal"]} if name == "copies" else SETS  # which looks at pictures
+    """The reference, or samples as well, are transformed; and a set is compared with itself."""
+    sets = {"normal": SETS["normal"]} if name == "copies" else SETS  # it compares pixels
     for kind, (make, seed) in enumerate((make, seed) for make in sets.values() for seed in (0, 1)):
         for n, d in ((10, 2), (13, 20)):
             real = [pictures(30, d, 10 * kind + i) for i in (1, 2)]
@@ -55,8 +55,8 @@ def _assert_inside(scores, case):
                 assert sign * bound <= sign * score.value, (case, score)
 
 
-def test_an_extrapolation_below_0_says_so_with_an_interval_around_it():
-    """Of samples of the reference itself, the intercept is as often negative as not."""
+def test_negative_extrapolation_keeps_a_symmetric_interval():
+    """For samples equal to the reference the intercept is negative about half of the time."""
     values = []
     for seed in range(6):
         x = pictures(200, 2, seed)

@@ -29,7 +29,7 @@ def by_definition(x, y):
     return own(x) + own(y) - 2 * sum(k(a, b) for a in x for b in y) / (len(x) * len(y))
 
 
-def test_the_sum_over_pairs_and_the_jackknife():
+def test_distance_and_error_equal_sum_over_pairs_and_jackknife():
     x, y = torch.randn(7, 3), torch.randn(9, 3) + 0.5
     value, error = kd.distance(x, y)
     assert value == pytest.approx(by_definition(x, y), rel=1e-10)
@@ -39,7 +39,7 @@ def test_the_sum_over_pairs_and_the_jackknife():
     assert error == pytest.approx(expected, rel=1e-8)
 
 
-def test_blocks_do_not_matter():
+def test_blockwise_means_equal_those_of_the_full_kernel():
     x, y = torch.randn(2500, 4), torch.randn(2100, 4)
     rows = kd.kernel(x, x, 1.0)
     expected = (rows.sum(1) - rows.diagonal()) / 2499
@@ -47,13 +47,13 @@ def test_blocks_do_not_matter():
     torch.testing.assert_close(kd.row_means(x, y, 1.0), kd.kernel(x, y, 1.0).mean(1))
 
 
-def test_equal_distributions():
+def test_distance_of_equal_distributions_is_unbiased():
     values = torch.tensor([kd.distance(x, y)[0] for x, y in draws(100, 200, 16)])
     assert abs(values.mean()) < 3 * values.std() / 10
     assert 0.3 < (values < 0).double().mean() < 0.7
 
 
-def test_shifted_normals():
+def test_distance_of_shifted_normals_has_the_closed_form():
     """N(0, I) and N(m, I) with mu = |m|^2."""
     d, shift = 16, 0.3
     mu = d * shift**2
@@ -65,14 +65,14 @@ def test_shifted_normals():
     assert errors.mean() < values.std()  # which holds the reference's error too
 
 
-def test_the_error_over_samples():
+def test_error_matches_the_spread_over_samples():
     real = torch.randn(500, 8, generator=torch.Generator().manual_seed(99))
     results = torch.tensor([kd.distance(y, real) for _, y in draws(60, 100, 8, 0.4)])
     values, errors = results.double().T
     assert errors.mean() == pytest.approx(float(values.std()), rel=0.3)
 
 
-def test_torch_fidelity():
+def test_distance_equals_torch_fidelity():
     reference = pytest.importorskip("torch_fidelity.metric_kid")
     x, y = next(draws(1, 300, 64, 0.2))
     x, y = x.double(), y.double()
@@ -82,7 +82,7 @@ def test_torch_fidelity():
     assert ours == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-6)
 
 
-def test_scale_of_the_features_does_not_matter():
+def test_rescaled_distance_ignores_the_scale_of_features():
     given = material()
     scores = kd.KD(**OPTIONS).measure(given)
     for pictures in (given.train, given.held_out, given.samples):
@@ -94,7 +94,7 @@ def test_scale_of_the_features_does_not_matter():
     assert raw.passport()["scale"] == "none"
 
 
-def test_scores_and_the_memory_of_the_reference(monkeypatch):
+def test_scores_have_intervals_and_reference_terms_are_cached(monkeypatch):
     metric, given = kd.KD(**OPTIONS), material(n=100, held_out=50)
     first = metric.measure(given)
     assert [(s.name, s.reference) for s in first] == [("kd_fake", "train"), ("kd_fake", "held_out")]

@@ -28,7 +28,7 @@ def measure(network, diffusion, held_out=None, n=512, **more):
     return {score.name: score for score in metric.measure(material)}, metric
 
 
-def test_draws_are_stratified_and_fixed():
+def test_draws_are_stratified_and_deterministic():
     draws = Draws(512, 1000)
     assert torch.equal(draws.t, Draws(512, 1000).t)
     assert (draws.t * 512 // 1000 - torch.arange(512)).abs().max() <= 1
@@ -43,7 +43,7 @@ def test_draws_are_stratified_and_fixed():
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_the_loss_of_the_best_network_is_known(schedule):
+def test_loss_of_the_best_network_has_the_closed_form(schedule):
     """E|eps - eps_hat|^2 = a s^2 / (a s^2 + 1 - a) for every t."""
     diffusion = diffusion_of(schedule)
     scores, metric = measure(best_model(diffusion), diffusion)
@@ -61,7 +61,7 @@ def test_the_loss_of_the_best_network_is_known(schedule):
     assert scores["loss_gap"].low < 0 < scores["loss_gap"].high
 
 
-def test_it_is_the_training_loss_of_each_draw():
+def test_loss_is_the_mean_training_loss_of_the_draws():
     diffusion, pictures = diffusion_of(), gaussian_pictures(16)
     scores, _ = measure(best_model(diffusion), diffusion, pictures, n=16)
     draws = Draws(16, 1000)
@@ -71,7 +71,7 @@ def test_it_is_the_training_loss_of_each_draw():
     assert scores["loss"].value == pytest.approx(expected.mean().item(), rel=1e-6)
 
 
-def test_twice_the_same_to_the_bit_and_a_gap_of_none():
+def test_loss_is_deterministic_and_has_no_gap_between_equal_sets():
     diffusion, pictures = diffusion_of(), gaussian_pictures(40, seed=1)
     network = best_model(diffusion)
     (one, a), (other, b) = (measure(network, diffusion, pictures, n=40) for _ in range(2))
@@ -80,8 +80,8 @@ def test_twice_the_same_to_the_bit_and_a_gap_of_none():
     assert one["loss_gap"].value == 0
 
 
-def test_a_difference_is_known_far_better_than_with_noise_of_its_own():
-    """Of two networks, one of which is a little worse."""
+def test_shared_draws_reduce_the_error_of_a_difference():
+    """Between two networks, one of them slightly worse."""
     diffusion = diffusion_of()
     best = best_model(diffusion)
 
@@ -100,7 +100,7 @@ def test_a_difference_is_known_far_better_than_with_noise_of_its_own():
     assert paired < unpaired / 8
 
 
-def test_the_raw_network_and_labels():
+def test_raw_network_is_scored_and_labels_are_passed():
     diffusion = diffusion_of()
     seen = []
 
@@ -121,7 +121,7 @@ def test_the_raw_network_and_labels():
     assert sorted(seen[1].tolist()) == list(range(8))
 
 
-def test_errors_of_stratified_means():
+def test_errors_of_stratified_means_are_calibrated():
     generator = torch.Generator().manual_seed(0)
     level = torch.linspace(0, 5, 400, dtype=torch.float64)
     draws = level + torch.randn(500, 400, generator=generator, dtype=torch.float64)

@@ -18,7 +18,7 @@ def normal(n, d=8, seed=0):
 
 
 @pytest.mark.parametrize(("k", "n"), [(3, 500), (5, 1000)])
-def test_equal_distributions(k, n):
+def test_scores_of_equal_distributions_match_their_expectation(k, n):
     results = [prdc.prdc(normal(n, seed=i), normal(n, seed=100 + i), k) for i in range(4)]
     precision, recall, density, coverage = torch.tensor([r.values for r in results]).mean(0)
     expected = 1 - math.prod((n - i) / (2 * n - i) for i in range(1, k + 1))
@@ -27,7 +27,7 @@ def test_equal_distributions(k, n):
     assert precision == pytest.approx(float(recall), abs=0.03)
 
 
-def test_limits():
+def test_scores_of_disjoint_equal_and_collapsed_sets():
     x, far = normal(50), normal(60, seed=1) + 1000
     assert prdc.prdc(far, x, 5).values == (0, 0, 0, 0)
     assert prdc.prdc(x, x, 5).values == pytest.approx((1, 1, 6 / 5, 1), abs=1e-12)
@@ -39,7 +39,7 @@ def test_limits():
     assert 0 < coverage < 0.5
 
 
-def test_duplicates_are_within_balls_without_radius_if_the_surface_counts():
+def test_inclusive_balls_of_radius_0_contain_duplicates():
     x = torch.cat([torch.full((10, 8), 3.0), normal(20)])
     assert prdc.prdc(x, x, 5).values[:2] == (1, 1)
     precision, recall, _, _ = prdc.prdc(x[:10], x, 5, inclusive=False).values
@@ -48,7 +48,7 @@ def test_duplicates_are_within_balls_without_radius_if_the_surface_counts():
 
 @pytest.mark.parametrize("k", [3, 5])
 @pytest.mark.parametrize("n", [200, 431])
-def test_prdc_package(k, n):
+def test_scores_equal_the_prdc_package(k, n):
     reference = pytest.importorskip("prdc")
     x, y = 0.9 * normal(n).double() + 0.1, normal(300, seed=1).double()
     theirs = reference.compute_prdc(y.numpy(), x.numpy(), nearest_k=k)
@@ -56,7 +56,7 @@ def test_prdc_package(k, n):
     assert ours == pytest.approx([theirs[name] for name in NAMES], abs=1e-12)
 
 
-def test_torch_fidelity():
+def test_precision_and_recall_equal_torch_fidelity():
     reference = pytest.importorskip("torch_fidelity.metric_prc")
     x, y = 0.9 * normal(200).double() + 0.1, normal(300, seed=1).double()
     options = {"prc_neighborhood": 3, "prc_batch_size": 1000, "verbose": False}
@@ -66,7 +66,7 @@ def test_torch_fidelity():
     assert recall == pytest.approx(theirs["recall"], abs=1e-6)
 
 
-def test_the_jackknife_leaves_out_parts():
+def test_errors_equal_a_jackknife_over_groups():
     x, y = normal(100), normal(120, seed=1)
     errors = prdc.prdc(x, y, 3, seed=7).errors
     groups = prdc._groups(100, 3, 7)
@@ -82,7 +82,7 @@ def test_the_jackknife_leaves_out_parts():
         assert errors[i] == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_errors_are_those_of_repeated_draws():
+def test_errors_match_the_spread_over_repeated_draws():
     y = normal(300, seed=999)
     results = [prdc.prdc(0.9 * normal(300, seed=i), y, 5) for i in range(30)]
     spread = torch.tensor([r.values for r in results]).std(0)
@@ -90,14 +90,14 @@ def test_errors_are_those_of_repeated_draws():
     assert (errors / spread).tolist() == pytest.approx([1, 1, 1, 1], abs=0.6)
 
 
-def test_blocks_do_not_matter(monkeypatch):
+def test_scores_do_not_depend_on_the_block_size(monkeypatch):
     x, y = normal(100), normal(90, seed=1)
     whole = prdc.prdc(x, y, 3)
     monkeypatch.setattr(prdc.sets.blocks, "__defaults__", (700,))
     assert prdc.prdc(x, y, 3) == whole
 
 
-def test_scores():
+def test_scores_have_names_references_intervals_and_floor():
     scores = prdc.PRDC(**OPTIONS).measure(material())
     assert [s.name for s in scores] == [f"{name}_fake" for name in NAMES] * 2
     assert [s.reference for s in scores] == ["train"] * 4 + ["held_out"] * 4
@@ -109,7 +109,7 @@ def test_scores():
     assert [s.floor is None for s in fewer] == [True] * 4 + [False] * 4
 
 
-def test_as_many_real_pictures_as_samples():
+def test_balanced_uses_as_many_real_images_as_samples():
     """Else coverage shrinks with a larger reference."""
     given = material(n=50, train=1000)
     balanced, everything = (
@@ -120,7 +120,7 @@ def test_as_many_real_pictures_as_samples():
     assert everything < 0.5
 
 
-def test_what_is_wrong_is_said():
+def test_too_few_samples_and_invalid_k_are_refused():
     with pytest.raises(InputError, match="at least 6 samples, got 5"):
         prdc.PRDC(**OPTIONS).measure(material(n=5))
     scores = prdc.PRDC(**OPTIONS).measure(material(n=6))

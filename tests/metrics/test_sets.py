@@ -1,4 +1,4 @@
-"""Intervals, seeded draws, and the memory of results."""
+"""Intervals, seeded draws and cached results."""
 
 import pytest
 import torch
@@ -7,19 +7,19 @@ from support.material import material
 from ddpm.metrics import copies, fd, kd, prdc, sets
 
 
-def test_quantiles_of_student():
+def test_student_quantiles_match_tables():
     table = {5: 2.5706, 9: 2.2622, 19: 2.0930, 1000: 1.9623}
     for degrees, expected in table.items():
         assert sets.student_95(degrees) == pytest.approx(expected, rel=4e-3)
 
 
-def test_interval_of_a_share():
+def test_wilson_interval_of_a_proportion():
     assert sets.wilson(0.0, 100) == pytest.approx((0, 0.036993), abs=1e-6)
     assert sets.wilson(0.5, 100) == pytest.approx((0.403832, 0.596168), abs=1e-6)
     assert sets.wilson(1.0, 3)[1] == 1
 
 
-def test_draws_are_of_the_whole_set_and_by_seed():
+def test_draws_cover_the_whole_set_and_depend_on_the_seed():
     drawn = sets.draw(1000, 100, 0, "a")
     assert len(drawn.unique()) == 100
     assert drawn.max() > 900
@@ -29,12 +29,12 @@ def test_draws_are_of_the_whole_set_and_by_seed():
     assert len(sets.draw(50, 100, 0, "a")) == 50
 
 
-def test_blocks_are_all_rows():
+def test_blocks_cover_all_rows():
     assert list(sets.blocks(5, 2, 4)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert list(sets.blocks(2, 100, 4)) == [slice(0, 1), slice(1, 2)]
 
 
-def test_a_result_is_kept_for_the_same_tensor():
+def test_memo_reuses_recent_results_for_the_same_tensor():
     calls, memo = [], sets.Memo(most=2)
     a, b, c = torch.zeros(3, 1)
 
@@ -47,7 +47,7 @@ def test_a_result_is_kept_for_the_same_tensor():
     assert calls == [1, 2, 3, 4]
 
 
-def test_groups_that_are_left_out_give_the_error_of_independent_pictures():
+def test_group_jackknife_gives_the_standard_error_of_independent_values():
     """A mean of 400 numbers: the jackknife over 20 groups has its standard error on average."""
     x = torch.randn(200, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     parts = torch.tensor([sets.without_groups(row) for row in x])
@@ -59,8 +59,8 @@ def test_groups_that_are_left_out_give_the_error_of_independent_pictures():
 
 
 @pytest.mark.parametrize("make", [fd.FD, kd.KD, prdc.PRDC, copies.Copies])
-def test_scores_without_groups_lie_around_the_score(make):
-    """As of nearly as many pictures of the same kind."""
+def test_leave_group_out_scores_average_to_the_score(make):
+    """Each is a score of nearly all images."""
     for score in make().measure(material(n=100, d=3)):
         if score.without is None:
             assert score.name.startswith(("fd_inf", "nearest"))

@@ -15,7 +15,7 @@ FILES = {path.stem: path for path in sorted((ROOT / "conf" / "metric").glob("*.y
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_file_builds_a_metric(name):
+def test_config_file_builds_its_metric_with_all_options(name):
     text = FILES[name].read_text()
     assert text.startswith(f"# @package metric.{name}\n")
     config = yaml.safe_load(text)

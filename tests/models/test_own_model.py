@@ -10,11 +10,11 @@ import pytest
 import yaml
 from support.base import TINY
 from support.mistakes import assert_answered, contents
-from support.wandb_runs import finished, nobody_is_logged_in
+from support.wandb_runs import finished, not_logged_in
 
 from ddpm.runner.config import catalog
 
-__all__ = ["nobody_is_logged_in"]
+__all__ = ["not_logged_in"]
 
 CODE = """
 from torch import nn

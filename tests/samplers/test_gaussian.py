@@ -152,7 +152,7 @@ def test_the_mean_is_exact_with_any_number_of_steps(schedule, kind, spacing):
 
 
 @pytest.mark.parametrize("schedule", ALL)
-def test_second_order_is_more_accurate(schedule):
+def test_second_order_samplers_are_more_accurate_than_first_order(schedule):
     diffusion = diffusion_of(schedule, "v")
     for steps in (10, 20, 50, 250):
         first = [abs(error_of(f(steps, "log_snr"), diffusion)) for f in FIRST_ORDER.values()]
@@ -171,7 +171,7 @@ def test_order_of_convergence():
 
 
 @pytest.mark.parametrize("kind", DETERMINISTIC)
-def test_error_with_few_steps(kind):
+def test_error_with_few_steps_is_bounded(kind):
     """Worst error over all schedules."""
     worst = {
         steps: max(
@@ -194,10 +194,10 @@ def test_heun_is_stable_from_nearly_pure_noise(schedule, spacing):
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "sigmoid"])
-def test_ten_steps_of_heun_in_the_spacing_of_karras_are_few(schedule):
-    """It is the method: with rho = 7, nine steps from a noise level of 200 to 0.01 divide it by up
-    to 5 where it is that of the data. Heun's method written out makes the same error of 0.37, no
-    step being rounded to one of T; twice the steps divide it by more than 4."""
+def test_error_of_ten_heun_steps_with_karras_spacing_is_that_of_the_method(schedule):
+    """With rho = 7, nine steps from a noise level of 200 to 0.01 divide it by up to 5 each near the
+    level of the data. Heun's method written out has the same error of 0.37, without rounding to
+    one of T steps; twice as many steps divide the error by more than 4."""
 
     def heun(levels):
         y = 1.0  # of mean 0, where eps = y level / (STD^2 + level^2)
@@ -244,7 +244,7 @@ def test_ddim_scales_by_eq_12(schedule, spacing):
 @pytest.mark.quick(16)
 @pytest.mark.parametrize("kind", STOCHASTIC)
 @pytest.mark.parametrize("schedule", ALL)
-def test_stochastic_samplers_return_mean_and_variance(schedule, kind):
+def test_stochastic_samplers_reproduce_mean_and_variance(schedule, kind):
     diffusion = diffusion_of(schedule, "v")
     *_, (s, mean, std) = moments(STOCHASTIC[kind](None, "uniform"), diffusion)
     assert s == -1
@@ -255,8 +255,8 @@ def test_stochastic_samplers_return_mean_and_variance(schedule, kind):
 @pytest.mark.quick(11)
 @pytest.mark.parametrize("steps", [250, 50, 20])
 @pytest.mark.parametrize("schedule", ALL)
-def test_stochastic_samplers_with_few_steps(schedule, steps):
-    """The right variance lies between both fixed ones: section 3.2 of Ho et al."""
+def test_error_of_stochastic_samplers_with_few_steps_is_bounded(schedule, steps):
+    """The true variance lies between both fixed ones: section 3.2 of Ho et al."""
     diffusion = diffusion_of(schedule, "v")
     found = {}
     for kind, make in STOCHASTIC.items():
@@ -274,7 +274,7 @@ def test_stochastic_samplers_with_few_steps(schedule, steps):
 @pytest.mark.parametrize("schedule", ALL)
 def test_a_perfectly_learned_variance_makes_every_marginal_exact(schedule, spacing):
     """The covariance of x_s and x_t is sqrt(a_t / a_s) v_s, which gives the variance of x_s given
-    x_t. It lies between the extremes, and 10 steps are as good as all."""
+    x_t. It lies between the fixed variances, and 10 steps are as exact as 1000."""
     diffusion = diffusion_of(schedule, "v", learned_variance=True)
     sampler = DDPM(steps=10, variance="auto", spacing=spacing)
     following = dict(sampler.timesteps(diffusion))
@@ -326,7 +326,7 @@ def test_float32_agrees_with_float64(schedule, kind, objective):
 @pytest.mark.quick(10)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("kind", SAMPLERS)
-def test_samples_have_mean_and_variance(kind, objective):
+def test_samples_have_the_predicted_mean_and_variance(kind, objective):
     """50 steps, within 4 standard errors of 20,000 samples."""
     diffusion, n = diffusion_of("linear", objective), 20_000
     sampler = SAMPLERS[kind](50, "log_snr")

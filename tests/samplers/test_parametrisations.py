@@ -103,9 +103,8 @@ EVERY = [
 
 
 @pytest.mark.parametrize(("schedule", "objective", "kind"), EVERY)
-def test_samples_have_mean_and_variance(schedule, objective, kind):
-    """In float32, through the network, with 40 steps: the errors are those of 2,000 samples, and
-    of the steps."""
+def test_samples_have_the_mean_and_variance_of_the_data(schedule, objective, kind):
+    """In float32, through the network, up to the errors of 2,000 samples and of 40 steps."""
     diffusion, n = process(schedule, objective), 2000
     g = torch.Generator().manual_seed(0)
     make = (DETERMINISTIC | STOCHASTIC)[kind]
@@ -153,7 +152,7 @@ EDGES = {
 @pytest.mark.quick(32)
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("kind", EDGES)
-def test_from_pure_noise_in_one_step_two_or_all(kind, spacing):
+def test_sampling_from_pure_noise_is_exact_in_one_two_or_all_steps(kind, spacing):
     """At u = 1 the log-SNR is -inf. In float64 the mean is exact, and in float32, through the
     network and with the same noise, every image is the same to 5 digits."""
     diffusion = GaussianDiffusion(betas=rectified(24, 1.0), objective=Velocity())
@@ -206,7 +205,7 @@ class AuthorsThird(DPMSolver):
         return super().parabola(h, back, x_0, x_1, x_2) - square / 2 * curvature
 
 
-def test_half_of_the_last_term_leaves_order_2():
+def test_half_of_the_last_term_of_order_3_converges_with_order_2():
     diffusion = even_in_log_snr(601)
     few, many = (
         abs(error_of(AuthorsThird(steps=n + 1, order=3, spacing="uniform"), diffusion))
@@ -215,7 +214,7 @@ def test_half_of_the_last_term_leaves_order_2():
     assert 1.9 < math.log2(few / many) < 2.3
 
 
-def test_more_evaluations_of_higher_order_are_better():
+def test_error_falls_with_the_order_of_the_sampler():
     diffusion = even_in_log_snr(601)
     errors = {
         k: abs(error_of(f(26, spacing="uniform"), diffusion)) for k, f in DETERMINISTIC.items()
@@ -251,7 +250,7 @@ def test_ddim_with_eta_0_is_eulers_method_on_the_flow(schedule, spacing):
             assert (again - found).abs().max() < 1e-10
 
 
-def test_trailing_steps_of_the_straight_path_are_even():
+def test_trailing_steps_of_the_rectified_schedule_are_evenly_spaced():
     diffusion = process("rectified")
     for n in (4, 10, 20):
         levels_of = [diffusion.alpha_sigma(t) for t, _ in Euler(steps=n).timesteps(diffusion)]
@@ -271,7 +270,7 @@ def test_euler_ancestral_is_ddim(schedule, eta):
         assert (found - ddim).abs().max() < 1e-10
 
 
-def test_ddpm_is_the_sde_of_order_1():
+def test_ddpm_with_fixed_small_equals_euler_ancestral():
     diffusion = process("rectified")
     denoise = best_denoise(diffusion)
     x, z = torch.randn(2, 16, 1, 1, 1, generator=torch.Generator().manual_seed(0)).double()
@@ -281,8 +280,8 @@ def test_ddpm_is_the_sde_of_order_1():
         assert (one - other).abs().max() < 1e-10
 
 
-def test_edm_with_sigma_data_1_draws_what_v_draws():
-    """The network of v, with the sign of its output turned and another name of its time."""
+def test_edm_with_sigma_data_1_gives_the_samples_of_v():
+    """The EDM network is that of v with a negated output, called with c_noise instead of t."""
     v, edm = process("rectified", "v"), process("rectified", "edm 1.0")
     at = {}
 
@@ -301,7 +300,7 @@ def test_edm_with_sigma_data_1_draws_what_v_draws():
     assert len(at) > 10
 
 
-def test_unipc_with_a_constant_prediction_is_exact():
+def test_all_samplers_equal_ddim_for_a_constant_prediction():
     """Then the flow is linear, and every order takes the same steps as DDIM."""
     from ddpm.denoising import Prediction
 
@@ -326,7 +325,7 @@ def test_unipc_with_a_constant_prediction_is_exact():
 # --- churn and the spacing of Karras
 
 
-def test_churn_adds_noise_up_to_the_right_level():
+def test_churn_adds_noise_up_to_its_target_level():
     """x_t has the variance of the step it goes to, if churn_noise is 1."""
     diffusion = process("linear")
     heun, denoise = Heun(steps=20, churn=4.0), best_denoise(diffusion)
@@ -347,7 +346,7 @@ def test_an_empty_range_of_churn_is_refused():
         Heun(churn=1.0, churn_min=5.0, churn_max=1.0)
 
 
-def test_churn_is_limited():
+def test_churn_is_limited_in_strength_and_range():
     diffusion = process("linear")
     denoise, x = best_denoise(diffusion), column(1.0)
     strong = Heun(steps=10, churn=1e6)
@@ -362,13 +361,13 @@ def test_churn_is_limited():
     assert nearest_step(best_denoise(pure), 990, 1e9) == 998  # never to pure noise
 
 
-def test_heun_without_churn_draws_no_noise_and_counts_its_evaluations():
+def test_heun_without_churn_draws_no_noise():
     diffusion = process("rectified")
     assert len(list(Heun(steps=5)(best_denoise(diffusion), column(1.0), forbidden))) == 5
 
 
 @pytest.mark.parametrize("rho", [1.0, 3.0, 7.0])
-def test_karras_spacing(rho):
+def test_karras_spacing_is_even_in_sigma_to_the_1_over_rho(rho):
     """sigma^(1 / rho) is even, up to the rounding to one of T = 100,000 steps."""
     diffusion = GaussianDiffusion(betas=linear(100_000, 1e-4, 0.02), objective=V())
     ts = timesteps(diffusion, 12, "karras", rho)

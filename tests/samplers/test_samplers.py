@@ -40,7 +40,7 @@ def forbidden(x):
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("T", [1, 2, 10, 1000])
-def test_timesteps(T, spacing):
+def test_timesteps_decrease_strictly_from_the_last_step(T, spacing):
     for diffusion in (
         GaussianDiffusion(betas=cosine(T, 0.008, 0.999)),
         GaussianDiffusion(betas=linear(T, 1e-4, 0.02, rescale=False)),
@@ -61,7 +61,7 @@ def test_timesteps(T, spacing):
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("schedule", ["linear to zero", "cosine to zero", "learned"])
-def test_timesteps_of_special_schedules(schedule, spacing):
+def test_timesteps_decrease_strictly_on_special_schedules(schedule, spacing):
     diffusion = diffusion_of(schedule, "v")
     for steps in (1, 2, 10, 100, 1000):
         chosen = timesteps(diffusion, steps, spacing)
@@ -70,7 +70,7 @@ def test_timesteps_of_special_schedules(schedule, spacing):
         assert chosen == sorted(chosen, reverse=True)
 
 
-def test_spacings():
+def test_timesteps_of_each_spacing():
     diffusion = diffusion_of()
     assert timesteps(diffusion, 5, "uniform") == [999, 749, 500, 250, 0]
     assert timesteps(diffusion, 5, "trailing") == [999, 799, 599, 399, 199]
@@ -81,7 +81,7 @@ def test_spacings():
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
-def test_a_later_start_takes_the_steps_below_it(spacing):
+def test_sampling_from_a_start_takes_only_the_steps_below_it(spacing):
     diffusion = diffusion_of()
     sampler = DDIM(steps=20, eta=0.0, spacing=spacing)
     every = [t for t, _ in sampler.timesteps(diffusion)]
@@ -141,7 +141,7 @@ def test_deterministic_samplers_draw_no_noise(sampler):
         Heun(steps=10),
     ],
 )
-def test_the_last_step_is_x_0_without_noise(sampler):
+def test_last_step_returns_x_0_without_noise(sampler):
     diffusion = diffusion_of()
     x = noise(4, 1, 2, 2)
     for t in (0, 10):
@@ -200,7 +200,7 @@ def test_full_length_ddpm_is_eq_7():
 # --- the variance of ancestral sampling
 
 
-def test_automatic_variance():
+def test_auto_variance_is_learned_if_available_else_large_only_at_full_length():
     half = torch.full((1, 1, 1, 1), 0.5)
     for steps, expected in ((None, 2.0), (1000, 2.0), (50, 0.5)):
         sampler = DDPM(steps=steps, variance="auto")
@@ -208,7 +208,7 @@ def test_automatic_variance():
         assert sampler.std(4.0, 0.25, half, 1000).item() == pytest.approx(1.0)
 
 
-def test_a_learned_variance_lies_between_the_extremes():
+def test_learned_variance_interpolates_between_small_and_large():
     sampler = DDPM(steps=None, variance="learned")
     for fraction, expected in ((0.0, 0.5), (0.5, 1.0), (1.0, 2.0)):
         found = sampler.std(4.0, 0.25, torch.tensor(fraction), 1000)
@@ -217,7 +217,7 @@ def test_a_learned_variance_lies_between_the_extremes():
         sampler.std(4.0, 0.25, None, 1000)
 
 
-def test_a_fixed_variance_with_a_network_that_learned_one():
+def test_fixed_variance_ignores_a_learned_one():
     half = torch.full((1, 1, 1, 1), 0.5)
     assert DDPM(steps=None, variance="fixed_small").std(4.0, 0.25, half, 1000) == 0.5
     assert DDPM(steps=None, variance="fixed_large").std(4.0, 0.25, half, 1000) == 2.0
@@ -285,7 +285,7 @@ def processes():
     ]
 
 
-def said(output):
+def network_returning(output):
     """A network with this output."""
     return lambda x_t, t: output
 
@@ -312,7 +312,7 @@ def test_diffusers_agrees_on_ddpm(schedule, objective, kind):
             g = torch.Generator().manual_seed(7)
             expected = oracle.step(output, t, x_t, generator=g).prev_sample
             z = noise(4, 1, 4, 4, seed=7)
-            denoise = Denoiser(said(output), diffusion)
+            denoise = Denoiser(network_returning(output), diffusion)
             found = ours.p_sample(denoise, x_t, t, s, lambda x, z=z: z)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
@@ -335,7 +335,7 @@ def test_diffusers_agrees_on_ddim(schedule, objective, eta):
             ).prev_sample
             if s < 0:  # diffusers adds noise of variance 0
                 z = torch.zeros_like(z)
-            denoise = Denoiser(said(output), diffusion)
+            denoise = Denoiser(network_returning(output), diffusion)
             found = ours.p_sample(denoise, x_t, t, s, lambda x, z=z: z)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 

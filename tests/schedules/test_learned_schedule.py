@@ -55,7 +55,7 @@ def test_log_snr_falls_strictly_for_any_parameters(T, scale, seed):
 
 
 @pytest.mark.parametrize(("start", "end"), [(1e6, 1e6), (-1e6, -1e6), (1e6, -1e6), (-1e6, 1e6)])
-def test_the_ends_cannot_cross(start, end):
+def test_ends_keep_their_order_for_extreme_parameters(start, end):
     schedule = learned()
     with torch.no_grad():
         schedule.start_logit.fill_(start)
@@ -75,7 +75,7 @@ def test_betas_agree_with_log_snr(scale):
     torch.testing.assert_close(found.float(), schedule.log_snr(), rtol=1e-4, atol=1e-4)
 
 
-def test_betas_of_a_straight_log_snr():
+def test_betas_of_a_linear_log_snr_are_exact():
     """Against the ratio of two sigmoids in exact arithmetic."""
     schedule = learned(1000, hidden=64)
     snr = [Fraction(math.exp(x)) for x in schedule._log_snr().tolist()]
@@ -123,7 +123,7 @@ def test_gradients_reach_every_parameter(T, scale):
         ({"log_snr_end": math.nan}, "schedule.log_snr_end=nan"),
     ],
 )
-def test_bad_arguments_of_the_learned_schedule(options, words):
+def test_bad_arguments_are_refused(options, words):
     with pytest.raises(InputError, match=words):
         learned(**options)
 
@@ -189,7 +189,7 @@ def test_training_makes_the_bound_tighter(T, std):
     assert entropy < bounds[2] < entropy + 0.15
 
 
-def test_a_process_follows_its_schedule():
+def test_coefficients_are_refreshed_from_the_schedule():
     """Loading a state dict refreshes the coefficients, and so does `refresh`."""
     one = GaussianDiffusion(betas=learned(), objective=V())
     other = GaussianDiffusion(betas=scrambled(learned(), 1.0), objective=V())

@@ -1,4 +1,4 @@
-"""The straight path, scaled to variance 1."""
+"""The rectified schedule: the straight path of flow matching, scaled to variance 1."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def test_alpha_and_sigma_are_proportional_to_1_minus_u_and_u(T, end):
         assert alpha**2 + sigma**2 == pytest.approx(1, rel=1e-12)
 
 
-def test_its_end_is_pure_noise_or_not():
+def test_schedule_ends_in_pure_noise_only_if_end_is_1():
     assert rectified(1000, 1.0)[-1] == 1
     assert rectified(1000, 0.999)[-1] < 1
     assert GaussianDiffusion(betas=rectified(9, 1.0), objective=Velocity()).alpha_sigma(8) == (0, 1)
@@ -32,13 +32,13 @@ def test_ends_out_of_range_are_refused(end):
         rectified(10, end)
 
 
-def test_the_noise_cannot_be_predicted_from_pure_noise():
+def test_eps_objective_is_refused_for_pure_noise():
     with pytest.raises(InputError, match=r"schedule.end=1.*objective=eps"):
         GaussianDiffusion(betas=rectified(10, 1.0), objective=Eps())
     GaussianDiffusion(betas=rectified(10, 0.999), objective=Eps())
 
 
-def test_snr_falls_from_a_million():
+def test_snr_falls_from_999_squared_to_0():
     diffusion = GaussianDiffusion(betas=rectified(1000, 1.0), objective=Velocity())
     torch.testing.assert_close(diffusion.snr[0].item(), 999.0**2, rtol=1e-5, atol=0)
     assert diffusion.snr[-1] == 0

@@ -53,7 +53,7 @@ def test_linear_ends_in_noise_for_any_T(T, left, caplog):
 
 
 @pytest.mark.parametrize(("T", "left"), [(100, 0.364), (200, 0.132), (300, 0.048)])
-def test_unscaled_ends_leave_signal_and_warn(T, left, caplog):
+def test_unscaled_schedule_of_few_steps_leaves_signal_and_warns(T, left, caplog):
     assert alphas_cumprod_of(linear, T, rescale=False)[-1].item() == pytest.approx(left, abs=5e-4)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
@@ -63,20 +63,20 @@ def test_unscaled_ends_leave_signal_and_warn(T, left, caplog):
 
 
 @pytest.mark.parametrize(("T", "left"), [(500, 0.0064), (1000, 4.0358e-5), (4000, 2.7e-18)])
-def test_unscaled_ends_may_suffice(T, left, caplog):
+def test_unscaled_schedule_of_many_steps_does_not_warn(T, left, caplog):
     found = alphas_cumprod_of(linear, T, rescale=False)[-1].item()
     assert found == pytest.approx(left, rel=0.02)
     assert not caplog.records
 
 
-def test_rescaling_changes_nothing_at_1000_steps_and_is_moot_at_zero_terminal_snr(caplog):
+def test_rescaling_has_no_effect_at_1000_steps_and_no_warning_with_zero_terminal_snr(caplog):
     for schedule in (linear, quadratic):
         assert torch.equal(betas_of(schedule, rescale=True), betas_of(schedule, rescale=False))
         betas_of(schedule, 100, rescale=False, zero_terminal_snr=True)
     assert not caplog.records
 
 
-def test_quadratic_squares_once(caplog):
+def test_quadratic_betas_are_linear_in_their_square_root(caplog):
     betas = betas_of(quadratic)
     assert (betas[0].item(), betas[-1].item()) == pytest.approx((1e-4, 0.02), rel=1e-12)
     assert betas.sqrt().diff().std() < 1e-12
@@ -98,7 +98,7 @@ def test_cosine_values_of_improved_ddpm():
     assert [first_below(alphas_cumprod, snr) for snr in (5, 1)] == [261, 496]
 
 
-def test_sigmoid_values():
+def test_sigmoid_alphas_cumprod_has_the_closed_form():
     betas = betas_of(sigmoid)
     assert (betas == 0.999).sum() == 1
     alphas_cumprod = (1 - betas).cumprod(0)
@@ -108,7 +108,7 @@ def test_sigmoid_values():
         assert alphas_cumprod[t].item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_a_high_temperature_makes_the_sigmoid_straight():
+def test_high_temperature_makes_the_sigmoid_linear():
     alphas_cumprod = alphas_cumprod_of(sigmoid, 10, tau=1000.0)[:-1]
     torch.testing.assert_close(
         alphas_cumprod, 1 - torch.arange(1, 10).double() / 10, rtol=1e-4, atol=0

@@ -103,7 +103,7 @@ def said(folder: Path) -> str:
 
 
 def until(condition, child: int, seconds: float = 60) -> None:
-    """Wait for something to be true while the process lives."""
+    """Wait until `condition()` is true, while the process lives."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert os.waitpid(child, os.WNOHANG) == (0, 0), "it ended first"

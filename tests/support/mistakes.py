@@ -1,4 +1,4 @@
-"""What tests of mistakes share: command lines on top of a tiny run, and what an answer must be."""
+"""Helpers of the tests of bad input: command lines on top of a tiny run, and valid answers."""
 
 from support.base import TINY
 

@@ -1,4 +1,4 @@
-"""A tracker that notes what it is told."""
+"""A tracker that records its calls."""
 
 
 class Recorder:

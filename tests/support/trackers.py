@@ -1,4 +1,4 @@
-"""What the tests of the trackers share."""
+"""Helpers of the tests of trackers."""
 
 from pathlib import Path
 
@@ -26,6 +26,6 @@ def knobs(tracker, /, **changes):
     return {k: v for k, v in NODES[tracker].items() if not k.startswith("_")} | changes
 
 
-def said(caplog):
-    """What our own code warned about."""
+def own_warnings(caplog):
+    """Warnings of this package."""
     return [record.getMessage() for record in caplog.records if record.name.startswith("ddpm")]

@@ -1,4 +1,4 @@
-"""What the tests of W&B share: nobody is logged in, a small server, a tracker."""
+"""Helpers of the tests of W&B: no login, a small server, a tracker."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from ddpm.trackers.wandb import Wandb
 
 
 @pytest.fixture(autouse=True)
-def nobody_is_logged_in(monkeypatch, tmp_path):
+def not_logged_in(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("WANDB_") or name == "NETRC"]:
         monkeypatch.delenv(name)
     home = tmp_path / "home"
@@ -41,7 +41,7 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server that everybody is logged in to; at the end, all that was asked must be known."""
+    """A server with a login; at the end, it must have known every request."""
     with Server() as started:
         for name, value in started.environment.items():
             monkeypatch.setenv(name, value)
@@ -78,7 +78,7 @@ def log_all(tracker, steps):
 
 
 def killed(work, done):
-    """Do some work in a copy of this process, and kill it when something is true."""
+    """Call `work` in a forked process, and kill it when `done()` is true."""
     forget()
     child = os.fork()
     if not child:
@@ -95,11 +95,11 @@ def killed(work, done):
 
 
 def until(done, seconds=30):
-    """Wait for something to be true."""
+    """Wait until `done()` is true."""
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.02)
 
 
-__all__ = ["finished", "nobody_is_logged_in", "run_dir", "server"]
+__all__ = ["finished", "not_logged_in", "run_dir", "server"]

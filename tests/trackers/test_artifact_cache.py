@@ -1,4 +1,4 @@
-"""Where artifacts of W&B are kept, also for users without a home."""
+"""Where W&B artifacts are cached, also without a home directory."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from ddpm.trackers.wandb_client import reference
 
 
 @pytest.fixture
-def homeless(monkeypatch):
-    """A container that runs under a number without a name, and no HOME."""
+def no_home_directory(monkeypatch):
+    """A container whose user id has no name, without HOME."""
 
     def home():
         raise RuntimeError("Could not determine home directory.")
@@ -29,18 +29,18 @@ def homeless(monkeypatch):
         ({"XDG_CACHE_HOME": "/cache", "DDPM_CACHE": ""}, "/cache/hydra-ddpm/artifacts"),
     ],
 )
-def test_a_cache_that_is_set_asks_for_no_home(homeless, monkeypatch, variables, place):
+def test_configured_cache_needs_no_home_directory(no_home_directory, monkeypatch, variables, place):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert reference.cache() == Path(place)
 
 
-def test_without_a_home_the_variable_is_named(homeless):
+def test_missing_home_directory_is_refused_naming_ddpm_cache(no_home_directory):
     with pytest.raises(InputError, match="set the environment variable DDPM_CACHE"):
         reference.cache()
 
 
-def test_at_home_by_default(monkeypatch, tmp_path):
+def test_default_cache_is_in_the_home_directory(monkeypatch, tmp_path):
     for name in ("DDPM_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

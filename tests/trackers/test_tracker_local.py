@@ -1,4 +1,4 @@
-"""The files every run leaves: no line is lost, none is there twice."""
+"""The files of the local tracker: no line is lost or repeated."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import resource
 import numpy as np
 import pytest
 from PIL import Image
-from support.trackers import GRID, info, said
+from support.trackers import GRID, info, own_warnings
 
 from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.trackers.local import Local, smooth
@@ -17,7 +17,7 @@ def local(run_dir, start_step=0, **changes):
     return Local(run_dir=run_dir, run=info(**changes), start_step=start_step)
 
 
-def test_every_line_is_on_disk_at_once_and_strict_json(tmp_path):
+def test_each_line_is_written_immediately_as_strict_json(tmp_path):
     tracker = local(tmp_path)
     tracker.log(50, {"train/loss": 0.5, "train/lr": 1e-4})
     tracker.log(100, {"train/loss": float("nan"), "train/lr": float("inf")})
@@ -49,7 +49,7 @@ def test_a_resumed_run_has_every_step_once(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_resume_that_fails_to_rewrite_loses_nothing(tmp_path, monkeypatch):
+def test_failed_rewrite_on_resume_keeps_the_old_file(tmp_path, monkeypatch):
     local(tmp_path).log(10, {"train/loss": 1.0})
     before = (tmp_path / "metrics.jsonl").read_bytes()
 
@@ -63,7 +63,7 @@ def test_a_resume_that_fails_to_rewrite_loses_nothing(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_full_disk_is_warned_about_once_and_loses_no_line(tmp_path, caplog):
+def test_full_disk_warns_once_and_missing_lines_are_written_later(tmp_path, caplog):
     tracker = local(tmp_path)
     tracker.log(1, {"train/loss": 1.0})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -76,13 +76,13 @@ def test_a_full_disk_is_warned_about_once_and_loses_no_line(tmp_path, caplog):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [row["step"] for row in during] == [1]
-    (warning,) = said(caplog)
+    (warning,) = own_warnings(caplog)
     assert "the run goes on" in warning
     tracker.log(5, {"train/loss": 1.0})
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5]
 
 
-def test_pictures(tmp_path):
+def test_image_grids_and_loss_curve_are_written(tmp_path):
     tracker = local(tmp_path)
     for step in range(1, 60):
         tracker.log(step, {"train/loss": 1 / step if step != 7 else float("nan")})
@@ -93,11 +93,11 @@ def test_pictures(tmp_path):
     assert curve.std() > 5
 
     (tmp_path / "loss.png").unlink()
-    local(tmp_path, start_step=30).close("done")  # a resumed run draws what it had
+    local(tmp_path, start_step=30).close("done")  # a resumed run draws the earlier losses
     assert (tmp_path / "loss.png").exists()
 
 
-def test_a_curve_is_drawn_of_one_point_and_of_negative_ones(tmp_path):
+def test_loss_curve_of_one_point_and_of_negative_losses_is_drawn(tmp_path):
     for losses in ([0.5], [-1.0, 0.0, 1.0]):
         tracker = local(tmp_path)
         for step, loss in enumerate(losses):
@@ -106,7 +106,7 @@ def test_a_curve_is_drawn_of_one_point_and_of_negative_ones(tmp_path):
         assert np.asarray(Image.open(tmp_path / "loss.png").convert("L")).std() > 1
 
 
-def test_a_sample_run_has_one_picture_and_no_metrics(tmp_path):
+def test_sampling_run_writes_its_grid_and_no_metrics(tmp_path):
     tracker = local(tmp_path, trains=False)
     tracker.log_image(500, "grid", GRID[:1])
     tracker.close("done")

@@ -33,7 +33,7 @@ def files_of(client, run_id, folder):
 
 
 @pytest.mark.slow  # MLflow makes its database by dozens of migrations
-def test_a_run_is_recorded_and_resumed_in_the_same_one(run, store, tmp_path):
+def test_resumed_run_continues_its_mlflow_run(run, store, tmp_path):
     for words in ([*WORDS, "job.max_steps=3", "job.sample_every=2", "output_dir=run"], RESUME):
         status, out, err = run(*words)
         assert status == 0, err
@@ -89,7 +89,7 @@ def test_repeated_steps_and_pictures_are_recorded_once(store, tmp_path):
 
 
 @pytest.mark.slow  # MLflow tries again for 100 seconds
-def test_a_store_that_fails_is_switched_off(run, store, caplog, tmp_path):
+def test_failing_store_does_not_end_the_run(run, store, caplog, tmp_path):
     (tmp_path / "mlflow.db").mkdir()
     status, _, err = run(*WORDS, "job.max_steps=1", "output_dir=run")
     assert status == 0

@@ -33,7 +33,7 @@ def versions(store, run_id, project="ddpm"):
     return sorted(f"{a['name']}:{a['version']}" for a in outputs)
 
 
-def test_a_run_is_recorded_and_resumed_in_the_same_one(run, store, tmp_path):
+def test_resumed_run_continues_its_trackio_run(run, store, tmp_path):
     for words in ([*WORDS, "job.max_steps=3", "job.sample_every=2", "output_dir=run"], RESUME):
         status, out, err = run(*words)
         assert status == 0, err

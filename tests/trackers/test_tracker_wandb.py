@@ -1,4 +1,4 @@
-"""W&B: offline runs read back record by record, and no way of failing reaches the training."""
+"""W&B: offline runs read back record by record, and failures that do not end a run."""
 
 import http.server
 import os
@@ -12,18 +12,18 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from support.trackers import GRID, HPARAMS, info, said
+from support.trackers import GRID, HPARAMS, info, own_warnings
 from support.wandb_reader import read_run, run_files
-from support.wandb_runs import finished, nobody_is_logged_in, run_dir, wandb_run
+from support.wandb_runs import finished, not_logged_in, run_dir, wandb_run
 
 from ddpm.errors import InputError
 from ddpm.trackers.multi import Trackers
 
-__all__ = ["nobody_is_logged_in", "run_dir"]
+__all__ = ["not_logged_in", "run_dir"]
 
 
 @pytest.mark.slow
-def test_an_offline_run_reads_back(run_dir):
+def test_offline_run_contains_everything_logged(run_dir):
     tracker = wandb_run(run_dir, mode="offline", tags=["mine", "unet"], notes="a note")
     tracker.log(50, {"train/loss": 0.5, "train/lr": 1e-4})
     tracker.log_image(50, "samples", GRID)
@@ -54,7 +54,7 @@ def test_an_offline_run_reads_back(run_dir):
     assert tracker.where == f"W&B offline; to upload: wandb sync {run_dir}/wandb/offline-run-*"
 
 
-def test_runs_of_one_process_stay_apart_and_tell_how_they_ended(run_dir, tmp_path):
+def test_runs_of_one_process_are_separate_and_record_their_end_state(run_dir, tmp_path):
     for number, state in enumerate(("failed", "preempted")):
         folder = tmp_path / f"job-{number}"
         tracker = wandb_run(folder, run=info(run_id=f"id{number}", name=f"job {number}"))
@@ -67,7 +67,7 @@ def test_runs_of_one_process_stay_apart_and_tell_how_they_ended(run_dir, tmp_pat
         assert (run.exit_code, run.preempting) == (1, number == 1)
 
 
-def test_a_run_that_is_not_closed_keeps_what_was_logged(run_dir):
+def test_rows_of_an_unclosed_run_are_on_disk(run_dir):
     tracker = wandb_run(run_dir, mode="offline")
     tracker.log(1, {"train/loss": 0.5})
     (path,) = run_files(run_dir)
@@ -78,7 +78,7 @@ def test_a_run_that_is_not_closed_keeps_what_was_logged(run_dir):
     tracker.close("done")
 
 
-def test_nobody_logged_in_means_offline_at_once_and_in_silence(run_dir, capfd):
+def test_run_without_login_is_offline_immediately_and_prints_nothing(run_dir, capfd):
     start = time.monotonic()
     tracker = wandb_run(run_dir)
     assert time.monotonic() - start < 4  # wandb's import is in it
@@ -87,8 +87,8 @@ def test_nobody_logged_in_means_offline_at_once_and_in_silence(run_dir, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-class Server(http.server.BaseHTTPRequestHandler):
-    """Answers, and opens nothing to anybody."""
+class Unauthorized(http.server.BaseHTTPRequestHandler):
+    """Answers every request with 401."""
 
     def do_GET(self):
         self.send_response(401)
@@ -104,7 +104,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(params=["refuses", "hangs", "answers 401"])
 def base_url(request):
     if request.param == "answers 401":
-        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unauthorized) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             yield f"http://127.0.0.1:{server.server_port}"
             server.shutdown()
@@ -116,7 +116,7 @@ def base_url(request):
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_server_that_cannot_be_used_means_offline_at_once(run_dir, base_url, monkeypatch):
+def test_unusable_server_makes_the_run_offline(run_dir, base_url, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", base_url)
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     tracker = wandb_run(run_dir)
@@ -128,7 +128,7 @@ def test_a_server_that_cannot_be_used_means_offline_at_once(run_dir, base_url, m
     assert (run.run.run_id, run.rows[0]["step"], run.exit_code) == ("a1b2c3", 1, 0)
 
 
-def test_modes(run_dir, monkeypatch):
+def test_invalid_modes_are_refused_and_disabled_writes_nothing(run_dir, monkeypatch):
     with pytest.raises(InputError, match=r"tracker\.wandb\.mode=ofline: .*online, offline, disab"):
         wandb_run(run_dir, mode="ofline")
     with pytest.raises(InputError, match="cannot be online: not logged in"):
@@ -149,7 +149,7 @@ def test_modes(run_dir, monkeypatch):
     assert list(run_dir.rglob("*.wandb")) == []
 
 
-def test_the_command_line_and_the_key_are_in_no_file(run_dir, monkeypatch):
+def test_api_key_and_command_line_are_not_written_to_files(run_dir, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "secretkey" * 5)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setattr(sys, "argv", ["run.py", "seed=secretargument"])
@@ -162,7 +162,7 @@ def test_the_command_line_and_the_key_are_in_no_file(run_dir, monkeypatch):
     assert not [path for path in files if b"secret" in path.read_bytes()]
 
 
-def test_a_killed_wandb_process_costs_its_tracker_and_no_later_run(run_dir, tmp_path, caplog):
+def test_killed_wandb_process_switches_off_only_its_own_tracker(run_dir, tmp_path, caplog):
     trackers = Trackers([wandb_run(run_dir, mode="offline")])
     children = subprocess.run(
         ["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="], capture_output=True, text=True
@@ -172,9 +172,9 @@ def test_a_killed_wandb_process_costs_its_tracker_and_no_later_run(run_dir, tmp_
         os.waitpid(pid, 0)
     with trackers:
         deadline = time.monotonic() + 10
-        while not said(caplog) and time.monotonic() < deadline:
+        while not own_warnings(caplog) and time.monotonic() < deadline:
             trackers.log(1, {"train/loss": 1.0})
-    (warning,) = said(caplog)
+    (warning,) = own_warnings(caplog)
     assert "switched off" in warning
 
     tracker = wandb_run(tmp_path / "next", mode="offline")

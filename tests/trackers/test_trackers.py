@@ -1,4 +1,4 @@
-"""Trackers together: one that fails is left behind, and every choice of them composes."""
+"""Several trackers: a failing one is switched off, and every choice of them composes."""
 
 import inspect
 import logging
@@ -10,7 +10,7 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 from support.base import TINY
 from support.recorder import Recorder
-from support.trackers import CONF, GRID, HPARAMS, NODES, info, knobs, said
+from support.trackers import CONF, GRID, HPARAMS, NODES, info, knobs, own_warnings
 
 from ddpm.errors import InputError
 from ddpm.runner.runs.metrics_log import read_metrics
@@ -27,28 +27,30 @@ def test_a_tracker_that_raises_is_switched_off_once(caplog):
         trackers.log_image(3, "samples", GRID)
     assert good.calls == [1, 2, 3, "samples", "done"]
     assert bad.calls == [1, "done"]
-    assert said(caplog) == ["The tracker Recorder is switched off, the run goes on: gone for good"]
+    assert own_warnings(caplog) == [
+        "The tracker Recorder is switched off, the run goes on: gone for good"
+    ]
 
 
 @pytest.mark.parametrize(
     ("error", "state"),
     [(ValueError, "failed"), (KeyboardInterrupt, "preempted"), (SystemExit, "preempted")],
 )
-def test_a_run_is_closed_however_it_ends(error, state):
+def test_exceptions_close_trackers_with_the_matching_state(error, state):
     tracker = Recorder()
     with pytest.raises(error), Trackers([tracker]):
         raise error
     assert tracker.calls == [state]
 
 
-def test_the_first_word_about_the_state_counts():
+def test_only_the_first_close_is_forwarded():
     tracker = Recorder()
     with Trackers([tracker]) as trackers:
         trackers.close("preempted")
     assert tracker.calls == ["preempted"]
 
 
-def test_open_trackers(tmp_path, caplog):
+def test_broken_trackers_are_left_out_and_invalid_settings_are_refused(tmp_path, caplog):
     def broken(**_):
         raise RuntimeError("no luck")
 
@@ -77,7 +79,7 @@ def test_open_trackers(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("name", ["mlflow", "trackio"])
-def test_a_missing_package_is_named_before_there_is_a_folder(run, monkeypatch, tmp_path, name):
+def test_missing_package_is_reported_before_a_folder_is_made(run, monkeypatch, tmp_path, name):
     monkeypatch.setitem(sys.modules, name, None)
     words = [word for word in TINY if not word.startswith("tracker")]
     status, _, err = run(*words, f"tracker={name}", "output_dir=new")
@@ -136,7 +138,7 @@ def test_any_choice_of_trackers_composes(tmp_path, default, overrides, expected)
 
 
 @pytest.mark.parametrize("name", list(NODES))
-def test_a_yaml_file_names_each_knob_once(name):
+def test_yaml_file_lists_every_setting_of_its_tracker(name):
     given = {"run_dir", "run", "hparams", "start_step"}
     parameters = inspect.signature(get_class(NODES[name]["_target_"])).parameters
     assert set(knobs(name)) == set(parameters) - given
@@ -144,7 +146,7 @@ def test_a_yaml_file_names_each_knob_once(name):
     assert NODES[name]["_partial_"] is True
 
 
-def test_warnings_reach_a_person_who_configured_no_logging(tmp_path, capsys):
+def test_warnings_are_printed_without_logging_configuration(tmp_path, capsys):
     handlers, logging.root.handlers = logging.root.handlers, []
     try:
         Trackers([Recorder(fails=True)]).log(1, {})

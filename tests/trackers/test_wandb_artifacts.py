@@ -1,4 +1,4 @@
-"""`checkpoint=wandb:...`: up with one run, down with the next, and nothing but one checkpoint."""
+"""`checkpoint=wandb:...`: checkpoints uploaded by one run and used by another."""
 
 import json
 
@@ -9,19 +9,19 @@ from PIL import Image
 from support.base import TINY
 from support.mistakes import assert_answered
 from support.wandb_artifact_server import StoredArtifact
-from support.wandb_runs import forget, nobody_is_logged_in, server
+from support.wandb_runs import forget, not_logged_in, server
 
 from ddpm.errors import InputError
 from ddpm.trackers.wandb_client import download, reference
 
-__all__ = ["nobody_is_logged_in", "server"]
+__all__ = ["not_logged_in", "server"]
 
 TRAIN = [*(word for word in TINY if word != "tracker=local"), "output_dir=run", "team=example_lab"]
 SAMPLE = ["job=sample", "hardware=cpu", "job.num_samples=2", "sampler.steps=2"]
 
 
 @pytest.fixture(autouse=True)
-def fresh():
+def no_fetched_artifacts():
     reference._fetched.cache_clear()
 
 
@@ -29,7 +29,7 @@ def config(folder):
     return yaml.safe_load((folder / "config.yaml").read_text())
 
 
-def test_a_model_goes_up_and_is_sampled_from_by_its_name(run, server, tmp_path):
+def test_uploaded_model_is_sampled_from_and_trained_on_by_its_name(run, server, tmp_path):
     status, out, err = run(*TRAIN)
     assert status == 0, err
     run_id = config(tmp_path / "run")["run_id"]
@@ -83,12 +83,12 @@ def fresh_process():
 @pytest.mark.parametrize(
     "name", ["model-x:best", "lab/ddpm/model-x", "a/b/c/d:e", "../../x/y:z", "lab/ddpm/:v0"]
 )
-def test_a_name_that_is_none_is_answered_without_a_question(name, run):
+def test_invalid_artifact_name_is_refused_without_a_request(name, run):
     status, _, err = run("job=sample", f"checkpoint=wandb:{name}")
     assert_answered(status, err, f"checkpoint=wandb:{name}", "<entity>/<project>/<artifact>:<alias")
 
 
-def test_a_classifier_is_asked_for_in_the_same_way(run, tiny, monkeypatch):
+def test_guidance_classifier_can_be_an_artifact(run, tiny, monkeypatch):
     words = ["job=sample", "checkpoint=run", "guidance=classifier"]
     status, _, err = run(*words, "guidance.classifier=wandb:model-x")
     assert_answered(
@@ -100,7 +100,7 @@ def test_a_classifier_is_asked_for_in_the_same_way(run, tiny, monkeypatch):
     assert_answered(status, err, "guidance.classifier=wandb:a/b/c:best: of job=train, not of")
 
 
-def test_nobody_logged_in_and_no_network_are_told(run, monkeypatch):
+def test_missing_login_and_network_are_reported(run, monkeypatch):
     words = ["job=sample", "checkpoint=wandb:our-lab/ddpm/model-x:best"]
     status, _, err = run(*words)
     assert_answered(status, err, "model-x:best: not logged in", "wandb login")
@@ -112,7 +112,7 @@ def test_nobody_logged_in_and_no_network_are_told(run, monkeypatch):
 
 
 def stored(server, files, kind="model", name="model-x"):
-    """An artifact on the server that nobody's client would have made: `files` is its manifest."""
+    """Put an artifact on the server that no client would make: `files` is its manifest."""
     policy = {"storagePolicy": "wandb-storage-policy-v1", "storagePolicyConfig": {}}
     policy["storagePolicyConfig"]["storageLayout"] = "V2"
     manifest = json.dumps({"version": 1, **policy, "contents": files}).encode()
@@ -132,7 +132,7 @@ def entry(server, data, **more):
     return {"digest": base64.b64encode(digest).decode(), "size": len(data)} | more
 
 
-def test_what_strangers_store_is_answered_in_a_line(server, tmp_path, monkeypatch):
+def test_foreign_artifacts_are_refused_with_one_line(server, tmp_path, monkeypatch):
     monkeypatch.setenv("DDPM_CACHE", str(tmp_path / "cache"))
     junk = entry(server, b"not a checkpoint")
     secret = tmp_path / "mine.pt"
@@ -160,7 +160,7 @@ def test_what_strangers_store_is_answered_in_a_line(server, tmp_path, monkeypatc
     assert not [p for p in tmp_path.rglob("*.pt") if p != secret], "nothing was kept anywhere"
 
 
-def test_a_hostile_checkpoint_is_data(server, tmp_path, monkeypatch):
+def test_pickled_code_in_an_artifact_is_not_run(server, tmp_path, monkeypatch):
     class Hostile:
         def __reduce__(self):
             return (open, (str(tmp_path / "pwned"), "w"))
@@ -173,6 +173,6 @@ def test_a_hostile_checkpoint_is_data(server, tmp_path, monkeypatch):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_paths_are_left_as_they_are(tmp_path):
+def test_local_paths_are_returned_unchanged(tmp_path):
     assert reference.find(str(tmp_path)) == (tmp_path, {})
     assert download._FILE.fullmatch("step-0000006.pt")

@@ -1,4 +1,4 @@
-"""W&B offline: parts of a run add up to the whole, and one command uploads them."""
+"""W&B offline: the parts of a resumed run, and the command that uploads them."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from support.wandb_runs import (
     finished,
     killed,
     log_all,
-    nobody_is_logged_in,
+    not_logged_in,
     run_dir,
     server,
     wandb_run,
@@ -20,11 +20,11 @@ from support.wandb_runs import (
 
 from ddpm.trackers.wandb_client import history
 
-__all__ = ["nobody_is_logged_in", "run_dir", "server"]
+__all__ = ["not_logged_in", "run_dir", "server"]
 
 
 def sync(tracker):
-    """Type the command that the program prints; the shell unfolds the star."""
+    """Run the printed command; the shell expands its `*`."""
     command = tracker.where.partition("to upload: ")[2]
     assert re.fullmatch(r"wandb sync \S+", command)
     command = command.replace("wandb", f"{sys.executable} -m wandb", 1)
@@ -33,7 +33,7 @@ def sync(tracker):
 
 
 def in_three_parts(run_dir):
-    """A run that is killed, goes on, fails, goes on: its last tracker."""
+    """A run that is killed, resumed, fails and is resumed: its last tracker."""
 
     def begin():
         tracker = wandb_run(run_dir, mode="offline")
@@ -59,7 +59,7 @@ def in_three_parts(run_dir):
 
 
 @pytest.mark.slow
-def test_the_parts_of_a_run_hold_each_step_once_and_one_command_uploads_them(run_dir, server):
+def test_offline_parts_hold_each_step_once_and_one_command_uploads_them(run_dir, server):
     tracker = in_three_parts(run_dir)
     rows = [row for part in finished(run_dir) for row in part.rows]
     assert [row["step"] for row in rows if "train/loss" in row] == [10, 20, 30, 40, 50, 60]
@@ -75,7 +75,7 @@ def test_the_parts_of_a_run_hold_each_step_once_and_one_command_uploads_them(run
     assert b"weights" in server.blobs.values()
 
 
-def test_a_run_goes_on_offline_after_it_was_synced(run_dir, server):
+def test_synced_run_can_be_resumed_offline(run_dir, server):
     for start, steps in ((0, (10, 20)), (20, (30, 40))):
         tracker = wandb_run(run_dir, mode="offline", start_step=start)
         log_all(tracker, steps)
@@ -85,7 +85,7 @@ def test_a_run_goes_on_offline_after_it_was_synced(run_dir, server):
     assert server.runs["a1b2c3"].steps == [10, 20, 30, 40]
 
 
-def test_what_a_kill_took_out_of_a_part_is_written_into_the_next(run_dir):
+def test_rows_lost_by_a_kill_are_written_into_the_next_part(run_dir):
     tracker = wandb_run(run_dir, mode="offline")
     log_all(tracker, (10, 20, 30, 40))
     tracker.close("failed")

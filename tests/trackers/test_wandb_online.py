@@ -1,12 +1,12 @@
-"""W&B online: what a server is told of a run, and that a run which goes on tells each step once."""
+"""W&B online: what the server receives, also from resumed runs, with each step once."""
 
 import pytest
-from support.trackers import GRID, HPARAMS, info, said
+from support.trackers import GRID, HPARAMS, info, own_warnings
 from support.wandb_reader import read_run, run_files
 from support.wandb_runs import (
     killed,
     log_all,
-    nobody_is_logged_in,
+    not_logged_in,
     run_dir,
     server,
     wandb_run,
@@ -15,14 +15,14 @@ from support.wandb_runs import (
 
 from ddpm.trackers.multi import Trackers
 
-__all__ = ["nobody_is_logged_in", "run_dir", "server"]
+__all__ = ["not_logged_in", "run_dir", "server"]
 
 
 def pictures(run):
     return [row["step"] for row in run.rows if "samples" in row]
 
 
-def test_the_server_is_told_who_the_run_is_and_how_it_went(run_dir, server):
+def test_server_receives_settings_metrics_and_images(run_dir, server):
     hparams = {**HPARAMS, "code": {"commit": "ab" * 20, "dirty": True}}
     tracker = wandb_run(
         run_dir, entity="our-lab", project="pets", tags=["mine"], notes="a note", hparams=hparams
@@ -48,14 +48,14 @@ def test_the_server_is_told_who_the_run_is_and_how_it_went(run_dir, server):
 
 
 @pytest.mark.parametrize(("state", "preempting"), [("failed", False), ("preempted", True)])
-def test_the_server_is_told_how_a_run_ended(state, preempting, run_dir, server):
+def test_server_receives_the_end_state(state, preempting, run_dir, server):
     wandb_run(run_dir).close(state)
     run = server.runs["a1b2c3"]
     assert (run.exit_code, run.preempting) == (1, preempting)
 
 
-def go_on(run_dir):
-    """From a checkpoint at 50 to the end, as a run does that got further before."""
+def resume_at_50(run_dir):
+    """Resume a run that got further from its checkpoint at step 50."""
     write_metrics(run_dir, range(10, 60, 10))  # rewound to the checkpoint
     tracker = wandb_run(run_dir, start_step=50)
     tracker.log_image(50, "samples", GRID)
@@ -80,15 +80,15 @@ def begin(run_dir):
     return tracker
 
 
-def test_steps_that_are_done_again_are_sent_once(run_dir, server):
+def test_repeated_steps_are_sent_once(run_dir, server):
     begin(run_dir).close("failed")
-    go_on(run_dir)
+    resume_at_50(run_dir)
     assert_whole(server)
 
 
 @pytest.mark.slow  # W&B sends every 15 seconds
 @pytest.mark.parametrize("sent", [False, True], ids=["nothing sent", "all sent"])
-def test_a_killed_run_goes_on_in_the_same_run_with_each_step_once(sent, run_dir, server):
+def test_killed_run_resumes_in_the_same_wandb_run_with_each_step_once(sent, run_dir, server):
     def arrived():
         rows = server.runs["a1b2c3"].rows if "a1b2c3" in server.runs else []
         written = [row for path in run_files(run_dir) for row in read_run(path).rows]
@@ -97,13 +97,13 @@ def test_a_killed_run_goes_on_in_the_same_run_with_each_step_once(sent, run_dir,
     killed(lambda: begin(run_dir), arrived)
     (run,) = server.runs.values()
     assert len(run.rows) == (9 if sent else 0)
-    go_on(run_dir)
+    resume_at_50(run_dir)
     assert run.steps == list(range(10, 110, 10))
     assert pictures(run) == [50, 100]
     assert (run.starts, run.exit_code) == (2, 0)
 
 
-def test_rows_that_never_arrived_are_sent_when_the_run_goes_on(run_dir, server):
+def test_rows_that_were_not_sent_are_sent_on_resume(run_dir, server):
     tracker = wandb_run(run_dir)
     log_all(tracker, (10, 20))
     tracker.close("failed")
@@ -121,7 +121,7 @@ def test_rows_that_never_arrived_are_sent_when_the_run_goes_on(run_dir, server):
     assert pictures(run) == [25, 50]
 
 
-def test_offline_parts_reach_the_server_when_the_run_goes_on_online(run_dir, server):
+def test_offline_parts_are_sent_when_the_run_resumes_online(run_dir, server):
     tracker = wandb_run(run_dir, mode="offline")
     log_all(tracker, (10, 20))
     tracker.close("failed")
@@ -134,7 +134,7 @@ def test_offline_parts_reach_the_server_when_the_run_goes_on_online(run_dir, ser
     assert part.with_name(f"{part.name}.synced").exists(), "wandb sync would send it a second time"
 
 
-def test_the_agent_of_a_sweep_says_where_its_run_goes(run_dir, server, monkeypatch):
+def test_sweep_agent_sets_sweep_project_and_entity(run_dir, server, monkeypatch):
     for name, value in {"SWEEP_ID": "sw1", "PROJECT": "pets", "ENTITY": "our-lab"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     wandb_run(run_dir, entity="others", run=info(run_id="fromagent")).close("done")
@@ -142,8 +142,8 @@ def test_the_agent_of_a_sweep_says_where_its_run_goes(run_dir, server, monkeypat
     assert [settings[key] for key in ("sweep", "project", "entity")] == ["sw1", "pets", "our-lab"]
 
 
-def test_the_best_version_is_the_checkpoint_that_the_run_keeps_as_its_best(run_dir, server):
-    """Of a score while training, whatever the training loss says."""
+def test_alias_best_follows_the_best_checkpoint_of_the_run(run_dir, server):
+    """Which is not the one of the lowest training loss."""
     tracker = wandb_run(run_dir, artifacts="all")
     (run_dir / "checkpoints").mkdir()
     best = run_dir / "checkpoints" / "best.pt"
@@ -167,7 +167,7 @@ def files(run_dir, *names):
     return made
 
 
-def test_versions_of_a_model_and_the_best_of_them(run_dir, server):
+def test_alias_best_marks_the_lowest_training_loss(run_dir, server):
     losses = {10: 0.5, 20: 0.2, 30: 0.3}
     tracker = wandb_run(run_dir, artifacts="all")
     for step, loss in losses.items():
@@ -192,7 +192,7 @@ def test_versions_of_a_model_and_the_best_of_them(run_dir, server):
     assert list((run_dir / "wandb" / "artifacts").rglob("*.pt")) == [], "nothing is left behind"
 
 
-def test_what_is_uploaded_is_for_the_user_to_say(run_dir, server):
+def test_artifacts_setting_limits_what_is_uploaded(run_dir, server):
     for keeps in ("last", "none"):
         tracker = wandb_run(run_dir, run=info(run_id=keeps), artifacts=keeps)
         tracker.log_files("model", 10, files(run_dir, "step-10.pt"), final=False)
@@ -201,12 +201,12 @@ def test_what_is_uploaded_is_for_the_user_to_say(run_dir, server):
     assert [(a.name, list(a.files)) for a in server.artifacts] == [("model-last", ["step-20.pt"])]
 
 
-def test_uploads_that_fail_are_told_once_and_the_run_goes_on(run_dir, server, caplog):
+def test_failed_uploads_warn_once_and_do_not_end_the_run(run_dir, server, caplog):
     server.refuses = ("CreateArtifact",)
     with Trackers([wandb_run(run_dir, artifacts="all")]) as trackers:
         for step in (10, 20):
             trackers.log_files("model", step, files(run_dir, f"step-{step}.pt"), final=False)
         trackers.log(30, {"train/loss": 0.5})
-    (warning,) = said(caplog)
+    (warning,) = own_warnings(caplog)
     assert "An upload to W&B failed, the run goes on: " in warning
     assert (server.runs["a1b2c3"].steps, server.runs["a1b2c3"].exit_code) == ([30], 0)

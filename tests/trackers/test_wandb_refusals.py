@@ -1,14 +1,14 @@
-"""What W&B refuses costs the setting that it refuses, never the tracking of a run."""
+"""Settings that W&B refuses are dropped with a warning; the run is tracked without them."""
 
 import math
 
 import pytest
-from support.trackers import info, said
+from support.trackers import info, own_warnings
 from support.wandb_runs import (
     finished,
     forget,
     log_all,
-    nobody_is_logged_in,
+    not_logged_in,
     run_dir,
     server,
     wandb_run,
@@ -17,16 +17,16 @@ from support.wandb_runs import (
 from ddpm.trackers.multi import Trackers
 from ddpm.trackers.wandb_client import session
 
-__all__ = ["nobody_is_logged_in", "run_dir", "server"]
+__all__ = ["not_logged_in", "run_dir", "server"]
 
 
 @pytest.fixture(autouse=True)
-def nothing_was_told(monkeypatch):
+def no_earlier_warnings(monkeypatch):
     monkeypatch.setattr(session, "_warned", set())
 
 
 def refuse_in_the_client(monkeypatch, field):
-    """A client of a newer version, that takes a setting no more."""
+    """Make the client refuse a setting, as that of a newer version may."""
     import wandb
 
     def refuse(self, name, value, before=wandb.Settings.__setattr__):
@@ -38,7 +38,7 @@ def refuse_in_the_client(monkeypatch, field):
 
 
 @pytest.mark.parametrize("field", ["run_tags", "run_notes", "run_job_type"])
-def test_a_setting_that_the_client_refuses_is_left_out_and_told(
+def test_setting_refused_by_the_client_is_dropped_with_a_warning(
     field, run_dir, monkeypatch, caplog
 ):
     refuse_in_the_client(monkeypatch, field)
@@ -46,12 +46,12 @@ def test_a_setting_that_the_client_refuses_is_left_out_and_told(
         log_all(trackers, (10, 20))
     (run,) = [run for run in finished(run_dir) if run.rows]
     assert [row["step"] for row in run.rows] == [10, 20]
-    (warning,) = said(caplog)
+    (warning,) = own_warnings(caplog)
     assert "is tracked without" in warning
 
 
 @pytest.mark.parametrize("field", ["run_name", "run_group"])
-def test_a_name_that_the_client_refuses_is_made_plain(field, run_dir, monkeypatch, caplog):
+def test_name_refused_by_the_client_is_reduced_to_ascii(field, run_dir, monkeypatch, caplog):
     import wandb
 
     def refuse(self, name, value, before=wandb.Settings.__setattr__):
@@ -66,11 +66,11 @@ def test_a_name_that_the_client_refuses_is_made_plain(field, run_dir, monkeypatc
     (run,) = [run for run in finished(run_dir) if run.rows]
     assert (run.run.display_name, run.run.run_group) == ("gr__er", "sch_ner") or field == "run_name"
     assert run.run.display_name == "gr__er"
-    assert len(said(caplog)) == 1
+    assert len(own_warnings(caplog)) == 1
 
 
-class Picky:
-    """Settings that a server does not take."""
+class RefusedSettings:
+    """Makes the server refuse some settings; `seen` holds all that it was sent."""
 
     def __init__(self, server, monkeypatch, wrong):
         self.seen = []
@@ -96,10 +96,10 @@ class Picky:
     ],
     ids=["tags", "notes", "name", "group"],
 )
-def test_a_run_stays_online_without_what_the_server_refuses(
+def test_run_stays_online_without_settings_the_server_refuses(
     wrong, run_dir, server, monkeypatch, caplog
 ):
-    Picky(server, monkeypatch, wrong)
+    RefusedSettings(server, monkeypatch, wrong)
     tracker = wandb_run(run_dir, tags=["2026"], notes="bad", name="fünf", group="für")
     log_all(tracker, (10, 20))
     tracker.close("done")
@@ -107,15 +107,15 @@ def test_a_run_stays_online_without_what_the_server_refuses(
     assert (run.steps, run.exit_code) == ([10, 20], 0)
     assert run.settings["displayName"] == "f_nf"
     assert run.settings["groupName"] == "f_r"
-    (warning,) = said(caplog)
+    (warning,) = own_warnings(caplog)
     assert "tags" in warning
     assert "is tracked without" in warning
 
 
-def test_a_run_that_the_server_refuses_altogether_is_offline_with_all_settings(
+def test_run_refused_by_the_server_is_offline_with_all_settings(
     run_dir, server, monkeypatch, caplog
 ):
-    picky = Picky(server, monkeypatch, lambda settings: True)
+    picky = RefusedSettings(server, monkeypatch, lambda settings: True)
     tracker = wandb_run(run_dir, tags=["mine"], notes="a note", name="fünf")
     assert "invalid parameter" in tracker.where
     log_all(tracker, (10,))
@@ -124,7 +124,7 @@ def test_a_run_that_the_server_refuses_altogether_is_offline_with_all_settings(
     assert (run.run.display_name, run.run.notes) == ("fünf", "a note")
     assert list(run.run.tags) == ["unet", "mine"]
     assert len(picky.seen) == 2
-    assert said(caplog) == []
+    assert own_warnings(caplog) == []
 
 
 OURS = {
@@ -144,7 +144,7 @@ OURS = {
 }
 
 
-def test_variables_whose_settings_a_run_says_itself_reach_it_in_no_other_way(
+def test_variables_of_settings_that_the_program_passes_do_not_reach_the_client(
     run_dir, monkeypatch, caplog
 ):
     for name, value in OURS.items():
@@ -157,7 +157,7 @@ def test_variables_whose_settings_a_run_says_itself_reach_it_in_no_other_way(
     assert (record.project, record.run_id, record.display_name) == ("ddpm", "a1b2c3", "unet-digits")
     assert (record.notes, record.run_group, record.entity, record.job_type) == ("", "", "", "train")
     assert list(record.tags) == ["unet"]
-    assert said(caplog) == []
+    assert own_warnings(caplog) == []
 
 
 @pytest.mark.quick(2)
@@ -171,7 +171,7 @@ def test_variables_whose_settings_a_run_says_itself_reach_it_in_no_other_way(
         ("WANDB__SERVICE_WAIT", "-1"),
     ],
 )
-def test_other_variables_that_the_client_refuses_are_left_out_and_told_once(
+def test_other_variables_refused_by_the_client_are_dropped_with_one_warning(
     name, value, run_dir, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv(name, value)
@@ -182,18 +182,18 @@ def test_other_variables_that_the_client_refuses_are_left_out_and_told_once(
         tracker.close("done")
         (run,) = finished(folder)
         assert ([row["step"] for row in run.rows], run.run.project) == ([10], "ddpm")
-    assert [line.split(":")[0] for line in said(caplog)] in ([f"{name}={value}"], [])
+    assert [line.split(":")[0] for line in own_warnings(caplog)] in ([f"{name}={value}"], [])
 
 
-def test_a_refused_key_is_not_shown(run_dir, monkeypatch, caplog):
+def test_refused_api_key_is_not_printed(run_dir, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_API_KEY", " 4b1d4b1d4b1d ")
     tracker = wandb_run(run_dir)
     tracker.close("done")
     assert tracker.where.startswith("W&B offline (")
-    assert "4b1d" not in tracker.where + "".join(said(caplog))
+    assert "4b1d" not in tracker.where + "".join(own_warnings(caplog))
 
 
-def test_the_id_of_a_run_under_an_agent_is_its_own(run_dir, tmp_path, monkeypatch):
+def test_run_id_under_a_sweep_agent_is_that_of_the_run(run_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "sw1")
     monkeypatch.setenv("WANDB_RUN_ID", "fromagent")
     for run_id, folder in (("fromagent", run_dir), ("other", tmp_path / "other")):
@@ -202,7 +202,7 @@ def test_the_id_of_a_run_under_an_agent_is_its_own(run_dir, tmp_path, monkeypatc
     assert [(run.run_id, run.sweep_id) for run in found] == [("fromagent", "sw1"), ("other", "sw1")]
 
 
-def test_odd_values_of_a_configuration_cost_nothing(run_dir, caplog):
+def test_unusual_config_values_do_not_break_tracking(run_dir, caplog):
     odd = {1: "one", None: 2, "a.b": {"c.d": 3}, "": 4, "-x": 5, "a/b": 6, "_y": 7, "é": [math.nan]}
     odd |= {"large": 2**70, "inf": [math.inf, -math.inf], "text": "\udcff", "long": "x" * 100_000}
     hparams = {"model": odd, "many": list(range(26_000)), "overrides": ["a=b"] * 1000}
@@ -212,14 +212,16 @@ def test_odd_values_of_a_configuration_cost_nothing(run_dir, caplog):
     assert [row["step"] for row in run.rows] == [10]
     assert run.config["many"] == hparams["many"]
     assert (run.config["model"]["a.b"], run.config["model"]["1"]) == ({"c.d": 3}, "one")
-    assert said(caplog) == []
+    assert own_warnings(caplog) == []
 
 
-def test_a_dead_service_of_an_earlier_program_costs_nothing(run_dir, tmp_path, monkeypatch, caplog):
+def test_dead_wandb_service_of_an_earlier_process_is_ignored(
+    run_dir, tmp_path, monkeypatch, caplog
+):
     forget()
     monkeypatch.setenv("WANDB_SERVICE", f"3-99999-unix-{tmp_path / 'socket'}")
     with Trackers([wandb_run(run_dir, mode="offline")]) as trackers:
         log_all(trackers, (10,))
     (run,) = [run for run in finished(run_dir) if run.rows]
     assert [row["step"] for row in run.rows] == [10]
-    assert said(caplog) == []
+    assert own_warnings(caplog) == []

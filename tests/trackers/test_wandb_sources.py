@@ -10,7 +10,7 @@ import yaml
 from support.base import TINY
 from support.mistakes import assert_answered, contents
 from support.wandb_reader import read_run, run_files
-from support.wandb_runs import forget, nobody_is_logged_in
+from support.wandb_runs import forget, not_logged_in
 
 from ddpm.runner.config.plan import Mode, Output, Plan
 from ddpm.runner.report.status import common_overrides
@@ -18,7 +18,7 @@ from ddpm.runner.sweeps.compose import Job
 from ddpm.runner.sweeps.naming import name_jobs
 from ddpm.trackers.wandb_client import limits
 
-__all__ = ["nobody_is_logged_in"]
+__all__ = ["not_logged_in"]
 
 SHORT = ["model=convnet", "model.width=8", "hardware=cpu", "job.max_steps=2", "job.batch_size=4"]
 SHORT += ["job.log_every=1", "job.num_samples=1", "sampler=ddim", "sampler.steps=1"]
@@ -55,18 +55,20 @@ def settings(folder):
     return yaml.safe_load((folder / "config.yaml").read_text())["tracker"]["wandb"]
 
 
-def told(record):
+def recorded_settings(record):
     tags = list(record.tags)[5:]  # behind those of its parts
     names = (record.project, record.entity, record.display_name)
     return [*names, tags, record.notes, record.run_group, record.job_type]
 
 
 @pytest.mark.slow
-def test_variables_count_are_stored_and_are_kept(run, tmp_path, variables, monkeypatch):
+def test_settings_from_variables_are_stored_and_kept_on_resume(
+    run, tmp_path, variables, monkeypatch
+):
     status, _, err = run(*SHORT, "output_dir=run")
     assert (status, err) == (0, "")
     values = ["pets", "our-lab", "first", ["a", "2026"], "a note", "study", "ablation"]
-    assert told(part(tmp_path / "run")) == values
+    assert recorded_settings(part(tmp_path / "run")) == values
     names = ["project", "entity", "name", "tags", "notes", "group", "job_type"]
     assert [settings(tmp_path / "run")[name] for name in names] == values
     for name in SET:
@@ -74,20 +76,28 @@ def test_variables_count_are_stored_and_are_kept(run, tmp_path, variables, monke
     monkeypatch.setenv("WANDB_PROJECT", "not/possible")
     status, _, err = run("resume=run", "job.max_steps=3", "tracker.wandb.notes=new")
     assert (status, err) == (0, "")
-    assert told(parts(tmp_path / "run")[1]) == [*values[:4], "new", *values[5:]]
+    assert recorded_settings(parts(tmp_path / "run")[1]) == [*values[:4], "new", *values[5:]]
 
 
-def test_what_is_typed_counts_more(run, tmp_path, variables):
+def test_command_line_takes_precedence_over_variables(run, tmp_path, variables):
     mine = ["project=007", "entity=me", "name=1.10", "tags=[2026,1e3,b]", "notes=true", "group=5"]
     words = [f"tracker.wandb.{word}" for word in (*mine, "job_type=j")]
     status, _, err = run(*SHORT, *words, "output_dir=run")
     assert (status, err) == (0, "")
     tags = ["2026", "1e3", "b"]
-    assert told(part(tmp_path / "run")) == ["007", "me", "1.10", tags, "true", "5", "j"]
+    assert recorded_settings(part(tmp_path / "run")) == [
+        "007",
+        "me",
+        "1.10",
+        tags,
+        "true",
+        "5",
+        "j",
+    ]
 
 
 @pytest.mark.parametrize("how", ["variable", pytest.param("typed", marks=pytest.mark.slow)])
-def test_a_team_counts_more_than_variables_and_less_than_an_experiment(
+def test_team_file_takes_precedence_over_variables_but_not_over_an_experiment(
     how, run, tmp_path, variables, monkeypatch
 ):
     for name, text in {
@@ -101,7 +111,7 @@ def test_a_team_counts_more_than_variables_and_less_than_an_experiment(
     words = ["--config-dir=mine", "experiment=ours", *(["team=ours"] if how == "typed" else [])]
     status, _, err = run(*SHORT, *words, "tracker.wandb.notes=typed", "output_dir=run")
     assert (status, err) == (0, "")
-    assert told(part(tmp_path / "run")) == [
+    assert recorded_settings(part(tmp_path / "run")) == [
         *("ddpm", "guests", "first", ["2027"]),
         *("typed", "study", "ablation"),
     ]
@@ -122,7 +132,7 @@ WRONG = [
 
 @pytest.mark.quick(3)
 @pytest.mark.parametrize(("word", "variables", "message"), WRONG)
-def test_what_cannot_be_is_told_before_anything_is_touched(
+def test_invalid_settings_are_refused_before_anything_is_written(
     word, variables, message, run, tmp_path, monkeypatch
 ):
     for name, value in variables.items():
@@ -133,7 +143,7 @@ def test_what_cannot_be_is_told_before_anything_is_touched(
 
 
 @pytest.mark.parametrize(("word", "variables", "message"), [WRONG[0], WRONG[4]])
-def test_a_sweep_of_what_cannot_be_begins_no_job(
+def test_sweep_with_invalid_settings_starts_no_job(
     word, variables, message, run, tmp_path, monkeypatch
 ):
     for name, value in variables.items():
@@ -144,7 +154,7 @@ def test_a_sweep_of_what_cannot_be_begins_no_job(
 
 
 @pytest.mark.slow
-def test_a_report_is_shown_where_variables_say_under_its_own_name(run, tmp_path, variables):
+def test_report_goes_to_the_project_of_the_variables_under_its_own_name(run, tmp_path, variables):
     assert run(*SHORT, "output_dir=run")[0] == 0
     status, _, err = run("job=report", "runs=[run]", "output_dir=out")
     assert (status, err) == (0, "")
@@ -165,9 +175,7 @@ def jobs(tmp_path, sweep="s"):
 
 
 @pytest.mark.slow
-def test_the_jobs_of_a_sweep_have_names_of_their_own_and_stay_where_they_began(
-    run, tmp_path, monkeypatch
-):
+def test_sweep_jobs_have_distinct_names_and_keep_their_project(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_NAME", "mine")
     monkeypatch.setenv("WANDB_PROJECT", "pets")
     words = ["-m", "sweep=s", *SHORT, "seed=1,2"]
@@ -176,7 +184,7 @@ def test_the_jobs_of_a_sweep_have_names_of_their_own_and_stay_where_they_began(
     assert [job.display_name for job in jobs(tmp_path)] == ["mine seed=1", "mine seed=2"]
     assert {(job.run_group, job.project) for job in jobs(tmp_path)} == {("s", "pets")}
     assert len({job.run_id for job in jobs(tmp_path)}) == 2
-    # The same command in another shell, where one job has to go on.
+    # The same command with other variables, where one job has to be resumed.
     first = sorted(tmp_path.glob("outputs/sweep/s/0-*"))[0]
     (first / "status.json").write_text('{"state": "failed", "step": 1}')
     monkeypatch.delenv("WANDB_NAME")
@@ -189,7 +197,7 @@ def test_the_jobs_of_a_sweep_have_names_of_their_own_and_stay_where_they_began(
 
 
 @pytest.mark.slow
-def test_long_names_say_what_differs_and_the_whole_is_in_the_configuration(run, tmp_path):
+def test_long_names_are_shortened_and_kept_whole_in_the_config(run, tmp_path):
     notes, group = "tracker.wandb.notes=" + "n" * 150, "g" * 140
     words = [f"tracker.wandb.group={group}", notes, "seed=1,2"]
     status, _, err = run("-m", "sweep=s", *SHORT, *words)
@@ -205,7 +213,7 @@ def test_long_names_say_what_differs_and_the_whole_is_in_the_configuration(run, 
 
 
 def plan(words, name=None):
-    """As much of a job's plan as its name needs."""
+    """The parts of a job's plan that its name depends on."""
     config = {"tracker": {"wandb": {"name": name}}}
     who = {"name": " ".join(words), "group": "s", "tags": [], "title": " ".join(words)}
     rest = {"trains": True, "changes": [], "checkpoint": None}
@@ -215,7 +223,7 @@ def plan(words, name=None):
 
 
 def named(*jobs):
-    """The names that W&B shows for jobs, each of words and a name."""
+    """The names in W&B of jobs, each given by its overrides and its name."""
     made = [Job(i, words, plan=plan(words, name)) for i, (words, name) in enumerate(jobs)]
     common = common_overrides([job.overrides for job in made])
     for job in made:
@@ -230,7 +238,7 @@ def named(*jobs):
 LONG = [f"data_dir=/{'d' * 120}", "tracker.wandb.notes=x"]
 
 
-def test_names_of_jobs():
+def test_job_names_contain_the_overrides_that_differ():
     a, b = ["lr=1", "seed=1"], ["lr=1", "seed=2"]
     assert named((a, None), (b, None)) == ["lr=1 seed=1", "lr=1 seed=2"]
     assert named((a, "mine"), (b, "mine")) == ["mine seed=1", "mine seed=2"]
@@ -242,7 +250,7 @@ def test_names_of_jobs():
     assert named((["tracker.wandb.name=x"], "x")) == ["x 0"]
 
 
-def test_names_of_jobs_that_differ_in_much():
+def test_long_job_names_are_shortened_and_stay_distinct():
     words = [[f"one.two.knob{i}={'v' * 20}{seed}" for i in range(5)] for seed in (1, 2)]
     first, second = named(*((one, None) for one in words))
     assert first.startswith("knob0=vvv")
@@ -257,7 +265,7 @@ def test_names_of_jobs_that_differ_in_much():
 
 
 @pytest.mark.slow
-def test_the_sampling_job_that_goes_on_stays_in_its_project(run, tmp_path, monkeypatch):
+def test_continued_sampling_job_keeps_its_project(run, tmp_path, monkeypatch):
     assert run(*TINY, "job.max_steps=2", "output_dir=run")[0] == 0
     words = ["job=sample", "checkpoint=run", "job.num_samples=2", "sampler.steps=1"]
     words += ["hardware=cpu", "output_dir=drawn", "tracker.wandb.artifacts=none"]

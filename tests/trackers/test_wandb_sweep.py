@@ -1,4 +1,4 @@
-"""sweep.yaml: what W&B's agent makes of it is a command of ours, in the run that W&B has named."""
+"""sweep.yaml: W&B's agent runs valid commands of run.py, with the run id that W&B gives."""
 
 import os
 import subprocess
@@ -8,9 +8,9 @@ import pytest
 import yaml
 from support.base import ROOT, TINY
 from support.wandb_reader import read_run, run_files
-from support.wandb_runs import nobody_is_logged_in, server
+from support.wandb_runs import not_logged_in, server
 
-__all__ = ["nobody_is_logged_in", "server"]
+__all__ = ["not_logged_in", "server"]
 
 SWEEP = yaml.safe_load((ROOT / "sweep.yaml").read_text())
 
@@ -23,13 +23,13 @@ def first_values():
 
 
 def command(**more):
-    """What a server tells an agent to do."""
+    """The command that a server sends to an agent."""
     args = dict(first_values()) | {name: {"value": value} for name, value in more.items()}
     return {"type": "run", "run_id": "given1", "program": str(ROOT / "run.py"), "args": args}
 
 
 @pytest.mark.parametrize("which", [0, -1])
-def test_every_parameter_is_a_key_of_ours_and_its_values_are_allowed(which, run):
+def test_every_parameter_is_a_config_key_with_valid_values(which, run):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
     assert create_sweep_command(SWEEP["command"])[-1] == "${args_no_hyphens}"
@@ -48,7 +48,7 @@ def test_every_parameter_is_a_key_of_ours_and_its_values_are_allowed(which, run)
 
 
 @pytest.mark.slow
-def test_a_run_takes_the_name_that_the_agent_gives_it(run, tmp_path, monkeypatch):
+def test_run_uses_the_id_given_by_the_agent(run, tmp_path, monkeypatch):
     for name, value in {"SWEEP_ID": "sw1", "RUN_ID": "given1", "MODE": "offline"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     tiny = [word for word in TINY if word != "tracker=local"]
@@ -68,7 +68,7 @@ def test_a_run_takes_the_name_that_the_agent_gives_it(run, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-def test_the_agent_runs_what_the_server_asks_for(server, tmp_path):
+def test_agent_runs_the_commands_of_the_server(server, tmp_path):
     server.sweep = yaml.safe_dump(SWEEP)
     small = dict(word.split("=") for word in TINY if word != "tracker=local")
     server.commands = [command(**small)]

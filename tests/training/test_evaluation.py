@@ -39,20 +39,20 @@ def saved(folder):
 
 
 def rows_of(folder):
-    """The scores without what a score does not depend on."""
+    """The scores without their environment."""
     rows = [json.loads(line) for line in (folder / scores.FILE).read_text().splitlines()]
     return [{k: v for k, v in row.items() if k != "environment"} for row in rows]
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run that scores samples after each second step, and that nobody disturbed."""
+    """An uninterrupted run that scores samples after every second step."""
     home = tmp_path_factory.mktemp("straight")
     assert go(home, *LONGER, f"job.keep_best={FIGURE}") == 0, said(home)
     return home / "run"
 
 
-def test_it_says_beforehand_what_it_will_do(straight):
+def test_planned_scores_are_printed_before_training(straight):
     line = "kd by features=pixels, every 2 steps: 70 samples of 2 network evaluations each, about"
     assert f"scores   {line} as long as 6 steps; and 1,797 real pictures" in said(straight.parent)
 
@@ -69,7 +69,7 @@ def test_scores_are_in_the_log_and_have_passports(straight):
     assert not (straight / "evaluation").exists(), "drawn files go when they are measured"
 
 
-def test_it_changes_no_weight(straight, tmp_path):
+def test_evaluation_does_not_change_the_weights(straight, tmp_path):
     assert go(tmp_path, *WORDS, "output_dir=run") == 0, said(tmp_path)
     assert_equal_state(state_of(straight, 6), state_of(tmp_path / "run", 6))
     assert losses_of(straight) == losses_of(tmp_path / "run")
@@ -78,7 +78,7 @@ def test_it_changes_no_weight(straight, tmp_path):
     assert "features" not in stored
 
 
-def test_the_best_checkpoint_is_saved_when_it_is_measured(straight):
+def test_best_checkpoint_is_saved_when_it_is_measured(straight):
     figures = figures_of(straight)
     best = torch.load(straight / "checkpoints" / "best.pt", weights_only=True)
     assert best["step"] == min(figures, key=figures.get)
@@ -91,7 +91,7 @@ def test_the_best_checkpoint_is_saved_when_it_is_measured(straight):
 @pytest.mark.parametrize(
     "place", ["evaluation.drawn:2", pytest.param("evaluation.measured:2", marks=pytest.mark.slow)]
 )
-def test_killed_and_resumed_it_is_the_same(place, straight, tmp_path):
+def test_killed_and_resumed_run_gives_the_same_scores(place, straight, tmp_path):
     words = [*LONGER, f"job.keep_best={FIGURE}"]
     assert go(tmp_path, *words, crash=place) == -9, said(tmp_path)
     assert go(tmp_path, "resume=run") == 0, said(tmp_path)
@@ -104,8 +104,8 @@ def test_killed_and_resumed_it_is_the_same(place, straight, tmp_path):
     assert one == other
 
 
-def test_stopped_in_the_middle_it_draws_nothing_twice(straight, tmp_path, monkeypatch):
-    """Stopped after the first of two batches: that one stays as it is."""
+def test_stopped_evaluation_keeps_the_batches_already_drawn(straight, tmp_path, monkeypatch):
+    """Stopped after the first of two batches, which is then reused."""
     folder, answers = tmp_path / "run", iter([False, True])
     with monkeypatch.context() as patch:
         patch.setattr(Watch, "stop_wanted", lambda watch: next(answers))
@@ -126,7 +126,7 @@ def test_stopped_in_the_middle_it_draws_nothing_twice(straight, tmp_path, monkey
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_ranks_measure_what_one_does(strategy, tmp_path, monkeypatch):
+def test_two_ranks_give_the_scores_of_one(strategy, tmp_path, monkeypatch):
     words = [w for w in LONGER if not w.startswith(("hardware", "output_dir"))]
     words += ["optimizer.lr=1e-12", "job.max_steps=2", "job.evaluate_samples=130"]
     both = [*words, f"hardware={strategy}", *CPU, "output_dir=two"]
@@ -137,14 +137,14 @@ def test_two_ranks_measure_what_one_does(strategy, tmp_path, monkeypatch):
     assert two == pytest.approx(one, rel=1e-6)
 
 
-def test_a_run_ends_when_a_score_has_levelled_off(tmp_path):
+def test_patience_ends_a_run_whose_score_stops_improving(tmp_path):
     words = [*LONGER, "optimizer.lr=1e-30", "job.patience=1", f"job.keep_best={FIGURE}"]
     assert go(tmp_path, *words) == 0, said(tmp_path)
     assert f"stopped  job.patience=1: {FIGURE} was best after step 2" in said(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "done", "step": 4, "saved": 4}
 
 
-def test_a_run_can_begin_to_score_when_it_is_resumed(tiny, tmp_path):
+def test_evaluation_can_be_switched_on_when_a_run_is_resumed(tiny, tmp_path):
     more = [*SCORED, "features=pixels", "job.max_steps=8"]
     assert go(tmp_path, "resume=run", *more) == 0, said(tmp_path)
     assert list(figures_of(tiny)) == [6, 8], "it begins with the checkpoint that it found"
@@ -167,7 +167,7 @@ def test_a_run_can_begin_to_score_when_it_is_resumed(tiny, tmp_path):
         (["job.keep_best=fid"], "job.keep_best=fid: must be a figure of the log"),
     ],
 )
-def test_mistakes(words, answer, run, tmp_path):
+def test_invalid_settings_are_refused(words, answer, run, tmp_path):
     status, out, err = run(*TINY, *words, "output_dir=run")
     assert status == 2, out + err
     assert answer in err
@@ -175,11 +175,11 @@ def test_mistakes(words, answer, run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-# which figures there are
+# declared figures
 
 
 @pytest.mark.parametrize("name", ["kd", "fd", "prdc", "is", "copies"])
-def test_metrics_measure_the_figures_that_they_declare(name):
+def test_metrics_return_the_figures_they_declare(name):
     generator = torch.Generator().manual_seed(0)
     features = Digits()
 

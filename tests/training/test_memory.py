@@ -58,7 +58,7 @@ def test_a_ledger_counts_tensors_saved_for_backward():
     assert ledger.live == weight.grad.nbytes
 
 
-def test_loss_of_malloc(monkeypatch):
+def test_malloc_overhead_is_added_to_small_tensors_on_glibc(monkeypatch):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("glibc", "2.36"))
     cpu, large = torch.device("cpu"), 32 * 2**20
     assert memory.with_loss(cpu, 1)(1000) == 1350
@@ -85,7 +85,7 @@ def write(folder, **files):
         (folder / name.replace("__", ".")).write_text(text)
 
 
-def test_limits_of_control_groups(tmp_path):
+def test_free_memory_respects_cgroup_limits(tmp_path):
     root, own = tmp_path / "cgroup", tmp_path / "own"
     own.write_text("0::/slurm/job\n")
     write(root / "slurm", memory__max="9000\n", memory__current="8000\n")
@@ -96,7 +96,7 @@ def test_limits_of_control_groups(tmp_path):
     assert memory._control_groups(root, own) == [2500]
 
 
-def test_limits_of_control_groups_version_1(tmp_path):
+def test_free_memory_respects_cgroup_v1_limits(tmp_path):
     root, own = tmp_path / "cgroup", tmp_path / "own"
     own.write_text("4:memory:/job\n3:cpuset:/\n0::/\n")
     write(
@@ -163,7 +163,7 @@ def counted_step(net, share, parts):
 @pytest.mark.slow
 @pytest.mark.parametrize("fake", [False, True])
 @pytest.mark.parametrize(("share", "parts"), [(8, 1), (24, 1), (24, 4)])
-def test_the_estimate_is_the_memory_of_a_step(share, parts, fake, monkeypatch):
+def test_estimate_matches_the_measured_memory_of_a_step(share, parts, fake, monkeypatch):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory_probe, "SMALL", 0 if fake else 1e12)
     net = network().to(memory_format=torch.channels_last)
@@ -185,7 +185,7 @@ def test_each_average_takes_the_memory_of_the_weights():
 
 
 @pytest.mark.parametrize("fake", [False, True])
-def test_the_estimate_is_the_memory_of_a_step_of_a_transformer(fake, monkeypatch):
+def test_estimate_matches_the_measured_memory_of_a_transformer_step(fake, monkeypatch):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(memory_probe, "SMALL", 0 if fake else 1e12)
     torch.manual_seed(0)
@@ -195,7 +195,7 @@ def test_the_estimate_is_the_memory_of_a_step_of_a_transformer(fake, monkeypatch
     assert told == pytest.approx(counted_step(net, 8, 1), rel=0.05)
 
 
-def test_a_probe_leaves_no_trace():
+def test_probing_changes_neither_network_nor_random_state():
     net = network()
     net.register_buffer("count", torch.zeros(1))
     drawn = []
@@ -218,7 +218,7 @@ def test_a_probe_leaves_no_trace():
     assert all(weight.grad is None for weight in net.parameters())
 
 
-def test_micro_batches_and_recomputing_need_less():
+def test_micro_batches_and_recomputing_need_less_memory():
     net = network()
     needs = expect(probe_of(net), 16)
     totals = [needs.total(parts) for parts in splits(16)]
@@ -229,7 +229,7 @@ def test_micro_batches_and_recomputing_need_less():
     assert expect(probe_of(net), 16).total(1) < 0.8 * totals[0]
 
 
-def test_optimizers_and_precisions_are_included():
+def test_estimate_includes_optimizer_state_and_precision():
     net = network()
     adam = expect(probe_of(net), 4)
     sgd = estimate_memory(
@@ -269,14 +269,14 @@ def test_the_smallest_accumulation_that_fits_is_chosen(monkeypatch):
         choose_accumulation(probe, needs)
 
 
-def test_a_preview_counts_but_does_not_split_a_step(monkeypatch):
+def test_preview_counts_towards_the_total_but_not_for_accumulation(monkeypatch):
     probe, needs = probe_of(network()), dataclasses.replace(needs_of(4), preview=9000)
     monkeypatch.setattr(memory, "available", lambda device: 2000)
     assert needs.total(1) == 10000
     assert choose_accumulation(probe, needs) == 1
 
 
-def test_on_gpus_the_accumulation_is_tried():
+def test_accumulation_is_tried_out_on_gpus():
     seen = []
 
     def loss(net, x_0, t, eps, label):
@@ -297,7 +297,7 @@ def test_on_gpus_the_accumulation_is_tried():
         )
 
 
-def test_splits_are_even():
+def test_splits_are_the_divisors_of_the_batch():
     assert splits(12) == [1, 2, 3, 4, 6, 12]
 
 
@@ -310,7 +310,7 @@ def go(run, *words):
     return out + err
 
 
-def small(monkeypatch, room):
+def limit_memory(monkeypatch, room):
     monkeypatch.setattr(memory, "available", lambda device: room)
 
 
@@ -324,8 +324,8 @@ def test_a_run_prints_and_records_its_expected_memory(run, tmp_path, monkeypatch
     assert "memory " not in go(run, "job=sample", "checkpoint=run", "tracker=local")
 
 
-def test_a_warning_if_the_memory_is_too_small(run, monkeypatch):
-    small(monkeypatch, 1000)
+def test_too_little_memory_gives_a_warning(run, monkeypatch):
+    limit_memory(monkeypatch, 1000)
     told = go(run, *TINY, "output_dir=run")
     (line,) = [line for line in told.splitlines() if line.startswith("job.batch_size=8: about")]
     assert "job.recompute=true" in line
@@ -388,7 +388,7 @@ def test_an_impossible_accumulation_is_refused(words, told, run, tmp_path):
 
 
 def test_no_folder_is_made_if_not_even_one_image_fits(run, tmp_path, monkeypatch):
-    small(monkeypatch, 1000)
+    limit_memory(monkeypatch, 1000)
     status, _, err = run(*TINY, "job.accumulate_grad_batches=auto", "output_dir=run")
     assert (status, err.count("\n")) == (2, 1)
     assert "job.accumulate_grad_batches=auto: not even one image of 16 pixels at a time fits" in err
@@ -410,7 +410,7 @@ def test_a_network_whose_memory_cannot_be_measured_still_trains(run, monkeypatch
     assert "data-dependent control flow" in err
 
 
-def test_workspaces_of_cublas_are_expected_on_gpus(monkeypatch):
+def test_estimate_includes_cublas_workspaces_on_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert memory.workspaces(torch.device("cpu")) == 0
     assert memory.workspaces(torch.device("cuda")) == 4 * 32 * 2**20

@@ -5,13 +5,13 @@ import yaml
 from support.base import TINY
 from support.mistakes import assert_answered, contents
 from support.wandb_reader import read_run, run_files
-from support.wandb_runs import nobody_is_logged_in
+from support.wandb_runs import not_logged_in
 
 from ddpm.errors import InputError
 from ddpm.runner.config import team
 from ddpm.runner.runs import code_version
 
-__all__ = ["nobody_is_logged_in"]
+__all__ = ["not_logged_in"]
 
 LAB = "# @package _global_\ntracker: {wandb: {entity: lab, project: pets, mode: offline}}\n"
 LAB += "data_dir: lab-data\n"

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from support.trackers import NODES, knobs
-from support.wandb_runs import nobody_is_logged_in
+from support.wandb_runs import not_logged_in
 
 from ddpm.errors import InputError
 from ddpm.runner.config import catalog, rules
@@ -15,7 +15,7 @@ from ddpm.runner.config import wandb_settings as settings
 from ddpm.runner.runs.stored_config import is_word
 from ddpm.trackers.wandb_client import limits
 
-__all__ = ["nobody_is_logged_in"]
+__all__ = ["not_logged_in"]
 
 VALUES = {
     "entity": "our-lab",

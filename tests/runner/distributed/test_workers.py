@@ -18,8 +18,7 @@ import torch
 from support.crash import TINY, go, said, start, until, wait
 from support.recorder import Recorder
 from support.runs import assert_equal_state, files_of, losses_of, state_of, status_of
-from support.trackers import GRID
-from support.trackers import said as warned
+from support.trackers import GRID, own_warnings
 from torch.utils.data import get_worker_info
 
 from ddpm.data.base import ImageData
@@ -301,7 +300,7 @@ def test_tracker_may_fail_in_any_call(places, caplog):
         trackers.log(2, {"train/loss": 0.1})
     assert good.calls == [1, "samples", 2, "done"]
     assert bad.calls.count("failed") == (2 if len(places) == 3 else 1)  # it is closed all the same
-    assert warned(caplog) == ["The tracker Broken is switched off, the run goes on: gone"]
+    assert own_warnings(caplog) == ["The tracker Broken is switched off, the run goes on: gone"]
 
 
 def test_run_with_a_failing_tracker_has_the_same_weights(straight, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A run that went on with other settings: what changed, when, and the command of what it became."""
+"""A run resumed with other settings: its changes, and the command with the final values."""
 
 import shlex
 
@@ -14,7 +14,7 @@ from ddpm.runner.report.run_record import read
 
 
 def resumed(path, *, until=(), **now):
-    """A run whose configuration was another one until each of some steps."""
+    """A run with earlier configurations, each given with the step until which it held."""
     folder = run_folder(path, [1.0, 0.5], **now)
     for step, parts in until:
         text = yaml.safe_dump(config(**parts))
@@ -22,7 +22,7 @@ def resumed(path, *, until=(), **now):
     return read(folder)
 
 
-def test_the_command_has_the_values_of_the_end(tmp_path):
+def test_command_has_the_final_values(tmp_path):
     words = ["model=unet", "job.max_steps=20", "+job.batch_size=8"]
     until = [
         (20, {"job": {"max_steps": 20}, "tracker": {"wandb": {"name": "a"}}, "version": 0}),
@@ -45,13 +45,13 @@ def test_the_command_has_the_values_of_the_end(tmp_path):
         assert "job.max_steps changed at step 40: 60, then 80." in text, name
 
 
-def test_a_group_that_changed_is_chosen(tmp_path):
+def test_changed_group_choice_is_in_the_command(tmp_path):
     until = [(10, {"choices": {"hardware": "cpu", "tracker": "wandb"}})]
     run = resumed(tmp_path / "a", until=until, choices={"hardware": "ddp"}, overrides=["seed=0"])
     assert shlex.split(commands.again(run))[2:] == ["seed=0", "hardware=ddp"]
 
 
-def test_words_that_the_configuration_contradicts_are_mended(tmp_path):
+def test_overrides_that_contradict_the_config_are_corrected(tmp_path):
     words = ["job.max_steps=20", "optimizer.lr=2e-3", "job.name=x", "job.compile=false"]
     words += ["data.root=here", "job.labels=[1,2]", "job.clip=null"]
     job = {"max_steps": 40, "name": "y", "compile": True, "labels": [3], "clip": 1.0}
@@ -62,7 +62,7 @@ def test_words_that_the_configuration_contradicts_are_mended(tmp_path):
     assert changes.as_text(run)[0] == "job.max_steps changed before the first step: 20, then 40"
 
 
-def test_a_run_that_did_not_change_is_left_alone(tmp_path):
+def test_unchanged_run_keeps_its_overrides(tmp_path):
     words = ["job.max_steps=1e2", "job.batch_size=8", "data.conditional=True", "optimizer.x=${y}"]
     words += ["optimizer.x=null", "model.y='1'", "model.z=nan"]
     parts = {"data": {"conditional": True}, "optimizer": {"x": None}}
@@ -76,7 +76,7 @@ def test_a_run_that_did_not_change_is_left_alone(tmp_path):
     "value",
     ["a", "a/b.c", "null", "it's", "a\\'b\\", "1e5", "", "[x", 1, 1e-7, True, None, [1, "a"]],
 )
-def test_hydra_reads_a_changed_value_as_it_was(tmp_path, value):
+def test_hydra_parses_changed_values_back(tmp_path, value):
     run = resumed(tmp_path / "a", until=[(5, {"job": {"x": -7}})], job={"x": value})
     (word,) = shlex.split(commands.again(run))[2:]
     (override,) = OverridesParser.create().parse_overrides([word])
@@ -87,7 +87,7 @@ def test_hydra_reads_a_changed_value_as_it_was(tmp_path, value):
     assert (type(found), found) == (type(value), value)
 
 
-def test_configurations_of_strangers_choose_no_code(tmp_path):
+def test_hostile_configs_add_nothing_to_the_command(tmp_path):
     hostile = {"job": {"_target_": "os.system", "a b; c": 1, "x": {1: 2}}, "hydra": {"x": 1}}
     run = resumed(tmp_path / "a", until=[(5, hostile)], hydra={"x": 2}, job={"a b; c": 2})
     (run.folder / "config.until-step-0000009.yaml").write_text("a: [")

@@ -1,4 +1,4 @@
-"""The report: what is read, told apart, averaged, and written."""
+"""The report: reading runs, settings that differ, statistics, and output files."""
 
 import base64
 import csv
@@ -32,10 +32,10 @@ def made(*folders, title="study"):
     return comparison.make([read(folder) for folder in folders], title)
 
 
-# What is read
+# Reading
 
 
-def test_a_run_is_read(tmp_path):
+def test_run_folder_is_read(tmp_path):
     folder = run_folder(tmp_path / "a", [4.0, None, 2.0, 1.0], steps=(20, 40), seed=7)
     run = read(folder)
     assert (run.state, run.step, run.total, run.seconds, run.seed) == ("done", 40, 40, 60, 7)
@@ -45,7 +45,7 @@ def test_a_run_is_read(tmp_path):
     assert run.problems == ()
 
 
-def test_numbers_that_are_none_are_left_out(tmp_path):
+def test_non_finite_values_and_damaged_lines_are_left_out(tmp_path):
     folder = run_folder(tmp_path / "a", rows=[])
     lines = ['{"step": 1, "train/loss": NaN}', '{"step": 2, "train/loss": Infinity}', "[" * 9999]
     lines += ['{"step": 3, "train/loss": "x"}', '{"step": true, "train/loss": 1}', '{"step": 4,']
@@ -67,7 +67,7 @@ def test_numbers_that_are_none_are_left_out(tmp_path):
         ({"status.json": '{"state": "running"}'}, "killed", None),
     ],
 )
-def test_damaged_and_unfinished_runs_are_read_as_far_as_they_go(tmp_path, files, state, problem):
+def test_damaged_and_unfinished_runs_are_read_as_far_as_possible(tmp_path, files, state, problem):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     run = read(tmp_path)
@@ -76,14 +76,14 @@ def test_damaged_and_unfinished_runs_are_read_as_far_as_they_go(tmp_path, files,
     assert report.write([tmp_path], tmp_path / "out", "one")
 
 
-def test_a_run_that_somebody_works_on_is_running(tmp_path):
+def test_locked_run_is_running_and_an_unlocked_one_killed(tmp_path):
     folder = run_folder(tmp_path / "a", [1.0], status={"state": "running"})
     with run_dir.lock(folder):
         assert read(folder).state == "running"
     assert read(folder).state == "killed"
 
 
-def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
+def test_named_pipes_do_not_block_reading(tmp_path):
     folder = run_folder(tmp_path / "a", [1.0])
     for name in ("metrics.jsonl", "about.json"):
         (folder / name).unlink()
@@ -91,7 +91,7 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
     assert len(read(folder).problems) == 2
 
 
-def test_no_runs_and_folders_that_are_none_are_mistakes(tmp_path):
+def test_missing_runs_and_other_folders_are_refused(tmp_path):
     with pytest.raises(InputError, match="no runs"):
         report.write([], tmp_path / "out", "none")
     with pytest.raises(InputError, match="is not the folder of a run"):
@@ -99,17 +99,17 @@ def test_no_runs_and_folders_that_are_none_are_mistakes(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# In what runs differ
+# Settings that differ
 
 
-def test_a_choice_stands_for_all_that_follows_from_it(tmp_path):
+def test_keys_that_follow_from_a_group_choice_are_not_listed(tmp_path):
     wide = {"model": {"widths": [64, 128]}, "choices": {"model": "convnet", "size": "convnet_x"}}
     compared = made(run_folder(tmp_path / "a"), run_folder(tmp_path / "b", seed=1, **wide))
     assert compared.keys == ["model"]
     assert [s.label for s in compared.settings] == ["unet", "convnet"]
 
 
-def test_a_key_that_was_given_is_shown_beside_a_choice(tmp_path):
+def test_overridden_key_is_listed_beside_a_group_choice(tmp_path):
     other = {"choices": {"model": "convnet"}, "optimizer": {"lr": 1e-5}}
     given = made(
         run_folder(tmp_path / "a"),
@@ -123,13 +123,13 @@ def test_a_key_that_was_given_is_shown_beside_a_choice(tmp_path):
     assert made(tmp_path / "a", run_folder(tmp_path / "c", **other)).keys == ["model"]
 
 
-def test_a_key_that_nobody_gave_is_shown_where_nothing_explains_it(tmp_path):
+def test_differing_key_without_override_or_choice_is_listed(tmp_path):
     changed = {"job": {"batch_size": 16}, "diffusion": {"betas": {"T": 10}}}
     compared = made(run_folder(tmp_path / "a"), run_folder(tmp_path / "b", **changed))
     assert compared.keys == ["job.batch_size"]
 
 
-def test_what_follows_from_a_key_that_was_given_is_not_shown(tmp_path):
+def test_keys_that_follow_from_an_overridden_key_are_not_listed(tmp_path):
     folders = [
         run_folder(
             tmp_path / str(flag),
@@ -142,7 +142,7 @@ def test_what_follows_from_a_key_that_was_given_is_not_shown(tmp_path):
     assert made(*folders).keys == ["data.conditional"]
 
 
-def test_seeds_are_one_setting_and_equal_seeds_are_told_of(tmp_path):
+def test_seeds_form_one_setting_and_repeated_seeds_are_noted(tmp_path):
     folders = [run_folder(tmp_path / str(i), [1.0 + i], seed=s) for i, s in enumerate((1, 2, 2))]
     (setting,) = made(*folders).settings
     assert setting.statistics["loss"].n == 3
@@ -150,15 +150,15 @@ def test_seeds_are_one_setting_and_equal_seeds_are_told_of(tmp_path):
     assert setting.label == "unet on digits"
 
 
-# What is measured
+# Statistics
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (4, 2.7764), (30, 2.0423)])
-def test_student_t_is_that_of_the_tables(freedom, quantile):
+def test_student_t_quantiles_match_tables(freedom, quantile):
     assert stats.student_t(freedom) == pytest.approx(quantile, abs=5e-5)
 
 
-def test_the_interval_of_three_seeds(tmp_path):
+def test_interval_over_three_seeds(tmp_path):
     losses = (0.1, 0.2, 0.6)
     folders = [run_folder(tmp_path / str(i), [9.0] * 9 + [x], seed=i) for i, x in enumerate(losses)]
     (setting,) = made(*folders).settings
@@ -181,7 +181,7 @@ def test_one_run_has_no_interval(tmp_path):
         *((-2.5, "-2.500"), (123456.0, "123,456"), (1e12, "1e+12"), (9.99999, "10.000")),
     ],
 )
-def test_numbers_are_short(value, text):
+def test_numbers_are_rounded_to_four_digits(value, text):
     assert stats.number(value) == text
 
 
@@ -195,7 +195,7 @@ def test_numbers_are_short(value, text):
         (3e5, "3 d 11 h"),
     ],
 )
-def test_durations_are_read_by_people(seconds, text):
+def test_durations_are_given_in_two_units(seconds, text):
     assert stats.duration(seconds) == text
 
 
@@ -211,7 +211,7 @@ def test_only_runs_that_are_done_are_averaged(tmp_path):
     assert not one.statistics["loss"].best
 
 
-def test_the_best_is_marked_among_losses_that_mean_the_same(tmp_path):
+def test_best_is_marked_only_among_comparable_losses(tmp_path):
     for name, objective, lr, loss in (
         *(("a", "eps", 1, 0.3), ("b", "eps", 2, 0.2)),
         *(("c", "v", 1, 0.1), ("d", "v", 2, 0.05)),
@@ -232,11 +232,11 @@ def test_the_best_is_marked_among_losses_that_mean_the_same(tmp_path):
 
     assert best("loss") == [1, 3]
     assert best("eval/accuracy") == [0]
-    assert best("eval/what") == []  # nobody knows whether more is better
+    assert best("eval/what") == []  # its better direction is unknown
     assert any("not comparable" in note for note in compared.notes)
 
 
-def test_runs_of_several_jobs_stand_in_one_report(tmp_path):
+def test_runs_of_different_jobs_share_one_report(tmp_path):
     run_folder(tmp_path / "a", [1.0], steps=(10,))
     sampling = {"choices": {"job": "sample"}, "job": {"num_samples": 4}, "checkpoint": "runs/a"}
     folder = run_folder(tmp_path / "b", overrides=["job=sample", "checkpoint=runs/a"], **sampling)
@@ -246,7 +246,7 @@ def test_runs_of_several_jobs_stand_in_one_report(tmp_path):
     assert [g.title for g in grids.groups(compared)] == ["Seed 0", "Drawn by job=sample"]
 
 
-# What is written
+# Output files
 
 
 class Page(html.parser.HTMLParser):
@@ -283,7 +283,7 @@ def hostile(tmp_path):
     return (tmp_path / "out" / "report.html").read_text(), tmp_path / "out"
 
 
-def test_texts_of_others_stay_texts(hostile):
+def test_hostile_texts_are_escaped_in_html(hostile):
     text, _ = hostile
     page = Page(text)
     assert [tag for tag, _ in page.tags].count("script") == 1
@@ -291,7 +291,7 @@ def test_texts_of_others_stay_texts(hostile):
     assert not [a for _, attrs in page.tags for a in attrs if a.startswith("on")]
 
 
-def test_the_page_needs_nothing_but_itself(hostile):
+def test_html_page_loads_no_external_resources(hostile):
     text, _ = hostile
     page = Page(text)
     for tag, attrs in page.tags:
@@ -306,14 +306,14 @@ def test_the_page_needs_nothing_but_itself(hostile):
     assert "default-src 'none'" in policy
 
 
-def test_links_lead_to_the_folders(hostile):
+def test_links_lead_to_the_run_folders(hostile):
     text, output = hostile
     links = [a["href"] for t, a in Page(text).tags if t == "a"]
     assert links
     assert all((output / unquote(link)).is_dir() for link in links)
 
 
-def test_markdown_keeps_its_tables(hostile):
+def test_hostile_texts_do_not_break_markdown_tables(hostile):
     _, output = hostile
     text = (output / "report.md").read_text()
     lines = re.sub(r"(?ms)^(`{3,})sh$.*?^\1$", "", text).splitlines()
@@ -325,7 +325,7 @@ def test_markdown_keeps_its_tables(hostile):
         assert len({row.count("|") for row in rows}) == 1, rows
 
 
-def test_csv_is_read_back(tmp_path):
+def test_csv_can_be_read_back(tmp_path):
     run_folder(tmp_path / "a", [1 / 3], overrides=["model.name==1+1", "x"], model={"name": "=1+1"})
     run_folder(tmp_path / "b", [0.5], overrides=["model.name=a,\nb"], model={"name": "a,\nb"})
     rows = list(csv.DictReader(io.StringIO(csv_file.table(made(tmp_path / "a", tmp_path / "b")))))
@@ -335,7 +335,7 @@ def test_csv_is_read_back(tmp_path):
     assert rows[0]["parameters"] == "54785.0"
 
 
-def test_commands_can_be_pasted(tmp_path):
+def test_commands_can_be_pasted_into_a_shell(tmp_path):
     words = ["model=unet", "job.labels=[1, 2]", "x='a \"b\" $HOME é\nz'"]
     left_out = ["output_dir=old", "resume=old", "+hydra.callbacks.x._target_=os.system"]
     left_out += ["--config-dir=evil", "hydra/launcher=x"]
@@ -361,12 +361,12 @@ def test_a_folder_that_is_named_twice_counts_once(tmp_path, monkeypatch):
     assert len((tmp_path / "out" / "report.csv").read_text().splitlines()) == 2
 
 
-def test_folders_of_one_name_are_told_apart(tmp_path):
+def test_folders_with_equal_names_get_distinct_labels(tmp_path):
     folders = [run_folder(tmp_path / sweep / "0-unet", [1.0]) for sweep in ("one", "two")]
     assert list(made(*folders).names.values()) == ["one/0-unet", "two/0-unet"]
 
 
-def test_nothing_is_done_yet(tmp_path):
+def test_report_of_waiting_runs_is_written(tmp_path):
     for i in range(3):
         run_folder(tmp_path / str(i), seed=i, status=False)
     files = report.write([tmp_path / str(i) for i in range(3)], tmp_path / "out", "soon")
@@ -374,7 +374,7 @@ def test_nothing_is_done_yet(tmp_path):
     assert "3 waiting" in files[0].read_text()
 
 
-def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
     run_folder(tmp_path / "a", [1.0])
     report.write([tmp_path / "a"], tmp_path / "out", "old")
     before = (tmp_path / "out" / "report.html").read_bytes()
@@ -389,7 +389,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatc
     assert len(list((tmp_path / "out").iterdir())) == 4
 
 
-def test_it_is_written_without_torch(tmp_path):
+def test_report_and_status_do_not_import_torch(tmp_path):
     run_folder(tmp_path / "a", [1.0, 0.5], steps=(10,))
     code = (
         "import sys; from pathlib import Path; from ddpm.runner import report; "
@@ -407,7 +407,7 @@ def test_it_is_written_without_torch(tmp_path):
     assert done.stdout == "set()\n", done.stderr
 
 
-def test_the_commands_of_a_real_run_do_it_again(tiny, run, tmp_path):
+def test_printed_commands_repeat_a_run_and_sample_from_it(tiny, run, tmp_path):
     report.write([tiny], tmp_path / "out", "one")
     with open(tmp_path / "out" / "report.csv") as file:
         (row,) = csv.DictReader(file)
@@ -428,7 +428,7 @@ def _losses(folder):
 # Pictures
 
 
-def test_previews_are_of_one_step(tmp_path):
+def test_previews_are_compared_at_the_same_step(tmp_path):
     run_folder(tmp_path / "a", [1.0], steps=(500, 1000, 1500))
     run_folder(tmp_path / "b", [1.0], steps=(500, 1000), seed=1)
     failed = {"state": "failed"}
@@ -438,14 +438,14 @@ def test_previews_are_of_one_step(tmp_path):
     assert [grid.step for grid in second.grids] == [1000, 500]
 
 
-def test_a_run_without_a_configuration_has_no_seed(tmp_path):
+def test_run_with_a_damaged_config_has_an_unknown_seed(tmp_path):
     folder = run_folder(tmp_path / "a", [1.0], steps=(10,))
     (folder / "config.yaml").write_text("a: [")
     (group,) = grids.groups(made(folder))
     assert group.title == "Seed unknown"
 
 
-def test_squares_become_pixels_again(tmp_path):
+def test_enlarged_previews_are_embedded_at_one_pixel_per_square(tmp_path):
     folder = run_folder(tmp_path / "a", [1.0], steps=(10,))
     ((group,), problems) = grids.embedded(grids.groups(made(folder)))
     (grid,) = group.grids
@@ -456,7 +456,7 @@ def test_squares_become_pixels_again(tmp_path):
     assert small.resize(large.size, Image.Resampling.NEAREST).tobytes() == large.tobytes()
 
 
-def test_many_large_pictures_are_made_smaller(tmp_path, monkeypatch):
+def test_embedded_images_are_shrunk_to_a_size_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(grids, "BUDGET", 60_000)
     for i in range(3):
         folder = run_folder(tmp_path / str(i), [1.0], seed=i)
@@ -477,5 +477,5 @@ def test_a_damaged_picture_is_named_and_left_out(tmp_path):
     assert problem.startswith("a: step-000010.png cannot be read")
 
 
-def test_markdown_escapes():
+def test_markdown_special_characters_are_escaped():
     assert markdown.plain("a|b\nc <i> `d` [e](f) é") == "a\\|b c \\<i\\> \\`d\\` \\[e\\](f) é"

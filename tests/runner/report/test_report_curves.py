@@ -1,4 +1,4 @@
-"""Curves of a report, and the page in a browser where there is one."""
+"""Curves of a report, and its page in a browser if one is installed."""
 
 import shutil
 import xml.etree.ElementTree
@@ -21,7 +21,7 @@ def points(path):
     return [tuple(map(float, pair.split())) for pair in path[1:].replace("h0", "").split("L")]
 
 
-def test_a_straight_line_is_drawn_straight(tmp_path):
+def test_points_have_the_right_coordinates_on_linear_and_log_axes(tmp_path):
     folder = run_folder(tmp_path / "a", [5.0, 4.0, 3.0, 2.0, 1.0])
     (panel,), _ = panels(folder)
     assert [scale.kind for scale in panel.scales] == ["log", "linear"]
@@ -44,7 +44,7 @@ def test_losses_are_smoothed_and_evaluations_are_not(tmp_path):
         assert (line.path == line.raw) is same
 
 
-def test_ticks_stand_where_their_numbers_are(tmp_path):
+def test_ticks_are_placed_at_their_values(tmp_path):
     (panel,), _ = panels(run_folder(tmp_path / "a", [1.0, 0.01]))
     log, linear = panel.scales
     assert {label for _, label in log.ticks} >= {"0.01", "0.1", "1"}
@@ -60,7 +60,7 @@ def test_ticks_stand_where_their_numbers_are(tmp_path):
 @pytest.mark.parametrize(
     "losses", [[0.5], [0.5, 0.5], [0.0, 0.0], [-1.0, 0.0, 1.0], [1e-30, 1e30], [1e6, 1e6 + 1]]
 )
-def test_any_numbers_can_be_drawn(tmp_path, losses):
+def test_extreme_values_can_be_drawn(tmp_path, losses):
     (panel,), _ = panels(run_folder(tmp_path / "a", losses))
     assert len(panel.scales) == (1 if min(losses) <= 0 else 2)
     for scale in panel.scales:
@@ -82,11 +82,11 @@ def test_quarters_of_t_share_an_axis_and_evaluations_have_their_own(tmp_path):
     assert len({(p.scales[0].low, p.scales[0].high) for p in quarters}) == 1
 
 
-def test_settings_have_colours_and_then_dashes():
+def test_24_settings_have_distinct_line_styles():
     assert len({curves.style(i) for i in range(24)}) == 24
 
 
-def test_the_drawing_is_xml(tmp_path):
+def test_svg_file_is_valid_xml(tmp_path):
     folders = [
         run_folder(
             tmp_path / str(i),
@@ -104,7 +104,7 @@ def test_the_drawing_is_xml(tmp_path):
 
 @pytest.fixture
 def page(tmp_path):
-    """A report of four runs in a browser, and what it said to its console."""
+    """A report of four runs in a browser, whose console must stay empty."""
     api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
         pytest.skip("no Chromium")
@@ -136,7 +136,7 @@ def page(tmp_path):
 
 
 @pytest.mark.slow
-def test_in_a_browser(page):
+def test_report_page_sorts_toggles_zooms_and_copies_in_a_browser(page):
     def column(table, i):
         rows = page.locator(f"#{table} tbody tr")
         return [row.locator("td").nth(i).inner_text() for row in rows.all()]

@@ -1,4 +1,4 @@
-"""How a sweep stands: states, what differs, what is left, and no file read twice."""
+"""The status of a sweep: states, overrides that differ, time left, no file read twice."""
 
 import pytest
 from support.report_folders import run_folder
@@ -32,7 +32,7 @@ def sweep(tmp_path):
     ]
 
 
-def test_a_line_for_each_job(sweep):
+def test_table_has_one_line_per_job(sweep):
     lines = status.table(sweep, 200).splitlines()
     assert lines[0].split() == ["job", "overrides", "step", "loss", "images/s", "left", "state"]
     assert [line.split()[1] for line in lines[1:6]] == [f"optimizer.lr={i}" for i in range(5)]
@@ -42,7 +42,7 @@ def test_a_line_for_each_job(sweep):
     assert lines[-1] == "1 done, 1 failed, 1 killed, 1 preempted, 1 waiting"
 
 
-def test_the_time_that_is_left(sweep):
+def test_time_left_is_estimated_from_the_speed(sweep):
     with run_dir.lock(sweep[1]):
         job = status.read(sweep[1])
         assert job.state == "running"
@@ -52,7 +52,7 @@ def test_the_time_that_is_left(sweep):
         assert status.table(sweep, 200).endswith("1 waiting; about 48 s left")
 
 
-def test_without_a_speed_the_seconds_so_far_tell(tmp_path):
+def test_time_left_without_a_speed_uses_the_elapsed_seconds(tmp_path):
     state = {"state": "running", "step": 50, "total": 100, "seconds": 25.0}
     folder = run_folder(tmp_path / "a", status=state)
     with run_dir.lock(folder):
@@ -60,7 +60,7 @@ def test_without_a_speed_the_seconds_so_far_tell(tmp_path):
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])
-def test_it_fits_the_terminal(sweep, width):
+def test_table_fits_the_terminal_width(sweep, width):
     lines = status.table(sweep, width).splitlines()[:-2]
     assert max(map(len, lines)) <= max(width, 76)
     assert len({line.index("state") for line in lines[:1]}) == 1
@@ -68,7 +68,7 @@ def test_it_fits_the_terminal(sweep, width):
     assert all(line[column - 1] == " " and line[column] != " " for line in lines)
 
 
-def test_a_file_that_has_not_changed_is_not_read_again(sweep, monkeypatch):
+def test_unchanged_files_are_not_read_again(sweep, monkeypatch):
     status.table(sweep, 80)
 
     def fail(*_):
@@ -82,7 +82,7 @@ def test_a_file_that_has_not_changed_is_not_read_again(sweep, monkeypatch):
     assert status.read(sweep[4]).state == "pruned"
 
 
-def test_damaged_and_missing_folders_are_jobs_too(tmp_path):
+def test_damaged_and_missing_folders_are_listed_as_jobs(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
     (folder / "config.yaml").write_text("a: [")
@@ -92,7 +92,7 @@ def test_damaged_and_missing_folders_are_jobs_too(tmp_path):
     assert text.endswith("2 waiting")
 
 
-def test_without_seconds_the_speed_tells(tmp_path):
+def test_time_left_without_elapsed_seconds_uses_the_speed(tmp_path):
     state = {"state": "running", "step": 50, "total": 100, "seconds": None}
     folders = [run_folder(tmp_path / "a", [1.0], status=state)]
     folders.append(run_folder(tmp_path / "b", status=False))
@@ -111,7 +111,7 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("text", DAMAGED)
-def test_a_damaged_status_stops_nobody(tmp_path, text):
+def test_damaged_status_does_not_break_status_and_report(tmp_path, text):
     rows = ['"x"', "[1]", "1e308", "-1e308", str(10**400), "1e-320", "NaN", "{}", "1e200", "true"]
     folder = run_folder(tmp_path / "a", job={"batch_size": 10**400})
     lines = [f'{{"step": {i}, "train/loss": {row}}}\n' for i, row in enumerate(rows)]
@@ -126,13 +126,13 @@ def test_a_damaged_status_stops_nobody(tmp_path, text):
     assert set(told) <= {"state", "step", "total", "seconds"}
 
 
-def test_what_is_whole_is_kept(tmp_path):
+def test_valid_status_is_read_back_unchanged(tmp_path):
     more = {"total": 9, "saved": 2, "seconds": 1.5, "error": "x", "words": ["a=1"]}
     run_dir.write_status(tmp_path, "failed", 3, **more)
     assert run_dir.read_status(tmp_path) == {"state": "failed", "step": 3, **more}
 
 
-def test_rows_hold_numbers():
+def test_metrics_rows_keep_only_numbers():
     lines = [b'{"step": 1, "a": "x", "b": [1], "c": true, "d": null, "e": 2, "f": 0.5}']
     lines += [b'{"step": 2, "a": %d}' % 10**400, b'{"step": %d}' % 10**400, b'{"step": "3"}']
     assert parse(lines) == [{"step": 1, "d": None, "e": 2, "f": 0.5}, {"step": 2}]

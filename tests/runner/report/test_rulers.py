@@ -1,4 +1,4 @@
-"""Scores in reports and searches: one column for each ruler, and no best across them."""
+"""Scores in reports and searches: one column for each ruler, no best across rulers."""
 
 import pytest
 from support.report_folders import run_folder
@@ -38,13 +38,13 @@ def bests(made):
     return [(measure, statistic.mean) for measure, statistic in found if statistic.best]
 
 
-def test_one_ruler_is_one_column_with_a_best(compared):
+def test_scores_of_one_ruler_share_a_column_with_a_best(compared):
     made = compared((3.0, RULER), (2.0, RULER))
     assert made.measures[0] == "eval/kd_mnist"
     assert bests(made) == [("eval/kd_mnist", 2.0)]
 
 
-def test_the_score_says_which_direction_is_better(compared):
+def test_best_follows_the_direction_of_the_score(compared):
     made = compared((3.0, RULER), (2.0, RULER), better="higher")
     assert bests(made) == [("eval/kd_mnist", 3.0)]
 
@@ -54,7 +54,7 @@ def test_scores_without_direction_have_no_best(compared):
 
 
 def test_runs_that_scored_the_same_pictures_count_once(compared):
-    """As a sweep of `seed` does: its interval over seeds would be 0 wide, and mean nothing."""
+    """As in a sweep of `seed`, whose interval over seeds would have width 0."""
     made = compared((1.0, RULER), (1.0, RULER), seeds=2, subject=SUBJECT)
     (setting,) = made.settings
     statistic = setting.statistics["eval/kd_mnist"]
@@ -63,14 +63,14 @@ def test_runs_that_scored_the_same_pictures_count_once(compared):
 
 
 @pytest.mark.parametrize("rulers", [(RULER, OTHER), (RULER, None), (UNKNOWN, UNKNOWN)])
-def test_there_is_no_best_across_rulers(rulers, compared):
+def test_scores_of_different_rulers_have_no_common_best(rulers, compared):
     made = compared((3.0, rulers[0]), (2.0, rulers[1]))
     assert len([m for m in made.measures if m.startswith("eval/kd_mnist")]) == 2
     assert bests(made) == []
     assert any("do not compare" in note for note in made.notes)
 
 
-def test_scores_of_training_without_passports_are_ranked_like_losses(tmp_path):
+def test_scores_without_passports_have_no_best_across_schedules(tmp_path):
     folders = [
         run_folder(
             tmp_path / f"{i}",
@@ -83,7 +83,7 @@ def test_scores_of_training_without_passports_are_ranked_like_losses(tmp_path):
     assert bests(made) == []
 
 
-def test_the_note_names_the_field(compared):
+def test_note_names_the_differing_ruler_field(compared):
     notes = compared((3.0, RULER), (2.0, OTHER)).notes
     assert any("(n: 1000, 500)" in note for note in notes)
 
@@ -97,7 +97,7 @@ def test_seeds_are_averaged_within_one_ruler_only(compared):
     assert means == dict(zip(columns, (2.0, 7.0), strict=True))
 
 
-def test_the_page_shows_interval_and_floor(compared, tmp_path):
+def test_report_shows_interval_and_floor(compared, tmp_path):
     compared((0.55, RULER), (2.0, RULER))
     write([tmp_path / "0", tmp_path / "1"], tmp_path / "r", "t")
     text = (tmp_path / "r" / "report.md").read_text()
@@ -105,7 +105,7 @@ def test_the_page_shows_interval_and_floor(compared, tmp_path):
     assert "(1.900 to 2.100), floor 0.5000 |" in text
 
 
-def test_a_damaged_file_of_scores_is_noted(tmp_path):
+def test_damaged_score_file_is_noted(tmp_path):
     folder = run_folder(tmp_path / "a", losses=[1.0])
     (folder / scores.FILE).write_text("{\n")
     made = comparison.make([run_record.read(folder)], "t")
@@ -113,7 +113,7 @@ def test_a_damaged_file_of_scores_is_noted(tmp_path):
 
 
 class Study:
-    """As much of one of Optuna's as is asked for."""
+    """A stand-in for an Optuna study."""
 
     def __init__(self, direction="MINIMIZE"):
         self.user_attrs = {}
@@ -123,7 +123,7 @@ class Study:
         self.user_attrs[name] = value
 
 
-def test_a_search_takes_scores_of_its_first_ruler_only(tmp_path):
+def test_search_refuses_scores_of_another_ruler_than_its_first(tmp_path):
     study = Study()
     reasons = []
     for name, ruler in (("a", RULER), ("b", RULER), ("c", OTHER)):

@@ -13,7 +13,7 @@ from ddpm.runner.report.plots import Point
 from ddpm.runner.runs import scores
 
 
-def test_the_page_of_an_evaluation_shows_scores_pictures_curves_and_passports(tmp_path):
+def test_page_shows_scores_images_curves_and_passports(tmp_path):
     for name, side in (("grid", 8), ("nearest", 4)):
         save_png(torch.zeros(1, side, side, dtype=torch.uint8), tmp_path / f"{name}.png")
     (tmp_path / "loss_by_t.csv").write_text("t_first,t_last,n,loss,loss_train\n0,4,2,0.5,0.4\n")
@@ -37,7 +37,7 @@ def test_the_page_of_an_evaluation_shows_scores_pictures_curves_and_passports(tm
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
 
 
-def test_without_pictures_and_tables_the_page_has_its_scores(tmp_path):
+def test_page_without_images_and_tables_shows_the_scores(tmp_path):
     score_page.write(tmp_path, [scored(1.0)])
     page = (tmp_path / "scores.html").read_text()
     assert "kd_mnist" in page
@@ -57,7 +57,7 @@ def study(tmp_path):
     return comparison.make([run_record.read(folder) for folder in folders], "t")
 
 
-def test_a_study_of_samplers_draws_scores_against_their_cost(study, tmp_path):
+def test_report_plots_scores_of_samplers_against_their_cost(study, tmp_path):
     (found,) = pareto.tradeoffs(study)
     assert "best with" in found.advice
     assert "(0.9500); the interval of" in found.advice
@@ -69,7 +69,7 @@ def test_a_study_of_samplers_draws_scores_against_their_cost(study, tmp_path):
     assert found.advice in page
 
 
-def test_the_front_holds_what_nothing_cheaper_betters():
+def test_pareto_front_keeps_only_undominated_points():
     points = [Point(x, y) for x, y in ((5, 3.0), (10, 2.0), (10, 1.0), (20, 1.5), (40, 0.5))]
     assert [(p.x, p.y) for p in pareto.front(points, -1)] == [(5, 3.0), (10, 1.0), (40, 0.5)]
     assert [(p.x, p.y) for p in pareto.front(points, 1)] == [(5, 3.0)]

@@ -1,6 +1,6 @@
-"""What is written can be read back: a run can go on with every configuration that it began with.
+"""Every configuration that a run starts with can be read back when it is resumed.
 
-And files that Hydra would read otherwise than they were meant are named before that does harm.
+Files that Hydra would misread are refused.
 """
 
 import codecs
@@ -38,7 +38,7 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("option", [*OPTIONS, "a\x1b[31m", "\u2028", "null", "", "~"])
-def test_names_that_hydra_takes_are_names(option, tmp_path):
+def test_unusual_option_names_are_read_back(option, tmp_path):
     config = BASE | {
         "choices": {"job": "train", "experiment": option, "tracker": [option, "local"]}
     }
@@ -77,7 +77,7 @@ def test_names_that_hydra_takes_are_names(option, tmp_path):
     ],
     ids=lambda value: ascii(value)[:20],
 )
-def test_values_come_back_as_they_were(value, tmp_path):
+def test_values_are_read_back_unchanged(value, tmp_path):
     config = BASE | {"job": {"value": value}}
     write_config(tmp_path, config)
     assert read_config(tmp_path) == config
@@ -94,7 +94,7 @@ def test_values_come_back_as_they_were(value, tmp_path):
     ],
     ids=lambda value: ascii(value)[:20],
 )
-def test_what_could_not_be_read_back_is_not_written(key, value, tmp_path):
+def test_configs_that_could_not_be_read_back_are_refused(key, value, tmp_path):
     config = node = copy.deepcopy(BASE)
     *parents, name = key.split(".")
     for parent in parents:
@@ -107,7 +107,7 @@ def test_what_could_not_be_read_back_is_not_written(key, value, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_long_error_leaves_a_status_that_can_be_read(tmp_path):
+def test_status_with_a_long_error_can_be_read(tmp_path):
     write_status(tmp_path, "failed", words=["x" * 1000] * 1000, error="\n" * 100_000)
     assert (tmp_path / "status.json").stat().st_size < 64 * 1024
     assert run_dir.read_status(tmp_path)["state"] == "failed"
@@ -125,7 +125,7 @@ def own(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_a_strangely_called_option_goes_on_and_is_sampled(run, own):
+def test_run_with_an_unusual_option_name_can_be_resumed_and_sampled(run, own):
     quick = [word for word in TINY if "max_steps" not in word]
     words = ["--config-dir", "own", "experiment='a+b, my'", *quick, "output_dir=run"]
     (own / "a+b, my.yaml").write_text((own / "a+b.yaml").read_text())
@@ -142,7 +142,7 @@ def test_a_run_of_a_strangely_called_option_goes_on_and_is_sampled(run, own):
 
 
 @pytest.mark.slow
-def test_its_sweep_is_not_trained_again(run, own):
+def test_finished_sweep_over_unusual_option_names_is_skipped(run, own):
     quick = [word for word in TINY if "max_steps" not in word]
     choices = "experiment='my exp'," + "x" * 100
     sweep = ["-m", "--config-dir", "own", *quick, "sweep=s", choices]
@@ -165,14 +165,14 @@ def test_its_sweep_is_not_trained_again(run, own):
     ],
     ids=["text", "data_dir", "output_dir"],
 )
-def test_a_run_that_could_not_go_on_does_not_begin(run, tmp_path, word, told):
+def test_run_that_could_not_be_resumed_does_not_start(run, tmp_path, word, told):
     status, out, err = run(*[w for w in TINY if w != "tracker=local"], word)
     assert status == 2, out + err
     assert told in err
     assert not [path for path in tmp_path.iterdir() if path.name not in ("data", "home")]
 
 
-# files that Hydra reads otherwise than they look
+# files that Hydra misreads
 
 TEXT = "# @package _global_\njob: {max_steps: 4}\n"
 MISREAD = {
@@ -199,7 +199,7 @@ def test_a_file_that_hydra_misreads_is_named(run, tmp_path, name):
         assert not (tmp_path / "outputs").exists()
 
 
-def test_files_that_choose_each_other_in_a_circle(run, tmp_path):
+def test_circular_defaults_are_refused(run, tmp_path):
     folder = tmp_path / "own" / "experiment"
     folder.mkdir(parents=True)
     for name, other in ("ab", "ba"):
@@ -223,13 +223,13 @@ def test_files_that_choose_each_other_in_a_circle(run, tmp_path):
         "notes: |\n  # @package is a word of Hydra's\n",
     ],
 )
-def test_good_files_are_not_misread(tmp_path, text):
+def test_valid_files_are_accepted(tmp_path, text):
     path = tmp_path / "x.yaml"
     path.write_text(text)
     assert catalog.misread(path) is None
 
 
-def test_hidden_files_are_no_options(tmp_path, monkeypatch):
+def test_hidden_files_are_not_options(tmp_path, monkeypatch):
     (tmp_path / "._a.yaml").write_bytes(b"\x00\xff")
     (tmp_path / "a.yaml").write_text(yaml.dump({"a": 1}))
     assert [path.name for path in catalog.yaml_files(tmp_path)] == ["a.yaml"]
@@ -237,7 +237,7 @@ def test_hidden_files_are_no_options(tmp_path, monkeypatch):
         assert catalog.misread(path) is None
 
 
-def test_a_damaged_configuration_is_told(tmp_path):
+def test_damaged_config_is_reported(tmp_path):
     (tmp_path / "config.yaml").write_bytes(stored_config.to_yaml(BASE).encode()[:20] + b"\xff")
     with pytest.raises(InputError, match="not the configuration of a run"):
         read_config(tmp_path)

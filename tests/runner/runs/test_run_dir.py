@@ -1,7 +1,7 @@
-"""The folder of a run: one run alone has it, and what lies in it is whole.
+"""The folder of a run: only one run uses it, and its files are complete.
 
-Covered are two runs of one second, two processes in one folder, a file or a missing permission in
-the way, and what a kill leaves half-written. What cannot happen here: a lock that nobody holds, for
+Covered are runs started in the same second, two processes in one folder, a file or a missing
+permission in the way, and half-written files after a kill. A lock without a holder cannot occur:
 the kernel frees it with the process.
 """
 
@@ -27,12 +27,12 @@ CONFIG = {
 }
 
 
-def test_same_name_twice_gives_two_folders(tmp_path):
+def test_runs_with_equal_names_get_separate_folders(tmp_path):
     paths = {run_dir.create(tmp_path / "a" / "now", CONFIG, unique=True) for _ in range(3)}
     assert {p.name for p in paths} == {"now", "now-2", "now-3"}
 
 
-def test_a_folder_with_a_run_is_left_alone(tmp_path):
+def test_folder_that_holds_a_run_is_refused(tmp_path):
     run_dir.create(tmp_path / "run", CONFIG, unique=False)
     run_dir.write_status(tmp_path / "run", "done", 5)
     with pytest.raises(InputError, match=r"holds a run already \(done\)"):
@@ -54,7 +54,7 @@ def _try_lock(path, queue):
         queue.put(str(error))
 
 
-def test_a_second_process_is_told_who_holds_the_run(tmp_path):
+def test_locked_run_is_refused_naming_the_process(tmp_path):
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
 
@@ -70,8 +70,8 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path):
     assert other() == "locked"
 
 
-def test_a_lock_ends_with_its_process_and_not_with_the_children_of_it(tmp_path):
-    """A reader of data is forked while the lock is held, and outlives its parent."""
+def test_lock_is_freed_with_its_process_even_if_children_live(tmp_path):
+    """A data worker is forked while the lock is held, and outlives its parent."""
     ready, tell = os.pipe()
     parent = os.fork()
     if not parent:
@@ -96,7 +96,7 @@ def test_a_lock_ends_with_its_process_and_not_with_the_children_of_it(tmp_path):
         os.close(tell)
 
 
-def test_to_look_whether_it_is_locked_makes_no_lock_and_no_file(tmp_path):
+def test_is_locked_takes_no_lock_and_creates_no_file(tmp_path):
     assert not run_dir.is_locked(tmp_path)
     assert not run_dir.is_locked(tmp_path / "none")
     assert list(tmp_path.iterdir()) == []
@@ -107,7 +107,7 @@ def test_to_look_whether_it_is_locked_makes_no_lock_and_no_file(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_what_stands_in_a_lock_is_shown_on_one_line(tmp_path):
+def test_content_of_a_lock_file_is_shown_on_one_line(tmp_path):
     (tmp_path / "run.lock").write_bytes(b"somebody\n\x1b[31m\xff")
     with open(tmp_path / "run.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -118,7 +118,7 @@ def test_what_stands_in_a_lock_is_shown_on_one_line(tmp_path):
     assert "\x1b" not in line
 
 
-def test_a_folder_appears_with_its_configuration_or_not_at_all(tmp_path, monkeypatch):
+def test_folder_is_not_created_without_its_config(tmp_path, monkeypatch):
     def fail(*arguments, **options):
         raise OSError(28, "No space left on device")
 
@@ -129,7 +129,7 @@ def test_a_folder_appears_with_its_configuration_or_not_at_all(tmp_path, monkeyp
         assert list(tmp_path.iterdir()) == []
 
 
-def test_an_older_configuration_is_kept_where_it_differs(tmp_path):
+def test_earlier_config_is_kept_if_it_differs(tmp_path):
     run_dir.write_config(tmp_path, CONFIG)
     run_dir.write_config(tmp_path, CONFIG, step=3)
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
@@ -138,7 +138,7 @@ def test_an_older_configuration_is_kept_where_it_differs(tmp_path):
     assert "b: null" in (tmp_path / "config.until-step-0000005.yaml").read_text()
 
 
-def test_half_written_files_are_swept_away_and_others_are_not(tmp_path):
+def test_clean_removes_only_half_written_files(tmp_path):
     (tmp_path / "samples" / "deep").mkdir(parents=True)
     swept = [".a.1.tmp", "samples/.b.png.2.tmp"]
     kept = ["a.tmp", ".hidden", "samples/b.png", "samples/deep/.c.tmp"]
@@ -151,7 +151,7 @@ def test_half_written_files_are_swept_away_and_others_are_not(tmp_path):
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="permissions do not bind root")
-def test_a_folder_without_permission_is_named(tmp_path):
+def test_folder_without_write_permission_is_named(tmp_path):
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(
@@ -163,12 +163,12 @@ def test_a_folder_without_permission_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"x"', "[" * 100_000])
-def test_a_status_that_is_none_is_empty(text, tmp_path):
+def test_invalid_status_is_read_as_empty(text, tmp_path):
     (tmp_path / "status.json").write_text(text)
     assert run_dir.read_status(tmp_path) == {}
 
 
-def test_status_and_config_come_back(tmp_path):
+def test_status_and_config_are_read_back(tmp_path):
     run_dir.write_status(tmp_path, "failed", 3, error="no reason")
     assert run_dir.read_status(tmp_path) == {"state": "failed", "step": 3, "error": "no reason"}
     run_dir.write_config(tmp_path, CONFIG)
@@ -176,7 +176,7 @@ def test_status_and_config_come_back(tmp_path):
     assert run_dir.read_status(tmp_path / "none") == {}
 
 
-def test_what_is_no_run_is_said_to_be_none(tmp_path):
+def test_folders_that_are_not_runs_are_refused(tmp_path):
     with pytest.raises(InputError, match="not the folder of a run"):
         run_dir.read_config(tmp_path)
     (tmp_path / "config.yaml").write_text("a: [1")

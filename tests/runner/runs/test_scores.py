@@ -1,4 +1,4 @@
-"""Scores with passports: what compares, what does not, and what a file of them may hold."""
+"""Scores with passports: which are comparable, and the file that holds them."""
 
 import json
 
@@ -11,7 +11,7 @@ from ddpm.runner.safe_io.tree import flatten
 
 
 def other(value):
-    """Another value, as near as can be."""
+    """A minimally different value."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
@@ -22,12 +22,12 @@ def other(value):
 CHANGES = [(p, k) for p in (RULER, SUBJECT) for k in dict(flatten(p))]
 
 
-def test_there_are_enough_changes():
+def test_passports_have_at_least_24_fields():
     assert len(CHANGES) >= 24
 
 
 @pytest.mark.parametrize(("passport", "key"), CHANGES, ids=[key for _, key in CHANGES])
-def test_a_single_change_is_found_by_its_name(passport, key):
+def test_each_changed_field_is_named(passport, key):
     value = dict(flatten(passport))[key]
     for wrong in (other(value), None):
         made = changed(passport, key, wrong)
@@ -37,13 +37,13 @@ def test_a_single_change_is_found_by_its_name(passport, key):
         assert f"{key}: " in scores.described_differences(passport, made)
 
 
-def test_equal_passports_are_equal_whatever_their_order():
+def test_order_of_fields_does_not_matter():
     turned = {key: RULER[key] for key in reversed(RULER)}
     assert scores.differences(RULER, turned) == []
     assert scores.ident(RULER) == scores.ident(turned) == "b93a0496a1bf"  # on every machine
 
 
-def test_an_unknown_field_equals_nothing_not_even_itself():
+def test_unknown_field_is_unequal_even_to_itself():
     unknown = changed(RULER, "features.digest", None)
     assert scores.differences(unknown, unknown) == ["features.digest"]
     assert scores.ident(unknown) is None
@@ -56,18 +56,18 @@ def test_a_missing_field_is_unknown():
     assert scores.differences(RULER, without) == ["quantise"]
 
 
-def test_one_true_and_one_point_zero_are_three_values():
+def test_int_bool_and_float_of_equal_value_differ():
     for one, another in ((1, True), (1, 1.0), (0, False)):
         assert scores.differences({"a": one}, {"a": another}) == ["a"]
 
 
-def test_what_we_know_to_be_absent_is_said_and_equals_itself():
+def test_known_absence_is_stored_as_none_and_equals_itself():
     made = scores.known({"steps": None, "guidance": {}, "clip": (-1, 1), "path": [None]})
     assert made == {"steps": "none", "guidance": "none", "clip": [-1, 1], "path": ["none"]}
     assert scores.differences(made, made) == []
 
 
-def test_scores_are_read_as_they_were_written(tmp_path):
+def test_scores_are_read_back_unchanged(tmp_path):
     made = [scored(), scored(2.0, low=None, high=None, floor=None, reference=None, unit="bits")]
     scores.write(tmp_path, made)
     assert scores.read(tmp_path) == scores.read(tmp_path / "scores.jsonl") == made
@@ -93,19 +93,19 @@ def row(**changes):
         (row(better="z"), "better is z"),
     ],
 )
-def test_a_file_of_something_else_is_refused_in_a_line(text, reason, tmp_path):
+def test_invalid_score_files_are_refused_with_one_line(text, reason, tmp_path):
     (tmp_path / "scores.jsonl").write_text(text)
     with pytest.raises(InputError, match=reason) as caught:
         scores.read(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_scores_says_what_writes_them(tmp_path):
+def test_missing_scores_are_reported_with_the_job_that_writes_them(tmp_path):
     with pytest.raises(InputError, match="job=evaluate"):
         scores.read(tmp_path)
 
 
-def test_the_last_step_counts_and_a_second_reference_has_a_name_of_its_own():
+def test_logged_scores_are_of_the_last_step_and_name_a_second_reference():
     made = [scored(3.0, step=10), scored(2.0, step=20), scored(4.0, reference="held_out", step=20)]
     named = scores.logged(made)
     assert {name: score.value for name, score in named.items()} == {
@@ -121,5 +121,5 @@ def test_the_last_step_counts_and_a_second_reference_has_a_name_of_its_own():
         *(("higher", 0.7, True), ("higher", 0.3, False), ("neither", 0.5, False)),
     ],
 )
-def test_as_good_as_real_is_an_interval_that_reaches_the_floor(better, value, good):
+def test_as_good_as_real_means_the_interval_reaches_the_floor(better, value, good):
     assert scored(value, better=better).as_good_as_real is good

@@ -1,4 +1,4 @@
-"""No folder that cannot be listed is taken for an empty one, wherever the program lists folders."""
+"""A folder that cannot be listed is nowhere treated as an empty one."""
 
 import ast
 import errno
@@ -31,7 +31,7 @@ CODES = [errno.ESTALE, errno.EACCES, errno.EIO, errno.ENFILE]
 
 @pytest.fixture
 def refuse(monkeypatch):
-    """Let looking into a folder fail: its listing, and what would be said of the files in it."""
+    """Make the listing of a folder fail, and with `stat` that of the files in it."""
 
     def start(path, code=errno.ESTALE, *, stat=False):
         path = os.path.realpath(path)
@@ -60,7 +60,7 @@ def refuse(monkeypatch):
 # -- the helper -----------------------------------------------------------------------------------
 
 
-def test_names_match_as_in_a_shell(tmp_path):
+def test_paths_match_patterns_case_sensitively_in_sorted_order(tmp_path):
     for name in ("b.png", "a.png", "A.PNG", ".c.png", "d.txt"):
         (tmp_path / name).touch()
     assert [p.name for p in listing.paths(tmp_path, "*.png")] == [".c.png", "a.png", "b.png"]
@@ -68,7 +68,7 @@ def test_names_match_as_in_a_shell(tmp_path):
     assert len(listing.entries(tmp_path)) == 5
 
 
-def test_what_is_not_there_is_empty(tmp_path):
+def test_missing_folders_are_empty_unless_needed(tmp_path):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "dangling").symlink_to("nowhere")
@@ -80,7 +80,7 @@ def test_what_is_not_there_is_empty(tmp_path):
 
 
 @pytest.mark.parametrize("code", CODES)
-def test_what_cannot_be_listed_is_named_with_the_reason(tmp_path, refuse, code):
+def test_unlistable_folder_is_named_with_the_reason(tmp_path, refuse, code):
     refuse(tmp_path, code, stat=True)
     message = f"{tmp_path}.*{os.strerror(code)}"
     with pytest.raises(listing.Unreachable, match=message):
@@ -91,7 +91,7 @@ def test_what_cannot_be_listed_is_named_with_the_reason(tmp_path, refuse, code):
         listing.exists(tmp_path / "x")
 
 
-def test_a_listing_that_breaks_off_is_none(tmp_path, monkeypatch):
+def test_interrupted_listing_raises(tmp_path, monkeypatch):
     (tmp_path / "a").touch()
     scandir = os.scandir
 
@@ -114,7 +114,7 @@ def test_a_listing_that_breaks_off_is_none(tmp_path, monkeypatch):
         listing.paths(tmp_path)
 
 
-def test_below_finds_all_and_follows_no_links(tmp_path):
+def test_below_lists_recursively_without_following_links(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "back").symlink_to("..")
     for name in ("z.yaml", "a/y.yaml", "a/b/x.yaml"):
@@ -122,8 +122,8 @@ def test_below_finds_all_and_follows_no_links(tmp_path):
     assert listing.below(tmp_path, "*.yaml") == sorted(tmp_path.rglob("*.yaml"))
 
 
-def test_nothing_is_listed_that_may_be_left_out():
-    """`glob` and its like leave out in silence what they cannot list; `iterdir` raises."""
+def test_no_code_uses_glob_or_walk():
+    """They silently skip folders that cannot be listed; `iterdir` raises."""
     names = {"glob", "rglob", "iglob", "walk", "fwalk"}
     found = []
     for path in (ROOT / "ddpm").rglob("*.py"):
@@ -135,11 +135,11 @@ def test_nothing_is_listed_that_may_be_left_out():
     assert found == []
 
 
-# -- every place ----------------------------------------------------------------------------------
+# -- callers --------------------------------------------------------------------------------------
 
 
 def raises(call, path):
-    """Called, it names a folder and why that cannot be listed."""
+    """The call raises an error that names the folder and the reason."""
     with pytest.raises(InputError) as caught:
         call()
     assert str(path) in str(caught.value)
@@ -171,7 +171,7 @@ WALKS = {
 
 
 @pytest.mark.parametrize("name", WALKS)
-def test_whoever_needs_the_list_refuses(tmp_path, refuse, name):
+def test_callers_that_need_the_listing_refuse(tmp_path, refuse, name):
     path = tmp_path / "oxford-iiit-pet" / "images"
     path.mkdir(parents=True)
     WALKS[name](path)
@@ -179,14 +179,14 @@ def test_whoever_needs_the_list_refuses(tmp_path, refuse, name):
     raises(lambda: WALKS[name](path), path)
 
 
-def test_the_newest_checkpoint_is_not_guessed(tmp_path, refuse):
-    """A run would begin again, or go on from an older one."""
+def test_newest_checkpoint_is_not_guessed_after_a_failed_listing(tmp_path, refuse):
+    """A run would start again, or resume from an older one."""
     (tmp_path / "checkpoints").mkdir()
     refuse(tmp_path / "checkpoints")
     raises(lambda: checkpoint.find(tmp_path), tmp_path / "checkpoints")
 
 
-def test_a_folder_of_samples_is_not_taken_for_empty(tmp_path, refuse):
+def test_unlistable_samples_folder_is_not_treated_as_empty(tmp_path, refuse):
     (tmp_path / "run" / "samples").mkdir(parents=True)
     config = {"kind": "draws", "output_dir": str(tmp_path / "run")}
     request = Request({}, [], [], [], None, "")
@@ -195,7 +195,7 @@ def test_a_folder_of_samples_is_not_taken_for_empty(tmp_path, refuse):
     raises(lambda: output_dir.choose(config, {}, request, None), tmp_path / "run" / "samples")
 
 
-def test_offline_parts_of_a_run_are_not_guessed(tmp_path, refuse):
+def test_unlistable_offline_parts_of_wandb_are_refused(tmp_path, refuse):
     """W&B would be given the same steps twice."""
     (tmp_path / "wandb" / "offline-run-1").mkdir(parents=True)
     assert history.in_files(tmp_path) == history.Seen()
@@ -203,7 +203,7 @@ def test_offline_parts_of_a_run_are_not_guessed(tmp_path, refuse):
     raises(lambda: history.in_files(tmp_path), tmp_path / "wandb" / "offline-run-1")
 
 
-def test_a_job_that_cannot_be_looked_into_does_not_begin_anew(tmp_path, refuse):
+def test_job_in_an_unlistable_folder_does_not_restart(tmp_path, refuse):
     job = run_folder(tmp_path / "0-job")
     with sweep_folder(tmp_path) as sweep:
         (folders,) = sweep.unassigned.values()
@@ -212,7 +212,7 @@ def test_a_job_that_cannot_be_looked_into_does_not_begin_anew(tmp_path, refuse):
     raises(lambda: sweep_folder(tmp_path).__enter__(), job)
 
 
-def test_a_configuration_that_cannot_be_read_does_not_begin_anew(tmp_path, monkeypatch):
+def test_job_with_an_unreadable_config_does_not_restart(tmp_path, monkeypatch):
     job = run_folder(tmp_path / "0-job")
 
     def fail(*_):
@@ -226,10 +226,10 @@ def test_a_configuration_that_cannot_be_read_does_not_begin_anew(tmp_path, monke
         pass
 
 
-# -- what is done goes on -------------------------------------------------------------------------
+# -- runs that continue ---------------------------------------------------------------------------
 
 
-def test_a_checkpoint_is_saved_where_older_ones_cannot_be_listed(
+def test_checkpoint_is_saved_even_if_older_ones_cannot_be_listed(
     tmp_path, monkeypatch, refuse, caplog
 ):
     monkeypatch.setattr(checkpoint, "_write", lambda path, state: path.touch())
@@ -241,7 +241,9 @@ def test_a_checkpoint_is_saved_where_older_ones_cannot_be_listed(
     )
 
 
-def test_why_nothing_could_be_saved_is_said_all_the_same(tmp_path, monkeypatch, refuse):
+def test_failed_save_is_explained_even_if_the_folder_cannot_be_listed(
+    tmp_path, monkeypatch, refuse
+):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -252,14 +254,18 @@ def test_why_nothing_could_be_saved_is_said_all_the_same(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("trains", [True, False])
-def test_a_run_that_is_done_is_done(tmp_path, refuse, caplog, trains):
+def test_finished_run_does_not_fail_on_an_unlistable_samples_folder(
+    tmp_path, refuse, caplog, trains
+):
     (tmp_path / "samples").mkdir()
     refuse(tmp_path / "samples")
     outputs.offer(Trackers([]), tmp_path, 7, trains=trains)
     assert f"{tmp_path / 'samples'}: cannot be listed (Stale file handle)" in caplog.text
 
 
-def test_the_end_of_a_run_is_told(tmp_path, monkeypatch, refuse, capsys):
+def test_end_of_a_run_is_printed_with_an_unlistable_samples_folder(
+    tmp_path, monkeypatch, refuse, capsys
+):
     from types import SimpleNamespace
 
     from ddpm.runner.execution import launch
@@ -275,7 +281,7 @@ def test_the_end_of_a_run_is_told(tmp_path, monkeypatch, refuse, capsys):
     assert f"picture  {tmp_path / 'samples'}: cannot be listed (Stale file handle)" in out
 
 
-def test_a_run_begins_where_it_cannot_be_cleaned(tmp_path, refuse, caplog):
+def test_run_starts_even_if_its_folder_cannot_be_cleaned(tmp_path, refuse, caplog):
     (tmp_path / ".x.tmp").touch()
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / ".y.tmp").touch()
@@ -285,7 +291,7 @@ def test_a_run_begins_where_it_cannot_be_cleaned(tmp_path, refuse, caplog):
     assert (tmp_path / ".x.tmp").exists()
 
 
-def test_clean_removes_what_is_half_written_here_and_one_below(tmp_path):
+def test_clean_removes_half_written_files_down_to_one_level(tmp_path):
     for name in (".x.tmp", "samples/.y.tmp", "samples/deep/.z.tmp", "samples/y.tmp", ".dir.tmp/a"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -294,7 +300,7 @@ def test_clean_removes_what_is_half_written_here_and_one_below(tmp_path):
     assert left == [".dir.tmp/a", "samples/deep/.z.tmp", "samples/y.tmp"]
 
 
-# -- whoever looks at runs names what he cannot see -----------------------------------------------
+# -- status and report ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -303,7 +309,7 @@ def sweep(tmp_path):
     return [run_folder(tmp_path / f"{i}-job", [1.0, 0.5], seed=i, steps=[10]) for i in range(3)]
 
 
-def test_the_status_names_a_job_that_cannot_be_looked_into(sweep, tmp_path, refuse, monkeypatch):
+def test_status_names_a_job_in_an_unlistable_folder(sweep, tmp_path, refuse, monkeypatch):
     monkeypatch.setattr(status, "_seen", {})
     refuse(sweep[1], stat=True)
     folders = folder.job_folders(tmp_path)
@@ -313,7 +319,7 @@ def test_the_status_names_a_job_that_cannot_be_looked_into(sweep, tmp_path, refu
     assert "2 done, 1 unknown" in table
 
 
-def test_the_status_names_a_file_that_cannot_be_read(sweep, monkeypatch):
+def test_status_names_an_unreadable_file(sweep, monkeypatch):
     monkeypatch.setattr(status, "_seen", {})
 
     def fail(*_):
@@ -324,7 +330,7 @@ def test_the_status_names_a_file_that_cannot_be_read(sweep, monkeypatch):
 
 
 @pytest.mark.parametrize("part", ["samples", "checkpoints", "."])
-def test_the_report_names_what_it_cannot_list(sweep, tmp_path, refuse, part):
+def test_report_names_unlistable_folders(sweep, tmp_path, refuse, part):
     (sweep[1] / "checkpoints").mkdir(exist_ok=True)
     refuse(sweep[1] / part)
     record = run_record.read(sweep[1])
@@ -336,21 +342,21 @@ def test_the_report_names_what_it_cannot_list(sweep, tmp_path, refuse, part):
     assert "cannot be listed (Stale file handle)." in page.read_text()
 
 
-def test_the_report_keeps_a_run_that_cannot_be_looked_into(sweep, tmp_path, refuse):
+def test_report_keeps_a_run_in_an_unlistable_folder(sweep, tmp_path, refuse):
     refuse(sweep[1], stat=True)
     record = run_record.read(sweep[1])
     assert record.state == "unknown" or record.problems
     assert any("Stale file handle" in problem for problem in record.problems)
 
 
-def test_the_folders_of_conf_that_cannot_be_listed_are_named(tmp_path, refuse, monkeypatch):
+def test_unlistable_config_folders_are_named(tmp_path, refuse, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.setattr(explain.sys, "argv", ["run.py", f"--config-dir={tmp_path / 'mine'}"])
     refuse(tmp_path / "mine")
     assert f"{tmp_path / 'mine'}: cannot be listed" in explain._not_text()
 
 
-def test_a_checkout_that_cannot_be_listed_is_no_traceback(tmp_path, monkeypatch, capsys):
+def test_unlistable_checkout_gives_a_message_without_traceback(tmp_path, monkeypatch, capsys):
     (tmp_path / "run.py").touch()
 
     def fail(_):
@@ -362,7 +368,7 @@ def test_a_checkout_that_cannot_be_listed_is_no_traceback(tmp_path, monkeypatch,
     assert f"{tmp_path}: cannot be listed (Permission denied)" in capsys.readouterr().err
 
 
-def test_a_lock_whose_holders_cannot_be_listed_is_not_taken_for_free(tmp_path, monkeypatch):
+def test_lock_with_unlistable_holders_counts_as_taken(tmp_path, monkeypatch):
     (tmp_path / "run.lock.held").mkdir()
 
     def fail(_):

@@ -1,4 +1,4 @@
-"""What only sounds secret: sizes, counts and switches of networks; and what is one all the same."""
+"""Names of secrets, and names of network sizes, counts and switches that resemble them."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -37,12 +37,12 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("name", SECRET)
-def test_names_of_secrets(name):
+def test_secret_names_are_recognised(name):
     assert is_secret(name)
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_names_that_only_sound_so(name):
+def test_harmless_names_are_not_secret(name):
     assert not is_secret(name)
 
 
@@ -52,19 +52,19 @@ VALUES += ["{a:1,b:[2,3]}", "{a:1},{a:2}", "", "${model.width}", "'${model.width
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_numbers_booleans_and_null_may_be_typed_under_any_name(value):
+def test_numbers_booleans_and_null_are_accepted_on_the_command_line_under_any_name(value):
     keys = ("model.token", "+model.key", "model.secret", "++auth", "tokens")
     redaction.check_words([f"{key}={value}" for key in keys])
 
 
 @pytest.mark.parametrize("value", [8, -1, 2.5, 1e-3, True, False, None, [8, 16], [], {"a": 1}, {}])
-def test_numbers_booleans_and_null_may_stand_in_files_under_any_name(value):
+def test_numbers_booleans_and_null_are_accepted_in_files_under_any_name(value):
     named = {name: value for name in SECRET if "." not in name}
     redaction.check_config(OmegaConf.create({"model": named, "list": [named]}))
 
 
 @pytest.mark.parametrize("value", ["auto", "learned", 8])
-def test_text_may_stand_under_names_that_only_sound_secret(value):
+def test_text_is_accepted_under_harmless_names(value):
     redaction.check_config(OmegaConf.create({"model": dict.fromkeys(HARMLESS, value)}))
     redaction.check_words([f"model.{name}={value}" for name in HARMLESS])
 
@@ -100,7 +100,7 @@ def test_text_under_a_secret_name_is_refused(key, value):
         {"a": [{"b": {"hf_token": "abc"}}]},
     ],
 )
-def test_text_under_a_secret_name_of_a_file_is_refused(node):
+def test_text_under_a_secret_name_in_a_file_is_refused(node):
     with pytest.raises(InputError, match="named like a secret"):
         redaction.check_config(OmegaConf.create(node))
 
@@ -115,10 +115,10 @@ def test_text_under_a_secret_name_of_a_file_is_refused(node):
         {"token": ""},
         {"token": {"dim": 8, "init": "zeros", "type": "learned", "norm": "rms"}},
         {"tokens": [{"dim": 8, "kind": "cls"}]},
-        {"key": "${nobody}"},  # which is told later
+        {"key": "${nobody}"},  # reported later
     ],
 )
-def test_what_leads_to_a_number_is_one(node, monkeypatch):
+def test_references_to_numbers_and_network_settings_are_accepted(node, monkeypatch):
     monkeypatch.setenv("DIM", "16")
     redaction.check_config(OmegaConf.create(node))
 
@@ -133,24 +133,24 @@ def test_what_leads_to_a_number_is_one(node, monkeypatch):
         ("+hydra.job.env_set", "{TOKEN:123456}"),
     ],
 )
-def test_digits_typed_for_a_password_are_its_text(key, value):
+def test_digits_under_password_names_are_refused(key, value):
     with pytest.raises(InputError, match="named like a secret"):
         redaction.check_words([f"{key}={value}"])
 
 
 @pytest.mark.parametrize("value", ["null", "true", "false", ""])
-def test_a_password_may_be_none(value):
+def test_empty_null_and_boolean_passwords_are_accepted(value):
     redaction.check_words([f"password={value}"])
 
 
 @pytest.mark.parametrize("name", ["password", "PGPASSWORD", "apikey", "my_api_key", "db_pwd2"])
-def test_names_of_passwords(name):
+def test_password_names_are_recognised(name):
     assert is_password(name)
     assert is_secret(name)
 
 
 @pytest.mark.parametrize("name", ["token", "num_tokens", "key", "PWD", "secret", "key_dim"])
-def test_names_of_no_passwords(name):
+def test_other_names_are_not_passwords(name):
     assert not is_password(name)
 
 
@@ -167,7 +167,7 @@ def test_names_of_no_passwords(name):
         ("model.width", False),
     ],
 )
-def test_places(key, secret):
+def test_nested_keys_are_secret_by_their_path(key, secret):
     assert is_secret_place(key.split(".")) is secret
 
 
@@ -186,11 +186,11 @@ def test_places(key, secret):
         ("PWD", "/somewhere/else", False),
     ],
 )
-def test_variables(name, value, secret):
+def test_secret_variables_are_recognised_by_name_and_value(name, value, secret):
     assert is_secret_variable(name, value) is secret
 
 
-def test_values_are_found_that_are_those_of_secret_variables(monkeypatch):
+def test_values_of_secret_variables_are_refused(monkeypatch):
     monkeypatch.setenv("SIZE_TOKEN", "12345678")
     monkeypatch.setenv("NUM_TOKENS", "20260101")
     monkeypatch.setenv("KEY_DIM", "/shared/pictures")
@@ -204,7 +204,7 @@ def test_values_are_found_that_are_those_of_secret_variables(monkeypatch):
         redaction.check_words(["seed=12345678"])
 
 
-def test_numbers_may_be_read_from_variables_that_sound_secret(monkeypatch):
+def test_numbers_may_be_read_from_variables_with_secret_names(monkeypatch):
     monkeypatch.setenv("HF_TOKENS", "8")
     cfg = OmegaConf.create({"model": {"width": "${oc.decode:${oc.env:HF_TOKENS}}"}})
     redaction.check_config(cfg)

@@ -80,7 +80,7 @@ def test_an_empty_range_is_refused(word):
         space.split([word])
 
 
-def test_combinations_of_choices():
+def test_untried_combinations_of_choices_are_found():
     _, distributions = space.split(["model=unet,resunet", "seed=1,2,1"])
     assert space.num_combinations(distributions) == 4
     tried = {"model=unet seed=1", "model=unet seed=2", "model=resunet seed=1"}
@@ -103,7 +103,7 @@ def checked(words=("data=digits",), metric="train/loss", direction="minimize", s
     return study
 
 
-def test_a_study_keeps_its_setup():
+def test_study_refuses_a_changed_setup():
     study = checked(["data=digits", "job.max_steps=5"])
     same = ["hydra/launcher=slots", "job.max_steps=7", "tracker.project=x", "team=a", "sweep=b"]
     checked([*same, "job.num_workers=1", "job.max_steps=5", "data=digits"], study=study)
@@ -117,7 +117,7 @@ def test_a_study_keeps_its_setup():
         shared_study.check_setup(study, "here", "train/loss", "minimize", [], ["model", "seed"])
 
 
-def test_a_metric_may_be_corrected_until_it_was_logged():
+def test_metric_may_be_changed_until_a_value_is_logged():
     study = checked(metric="los")
     checked(study=study)
     study.tell(study.ask(), 1.0)
@@ -125,7 +125,7 @@ def test_a_metric_may_be_corrected_until_it_was_logged():
         checked(metric="los", study=study)
 
 
-def test_other_choices_are_refused_without_a_trial(run, tmp_path):
+def test_changed_choices_are_refused_before_a_trial_starts(run, tmp_path):
     words = [*SEARCH[:-1], "hydra.sweeper.n_trials=1"]
     create_study(
         tmp_path, {"schedule": "linear"}, schedule=CategoricalDistribution(["linear", "cosine"])
@@ -344,7 +344,7 @@ def test_a_stop_file_stops_a_run(tmp_path):
     assert not (tmp_path / "run" / "stop").exists()
 
 
-def test_contents_of_the_stop_file(tmp_path):
+def test_stop_file_states_how_the_run_ends(tmp_path):
     assert stop_file.end_of(tmp_path) is None
     for text, end in (("", "preempted"), ("pruned\n", "pruned"), ("x" * 99, "preempted")):
         (tmp_path / "stop").write_text(text)

@@ -54,7 +54,7 @@ def submit(home, *words, options="", signal="USR1@120"):
     return job, home / "outputs" / "train" / f"slurm-{job}"
 
 
-def straight(home, *words):
+def uninterrupted(home, *words):
     """The same run without interruption."""
     command = [sys.executable, str(ROOT / "run.py"), *words, "output_dir=straight"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
@@ -80,9 +80,9 @@ def assert_done(job, home, run, restarts, steps=STEPS):
 
 
 @pytest.mark.parametrize("grace", [0, KILL_SECONDS])
-def test_the_script_is_requeued(home, grace):
+def test_script_is_requeued_and_resumes_exactly(home, grace):
     """Requeued by hand, preempted by an urgent job, and signalled as near the time limit."""
-    straight(home, *RUN)
+    uninterrupted(home, *RUN)
     with cluster(grace=grace):
         job, run = submit(home, *RUN)
         wait_for_lines(run, 3)
@@ -94,8 +94,8 @@ def test_the_script_is_requeued(home, grace):
         assert_done(job, home, run, "3")
 
 
-def test_the_time_limit(home):
-    """Its step is not known in advance, so the number of steps is set after it."""
+def test_job_is_requeued_near_its_time_limit(home):
+    """The step of the limit is not known in advance; the number of steps is set after it."""
     common = [word for word in RUN if not word.startswith("job.max_steps")]
     words = home / "words"
     words.write_text("job.max_steps=1000000")
@@ -105,13 +105,13 @@ def test_the_time_limit(home):
         steps = status_of(run)["saved"] + 50
         assert steps > 50
         words.write_text(f"job.max_steps={steps}")
-        straight(home, *common, words.read_text())
+        uninterrupted(home, *common, words.read_text())
         assert_done(job, home, run, "1", steps)
 
 
-def test_two_tasks_are_one_run(home):
+def test_two_tasks_train_one_run(home):
     words = [*RUN, *DDP]
-    straight(home, *words)
+    uninterrupted(home, *words)
     with cluster():
         job, run = submit(home, *words, options="--nodes=1 --ntasks-per-node=2")
         wait_for_lines(run, 3)
@@ -134,7 +134,7 @@ def test_a_cancelled_job_saves_and_is_not_requeued(home):
 
 
 @pytest.mark.parametrize("how", ["no srun", "srun of one task", "a shell of salloc"])
-def test_one_process_under_slurm_starts_its_own(home, how):
+def test_single_slurm_task_starts_all_processes_of_the_run(home, how):
     """Slurm may announce more tasks for a job than it starts."""
     words = [sys.executable, ROOT / "run.py", *TINY, *DDP, "output_dir=run"]
     start = {
@@ -175,7 +175,7 @@ def launch(home, *words):
         return subprocess.Popen(command, cwd=home, stdout=log, stderr=subprocess.STDOUT)
 
 
-def test_a_sweep_with_a_requeued_job_ends_like_an_undisturbed_one(home):
+def test_sweep_with_a_requeued_job_gives_the_results_of_an_uninterrupted_one(home):
     with cluster():
         launcher = launch(home)
         until(lambda: len(folders_by_id(home)) == 4)
@@ -185,7 +185,7 @@ def test_a_sweep_with_a_requeued_job_ends_like_an_undisturbed_one(home):
     logs = "".join(p.read_text() for p in (disturbed.parent / ".slurm").glob("*_log.out"))
     assert logs.count("preempted") == 1
     for seed, job in enumerate(jobs_of(home), start=1):
-        undisturbed = straight(home, *RUN, f"seed={seed}")
+        undisturbed = uninterrupted(home, *RUN, f"seed={seed}")
         assert_equal_state(state_of(job, STEPS), state_of(undisturbed, STEPS))
         assert losses_of(job) == losses_of(undisturbed)
         undisturbed.rename(home / f"straight-{seed}")

@@ -80,7 +80,7 @@ def test_jobs_that_differ_only_in_incidental_keys_have_a_folder_each(run, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_continues_and_ends_like_an_undisturbed_one(tmp_path):
+def test_killed_sweep_resumes_to_the_results_of_an_uninterrupted_one(tmp_path):
     words = [*SWEEP, "seed=1,2,3"]
     (tmp_path / "straight").mkdir()
     (tmp_path / "killed").mkdir()
@@ -91,11 +91,11 @@ def test_a_killed_sweep_continues_and_ends_like_an_undisturbed_one(tmp_path):
     assert [folder_state(job) for job in jobs.values()] == ["done", "running", "waiting"]
     assert go(tmp_path / "killed", *words, crash="train.step:8") == -9  # in the third
     assert go(tmp_path / "killed", *words) == 0, said(tmp_path / "killed")
-    straight = jobs_of(tmp_path / "straight")
+    uninterrupted = jobs_of(tmp_path / "straight")
     for name, job in jobs_of(tmp_path / "killed").items():
-        assert_equal_state(state_of(job, 6), state_of(straight[name], 6))
-        assert losses_of(job) == losses_of(straight[name])
-        assert files_of(job / "samples") == files_of(straight[name] / "samples")
+        assert_equal_state(state_of(job, 6), state_of(uninterrupted[name], 6))
+        assert losses_of(job) == losses_of(uninterrupted[name])
+        assert files_of(job / "samples") == files_of(uninterrupted[name] / "samples")
 
 
 def folder_state(job):
@@ -121,7 +121,7 @@ def test_a_failed_job_is_tried_again_in_its_folder(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_invalid_job_is_reported_first_and_stops_no_other(run, tmp_path):
+def test_invalid_job_is_reported_and_the_others_run(run, tmp_path):
     status, out, _ = run(*SWEEP, "job.batch_size=8,-1")
     assert status == 1
     assert "job.batch_size=-1: must be" in out
@@ -218,7 +218,7 @@ def test_a_sweep_of_invalid_jobs_does_not_start(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_record_of_a_refused_job_goes_when_a_command_lacks_that_job(run, tmp_path, monkeypatch):
+def test_record_of_a_refused_job_is_removed_when_no_longer_requested(run, tmp_path, monkeypatch):
     monkeypatch.setattr(serial, "run_job", lambda job: None)
     run(*SWEEP, "job.batch_size=8,-1")
     assert len(jobs_of(tmp_path)) == 2
@@ -227,7 +227,7 @@ def test_the_record_of_a_refused_job_goes_when_a_command_lacks_that_job(run, tmp
 
 
 @pytest.mark.slow
-def test_a_job_that_another_process_has_just_started_is_no_failure(
+def test_job_locked_by_another_process_is_not_marked_as_failed(
     run, data_dir, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(serial, "run_job", lambda job: None)
@@ -244,7 +244,7 @@ def test_a_job_that_another_process_has_just_started_is_no_failure(
 
 
 @pytest.mark.slow
-def test_jobs_in_chosen_folders_resume_too(run, tmp_path):
+def test_finished_jobs_with_explicit_output_dirs_are_skipped(run, tmp_path):
     words = [*SWEEP, "seed=1", "output_dir=a,b"]
     assert run(*words)[0] == 0
     status, out, err = run(*words)
@@ -333,7 +333,7 @@ def test_a_sweep_under_torchrun_is_refused(run, monkeypatch, tmp_path):
 # the identity of a job
 
 
-def test_keys_of_later_versions_count_as_their_defaults(tiny):
+def test_missing_keys_of_later_versions_count_as_defaults(tiny):
     config = run_dir.read_config(tiny)
     older = {
         **config,
@@ -354,7 +354,7 @@ def test_a_job_with_a_damaged_configuration_starts_again_in_another_folder(run, 
     assert list(jobs_of(tmp_path)) == [f"{n}-convnet-digits" for n in range(3)]
 
 
-def test_check_name():
+def test_sweep_names_are_checked():
     for name in (None, "a", 1, True, 1.5, "study-1.b", "some/where"):
         check_sweep_name(name)
     for name in ("", "a b", "..", "-\n", "a/\0", [1]):
@@ -400,7 +400,7 @@ def test_a_crash_frees_the_slot(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_jobs_that_are_stopped_while_they_start_stay_waiting(tmp_path):
+def test_jobs_stopped_during_their_start_stay_waiting(tmp_path):
     words = [*SWEEP, "hydra/launcher=slots", "seed=1,2"]
     child = start(tmp_path, *words)
     until((tmp_path / "out.txt").exists, child)

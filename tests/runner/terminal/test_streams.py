@@ -1,4 +1,4 @@
-"""Streams that cannot fail: what they drop, what they write in another way, what stays an error."""
+"""Protected streams: dropped output, escaped characters, and errors that are still raised."""
 
 import errno
 import importlib.util
@@ -31,7 +31,7 @@ ERRORS = {
 
 
 class Failing(io.StringIO):
-    """A terminal that takes `good` writes and raises at all others, and at what is flushed then."""
+    """A terminal whose writes and flushes raise after `good` writes."""
 
     def __init__(self, error, good=0):
         super().__init__()
@@ -53,7 +53,7 @@ class Failing(io.StringIO):
 
 @pytest.fixture
 def replaced(monkeypatch):
-    """Let other streams be standard output and standard error, and protect them."""
+    """Replace standard output and standard error, and protect them."""
 
     def replace(out, err):
         monkeypatch.setattr(sys, "stdout", out)
@@ -64,7 +64,7 @@ def replaced(monkeypatch):
     return replace
 
 
-# whoever prints
+# ways to print
 
 
 def say_print():
@@ -131,7 +131,7 @@ SAYING = [
 @pytest.mark.parametrize("say", SAYING, ids=lambda say: say.__name__[4:])
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
 @pytest.mark.parametrize("good", [0, 1])
-def test_no_error_of_a_stream_reaches_who_prints(say, error, good, replaced):
+def test_stream_errors_do_not_reach_the_caller(say, error, good, replaced):
     out, err = Failing(error, good), Failing(error, good)
     replaced(out, err)
     for _ in range(3):
@@ -141,7 +141,7 @@ def test_no_error_of_a_stream_reaches_who_prints(say, error, good, replaced):
 
 
 @pytest.mark.parametrize("say", SAYING, ids=lambda say: say.__name__[4:])
-def test_streams_that_are_missing_or_closed_are_written_to_as_any(say, replaced):
+def test_writing_to_missing_or_closed_streams_raises_nothing(say, replaced):
     closed = io.StringIO()
     closed.close()
     for out, err in ((None, None), (closed, closed), (None, io.StringIO()), (io.StringIO(), None)):
@@ -149,7 +149,7 @@ def test_streams_that_are_missing_or_closed_are_written_to_as_any(say, replaced)
         say()
 
 
-def test_lines_are_written_again_when_there_is_room_again(replaced):
+def test_output_resumes_when_there_is_space_again(replaced):
     class Filling(Failing):
         def write(self, text):
             self.tries += 1
@@ -165,7 +165,7 @@ def test_lines_are_written_again_when_there_is_room_again(replaced):
     assert streams.losses() == "stdout: No space left on device"
 
 
-def test_what_is_lost_is_remembered_by_its_first_error_until_it_is_forgotten(replaced):
+def test_first_error_of_each_stream_is_kept_until_reset(replaced):
     replaced(Failing(FULL), Failing(ERRORS["no reader"]))
     assert streams.losses() is None
     print("a line")
@@ -182,7 +182,7 @@ def test_what_is_lost_is_remembered_by_its_first_error_until_it_is_forgotten(rep
     assert streams.loss_of("stdout") is ERRORS["hung up"]
 
 
-# text that an encoding lacks
+# characters that an encoding lacks
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_characters_that_the_encoding_lacks_are_written_as_escapes(
     assert streams.losses() is None, "nothing is lost"
 
 
-def test_a_strict_bar_in_a_terminal_of_ascii(replaced):
+def test_progress_bar_escapes_characters_in_an_ascii_terminal(replaced):
     raw = io.BytesIO()
     err = io.TextIOWrapper(raw, encoding="ascii")
     err.isatty = lambda: True
@@ -218,10 +218,10 @@ def test_a_strict_bar_in_a_terminal_of_ascii(replaced):
     assert b"l\\xe4uft" in raw.getvalue()
 
 
-# what stays as it is
+# unchanged behaviour
 
 
-def test_an_undamaged_stream_is_as_it_was(replaced):
+def test_working_stream_behaves_unchanged(replaced):
     raw = io.BytesIO()
     out = io.TextIOWrapper(raw, encoding="utf-8", line_buffering=True)
     replaced(out, io.StringIO())
@@ -241,7 +241,7 @@ def test_an_undamaged_stream_is_as_it_was(replaced):
     assert streams.losses() is None
 
 
-def test_bytes_that_cannot_be_written_are_dropped_as_well(replaced):
+def test_bytes_that_cannot_be_written_are_dropped(replaced):
     out = io.TextIOWrapper(io.BufferedWriter(io.FileIO("/dev/full", "w")), encoding="utf-8")
     replaced(out, io.StringIO())
     sys.stdout.buffer.write(b"x" * 100_000)
@@ -250,19 +250,19 @@ def test_bytes_that_cannot_be_written_are_dropped_as_well(replaced):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), TypeError("no text")])
-def test_what_is_no_failure_of_the_stream_is_raised(error, replaced):
+def test_errors_unrelated_to_the_stream_are_raised(error, replaced):
     replaced(Failing(error), io.StringIO())
     with pytest.raises(type(error)):
         print("a line")
 
 
-def test_what_is_no_text_is_refused(replaced):
+def test_writing_bytes_to_a_text_stream_raises_type_error(replaced):
     replaced(io.StringIO(), io.StringIO())
     with pytest.raises(TypeError):
         sys.stdout.write(b"bytes")
 
 
-def test_a_log_file_without_room_costs_no_traceback_for_each_line(replaced):
+def test_logging_to_a_full_disk_prints_no_tracebacks(replaced):
     err = io.StringIO()
     replaced(io.StringIO(), err)
     handler = logging.FileHandler("/dev/full")
@@ -278,7 +278,7 @@ def test_a_log_file_without_room_costs_no_traceback_for_each_line(replaced):
 
 
 def in_fork(action):
-    """The exit status of a copy of this process that does something."""
+    """The exit status of a forked process that calls `action`."""
     child = os.fork()
     if child == 0:
         status = 99
@@ -290,7 +290,7 @@ def in_fork(action):
 
 
 @pytest.mark.parametrize("missing", [(0,), (1,), (2,), (0, 2), (0, 1, 2)], ids=str)
-def test_a_file_never_gets_the_number_of_a_standard_stream(missing):
+def test_new_files_do_not_get_descriptors_0_to_2(missing):
     """A checkpoint that is descriptor 2 would take the warnings of libraries."""
 
     def act():
@@ -306,7 +306,7 @@ def test_a_file_never_gets_the_number_of_a_standard_stream(missing):
     assert in_fork(act) == 0
 
 
-def test_descriptors_that_are_there_stay():
+def test_open_standard_descriptors_are_kept():
     def act():
         before = [os.fstat(number) for number in range(3)]
         streams.protect()
@@ -315,7 +315,7 @@ def test_descriptors_that_are_there_stay():
     assert in_fork(act) == 0
 
 
-def test_a_pipe_that_takes_no_more_for_the_moment(replaced):
+def test_full_non_blocking_pipe_loses_output_and_recovers(replaced):
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     replaced(os.fdopen(writer, "w"), io.StringIO())
