@@ -1,4 +1,4 @@
-"""EDM's augmentation: what is done is what the network is told, and 0 is nothing."""
+"""EDM's augmentation: the embedding describes each transformation, and 0 means none."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Samples do not carry the augmentation, as the network was told of it."""
+"""Samples are not augmented, as the network is conditioned on the augmentation."""
 
 import functools
 

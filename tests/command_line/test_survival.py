@@ -1,4 +1,4 @@
-"""A run that is killed, anywhere and as often as it likes, ends as one that was left alone.
+"""A run that is killed anywhere, any number of times, ends like an uninterrupted one.
 
 `kill -9` where a name is given is by `crashpoint`, at a place; the others come at any moment. The
 same with real processes, and fifty kills: `python benchmarks/soak.py`.
@@ -38,7 +38,7 @@ PLACES = [
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """Runs that nobody disturbed, by what was changed in them."""
+    """Uninterrupted runs, by their changed settings."""
     made = {}
 
     def get(*changes):

@@ -36,7 +36,7 @@ def between(sampler, pair=PAIR, t=500, num_mixtures=5, seed=0, denoise=None):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: type(s).__name__)
-def test_the_ends_are_the_two_images_noised_and_sampled(sampler):
+def test_ends_equal_the_two_images_noised_and_denoised(sampler):
     diffusion = diffusion_of("linear")
     mixed = between(sampler)
     for end, image in ((0, PAIR[:1]), (-1, PAIR[1:])):
@@ -70,7 +70,7 @@ def test_mixtures_share_one_noise():
     assert [t for t, _ in seen] == sorted({t for t, _ in seen}, reverse=True)
 
 
-def test_interpolating_an_image_with_itself():
+def test_interpolation_between_equal_images_is_constant():
     for sampler in SAMPLERS:
         images = between(sampler, PAIR[:1].repeat(2, 1, 1, 1))
         torch.testing.assert_close(images, images[:1].expand_as(images), atol=1e-5, rtol=0)
@@ -108,7 +108,7 @@ def tiles(strip, rows, columns, size=16):
     return [[small[:, y : y + size, x : x + size] for x in starts[1]] for y in starts[0]]
 
 
-def test_a_strip_between_two_digits(run, tiny, data_dir, tmp_path):
+def test_job_writes_samples_and_strip_between_two_digits(run, tiny, data_dir, tmp_path):
     status, out, err = run(*INTERPOLATE, *FAST, "job.indices=[5,9]", "output_dir=s")
     assert status == 0, err
     assert out.splitlines()[-1].split() == ["done", "s/strip.png"]
@@ -126,7 +126,7 @@ def test_a_strip_between_two_digits(run, tiny, data_dir, tmp_path):
     assert not torch.equal(rows[0][1], rows[1][1])
 
 
-def test_files_of_any_size_and_format(run, tiny, tmp_path):
+def test_image_files_of_any_size_and_format_are_accepted(run, tiny, tmp_path):
     (tmp_path / "in").mkdir()
     Image.new("RGB", (50, 30), (255, 255, 255)).save(tmp_path / "in" / "a.webp")
     Image.new("L", (9, 40), 40).save(tmp_path / "in" / "b.bmp")
@@ -145,7 +145,7 @@ def test_files_of_any_size_and_format(run, tiny, tmp_path):
     assert (row[-1] == 40).all()
 
 
-def test_a_row_depends_on_its_seed_alone(run, tiny, tmp_path):
+def test_row_depends_only_on_its_seed(run, tiny, tmp_path):
     assert run(*INTERPOLATE, *FAST, "sampler.eta=1", "output_dir=two")[0] == 0
     given = ["job.first_seed=1", "job.num_samples=1", "sampler.eta=1"]
     assert run(*INTERPOLATE, *FAST, *given, "output_dir=one")[0] == 0
@@ -155,7 +155,7 @@ def test_a_row_depends_on_its_seed_alone(run, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_label(run, tmp_path):
+def test_labels_are_used_and_checked(run, tmp_path):
     assert run(*TINY, "data.conditional=true", "output_dir=run")[0] == 0
     given = ["job.labels=3", "guidance=classifier_free"]
     status, _, err = run(*INTERPOLATE, *FAST, *given, "output_dir=s")

@@ -22,7 +22,7 @@ from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver
 from ddpm.samplers.heun import Heun
 
-# the way there and back
+# the path with its jumps
 
 
 def schedule_of_the_paper(t_T, jump_len, jump_n_sample):
@@ -58,7 +58,7 @@ def small_steps(moves):
     ("levels", "resamples", "jump_length"),
     [(250, 10, 10), (50, 10, 10), (7, 3, 2), (8, 3, 2), (5, 4, 1), (3, 1, 1), (1, 5, 1), (4, 3, 9)],
 )
-def test_the_path_is_the_papers(levels, resamples, jump_length):
+def test_path_equals_the_pseudo_code_of_the_paper(levels, resamples, jump_length):
     moves = path(levels, resamples, jump_length)
     assert small_steps(moves) == schedule_of_the_paper(levels, jump_length, resamples)
     up = [goal - level for level, goal in moves if goal > level]
@@ -67,13 +67,13 @@ def test_the_path_is_the_papers(levels, resamples, jump_length):
     assert len(moves) - len(up) == levels + len(up) * jump_length
 
 
-def test_a_small_path_by_hand():
+def test_path_of_a_small_example():
     down, again = [(4, 3), (3, 2)], [(2, 4), (4, 3), (3, 2)]
     last = [(2, 1), (1, 0)]
     assert path(5, 2, 2) == [*down, *again, *last, (0, 2), *last, (0, -1)]
 
 
-def test_length_of_the_papers_path():
+def test_path_has_the_length_of_the_paper():
     assert sum(goal < level for level, goal in path(250, 10, 10)) == 250 + 24 * 9 * 10
 
 
@@ -97,14 +97,14 @@ def test_a_jump_equals_its_steps_of_the_forward_process():
     assert slow.var().item() == pytest.approx(x_t.var().item(), rel=0.02)
 
 
-def test_a_jump_to_pure_noise_keeps_nothing():
+def test_jump_to_pure_noise_keeps_no_signal():
     diffusion = diffusion_of("cosine to zero", "v")
     assert torch.equal(
         forward(diffusion, torch.ones(3), 900, 999, torch.zeros_like), torch.zeros(3)
     )
 
 
-class Watched(DDIM):
+class RecordingDDIM(DDIM):
     """Records its steps."""
 
     def p_sample(self, denoiser, x_t, t, s, randn):
@@ -114,7 +114,7 @@ class Watched(DDIM):
 
 def test_the_sampler_takes_the_steps_of_the_path():
     diffusion = diffusion_of("linear")
-    sampler = Watched(steps=7, eta=1.0)
+    sampler = RecordingDDIM(steps=7, eta=1.0)
     sampler.asked = []
     states = list(run(sampler, diffusion, resamples=3, jump_length=2))
     steps = [*(t for t, _ in reversed(sampler.timesteps(diffusion))), -1]
@@ -164,7 +164,7 @@ def test_known_pixels_are_kept_to_the_bit(sampler, schedule):
     assert len({x.numpy().tobytes() for x in x_0}) == 4
 
 
-def test_every_grey_level_survives():
+def test_known_pixels_of_every_grey_level_are_kept():
     grey = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16)
     *_, x_0 = run(
         SAMPLERS[0],
@@ -212,7 +212,9 @@ def test_known_pixels_have_the_noise_of_their_level():
     ],
     ids=["ddpm", "ddim", "heun"],
 )
-def test_independent_pixels_ignore_the_known_ones(sampler, error, resamples):
+def test_independent_pixels_are_painted_with_mean_and_variance_of_the_data(
+    sampler, error, resamples
+):
     """`error`: by how much the sampler itself underestimates the standard deviation."""
     diffusion = diffusion_of("linear")
     torch.manual_seed(0)
@@ -246,7 +248,7 @@ def equal_pixels(diffusion):
     return Known(diffusion, denoise)
 
 
-def test_resampling_makes_painted_and_known_pixels_agree():
+def test_resampling_reduces_the_mismatch_of_painted_and_known_pixels():
     diffusion = diffusion_of("linear")
     known = torch.full((1, 4, 4), 0.5)  # two standard deviations from the mean
     mask = torch.ones(1, 4, 4, dtype=torch.bool)
@@ -273,7 +275,7 @@ def test_resampling_makes_painted_and_known_pixels_agree():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=lambda s: type(s).__name__)
-def test_an_image_depends_on_its_seed_alone(sampler):
+def test_image_depends_only_on_its_seed(sampler):
     diffusion = diffusion_of("linear")
     *_, together = run(sampler, diffusion, seeds=range(3, 8))
     *_, alone = run(sampler, diffusion, seeds=[5])
@@ -317,7 +319,7 @@ def digits(tmp_path):
     return make
 
 
-def test_a_mask_is_framed_like_its_picture(digits, tmp_path):
+def test_mask_is_cropped_and_resized_like_its_image(digits, tmp_path):
     grey = torch.zeros(1, 20, 40, dtype=torch.uint8)
     grey[:, 5:15, 15:25] = 255
     save_png(grey, tmp_path / "a.png")
@@ -374,7 +376,7 @@ def samples(folder):
     return torch.stack([load_png(file) for file in sorted((folder / "samples").iterdir())])
 
 
-def test_paints_a_picture(run, tiny, picture, tmp_path):
+def test_job_paints_the_masked_pixels_of_an_image(run, tiny, picture, tmp_path):
     status, out, err = run(*INPAINT, *FAST, "job.image=a.png", "job.mask=left", "output_dir=s")
     assert status == 0, err
     assert out.splitlines()[-1].split() == ["done", "s/grid.png"]
@@ -394,7 +396,7 @@ def test_paints_a_picture(run, tiny, picture, tmp_path):
         assert torch.equal(small[:, y : y + 16, x : x + 16], tile), number
 
 
-def test_a_mask_file_and_another_size(run, tiny, picture, tmp_path):
+def test_image_and_mask_file_of_another_size_are_accepted(run, tiny, picture, tmp_path):
     mask = torch.zeros(1, 30, 20, dtype=torch.uint8)
     mask[:, :15] = 255
     save_png(mask, tmp_path / "m.png")
@@ -409,7 +411,7 @@ def test_a_mask_file_and_another_size(run, tiny, picture, tmp_path):
     assert f"mask: {tmp_path}/m.png" in config
 
 
-def test_batches_and_seeds_do_not_matter(run, tiny, picture, tmp_path):
+def test_images_do_not_depend_on_batch_size_or_first_seed(run, tiny, picture, tmp_path):
     given = ["job.image=a.png", "job.mask=center", *FAST, "sampler.eta=1"]
     assert run(*INPAINT, *given, "output_dir=one")[0] == 0
     assert run(*INPAINT, *given, "job.batch_size=2", "output_dir=two")[0] == 0
@@ -420,7 +422,7 @@ def test_batches_and_seeds_do_not_matter(run, tiny, picture, tmp_path):
     assert (one[2:] - late).abs().max() <= 1
 
 
-def test_labels_in_turn(run, tmp_path, picture):
+def test_labels_are_assigned_in_turn(run, tmp_path, picture):
     assert run(*TINY, "data.conditional=true", "output_dir=run")[0] == 0
     given = ["job.image=a.png", "job.mask=top", "job.labels=[3,8]", "guidance=classifier_free"]
     status, _, err = run(*INPAINT, *FAST, *given, "output_dir=s")

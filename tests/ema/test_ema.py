@@ -25,7 +25,7 @@ def follow(ema, model, values):
 
 
 @pytest.mark.parametrize(("decay", "ramp"), [(0.5, 1.0), (0.9, 10.0)])
-def test_the_average_has_its_closed_form(decay, ramp):
+def test_simple_average_has_the_closed_form(decay, ramp):
     model, expected = net(0.0), 0.0
     ema = Simple(model, decay=decay, ramp=ramp)
     for n, value in enumerate([1.0, 2.0, -3.0, 5.0]):
@@ -37,7 +37,7 @@ def test_the_average_has_its_closed_form(decay, ramp):
     assert model.weight.item() == 5.0
 
 
-def test_each_of_several_is_the_simple_one_to_the_bit():
+def test_each_of_several_averages_equals_a_simple_one_to_the_bit():
     model, decays = net(3.0), [0.99, 0.5, 0.0]
     several = Several(model, decay=0.1, ramp=10, decays=decays)
     assert several.model is several.models["0.99"]
@@ -53,7 +53,7 @@ def test_each_of_several_is_the_simple_one_to_the_bit():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 40, 300])
-def test_the_power_average_is_the_formula(steps):
+def test_power_average_equals_eq_8_of_karras_et_al(steps):
     """Equation 8 of Karras et al. 2024, with weights that stay as they are between two steps."""
     model = net(100.0)  # of which nothing stays
     ema = Power(model, decay=0, ramp=1, sigma_rel=[0.05, 0.1, 0.25], snapshots=2)
@@ -67,7 +67,7 @@ def test_the_power_average_is_the_formula(steps):
 
 
 @pytest.mark.parametrize("kind", ["simple", "several", "power"])
-def test_follows_the_model_through_moves_and_compile(kind):
+def test_averages_follow_a_model_that_is_moved_and_compiled(kind):
     model = net(0.0)
     ema = {
         "simple": lambda: Simple(model, decay=0.5, ramp=1),
@@ -92,7 +92,7 @@ def test_buffers_are_copied():
         assert torch.equal(average.running_mean, model.running_mean)
 
 
-def test_the_average_takes_no_part_in_training():
+def test_averages_require_no_gradients_and_are_in_eval_mode():
     ema = Several(net(1.0), decay=0, ramp=1, decays=[0.9, 0.5])
     for average in ema.models.values():
         assert not any(p.requires_grad for p in average.parameters())

@@ -1,4 +1,4 @@
-"""Profiles of power-function averages, and what is combined of them."""
+"""Profiles of power-function averages, and their combinations."""
 
 import pytest
 import torch
@@ -15,12 +15,12 @@ def density(profile):
 
 
 @pytest.mark.parametrize(("sigma_rel", "gamma"), [(0.05, 16.97), (0.10, 6.94)])
-def test_lengths_of_the_paper(sigma_rel, gamma):
+def test_exponents_of_the_paper(sigma_rel, gamma):
     assert exponent(sigma_rel) == pytest.approx(gamma, abs=0.005)
 
 
 @pytest.mark.parametrize("sigma_rel", [0.001, 0.015, 0.1, 0.28])
-def test_a_length_is_the_deviation_of_its_profile(sigma_rel):
+def test_length_is_the_standard_deviation_of_its_profile(sigma_rel):
     gamma = exponent(sigma_rel)
     assert length(gamma) == pytest.approx(sigma_rel, rel=1e-9)
     # moments of (gamma + 1) tau^gamma on [0, 1]
@@ -28,13 +28,13 @@ def test_a_length_is_the_deviation_of_its_profile(sigma_rel):
     assert (second - first**2) ** 0.5 == pytest.approx(sigma_rel, rel=1e-6)
 
 
-def test_products_are_integrals():
+def test_products_equal_numerical_integrals():
     curves = torch.stack([density(profile) for profile in PROFILES])
     expected = curves @ curves.T / 1000
     torch.testing.assert_close(products(PROFILES, PROFILES), expected, rtol=1e-4, atol=1e-9)
 
 
-def test_a_combination_is_the_nearest_and_its_error_is_that_of_the_profile():
+def test_combination_is_optimal_and_its_error_correct():
     wanted = Profile(100, 10.0)
     factors, error = combination(PROFILES, wanted)
     assert sum(factors) == pytest.approx(1)
@@ -52,7 +52,7 @@ def test_a_combination_is_the_nearest_and_its_error_is_that_of_the_profile():
         assert distance(other) > distance(best)
 
 
-def test_what_is_stored_is_found_exactly():
+def test_stored_profile_is_reconstructed_exactly():
     factors, error = combination(PROFILES, PROFILES[4])
     assert error < 1e-6
     assert factors == pytest.approx([float(i == 4) for i in range(9)], abs=1e-5)

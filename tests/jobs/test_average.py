@@ -56,7 +56,7 @@ def test_any_length_is_drawn_averaged_and_exported(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_of_a_run_that_was_resumed_and_of_its_best_checkpoint(run, tmp_path):
+def test_averages_of_a_resumed_run_and_of_its_best_checkpoint(run, tmp_path):
     """A run that was stopped and goes on for longer has the averages of one that took all steps at
     once; `<run>:best` has those of its own step, from the snapshots up to there."""
     words = [*WORDS, "ema=power", "job.save_every=6", "job.keep_checkpoints=-1"]
@@ -94,7 +94,7 @@ def test_of_a_run_that_was_resumed_and_of_its_best_checkpoint(run, tmp_path):
         (["ema=powr"], "Did you mean 'power'?"),
     ],
 )
-def test_mistakes_are_told(run, words, message):
+def test_invalid_settings_are_refused(run, words, message):
     status, out, err = run(*words, "tracker=local")
     assert status == 2
     assert message in out + err

@@ -11,7 +11,7 @@ from ddpm.runner.runs import scores
 
 @pytest.fixture
 def two(tmp_path):
-    """Writes the scores of two evaluations; the words that compare them."""
+    """Writes the scores of two evaluations; returns the arguments that compare them."""
 
     def make(one, other):
         for name, made in (("one", one), ("other", other)):
@@ -22,7 +22,7 @@ def two(tmp_path):
     return make
 
 
-def test_equal_rulers_compare(two, run):
+def test_scores_of_equal_rulers_are_compared(two, run):
     subject = changed(SUBJECT, "sampler.steps", 10)
     status, out, err = run(*two([scored(1.0)], [scored(0.6, subject=subject)]))
     assert (status, err) == (0, "")
@@ -44,7 +44,7 @@ def test_scores_of_one_evaluation_are_stated_in_full(tmp_path, run):
     ]
 
 
-def test_shares_are_told_in_percent(two, run):
+def test_proportions_are_printed_in_percent(two, run):
     kinds = {"name": "precision_mnist", "unit": "share", "better": "higher"}
     one = scored(0.954, low=0.9423, high=1.0, floor=0.992, **kinds)
     other = scored(0.0015, low=0.0, high=0.0046, floor=None, **kinds)
@@ -91,7 +91,7 @@ def test_unlike_rulers_are_refused_with_their_fields(two, run):
     assert out.splitlines()[-1].endswith("differ: n, reference.split")
 
 
-def test_a_published_score_with_an_unknown_field_compares_with_nothing(two, run):
+def test_scores_with_an_unknown_field_are_not_comparable(two, run):
     unknown = [scored(ruler=changed(RULER, "features.resize", None))]
     status, _, err = run(*two(unknown, unknown))
     assert status == 2
@@ -107,20 +107,20 @@ def test_a_published_score_with_an_unknown_field_compares_with_nothing(two, run)
         (["scores=[one,other]", "model=unet"], "model: job=compare only reads"),
     ],
 )
-def test_bad_input(words, message, two, run):
+def test_bad_input_is_refused(words, message, two, run):
     two([scored()], [scored()])
     status, _, err = run("job=compare", *words)
     assert status == 2
     assert message.replace("there is no nowhere", "nowhere: there is no") in err
 
 
-def test_nothing_in_common(two, run):
+def test_evaluations_without_a_common_score_are_refused(two, run):
     status, _, err = run(*two([scored()], [scored(name="fd_mnist")]))
     assert status == 2
     assert "one: kd_mnist" in err
 
 
-def test_the_interval_of_a_difference_is_that_of_the_normal_case():
+def test_interval_of_a_difference_is_that_of_independent_normals():
     bounds = score_table.bounds_of_difference(
         scored(1.0, low=0.7, high=1.3), scored(2.0, low=1.6, high=2.4)
     )

@@ -46,7 +46,9 @@ def pipeline():
         ("auto", CUDA, 499, False),
     ],
 )
-def test_it_compiles_where_that_pays(pipeline, monkeypatch, mode, device, batches, compiled):
+def test_network_is_compiled_only_for_many_batches_on_a_gpu_or_on_request(
+    pipeline, monkeypatch, mode, device, batches, compiled
+):
     monkeypatch.setattr(sampling, "has_gpu_compiler", lambda: True)
     monkeypatch.setattr(sampling, "check_compiler", lambda device: None)
     monkeypatch.setattr(Pipeline, "evaluations", lambda pipeline: 10)  # there is no GPU
@@ -63,7 +65,7 @@ def test_networks_with_kernels_of_their_own_are_not_compiled(pipeline, monkeypat
     assert not pipeline.model.compiled
 
 
-def test_a_smaller_last_batch_is_not_compiled_for(pipeline, monkeypatch):
+def test_smaller_last_batch_is_evaluated_eagerly(pipeline, monkeypatch):
     monkeypatch.setattr(sampling, "check_compiler", lambda device: None)
     sampling.compile_if_it_pays(pipeline, True, 1, 4)
     for size in (4, 3, 4):
@@ -72,7 +74,7 @@ def test_a_smaller_last_batch_is_not_compiled_for(pipeline, monkeypatch):
     assert [kind for kind, _ in pipeline.model.calls] == kinds
 
 
-def test_a_key_of_the_command_line(tiny, run):
+def test_invalid_value_of_job_compile_is_refused(tiny, run):
     status, _, err = run("job=sample", f"checkpoint={tiny}", "job.compile=maybe", *TINY[-1:])
     assert status == 2
     assert "job.compile=maybe" in err

@@ -1,4 +1,4 @@
-"""job=evaluate: scores of a checkpoint and of pictures; what is drawn is not drawn again."""
+"""job=evaluate: scores of a checkpoint and of images; drawn images are reused."""
 
 import json
 from pathlib import Path
@@ -38,14 +38,14 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def straight(trained, tmp_path_factory):
-    """An evaluation that nobody disturbed."""
+    """An uninterrupted evaluation."""
     home = tmp_path_factory.mktemp("straight")
     assert go(home, *WORDS, f"checkpoint={trained}", "output_dir=s") == 0, said(home)
     return home / "s"
 
 
 def lines(folder):
-    """The scores, without what they should not depend on."""
+    """The scores without their environment."""
     rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key != "environment"} for row in rows]
 
@@ -54,7 +54,7 @@ def times(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "samples").iterdir()}
 
 
-def test_it_scores_a_checkpoint(trained, straight):
+def test_checkpoint_is_scored(trained, straight):
     made = scores.read(straight)
     first = made[0]
     assert first.key == ("kd_pixels", "train")
@@ -80,7 +80,7 @@ def test_it_scores_a_checkpoint(trained, straight):
 @pytest.mark.parametrize(
     ("crash", "drawn"), [("evaluate.drawn:2", 2), ("evaluate.described:3", 3), ("run.grid", 3)]
 )
-def test_killed_it_draws_the_rest_by_the_same_command(crash, drawn, trained, straight, tmp_path):
+def test_killed_evaluation_continues_by_the_same_command(crash, drawn, trained, straight, tmp_path):
     words = [*WORDS, f"checkpoint={trained}"]
     assert go(tmp_path, *words, crash=crash) == -9, said(tmp_path)
     (folder,) = tmp_path.glob("outputs/evaluate/*/*")
@@ -93,14 +93,14 @@ def test_killed_it_draws_the_rest_by_the_same_command(crash, drawn, trained, str
     assert lines(folder) == lines(straight)
 
 
-def test_two_processes_come_to_the_same_scores(trained, straight, tmp_path, monkeypatch):
+def test_two_processes_give_the_scores_of_one(trained, straight, tmp_path, monkeypatch):
     words = [*WORDS, f"checkpoint={trained}", "output_dir=s"]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
     assert lines(tmp_path / "s") == lines(straight)
 
 
 @pytest.mark.slow
-def test_pictures_of_a_run_and_of_a_folder_score_as_when_they_were_drawn(straight, tmp_path):
+def test_images_of_a_run_and_of_a_folder_get_the_scores_of_the_checkpoint(straight, tmp_path):
     (tmp_path / "pictures").mkdir()
     arrays = [np.load(file) for file in sorted((straight / "samples").glob("*.npy"))]
     for i, image in enumerate(np.concatenate(arrays)):
@@ -116,13 +116,13 @@ def test_pictures_of_a_run_and_of_a_folder_score_as_when_they_were_drawn(straigh
             assert other["subject"]["pictures"]
 
 
-def test_the_features_of_real_pictures_are_computed_once(trained, straight, tmp_path):
+def test_features_of_real_images_are_computed_once(trained, straight, tmp_path):
     words = [*WORDS, f"checkpoint={trained}", "job.first_seed=5", "output_dir=s"]
     assert go(tmp_path, *words) == 0
     assert "features pixels of 22 samples, 0 real pictures" in said(tmp_path)
 
 
-def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
+def test_reference_subset_is_drawn_by_seed_from_the_whole_set():
     one = subset(1000, 100, 0)
     assert one == subset(1000, 100, 0) == sorted(set(one))
     assert one != subset(1000, 100, 1)
@@ -147,7 +147,7 @@ def test_subsets_are_drawn_by_the_seed_and_are_not_the_first():
         (["samples=right", "features=mnits"], "Did you mean 'mnist'?"),
     ],
 )
-def test_bad_input_is_one_clear_line(words, message, run, tmp_path):
+def test_bad_input_is_refused(words, message, run, tmp_path):
     for name, shape in (("pictures", (1, 24, 24)), ("colour", (3, 16, 16)), ("right", (1, 16, 16))):
         (tmp_path / name).mkdir()
         for file in "a" if name == "right" else "abc":
@@ -163,7 +163,7 @@ def test_bad_input_is_one_clear_line(words, message, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_that_pictures_are_missing_is_said_before_any_is_drawn(finished, run):
+def test_too_few_images_are_reported_before_any_is_drawn(finished, run):
     folder = finished(*TINY, "data.holdout=0")
     words = ["job=evaluate", f"checkpoint={folder}", "tracker=local", "hardware=cpu"]
     for more in (["metric=[kd,loss]"], ["job.num_samples=2", "metric=[kd]"]):
@@ -174,14 +174,14 @@ def test_that_pictures_are_missing_is_said_before_any_is_drawn(finished, run):
 
 
 @pytest.mark.parametrize("word", ["features=pixels", "metric=[kd]"])
-def test_training_has_features_and_metrics_only_to_evaluate(word, run):
+def test_features_and_metrics_in_training_need_evaluate_every(word, run):
     status, _, err = run("tracker=local", word)
     assert status == 2
     assert "job.evaluate_every" in err
 
 
 @pytest.mark.slow
-def test_a_sweep_of_a_sampler_compares_in_the_report(trained, tmp_path):
+def test_report_compares_the_scores_of_a_sampler_sweep(trained, tmp_path):
     words = ["-m", "sweep=lab", *WORDS, f"checkpoint={trained}", "sampler=ddim,dpm_solver"]
     words += ["sampler.steps=2,3"]
     assert go(tmp_path, *words) == 0, said(tmp_path)
@@ -194,7 +194,7 @@ def test_a_sweep_of_a_sampler_compares_in_the_report(trained, tmp_path):
     assert "floor" in report
 
 
-def test_the_time_that_is_announced_has_training_features_and_measuring_the_network(monkeypatch):
+def test_announced_time_includes_feature_training_and_network_metrics(monkeypatch):
     """With a second for a picture and for a network evaluation, and 600 for training features."""
     told = []
     monkeypatch.setattr(evaluate.cost, "seconds_per_picture", lambda *_: 1.0)

@@ -35,7 +35,7 @@ def assert_whole(folder, names):
     return page
 
 
-def test_of_a_configuration_it_shows_every_option_of_conf(run, tmp_path):
+def test_figures_of_a_configuration_show_every_option_of_conf(run, tmp_path):
     status, out, err = run(*COMMON, "job.figures=[schedules,weights,timesteps,reverse]")
     assert (status, err) == (0, "")
     page = assert_whole(tmp_path / "e", ["schedules", "weights", "timesteps"])
@@ -48,7 +48,7 @@ def test_of_a_configuration_it_shows_every_option_of_conf(run, tmp_path):
     assert "cosine (this run)" in {r["schedule"] for r in rows(tmp_path / "e" / "schedules.csv")}
 
 
-def test_of_a_checkpoint_it_shows_what_was_learned(tiny, run, tmp_path):
+def test_figures_of_a_checkpoint_show_its_network(tiny, run, tmp_path):
     names = ["loss", "reverse"]
     status, _, err = run(*COMMON, "checkpoint=run", "job.figures=[loss,reverse,guidance]")
     assert (status, err) == (0, "")
@@ -56,7 +56,7 @@ def test_of_a_checkpoint_it_shows_what_was_learned(tiny, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_figures_of_a_checkpoint(tiny, run, tmp_path):
+def test_all_figures_of_a_checkpoint_are_drawn(tiny, run, tmp_path):
     status, _, err = run(*COMMON, "checkpoint=run")
     assert (status, err) == (0, "")
     names = set(FIGURES) - {"guidance", "attention"}  # no labels, no attention
@@ -68,7 +68,7 @@ def test_all_figures_of_a_checkpoint(tiny, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_network_of_edm_is_explained(finished, run, tmp_path):
+def test_all_figures_of_an_edm_network_are_drawn(finished, run, tmp_path):
     size = ["model.widths=[8,16]", "model.num_res_blocks=1", "model.groups=4"]
     words = [w for w in TINY if not w.startswith(("model", "weighting"))]
     finished(*words, "model=resunet", *size, "objective=edm", "objective.sigma_data=data")

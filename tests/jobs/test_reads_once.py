@@ -47,7 +47,7 @@ def test_guidance_reads_the_classifier_once(run, tiny, reads, tmp_path):
     assert sorted(reads) == ["classifier", "run"]
 
 
-def test_a_summary_needs_no_torch(tiny):
+def test_summary_does_not_import_torch(tiny):
     code = (
         "import sys; from pathlib import Path; from ddpm.runner.checkpoints import summary\n"
         "found = summary.read(Path(sys.argv[1]))\n"
@@ -58,7 +58,7 @@ def test_a_summary_needs_no_torch(tiny):
     assert out.split() == ["6", "convnet", "False"]
 
 
-def test_a_summary_is_what_the_checkpoint_holds(tiny):
+def test_summary_equals_the_content_of_the_checkpoint(tiny):
     from ddpm.runner.checkpoints import checkpoint
 
     file, state = checkpoint.find(tiny)
@@ -66,7 +66,7 @@ def test_a_summary_is_what_the_checkpoint_holds(tiny):
     assert found == (file, state["step"], state["run_id"], state["hparams"])
 
 
-def test_a_damaged_tensor_leads_to_the_older_checkpoint(run, tiny):
+def test_older_checkpoint_is_used_if_a_tensor_is_damaged(run, tiny):
     newest = tiny / "checkpoints" / "step-0000006.pt"
     data = bytearray(newest.read_bytes())
     start = data.index(b"data/0") + 200  # in the bytes of the first tensor, past its padding

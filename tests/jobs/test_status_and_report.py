@@ -102,12 +102,12 @@ def shown(monkeypatch):
     return calls
 
 
-STRANGERS = {"wandb": {"_target_": "x", "entity": "stranger", "project": "theirs"}}
+FOREIGN = {"wandb": {"_target_": "x", "entity": "stranger", "project": "theirs"}}
 
 
 @pytest.mark.slow
 def test_foreign_run_does_not_choose_the_wandb_project(run, shown, tmp_path):
-    run_folder(tmp_path / "a", [1.0], tracker=STRANGERS)
+    run_folder(tmp_path / "a", [1.0], tracker=FOREIGN)
     run_folder(tmp_path / "b", [1.0])
     for words in (["runs=[a]"], ["runs=[a]", "tracker.wandb.entity=lab"], ["runs=[b]"]):
         status, _, err = run("job=report", "output_dir=out", *words)
@@ -119,9 +119,9 @@ def test_foreign_run_does_not_choose_the_wandb_project(run, shown, tmp_path):
     assert "theirs" not in str(shown)
 
 
-def test_a_report_is_one_run_however_often_it_is_made(run, shown, tmp_path):
+def test_repeated_reports_share_one_run_id(run, shown, tmp_path):
     for name in "ab":
-        run_folder(tmp_path / "outputs" / "sweep" / name / "0-x", [1.0], tracker=STRANGERS)
+        run_folder(tmp_path / "outputs" / "sweep" / name / "0-x", [1.0], tracker=FOREIGN)
     for name in "aab":
         assert run("job=report", f"sweep={name}")[0] == 0
     (one, again, other) = [run_id for _, run_id in shown]
@@ -129,7 +129,7 @@ def test_a_report_is_one_run_however_often_it_is_made(run, shown, tmp_path):
     assert len(one) == 8
 
 
-def test_sweeps_are_looked_for_where_the_team_puts_them(run, tmp_path):
+def test_sweeps_are_searched_in_hydra_sweep_dir(run, tmp_path):
     run_folder(tmp_path / "shared" / "study" / "0-x", [1.0])
     place = "hydra.sweep.dir=shared/${sweep}"
     status, out, err = run("job=status", "sweep=study", place)
@@ -140,7 +140,7 @@ def test_sweeps_are_looked_for_where_the_team_puts_them(run, tmp_path):
     assert run("job=status", "sweep=shared/study", place)[0] == 0
 
 
-def test_a_report_in_the_folder_of_a_run_leaves_its_figures(run, tmp_path):
+def test_report_in_a_run_folder_keeps_its_metrics(run, tmp_path):
     folder = run_folder(tmp_path / "a", [1.0, 0.5])
     before = (folder / "metrics.jsonl").read_bytes()
     words = ["job=report", "runs=[a]", "output_dir=a", "tracker=tensorboard"]
@@ -150,7 +150,7 @@ def test_a_report_in_the_folder_of_a_run_leaves_its_figures(run, tmp_path):
     assert (folder / "report.html").exists()
 
 
-def test_lines_to_paste_are_quoted(tmp_path, capsys):
+def test_printed_commands_are_quoted(tmp_path, capsys):
     folder = tmp_path / "a b"
     for job, state in (("train", "done"), ("train", "preempted"), ("train_classifier", "done")):
         execute._print_training_outcome({"dir": folder, "state": state, "step": 1}, job)
@@ -167,7 +167,7 @@ def test_lines_to_paste_are_quoted(tmp_path, capsys):
         (None, False, "by the end of the parent process, saved"),
     ],
 )
-def test_who_asked_a_run_to_stop(signal, file, words, tmp_path):
+def test_cause_of_a_stop_is_printed(signal, file, words, tmp_path):
     from ddpm.runner.execution.run import Run
 
     if file:

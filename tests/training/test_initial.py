@@ -1,4 +1,4 @@
-"""init_from: what a new run begins with, what it says of that, and what is refused."""
+"""init_from: the weights that a new run starts with, its output, and refused sources."""
 
 import json
 import shutil

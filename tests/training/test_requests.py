@@ -1,4 +1,4 @@
-"""The files `sample` and `checkpoint` in a run's folder: obeyed once, without another effect."""
+"""The files `sample` and `checkpoint` in a run's folder: followed once, with no other effect."""
 
 import math
 import os
@@ -18,8 +18,8 @@ from ddpm.training.health import Requests, Watch
 
 
 @pytest.fixture(autouse=True)
-def looks_count_steps_alone(monkeypatch):
-    """However slow this machine is: the files are looked for every tenth step."""
+def look_every_tenth_step(monkeypatch):
+    """The files are looked for at every tenth step, at any speed."""
     monkeypatch.setattr(health, "LOOK_EVERY", float("inf"))
 
 
@@ -27,7 +27,7 @@ LONG = [*TINY, "job.max_steps=31", "job.log_every=31", "job.save_every=null"]
 LONG += ["job.sample_every=null", "job.keep_checkpoints=-1"]
 
 
-def test_a_run_draws_and_saves_when_asked_and_learns_the_same(run, tmp_path, monkeypatch):
+def test_requests_draw_and_save_without_changing_the_weights(run, tmp_path, monkeypatch):
     go(run, *LONG, "output_dir=undisturbed")
     asked = {4: ["sample"], 14: ["checkpoint"], 24: ["sample", "checkpoint"]}
     steps = iter(range(1, 32))
@@ -49,7 +49,7 @@ def test_a_run_draws_and_saves_when_asked_and_learns_the_same(run, tmp_path, mon
     assert_equal_state(*pair)
 
 
-def test_two_processes_obey_the_files_after_the_same_step(tmp_path, monkeypatch):
+def test_two_processes_follow_requests_after_the_same_step(tmp_path, monkeypatch):
     asked = {4: requests.SAMPLE, 14: requests.CHECKPOINT, 24: stop_file.FILE}
     steps = iter(range(1, 32))
 
@@ -71,7 +71,7 @@ def test_two_processes_obey_the_files_after_the_same_step(tmp_path, monkeypatch)
     assert not {*requests.FILES} & files
 
 
-def test_requests_of_an_earlier_start_are_forgotten(tiny, run):
+def test_requests_of_an_earlier_start_are_removed(tiny, run):
     for name in requests.FILES:
         requests.ask(tiny, name)
     go(run, f"resume={tiny}", "job.max_steps=8")

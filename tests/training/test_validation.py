@@ -1,4 +1,4 @@
-"""The held-out loss in training: it changes nothing, and is there again after a kill."""
+"""The held-out loss in training: it changes no weight, and is the same after a kill."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def figures_of(folder):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run that validates after each second step, and that nobody disturbed."""
+    """An uninterrupted run that validates after every second step."""
     home = tmp_path_factory.mktemp("straight")
     assert go(home, *LONGER) == 0, said(home)
     assert "held out 180 images" in said(home)

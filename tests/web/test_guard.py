@@ -77,7 +77,7 @@ def test_a_hostile_request_is_refused_even_with_the_token(
 
 @pytest.mark.parametrize("path", ["/", "/runs", "/watch.js", "/picture/x/1", "/nothing"])
 @pytest.mark.parametrize("value", [None, "", "b" * 24, TOKEN[:-1], TOKEN + "a", "ü", '";\0'])
-def test_nothing_is_told_without_the_token(path, value, app):
+def test_requests_without_the_token_are_refused(path, value, app):
     headers = [("Host", HOST)]
     headers += [] if value is None else [("Cookie", f"{app.cookie}={value}")]
     assert call(app, "GET", path, headers).status == 401
@@ -86,7 +86,7 @@ def test_nothing_is_told_without_the_token(path, value, app):
         assert call(app, "GET", path, headers, query=f"token={TOKEN}").status == 401
 
 
-def test_the_printed_address_gives_a_cookie_that_no_script_reads(app):
+def test_printed_address_sets_an_http_only_cookie(app):
     answer = call(app, "GET", "/", [("Host", HOST)], query=f"token={TOKEN}")
     assert (answer.status, answer.headers["location"]) == (303, "/")
     assert answer.headers["set-cookie"].split("; ") == [
@@ -96,12 +96,12 @@ def test_the_printed_address_gives_a_cookie_that_no_script_reads(app):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost:9", "[::1]:8400", "LOCALHOST"])
-def test_loopback_has_several_names_and_any_port(host, app):
+def test_loopback_names_are_accepted_with_any_port(host, app):
     """SSH may forward another port."""
     assert call(app, "GET", "/", [("Host", host), cookie(app)]).status == 200
 
 
-def test_a_page_for_others_is_called_by_address_or_name(folder):
+def test_public_page_accepts_only_its_address(folder):
     app = application(Runs(lambda: [folder], "runs", 9), TOKEN, "0.0.0.0")
     for host, status in {"10.0.0.7:8400": 200, "[fe80::1]": 200, "evil.example": 403}.items():
         assert call(app, "GET", "/", [("Host", host), cookie(app)]).status == status
@@ -115,7 +115,7 @@ PATHS += ["0x0a", "10.png", "٣", "9" * 400, "%00", "grid"]
 
 
 @pytest.mark.parametrize("which", PATHS)
-def test_no_request_can_name_a_file(which, app, folder):
+def test_requests_cannot_name_files(which, app, folder):
     [run] = get(app, "/runs").json["runs"]
     for path in (f"/picture/{run['id']}/{which}", f"/picture/{folder}/10", f"/picture/{which}/10"):
         answer = get(app, path)
@@ -129,20 +129,20 @@ def test_no_request_can_name_a_file(which, app, folder):
 
 
 @pytest.mark.parametrize("body", [b"", b"[1]", b"{", b"null", b"\xff", b"[" * 5000])
-def test_a_body_that_is_no_object_is_refused(body, app):
+def test_bodies_other_than_json_objects_are_refused(body, app):
     headers = [("Host", HOST), ("Origin", OWN), cookie(app), JSON[0]]
     answer = call(app, "POST", "/ask", [*headers, ("Content-Length", str(len(body)))], body)
     assert (answer.status, answer.json["error"]) == (400, "the request is not a JSON object.")
 
 
-def test_a_body_longer_than_it_says_is_refused(app, monkeypatch):
+def test_body_longer_than_its_content_length_is_refused(app, monkeypatch):
     monkeypatch.setattr("ddpm.web.guard.MAX_BODY", 100)
     body = json.dumps({"run": "x" * 200}).encode()
     headers = [("Host", HOST), ("Origin", OWN), cookie(app), *JSON]
     assert call(app, "POST", "/ask", headers, body).json["error"] == "the request is too long."
 
 
-def test_every_answer_forbids_what_the_page_does_not_need(app):
+def test_every_response_has_a_strict_content_security_policy(app):
     for answer in (get(app, "/"), get(app, "/nothing"), call(app, "GET", "/", [])):
         policy = answer.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
@@ -152,7 +152,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(app):
         assert answer.headers["referrer-policy"] == "no-referrer"
 
 
-def test_pages_name_only_their_own_files(app):
+def test_pages_refer_only_to_their_own_files(app):
     for path in ("/", "/watch.js", "/common.js", "/watch.css", "/common.css", "/report.css"):
         text = get(app, path).body.decode().replace("http://www.w3.org/2000/svg", "")
         assert "//" not in text.replace("// ", ""), path

@@ -1,4 +1,4 @@
-"""What job=watch reads and shows: all that is new, little that is old, and damage as a note."""
+"""What job=watch reads and shows: new lines, limited caches, and notes of damaged files."""
 
 import itertools
 import json
@@ -70,7 +70,7 @@ def test_a_new_line_is_shown_within_five_seconds(running, clock):
     assert later["panels"][0]["last"] == 30
 
 
-def test_files_are_read_once_a_second_however_many_pages_ask(running, clock, monkeypatch):
+def test_files_are_read_at_most_once_a_second(running, clock, monkeypatch):
     calls = []
     monkeypatch.setattr(
         status, "read", lambda folder, read=status.read: calls.append(1) or read(folder)
@@ -84,7 +84,7 @@ def test_files_are_read_once_a_second_however_many_pages_ask(running, clock, mon
     assert seen(runs, version).keys() == {"version", "wait"}  # nothing is new
 
 
-def test_a_slow_disk_is_read_more_seldom(running, clock, monkeypatch):
+def test_slow_disk_is_read_less_often(running, clock, monkeypatch):
     def slow(folder, read=status.read):
         clock.now += 0.03
         return read(folder)
@@ -99,7 +99,7 @@ def test_a_slow_disk_is_read_more_seldom(running, clock, monkeypatch):
     assert runs._next_look < clock.now + 5
 
 
-def test_a_run_that_vanishes_is_a_note_and_the_others_stay(running, clock, tmp_path):
+def test_removed_run_becomes_a_note_and_the_others_stay(running, clock, tmp_path):
     other = run_folder(tmp_path / "b", [1.0])
     runs = Runs(lambda: [running, other], "runs", 9)
     gone = seen(runs)["runs"][1]["id"]
@@ -117,7 +117,7 @@ def test_a_run_that_vanishes_is_a_note_and_the_others_stay(running, clock, tmp_p
     assert [row["name"] for row in seen(runs)["runs"]] == ["a", "b"]
 
 
-def test_all_runs_may_vanish(running, clock):
+def test_all_runs_may_be_removed(running, clock):
     found = [running]
     runs = Runs(lambda: found, "runs", 9)
     seen(runs)
@@ -138,7 +138,7 @@ def test_all_runs_may_vanish(running, clock):
         ("metrics.jsonl", None, "metrics.jsonl cannot be read"),
     ],
 )
-def test_a_damaged_file_is_said_at_its_run(name, content, words, running, clock, tmp_path):
+def test_damaged_file_is_reported_at_its_run(name, content, words, running, clock, tmp_path):
     other = run_folder(tmp_path / "b", [1.0])
     (other / name).unlink()
     (other / name).mkdir() if content is None else (other / name).write_text(content)
@@ -148,7 +148,7 @@ def test_a_damaged_file_is_said_at_its_run(name, content, words, running, clock,
     assert page["runs"][0]["problems"] == []
 
 
-def test_a_damaged_picture_is_said_in_its_place(running):
+def test_damaged_image_is_reported_in_its_place(running):
     picture(running / "samples" / "step-000020.png")
     whole = (running / "samples" / "step-000010.png").read_bytes()
     (running / "samples" / "step-000030.png").write_bytes(whole[: len(whole) // 2])
@@ -163,7 +163,7 @@ def test_a_damaged_picture_is_said_in_its_place(running):
     assert get(app, f"/picture/{row['id']}/20").status == 404
 
 
-def test_only_some_pictures_are_kept(running, monkeypatch):
+def test_image_cache_is_limited(running, monkeypatch):
     monkeypatch.setattr(runs_module, "PICTURES", 2)
     runs = Runs(lambda: [running], "runs", 9)
     for step in (20, 30):
@@ -175,7 +175,7 @@ def test_only_some_pictures_are_kept(running, monkeypatch):
 
 
 @pytest.mark.parametrize("action", ["sample", "checkpoint", "stop"])
-def test_a_button_writes_the_file(action, running, clock):
+def test_request_writes_the_file_of_its_action(action, running, clock):
     app = application(Runs(lambda: [running], "runs", 9), TOKEN)
     [row] = get(app, "/runs").json["runs"]
     assert (row["listens"], row["pending"]) == (True, [])
@@ -188,7 +188,7 @@ def test_a_button_writes_the_file(action, running, clock):
 
 
 @pytest.mark.parametrize("more", [{"status": {"state": "done"}}, {"kind": "draws"}])
-def test_a_run_that_does_not_train_is_not_asked(more, tmp_path):
+def test_requests_to_runs_that_do_not_train_are_refused(more, tmp_path):
     arguments = {"status": RUNNING, "kind": "trains"} | more
     folder = run_folder(tmp_path / "a", [1.0], **arguments)
     app = application(Runs(lambda: [folder], "runs", 9), TOKEN)
@@ -234,7 +234,7 @@ def assert_same(one, other):
         assert np.array_equal(series, other[name]), name
 
 
-def test_reading_what_is_added_is_reading_all(tmp_path):
+def test_incremental_reading_equals_reading_the_whole_file(tmp_path):
     rng, file = np.random.default_rng(0), tmp_path / "metrics.jsonl"
     rows = [{"step": int(s), "train/loss": float(rng.normal()), "eval/x": 1.0 / (s + 1)} for s in
             [*range(50), *range(40, 90)]]  # fmt: skip
@@ -250,7 +250,7 @@ def test_reading_what_is_added_is_reading_all(tmp_path):
     assert len(found["train/loss"][0]) == 90
 
 
-def test_a_file_that_is_replaced_or_cut_is_read_anew(tmp_path):
+def test_replaced_or_truncated_file_is_read_again(tmp_path):
     file, growing = tmp_path / "metrics.jsonl", follow.GrowingMetrics()
     file.write_text('{"step": 1, "train/loss": 1}\n{"step": 2, "train/loss": 2}\n')
     growing(file, [])
@@ -264,7 +264,7 @@ def test_a_file_that_is_replaced_or_cut_is_read_anew(tmp_path):
     assert growing(file, []) == {}
 
 
-def test_a_long_run_keeps_few_points(tmp_path, monkeypatch):
+def test_points_of_a_long_run_are_thinned(tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "MAX_ROWS", 100)
     file, growing = tmp_path / "metrics.jsonl", follow.GrowingMetrics()
     for start in range(0, 2000, 10):
@@ -275,8 +275,8 @@ def test_a_long_run_keeps_few_points(tmp_path, monkeypatch):
     assert (steps[0], steps[-1]) == (0, 1999)
 
 
-def test_clocks_of_the_future_hide_nothing(running, clock):
-    """Of a machine whose clock is ahead: files are compared, never with the time here."""
+def test_modification_times_in_the_future_hide_no_change(running, clock):
+    """As of a machine whose clock is ahead: files are never compared with the local time."""
     tomorrow = time.time() + 86400
 
     def wind():
@@ -294,7 +294,7 @@ def test_clocks_of_the_future_hide_nothing(running, clock):
     assert (later["runs"][0]["loss"], later["panels"][0]["last"]) == ("0.5000", 30)
 
 
-def test_the_legend_names_what_tells_runs_apart_or_else_the_folder(tmp_path):
+def test_legend_names_differing_settings_or_else_the_folder(tmp_path):
     many = {"schedule": {"_target_": "x", "T": 7}, "weighting": {"gamma": 5}}
     folders = [
         run_folder(tmp_path / "a", [1.0], choices={"model": "dit", "objective": "v"}, **many),

@@ -27,7 +27,7 @@ def opened(monkeypatch):
     return pages
 
 
-def test_a_port_in_use_is_said_in_one_line(run, opened, tmp_path):
+def test_port_in_use_is_reported_with_a_free_one(run, opened, tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -54,7 +54,7 @@ def test_a_port_in_use_is_said_in_one_line(run, opened, tmp_path):
         (["model=unet"], "model: job=watch only reads runs"),
     ],
 )
-def test_mistakes(words, message, run, opened):
+def test_invalid_arguments_are_refused(words, message, run, opened):
     status, _, err = run("job=watch", *words)
     assert (status, opened) == (2, [])
     assert message in err
@@ -62,13 +62,13 @@ def test_mistakes(words, message, run, opened):
 
 
 @pytest.mark.parametrize("token", ["short", "a b c d e f g h i j", "ü" * 20])
-def test_a_token_that_can_be_guessed_is_refused(token, monkeypatch):
+def test_weak_tokens_are_refused(token, monkeypatch):
     monkeypatch.setenv(server.TOKEN, token)
     with pytest.raises(InputError, match=r"DDPM_WEB_TOKEN: must have 16 or more"):
         server.check_address("127.0.0.1")
 
 
-def test_a_host_is_served_with_a_token_of_the_users(run, opened, monkeypatch):
+def test_host_is_served_with_the_token_of_the_variable(run, opened, monkeypatch):
     monkeypatch.setenv(server.TOKEN, "k" * 32)
     assert run("job=watch", "job.port=0", "job.host=0.0.0.0")[0] == 0
     [(app, host, token, _)] = opened
@@ -77,7 +77,7 @@ def test_a_host_is_served_with_a_token_of_the_users(run, opened, monkeypatch):
     assert not any("k" * 32 in line or "ssh" in line for line in lines)
 
 
-def test_each_start_has_another_token(monkeypatch):
+def test_each_start_has_a_new_token(monkeypatch):
     monkeypatch.delenv(server.TOKEN, raising=False)
     tokens = {server.check_address("127.0.0.1") for _ in range(20)}
     assert len(tokens) == 20
@@ -85,7 +85,7 @@ def test_each_start_has_another_token(monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["::1", "127.0.0.1"])
-def test_the_address_and_the_way_to_it_are_printed(host):
+def test_address_and_ssh_command_are_printed(host):
     shown = f"[{host}]" if ":" in host else host
     lines = server.lines("3 runs", host, 8400, "t")
     assert lines[0] == "shows    3 runs"
@@ -93,7 +93,7 @@ def test_the_address_and_the_way_to_it_are_printed(host):
     assert f"ssh -L 8400:{shown}:8400 {socket.gethostname()}" in lines[2]
 
 
-def test_a_missing_extra_is_said_in_one_line(run, monkeypatch, opened):
+def test_missing_package_is_reported_in_one_line(run, monkeypatch, opened):
     monkeypatch.setitem(sys.modules, "uvicorn", None)  # find_spec raises for it
     monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
     status, _, err = run("job=watch")
@@ -101,7 +101,7 @@ def test_a_missing_extra_is_said_in_one_line(run, monkeypatch, opened):
     assert err == "job=watch: needs starlette and uvicorn: pip install 'hydra-ddpm[web]'\n"
 
 
-def test_the_runs_are_those_below_outputs_of_a_sweep_or_named(run, opened, tmp_path):
+def test_runs_are_selected_by_outputs_sweep_or_name(run, opened, tmp_path):
     for name in ("train/x", "sweep/study/0-a", "sweep/study/1-b"):
         run_folder(tmp_path / "outputs" / name, [1.0])
     run_folder(tmp_path / "elsewhere" / "y", [1.0])
@@ -116,7 +116,7 @@ def test_the_runs_are_those_below_outputs_of_a_sweep_or_named(run, opened, tmp_p
 
 
 @pytest.mark.parametrize("ends", ["signal", pytest.param("reader", marks=pytest.mark.slow)])
-def test_it_ends_by_ctrl_c_and_when_nobody_reads_its_output(ends, tmp_path):
+def test_server_ends_on_ctrl_c_and_on_a_closed_output(ends, tmp_path):
     """The second as in `python run.py job=watch | head -1`."""
     child = process(tmp_path, "job=watch", "job.port=0")
     first = child.stdout.readline()

@@ -1,4 +1,4 @@
-"""What job=play draws: to the byte what job=sample draws, and what its parts promise."""
+"""What job=play draws: the bytes of job=sample, and edited and interpolated images."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ ASKED = {"seed": 3, "label": None, "sampler": "ddim", "steps": 2, "scale": None}
 
 @pytest.fixture
 def page(run, monkeypatch, tmp_path):
-    """Ask for the application of job=play with these words."""
+    """Returns the application of job=play with these arguments."""
     monkeypatch.delenv(server.TOKEN, raising=False)
 
     def start(*words):
@@ -49,7 +49,7 @@ def pixels(content):
     return np.array(Image.open(io.BytesIO(content)))
 
 
-def test_the_same_seed_gives_the_bytes_of_job_sample(tiny, run, page, tmp_path):
+def test_drawn_images_equal_those_of_job_sample(tiny, run, page, tmp_path):
     words = ["job=sample", "checkpoint=run", "hardware=cpu", "job.first_seed=2", "tracker=local"]
     words += ["job.num_samples=3", "sampler=ddim", "sampler.steps=4", "sampler.eta=1.0"]
     go(run, *words, "output_dir=samples")
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_bytes_of_job_sample(tiny, run, page, tmp_path):
         assert png(drawn) == (tmp_path / "samples" / "samples" / f"00000{seed}.png").read_bytes()
 
 
-def test_each_step_shows_x_t_and_what_the_network_makes_of_it(tiny, page):
+def test_each_step_shows_x_t_and_predicted_x_0(tiny, page):
     app = page()
     model = get(app, "/model").json
     assert (model["T"], model["shape"], model["classes"], model["scale"]) == (
@@ -90,7 +90,7 @@ def test_every_sampler_draws_with_any_number_of_steps(sampler, tiny, page):
     assert shown == sorted(shown, reverse=True)
 
 
-def test_what_is_not_marked_stays_to_the_byte(tiny, page):
+def test_unmasked_pixels_are_kept_exactly(tiny, page):
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (16, 16), dtype=np.uint8)
     mask = np.zeros((16, 16), dtype=np.uint8)
@@ -105,7 +105,7 @@ def test_what_is_not_marked_stays_to_the_byte(tiny, page):
     assert {"x_t", "x_0"} <= steps[0].keys()
 
 
-def test_the_ends_between_two_seeds_are_their_images(tiny, page):
+def test_ends_of_an_interpolation_equal_the_images_of_the_seeds(tiny, page):
     app = page("sampler=ddpm")
     asked = ASKED | {"sampler": "ddpm", "steps": 6, "seed": 3, "other": 8, "count": 4}
     *steps, last = post(app, "/interpolate", asked).events

@@ -62,13 +62,13 @@ def distance(found, wanted):
 
 
 def read(file):
-    """A checkpoint without what a configuration of a real run has."""
+    """A checkpoint, without the checks of its configuration."""
     return torch.load(file, weights_only=True)
 
 
 @pytest.mark.parametrize("length", OTHERS)
 def test_lengths_that_were_not_tracked_are_rebuilt(trained, length):
-    """The weights start at 0: nothing that all averages have in common makes this easier."""
+    """The weights start at 0, so that the averages have no common part."""
     file, beside = trained
     found = averages.find(read(file), f"ema:{length}", file)
     assert distance(found, beside.models[str(length)].state_dict()) < 0.01
@@ -81,7 +81,7 @@ def test_snapshots_of_later_steps_and_of_other_runs_are_left_out(trained):
     assert list(snapshots.beside(file, "another", STEPS)) == []
 
 
-def test_tracked_lengths_are_those_of_the_checkpoint(trained):
+def test_tracked_lengths_come_from_the_checkpoint(trained):
     file, _ = trained
     state = read(file)
     assert averages.lengths(state) == ["0.05", "0.1"]
@@ -91,7 +91,7 @@ def test_tracked_lengths_are_those_of_the_checkpoint(trained):
     assert "31 snapshots" in averages.origin(state, "ema:0.07", file)
 
 
-def test_a_damaged_snapshot_is_passed_over_with_a_warning(trained, tmp_path, caplog):
+def test_damaged_snapshot_is_skipped_with_a_warning(trained, tmp_path, caplog):
     file, beside = trained
     for folder in ("checkpoints", "snapshots"):
         (tmp_path / folder).mkdir()
@@ -116,7 +116,7 @@ SEVERAL = {"choices": {"ema": "several"}, "ema": {"decays": [0.05, 0.1]}}
         ({"hparams": SEVERAL}, "ema:0.07", r"holds ema:0\.05, ema:0\.1; other lengths come from"),
     ],
 )
-def test_what_is_not_there_is_refused(trained, changes, weights, message, tmp_path):
+def test_unavailable_averages_are_refused(trained, changes, weights, message, tmp_path):
     state = read(trained[0]) | changes
     with pytest.raises(InputError, match=message):
         averages.find(state, weights, tmp_path / "moved.pt")
@@ -125,7 +125,7 @@ def test_what_is_not_there_is_refused(trained, changes, weights, message, tmp_pa
         averages.find(simple | {"hparams": {"choices": {}}}, "ema:0.07", tmp_path / "moved.pt")
 
 
-def test_resuming_forgets_later_snapshots(tmp_path):
+def test_later_snapshots_are_removed_on_resume(tmp_path):
     for step in (3, 6, 9):
         snapshots.save(tmp_path, step, "0123abcd", {"0.05": {"a": torch.ones(1)}})
     snapshots.forget_after(tmp_path, 6)
@@ -134,7 +134,7 @@ def test_resuming_forgets_later_snapshots(tmp_path):
     snapshots.forget_after(tmp_path / "none", 6)
 
 
-def test_halves_that_would_overflow_stay_as_they_are():
+def test_values_too_large_for_float16_are_kept_in_float32():
     assert halved(torch.tensor([1.0, 2.0])).dtype == torch.float16
     assert halved(torch.tensor([1e6])).dtype == torch.float32
     assert halved(torch.tensor([3])).dtype == torch.int64

@@ -24,7 +24,7 @@ def test_round_trip_of_plain_types(tmp_path):
     torch.load(path, weights_only=True)
 
 
-def test_newest_are_kept(tmp_path):
+def test_newest_checkpoints_are_kept(tmp_path):
     for step in range(1, 6):
         checkpoint.save(tmp_path, state(step), keep=2)
     assert [p.name for p in checkpoint.list_checkpoints(tmp_path)] == [
@@ -33,7 +33,7 @@ def test_newest_are_kept(tmp_path):
     ]
 
 
-def test_all_are_kept(tmp_path):
+def test_all_checkpoints_are_kept_with_minus_1(tmp_path):
     for step in range(1, 6):
         checkpoint.save(tmp_path, state(step), keep=-1)
     assert len(checkpoint.list_checkpoints(tmp_path)) == 5
@@ -71,7 +71,7 @@ def flip(path):
     ],
     ids=["half", "tail", "empty", "html", "zeros", "pickle", "flipped byte"],
 )
-def test_damaged_files_are_named_and_passed_over(tmp_path, harm, capsys):
+def test_damaged_checkpoints_are_named_and_skipped(tmp_path, harm, capsys):
     checkpoint.save(tmp_path, state(1, 1000), keep=2)
     bad = checkpoint.save(tmp_path, state(2, 1000), keep=2)
     harm(bad)
@@ -91,7 +91,7 @@ class Hostile:
         return (open, (str(self.marker), "w"))
 
 
-def test_a_hostile_pickle_runs_nothing(tmp_path):
+def test_pickled_code_is_not_run(tmp_path):
     path, marker = tmp_path / "step-0000001.pt", tmp_path / "marker"
     torch.save({"format": "hydra-ddpm", "schema": 1, "x": Hostile(marker)}, path)
     with pytest.raises(InputError, match="holds code or unknown objects"):
@@ -112,7 +112,7 @@ def test_foreign_and_newer_files_are_refused(tmp_path):
         checkpoint.find(tmp_path / "..")
 
 
-def test_names_of_wrapped_networks_are_cleaned(tmp_path):
+def test_prefixes_of_wrapped_networks_are_removed(tmp_path):
     wrapped = state() | {"model": {"_orig_mod.module.a.weight": torch.ones(1)}}
     path = checkpoint.save(tmp_path, wrapped, keep=2)
     assert list(checkpoint.load(path)["model"]) == ["a.weight"]
@@ -126,7 +126,7 @@ def test_weights_of_another_network_are_named(tmp_path):
         checkpoint.load_weights(nn.Linear(2, 3, bias=False), weights, tmp_path)
 
 
-def test_the_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+def test_checkpoint_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     calls = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)
@@ -154,7 +154,7 @@ except ValueError as error:
 """
 
 
-def test_a_full_disk_takes_nothing_away(tmp_path):
+def test_full_disk_keeps_older_checkpoints(tmp_path):
     tests = str(Path(__file__).parents[2])
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(tmp_path), tests],

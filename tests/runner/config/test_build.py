@@ -17,7 +17,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("target", HOSTILE)
 @pytest.mark.parametrize("wrap", [lambda n: n, lambda n: {"a": [{"b": n}]}], ids=["top", "nested"])
-def test_only_what_conf_names_can_be_built(target, wrap):
+def test_targets_outside_of_conf_are_refused(target, wrap):
     with pytest.raises(InputError, match="_target_"):
         build(wrap({"_target_": target}), "model")
 
@@ -28,27 +28,27 @@ def test_other_directives_are_refused(directive):
         check_targets({"_target_": "torch.optim.Adam", directive: ["x"]})
 
 
-def test_nodes_in_lists_are_held_against_their_parameters_before_anything_is_made(monkeypatch):
+def test_nodes_in_lists_are_checked_before_anything_is_built(monkeypatch):
     monkeypatch.setattr("hydra.utils.instantiate", lambda *_, **__: pytest.fail("something is"))
     node = {"_target_": "ddpm.samplers.ddim.DDIM", "steps": 5, "eta": 0.0}
     with pytest.raises(InputError, match=r"sampler\[1\]\[0\].stepz: no such key"):
         build([node, [node | {"stepz": 1}]], "sampler")
 
 
-def test_what_a_constructor_says_of_somebodys_text_stays_on_its_line():
+def test_control_characters_in_messages_of_constructors_are_escaped():
     node = {"_target_": "ddpm.samplers.ddim.DDIM", "steps": "\x1b[2K\ndone", "eta": 0.0}
     with pytest.raises(InputError) as refusal:
         build(node, "sampler")
     assert str(refusal.value).isprintable()
 
 
-def test_the_list_is_what_conf_holds():
+def test_allowed_targets_are_those_of_conf():
     names = targets()
     assert {"ddpm.models.unet.UNet", "torch.optim.Adam", "ddpm.schedules.linear.linear"} <= names
     assert all(name.startswith(("ddpm.", "torch.optim.")) for name in names)
 
 
-def test_a_mistyped_name_is_answered_with_the_nearest():
+def test_nearest_target_is_suggested_for_a_typo():
     with pytest.raises(InputError, match=r"Did you mean 'torch.optim.AdamW'"):
         build({"_target_": "torch.optim.AdamWW"}, "optimizer")
 
@@ -66,7 +66,7 @@ def test_unknown_and_missing_arguments_are_named():
         build({"_target_": "ddpm.models.unet.UNet", "out_channels": 1, "image_size": 8}, "model")
 
 
-def test_lists_and_dicts_arrive_plain_and_partials_unguarded():
+def test_lists_are_passed_as_plain_lists_and_partials_unwrapped():
     made = build({"_target_": "torch.optim.Adam", "_partial_": True, "betas": [0.9, 0.99]})
     assert type(made) is functools.partial
     optimizer = made([torch.nn.Parameter(torch.zeros(1))])

@@ -7,7 +7,7 @@ from ddpm.runner.config.paths import LONGEST_MADE, file_name
 
 
 @pytest.mark.parametrize("letter", ["a", "é", "ж"])
-def test_what_is_too_long_is_cut_and_stays_different(letter, tmp_path):
+def test_long_names_are_shortened_and_stay_distinct(letter, tmp_path):
     cut = {file_name(f"7-{letter * 150}{middle}{letter * 150}-end") for middle in "xyz"}
     assert len(cut) == 3
     for name in cut:
@@ -17,7 +17,7 @@ def test_what_is_too_long_is_cut_and_stays_different(letter, tmp_path):
         assert name.endswith("-end")
 
 
-def test_a_folder_of_the_longest_name_can_be_made(tmp_path):
+def test_run_folder_with_the_longest_name_can_be_made(tmp_path):
     from ddpm.runner.runs import run_dir
 
     config = {"choices": {"model": "unet", "data": "digits"}, "model": {}, "data": {}}
@@ -27,7 +27,7 @@ def test_a_folder_of_the_longest_name_can_be_made(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_folders_of_a_sweep_may_be_named_by_all_its_words(run, tmp_path):
+def test_sweep_folders_may_be_named_by_override_dirname(run, tmp_path):
     words = ["job.max_steps=1", "job.num_samples=1", "seed=1,2"]
     words.append(f"allow_changes=[{','.join(['optimizer.lr'] * 20)}]")
     subdir = "hydra.sweep.subdir='${hydra:job.num}-${hydra:job.override_dirname}'"

@@ -1,5 +1,5 @@
-"""Keys that hold paths and names: whatever a folder is called, it can be typed, and what is printed
-can be pasted."""
+"""Keys that hold paths and names: any folder name can be typed, and printed commands can be
+pasted."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from ddpm.errors import InputError
 from ddpm.runner.config import base_run, overrides, paths
 from ddpm.runner.terminal import shell
 
-# Names of folders: what shells, Hydra or YAML take for something else.
+# Names of folders that shells, Hydra or YAML would read as something else.
 NASTY = [
     *(
         "a b",
@@ -55,7 +55,7 @@ def read(word: str) -> tuple[str, object]:
     return override.key_or_group, OmegaConf.to_container(node, resolve=True)["value"]
 
 
-def test_what_is_printed_for_copying_can_be_pasted_into_bash():
+def test_printed_commands_can_be_pasted_into_bash():
     lines = [shell.command("job=sample", shell.word("checkpoint", name)) for name in NASTY]
     assert all(line.isprintable() for line in lines)
     for name, (script, job, word) in zip(NASTY, pasted(lines), strict=True):
@@ -66,12 +66,12 @@ def test_what_is_printed_for_copying_can_be_pasted_into_bash():
 
 
 @pytest.mark.parametrize("name", NASTY)
-def test_a_text_in_quotes_is_read_as_itself(name):
+def test_quoted_text_is_read_back_unchanged(name):
     if name != "???":  # means "missing" in every kind of quotes
         assert read(f"data.root={shell.quoted(name)}") == ("data.root", name)
 
 
-def test_bytes_that_are_not_utf_8_survive_the_shell():
+def test_bytes_that_are_not_utf_8_are_kept_by_the_shell():
     name = os.fsdecode(b"a\xe9b")
     assert pasted([shell.command(shell.word("resume", name))])[0][1:] == [f'resume="{name}"']
 
@@ -79,7 +79,7 @@ def test_bytes_that_are_not_utf_8_survive_the_shell():
 @pytest.mark.parametrize(
     "word", ["output_dir=runs/c=1", "resume=(a)", "data.root={a", "sweep=a~b", "output_dir=é"]
 )
-def test_the_message_shows_how_the_word_is_typed(run, word):
+def test_message_shows_the_correct_quoting(run, word):
     status, _, err = run(word)
     assert status == 2
     spelled = err.splitlines()[-1].strip()
@@ -88,7 +88,7 @@ def test_the_message_shows_how_the_word_is_typed(run, word):
     assert len(err.splitlines()) <= 5
 
 
-def test_one_value_with_a_comma_is_told_from_a_sweep(run):
+def test_value_with_a_comma_is_refused_with_the_correct_quoting(run):
     status, _, err = run("output_dir=a,b")
     assert status == 2
     assert "-m" in err
@@ -103,12 +103,12 @@ def test_one_value_with_a_comma_is_told_from_a_sweep(run):
     ],
 )
 @pytest.mark.parametrize("key", ["output_dir", "resume", "checkpoint", "sweep", "experiment"])
-def test_numbers_and_booleans_are_texts_where_paths_and_names_belong(key, typed, value):
+def test_numbers_and_booleans_are_texts_for_path_and_name_keys(key, typed, value):
     word = overrides.with_text_values(f"{key}={typed}", (*paths.KEYS, "experiment"))
     assert read(word) == (key, value)
 
 
-def test_lists_and_choices_of_paths_too():
+def test_numbers_and_booleans_in_lists_of_paths_are_texts():
     keys = paths.KEYS
     assert overrides.with_text_values("runs=[1, a,true]", keys) == 'runs=["1", a,"true"]'
     assert overrides.with_text_values("checkpoint=1,a", keys) == 'checkpoint="1",a'
@@ -118,7 +118,7 @@ def test_lists_and_choices_of_paths_too():
 
 @pytest.mark.parametrize("value", [7, 7.5, True, "x", "a=b"])
 @pytest.mark.parametrize("key", sorted({*paths.PATHS, *paths.NAMES} - {"sweep"}))
-def test_one_rule_for_every_path(key, value):
+def test_values_of_all_path_keys_become_text(key, value):
     *parents, name = key.split(".")
     config = node = {}
     for parent in parents:
@@ -130,7 +130,7 @@ def test_one_rule_for_every_path(key, value):
 
 @pytest.mark.parametrize("value", [["a"], {"a": None}, "", "a\0b", [1]])
 @pytest.mark.parametrize("key", ["output_dir", "resume", "checkpoint", "sweep"])
-def test_what_is_no_path_is_refused(key, value):
+def test_invalid_paths_are_refused(key, value):
     with pytest.raises(InputError, match=f"^{key}="):
         paths.normalise({key: value})
 
@@ -139,7 +139,7 @@ def test_what_is_no_path_is_refused(key, value):
     ("value", "expected"),
     [([1, "~", True], ["1", "HOME", "true"]), ("~/a", "HOME/a"), (5, "5"), (None, None)],
 )
-def test_lists_of_paths(value, expected, monkeypatch):
+def test_lists_of_paths_are_normalised(value, expected, monkeypatch):
     monkeypatch.setenv("HOME", "HOME")
     config = {"runs": value, "job": {"images": value}}
     paths.normalise(config)
@@ -157,7 +157,7 @@ def test_lists_of_paths(value, expected, monkeypatch):
     ],
     ids=" ".join,
 )
-def test_numbers_lists_and_booleans_get_an_answer(run, words, tmp_path):
+def test_invalid_path_values_are_refused_without_traceback(run, words, tmp_path):
     status, out, err = run("tracker=local", *words) if "job=" not in words[0] else run(*words)
     assert status == 2, out + err
     assert "Traceback" not in err
@@ -166,7 +166,7 @@ def test_numbers_lists_and_booleans_get_an_answer(run, words, tmp_path):
 
 
 @pytest.mark.slow
-def test_home_is_home_for_every_path(run, tmp_path, monkeypatch):
+def test_tilde_is_the_home_directory_for_every_path_key(run, tmp_path, monkeypatch):
     """Trained, resumed, inherited from and reported on by `~`, with a `=` in the folder's name."""
     home = tmp_path / "home"
     home.mkdir()
@@ -190,7 +190,9 @@ def test_home_is_home_for_every_path(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_sweep_may_be_called_by_a_number_and_moved_home(run, tmp_path, monkeypatch):
+def test_sweep_name_may_be_a_number_and_its_folder_in_the_home_directory(
+    run, tmp_path, monkeypatch
+):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "own" / "team").mkdir(parents=True)
     text = '# @package _global_\nhydra: {sweep: {dir: "~/sweeps/${sweep}"}}\n'
@@ -212,7 +214,7 @@ def test_a_sweep_may_be_called_by_a_number_and_moved_home(run, tmp_path, monkeyp
         *('checkpoint="runs/c=1"', 'checkpoint="${oc.env:R}/c=1"', "resume=${where}/c\\=1"),
     ],
 )
-def test_parts_are_inherited_however_the_run_is_named(word, tmp_path, monkeypatch):
+def test_parts_are_inherited_with_any_quoting_of_the_run(word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("R", str(tmp_path / "runs"))
     folder = tmp_path / "runs" / "c=1"
@@ -225,7 +227,7 @@ def test_parts_are_inherited_however_the_run_is_named(word, tmp_path, monkeypatc
     assert ("job=train_classifier" in found) == word.startswith("resume")
 
 
-def test_file_name():
+def test_file_name_is_valid_and_short():
     for text in [*NASTY, "x" * 300, "é" * 300, "../a", ".hidden", "a/b", ""]:
         name = paths.file_name(text)
         assert name == Path(name).name
@@ -234,7 +236,7 @@ def test_file_name():
     assert paths.file_name("0-unet-digits") == "0-unet-digits"
 
 
-def test_a_folder_that_is_gone_or_a_link_to_nothing(run, tmp_path, monkeypatch):
+def test_missing_working_folder_and_dangling_links_are_reported(run, tmp_path, monkeypatch):
     (tmp_path / "outputs").symlink_to(tmp_path / "nothing")
     for words in ([*TINY], ["-m", *TINY, "seed=1,2"], [*TINY, "output_dir=outputs/a"]):
         status, _, err = run(*words)

@@ -1,4 +1,4 @@
-"""No secret ends up in a file, and no value of the environment where its name can stand."""
+"""No secret is written to a file; values of environment variables are stored by name."""
 
 import zipfile
 
@@ -24,7 +24,7 @@ STORE = "store-of-team-q82"
 
 @pytest.fixture
 def secrets(tmp_path, monkeypatch):
-    """An environment and a team's file of settings; wandb looks for nothing else."""
+    """An environment with secrets, and a file of settings."""
     for name, value in {"WANDB_API_KEY": KEY, "MY_TOKEN": TOKEN, "MARKER": MARKER}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("STORE", STORE)
@@ -42,7 +42,7 @@ def secrets(tmp_path, monkeypatch):
 
 @pytest.fixture
 def private_run(run, secrets):
-    """A run with all trackers, whose pictures lie where variables of the environment say."""
+    """A run with all trackers, whose image folder is given by environment variables."""
     wandb.teardown()  # a service of this environment, and not one that other tests have used
     status, out, err = run(
         *(word for word in TINY if word != "tracker=local"),
@@ -72,7 +72,7 @@ def assert_nowhere(folder, *texts):
     }
 
 
-def test_the_names_of_variables_are_written_in_place_of_their_values(private_run):
+def test_variable_names_are_stored_instead_of_their_values(private_run):
     written = yaml.safe_load((private_run / "config.yaml").read_text())
     assert written["data"]["root"] == "${oc.env:MARKER}"
     assert written["data_dir"] == written["data"]["data_dir"] == "${oc.env:STORE,data}"
@@ -81,7 +81,7 @@ def test_the_names_of_variables_are_written_in_place_of_their_values(private_run
 
 
 @pytest.mark.slow
-def test_a_private_run_goes_on_where_the_variable_is_set(private_run, run, monkeypatch):
+def test_private_run_resumes_only_if_its_variable_is_set(private_run, run, monkeypatch):
     status, out, err = run(f"resume={private_run}", "job.max_steps=8")
     assert status == 0, err
     assert_nowhere(private_run.parent, out, err)
@@ -161,7 +161,7 @@ def test_messages_name_the_variable_and_not_its_value(run, secrets):
     assert MARKER not in out + err
 
 
-def test_the_jobs_of_a_sweep_leave_the_text(run, secrets):
+def test_sweep_jobs_store_references_not_values(run, secrets):
     status, out, err = run("-m", *TINY, *PICTURES, "job.max_steps=2", "job.batch_size=4,-1")
     assert status == 1, "one of them failed"
     assert_nowhere(secrets, out, err)
@@ -177,17 +177,17 @@ def test_the_jobs_of_a_sweep_leave_the_text(run, secrets):
         *("passphrase", "api-keys", "GITHUB_PAT", "bearer", "DATABASE_URL", "SLACK_WEBHOOK"),
     ],
 )
-def test_names_of_secrets(name):
+def test_secret_names_are_recognised(name):
     assert redaction.is_secret(name)
 
 
-def test_no_key_of_ours_is_named_like_a_secret():
+def test_no_config_key_is_named_like_a_secret():
     names = {part for key in catalog.keys() for part in key.name.split(".")}  # noqa: SIM118
     names |= {"keep_checkpoints", "monkey", "keyboard", "path", "author", *catalog.groups()}
     assert [name for name in names if redaction.is_secret(name)] == []
 
 
-def test_what_the_environment_has_a_part_in_is_found_through_references(monkeypatch):
+def test_values_from_the_environment_are_found_through_references(monkeypatch):
     monkeypatch.setenv("PLACE", "/far/away")
     monkeypatch.setenv("NUMBER", "5")
     monkeypatch.setenv("DDPM_DATA", "/far/away")
@@ -219,23 +219,23 @@ def test_what_the_environment_has_a_part_in_is_found_through_references(monkeypa
         redaction.unmask_env({"b": masked["b"]})
 
 
-def test_a_list_out_of_one_variable_is_refused(monkeypatch):
+def test_list_from_a_single_variable_is_refused(monkeypatch):
     monkeypatch.setenv("TAGS", "[a,b]")
     with pytest.raises(InputError, match=r"tags=\$\{oc\.env:TAGS\}: "):
         redaction.env_values(OmegaConf.create({"tags": "${oc.decode:${oc.env:TAGS}}"}))
 
 
 @pytest.mark.parametrize("text", ["${foo.bar}", "${oc.decode:x}", "${oc.env:${x}}", "$HOME", "$"])
-def test_nothing_else_of_a_stored_configuration_is_read(text):
+def test_other_references_in_a_stored_config_are_not_resolved(text):
     assert redaction.unmask_env({"a": [text]})[0] == {"a": [text]}
 
 
-def test_a_stored_configuration_cannot_read_a_secret(secrets):
+def test_stored_config_cannot_read_a_secret_variable(secrets):
     with pytest.raises(InputError, match=r"a\.b=\$\{oc\.env:MY_TOKEN\}: MY_TOKEN is named like"):
         redaction.unmask_env({"a": {"b": "${oc.env:MY_TOKEN}"}})
 
 
-def test_the_version_of_a_stored_configuration():
+def test_version_of_a_stored_config_is_checked():
     check_version({}, "resume=run")
     check_version({"version": 1}, "resume=run")
     with pytest.raises(InputError, match=r"^resume=run: written by a newer version .*\(2, here 1"):

@@ -44,7 +44,7 @@ def test_whole_floats_are_integers():
     assert isinstance(given["job"]["max_steps"], int)
 
 
-def test_all_broken_rules_are_told_at_once():
+def test_all_broken_rules_are_reported_at_once():
     with pytest.raises(InputError) as error:
         rules.check({"optimizer": {"lr": -1}, "job": {"batch_size": 0}}, {})
     assert len(str(error.value).splitlines()) == 2
@@ -66,7 +66,7 @@ def test_a_key_without_a_rule_keeps_the_type_of_its_default(default, bad, good):
         rules.check({"model": {"new": bad}}, {"model.new": default})
 
 
-def test_keys_that_follow_another_are_refused_a_value_of_their_own():
+def test_contradicting_value_of_a_derived_key_is_refused():
     with pytest.raises(InputError, match=r"model.channels=3: follows data.channels=1"):
         checks.check_together({"model": {"channels": 3}, "data": {"channels": 1}})
 
@@ -79,7 +79,7 @@ def parts(*, conditional, learned_variance=False, **model):
 
 @pytest.mark.parametrize("conditional", [True, False])
 @pytest.mark.parametrize("learned", [True, False])
-def test_the_network_follows_data_and_objective(conditional, learned):
+def test_network_keys_are_derived_from_data_and_objective(conditional, learned):
     config = parts(conditional=conditional, learned_variance=learned)
     for _ in range(2):  # what has followed once is no contradiction
         derive.model_keys(config)
@@ -90,7 +90,7 @@ def test_the_network_follows_data_and_objective(conditional, learned):
 @pytest.mark.parametrize(
     ("key", "value"), [("num_classes", 5), ("num_classes", 3), ("out_channels", 7)]
 )
-def test_a_network_that_would_not_follow_is_refused(key, value):
+def test_network_keys_that_contradict_data_or_objective_are_refused(key, value):
     with pytest.raises(InputError, match=f"model.{key}={value}: follows"):
         derive.model_keys(parts(conditional=True, **{key: value}))
 
@@ -112,14 +112,14 @@ DATA = {"data": {"image_size": 48}}
 
 
 @pytest.mark.parametrize("wanted", [[], [48], [24, 7], [12]])
-def test_attention_at_a_level_that_there_is(wanted):
+def test_attention_at_existing_resolutions_is_accepted(wanted):
     config = DATA | {"model": {"widths": [8, 8, 8], "attention_resolutions": wanted}}
     checks.check_attention(config)
     assert not checks.warnings(config)
 
 
 @pytest.mark.parametrize("wanted", [[32, 16, 8], [6], [0], [96]])
-def test_attention_at_no_level_names_those_that_there_are(wanted):
+def test_attention_at_a_missing_resolution_is_refused_naming_the_others(wanted):
     config = DATA | {"model": {"widths": [8, 8, 8], "attention_resolutions": wanted}}
     with pytest.raises(InputError, match="48, 24, 12"):
         checks.check_attention(config)
@@ -127,7 +127,7 @@ def test_attention_at_no_level_names_those_that_there_are(wanted):
     assert "48, 24, 12" in line
 
 
-def test_networks_without_levels_have_no_doubts_about_attention():
+def test_attention_check_ignores_networks_without_resolutions():
     for config in ({}, DATA, {"model": {"width": 8}} | DATA):
         checks.check_attention(config)
         assert not checks.warnings(config)

@@ -1,4 +1,4 @@
-"""A team's file: for every job, and never of any weight for a result."""
+"""A team's file: settings of every job that do not change results."""
 
 import pytest
 import yaml
@@ -63,7 +63,7 @@ def test_machine_wide_team_is_used(lab, run, monkeypatch):
     assert_answered(status, err, "team=lap", "example_lab")
 
 
-def test_an_empty_name_is_no_team(run, monkeypatch):
+def test_empty_team_variable_means_no_team(run, monkeypatch):
     monkeypatch.setenv("DDPM_TEAM", "")
     status, out, err = run("--cfg", "job")
     assert (status, err) == (0, "")
@@ -80,7 +80,7 @@ def test_an_empty_name_is_no_team(run, monkeypatch):
         ("", None),
     ],
 )
-def test_a_team_is_keys_and_values(lab, text, message):
+def test_team_file_must_hold_allowed_keys(lab, text, message):
     lab.write_text(text)
     if message is None:
         assert team.keys([lab.parent.parent], "lab") == []
@@ -99,7 +99,7 @@ BINDING = {
 
 
 @pytest.mark.slow
-def test_a_team_cannot_change_a_result(lab, run, tiny, tmp_path):
+def test_team_file_cannot_set_keys_that_change_results(lab, run, tiny, tmp_path):
     for key, text in BINDING.items():
         lab.write_text(f"# @package _global_\n{text}\n")
         before = contents(tmp_path)
@@ -109,7 +109,7 @@ def test_a_team_cannot_change_a_result(lab, run, tiny, tmp_path):
         assert contents(tmp_path) == before
 
 
-def test_a_team_may_choose_trackers(lab, run):
+def test_team_file_may_choose_trackers(lab, run):
     lab.write_text(
         f"# @package _global_\ndefaults: [{{override /tracker: tensorboard}}]\n{LAB[21:]}"
     )
@@ -118,7 +118,7 @@ def test_a_team_may_choose_trackers(lab, run):
     assert "flush_secs: 30" in out
 
 
-def test_the_state_of_the_code(tmp_path, monkeypatch):
+def test_code_version_is_commit_and_dirty_flag(tmp_path, monkeypatch):
     import subprocess
 
     def git(*words):

@@ -1,6 +1,6 @@
-"""What W&B is told of a run: who says it, what is made to fit, and what is refused at once.
+"""W&B settings of a run: precedence of their sources, conversions, and refused values.
 
-No case here starts a run; those are in test_wandb_runs.py.
+No test here starts a run; those of trackers/test_wandb_sources.py do.
 """
 
 import pytest
@@ -29,7 +29,7 @@ VALUES = {
 
 
 def filled(*words, folders=(), choices=None, **given):
-    """The settings after all who may say something have, and the names of those left open."""
+    """The settings from all sources, and the names of those not given by the command line."""
     config = {"tracker": {"wandb": knobs("wandb") | given}}
     overrides = OverridesParser.create().parse_overrides(list(words))
     unset = settings.fill_from_env(config, overrides, folders, choices or {})
@@ -44,12 +44,12 @@ def variables(monkeypatch):
         monkeypatch.setenv(settings.VARIABLES[key], value)
 
 
-def test_the_defaults_are_those_of_the_file():
+def test_defaults_equal_those_of_the_yaml_file():
     shipped = {key: NODES["wandb"][key] for key in settings.VARIABLES}
     assert shipped == settings.DEFAULTS
 
 
-def test_variables_say_what_nobody_typed(variables):
+def test_variables_fill_settings_not_given_elsewhere(variables):
     node, unset = filled()
     assert {key: node[key] for key in VALUES} == VALUES | {"tags": ["a", "b"]}
     assert set(unset) == set(VALUES)
@@ -57,7 +57,7 @@ def test_variables_say_what_nobody_typed(variables):
 
 @pytest.mark.parametrize("key", VALUES)
 @pytest.mark.parametrize("how", ["a key", "in braces", "in deeper braces", "with a plus"])
-def test_a_typed_key_counts_more_than_its_variable(key, how, variables):
+def test_command_line_takes_precedence_over_the_variable(key, how, variables):
     value = ["mine"] if key == "tags" else "mine"
     text = "[mine]" if key == "tags" else "mine"
     word = {
@@ -72,7 +72,7 @@ def test_a_typed_key_counts_more_than_its_variable(key, how, variables):
 
 
 @pytest.mark.parametrize("key", VALUES)
-def test_typing_the_default_is_typing(key, variables):
+def test_typed_default_takes_precedence_over_the_variable(key, variables):
     default = settings.DEFAULTS[key]
     text = {None: "null", "ddpm": "ddpm"}.get(default if default != [] else 0, "[]")
     node, unset = filled(f"tracker.wandb.{key}={text}")
@@ -81,7 +81,7 @@ def test_typing_the_default_is_typing(key, variables):
 
 
 @pytest.mark.parametrize("key", VALUES)
-def test_a_value_of_a_file_counts_more_than_the_variable(key, variables):
+def test_file_takes_precedence_over_the_variable(key, variables):
     value = ["mine"] if key == "tags" else "mine"
     assert filled(**{key: value})[0][key] == value
 
@@ -109,7 +109,9 @@ def test_a_value_of_a_file_counts_more_than_the_variable(key, variables):
         ("team/others.yaml", "# @package _global_\ntracker: {wandb: {project: ddpm}}\n", False),
     ],
 )
-def test_a_file_may_say_the_default(path, text, says, tmp_path, variables):
+def test_default_in_a_file_takes_precedence_over_the_variable(
+    path, text, says, tmp_path, variables
+):
     (tmp_path / path).parent.mkdir(exist_ok=True)
     (tmp_path / path).write_text(text)
     choices = {"team": "lab", "experiment": "x", "tracker": ["wandb", "own"], "model": "unet"}
@@ -119,12 +121,12 @@ def test_a_file_may_say_the_default(path, text, says, tmp_path, variables):
 
 @pytest.mark.parametrize("key", VALUES)
 @pytest.mark.parametrize("empty", ["", "  "])
-def test_an_empty_variable_says_nothing(key, empty, monkeypatch):
+def test_empty_variables_are_ignored(key, empty, monkeypatch):
     monkeypatch.setenv(settings.VARIABLES[key], empty)
     assert filled()[0][key] == settings.DEFAULTS[key]
 
 
-def test_tags_of_commas_alone_are_none(monkeypatch):
+def test_tags_of_only_commas_are_empty(monkeypatch):
     monkeypatch.setenv("WANDB_TAGS", ", ,")
     assert filled()[0]["tags"] == []
 
@@ -142,7 +144,7 @@ def test_tags_of_commas_alone_are_none(monkeypatch):
         ("WANDB_MODE", "shared"),
     ],
 )
-def test_a_variable_that_cannot_be_is_refused_by_its_name(variable, value, monkeypatch):
+def test_invalid_variables_are_refused_by_name(variable, value, monkeypatch):
     monkeypatch.setenv(variable, value)
     with pytest.raises(InputError) as error:
         filled()
@@ -151,7 +153,7 @@ def test_a_variable_that_cannot_be_is_refused_by_its_name(variable, value, monke
     assert "must be" in line or "at most 64" in line
 
 
-def test_a_variable_that_is_not_asked_is_not_looked_at(monkeypatch):
+def test_unused_variables_are_not_checked(monkeypatch):
     monkeypatch.setenv("WANDB_PROJECT", "a/b")
     assert filled("tracker.wandb.project=pets", project="pets")[0]["project"] == "pets"
     settings.fill_from_env({"tracker": {}}, [], [], {})
@@ -159,7 +161,7 @@ def test_a_variable_that_is_not_asked_is_not_looked_at(monkeypatch):
 
 
 @pytest.mark.parametrize(("old", "mode"), [("dryrun", "offline"), ("run", "online")])
-def test_old_names_of_modes(old, mode, monkeypatch):
+def test_old_mode_names_of_wandb_are_translated(old, mode, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", old)
     assert limits.wanted_mode(None) == mode
     assert limits.wanted_mode("disabled") == "disabled"
@@ -174,7 +176,7 @@ def test_a_variable_that_holds_a_secret_is_refused(key, monkeypatch):
     assert "77aa" not in str(error.value)
 
 
-def test_the_agent_of_a_sweep_says_where_its_runs_go(variables, monkeypatch):
+def test_sweep_agent_sets_entity_and_project(variables, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "sw1")
     words = ["tracker.wandb.project=mine", "tracker.wandb.entity=me", "tracker.wandb.name=n"]
     node, _ = filled(*words, project="mine", entity="me", name="n")
@@ -202,7 +204,7 @@ def test_the_agent_of_a_sweep_says_where_its_runs_go(variables, monkeypatch):
         *((key, "x" * 1000, "x" * 1000) for key in ("name", "group", "notes", "job_type")),
     ],
 )
-def test_what_is_meant_is_taken(key, value, mended):
+def test_values_of_other_types_are_converted(key, value, mended):
     assert filled(f"tracker.wandb.{key}=x", **{key: value})[0][key] == mended
 
 
@@ -224,15 +226,15 @@ def test_what_is_meant_is_taken(key, value, mended):
         ("artifacts", None),
     ],
 )
-def test_what_cannot_be_is_refused_with_key_and_rule(key, value):
+def test_invalid_values_are_refused_with_key_and_rule(key, value):
     with pytest.raises(InputError) as error:
         filled(f"tracker.wandb.{key}=x", **{key: value})
     assert str(error.value).startswith(f"tracker.wandb.{key}=")
     assert "must be" in str(error.value)
 
 
-def test_what_we_take_the_client_takes_and_what_it_refuses_we_refuse():
-    """Its own validation, of the version that is installed."""
+def test_accepted_values_are_valid_for_the_wandb_client():
+    """By the validation of the installed version."""
     import wandb
 
     def takes(**fields):
@@ -256,7 +258,7 @@ def test_what_we_take_the_client_takes_and_what_it_refuses_we_refuse():
         assert takes(run_tags=limits.tags([odd])), odd
 
 
-def test_names_of_artifacts_are_taken():
+def test_artifact_names_are_valid_for_the_wandb_client():
     from wandb.sdk.artifacts._validators import validate_artifact_name
 
     names = [
@@ -269,7 +271,7 @@ def test_names_of_artifacts_are_taken():
         assert name.isascii()
 
 
-def test_long_texts_are_cut_and_stay_different():
+def test_long_texts_are_shortened_and_stay_distinct():
     long = [f"{'a' * 300}{middle}{'b' * 300}" for middle in ("x", "y")]
     short = [limits.shortened(text) for text in long]
     assert short[0] != short[1]
@@ -284,12 +286,12 @@ def test_long_texts_are_cut_and_stay_different():
     ("name", "label", "whole"),
     [("run", "", "run"), ("run", "seed=1", "run seed=1"), ("n" * 120, "s=1", "n" * 120 + " s=1")],
 )
-def test_labels_of_short_names(name, label, whole):
+def test_labels_are_appended_to_short_names(name, label, whole):
     assert limits.labelled(name, label) == whole
 
 
 @pytest.mark.parametrize("length", [10, 60, 100, 500])
-def test_labels_of_long_names_are_all_different(length):
+def test_labelled_long_names_stay_distinct(length):
     made = {limits.labelled("n" * 200, f"{'k' * length}={seed}") for seed in range(20)}
     assert len(made) == 20
     assert max(map(len, made)) <= 128
@@ -300,7 +302,7 @@ def stored(**node):
     return {"tracker": {"wandb": {"job_type": None, **node}}}
 
 
-def test_a_run_that_goes_on_keeps_what_nobody_types_anew():
+def test_resumed_run_keeps_settings_not_given_again():
     config = {
         "tracker": {"wandb": knobs("wandb") | {"project": "new", "name": "new", "tags": ["n"]}}
     }
@@ -314,7 +316,7 @@ def test_a_run_that_goes_on_keeps_what_nobody_types_anew():
     "node",
     [{"project": "a/b"}, {"project": None}, {"project": 5}, {"project": "${oc.env:HOME}"}, {}],
 )
-def test_of_a_damaged_configuration_nothing_is_kept(node):
+def test_invalid_stored_settings_are_not_kept(node):
     config = {"tracker": {"wandb": knobs("wandb")}}
     settings.keep_stored(config, stored(**node), ("project",))
     assert config["tracker"]["wandb"]["project"] == "ddpm"
@@ -322,7 +324,7 @@ def test_of_a_damaged_configuration_nothing_is_kept(node):
         settings.keep_stored(config, other, ("project",))
 
 
-def test_a_run_of_an_older_program_still_asks_the_variables_that_counted_then(variables):
+def test_runs_of_older_versions_still_use_their_variables(variables):
     config = {"tracker": {"wandb": {"entity": None, "project": "p", "group": "g", "name": None}}}
     settings.normalise(config)
     node = config["tracker"]["wandb"]
@@ -332,7 +334,7 @@ def test_a_run_of_an_older_program_still_asks_the_variables_that_counted_then(va
     assert now["tracker"]["wandb"]["project"] == "p"
 
 
-def test_the_file_names_each_variable():
+def test_yaml_comments_name_each_variable():
     text = (catalog.CONF / "tracker" / "wandb.yaml").read_text()
     lines = {line.split(":")[0]: line for line in text.splitlines() if ":" in line}
     assert set(settings.VARIABLES) <= set(yaml.safe_load(text))

@@ -66,7 +66,7 @@ def test_each_shape_is_recorded_at_its_second_call(recorded):
     assert [graph.graph.times for graph in graphs.graphs.values()] == [3, 1]
 
 
-def test_what_cannot_be_recorded_runs_as_usual(monkeypatch):
+def test_calls_that_cannot_be_recorded_run_normally(monkeypatch):
     def record(network, inputs):
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -78,7 +78,7 @@ def test_what_cannot_be_recorded_runs_as_usual(monkeypatch):
     assert not graphs.works
 
 
-def test_what_may_be_replayed(monkeypatch):
+def test_only_known_uncompiled_unsharded_networks_on_gpus_are_replayed(monkeypatch):
     network = ConvNet(image_size=8, channels=1, width=8)
     assert can_replay(network, CUDA)
     assert not can_replay(network, torch.device("cpu"))

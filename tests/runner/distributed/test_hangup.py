@@ -62,14 +62,14 @@ def with_handler(monkeypatch, handler):
     ],
     ids=lambda numbers: "+".join(number.name for number in numbers),
 )
-def test_what_the_end_of_a_session_sends_counts_once(numbers, sent, tmp_path):
+def test_signals_at_the_end_of_a_session_count_as_one(numbers, sent, tmp_path):
     sent(*numbers)
     assert go(tmp_path, *RUN) == 128 + numbers[0], said(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "preempted", "step": 5, "saved": 5}
     assert "stopped  by a signal, saved after step 5" in said(tmp_path)
 
 
-def test_ctrl_c_after_it_stops_at_once(sent, tmp_path):
+def test_sigint_after_sighup_stops_immediately(sent, tmp_path):
     sent(HUP, INT)
     assert go(tmp_path, *RUN) == 128 + INT, said(tmp_path)
     told = status_of(tmp_path / "run")
@@ -77,7 +77,7 @@ def test_ctrl_c_after_it_stops_at_once(sent, tmp_path):
     assert told["error"] == "stopped at once by a second signal, SIGINT"
 
 
-def test_which_signals_say_the_same_again(monkeypatch):
+def test_repeated_sighup_and_sigterm_count_as_echoes(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     same = {(HUP, HUP), (TERM, TERM), (TERM, HUP), (HUP, TERM)}
     for first, second in itertools.product((HUP, TERM, signal.SIGUSR1, INT), (HUP, TERM, INT)):
@@ -90,7 +90,7 @@ def test_which_signals_say_the_same_again(monkeypatch):
 # nohup
 
 
-def test_under_nohup_a_run_goes_on(sent, tmp_path, monkeypatch):
+def test_sighup_does_not_stop_a_run_under_nohup(sent, tmp_path, monkeypatch):
     with_handler(monkeypatch, signal.SIG_IGN)
     sent(HUP)
     assert go(tmp_path, *RUN) == 0, said(tmp_path)
@@ -98,7 +98,7 @@ def test_under_nohup_a_run_goes_on(sent, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_under_nohup_other_signals_stop_it_all_the_same(sent, tmp_path, monkeypatch):
+def test_other_signals_stop_a_run_under_nohup(sent, tmp_path, monkeypatch):
     with_handler(monkeypatch, signal.SIG_IGN)
     sent(HUP, TERM, HUP)
     assert go(tmp_path, *RUN) == 128 + TERM, said(tmp_path)
@@ -106,7 +106,7 @@ def test_under_nohup_other_signals_stop_it_all_the_same(sent, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("way", [signals.GracefulStop, signals.to_children])
-def test_what_is_ignored_stays_ignored_and_what_was_set_comes_back(way):
+def test_ignored_sighup_stays_ignored_and_handlers_are_restored(way):
     before = signal.signal(HUP, signal.SIG_IGN)
     try:
         for _ in range(2):
@@ -132,7 +132,7 @@ def test_what_is_ignored_stays_ignored_and_what_was_set_comes_back(way):
 
 
 def in_fork(action, blocked=()):
-    """How a copy of this process ends that does something.
+    """The exit status of a forked process that calls `action`.
 
     Args:
         blocked: signals that no thread of the copy takes: libraries may start one after a fork.
@@ -150,7 +150,7 @@ def in_fork(action, blocked=()):
 
 
 @pytest.mark.parametrize("number", [HUP, INT])
-def test_a_job_drops_what_its_terminal_sent_before_it_left_it(number):
+def test_job_discards_signals_pending_before_it_left_the_terminal(number):
     def act(*, again):
         signal.signal(HUP, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_BLOCK, worker.TERMINAL_SIGNALS)
@@ -170,7 +170,7 @@ def test_a_job_drops_what_its_terminal_sent_before_it_left_it(number):
     assert in_fork(lambda: act(again=True), blocked) == (-HUP if number == HUP else 2)
 
 
-def test_a_job_under_nohup_goes_on():
+def test_sighup_does_not_stop_a_job_under_nohup():
     def act():
         signal.signal(HUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, worker.TERMINAL_SIGNALS)
@@ -191,7 +191,7 @@ def test_a_sweep_stops_with_its_job(sent, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ignored", [False, True], ids=["terminal", "nohup"])
-def test_jobs_side_by_side(ignored, tmp_path, monkeypatch):
+def test_sighup_stops_parallel_jobs_unless_ignored(ignored, tmp_path, monkeypatch):
     with_handler(monkeypatch, signal.SIG_IGN if ignored else signal.SIG_DFL)
     words = ["-m", *TINY, "sweep=study", "seed=1,2", "hydra/launcher=slots", "job.log_every=50"]
     words += ["job.max_steps=3000", "job.save_every=null", "job.sample_every=null"]
@@ -207,8 +207,8 @@ def test_jobs_side_by_side(ignored, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_while_jobs_start(tmp_path, monkeypatch):
-    """They have not left the terminal yet."""
+def test_sighup_during_the_start_of_jobs_leaves_no_failed_job(tmp_path, monkeypatch):
+    """Before they have left the terminal."""
     with_handler(monkeypatch, signal.SIG_DFL)
     words = ["-m", *TINY, "sweep=study", "seed=1,2", "hydra/launcher=slots"]
     launcher = start(tmp_path, *words)
@@ -233,8 +233,8 @@ def until_lines(log, number, seconds=120):
 @pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "nohup "], ids=["plain", "nohup"])
 @pytest.mark.parametrize("suffix", ["", " | tee log", " &"], ids=["alone", "tee", "background"])
-def test_a_terminal_is_closed(prefix, suffix, tmp_path):
-    """A shell in a terminal runs it; then the terminal goes away, and the shell with it."""
+def test_closing_the_terminal_stops_a_run_unless_under_nohup(prefix, suffix, tmp_path):
+    """A shell in a terminal starts the run; then the terminal is closed and the shell ends."""
     words = [*RUN, "job.max_steps=100000", "job.save_every=null", "job.sample_every=null"]
     line = f"{prefix}{sys.executable} {ROOT / 'run.py'} {' '.join(words)}{suffix}\n"
     environment = {"DDPM_DATA": str(tmp_path / "data"), "HOME": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: step finished, saved, told, and gone on with to the bit.
+"""Signals that stop a run: it finishes its step, saves, reports it, and resumes to the bit.
 
 Covered are SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2 to one process and to several, to one of
 them and to the whole group; a second signal; a cluster's own handlers; a parent that dies and
@@ -41,7 +41,7 @@ def slowly(numbers):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run that nobody disturbed."""
+    """An uninterrupted run."""
     home = tmp_path_factory.mktemp("straight")
     assert go(home, *RUN, "output_dir=run") == 0, said(home)
     return home / "run"
@@ -54,7 +54,7 @@ def send(*numbers):
 
 @pytest.fixture
 def in_step(monkeypatch):
-    """Do something at the beginning of the n-th step of the runs that are started."""
+    """Call `action` at the beginning of the n-th step of the runs that are started."""
 
     def at(n, action):
         step = Step.__call__
@@ -75,7 +75,7 @@ def steps_saved(run):
 
 
 def assert_stopped(home, step):
-    """The run is saved after this step, says so, and nothing half-done lies about."""
+    """The run is saved after this step, reports it, and leaves no temporary files."""
     assert status_of(home / "run") == {"state": "preempted", "step": step, "saved": step}
     assert steps_saved(home / "run")[-1] == step
     assert state_of(home / "run", step)["step"] == step
@@ -105,7 +105,7 @@ def test_signal_finishes_the_step_and_saves(number, in_step, straight, tmp_path,
 
 @pytest.mark.slow
 def test_signal_at_a_random_step_resumes_exactly(tmp_path):
-    """The step is any; the rest is as if there had been no stop."""
+    """At an arbitrary step; the result is that of a run without the stop."""
     long = ["job.max_steps=100000", "job.save_every=null", "output_dir=run"]
     child = start(tmp_path, *TINY, *long)
     log = tmp_path / "run" / "metrics.jsonl"
@@ -178,7 +178,7 @@ def test_second_signal_stops_at_once(numbers, in_step, straight, tmp_path, monke
     assert_goes_on(tmp_path, straight, monkeypatch)
 
 
-def test_under_torchrun_a_terminal_and_torchrun_itself_ask(in_step, tmp_path, monkeypatch):
+def test_sigterm_after_sigint_counts_as_an_echo_only_under_torchrun(in_step, tmp_path, monkeypatch):
     stop = signals.GracefulStop()
     for name, again in ((None, False), ("TORCHELASTIC_RUN_ID", True)):
         if name:
@@ -198,7 +198,7 @@ def test_same_signal_later_stops_at_once(in_step, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_second_signal_during_a_checkpoint(straight, tmp_path, monkeypatch):
+def test_second_signal_during_a_checkpoint_leaves_no_damaged_file(straight, tmp_path, monkeypatch):
     from ddpm.runner.checkpoints import checkpoint
 
     write, count = checkpoint._File.write, iter(range(10**6))
@@ -223,8 +223,8 @@ def test_second_signal_during_a_checkpoint(straight, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_during_a_preview_and_during_a_checkpoint_it_waits(straight, tmp_path, monkeypatch):
-    """Both are finished; the run stops after the step that comes next."""
+def test_signals_during_a_preview_or_checkpoint_wait_for_its_end(straight, tmp_path, monkeypatch):
+    """Both are finished; the run stops after the following step."""
     preview = Train.preview
 
     def ask(self, run, fabric, network, step):
@@ -254,7 +254,7 @@ def test_during_a_preview_and_during_a_checkpoint_it_waits(straight, tmp_path, m
 
 
 def test_signal_in_the_last_step_ends_as_done(in_step, straight, tmp_path):
-    """Nothing is left to go on with, so nothing was preempted."""
+    """No step is left, so the run is not preempted."""
     in_step(STEPS - 1, lambda: send(signal.SIGTERM))
     assert go(tmp_path, *RUN, "output_dir=run") == 0, said(tmp_path)
     assert_same_run(tmp_path / "run", straight)
@@ -264,7 +264,7 @@ def test_signal_in_the_last_step_ends_as_done(in_step, straight, tmp_path):
 
 
 def requeue(home, number, frame=None):
-    """As a cluster's: notes what it finds, and ends the process."""
+    """As the handler of a cluster: records the state of the run and ends the process."""
     with open(home / "requeued.txt", "a") as file:
         told = status_of(home / "run")
         file.write(
@@ -290,7 +290,7 @@ def with_handler(monkeypatch, home, number, handler):
 @pytest.mark.parametrize(
     "number", [signal.SIGUSR1, *slowly([signal.SIGTERM, signal.SIGUSR2])], ids=lambda n: n.name
 )
-def test_a_clusters_handler_is_called_when_all_is_saved(
+def test_earlier_handler_is_called_after_everything_is_saved(
     number, in_step, straight, tmp_path, monkeypatch
 ):
     with_handler(monkeypatch, tmp_path, number, lambda n, frame: requeue(tmp_path, n))
@@ -300,7 +300,7 @@ def test_a_clusters_handler_is_called_when_all_is_saved(
     assert_goes_on(tmp_path, straight, monkeypatch)
 
 
-def test_a_handler_that_returns_changes_nothing(in_step, tmp_path, monkeypatch):
+def test_earlier_handler_that_returns_does_not_change_the_exit(in_step, tmp_path, monkeypatch):
     def note(number, frame):
         (tmp_path / "called").write_text(status_of(tmp_path / "run")["state"])
 
@@ -311,7 +311,7 @@ def test_a_handler_that_returns_changes_nothing(in_step, tmp_path, monkeypatch):
     assert_stopped(tmp_path, 5)
 
 
-def test_a_clusters_handler_while_sampling(straight, tmp_path, monkeypatch):
+def test_earlier_handler_is_called_when_sampling_is_stopped(straight, tmp_path, monkeypatch):
     save = sampling.save_image
 
     def ask(image, file):
@@ -330,7 +330,7 @@ def test_a_clusters_handler_while_sampling(straight, tmp_path, monkeypatch):
     assert len(list((tmp_path / "run" / "samples").iterdir())) == 5
 
 
-def test_handlers_are_as_they_were_afterwards():
+def test_handlers_are_restored_and_called_once():
     called = []
     before = {number: signal.signal(number, lambda n, frame: called.append(n)) for number in ALL}
     try:
@@ -352,7 +352,7 @@ def test_handlers_are_as_they_were_afterwards():
             signal.signal(number, handler)
 
 
-def test_in_another_thread_nothing_is_caught_and_nothing_fails():
+def test_no_handlers_are_installed_outside_the_main_thread():
     found = []
 
     def use():

@@ -1,4 +1,4 @@
-"""How many threads a run takes: as many as there are idle cores, and those it began with."""
+"""The number of threads of a run: that of idle cores, and the same on resume."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from ddpm.runner.distributed.threads import Usage
 
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
-    """A machine of so many cores, of which other programs keep some busy while a run starts."""
+    """A machine of so many cores, some of which are busy while a run starts."""
 
     def make(cores=8, busy=0.0, own=0.9, seconds=4.0, limit="max 100000", variable=None):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -43,12 +43,12 @@ def machine(monkeypatch, tmp_path):
         ({"busy": 5.0, "variable": "8"}, 8),
     ],
 )
-def test_threads_are_as_many_as_idle_cores(machine, given, count):
+def test_number_of_threads_is_the_number_of_idle_cores(machine, given, count):
     machine(**given)
     assert threads.choose("auto")[0] == count
 
 
-def test_what_is_left_to_others_is_said(machine):
+def test_cores_left_to_other_programs_are_reported(machine):
     machine(cores=4, busy=1.2)
     count, why = threads.choose("auto")
     assert count == 3
@@ -59,14 +59,14 @@ def test_what_is_left_to_others_is_said(machine):
     assert threads.choose("auto") == (4, None)
 
 
-def test_without_an_answer_from_the_system_all_cores_are_taken(machine, monkeypatch, tmp_path):
+def test_all_cores_are_used_if_the_load_is_unknown(machine, monkeypatch, tmp_path):
     machine(cores=4, busy=2.0)
     monkeypatch.setattr(threads, "usage", lambda: None)
     monkeypatch.setattr(threads, "_QUOTA", tmp_path / "none")
     assert threads.choose("auto") == (4, None)
 
 
-def test_only_what_our_cores_do_counts(monkeypatch, tmp_path):
+def test_load_counts_only_cores_of_this_process(monkeypatch, tmp_path):
     monkeypatch.setattr(threads, "own_cores", lambda: {1, 3})
     stat = tmp_path / "stat"
     monkeypatch.setattr(threads, "_STAT", stat)
@@ -79,11 +79,11 @@ def test_only_what_our_cores_do_counts(monkeypatch, tmp_path):
     assert threads.usage() is None
 
 
-def test_waiting_threads_give_their_core_away_soon(monkeypatch):
+def test_waiting_threads_spin_briefly_unless_configured_otherwise(monkeypatch):
     monkeypatch.setattr(threads, "_at_start", None)
     monkeypatch.setenv("GOMP_SPINCOUNT", "")  # so that it is put back
     monkeypatch.delenv("GOMP_SPINCOUNT")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # somebody has decided
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")  # set by the user
     threads.begin()
     assert "GOMP_SPINCOUNT" not in threads.os.environ
     monkeypatch.delenv("OMP_WAIT_POLICY")
@@ -103,7 +103,7 @@ def test_a_wrong_number_of_threads_is_refused(run, value):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_takes_the_threads_that_it_began_with(run, monkeypatch):
+def test_resumed_run_keeps_its_number_of_threads(run, monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.setattr(threads, "own_cores", lambda: {0, 1, 2})
     try:

@@ -1,4 +1,4 @@
-"""Processes that die, hang or run out of memory: the run ends with a line that helps, or goes on.
+"""Processes that die, hang or run out of memory: the run ends with advice, or continues.
 
 Covered are a process that reads ahead and is killed, at any moment of a step, or that does not
 answer; readers whose parent is killed, and the lock of its run; a device whose memory is short;
@@ -37,7 +37,7 @@ READ_AHEAD = [*RUN, "job.num_workers=1"]
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run that nobody disturbed."""
+    """An uninterrupted run."""
     home = tmp_path_factory.mktemp("straight")
     assert go(home, *RUN) == 0, said(home)
     return home / "run"
@@ -50,14 +50,14 @@ def assert_same(one, other):
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    """Readers look after their parent, and it after them, more often than every five seconds."""
+def _short_status_interval(monkeypatch):
+    """Readers and their parent check on each other every 0.2 seconds instead of every 5."""
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
     monkeypatch.setattr(torch.utils.data._utils.worker, "MP_STATUS_CHECK_INTERVAL", 0.2)
 
 
 def at_read(monkeypatch, number, do):
-    """Let a reader do something when it is asked for the n-th batch."""
+    """Call `do` in a reader before it loads the n-th batch."""
     real, asked = ImageData.__getitems__, []
 
     def read(self, indices):
@@ -70,7 +70,7 @@ def at_read(monkeypatch, number, do):
 
 
 def at_call(monkeypatch, owner, name, number, do):
-    """Do something before the n-th call."""
+    """Call `do` before the n-th call."""
     real, calls = getattr(owner, name), []
 
     def call(*arguments, **options):
@@ -85,7 +85,7 @@ def at_call(monkeypatch, owner, name, number, do):
 # readers
 
 
-def assert_ended_for_want_of_a_reader(home):
+def assert_ended_by_a_lost_reader(home):
     told = status_of(home / "run")
     assert told["state"] == "failed"
     assert "job.num_workers=1: a worker process died" in told["error"]
@@ -99,13 +99,13 @@ def test_killed_reader_ends_the_run_which_resumes_without_readers(straight, tmp_
     with monkeypatch.context() as patch:
         at_read(patch, 5, lambda: os.kill(os.getpid(), signal.SIGKILL))
         assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
-    assert_ended_for_want_of_a_reader(tmp_path)
+    assert_ended_by_a_lost_reader(tmp_path)
     assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, said(tmp_path)
     assert_same(tmp_path / "run", straight)
 
 
 def kill_reader():
-    """Python's handler of a child's end is called in the middle of whatever comes next."""
+    """Python then calls the handler of SIGCHLD in the middle of the next operation."""
     (reader,) = multiprocessing.active_children()
     os.kill(reader.pid, signal.SIGKILL)
     while lives(reader.pid):
@@ -122,19 +122,19 @@ def test_reader_killed_at_a_random_time(place, straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at_call(patch, *PLACES[place], kill_reader)
         assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
-    assert_ended_for_want_of_a_reader(tmp_path)
+    assert_ended_by_a_lost_reader(tmp_path)
     assert not list((tmp_path / "run").rglob("*.tmp"))
     assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, said(tmp_path)
     assert_same(tmp_path / "run", straight)
 
 
 @pytest.mark.slow
-def test_a_reader_that_does_not_answer_ends_the_run(straight, tmp_path, monkeypatch):
+def test_unresponsive_reader_ends_the_run(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loader, "WORKER_SECONDS", 0.5)
         at_read(patch, 5, lambda: time.sleep(5))
         assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
-    assert_ended_for_want_of_a_reader(tmp_path)
+    assert_ended_by_a_lost_reader(tmp_path)
     assert "timed out" in said(tmp_path)
     assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, said(tmp_path)
     assert_same(tmp_path / "run", straight)
@@ -159,7 +159,7 @@ def lives(process):
         return False
 
 
-def test_readers_end_with_the_run_that_is_killed_and_hold_none_of_its_locks(tmp_path):
+def test_readers_of_a_killed_run_end_and_hold_no_lock(tmp_path):
     words = [*READ_AHEAD, "job.num_workers=2", "job.max_steps=100000", "job.save_every=null"]
     child = start(tmp_path, *words)
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -180,7 +180,9 @@ ASKING = [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (1,
 
 
 @pytest.mark.parametrize("number", ASKING)
-def test_a_signal_to_the_whole_group_leaves_the_readers_to_the_run(number, straight, tmp_path):
+def test_signal_to_the_process_group_does_not_kill_readers_before_the_run(
+    number, straight, tmp_path
+):
     """A cluster, systemd and a terminal send it to all processes; the step needs its images."""
     words = [*READ_AHEAD, "job.num_workers=2", "job.max_steps=100000", "job.save_every=null"]
     child = start(tmp_path, *words)
@@ -263,7 +265,7 @@ def test_failing_preview_does_not_end_the_run(error, reason, straight, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_preview_that_was_missed_is_drawn_when_the_run_goes_on(straight, tmp_path, monkeypatch):
+def test_missed_preview_is_drawn_on_resume(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train, "preview_grid", lambda *_: 1 / 0)
         assert go(tmp_path, *RUN, "job.sample_every=3") == 0
@@ -276,7 +278,7 @@ def test_a_preview_that_was_missed_is_drawn_when_the_run_goes_on(straight, tmp_p
 
 
 class Broken(Recorder):
-    """Raises wherever it is told to."""
+    """Raises in the given methods."""
 
     def __init__(self, *places):
         super().__init__()

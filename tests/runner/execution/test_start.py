@@ -1,4 +1,4 @@
-"""How a run starts: it imports what it uses, and no more."""
+"""How a run starts: its imports, its optimizer steps, and the time that it announces."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ def imported(words, folder, data_dir):
 
 
 @pytest.mark.slow
-def test_a_run_imports_nothing_that_it_does_not_use(tiny, tmp_path, data_dir):
+def test_run_does_not_import_unused_packages(tiny, tmp_path, data_dir):
     words = [*TINY, "output_dir=second", "tracker=wandb"]  # the data are cached by the first
     names = imported(words, tmp_path, data_dir)
     assert {"torch", "lightning_fabric", "wandb", "matplotlib.figure"} <= set(names)
@@ -49,7 +49,7 @@ def test_a_run_imports_nothing_that_it_does_not_use(tiny, tmp_path, data_dir):
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_step_past_the_wrapper_is_the_same_step(optimizer, fused):
+def test_take_step_equals_optimizer_step(optimizer, fused):
     after = []
     for step in (eager.take_step, lambda made: made.step()):
         torch.manual_seed(0)
@@ -63,7 +63,7 @@ def test_a_step_past_the_wrapper_is_the_same_step(optimizer, fused):
     assert str(after[0][1]) == str(after[1][1])
 
 
-def test_an_optimizer_with_hooks_or_of_its_own_takes_its_own_step():
+def test_optimizers_with_hooks_or_an_overridden_step_are_called_normally():
     calls = []
 
     class Own(torch.optim.SGD):
@@ -106,8 +106,8 @@ assert "torch._dynamo" in sys.modules
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=240)
 
 
-def told(steps, total, seen, look, monkeypatch, seconds=1.0):
-    """What an Outlook says of a run whose steps take so many seconds."""
+def lines_of_outlook(steps, total, seen, look, monkeypatch, seconds=1.0):
+    """The lines that an Outlook prints for a run whose steps take so many seconds."""
     done = 0
     monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: done * seconds)
     said = []
@@ -118,22 +118,24 @@ def told(steps, total, seen, look, monkeypatch, seconds=1.0):
 
 
 @pytest.mark.parametrize(("seconds", "at"), [(1.0, 6), (0.1, 22)])
-def test_after_the_first_steps_a_run_tells_when_it_ends(seconds, at, monkeypatch):
+def test_expected_end_is_printed_after_the_first_steps(seconds, at, monkeypatch):
     """Three seconds or twenty steps after the second step."""
-    (line,) = told(90, 1000, {500, 1000}, 10.0, monkeypatch, seconds)
+    (line,) = lines_of_outlook(90, 1000, {500, 1000}, 10.0, monkeypatch, seconds)
     first, end = seconds * (500 - at + 10), seconds * (1000 - at + 2 * 10)
     assert (
         line == f"expect   the next picture in about {clock(first)}, the end in about {clock(end)}"
     )
 
 
-def test_a_run_without_pictures_tells_of_its_end_alone(monkeypatch):
-    assert told(90, 106, {50, 106}, 0.0, monkeypatch) == ["expect   the end in about 1:40"]
+def test_run_without_previews_prints_only_its_expected_end(monkeypatch):
+    assert lines_of_outlook(90, 106, {50, 106}, 0.0, monkeypatch) == [
+        "expect   the end in about 1:40"
+    ]
 
 
-def test_nothing_is_told_of_a_run_that_has_ended_by_then(monkeypatch):
-    assert told(3, 3, {3}, 1.0, monkeypatch) == []
-    assert told(2, 2, {2}, 1.0, monkeypatch) == []
+def test_short_runs_print_no_expected_end(monkeypatch):
+    assert lines_of_outlook(3, 3, {3}, 1.0, monkeypatch) == []
+    assert lines_of_outlook(2, 2, {2}, 1.0, monkeypatch) == []
 
 
 @pytest.mark.parametrize(
@@ -152,7 +154,7 @@ def test_evaluations_of_the_network_are_counted(sampler, count):
     assert pipeline.evaluations() == count
 
 
-def test_a_compiled_run_tells_how_long_that_took(monkeypatch):
+def test_compiled_run_prints_the_time_of_compiling(monkeypatch):
     now = 0.0
     monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: now)
     said = []

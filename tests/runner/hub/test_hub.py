@@ -1,4 +1,4 @@
-"""hf:owner/name and job.push_to, against a small server of our own."""
+"""hf:owner/name and job.push_to, against a small local server."""
 
 import builtins
 
@@ -61,7 +61,7 @@ def test_a_pipeline_is_downloaded_once_and_pinned(hub, run, pipeline, tmp_path):
     assert torch.equal(pngs(tmp_path / "one"), pngs(tmp_path / "two"))
 
 
-def test_a_run_begins_with_a_network_of_the_hub(hub, run, tiny, tmp_path):
+def test_run_can_start_from_a_network_of_the_hub(hub, run, tiny, tmp_path):
     go(run, "job=export", f"checkpoint={tiny}", "hardware=cpu", "output_dir=given")
     sha = hub.commit("lab/digits", files_of(tmp_path / "given"))
     words = [w for w in TINY if not w.startswith("model")]
@@ -73,7 +73,7 @@ def test_a_run_begins_with_a_network_of_the_hub(hub, run, tiny, tmp_path):
     assert torch.equal(images, Pipeline.from_checkpoint(tiny, device="cpu").sample(2))
 
 
-def test_an_export_is_pushed_and_comes_back(hub, run, tiny, tmp_path):
+def test_pushed_export_can_be_loaded_again(hub, run, tiny, tmp_path):
     words = ["job=export", f"checkpoint={tiny}", "hardware=cpu", "job.push_to=hf:lab/digits"]
     out = go(run, *words, "output_dir=given")
     assert "pushed   " in out
@@ -99,7 +99,7 @@ def test_a_large_file_is_pushed_by_the_protocol_of_git_lfs(hub, run, tiny, tmp_p
     assert hub.at("lab/large", "main")[1] == given
 
 
-def test_what_the_hub_does_not_have_is_said_in_one_line(hub, run, pipeline, tmp_path):
+def test_missing_repositories_and_files_are_reported_in_one_line(hub, run, pipeline, tmp_path):
     sha = hub.commit("lab/text", {"README.md": b"hello"})
     for name, said in {
         "lab/none": "there is no such repository",
@@ -124,7 +124,9 @@ def test_a_hostile_repository_is_checked_like_any_file(hub, run, pipeline):
         Pipeline.from_checkpoint("hf:lab/cut")
 
 
-def test_pushing_asks_first(hub, run, tiny, tmp_path, monkeypatch):
+def test_invalid_push_targets_and_missing_login_are_refused_before_writing(
+    hub, run, tiny, tmp_path, monkeypatch
+):
     words = ["job=export", f"checkpoint={tiny}", "hardware=cpu", "output_dir=given"]
     for target, said in {"lab/digits": "a repository is named", "hf:a/b@v1": "leave @v1"}.items():
         status, _, err = run(*words, f"job.push_to={target}")
@@ -138,7 +140,7 @@ def test_pushing_asks_first(hub, run, tiny, tmp_path, monkeypatch):
     assert hub.created == []
 
 
-def test_without_the_extra_the_line_to_install_it_is_named(hub, monkeypatch):
+def test_missing_package_is_reported_with_the_pip_command(hub, monkeypatch):
     real = builtins.__import__
 
     def without(name, *arguments, **options):

@@ -1,7 +1,7 @@
-"""Disks that are full: no checkpoint is lost for want of room, and only a checkpoint ends a run.
+"""Full disks: no checkpoint is lost, and only a checkpoint that cannot be written ends a run.
 
-A checkpoint that finds no room says what it needs and which one is the newest good one; with room
-again `resume=` ends as if nothing had been. Figures and pictures that find none cost themselves.
+Its error names the space that it needs and the newest good checkpoint; with free space `resume=`
+gives the results of an uninterrupted run. Figures and pictures that do not fit are left out.
 Covered are also the order in which a checkpoint comes into being (bytes, check, name, folder, and
 only then the removal of older ones) and places that cannot be written to. Limits on the size of a
 file stand for a full disk: the kernel cuts a write in the middle, as on a disk, and needs no root.
@@ -29,7 +29,7 @@ RUN = [*TINY, "output_dir=run", "job.sample_every=2"]
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run on a disk with room."""
+    """A run on a disk with free space."""
     home = tmp_path_factory.mktemp("straight")
     assert go(home, *RUN) == 0, said(home)
     return home / "run"
@@ -43,12 +43,12 @@ def assert_same(run, other):
 
 
 def limit(size):
-    """No file may grow beyond so many bytes, in this process."""
+    """Limit the size of the files that this process writes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 def fill_disk(monkeypatch, step, size):
-    """Let there be no room from the checkpoint of this step on."""
+    """Make the disk full from the checkpoint of this step on."""
     save = checkpoint.save
 
     def full(folder, state, keep):
@@ -64,7 +64,7 @@ def fill_disk(monkeypatch, step, size):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", [pytest.param(0.9, marks=pytest.mark.slow), 1e-4])
-def test_a_checkpoint_without_room_ends_the_run_and_takes_nothing(
+def test_checkpoint_on_a_full_disk_ends_the_run_and_keeps_older_ones(
     missing, straight, tmp_path, monkeypatch
 ):
     whole = (straight / "checkpoints" / "step-0000004.pt").stat().st_size
@@ -93,9 +93,7 @@ def test_a_checkpoint_without_room_ends_the_run_and_takes_nothing(
 
 
 @pytest.mark.slow
-def test_where_the_first_checkpoint_finds_no_room_the_run_begins_again(
-    straight, tmp_path, monkeypatch
-):
+def test_run_whose_first_checkpoint_failed_restarts(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         fill_disk(patch, 2, 20_000)
         assert go(tmp_path, *RUN) == 2
@@ -105,7 +103,7 @@ def test_where_the_first_checkpoint_finds_no_room_the_run_begins_again(
     assert_same(tmp_path / "run", straight)
 
 
-def test_a_checkpoint_in_a_place_that_cannot_be_written_to_says_so(tmp_path, monkeypatch):
+def test_checkpoint_on_a_read_only_disk_reports_the_reason(tmp_path, monkeypatch):
     def refuse(path, state):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
@@ -117,7 +115,7 @@ def test_a_checkpoint_in_a_place_that_cannot_be_written_to_says_so(tmp_path, mon
     assert "no space left" not in said(tmp_path)
 
 
-def test_a_run_does_not_begin_where_nothing_can_be_written(tmp_path):
+def test_run_in_an_unwritable_folder_does_not_start(tmp_path):
     assert go(tmp_path, *TINY, "output_dir=/proc/run") == 2
     assert "output_dir=/proc/run: /proc cannot be written to" in said(tmp_path)
     assert "Traceback" not in said(tmp_path)
@@ -125,7 +123,7 @@ def test_a_run_does_not_begin_where_nothing_can_be_written(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What is done to files, in its order: (call, name of the file)."""
+    """The file operations in their order: (call, name of the file)."""
     calls = []
 
     def watch(owner, name, named):
@@ -147,7 +145,7 @@ def calls(monkeypatch):
     return calls
 
 
-def test_an_older_checkpoint_goes_when_the_new_one_is_on_the_disk_and_was_read(tmp_path, calls):
+def test_older_checkpoint_is_removed_after_the_new_one_is_synced_and_verified(tmp_path, calls):
     folder = tmp_path / "checkpoints"
     for step in (1, 2):
         checkpoint.save(folder, state(step), keep=2)
@@ -178,7 +176,7 @@ def test_older_checkpoints_stay_if_any_part_of_saving_fails(place, tmp_path, mon
 
 
 def test_checkpoint_that_reads_back_differently_is_not_named(tmp_path, monkeypatch):
-    """A disk that loses what was written to it, without a word."""
+    """A disk that silently loses what was written."""
     checkpoint.save(tmp_path, state(1), keep=2)
     real = torch.save
 
@@ -197,7 +195,7 @@ def test_checkpoint_that_reads_back_differently_is_not_named(tmp_path, monkeypat
 
 
 class Full:
-    """No room for some files of a run, from its second line of the log to the fourth, or on."""
+    """A full disk for some files, from the second line of the log to the fourth, or on."""
 
     def __init__(self, monkeypatch, *names, until=5):
         self.names, self.until, self.lines = names, until, 0
@@ -249,7 +247,7 @@ def test_full_disk_for_figures_and_previews_does_not_end_a_run(
 
 
 @pytest.mark.slow
-def test_on_a_full_disk_only_checkpoints_are_written(straight, tmp_path, monkeypatch):
+def test_run_on_a_full_disk_still_writes_checkpoints(straight, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         Full(patch, *FILES, until=100)
         assert go(tmp_path, *RUN) == 0, said(tmp_path)
@@ -270,7 +268,7 @@ def test_on_a_full_disk_only_checkpoints_are_written(straight, tmp_path, monkeyp
     [(0, []), (100, ["job.keep_checkpoints=2"])],
     ids=["as before", "with other settings"],
 )
-def test_a_run_that_cannot_go_on_for_want_of_room_says_so_and_is_as_it_was(
+def test_failed_resume_on_a_full_disk_is_reported_and_changes_nothing(
     size, changes, straight, tmp_path, monkeypatch
 ):
     assert go(tmp_path, *RUN, crash="checkpoint.kept:2") == -9

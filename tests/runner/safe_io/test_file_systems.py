@@ -1,4 +1,4 @@
-"""What a file system need not offer is done without: no run fails for want of it.
+"""Features that a file system may lack: no run fails without them.
 
 Covered are fsync of files and folders, names that cannot be replaced while they are read, folders
 that cannot be renamed, hard and symbolic links, memory maps, preadv, times in seconds, free room
@@ -38,7 +38,7 @@ from ddpm.training import loader
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run on a file system that offers all."""
+    """A run on a file system with all features."""
     home = tmp_path_factory.mktemp("straight")
     assert go(home, *TINY, "output_dir=run") == 0, said(home)
     return home / "run"
@@ -50,7 +50,7 @@ CONFIG = {"a": 1, "model": {}, "data": {}, "choices": {"job": "train"}, "kind": 
 
 
 def refuse(monkeypatch, owner, name, code, times=10**9, where=lambda *arguments: True):
-    """Let a call fail, so many times, then do as it does."""
+    """Make a call fail so many times, and work from then on."""
     real, calls = getattr(owner, name), []
 
     def call(*arguments, **options):
@@ -71,14 +71,14 @@ def is_folder(file, *_):
 
 
 @pytest.mark.parametrize("code", sorted({*MISSING} - {errno.EBADF}))
-def test_a_checkpoint_without_fsync(code, tmp_path, monkeypatch):
+def test_checkpoint_is_saved_without_fsync(code, tmp_path, monkeypatch):
     refuse(monkeypatch, os, "fsync", code)
     path = checkpoint.save(tmp_path, state(3), 2)
     assert checkpoint.load(path)["step"] == 3
 
 
 @pytest.mark.parametrize("code", [*MISSING, errno.EACCES, errno.EISDIR])
-def test_a_folder_that_cannot_be_opened(code, tmp_path, monkeypatch):
+def test_checkpoint_is_saved_in_a_folder_that_cannot_be_opened(code, tmp_path, monkeypatch):
     refuse(monkeypatch, os, "open", code, where=lambda path, *_: path == tmp_path)
     checkpoint.save(tmp_path, state(3), 2)
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == ["step-0000003.pt"]
@@ -86,14 +86,14 @@ def test_a_folder_that_cannot_be_opened(code, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("where", [is_folder, lambda file: not is_folder(file)])
 @pytest.mark.parametrize("code", FAILING)
-def test_what_does_not_reach_the_disk_is_a_failure(code, where, tmp_path, monkeypatch):
+def test_failing_fsync_fails_the_checkpoint(code, where, tmp_path, monkeypatch):
     checkpoint.save(tmp_path, state(3), 2)
     refuse(monkeypatch, os, "fsync", code, where=where)
     with pytest.raises(InputError, match="could not be written"):
         checkpoint.save(tmp_path, state(5), 2)
 
 
-def test_a_run_without_fsync(tmp_path, monkeypatch):
+def test_run_and_export_work_without_fsync(tmp_path, monkeypatch):
     refuse(monkeypatch, os, "fsync", errno.EINVAL)
     assert go(tmp_path, *TINY, "output_dir=run", "job.max_steps=2") == 0, said(tmp_path)
     assert status_of(tmp_path / "run")["saved"] == 2
@@ -105,7 +105,7 @@ def test_a_run_without_fsync(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.ETXTBSY, errno.EACCES])
-def test_a_file_that_is_being_read_is_replaced_a_little_later(code, tmp_path, monkeypatch):
+def test_replacing_a_busy_file_is_retried(code, tmp_path, monkeypatch):
     monkeypatch.setattr(atomic, "_PAUSES", (0, 0, 0))
     calls = refuse(monkeypatch, os, "replace", code, times=2)
     run_dir.write_status(tmp_path, "running", 1)
@@ -122,7 +122,7 @@ def test_a_file_that_is_being_read_is_replaced_a_little_later(code, tmp_path, mo
 
 
 @pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EPERM, errno.EACCES])
-def test_folders_that_cannot_be_renamed(code, tmp_path, monkeypatch):
+def test_run_folders_are_created_without_renaming_folders(code, tmp_path, monkeypatch):
     refuse(monkeypatch, os, "rename", code)
     made = [run_dir.create(tmp_path / "a" / "now", CONFIG, unique=True) for _ in range(2)]
     made.append(run_dir.create(tmp_path / "own", CONFIG, unique=False))
@@ -143,7 +143,7 @@ def test_folders_that_cannot_be_renamed(code, tmp_path, monkeypatch):
     assert [file.name for file in (tmp_path / "kept").iterdir()] == ["config.yaml"]
 
 
-def test_a_real_failure_to_rename_leaves_nothing(tmp_path, monkeypatch):
+def test_io_error_while_renaming_leaves_nothing(tmp_path, monkeypatch):
     refuse(monkeypatch, os, "rename", errno.EIO)
     with pytest.raises(InputError, match="output_dir="):
         run_dir.create(tmp_path / "run", CONFIG, unique=False)
@@ -154,7 +154,7 @@ def test_a_real_failure_to_rename_leaves_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-def test_a_run_folder_has_the_mode_of_any_folder(mask, tmp_path, monkeypatch):
+def test_run_folder_follows_the_umask(mask, tmp_path, monkeypatch):
     for name in ("chmod", "fchmod"):
         refuse(monkeypatch, os, name, errno.EPERM)
     before = os.umask(mask)
@@ -165,8 +165,8 @@ def test_a_run_folder_has_the_mode_of_any_folder(mask, tmp_path, monkeypatch):
     assert stat.S_IMODE(path.stat().st_mode) == 0o777 & ~mask
 
 
-def test_a_folder_in_which_open_files_cannot_be_removed_can_be_written_to(tmp_path, monkeypatch):
-    """As SMB; where there are no nameless files either."""
+def test_folder_check_works_if_open_files_cannot_be_removed(tmp_path, monkeypatch):
+    """As on SMB, and without O_TMPFILE."""
     unlink = os.unlink
     opened = lambda path: any(  # noqa: E731
         os.path.realpath(f"/proc/self/fd/{fd}") == os.path.realpath(path)
@@ -184,7 +184,7 @@ def _nameless(flags):
 
 
 @pytest.mark.parametrize("copy", [shutil.copy2, shutil.copy, shutil.move])
-def test_libraries_copy_without_modes_and_times(copy, tmp_path, monkeypatch):
+def test_bare_copies_ignore_modes_and_times(copy, tmp_path, monkeypatch):
     (tmp_path / "a").write_text("a")
     for name in ("chmod", "utime"):
         refuse(monkeypatch, os, name, errno.EPERM)
@@ -202,7 +202,7 @@ def test_libraries_copy_without_modes_and_times(copy, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS])
-def test_a_file_to_upload_is_copied_where_there_are_no_hard_links(code, tmp_path, monkeypatch):
+def test_uploads_are_copied_without_hard_links(code, tmp_path, monkeypatch):
     refuse(monkeypatch, os, "link", code)
     (tmp_path / "a").write_bytes(b"weights")
     held = uploads._link(tmp_path / "a", tmp_path / "held" / "a")
@@ -211,7 +211,7 @@ def test_a_file_to_upload_is_copied_where_there_are_no_hard_links(code, tmp_path
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
-def test_a_study_without_symbolic_links(code, tmp_path, monkeypatch):
+def test_study_works_without_symbolic_links(code, tmp_path, monkeypatch):
     optuna = pytest.importorskip("optuna")
     from ddpm.runner.sweeps.search import optuna_search
 
@@ -225,7 +225,7 @@ def test_a_study_without_symbolic_links(code, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
 
 
-def test_a_study_that_does_not_reach_the_disk_is_a_failure(tmp_path, monkeypatch):
+def test_failing_fsync_fails_the_study(tmp_path, monkeypatch):
     optuna = pytest.importorskip("optuna")
     from ddpm.runner.sweeps.search import optuna_search
 
@@ -234,8 +234,8 @@ def test_a_study_that_does_not_reach_the_disk_is_a_failure(tmp_path, monkeypatch
         optuna_search._open(None, tmp_path, optuna.pruners.NopPruner(), "minimize")
 
 
-def test_with_symbolic_links_a_study_is_locked_as_optuna_does(tmp_path):
-    """So that a script of the user's can put trials on the list meanwhile."""
+def test_study_uses_the_lock_of_optuna_where_symbolic_links_exist(tmp_path):
+    """So that a script of the user can enqueue trials meanwhile."""
     pytest.importorskip("optuna")
     from optuna.storages.journal import JournalFileSymlinkLock
 
@@ -246,7 +246,7 @@ def test_with_symbolic_links_a_study_is_locked_as_optuna_does(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
 
 
-def test_slurm_takes_a_job_where_there_are_no_symbolic_links(tmp_path, monkeypatch):
+def test_slurm_jobs_are_submitted_without_symbolic_links(tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     from submitit.core.utils import JobPaths
 
@@ -264,7 +264,7 @@ def test_slurm_takes_a_job_where_there_are_no_symbolic_links(tmp_path, monkeypat
     assert JobPaths.move_temporary_file is move
 
 
-def test_a_folder_may_have_the_longest_name_there_is(tmp_path):
+def test_run_folder_may_have_a_name_of_255_characters(tmp_path):
     for unique in (True, False):
         path = run_dir.create(
             tmp_path / ("x" * 255 if unique else "y" * 255), CONFIG, unique=unique
@@ -272,7 +272,7 @@ def test_a_folder_may_have_the_longest_name_there_is(tmp_path):
         assert run_dir.read_config(path) == CONFIG
 
 
-def test_an_option_may_have_a_name_that_makes_others_too_long(tmp_path):
+def test_option_names_too_long_for_preset_files_are_accepted(tmp_path):
     """The names of presets are made of several options: conf/model_data/<model>_<data>.yaml."""
     validate.check_files([tmp_path], {"size": "x" * 300})
 
@@ -293,7 +293,7 @@ def _no_maps(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("_no_maps")
-def test_images_without_a_memory_map(tree, caplog):  # noqa: F811
+def test_images_are_read_without_a_memory_map(tree, caplog):  # noqa: F811
     root, pixels = tree
     for _ in range(2):
         data = folder(root, num_classes=2)
@@ -321,7 +321,7 @@ def test_a_damaged_cache_is_built_again_without_a_memory_map(left, tree, caplog)
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_maps")
 @pytest.mark.parametrize("_no_maps", [errno.ENODEV], indirect=True)
-def test_a_run_without_a_memory_map_is_the_same_run(straight, tmp_path):
+def test_run_without_memory_maps_gives_the_same_weights(straight, tmp_path):
     assert go(tmp_path, *TINY, "output_dir=run") == 0, said(tmp_path)
     assert_equal_state(state_of(tmp_path / "run", 6), state_of(straight, 6))
     assert losses_of(tmp_path / "run") == losses_of(straight)
@@ -335,7 +335,7 @@ def short(file, buffers, place):
 
 
 @pytest.mark.parametrize("how", ["short", "missing", *MISSING])
-def test_rows_are_read_whole(how, tmp_path, monkeypatch):
+def test_rows_are_read_completely_with_short_or_missing_preadv(how, tmp_path, monkeypatch):
     data = Large(tmp_path, 20)
     index = [19, 0, 5, 5]
     with_map = data.__getitems__(index)[0]
@@ -354,7 +354,7 @@ def test_rows_are_read_whole(how, tmp_path, monkeypatch):
         data.__getitems__([19])
 
 
-def test_a_disk_that_cannot_be_read_is_a_failure(tmp_path, monkeypatch):
+def test_io_error_while_reading_rows_is_raised(tmp_path, monkeypatch):
     data = Large(tmp_path, 20)
     data.prepare()
     monkeypatch.setattr(cache, "LARGE", 1000)
@@ -381,7 +381,7 @@ def test_an_export_is_read_without_a_memory_map(straight, tmp_path, monkeypatch)
 # times, room
 
 
-def test_times_in_seconds_hide_no_change(tmp_path, monkeypatch):
+def test_changes_within_one_second_are_detected(tmp_path, monkeypatch):
     """Of the same size, in the same second, in the same place of the disk."""
     (tmp_path / "config.yaml").write_text("a: 1\n")
     file = tmp_path / "status.json"
@@ -398,7 +398,7 @@ def test_times_in_seconds_hide_no_change(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("told", [error(errno.ENOSYS), (0, 0, 0)], ids=["error", "zero"])
-def test_free_room_that_is_not_told_stops_nothing(told, tmp_path, monkeypatch):
+def test_unknown_free_space_is_ignored(told, tmp_path, monkeypatch):
     def usage(folder):
         if isinstance(told, OSError):
             raise told
@@ -417,7 +417,7 @@ def test_free_room_that_is_not_told_stops_nothing(told, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("free", "possible"), [(None, 4), (10**9, 4), (4 * 2 * 2 * 192, 4), (2 * 2 * 192, 1), (0, 0)]
 )
-def test_as_many_read_ahead_as_there_is_shared_memory_for(
+def test_number_of_workers_is_limited_by_shared_memory(
     free,
     possible,
     tree,  # noqa: F811
@@ -431,7 +431,7 @@ def test_as_many_read_ahead_as_there_is_shared_memory_for(
 
 
 @pytest.mark.parametrize("what", [error(errno.ENOSYS), error(errno.ENOENT), ImportError("none")])
-def test_without_semaphores_nothing_reads_ahead(what, monkeypatch, caplog):
+def test_no_workers_are_started_without_semaphores(what, monkeypatch, caplog):
     refuse_with(what, monkeypatch)
     assert loader._limit(2, 100) == 0
     assert "the training process loads the data" in caplog.text
@@ -444,14 +444,14 @@ def refuse_with(what, monkeypatch):
     monkeypatch.setattr(loader, "get_context", lambda: SimpleNamespace(Lock=refused))
 
 
-def test_a_run_without_shared_memory_is_the_same_run(straight, tmp_path, monkeypatch):
+def test_run_without_shared_memory_gives_the_same_losses(straight, tmp_path, monkeypatch):
     refuse_with(error(errno.ENOSYS), monkeypatch)
     assert go(tmp_path, *TINY, "output_dir=run", "job.num_workers=2") == 0, said(tmp_path)
     assert "job.num_workers=2: the training process loads the data" in said(tmp_path)
     assert losses_of(tmp_path / "run") == losses_of(straight)
 
 
-def test_the_stand_in_for_images_knows_what_arrays_do(tmp_path):
+def test_unmapped_rows_are_indexed_like_arrays(tmp_path):
     data = build("digits", tmp_path)
     data.prepare()
     rows = cache.Rows(data.arrays[0].shape, data.arrays[0].base.offset)

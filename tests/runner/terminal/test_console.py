@@ -43,7 +43,7 @@ def slowly(*names):
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """A run that everybody could read."""
+    """A run whose console works."""
     home = tmp_path_factory.mktemp("straight")
     assert go(home, *RUN) == 0, said(home)
     assert "console" not in about(home / "run")
