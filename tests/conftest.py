@@ -1,4 +1,4 @@
-"""What all tests stand on: one thread, no accounts, no network, and a run that takes seconds."""
+"""Common settings and fixtures: one thread, no accounts, no network, and tiny runs."""
 
 import gc
 import os

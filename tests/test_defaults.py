@@ -44,14 +44,14 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}={path.stem}")
-def test_what_does_not_depend_on_the_data_has_a_default(path):
+def test_parameters_independent_of_the_data_have_defaults(path):
     """test_conf.py holds these defaults against the files."""
     name = path.relative_to(ROOT).as_posix()
     known = build._parameters(build._find(OmegaConf.load(path)._target_, name))
     assert {n for n, p in known.items() if p.default is p.empty} == NEEDED.get(name, set())
 
 
-def test_parts_in_one_line(data_dir, monkeypatch):
+def test_parts_can_be_built_with_their_defaults(data_dir, monkeypatch):
     monkeypatch.setenv("DDPM_DATA", str(data_dir))
     diffusion = GaussianDiffusion(linear())
     assert torch.equal(diffusion.betas, GaussianDiffusion(betas=linear()).betas)

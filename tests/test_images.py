@@ -50,7 +50,7 @@ def test_grid_is_near_square_and_holds_the_images_in_order(count, rows, columns)
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 @pytest.mark.parametrize("columns", [1, 3, 9])
-def test_the_grid_is_that_of_torchvision(count, columns):
+def test_grid_equals_that_of_torchvision(count, columns):
     from torchvision.utils import make_grid as of_torchvision
 
     images = torch.stack([random_image(3, 70, 40, seed) for seed in range(count)])

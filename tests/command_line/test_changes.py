@@ -34,7 +34,7 @@ MORE = ["resume=run", "job.max_steps=8"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of 6 steps; nobody writes to it."""
+    """A run of 6 steps, not to be changed by tests."""
     home = tmp_path_factory.mktemp("finished")
     assert go(home, *RUN) == 0, said(home)
     return home
@@ -280,7 +280,7 @@ def test_changed_network_shape_cannot_be_allowed(finished):
 
 
 def test_experiment_cannot_be_allowed_as_a_whole(home):
-    """Its keys are many; whoever means them names them."""
+    """It sets many keys, each of which must be allowed by name."""
     (home / "conf" / "experiment").mkdir(parents=True)
     text = "# @package _global_\noptimizer:\n  lr: 0.003\n"
     (home / "conf" / "experiment" / "mine.yaml").write_text(text)

@@ -129,7 +129,7 @@ def test_labels_are_each_class_in_turn_unless_given(conditional, draw):
     assert torch.equal(pipeline.sample(12, labels=range(10)), images)
 
 
-def test_without_labels_there_are_none(unconditional, draw):
+def test_unconditional_samples_have_no_labels(unconditional, draw):
     draw(unconditional, "job.num_samples=1")
     assert not (draw.folder / "labels.json").exists()
 
@@ -154,7 +154,7 @@ def test_previews_show_all_classes(run, tmp_path):
     assert state_of(tmp_path / "run", 6)["hparams"]["guidance"]["scale"] == 2.0
 
 
-def test_a_conditional_run_in_two_parts_is_the_run_in_one(run, conditional, tmp_path):
+def test_resumed_conditional_run_equals_an_uninterrupted_one(run, conditional, tmp_path):
     go(run, *WORDS, "data.conditional=true", "job.max_steps=2", "output_dir=parts")
     go(run, "resume=parts", "job.max_steps=6")
     assert_equal_state(state_of(tmp_path / "parts", 6), state_of(conditional, 6))
@@ -178,7 +178,7 @@ def step_with(label_dropout):
     return made
 
 
-def test_labels_are_dropped_one_by_one_and_the_others_stay():
+def test_labels_are_dropped_independently():
     noise = StepNoise(0, 5000, (1, 1, 1), 10, torch.device("cpu"))
     label = torch.arange(5000) % 10
     *_, u = noise(3, slice(None))
@@ -200,7 +200,7 @@ def test_dropped_labels_do_not_depend_on_rank_or_micro_batch():
     assert not torch.equal(drop(label, noise(8, slice(None))[3]), whole)
 
 
-def test_a_conditional_run_in_small_parts_is_the_same(run, conditional, tmp_path):
+def test_accumulation_does_not_change_a_conditional_run(run, conditional, tmp_path):
     go(run, *WORDS, "data.conditional=true", "job.accumulate_grad_batches=4", "output_dir=two")
     one, two = dict(losses_of(conditional)), dict(losses_of(tmp_path / "two"))
     assert two[1] == pytest.approx(one[1], rel=1e-4)
@@ -442,7 +442,7 @@ def test_a_learned_variance_goes_with_labels(run, draw, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_learned_schedule_learns_and_is_what_is_drawn_with(run, trained, draw, tmp_path):
+def test_learned_schedule_is_trained_and_used_for_sampling(run, trained, draw, tmp_path):
     folder = trained("schedule", *WORDS, "schedule=learned", "data.conditional=true")
     state = state_of(folder, 6)
     pipeline = Pipeline.from_checkpoint(folder)
@@ -487,7 +487,7 @@ def test_a_schedule_that_ends_in_pure_noise(schedule, run, draw, tmp_path):
     assert Pipeline.from_checkpoint(tmp_path / "run").diffusion.alphas_cumprod[-1] == 0
 
 
-def test_betas_that_leave_the_image_in_the_noise_are_warned_of_once(run, tmp_path):
+def test_betas_that_leave_signal_in_x_T_warn_once(run, tmp_path):
     words = ["schedule.rescale=false", "schedule.T=100", "job.max_steps=1", "output_dir=run"]
     status, out, err = run(*[w for w in WORDS if w != "schedule.T=40"], *words)
     assert status == 0, err
@@ -562,7 +562,7 @@ def test_a_classifier_needs_no_objective(run, tmp_path):
     go(run, *CLASSIFIER, "schedule.zero_terminal_snr=true", "output_dir=zero")
 
 
-def test_between_two_pictures_guidance_needs_a_class(run, conditional, tmp_path):
+def test_guided_interpolation_needs_a_class(run, conditional, tmp_path):
     error = refused(
         run, tmp_path, "job=interpolate", f"checkpoint={conditional}", "guidance=classifier_free"
     )
@@ -578,13 +578,13 @@ def test_labels_in_python_are_checked(conditional, unconditional):
         Pipeline.from_checkpoint(unconditional, device="cpu").sample(2, labels=[1])
 
 
-def test_a_classifier_is_no_pipeline(classifier):
+def test_classifier_is_refused_as_a_pipeline(classifier):
     with pytest.raises(InputError, match="job=train_classifier"):
         Pipeline.from_checkpoint(classifier, device="cpu")
 
 
 @pytest.mark.slow
-def test_small_parts_leave_the_learned_schedule_as_it_is(run, tmp_path):
+def test_accumulation_does_not_change_a_learned_schedule(run, tmp_path):
     words = [*WORDS, "schedule=learned", "hardware.precision=32-true"]
     go(run, *words, "output_dir=one")
     go(run, *words, "job.accumulate_grad_batches=4", "output_dir=parts")

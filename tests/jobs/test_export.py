@@ -1,6 +1,6 @@
-"""Weights to give away: what they give is what the run gave, what they tell, and what is refused.
+"""Exported weights: they draw the images of the run, hold no private data, and are checked.
 
-Files of others are made here byte by byte, with a right checksum where that is not the point.
+Foreign files are made here byte by byte, with a correct checksum unless that is tested.
 """
 
 import hashlib
@@ -125,7 +125,7 @@ def test_a_round_trip_of_every_type_and_shape(tmp_path):
     assert "ema" not in other
 
 
-def test_other_programs_can_read_it(tmp_path):
+def test_export_can_be_read_by_other_programs(tmp_path):
     given = made()
     path = safetensors_file.write(tmp_path, given, "ema")
     tensors = load_file(path)
@@ -146,7 +146,7 @@ def test_the_same_state_gives_the_same_bytes(tmp_path):
     assert one == other
 
 
-def test_nothing_of_this_machine_is_shared(tmp_path):
+def test_export_contains_nothing_of_this_machine(tmp_path):
     path = safetensors_file.write(tmp_path, made(), "ema")
     for name in ("model.safetensors", "config.json"):
         assert b"marker" not in (tmp_path / name).read_bytes()
@@ -158,7 +158,7 @@ def test_nothing_of_this_machine_is_shared(tmp_path):
     assert safetensors_file.shared(hparams) == hparams
 
 
-def test_a_full_disk_leaves_nothing_and_spares_what_is_there(tmp_path):
+def test_full_disk_leaves_no_partial_file_and_keeps_existing_ones(tmp_path):
     big = made(ema={"a": torch.ones(100_000)})
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     for before in (set(), {"model.safetensors", "config.json"}):
@@ -302,7 +302,7 @@ def test_foreign_metadata_is_refused(key, file):
 
 
 @pytest.mark.parametrize("about", [[], "text", 3, None])
-def test_metadata_that_are_no_object_are_refused(about, file):
+def test_metadata_other_than_objects_are_refused(about, file):
     put_about(file, about)
     assert_refused(file, "not a whole export")
 
@@ -387,7 +387,7 @@ def test_duplicate_tensor_name_is_refused(file):
     assert_refused(file)
 
 
-def test_the_header_is_bounded(file):
+def test_size_of_the_header_is_limited(file):
     header, _, data = parts(file)
     for length in (0, 1, 9 * 2**20, 2**63, 2**64 - 1):
         put(file, header, data, length=length)
@@ -458,7 +458,7 @@ KINDS = {
         ),
     ],
 )
-def test_an_export_draws_what_the_checkpoint_draws(kind, run, trained, tmp_path):
+def test_export_and_checkpoint_draw_the_same_images(kind, run, trained, tmp_path):
     words = [word for word in WORDS if kind != "v-learned-variance" or "sampler" not in word]
     source = trained(kind, *words, *KINDS[kind])
     go(run, *EXPORT, f"checkpoint={source}", "output_dir=given")
@@ -577,7 +577,7 @@ def test_a_classifier_guides_from_an_export(run, trained, tmp_path):
     assert "job.weights=model: what guides" in err
 
 
-def test_nothing_of_the_run_but_the_network_is_in_an_export(run, trained, tmp_path, monkeypatch):
+def test_export_contains_only_the_network(run, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("USER", "marker")
     source = trained(
         "marker-run",

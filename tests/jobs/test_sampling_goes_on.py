@@ -1,10 +1,10 @@
 """A job that draws pictures, stopped anywhere, makes the rest by the same command.
 
-Every file is then that of a run that nobody disturbed, byte for byte. Covered are a job that dies
-half-way, whose folder is given or found; folders that are somebody else's; a signal between two
-batches; several processes. What cannot happen here: half a picture, for each appears under its name
-when it is whole (test_images.py), and samples of unknown weights, for file, step and kind of
-weights are said and kept in config.yaml (test_run.py).
+Every file then equals that of an uninterrupted run, byte for byte. Covered are a job that dies
+half-way, whose folder is given or found; folders of other jobs; a signal between two batches;
+several processes. Covered elsewhere: incomplete pictures, as each gets its name when it is complete
+(test_images.py), and samples of unknown weights, as file, step and kind of weights are printed and
+stored in config.yaml (test_run.py).
 """
 
 import contextlib
@@ -59,7 +59,7 @@ NOT_COMPARED = {"about.json", "config.yaml", "run.lock", "status.json"}
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a run whose weights have moved, and a picture; nobody writes to it."""
+    """A folder with a run whose weights have moved, and a picture, not to be changed by tests."""
     home = tmp_path_factory.mktemp("trained")
     words = ["optimizer.lr=1e-2", "job.warmup_steps=0", "data.conditional=true"]
     assert go(home, *TINY, *words, "sampler.steps=4", "output_dir=run") == 0, said(home)

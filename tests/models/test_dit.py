@@ -69,7 +69,7 @@ def diffusers_weights(state):
 
 
 @pytest.mark.parametrize("image_size", [16, 40])
-def test_dit_is_diffusers_dit(image_size):
+def test_dit_equals_diffusers_dit(image_size):
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     ours = DiT(**SMALL | {"image_size": image_size}).eval()
@@ -97,7 +97,7 @@ def test_dit_is_diffusers_dit(image_size):
     assert wanted.std() > 0.1
 
 
-def test_positions_tell_all_patches_apart():
+def test_position_embeddings_differ_between_patches():
     positions = sine_positions(3, 4, 8)
     assert positions.shape == (12, 8)
     gaps = torch.cdist(positions, positions) + 9 * torch.eye(12)
@@ -131,7 +131,7 @@ def test_jit_embeds_patches_through_few_dimensions():
         ({"num_classes": 0}, "model.num_classes=0"),
     ],
 )
-def test_what_does_not_fit_is_refused(changes, message):
+def test_incompatible_settings_are_refused(changes, message):
     with pytest.raises(InputError, match=message) as error:
         DiT(**SMALL | changes)
     assert "\n" not in str(error.value)

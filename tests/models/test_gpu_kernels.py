@@ -62,7 +62,7 @@ def test_kernels_run_only_on_gpus():
     assert gpu_kernels.kernels_for(torch.zeros(1)) is None
 
 
-def test_convolutions_add_what_they_are_given():
+def test_convolutions_add_residual_and_shift():
     conv, norm, x = (
         Conv2d(3, 8, 3, padding=1),
         GroupNorm(4, 8, 1e-5, "silu"),

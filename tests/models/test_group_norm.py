@@ -12,7 +12,7 @@ CUDA = torch.device("cuda")
 
 
 @pytest.mark.parametrize("activation", ["none", "silu", "gelu"])
-def test_on_a_cpu_it_is_pytorchs(activation):
+def test_group_norm_on_a_cpu_equals_pytorch(activation):
     x = torch.randn(2, 8, 4, 4)
     norm = GroupNorm(4, 8, 1e-5, activation)
     expected = F.group_norm(x, 4, norm.weight, norm.bias, 1e-5)

@@ -21,7 +21,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_a_network_on_8x12_pixels_that_is_told_of_an_augmentation(network):
+def test_networks_accept_8x12_pixels_and_an_augmentation_embedding(network):
     shape = {"channels": 2, "out_channels": 2, "image_size": [8, 12], "num_classes": None}
     torch.manual_seed(0)
     plain = network(**shape, **NETWORKS[network])

@@ -1,9 +1,9 @@
-"""A watch over what is done while somebody's file is read."""
+"""Records the side effects of reading a foreign file."""
 
 import contextlib
 import sys
 
-# What no file may bring about.
+# Events that reading a file must not cause.
 DEEDS = (
     "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.kill",
     "subprocess.Popen", "pty.spawn", "socket.connect", "socket.bind", "urllib.Request",
@@ -12,7 +12,7 @@ DEEDS = (
     "code.__new__", "function.__new__", "ctypes.dlopen", "builtins.breakpoint", "sqlite3.connect",
     "signal.pthread_kill", "ensurepip.bootstrap", "cpython.run_command",
 )  # fmt: skip
-# Modules that come in by a hostile name alone.
+# Modules that only a hostile name would import.
 MODULES = {"antigravity", "pip", "webbrowser", "turtle", "this", "ensurepip", "venv", "dill", "pty"}
 _noted: list[tuple[str, str]] = []
 _armed = False

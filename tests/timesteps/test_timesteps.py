@@ -104,7 +104,7 @@ def test_strata_have_one_draw_each_and_the_same_density(kind):
     assert ((counts - wanted).abs() < 6 * wanted.sqrt() + 3).all()
 
 
-def test_uniform_draws_what_it_always_drew():
+def test_uniform_draws_are_unchanged():
     for seed in range(3):
         found = [
             timesteps(64, 1000, CPU, torch.Generator().manual_seed(seed))
@@ -189,7 +189,7 @@ def test_importance_is_uniform_until_every_t_is_known():
     assert (timesteps.loss_weights(every) == 1).all()
 
 
-def test_its_state_is_that_of_the_process():
+def test_state_of_importance_sampling_is_stored_with_the_process():
     timesteps, other = taught(), Importance(history=2, uniform_share=0.01)
     state = process(timesteps).state_dict()
     assert set(state) == {"timesteps.losses", "timesteps.counts"}
@@ -239,7 +239,7 @@ def test_bad_arguments_are_named(make, key):
         make()
 
 
-def test_one_step_is_drawn_always():
+def test_process_of_one_step_always_draws_t_0():
     for make in (Uniform, LogitNormal, LogNormal):
         options = {} if make is Uniform else {"mean": 0.0, "std": 1.0}
         timesteps = make(stratified=True, **options)

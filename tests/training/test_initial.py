@@ -28,7 +28,7 @@ def weights(folder, step, kind="model"):
     return state_of(folder, step)[kind]
 
 
-def test_the_first_loss_is_that_of_the_source(run, tiny, tmp_path):
+def test_first_loss_equals_that_of_the_source(run, tiny, tmp_path):
     words = [*FIRST, "seed=7", "job.save_every=1", "job.max_steps=1", f"init_from={tiny}"]
     out = go(run, *words, "output_dir=new")
     network, diffusion, _, _ = load_network(tiny)
@@ -50,7 +50,7 @@ def test_the_first_loss_is_that_of_the_source(run, tiny, tmp_path):
     assert config["model"] == stored["model"]
 
 
-def test_network_and_average_begin_as_asked(run, tiny, tmp_path):
+def test_network_and_average_start_from_the_chosen_weights(run, tiny, tmp_path):
     """A learning rate of next to nothing leaves the weights as they came."""
     still = ["job.max_steps=1", "optimizer.lr=1e-30", "job.ema_ramp=1"]
     source = {kind: weights(tiny, 6, kind) for kind in ("model", "ema")}
@@ -101,7 +101,7 @@ def test_parts_that_do_not_fit_are_refused_unless_allowed(run, tiny, tmp_path):
         (["job=train_classifier"], "of job=train"),
     ],
 )
-def test_what_does_not_go_together_is_refused(words, said, run, tiny, tmp_path):
+def test_contradicting_settings_are_refused(words, said, run, tiny, tmp_path):
     own = [w for w in FIRST if w.partition("=")[0] in ("hardware", "tracker")]
     status, _, err = run(*own, f"init_from={tiny}", *words, "output_dir=new")
     assert status == 2
@@ -109,7 +109,7 @@ def test_what_does_not_go_together_is_refused(words, said, run, tiny, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_sweep_begins_with_given_weights_and_skips_what_is_done(run, tiny, tmp_path, monkeypatch):
+def test_sweep_starts_from_given_weights_and_skips_finished_jobs(run, tiny, tmp_path, monkeypatch):
     words = ["-m", *FIRST, "job.max_steps=1", "sweep=study", f"init_from={tiny.name}"]
     go(run, *words, "seed=1,2")
     made = [yaml.safe_load((job / "config.yaml").read_text()) for job in jobs_of(tmp_path).values()]
@@ -124,7 +124,7 @@ def test_a_sweep_begins_with_given_weights_and_skips_what_is_done(run, tiny, tmp
     assert len(jobs_of(tmp_path)) == 3
 
 
-def test_a_learned_schedule_comes_along_or_is_refused(run, tmp_path):
+def test_learned_schedule_is_loaded_or_refused(run, tmp_path):
     """Also if the timesteps are drawn by another rule than in the source."""
     words = [w for w in AGAIN if not w.startswith("schedule")]
     go(run, *words, "schedule=learned", "job.max_steps=2", "optimizer.lr=0.1", "output_dir=run")
@@ -144,7 +144,7 @@ def test_a_learned_schedule_comes_along_or_is_refused(run, tmp_path):
     assert "learned schedule" not in out
 
 
-def test_sources_that_are_none_are_refused(run, tmp_path):
+def test_invalid_sources_are_refused(run, tmp_path):
     for words, said in {
         ("init_from=nowhere",): "init_from=nowhere: there is no such file or folder",
         ("init_allow=[conv_in]",): "init_allow: is for init_from=",
@@ -154,7 +154,7 @@ def test_sources_that_are_none_are_refused(run, tmp_path):
         assert said in err
 
 
-def test_a_pipeline_of_diffusers_is_trained_on(run, tmp_path):
+def test_training_can_start_from_a_diffusers_pipeline(run, tmp_path):
     pytest.importorskip("diffusers")
     config = small(LSUN) | {"sample_size": 16, "in_channels": 1, "out_channels": 1}
     config |= {"block_out_channels": [8, 16], "down_block_types": ["DownBlock2D"] * 2}

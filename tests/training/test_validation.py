@@ -88,7 +88,7 @@ def test_validation_changes_no_weight(straight, tmp_path):
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 
-def test_figures_are_those_of_the_metric(straight, data_dir):
+def test_figures_equal_those_of_the_metric(straight, data_dir):
     data = build("digits", data_dir)
 
     def pictures(part):
@@ -138,7 +138,7 @@ def test_validation_of_a_resumed_run_is_the_same(place, straight, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
-def test_two_ranks_measure_like_one(strategy, tmp_path, monkeypatch):
+def test_two_ranks_give_the_loss_of_one(strategy, tmp_path, monkeypatch):
     words = [w for w in LONGER if not w.startswith(("hardware", "output_dir"))]
     words += ["optimizer.lr=1e-12", "job.max_steps=2"]  # weights that do not differ by rounding
     both = [*words, f"hardware={strategy}", *CPU, "output_dir=two"]
@@ -160,7 +160,7 @@ def test_the_labels_of_a_conditional_network_are_used(tmp_path):
     assert len(figures_of(tmp_path / "run")) == 4
 
 
-def test_weights_in_training_take_the_place_of_the_average_and_leave_it():
+def test_raw_weights_are_used_and_the_average_is_restored():
     net = build_node(CONVNET, "model")
     ema = Simple(net, decay=0.9, ramp=10)
     with torch.no_grad():
@@ -212,7 +212,7 @@ def test_an_older_best_is_kept_when_its_file_is_deleted(tmp_path):
 
 
 @pytest.mark.parametrize("damage", [None, 3, {}, {"figure": "eval/loss", "value": "a"}])
-def test_a_record_that_is_damaged_counts_for_nothing(damage):
+def test_damaged_record_is_ignored(damage):
     best = Best("eval/loss", 2)
     best.restore(damage)
     assert best == Best("eval/loss", 2)

@@ -150,7 +150,7 @@ def loss_and_gradient(objective, weighting):
 
 @pytest.mark.parametrize("weighting", SAME_LOSS)
 @pytest.mark.parametrize("objective", PREDICTIONS)
-def test_a_loss_does_not_depend_on_what_is_predicted(objective, weighting):
+def test_weighted_loss_does_not_depend_on_the_objective(objective, weighting):
     """What remains is the parametrisation of the network, which is the same here."""
     wanted, gradient = loss_and_gradient(X0(), SAME_LOSS[weighting])
     found, other = loss_and_gradient(PREDICTIONS[objective](), SAME_LOSS[weighting])
@@ -159,11 +159,11 @@ def test_a_loss_does_not_depend_on_what_is_predicted(objective, weighting):
 
 
 @pytest.mark.parametrize("quantity", ["eps", "x_0", "v", "velocity"])
-def test_the_loss_of_what_is_predicted_has_equal_weights(quantity):
+def test_weights_are_equal_for_the_loss_of_the_predicted_quantity(quantity):
     expect(LossOf(quantity=quantity).weights(SNR[:-1], PREDICTIONS[quantity]()), [1.0] * 5)
 
 
-def test_weights_are_bounded_and_the_bound_is_said():
+def test_weights_are_limited_and_the_limit_is_reported():
     snr = torch.tensor([1e6, 1e4, 1.0, 1e-2], dtype=torch.float64)
     weighting = LossOf(quantity="v", max_weight=1000.0)
     expect(weighting.weights(snr, X0()), [1000.0, 1000.0, 2.0, 1.01])

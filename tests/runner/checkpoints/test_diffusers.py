@@ -54,7 +54,7 @@ def agrees(folder, unet, size=None):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_published_networks_in_small(name, tmp_path):
+def test_small_versions_of_published_networks_agree_with_diffusers(name, tmp_path):
     """The configurations of the Hub with a sixteenth of the width."""
     unet = randomised(unet_of(small(CASES[name].unet)))
     folder = saved(unet, tmp_path, CASES[name].scheduler)
@@ -66,7 +66,7 @@ def test_published_networks_in_small(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_published_networks_have_their_numbers_of_parameters(name):
+def test_published_networks_have_their_parameter_counts(name):
     node, _ = diffusers_config.network(CASES[name].unet, null_class=False)
     with torch.device("meta"):
         from ddpm.runner.config.build import build
@@ -77,7 +77,7 @@ def test_published_networks_have_their_numbers_of_parameters(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ddpm-cifar10-32", "celeba-64", "ddpm-celebahq-256"])
-def test_published_networks_in_full(name, tmp_path):
+def test_published_networks_agree_with_diffusers_at_full_size(name, tmp_path):
     """With weights of std 0.02 eps is of the order of 1, so 1e-5 is seven digits."""
     unet = randomised(unet_of(CASES[name].unet), std=0.02)
     assert sum(p.numel() for p in unet.parameters()) == CASES[name].parameters
@@ -144,7 +144,7 @@ def test_twenty_networks_drawn_at_random_agree_or_are_refused(tmp_path):
     assert 4 <= refused <= 14
 
 
-def test_pickled_weights_and_the_old_names_of_attention(tmp_path):
+def test_pickled_weights_with_old_attention_names_are_read(tmp_path):
     unet = randomised(unet_of(small(LSUN)))
     folder = saved(unet, tmp_path, safe_serialization=False)
     assert agrees(folder, unet, size=32) < 1e-5
@@ -164,7 +164,7 @@ def test_pickled_weights_and_the_old_names_of_attention(tmp_path):
         checkpoint.find(folder)
 
 
-def test_the_layout_of_the_first_pipelines(tmp_path):
+def test_flat_layout_of_early_pipelines_is_read(tmp_path):
     """All files lie in the folder itself."""
     unet = randomised(unet_of(small(LSUN)))
     folder = saved(unet, tmp_path)
@@ -175,7 +175,7 @@ def test_the_layout_of_the_first_pipelines(tmp_path):
     assert agrees(folder, unet, size=32) < 1e-5
 
 
-def test_weights_of_half_precision(tmp_path):
+def test_half_precision_weights_are_read(tmp_path):
     unet = randomised(unet_of(small(LSUN))).half()
     folder = saved(unet, tmp_path)
     assert agrees(folder, unet.float(), size=32) < 1e-5
@@ -199,7 +199,7 @@ def lsun():
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_the_process_is_that_of_the_scheduler(name, lsun, tmp_path):
+def test_process_equals_that_of_the_scheduler(name, lsun, tmp_path):
     settings = {"num_train_timesteps": 40} | SCHEDULERS[name]
     kind = settings.pop("_class_name", "DDPMScheduler")
     scheduler = getattr(diffusers, kind)(**settings)
@@ -253,7 +253,7 @@ def compare(folder, steps, deterministic=False):
     "kind",
     ["ddpm", *(pytest.param(k, marks=pytest.mark.slow) for k in EXPORTED if k != "ddpm")],
 )
-def test_the_same_noise_gives_the_same_pictures(kind, run, finished, tmp_path):
+def test_exported_pipeline_draws_the_same_images_in_diffusers(kind, run, finished, tmp_path):
     finished(*WORDS, *EXPORTED[kind])
     out = go(run, *EXPORT, f"checkpoint={tmp_path / 'run'}", f"output_dir={tmp_path / 'given'}")
     assert "a pipeline of diffusers, ema of" in out
@@ -294,7 +294,7 @@ def test_any_size_augmentation_and_average_can_be_exported(run, tmp_path):
     assert scope["images"][0].size == (8, 16)
 
 
-def test_a_conditional_network_goes_there_and_back(run, tmp_path):
+def test_conditional_network_is_exported_and_imported_again(run, tmp_path):
     words = ["data.conditional=true", "guidance=classifier_free", "guidance.scale=2"]
     words += ["sampler.steps=2"]
     go(run, *WORDS, *words, f"output_dir={tmp_path / 'run'}")
@@ -316,7 +316,7 @@ def test_a_conditional_network_goes_there_and_back(run, tmp_path):
     assert scope["x"].shape == (10, *ours.shape)
 
 
-def test_the_code_of_a_card_runs(run, finished, tmp_path):
+def test_code_of_the_model_card_runs(run, finished, tmp_path):
     folder = exported(run, finished, tmp_path)
     card = (folder / "README.md").read_text()
     code = card.partition("```python\n")[2].partition("```")[0]
@@ -331,7 +331,7 @@ def exported(run, finished, tmp_path):
     return tmp_path / "given"
 
 
-def test_the_export_of_an_import_has_its_tensors(run, tmp_path):
+def test_exported_import_has_the_original_tensors(run, tmp_path):
     unet = randomised(unet_of(small(LSUN) | {"num_class_embeds": 5}))
     folder = saved(unet, tmp_path / "theirs")
     go(run, *EXPORT, f"checkpoint={folder}", f"output_dir={tmp_path / 'ours'}")
@@ -349,7 +349,7 @@ def test_the_export_of_an_import_has_its_tensors(run, tmp_path):
     assert torch.equal(*(pngs(tmp_path / f"drawn-{name}") for name in ("theirs", "ours")))
 
 
-def test_what_a_network_of_the_hub_cannot_do_is_said(run, tmp_path):
+def test_unsupported_uses_of_an_imported_network_are_refused(run, tmp_path):
     folder = saved(randomised(unet_of(small(LSUN) | {"num_class_embeds": 5})), tmp_path / "a")
     with pytest.raises(InputError, match=r"null_class=false: this network needs a label"):
         Pipeline.from_checkpoint(folder, sampler=DDPM(steps=2, variance="auto")).sample(1)
@@ -384,7 +384,7 @@ def test_a_network_that_diffusers_does_not_have_is_refused(run, tiny):
 
 
 @pytest.mark.parametrize(("num_heads", "attended", "head_dim"), [(1, [8], None), (2, [4], 8)])
-def test_heads_of_one_size_are_those_of_diffusers(num_heads, attended, head_dim):
+def test_attention_heads_are_translated_to_attention_head_dim(num_heads, attended, head_dim):
     model = diffusers_config.network(small(CIFAR10), null_class=False)[0]
     model |= {"widths": [8, 8, 16], "image_size": 16, "num_heads": num_heads}
     model |= {"attention_resolutions": attended}
@@ -393,7 +393,7 @@ def test_heads_of_one_size_are_those_of_diffusers(num_heads, attended, head_dim)
         diffusers_config.unet(model | {"num_heads": 4, "attention_resolutions": [16]})
 
 
-def test_a_folder_that_is_taken_is_left_alone(run, finished, tmp_path):
+def test_existing_folder_is_not_overwritten(run, finished, tmp_path):
     folder = exported(run, finished, tmp_path)
     before = (folder / "model_index.json").read_bytes()
     for form in ("diffusers", "safetensors"):
@@ -408,7 +408,7 @@ def test_a_folder_that_is_taken_is_left_alone(run, finished, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def folder_of_a_stranger(tmp_path_factory):
+def foreign_folder(tmp_path_factory):
     return saved(randomised(unet_of(small(LSUN))), tmp_path_factory.mktemp("stranger"))
 
 
@@ -456,11 +456,9 @@ def change(folder, file, **entries):
 @pytest.mark.parametrize(
     ("file", "key", "value", "said"), CHANGED, ids=[f"{c[1]}={str(c[2])[:20]!a}" for c in CHANGED]
 )
-def test_values_that_our_parts_do_not_have_are_refused(
-    file, key, value, said, folder_of_a_stranger, tmp_path
-):
+def test_unsupported_config_values_are_refused(file, key, value, said, foreign_folder, tmp_path):
     folder = tmp_path / "stranger"
-    shutil.copytree(folder_of_a_stranger, folder)
+    shutil.copytree(foreign_folder, folder)
     change(folder, file, **{key: value})
     with watched(), pytest.raises(InputError) as error:
         load_network(folder)
@@ -500,9 +498,9 @@ FILES = {
 
 
 @pytest.mark.parametrize("what", FILES)
-def test_folders_that_are_none_are_refused(what, folder_of_a_stranger, tmp_path):
+def test_invalid_pipeline_folders_are_refused(what, foreign_folder, tmp_path):
     folder = tmp_path / "stranger"
-    shutil.copytree(folder_of_a_stranger, folder)
+    shutil.copytree(foreign_folder, folder)
     FILES[what](folder)
     with watched(), pytest.raises(InputError) as error:
         load_network(folder)
@@ -518,9 +516,9 @@ class Payload:
 @pytest.mark.parametrize(
     "content", [{"a": Payload()}, [torch.zeros(1)], {"a": 3}, {"a": {"b": torch.zeros(1)}}]
 )
-def test_a_pickle_that_is_no_weights_is_refused(content, folder_of_a_stranger, tmp_path, capsys):
+def test_pickles_other_than_weights_are_refused(content, foreign_folder, tmp_path, capsys):
     folder = tmp_path / "stranger"
-    shutil.copytree(folder_of_a_stranger, folder)
+    shutil.copytree(foreign_folder, folder)
     (folder / "unet/diffusion_pytorch_model.safetensors").unlink()
     torch.save(content, folder / BIN)
     with watched(), pytest.raises(InputError, match=r"unet/diffusion_pytorch_model\.bin: "):
@@ -546,7 +544,7 @@ def test_a_hostile_class_in_our_own_file_is_not_built(run, finished, tmp_path):
         load_network(folder)
 
 
-def test_betas_are_named_where_diffusers_can():
+def test_betas_are_exported_by_name_where_possible():
     for name, scheduler in {
         "linear": diffusers.DDPMScheduler(),
         "scaled_linear": diffusers.DDPMScheduler(beta_schedule="scaled_linear"),
@@ -560,7 +558,7 @@ def test_betas_are_named_where_diffusers_can():
         assert name in (named["beta_schedule"], "trained")
 
 
-def test_an_objective_of_others_is_refused():
+def test_unknown_objective_is_refused():
     hparams = {"choices": {"objective": "flow"}, "diffusion": {}}
     with pytest.raises(Refused, match="objective=flow"):
         diffusers_config.scheduler(hparams, diffusers_folder.name_betas([0.1, 0.2]))

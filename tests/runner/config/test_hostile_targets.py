@@ -1,4 +1,4 @@
-"""Names in somebody's configuration build nothing but what the files under conf/ name.
+"""Foreign configurations can build only the classes and functions named under conf/.
 
 Covered: a configuration carried by a model file, a run folder or a downloaded artifact that names
 what it wants called; the many callables that Hydra's own block list passes, aliases among them;
@@ -7,7 +7,7 @@ source (`get_object`, `torch.load`, `torch.hub`, `torch.jit`, pickle, eval).
 
 Cannot apply: Hydra's job logging and plugins are read from conf/ and from the command line alone,
 which are code to this program; no launcher beyond Hydra's own is a dependency; artifacts are never
-downloaded by the program, only read from a folder that somebody filled.
+downloaded by the program, only read from a given folder.
 """
 
 import ast
@@ -160,7 +160,7 @@ def test_side_effect_detector_works(tmp_path):
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_no_hostile_name_passes_the_gate(shape, tmp_path, monkeypatch):
+def test_hostile_names_are_refused_without_side_effects(shape, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gate, "nearest", lambda name, options: "")  # a hint takes 2 ms
     refusals = []
@@ -246,7 +246,7 @@ def test_a_configuration_too_deep_to_walk_is_refused_before_the_walk():
                 enter(node, "model")
 
 
-# From the three places where somebody's configuration comes in
+# From the three places where a foreign configuration is read
 
 MISSIONS = [
     {"_target_": "os.system", "command": "touch gotcha"},

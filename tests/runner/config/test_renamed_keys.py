@@ -16,7 +16,7 @@ OLD = {
 
 
 @pytest.fixture(autouse=True)
-def nothing_noted(monkeypatch):
+def no_earlier_warnings(monkeypatch):
     monkeypatch.setattr(renamed_keys, "_noted", set())
 
 
@@ -34,7 +34,7 @@ def check_config(folder):
     return config
 
 
-def test_on_the_command_line(run, tmp_path):
+def test_old_keys_work_on_the_command_line(run, tmp_path):
     words = [f"{old}={value}" for old, value in OLD.items()]
     status, out, err = run(*TINY, *words, "job.max_steps=1", "output_dir=run")
     assert status == 0, out + err
@@ -43,7 +43,7 @@ def test_on_the_command_line(run, tmp_path):
     assert config["diffusion"]["objective"]["loss_type"] == "l1"
 
 
-def test_in_a_file_of_the_user(run, tmp_path):
+def test_old_keys_work_in_user_files(run, tmp_path):
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(
         "# @package _global_\n"
@@ -80,7 +80,7 @@ def test_each_old_name_is_warned_about_once(caplog):
     ]
 
 
-def test_in_a_stored_configuration():
+def test_old_keys_work_in_stored_configs():
     old = {
         "hardware": {"_target_": "ddpm.hardware.fabric"},
         "job": {"label": 3, "mixes": 5},
@@ -99,7 +99,7 @@ def test_in_a_stored_configuration():
     assert old["job"] == {"label": 3, "mixes": 5}, "the stored configuration is not changed"
 
 
-def test_first_names():
+def test_first_names_are_the_oldest_names_of_keys():
     target = "ddpm.runner.distributed.fabric.fabric"
     today = {"diffusion.objective.loss_type": "l1", "hardware._target_": target, "seed": 1}
     assert old_names.first_names(today) == {

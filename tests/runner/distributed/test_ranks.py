@@ -119,7 +119,7 @@ def test_fsdp_takes_every_network(model, more, alone, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp", "ddp"])
 @pytest.mark.parametrize("ema", ["power", "several"])
-def test_averages_of_several_lengths_are_those_of_one_process(
+def test_several_averages_on_two_ranks_equal_those_of_one_process(
     ema, strategy, alone, tmp_path, monkeypatch
 ):
     words = [f"ema={ema}"]
@@ -311,7 +311,7 @@ def ended(nodes):
 
 
 @pytest.mark.slow
-def test_two_machines_are_one_run(alone, tmp_path):
+def test_two_machines_train_one_run(alone, tmp_path):
     words = [*(w for w in RUN if not w.startswith(("tracker", "output_dir")))]
     words += ["tracker=wandb", "hardware=ddp", *CPU]  # and a folder named after the time
     status, told = ended(agents(tmp_path, *words))

@@ -102,7 +102,7 @@ def left_in(path):
 # a lock
 
 
-def test_one_process_at_a_time(kind, tmp_path):
+def test_lock_admits_one_process_at_a_time(kind, tmp_path):
     path = tmp_path / "a.lock"
     assert not file_locks.is_taken(path)
     assert left_in(tmp_path) == []
@@ -134,7 +134,7 @@ def test_lock_is_held_once_within_a_process(kind, tmp_path):
 
 
 @pytest.mark.parametrize("reap", [True, False], ids=["gone", "not waited for"])
-def test_a_kill_frees_it(kind, reap, tmp_path):
+def test_killing_the_holder_frees_the_lock(kind, reap, tmp_path):
     path = tmp_path / "a.lock"
     child = holder_of(path)
     assert file_locks.is_taken(path)
@@ -145,7 +145,7 @@ def test_a_kill_frees_it(kind, reap, tmp_path):
     assert left_in(tmp_path) == ["a.lock"]
 
 
-def test_a_forked_process_neither_holds_it_nor_frees_it(kind, tmp_path):
+def test_forked_process_neither_holds_nor_frees_the_lock(kind, tmp_path):
     path = tmp_path / "a.lock"
     ready, tell = os.pipe()
     parent = os.fork()
@@ -212,7 +212,7 @@ def test_many_processes_take_turns(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", LIVING, indirect=True)
-def test_a_shared_lock_knows_whether_it_is_the_first(kind, tmp_path):
+def test_shared_lock_reports_whether_it_is_the_first(kind, tmp_path):
     path = tmp_path / "users"
     lock, first = file_locks.join(path)
     assert first
@@ -253,7 +253,7 @@ def test_failing_lock_call_is_not_a_missing_lock(code, tmp_path, monkeypatch):
         file_locks.take(tmp_path / "a.lock", wait=True)
 
 
-def test_nfs_locks_no_file_that_is_open_for_reading_alone(tmp_path, monkeypatch, caplog):
+def test_lock_files_are_opened_for_writing_as_nfs_requires(tmp_path, monkeypatch, caplog):
     flock = fcntl.flock
 
     def refuse(file, operation):
@@ -271,7 +271,7 @@ def test_nfs_locks_no_file_that_is_open_for_reading_alone(tmp_path, monkeypatch,
     assert caplog.text == ""
 
 
-def test_smb_says_that_permission_is_denied(tmp_path, monkeypatch):
+def test_permission_error_on_smb_counts_as_a_held_lock(tmp_path, monkeypatch):
     """Of a locked file, which cannot be read then either."""
     offer(monkeypatch, tmp_path, "record", errno.EACCES)
     monkeypatch.setattr(os, "pread", lambda *_: (_ for _ in ()).throw(PermissionError(13, "no")))
@@ -319,7 +319,9 @@ def _machine(monkeypatch):
 
 @pytest.mark.usefixtures("_machine")
 @pytest.mark.parametrize("changes", UNKNOWN)
-def test_of_another_machine_the_file_to_remove_is_named(changes, tmp_path, monkeypatch):
+def test_lock_of_another_machine_is_refused_naming_the_file_to_remove(
+    changes, tmp_path, monkeypatch
+):
     offer(monkeypatch, tmp_path, "folder")
     run = run_dir.create(tmp_path / "run", CONFIG, unique=False)
     run_dir.write_status(run, "running", 5)
@@ -348,7 +350,7 @@ def test_holder_on_this_machine_is_checked(changes, tmp_path, monkeypatch):
         assert file_locks.is_taken(tmp_path / "a.lock")
 
 
-def test_another_users_process_runs(tmp_path, monkeypatch):
+def test_process_of_another_user_counts_as_running(tmp_path, monkeypatch):
     """It must not be signalled, and /proc may not show it."""
     offer(monkeypatch, tmp_path, "folder")
     held_by(tmp_path / "a.lock", pid=1)
@@ -365,7 +367,7 @@ DAMAGED += [
 
 
 @pytest.mark.parametrize("text", DAMAGED)
-def test_a_damaged_description_holds_until_it_is_removed(text, tmp_path, monkeypatch):
+def test_damaged_lock_description_counts_as_held(text, tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, "folder")
     path = tmp_path / "a.lock"
     file = held_by(path)
@@ -382,7 +384,7 @@ def test_a_damaged_description_holds_until_it_is_removed(text, tmp_path, monkeyp
 
 @pytest.mark.parametrize("first", KINDS)
 @pytest.mark.parametrize("second", KINDS)
-def test_kinds_respect_each_other(first, second, tmp_path):
+def test_different_kinds_of_locks_exclude_each_other(first, second, tmp_path):
     """Machines may mount a file system with different options, and locks can be short."""
     path = tmp_path / "a.lock"
     with pytest.MonkeyPatch.context() as patch:
@@ -410,7 +412,7 @@ def test_kinds_respect_each_other(first, second, tmp_path):
         ("folder", errno.ENOLCK),
     ],
 )
-def test_a_run_and_its_resume(kind, code, run, tmp_path, monkeypatch):
+def test_run_and_resume_work_with_every_kind_of_lock(kind, code, run, tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, kind, code)
     status, out, err = run(*TINY, "output_dir=run", "job.sample_every=null")
     assert status == 0, out + err
@@ -424,7 +426,7 @@ def test_a_run_and_its_resume(kind, code, run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("record", marks=pytest.mark.slow), "folder"])
-def test_two_at_once_and_a_kill(kind, tmp_path, monkeypatch):
+def test_running_run_is_locked_and_can_be_resumed_after_a_kill(kind, tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, kind)
     words = [*TINY, "output_dir=run", "job.max_steps=100000", "job.sample_every=null"]
     child = start(tmp_path, *words, "job.save_every=null")
@@ -439,7 +441,7 @@ def test_two_at_once_and_a_kill(kind, tmp_path, monkeypatch):
     assert status.read(tmp_path / "run").state == "done"
 
 
-def test_a_try_that_cannot_lock_does_not_block_the_next(run, tmp_path, monkeypatch):
+def test_failed_lock_does_not_block_the_next_start(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         offer(patch, tmp_path / "new", "record", errno.EIO)
         status, out, err = run(*TINY, "output_dir=new")
@@ -507,7 +509,7 @@ def test_sweep_works_without_flock(run, tmp_path, monkeypatch):
     assert "1 killed" in run("job=status", "sweep=study")[1]
 
 
-def test_a_trial_is_answered_for_by_one_process(tmp_path, monkeypatch, caplog):
+def test_trial_is_claimed_by_one_process(tmp_path, monkeypatch, caplog):
     offer(monkeypatch, tmp_path, "folder")
     child = holder_of(tmp_path, lambda folder: study.claim_trial(folder, 3))
     assert study.claim_trial(tmp_path, 3) is None
@@ -578,7 +580,7 @@ fcntl.flock = flock
 
 
 @pytest.mark.slow
-def test_jobs_in_processes_of_their_own(tmp_path):
+def test_parallel_jobs_use_the_same_kind_of_lock(tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
     path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])

@@ -1,4 +1,4 @@
-"""Files from strangers are read as data or refused: in bounded time and memory, without a trace.
+"""Foreign files are read as data or refused: in bounded time and memory, without side effects.
 
 Covered: pickles that run code, and those that stay within what `weights_only` allows and do harm
 all the same (sizes beyond what is stored, hashes that never end, sparse and quantised tensors);
@@ -311,7 +311,7 @@ def _with_attribute():
 
 
 @pytest.mark.parametrize("value", strange_values().values(), ids=strange_values())
-def test_what_torch_saves_besides_plain_data_is_refused(value, tmp_path, monkeypatch):
+def test_torch_files_with_more_than_plain_data_are_refused(value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"format": "hydra-ddpm", "x": value}, "x.pt")
     with watched(), pytest.raises(Refused):
@@ -419,7 +419,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-def test_an_archive_that_is_none_of_torch_save_is_refused(bomb, tmp_path, monkeypatch):
+def test_archives_not_written_by_torch_save_are_refused(bomb, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make, reason = bomb
     Path("x.pt").write_bytes(make())
@@ -447,8 +447,8 @@ def same(a, b):
     return type(a) is type(b) and a == b
 
 
-def test_no_flipped_bit_goes_unnoticed(tmp_path):
-    """A bit in every third byte: refused, or, in what nobody reads of a zip, without effect."""
+def test_flipped_bits_are_detected_or_have_no_effect(tmp_path):
+    """A bit in every third byte: refused, or in an unread part of the zip, without effect."""
     path = tmp_path / "x.pt"
     state = small_state()
     torch.save(state, path)
@@ -709,7 +709,7 @@ def test_a_jpeg_with_broken_metadata_is_the_same_picture(tmp_path):
 EVIL = "a\nwarning: all is well\x1b[2K\x1b[1A\u202e.png"
 
 
-def test_a_name_of_a_picture_cannot_forge_a_line(run, tmp_path):
+def test_control_characters_in_image_names_do_not_forge_lines(run, tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / EVIL).write_bytes(b"no picture")
     with pytest.raises(Unreadable) as refusal:
@@ -753,7 +753,7 @@ print(json.dumps({"found": found, "torch": "torch" in sys.modules, "grown": grow
 
 
 @pytest.mark.slow
-def test_all_of_them_together_need_little_memory_and_no_torch(tmp_path):
+def test_hostile_files_are_refused_with_little_memory_and_without_torch(tmp_path):
     """A process that may not have 1 GB refuses each, before torch, which could do more, is in."""
     sources = {f"p{i}.pt": archive(data, FOUR) for i, data in enumerate(PICKLES.values())}
     sources |= {f"z{i}.pt": make() for i, (make, _) in enumerate(BOMBS.values())}
@@ -789,7 +789,7 @@ FAKES = ("an empty file", "HTML", "a configuration", "10 GB of zeros", "an escap
 
 
 @pytest.mark.slow
-def test_a_file_that_is_no_checkpoint_is_answered_in_a_line(run, tmp_path):
+def test_files_that_are_not_checkpoints_are_refused_with_one_line(run, tmp_path):
     sources = {name: BOMBS[name][0]() for name in FAKES}
     sources["code"] = archive(whole(GADGETS["os.system"]))
     for name, data in sources.items():

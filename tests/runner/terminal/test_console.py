@@ -1,4 +1,4 @@
-"""Consoles that fail: a run, a sample and a sweep end as they would with any other.
+"""Consoles that fail: runs, samples and sweeps give the same results as with a working one.
 
 Covered are full devices and files at their limit, pipes whose reader has gone or takes no more,
 terminals that hang up, streams that are closed or were never there, and letters that an encoding
@@ -169,7 +169,7 @@ def in_step(monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", ["both full", "missing", *slowly(*list(WRONG)[1:-2], "closed")])
-def test_a_run_with_any_console_ends_as_any_run(wrong, begin_with, straight, tmp_path):
+def test_run_with_a_failing_console_gives_the_same_results(wrong, begin_with, straight, tmp_path):
     begin_with(WRONG[wrong])
     assert go(tmp_path, *RUN) == 0
     assert_same(tmp_path / "run", straight)
@@ -178,7 +178,9 @@ def test_a_run_with_any_console_ends_as_any_run(wrong, begin_with, straight, tmp
 
 
 @pytest.mark.parametrize("wrong", ["no reader", *slowly("both full", "hung up", "choked")])
-def test_console_that_fails_during_a_run(wrong, in_step, straight, tmp_path):
+def test_console_failing_during_a_run_does_not_change_its_results(
+    wrong, in_step, straight, tmp_path
+):
     in_step(3, WRONG[wrong])
     assert go(tmp_path, *RUN) == 0, said(tmp_path)
     assert "step 1/6" in said(tmp_path)
@@ -187,7 +189,9 @@ def test_console_that_fails_during_a_run(wrong, in_step, straight, tmp_path):
     assert about(tmp_path / "run")["console"].startswith("stdout: ")
 
 
-def test_a_bar_in_a_terminal_that_hangs_up(begin_with, in_step, straight, tmp_path):
+def test_progress_bar_in_a_closed_terminal_does_not_end_the_run(
+    begin_with, in_step, straight, tmp_path
+):
     ends = []
 
     def open_terminal():
@@ -215,7 +219,9 @@ def test_a_bar_in_a_terminal_that_hangs_up(begin_with, in_step, straight, tmp_pa
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *slowly(signal.SIGTERM)])
-def test_a_reader_that_ends_by_the_same_signal(number, in_step, straight, tmp_path, monkeypatch):
+def test_run_is_saved_when_the_signal_also_ends_its_pipe_reader(
+    number, in_step, straight, tmp_path, monkeypatch
+):
     """As with `2>&1 | tee log`: Ctrl-C reaches tee, too, and it is the first to end."""
     with monkeypatch.context() as patch:
         step = Step.__call__
@@ -236,7 +242,7 @@ def test_a_reader_that_ends_by_the_same_signal(number, in_step, straight, tmp_pa
 
 
 @pytest.mark.parametrize("wrong", ["both full", *slowly("missing", "no reader")])
-def test_the_status_of_a_run_that_fails_is_that_of_its_failure(
+def test_exit_status_of_a_failed_run_does_not_depend_on_the_console(
     wrong, begin_with, tmp_path, monkeypatch
 ):
     begin_with(WRONG[wrong])
@@ -260,7 +266,7 @@ def test_the_status_of_a_run_that_fails_is_that_of_its_failure(
     assert status_of(tmp_path / "other")["error"] == "a fault of the program"
 
 
-def test_a_path_with_letters_that_the_console_lacks(begin_with, straight, tmp_path):
+def test_path_with_characters_missing_from_the_console_encoding(begin_with, straight, tmp_path):
     begin_with(of_ascii)
     assert go(tmp_path, *RUN[:-2], "output_dir='ñandú 日本'", "job.sample_every=2") == 0
     folder = tmp_path / "ñandú 日本"
@@ -291,7 +297,7 @@ def test_the_last_step_is_saved_before_it_is_shown(begin_with, tmp_path):
     assert "step-0000006.pt" in seen.read_text()
 
 
-def test_what_libraries_print_is_dropped_as_well(begin_with, straight, tmp_path, monkeypatch):
+def test_output_of_libraries_is_dropped(begin_with, straight, tmp_path, monkeypatch):
     log = local.Local.log
 
     def call(self, step, metrics):
@@ -306,7 +312,7 @@ def test_what_libraries_print_is_dropped_as_well(begin_with, straight, tmp_path,
     assert note == "stdout: No space left on device; stderr: No space left on device"
 
 
-def test_a_note_that_finds_no_room_is_dropped(begin_with, straight, tmp_path, monkeypatch):
+def test_note_that_cannot_be_written_is_dropped(begin_with, straight, tmp_path, monkeypatch):
     def refuse(path, **facts):
         raise OSError(28, "No space left on device")
 
@@ -318,7 +324,7 @@ def test_a_note_that_finds_no_room_is_dropped(begin_with, straight, tmp_path, mo
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["both full", "missing", "no reader"])
-def test_samples_and_exports(wrong, begin_with, straight, tmp_path):
+def test_sampling_and_export_work_with_a_failing_console(wrong, begin_with, straight, tmp_path):
     words = ["job.num_samples=3", "job.batch_size=2", f"checkpoint={straight}"]
     assert go(tmp_path, *SAMPLE, *words, "output_dir=seen") == 0, said(tmp_path)
     assert go(tmp_path, "job=export", f"checkpoint={straight}", "output_dir=export") == 0
@@ -376,9 +382,7 @@ MISSING = None, "stdout: I/O operation on closed file\n"
     ],
     ids=["help", "hydra-help", "cfg", "status"],
 )
-def test_a_command_that_only_prints_fails_where_it_cannot(
-    words, cases, run, without_output, tmp_path
-):
+def test_printing_commands_fail_with_a_failing_console(words, cases, run, without_output, tmp_path):
     (tmp_path / "run").mkdir()
     run_dir.write_config(tmp_path / "run", {"choices": {"job": "train"}, "model": {}, "data": {}})
     for error, told in cases:
@@ -410,7 +414,7 @@ def test_sweep_runs_all_jobs_with_a_failing_console(wrong, begin_with, tmp_path)
     assert sorted(status_of(job)["state"] for job in jobs) == ["done"] * 2 + ["failed"] * 2
 
 
-def test_the_failure_of_a_job_that_cannot_be_noted_stops_no_other(run, monkeypatch):
+def test_unrecorded_failure_of_a_job_does_not_stop_the_others(run, monkeypatch):
     tried = []
 
     def fail(plan):
@@ -440,7 +444,7 @@ def job(run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("log", ["/dev/full", "missing/job.log", "."])
-def test_a_job_goes_on_without_its_log(log, job, tmp_path):
+def test_job_continues_without_its_log(log, job, tmp_path):
     process = os.fork()
     if process == 0:
         sys.stdout, sys.stderr = (os.fdopen(n, "w", closefd=False) for n in (1, 2))
@@ -472,7 +476,7 @@ class Ended:
         pass
 
 
-def test_a_launcher_goes_on_where_it_cannot_make_or_note_anything(job, tmp_path, monkeypatch):
+def test_launcher_continues_if_it_cannot_write_files(job, tmp_path, monkeypatch):
     class Context:
         Process = Ended
 
@@ -524,7 +528,7 @@ def bash(tmp_path, command, **options):
         *(">/dev/full 2>&-", "| head -1", "2>&1 | true"),
     ],
 )
-def test_real_redirections(redirection, tmp_path):
+def test_run_works_with_real_redirections(redirection, tmp_path):
     """Python's own flush at the end would make 120 of the status."""
     done = bash(tmp_path, f"set -o pipefail; ($run) {redirection}")
     assert done.wait(timeout=280) == 0
@@ -532,7 +536,7 @@ def test_real_redirections(redirection, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_real_path_in_another_locale(tmp_path):
+def test_non_ascii_path_works_in_another_locale(tmp_path):
     for number, setting in enumerate(("PYTHONIOENCODING=ascii", "LC_ALL=C", "LC_ALL=POSIX")):
         words = f"\"output_dir='ñandú{number}'\""
         done = bash(tmp_path, f"{setting} $run {words}", stdout=subprocess.PIPE)
@@ -544,7 +548,7 @@ def test_a_real_path_in_another_locale(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_with_tee(tmp_path):
+def test_ctrl_c_in_a_pipe_to_tee_saves_the_run(tmp_path):
     done = bash(
         tmp_path,
         "trap '' INT; (trap - INT; exec $run job.max_steps=100000 2>&1) | (trap - INT; tee log);"
@@ -572,7 +576,7 @@ def test_ctrl_c_with_tee(tmp_path):
     ],
     ids=["ddp", "trackers", "readers"],
 )
-def test_real_processes_of_a_run(words, redirection, tmp_path):
+def test_processes_of_a_run_work_with_real_redirections(words, redirection, tmp_path):
     done = bash(tmp_path, f"$run {words} {redirection}")
     assert done.wait(timeout=280) == 0
     assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
@@ -582,7 +586,7 @@ def test_real_processes_of_a_run(words, redirection, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("redirection", [">/dev/full 2>&1", "<&- >&- 2>&-", "2>&1 | head -1"])
-def test_a_real_sweep_side_by_side(redirection, tmp_path):
+def test_parallel_sweep_works_with_real_redirections(redirection, tmp_path):
     words = "-m sweep=study seed=1,2 hydra/launcher=slots output_dir=null"
     done = bash(tmp_path, f"set -o pipefail; ($run {words}) {redirection}")
     assert done.wait(timeout=280) == 0
