@@ -3,7 +3,8 @@
     python benchmarks/code_figures.py
 
 A file is entered when one of its functions is called, other than by an import; counted are the
-files of ddpm/ from the start of run.py to the first line of the job.
+files of ddpm/ from the start of run.py to the first line of the job, and of these the ones that are
+still on the call stack there: the way of the command.
 """
 
 import contextlib
@@ -40,21 +41,31 @@ def while_importing(frame: FrameType | None) -> bool:
     return False
 
 
-def files_entered(words: list[str], job: str) -> int:
-    """The files of ddpm/ that are entered before the first line of the job."""
+def on_the_way(frame: FrameType | None) -> int:
+    """The files of ddpm/ on the call stack."""
+    files = set()
+    while frame is not None:
+        files.add(frame.f_code.co_filename)
+        frame = frame.f_back
+    return sum(name.startswith(str(ROOT / "ddpm")) for name in files)
+
+
+def files_entered(words: list[str], job: str) -> tuple[int, int]:
+    """The files of ddpm/ that are entered before the first line of the job, and those on the call
+    stack there."""
     from ddpm import cli
 
     file, function = JOBS[job]
     entered: set[str] = set()
-    ended = False
+    on_stack = 0
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
-        nonlocal ended
+        nonlocal on_stack
         name = frame.f_code.co_filename
-        if event != "call" or ended or not name.startswith(str(ROOT / "ddpm")):
+        if event != "call" or on_stack or not name.startswith(str(ROOT / "ddpm")):
             return
         if name == str(ROOT / file) and frame.f_code.co_name == function:
-            ended = True
+            on_stack = on_the_way(frame)
             return
         if not while_importing(frame):
             entered.add(name)
@@ -66,15 +77,15 @@ def files_entered(words: list[str], job: str) -> int:
             cli.main()
     finally:
         sys.setprofile(None)
-    assert ended, f"{' '.join(words)} did not reach its job"
-    return len(entered)
+    assert on_stack, f"{' '.join(words)} did not reach its job"
+    return len(entered), on_stack
 
 
-def in_process(words: list[str], job: str, folder: Path) -> int:
-    """`files_entered` in a process of its own, as for a user."""
+def in_process(words: list[str], job: str, folder: Path) -> str:
+    """`files_entered` in a process of its own, as for a user: "65, 9"."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from benchmarks.code_figures import *\n"
-        "print('entered', files_entered(sys.argv[3:], sys.argv[2]))"
+        "print('entered', *files_entered(sys.argv[3:], sys.argv[2]))"
     )
     environment = os.environ | {"DDPM_DATA": str(folder / "data"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(ROOT), job, *words]
@@ -83,12 +94,12 @@ def in_process(words: list[str], job: str, folder: Path) -> int:
     )
     if "entered" not in done.stdout:
         raise RuntimeError(done.stdout + done.stderr)
-    return int(done.stdout.split("entered")[-1])
+    return ", ".join(done.stdout.split("entered")[-1].split())
 
 
 def main() -> None:
     lines = [len(path.read_text().splitlines()) for path in (ROOT / "ddpm").rglob("*.py")]
-    rows = {
+    rows: dict[str, int | str] = {
         "modules at the top of ddpm/": len(list((ROOT / "ddpm").glob("*.py"))),
         "modules in ddpm/": len(lines),
         "lines in ddpm/": sum(lines),
@@ -97,17 +108,21 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows["files entered, train"] = in_process([*QUICK, "output_dir=run"], "train", folder)
+        rows["files entered, on the way, train"] = in_process(
+            [*QUICK, "output_dir=run"], "train", folder
+        )
         words = ["job=sample", "checkpoint=run", "tracker=local", "job.num_samples=1"]
-        rows["files entered, sample"] = in_process([*words, "output_dir=s"], "sample", folder)
-        rows["files entered, a sweep's job"] = in_process(
+        rows["files entered, on the way, sample"] = in_process(
+            [*words, "output_dir=s"], "sample", folder
+        )
+        rows["files entered, on the way, a sweep's job"] = in_process(
             ["-m", *QUICK, "seed=1,2"], "train", folder
         )
     with contextlib.suppress(FileNotFoundError):
         done = subprocess.run(["mypy"], cwd=ROOT, capture_output=True, text=True, check=False)
         rows["type errors"] = done.stdout.count(": error:")
     for title, figure in rows.items():
-        print(f"{title:30} {figure:>7,}")
+        print(f"{title:42} {figure if isinstance(figure, str) else f'{figure:,}':>8}")
 
 
 if __name__ == "__main__":

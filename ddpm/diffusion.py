@@ -155,7 +155,8 @@ class GaussianDiffusion(nn.Module):
         return alpha * x_0 + sigma * eps
 
     def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance of q(x_{t-1} | x_t, x_0), Eq. 6 and 7."""
+        """Mean and variance of q(x_{t-1} | x_t, x_0), Eq. 6 and 7. `DDPM.p_sample` has them for
+        any step s < t in place of t - 1."""
         mean = (
             extract(self.posterior_mean_coef_x_0, t, x_t) * x_0
             + extract(self.posterior_mean_coef_x_t, t, x_t) * x_t

@@ -23,7 +23,7 @@ Sampler = Callable[..., Iterator[Tensor]]
 
 
 class Pipeline:
-    """Draws samples. The image of a seed is the same in any batch.
+    """Draws samples. The image of a seed is the same in any batch, up to rounding.
 
     Args:
         model: the network, see `denoising.Model`.

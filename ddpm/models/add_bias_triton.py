@@ -14,9 +14,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 4_096  # numbers that a program adds
+BLOCK = 4_096  # values that a program adds
 PROGRAMS = 512  # of a sum, at most: each sums the pixels of one part
-TILE = 4_096  # numbers that a program sums at a time
+TILE = 4_096  # values that a program sums at a time
 ROWS = 64  # pixels that a program sums, at least
 
 
@@ -24,10 +24,12 @@ def add_bias(x: Tensor, bias: Tensor, plus: Tensor | None = None) -> Tensor:
     """x + bias + plus, summed in float32: (B, C, H, W) -> the same, in NHWC. Differentiable once.
 
     Args:
-        bias: (C,); does not decide the dtype of the result.
-        plus: like x.
+        bias: (C,); the result has the dtype of x and `plus`, whatever that of the bias.
+        plus: of the shape of x.
     """
-    return _AddBias.apply(x, bias, plus)
+    if plus is not None and plus.shape != x.shape:
+        raise ValueError(f"plus has shape {tuple(plus.shape)}, the convolution {tuple(x.shape)}")
+    return _AddBias.apply(x, bias.contiguous(), plus)
 
 
 class _AddBias(torch.autograd.Function):
@@ -39,7 +41,7 @@ class _AddBias(torch.autograd.Function):
             plus = plus.contiguous(memory_format=torch.channels_last)
             dtype = torch.promote_types(dtype, plus.dtype)
         y = torch.empty_like(x, dtype=dtype)
-        ctx.bias = bias.dtype
+        ctx.bias_dtype = bias.dtype
         ctx.dtypes = x.dtype, None if plus is None else plus.dtype
         if not isinstance(x, FakeTensor):  # it has a size and no content: only memory is measured
             with torch.cuda.device_of(x):
@@ -51,7 +53,7 @@ class _AddBias(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dx, dplus = (None if dtype is None else dy.to(dtype) for dtype in ctx.dtypes)
-        dbias = pixel_sum(dy).to(ctx.bias) if ctx.needs_input_grad[1] else None
+        dbias = pixel_sum(dy).to(ctx.bias_dtype) if ctx.needs_input_grad[1] else None
         return dx, dbias, dplus
 
 

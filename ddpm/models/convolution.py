@@ -1,4 +1,4 @@
-"""Convolutions with what is added to their results."""
+"""A convolution that adds a residual to its result."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,21 +9,32 @@ from ddpm.models.group_norm import GroupNorm
 
 
 class Conv2d(nn.Conv2d):
-    """`nn.Conv2d`(x) + plus. On a GPU one kernel adds bias and `plus`, where Triton is there."""
+    """`nn.Conv2d`(x) + plus, where `plus` has the shape of the result. If Triton works, a GPU adds
+    the bias and `plus` in one kernel; large convolutions in float32 run faster on a CPU, too."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding)
 
     def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         kernels = kernels_for(x)
         if kernels and self.bias is not None:
             return kernels.add_bias(self.without_bias(x), self.bias, plus)
         if winograd.is_faster(x, self.weight, self.stride, self.padding):
-            y = winograd.conv3x3(x, self.weight)
+            y = winograd.conv2d(x, self.weight)
             y = y if self.bias is None else y + self.bias[:, None, None]
         else:
             y = super().forward(x)
         return y if plus is None else y + plus
 
     def without_bias(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        return F.conv2d(x, self.weight, None, self.stride, self.padding)
 
 
 def conv_norm(conv: Conv2d, norm: GroupNorm, x: Tensor, shift: Tensor | None = None) -> Tensor:

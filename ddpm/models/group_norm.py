@@ -13,11 +13,10 @@ ACTIVATIONS = {"none": lambda u: u, "silu": F.silu, "gelu": F.gelu}
 
 
 class GroupNorm(nn.GroupNorm):
-    """activation(`nn.GroupNorm`(x + shift)): (B, C, H, W) and (B, C) or None -> (B, C, H, W).
+    """activation(`nn.GroupNorm`(x + shift)): (B, C, H, W) and (B, C), (C,) or None -> (B, C, H, W).
 
-    Wu & He 2018 (arXiv:1803.08494). Statistics are computed in float32, and the result has the
-    dtype of the input. On a GPU one kernel does all, where Triton is there; else PyTorch's slowest
-    kernels are avoided.
+    Wu & He 2018 (arXiv:1803.08494). The result has the dtype of x; statistics are computed in
+    float32, of float64 in float64. If Triton works, a GPU does all in one kernel.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class GroupNorm(nn.GroupNorm):
                 x, self.num_groups, self.weight, self.bias, self.eps, self.activation, shift
             )
         if shift is not None:
-            x = x + shift[..., None, None]
+            x = (x + shift[..., None, None]).to(x.dtype)
         return ACTIVATIONS[self.activation](self.normalised(x))
 
     def normalised(self, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ image before the activation is never stored. Without atomic additions, so that r
 deterministic. Import this module only where Triton is installed.
 
 Tiles have three axes: P pixels, G groups and D channels of a group. D and G are padded to powers
-of two, as Triton wants them.
+of two, as Triton requires.
 """
 
 from typing import Any
@@ -18,9 +18,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
-PROGRAMS = 128  # of a kernel, at least, if the images are few: they are split
-SPLIT = 16_384  # numbers of an image that a program takes, at least
-TILE = 4_096  # numbers of an image that a program holds at a time
+PROGRAMS = 128  # of a kernel, at most, where images are split among programs
+SPLIT = 16_384  # values of an image that a program takes, at least
+TILE = 4_096  # values of an image that a program holds at a time
 WARPS = 8
 
 # What a kernel computes: all of it, or one of two stages, if an image is split among programs.
@@ -46,6 +46,7 @@ def group_norm(
         shift: (C,) or (B, C).
     """
     shift = None if shift is None else shift.expand(len(x), -1).contiguous()
+    weight, bias = weight.contiguous(), bias.contiguous()
     return _GroupNorm.apply(x, groups, weight, bias, eps, activation, shift)
 
 
@@ -66,13 +67,13 @@ class _GroupNorm(torch.autograd.Function):
         statistics = x.new_empty(2, len(x), groups, dtype=torch.float32)  # means and 1 / std
         ctx.save_for_backward(x, weight, bias, shift, statistics)
         ctx.groups, ctx.activation = groups, activation
-        plan = _plan(x, groups)
-        sums = x.new_empty(len(x), plan["S"], 2, groups, dtype=torch.float32)
+        plan, parts = _plan(x, groups)
+        sums = x.new_empty(len(x), parts, 2, groups, dtype=torch.float32)
         if isinstance(x, FakeTensor):  # it has a size and no content: only memory is measured
             return y
         with torch.cuda.device_of(x):
-            for stage in _stages(plan):
-                _forward[(len(x), plan["S"])](
+            for stage in _stages(parts):
+                _forward[(len(x), parts)](
                     x,
                     weight,
                     bias,
@@ -93,16 +94,15 @@ class _GroupNorm(torch.autograd.Function):
         x, weight, bias, shift, statistics = ctx.saved_tensors
         dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
         dx = torch.empty_like(x)
-        plan = _plan(x, ctx.groups)
-        # for each image, part and channel the sums of the gradient times x^, of the gradient, and
-        # of x^
+        plan, parts = _plan(x, ctx.groups)
+        # sums over the pixels of each image, part and channel: of du x^, du and x^
         kinds = 2 if shift is None else 3
-        sums = x.new_empty(len(x), plan["S"], kinds, x.shape[1], dtype=torch.float32)
+        sums = x.new_empty(len(x), parts, kinds, x.shape[1], dtype=torch.float32)
         dshift = None if shift is None else torch.empty_like(shift)
-        stages = () if isinstance(x, FakeTensor) else _stages(plan)
+        stages = () if isinstance(x, FakeTensor) else _stages(parts)
         with torch.cuda.device_of(x):
             for stage in stages:
-                _backward[(len(x), plan["S"])](
+                _backward[(len(x), parts)](
                     dy,
                     x,
                     weight,
@@ -120,8 +120,8 @@ class _GroupNorm(torch.autograd.Function):
         return dx, None, dweight.to(weight.dtype), dbias.to(bias.dtype), None, None, dshift
 
 
-def _plan(x: Tensor, groups: int) -> dict[str, Any]:
-    """How the work is divided: S programs to an image, each of so many pixels."""
+def _plan(x: Tensor, groups: int) -> tuple[dict[str, Any], int]:
+    """Arguments of a kernel, and how many programs share an image, each of `share` pixels."""
     batch, channels, pixels = len(x), x.shape[1], x.shape[2] * x.shape[3]
     depth = channels // groups
     padded = triton.next_power_of_2(groups) * triton.next_power_of_2(depth)
@@ -129,21 +129,21 @@ def _plan(x: Tensor, groups: int) -> dict[str, Any]:
     tile = min(max(1, TILE // padded), triton.next_power_of_2(pixels))
     share = -(-pixels // splits)
     share = -(-share // tile) * tile  # in whole tiles
-    return {
+    arguments = {
         "pixels": pixels,
         "share": share,
         "G": groups,
         "D": depth,
         "P": tile,
-        "S": -(-pixels // share),
         "PADDED_G": triton.next_power_of_2(groups),
         "PADDED_D": triton.next_power_of_2(depth),
         "num_warps": WARPS if tile * padded >= 2048 else 4,
     }
+    return arguments, -(-pixels // share)
 
 
-def _stages(plan: dict[str, Any]) -> tuple[int, ...]:
-    return (BOTH,) if plan["S"] == 1 else (SUMS, RESULT)
+def _stages(parts: int) -> tuple[int, ...]:
+    return (BOTH,) if parts == 1 else (SUMS, RESULT)
 
 
 @triton.jit
@@ -195,11 +195,10 @@ def _forward(
     G: tl.constexpr,
     D: tl.constexpr,
     P: tl.constexpr,
-    S: tl.constexpr,
     PADDED_G: tl.constexpr,
     PADDED_D: tl.constexpr,
 ):
-    image, part = tl.program_id(0), tl.program_id(1)
+    image, part, S = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     p = tl.arange(0, P)[:, None, None]
     g = tl.arange(0, PADDED_G)[None, :, None]
     d = tl.arange(0, PADDED_D)[None, None, :]
@@ -211,7 +210,7 @@ def _forward(
     squares = tl.zeros((1, PADDED_G, 1), tl.float32)
 
     if STAGE != 2:
-        seen = 0.0  # numbers of a group so far; Chan et al. 1983: how means of parts are combined
+        seen = 0.0  # values of a group so far; Chan et al. 1983: how means of parts are combined
         for start in range(first, last, P):
             inside = real & (start + p < last)
             here = offset + (start + p) * (G * D)
@@ -265,7 +264,7 @@ def _backward(
     statistics_ptr,  # (2, B, G): means and 1 / std
     dx_ptr,  # like x
     dshift_ptr,  # like shift
-    sums_ptr,  # (B, S, 2 or 3, C): of each part, the gradient times x^, the gradient, and x^
+    sums_ptr,  # (B, S, 2 or 3, C): sums over the pixels of each part: of du x^, du and x^
     pixels,
     share,
     STAGE: tl.constexpr,
@@ -273,11 +272,10 @@ def _backward(
     G: tl.constexpr,
     D: tl.constexpr,
     P: tl.constexpr,
-    S: tl.constexpr,
     PADDED_G: tl.constexpr,
     PADDED_D: tl.constexpr,
 ):
-    image, part = tl.program_id(0), tl.program_id(1)
+    image, part, S = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     p = tl.arange(0, P)[:, None, None]
     g = tl.arange(0, PADDED_G)[None, :, None]
     d = tl.arange(0, PADDED_D)[None, None, :]

@@ -1,9 +1,8 @@
 """3x3 convolutions by Winograd's algorithm, for CPUs in float32.
 
 F(4x4, 3x3) of Lavin & Gray 2016 (arXiv:1509.09308): 4x4 outputs are computed from a tile of 6x6
-inputs with 36 multiplications for each pair of channels, where the sum itself takes 144. oneDNN, on
-which PyTorch's convolutions run, has no such kernel for these CPUs. Rounding errors are about ten
-times as large: 3e-6 of the result.
+inputs with 36 multiplications for each pair of channels. PyTorch's convolutions on CPUs compute the
+sum as it is defined, with 144. Rounding errors are about ten times as large: 3e-6 of the result.
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 CHANNELS = 128  # of input and output, from which it is faster
 TILES = 128  # of all images, from which transforming the kernels pays off
-CHUNK = 1 << 20  # numbers of transformed tiles at a time: they should fit in the cache
+CHUNK = 1 << 20  # values of transformed tiles at a time: they should fit in the cache
 TILE = 4
 
 # The transforms of inputs (6), kernels (3) and outputs (4) along one axis.
@@ -62,7 +61,7 @@ def is_faster(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: Any) 
     )
 
 
-def conv3x3(x: Tensor, weight: Tensor) -> Tensor:
+def conv2d(x: Tensor, weight: Tensor) -> Tensor:
     """Convolution with padding 1: (B, C, H, W), (O, C, 3, 3) -> (B, O, H, W), in NHWC.
     Differentiable once.
 
@@ -86,7 +85,9 @@ class _Conv3x3(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             dx = convolve(dy, transformed(weight.transpose(0, 1).flip(2, 3)))
         if ctx.needs_input_grad[1]:
-            dweight = weight_gradient(x, dy).contiguous(memory_format=torch.channels_last)
+            dweight = weight_gradient(x, dy)
+            if weight.is_contiguous(memory_format=torch.channels_last):  # as optimizers expect it
+                dweight = dweight.contiguous(memory_format=torch.channels_last)
         return dx, dweight
 
 
@@ -132,8 +133,8 @@ def input_tiles(x: Tensor, outputs: int) -> Iterator[tuple[slice, Tensor]]:
     padded[:, :, [0, -1]] = 0
     padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
     tiles = padded.unfold(1, TILE + 2, TILE).unfold(2, TILE + 2, TILE).permute(4, 5, 0, 1, 2, 3)
-    numbers = 36 * (height // TILE) * (width // TILE) * max(channels, outputs)
-    step = max(1, CHUNK // numbers)
+    values = 36 * (height // TILE) * (width // TILE) * max(channels, outputs)
+    step = max(1, CHUNK // values)
     for first in range(0, batch, step):
         images = slice(first, first + step)
         chosen = tiles[:, :, images].reshape(36, -1)

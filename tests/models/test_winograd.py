@@ -21,7 +21,7 @@ def test_results_and_gradients_are_those_of_a_convolution(shape, chunk, monkeypa
     batch, inputs, outputs, height, width = shape
     x = torch.randn(batch, inputs, height, width, requires_grad=True)
     weight = torch.randn(outputs, inputs, 3, 3, requires_grad=True)
-    y = winograd.conv3x3(x, weight)
+    y = winograd.conv2d(x, weight)
     assert y.is_contiguous(memory_format=torch.channels_last)
     gradient = torch.randn_like(y)
     y.backward(gradient)
@@ -64,7 +64,7 @@ def test_a_layer_and_a_network_give_the_same_with_and_without(monkeypatch):
     expected, calls = results(), []
     monkeypatch.setattr(winograd, "CHANNELS", 8)
     monkeypatch.setattr(winograd, "TILES", 8)
-    inner = winograd.conv3x3
-    monkeypatch.setattr(winograd, "conv3x3", lambda *args: calls.append(args) or inner(*args))
+    inner = winograd.conv2d
+    monkeypatch.setattr(winograd, "conv2d", lambda *args: calls.append(args) or inner(*args))
     torch.testing.assert_close(results(), expected, rtol=1e-4, atol=1e-5)
     assert len(calls) > 2

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from ddpm.models import add_bias_triton, group_norm_triton
+from ddpm.models.gpu_kernels import Kernels, try_out
 from ddpm.models.group_norm import ACTIVATIONS
 
 # Shape, groups, activation, dtype, shape of the shift; SPLIT and TILE: an image in one program,
@@ -69,7 +70,7 @@ def norm_case(shape, groups, activation, dtype, shift, sizes):
 
     found, errors = compare(kernel, formula, inputs)
     assert found == dtype
-    return errors, group_norm_triton._plan(torch.empty(shape), groups)["S"]
+    return errors, group_norm_triton._plan(torch.empty(shape), groups)[1]
 
 
 def bias_case(shape, dtype, plus, sizes):
@@ -87,6 +88,7 @@ def bias_case(shape, dtype, plus, sizes):
 
 if __name__ == "__main__":
     torch.manual_seed(0)
+    try_out(Kernels(group_norm_triton.group_norm, add_bias_triton.add_bias), torch.device("cpu"))
     cases = [("norm", case, norm_case(*case)) for case in NORMS]
     cases += [("bias", case, bias_case(*case)) for case in BIASES]
     print(

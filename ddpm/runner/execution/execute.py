@@ -81,8 +81,10 @@ def _print_training_outcome(result: dict[str, Any], job: str) -> None:
 
 def _newest_picture(folder: Path) -> str:
     """The last preview of a run. An error is returned as text: the training itself succeeded."""
+    from ddpm.trackers.base import grid_files  # imports torch
+
     try:
-        pictures = listing.paths(folder / "samples", "step-*.png")
+        pictures = grid_files(folder, "samples")
     except listing.Unreachable as error:
         return str(error)
-    return str(pictures[-1]) if pictures else "none"
+    return str(pictures[max(pictures)]) if pictures else "none"
