@@ -40,7 +40,7 @@ ROWS = [
     ("B2", f"{OWN} experiment=unknown", "jobb:", "'job'"),
     ("B2", f"{OWN} experiment=tracker", "tracker.wandb.entty:", "'tracker.wandb.entity'"),
     ("B3", "optimizer.lrr=1", "optimizer.lrr", "'optimizer.lr'"),
-    ("B4", "model=unett", "model=unett", "'unet'", "convnet, resunet, unet"),
+    ("B4", "model=unett", "model=unett", "'unet'", "convnet, dit, jit, resunet, unet"),
     ("B4", f"{OWN} experiment=typpo", "experiment=typpo", "'typo'", "ho2020_cifar10"),
     ("B5", "modle=unet", "modle", "'model'"),
     ("B6", "job=trian", "job=trian", "'train'"),

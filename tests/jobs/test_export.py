@@ -574,7 +574,7 @@ def test_a_classifier_guides_from_an_export(run, trained, tmp_path):
     assert "not of job=train" in err
     status, _, err = run(*EXPORT, f"checkpoint={classifier}", "job.weights=model")
     assert status == 2
-    assert "job.weights=model: what guides" in err
+    assert "job.weights=model: guidance uses" in err
 
 
 def test_export_contains_only_the_network(run, trained, tmp_path, monkeypatch):
