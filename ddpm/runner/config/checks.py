@@ -255,7 +255,7 @@ def _check_classifier_training(config: dict[str, Any]) -> list[str]:
 
 
 def _check_augment(config: dict[str, Any]) -> list[str]:
-    """An augmentation needs job=train, a network that is told of it, and a fixed schedule."""
+    """augment needs job=train, a network that takes it as an input, and a fixed schedule."""
     choices = config.get("choices", {})
     job, model, augment = (choices.get(k, "none") for k in ("job", "model", "augment"))
     if augment == "none" or config.get("kind") != "trains":

@@ -82,7 +82,7 @@ def test_only_known_uncompiled_unsharded_networks_on_gpus_are_replayed(monkeypat
     network = ConvNet(image_size=8, channels=1, width=8)
     assert can_replay(network, CUDA)
     assert not can_replay(network, torch.device("cpu"))
-    assert not can_replay(Double(), CUDA)  # a network of one's own
+    assert not can_replay(Double(), CUDA)  # a user's own network
     monkeypatch.setattr(cuda_graph, "is_sharded", lambda weight: True)
     assert not can_replay(network, CUDA)
     monkeypatch.undo()

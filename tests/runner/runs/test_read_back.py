@@ -157,7 +157,7 @@ def test_finished_sweep_over_unusual_option_names_is_skipped(run, own):
 
 
 @pytest.mark.parametrize(
-    ("word", "told"),
+    ("word", "reason"),
     [
         (f"tracker.wandb.notes={'x' * (MAX_TEXT + 1)}", "tracker.wandb.notes"),
         (os.fsdecode(b'data_dir="caf\xe9"'), "0xe9"),
@@ -165,10 +165,10 @@ def test_finished_sweep_over_unusual_option_names_is_skipped(run, own):
     ],
     ids=["text", "data_dir", "output_dir"],
 )
-def test_run_that_could_not_be_resumed_does_not_start(run, tmp_path, word, told):
+def test_run_that_could_not_be_resumed_does_not_start(run, tmp_path, word, reason):
     status, out, err = run(*[w for w in TINY if w != "tracker=local"], word)
     assert status == 2, out + err
-    assert told in err
+    assert reason in err
     names = {path.name for path in tmp_path.iterdir()}
     assert names <= {"data", "home", ".cache", ".config"}, "the last two are of W&B's first import"
 

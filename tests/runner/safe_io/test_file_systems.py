@@ -397,12 +397,12 @@ def test_changes_within_one_second_are_detected(tmp_path, monkeypatch):
     assert table.read(tmp_path).step == 6, "what is old is not read again"
 
 
-@pytest.mark.parametrize("told", [error(errno.ENOSYS), (0, 0, 0)], ids=["error", "zero"])
-def test_unknown_free_space_is_ignored(told, tmp_path, monkeypatch):
+@pytest.mark.parametrize("answer", [error(errno.ENOSYS), (0, 0, 0)], ids=["error", "zero"])
+def test_unknown_free_space_is_ignored(answer, tmp_path, monkeypatch):
     def usage(folder):
-        if isinstance(told, OSError):
-            raise told
-        return SimpleNamespace(total=told[0], used=told[1], free=told[2])
+        if isinstance(answer, OSError):
+            raise answer
+        return SimpleNamespace(total=answer[0], used=answer[1], free=answer[2])
 
     monkeypatch.setattr(shutil, "disk_usage", usage)
     assert atomic.free_bytes(tmp_path) is None

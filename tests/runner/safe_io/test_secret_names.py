@@ -115,7 +115,7 @@ def test_text_under_a_secret_name_in_a_file_is_refused(node):
         {"token": ""},
         {"token": {"dim": 8, "init": "zeros", "type": "learned", "norm": "rms"}},
         {"tokens": [{"dim": 8, "kind": "cls"}]},
-        {"key": "${nobody}"},  # reported later
+        {"key": "${no_such_key}"},  # reported later
     ],
 )
 def test_references_to_numbers_and_network_settings_are_accepted(node, monkeypatch):
