@@ -65,6 +65,7 @@ class MemoryProbe:
         num_weights = sum(weight.numel() for weight in net.parameters())
         self.measured, self.fake = net, None
         if self.sharded or num_weights * shape[1] * shape[2] > SMALL:
+            _start_autograd()
             self.fake = FakeTensorMode(allow_non_fake_inputs=True)
             self.measured = _faked(net, self.fake, fabric.device, channels_last=not self.sharded)
             if recomputes:
@@ -151,6 +152,15 @@ class MemoryProbe:
                 buffer.copy_(saved)
             if device.type == "cuda":
                 torch.cuda.empty_cache()
+
+
+def _start_autograd() -> None:
+    """Run a backward pass, so that PyTorch starts its backward threads, one for each GPU, now.
+
+    In a `FakeTensorMode` a machine without a GPU appears to have eight. The first backward pass
+    after it would start a thread for each, and forked processes could not run a backward pass.
+    """
+    torch.zeros(1, requires_grad=True).sum().backward()
 
 
 def _faked(

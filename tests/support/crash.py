@@ -35,6 +35,10 @@ with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
 importlib.import_module("ddpm.runner.config.catalog").keys()
 CURVE = curve_of_a_loss()
 
+# Before any test compiles: a first backward pass after that would start threads, beside which no
+# copy of this process could run one.
+torch.zeros(1, requires_grad=True).sum().backward()
+
 # Signals whose handlers this process may have changed; torch's loaders set that of SIGCHLD.
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 FRESH = (*ASKING, signal.SIGCHLD)

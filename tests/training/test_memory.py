@@ -3,11 +3,15 @@
 import dataclasses
 import functools
 import json
+import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
 import torch
 from lightning_fabric import Fabric
-from support.base import TINY
+from support.base import ROOT, TINY
 from support.runs import assert_equal_state, losses_of, state_of
 from torch import nn
 
@@ -193,6 +197,28 @@ def test_estimate_matches_the_measured_memory_of_a_transformer_step(fake, monkey
     net = DiT(**size, patch_size=1, depth=2, width=16, num_heads=2)
     told = expect(probe_of(net), 8, 1).total(1)
     assert told == pytest.approx(counted_step(net, 8, 1), rel=0.05)
+
+
+@pytest.mark.slow  # the first backward pass of a process counts: one is started
+def test_forked_processes_can_train_after_probing_with_fake_tensors():
+    program = """
+        import os, torch
+        from training.test_memory import network, probe_of
+        from ddpm.training import memory_probe
+
+        memory_probe.SMALL = 0
+        assert probe_of(network()).fake
+        torch.zeros(1, requires_grad=True).sum().backward()
+        child = os.fork()
+        if not child:
+            torch.zeros(1, requires_grad=True).sum().backward()
+            os._exit(0)
+        print(os.waitpid(child, 0)[1])
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    made = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert made.stdout.split() == ["0"], made.stderr
 
 
 def test_probing_changes_neither_network_nor_random_state():
