@@ -24,7 +24,7 @@ from ddpm.runner.config.plan import Plan
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
 from ddpm.runner.execution.execute import execute
-from ddpm.runner.runs import metrics_log, run_dir, scores
+from ddpm.runner.runs import metrics_log, previews, run_dir, scores
 from ddpm.runner.safe_io import listing
 from ddpm.runner.sweeps.compose import without_hydra
 from ddpm.runner.sweeps.launchers.base import register_default_launcher
@@ -132,9 +132,9 @@ class Run:
 
         from ddpm.images import Images, load_png
 
-        pictures = [load_png(file) for file in listing.paths(self.folder / "samples", "*.png")]
+        pictures = [load_png(file) for file in previews.drawn(self.folder)]
         if not pictures or len({picture.shape for picture in pictures}) > 1:
-            raise InputError(f"{self.folder}: holds no pictures of one size in samples/.")
+            raise InputError(f"{self.folder}: holds no pictures of one size in {previews.FOLDER}/.")
         return torch.stack(pictures).as_subclass(Images)
 
     @cached_property

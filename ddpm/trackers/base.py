@@ -8,7 +8,6 @@ from typing import Protocol
 from torch import Tensor
 
 from ddpm.runner.runs.metrics_log import FILE, read_metrics
-from ddpm.runner.safe_io import listing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +51,3 @@ def logged_until(run_dir: Path, step: int) -> Iterator[tuple[int, dict[str, floa
     for row in read_metrics(file) if file.is_file() else []:
         if row["step"] <= step:
             yield row.pop("step"), {name: x for name, x in row.items() if x is not None}
-
-
-def grid_file(run_dir: Path, name: str, step: int) -> Path:
-    """The file to which the local tracker of a training run writes an image."""
-    return run_dir / name / f"step-{step:06d}.png"
-
-
-def grid_files(run_dir: Path, name: str) -> dict[int, Path]:
-    """The existing files of `grid_file`, by step."""
-    files = listing.paths(run_dir / name, "step-*.png")
-    steps = {path: path.stem.removeprefix("step-") for path in files}
-    return {int(step): path for path, step in steps.items() if step.isdecimal()}

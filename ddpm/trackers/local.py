@@ -14,9 +14,10 @@ import numpy as np
 from torch import Tensor
 
 from ddpm.images import save_png
+from ddpm.runner.runs import previews
 from ddpm.runner.runs.metrics_log import FILE, LOSS, is_number, read_metrics
 from ddpm.runner.safe_io import atomic, listing
-from ddpm.trackers.base import RunInfo, grid_file
+from ddpm.trackers.base import RunInfo
 from ddpm.trackers.loss_curve import smooth
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,9 @@ class Local:
 
     def log_image(self, step: int, name: str, grid: Tensor) -> None:
         """Write `<name>/step-000500.png` and redraw the loss; sampling runs write `<name>.png`."""
-        trains = self._run.trains
-        file = grid_file(self._run_dir, name, step) if trains else self._run_dir / f"{name}.png"
+        file = self._run_dir / f"{name}.png"
+        if self._run.trains:
+            file = previews.file(self._run_dir, step, name)
         with self._spare():
             save_png(grid, file)
         self._draw_loss()

@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ddpm.runner.runs import previews
 from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.safe_io.atomic import bare_copies
-from ddpm.trackers.base import RunInfo, grid_files
+from ddpm.trackers.base import RunInfo
 from ddpm.trackers.wandb_client import history, limits, report_page, session
 from ddpm.trackers.wandb_client.uploads import Uploads, waiting_time
 
@@ -120,7 +121,7 @@ class Wandb:
 
         file = run_dir / "metrics.jsonl"
         rows = {row.pop("step"): row for row in (read_metrics(file) if file.is_file() else [])}
-        pictures = grid_files(run_dir, "samples")
+        pictures = previews.by_step(run_dir)
         shown = self._seen.pictures.get("samples", -1)
         for step in sorted(step for step in rows.keys() | pictures.keys() if step <= start_step):
             if step in rows:

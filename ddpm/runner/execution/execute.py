@@ -5,6 +5,7 @@ from typing import Any
 
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks
+from ddpm.runner.runs import previews
 from ddpm.runner.safe_io import listing
 from ddpm.runner.terminal import shell
 
@@ -81,10 +82,8 @@ def _print_training_outcome(result: dict[str, Any], job: str) -> None:
 
 def _newest_picture(folder: Path) -> str:
     """The last preview of a run. An error is returned as text: the training itself succeeded."""
-    from ddpm.trackers.base import grid_files  # imports torch
-
     try:
-        pictures = grid_files(folder, "samples")
+        pictures = previews.by_step(folder)
     except listing.Unreachable as error:
         return str(error)
     return str(pictures[max(pictures)]) if pictures else "none"

@@ -7,8 +7,8 @@ from pathlib import Path
 from ddpm.errors import InputError
 from ddpm.runner.checkpoints import summary
 from ddpm.runner.checkpoints.checkpoint import list_checkpoints
+from ddpm.runner.runs import previews
 from ddpm.runner.safe_io import listing
-from ddpm.trackers.base import grid_files
 from ddpm.trackers.multi import Trackers
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,7 @@ def offer(tracker: Trackers, folder: Path, step: int, *, trains: bool) -> None:
 def drawn(folder: Path, *, trains: bool) -> list[Path]:
     """The last preview of a training run, or all pictures of a sampling run with their grid."""
     if trains:
-        previews = grid_files(folder, "samples")
-        return [previews[max(previews)]] if previews else []
-    pictures = listing.paths(folder / "samples", "*.png")
+        return [*previews.by_step(folder).values()][-1:]
+    pictures = previews.drawn(folder)
     beside = [folder / name for name in BESIDE if (folder / name).is_file()]
     return [*(pictures if len(pictures) <= PICTURES else []), *beside]

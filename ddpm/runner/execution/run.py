@@ -21,10 +21,10 @@ from ddpm.runner.distributed import threads
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.execution.initial_weights import InitialWeights
 from ddpm.runner.execution.outputs import offer
-from ddpm.runner.runs import requests, run_dir, stop_file
+from ddpm.runner.runs import previews, requests, run_dir, stop_file
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal import streams
-from ddpm.trackers.base import RunInfo, Tracker, grid_file
+from ddpm.trackers.base import RunInfo, Tracker
 from ddpm.trackers.multi import Trackers, open_trackers
 
 
@@ -255,14 +255,14 @@ class Run:
         if self.leads:
             self._write_status("running")
 
-    def log_grid(self, step: int, grid: Tensor, name: str = "samples") -> None:
+    def log_grid(self, step: int, grid: Tensor, name: str = previews.FOLDER) -> None:
         """Log a picture, uint8 (C, H, W)."""
         crashpoint("run.grid")
         self.tracker.log_image(step, name, grid)
 
     def has_grid(self, step: int) -> bool:
         """Whether the picture after `step` steps exists; the same on all ranks."""
-        exists = grid_file(self.dir, "samples", step).exists() if self.leads else False
+        exists = previews.file(self.dir, step).exists() if self.leads else False
         return self.fabric.broadcast(exists)
 
     def save(self, step: int, learned: Saved, meter: Measured, keep: int, best: Kept) -> None:

@@ -8,12 +8,13 @@ from ddpm.errors import shown
 from ddpm.runner.report import run_record
 from ddpm.runner.report.run_record import MAX_ROWS, Points, RunRecord, Series, figure
 from ddpm.runner.report.status import JobStatus
+from ddpm.runner.runs import previews
 from ddpm.runner.runs.metrics_log import FILE, MAX_BYTES
 from ddpm.runner.safe_io import atomic, listing
 from ddpm.runner.safe_io.plain import Refused, regular_size
 
 _SELDOM = ("config.yaml", "about.json", "scores.jsonl", "grid.png", "strip.png")
-_OFTEN = ("status.json", FILE, "samples")
+_OFTEN = ("status.json", FILE, previews.FOLDER)
 
 
 class GrowingMetrics:
@@ -90,9 +91,9 @@ class Followed:
         problems: list[str] = []
         metrics = self._metrics(self.folder / FILE, problems)
         try:
-            previews = listing.paths(self.folder / "samples", "step-*.png")
+            pictures = previews.by_step(self.folder)
         except listing.Unreachable as error:
-            previews = []
+            pictures = {}
             problems.append(str(error).removesuffix("."))
         told = run_record.read_object(self.folder / "status.json", problems)
         return replace(
@@ -103,7 +104,7 @@ class Followed:
             seconds=figure(told.get("seconds")),
             error=status.error or None,
             metrics=metrics,
-            pictures=run_record.pictures(previews),
+            pictures=pictures,
             problems=tuple(dict.fromkeys([*record.problems, *problems])),
         )
 

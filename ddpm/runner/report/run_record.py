@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ddpm.errors import InputError, shown
-from ddpm.runner.runs import old_names, state
+from ddpm.runner.runs import old_names, previews, state
 from ddpm.runner.runs import scores as scores_file
 from ddpm.runner.runs.metrics_log import LOSS, MAX_BYTES, is_number, parse, read_tail
 from ddpm.runner.runs.scores import Scored
@@ -27,7 +27,6 @@ _LARGEST = 1e100  # of a measurement; larger values are treated as damage
 _WANTED = (LOSS, SPEED, MEMORY, "eval/")
 _UNTIL = re.compile(r"config\.until-step-(\d{1,12})\.yaml")
 _MOST_UNTIL = 20  # previous configurations that are read, the newest
-_PREVIEW = re.compile(r"step-(\d{1,12})\.png")
 _GRIDS = ("grid.png", "strip.png")  # of sampling jobs
 
 _T = TypeVar("_T")
@@ -140,7 +139,7 @@ def read(folder: Path, metrics_of: MetricsReader | None = None) -> RunRecord:
         about=read_object(folder / "about.json", problems),
         metrics=metrics,
         scores=_scores(folder, problems),
-        pictures=pictures(_seen(none, problems, listing.paths, folder / "samples", "step-*.png")),
+        pictures=_seen({}, problems, previews.by_step, folder),
         grid=grids[0] if grids else None,
         before=tuple(_before(before)),
         problems=tuple(dict.fromkeys(problems)),
@@ -148,7 +147,7 @@ def read(folder: Path, metrics_of: MetricsReader | None = None) -> RunRecord:
 
 
 def _seen(otherwise: _T, problems: list[str], look: Callable[..., _T], *arguments: Any) -> _T:
-    """The result of a function of `listing`; if it fails, `otherwise`, and the problem is added."""
+    """The result of a function that lists; if it fails, `otherwise`, and the problem is added."""
     try:
         return look(*arguments)
     except listing.Unreachable as error:
@@ -256,12 +255,6 @@ def _scores(folder: Path, problems: list[str]) -> tuple[Scored, ...]:
     except InputError as error:
         problems.append(shown(error, 300).removesuffix("."))
         return ()
-
-
-def pictures(files: list[Path]) -> dict[int, Path]:
-    """Previews by step, of files with such a name."""
-    named = ((_PREVIEW.fullmatch(path.name), path) for path in files)
-    return dict(sorted((int(match[1]), path) for match, path in named if match))
 
 
 def figure(value: Any) -> float | None:

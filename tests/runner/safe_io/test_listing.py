@@ -19,10 +19,9 @@ from ddpm.runner.execution import outputs
 from ddpm.runner.execution.execute import execute
 from ddpm.runner.execution.shadowed_modules import check_shadowed_modules
 from ddpm.runner.report import commands, run_record, status
-from ddpm.runner.runs import run_dir
+from ddpm.runner.runs import previews, run_dir
 from ddpm.runner.safe_io import file_locks, listing
 from ddpm.runner.sweeps import folder
-from ddpm.trackers.base import grid_files
 from ddpm.trackers.multi import Trackers
 from ddpm.trackers.wandb_client import download, history
 
@@ -157,7 +156,7 @@ def enter_and_leave(context):
 
 WALKS = {
     "checkpoints": lambda path: checkpoint.list_checkpoints(path),
-    "previews": lambda path: grid_files(path.parent, path.name),
+    "previews": lambda path: previews.by_step(path.parent, path.name),
     "downloads": lambda path: download._checkpoints(path),
     "jobs of a sweep": lambda path: folder.job_folders(path),
     "a sweep that begins": lambda path: enter_and_leave(sweep_folder(path)),
