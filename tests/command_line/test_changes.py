@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support.crash import TINY, go, said
+from support.crash import TINY, go, output_of
 from support.runs import (
     assert_equal_state,
     files_of,
@@ -36,16 +36,16 @@ MORE = ["resume=run", "job.max_steps=8"]
 def finished(tmp_path_factory):
     """A run of 6 steps, not to be changed by tests."""
     home = tmp_path_factory.mktemp("finished")
-    assert go(home, *RUN) == 0, said(home)
+    assert go(home, *RUN) == 0, output_of(home)
     return home
 
 
 @pytest.fixture(scope="module")
-def straight(finished, tmp_path_factory):
+def uninterrupted(finished, tmp_path_factory):
     """The same after 8 steps, nothing changed."""
-    home = tmp_path_factory.mktemp("straight")
+    home = tmp_path_factory.mktemp("uninterrupted")
     shutil.copytree(finished / "run", home / "run")
-    assert go(home, *MORE) == 0, said(home)
+    assert go(home, *MORE) == 0, output_of(home)
     return home / "run"
 
 
@@ -61,7 +61,7 @@ def bytes_of(folder):
 
 def changes_of(home):
     """What the last run in `home` has shown as changed."""
-    lines = said(home).split("train    ")[-1].splitlines()
+    lines = output_of(home).split("train    ")[-1].splitlines()
     return [line.removeprefix("changed  ") for line in lines if line.startswith("changed  ")]
 
 
@@ -69,16 +69,16 @@ def refused(home, *words):
     """The lines of a refusal that has touched nothing."""
     before = bytes_of(home / "run")
     (home / "out.txt").write_text("")
-    assert go(home, "resume=run", *words) == 2, said(home)
+    assert go(home, "resume=run", *words) == 2, output_of(home)
     assert bytes_of(home / "run") == before
-    return said(home).splitlines()
+    return output_of(home).splitlines()
 
 
 # what is free
 
 
 @pytest.mark.slow
-def test_incidental_keys_may_change_and_are_shown(home, straight):
+def test_incidental_keys_may_change_and_are_shown(home, uninterrupted):
     new = {
         "job.num_workers": (0, 1),
         "job.log_every": (1, 2),
@@ -91,28 +91,30 @@ def test_incidental_keys_may_change_and_are_shown(home, straight):
         "sampler.steps": (2, 3),
         "guidance": ("none", "classifier_free"),
     }
-    assert go(home, *MORE, *(f"{key}={value}" for key, (_, value) in new.items())) == 0, said(home)
+    assert go(home, *MORE, *(f"{key}={value}" for key, (_, value) in new.items())) == 0, output_of(
+        home
+    )
     shown = changes_of(home)
     assert "job.max_steps: 6 -> 8" in shown
     for key, (old, value) in new.items():
         assert f"{key}: {old} -> {value}" in shown
     assert len(shown) == len(new) + 1
-    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
+    assert_equal_state(state_of(home / "run", 8), state_of(uninterrupted, 8))
     assert [row["step"] for row in metrics_of(home / "run")] == [1, 2, 3, 4, 5, 6, 8]
     kept = [file.name for file in checkpoint.list_checkpoints(home / "run" / "checkpoints")]
     assert kept == ["step-0000007.pt", "step-0000008.pt"]
     assert list((home / "run" / "tensorboard").iterdir())
 
 
-def test_data_dir_may_change(home, straight):
-    assert go(home, *MORE, "data_dir=elsewhere") == 0, said(home)
+def test_data_dir_may_change(home, uninterrupted):
+    assert go(home, *MORE, "data_dir=elsewhere") == 0, output_of(home)
     assert changes_of(home) == ["job.max_steps: 6 -> 8"], "where data are changes nothing"
     assert list((home / "elsewhere" / "cache").iterdir())
-    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
+    assert_equal_state(state_of(home / "run", 8), state_of(uninterrupted, 8))
 
 
 @pytest.mark.slow
-def test_the_number_of_processes_may_change(home, straight):
+def test_the_number_of_processes_may_change(home, uninterrupted):
     pair = ["hardware=ddp", "hardware.devices=2", "hardware.accelerator=cpu"]
     child = process(home, *MORE, *pair)
     try:
@@ -122,18 +124,20 @@ def test_the_number_of_processes_may_change(home, straight):
     assert child.returncode == 0, out + err
     assert "changed  hardware.devices: 1 -> 2" in out
     assert "note     processes is 2, was 1: results agree" in out
-    for (step, loss), (at, other) in zip(losses_of(home / "run"), losses_of(straight), strict=True):
+    for (step, loss), (at, other) in zip(
+        losses_of(home / "run"), losses_of(uninterrupted), strict=True
+    ):
         assert step == at
         assert loss == pytest.approx(other, rel=1e-4)
 
 
-def test_repeated_equal_values_are_accepted_and_not_shown(home, straight):
+def test_repeated_equal_values_are_accepted_and_not_shown(home, uninterrupted):
     agreeing = ["model=convnet", "optimizer.lr=2e-4", "optimizer=adam", "seed=0", "schedule=linear"]
     agreeing += ["job.batch_size=8", "data.conditional=true", "weighting=uniform", "schedule.T=1e3"]
-    assert go(home, *MORE, *agreeing) == 0, said(home)
+    assert go(home, *MORE, *agreeing) == 0, output_of(home)
     assert changes_of(home) == ["job.max_steps: 6 -> 8"]
-    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
-    assert losses_of(home / "run") == losses_of(straight)
+    assert_equal_state(state_of(home / "run", 8), state_of(uninterrupted, 8))
+    assert losses_of(home / "run") == losses_of(uninterrupted)
 
 
 # what the result depends on
@@ -209,7 +213,7 @@ def test_invalid_allow_change_is_refused(given, finished):
 def go_on(home, *words):
     """Go on for two steps with what is allowed, and see that it was shown and the old kept."""
     before = (home / "run" / "config.yaml").read_bytes()
-    assert go(home, *MORE, *words) == 0, said(home)
+    assert go(home, *MORE, *words) == 0, output_of(home)
     assert (home / "run" / "config.until-step-0000006.yaml").read_bytes() == before
     assert status_of(home / "run") == {"state": "done", "step": 8, "saved": 8}
     return changes_of(home)
@@ -223,7 +227,7 @@ def test_allowed_learning_rate_is_used(home):
     config = yaml.safe_load((home / "run" / "config.yaml").read_text())
     assert config["optimizer"]["lr"] == 1e-3
     assert "allow_changes" not in config, "it is for this start alone"
-    assert go(home, "resume=run", "job.max_steps=9") == 0, said(home)
+    assert go(home, "resume=run", "job.max_steps=9") == 0, output_of(home)
     assert metrics_of(home / "run")[-1]["train/lr"] == 1e-3
 
 
@@ -267,11 +271,11 @@ def test_allowed_batch_size_is_used(home):
         pytest.param("job.label_dropout=0.9", "job.label_dropout", marks=pytest.mark.slow),
     ],
 )
-def test_allowed_changes_take_effect_in_the_loss(words, allowed, home, straight):
+def test_allowed_changes_take_effect_in_the_loss(words, allowed, home, uninterrupted):
     shown = go_on(home, *words.split(), f"allow_changes=[{allowed}]")
     assert {word.split("=")[0] for word in words.split()} <= {line.split(":")[0] for line in shown}
-    assert losses_of(home / "run")[:6] == losses_of(straight)[:6]
-    assert losses_of(home / "run")[6:] != losses_of(straight)[6:]
+    assert losses_of(home / "run")[:6] == losses_of(uninterrupted)[:6]
+    assert losses_of(home / "run")[6:] != losses_of(uninterrupted)[6:]
 
 
 def test_changed_network_shape_cannot_be_allowed(finished):
@@ -302,7 +306,7 @@ def pictures(tmp_path):
         Image.new("L", (16, 16), 20 * i).save(tmp_path / "pictures" / f"{i:02d}.png")
     words = ["data=folder", "data.root=pictures", "data.channels=1", "data.image_size=16"]
     words.append("data.holdout=0")
-    assert go(tmp_path, *TINY, *words, "output_dir=run") == 0, said(tmp_path)
+    assert go(tmp_path, *TINY, *words, "output_dir=run") == 0, output_of(tmp_path)
     return tmp_path
 
 
@@ -322,19 +326,19 @@ def test_changed_data_are_refused_unless_allowed(pictures):
         assert "resume=run: the data set differs" in line
         assert "'allow_changes=[data]'" in line
     other.write_bytes(before)
-    assert go(pictures, *MORE, "allow_changes=[data]") == 0, said(pictures)
-    assert "13 images of 1x16x16" in said(pictures)
+    assert go(pictures, *MORE, "allow_changes=[data]") == 0, output_of(pictures)
+    assert "13 images of 1x16x16" in output_of(pictures)
     assert go(pictures, "resume=run", "job.max_steps=9") == 0, "now they are the run's own"
 
 
 @pytest.mark.slow
 def test_same_data_in_another_folder_are_accepted(pictures):
     shutil.copytree(pictures / "run", pictures / "copy")
-    assert go(pictures, "resume=copy", "job.max_steps=8") == 0, said(pictures)
+    assert go(pictures, "resume=copy", "job.max_steps=8") == 0, output_of(pictures)
     shutil.copytree(pictures / "pictures", pictures / "moved", copy_function=shutil.copyfile)
     shutil.rmtree(pictures / "pictures")
     assert "data.root: no such folder" in refused(pictures, "job.max_steps=8")[-1]
-    assert go(pictures, *MORE, "data.root=moved") == 0, said(pictures)
+    assert go(pictures, *MORE, "data.root=moved") == 0, output_of(pictures)
     assert_equal_state(state_of(pictures / "run", 8), state_of(pictures / "copy", 8))
     assert losses_of(pictures / "run") == losses_of(pictures / "copy")
 
@@ -353,18 +357,18 @@ def rewrite(run, change):
     (run / "config.yaml").write_text(yaml.safe_dump(config))
 
 
-def test_changed_environment_is_noted_in_one_line_each(home, straight):
+def test_changed_environment_is_noted_in_one_line_each(home, uninterrupted):
     def change(state, config):
         state["made_with"] |= {"threads": 7, "torch": "1.0.0+cu1", "precision": "16-mixed"}
 
     rewrite(home / "run", change)
-    assert go(home, *MORE) == 0, said(home)
-    notes = [line for line in said(home).splitlines() if line.startswith("note ")]
+    assert go(home, *MORE) == 0, output_of(home)
+    notes = [line for line in output_of(home).splitlines() if line.startswith("note ")]
     assert len(notes) == 3
     for line, (name, here, there) in zip(
         sorted(notes),
         [
-            ("precision", state_of(straight, 8)["made_with"]["precision"], "16-mixed"),
+            ("precision", state_of(uninterrupted, 8)["made_with"]["precision"], "16-mixed"),
             ("threads", 1, 7),
             ("torch", torch.__version__, "1.0.0+cu1"),
         ],
@@ -372,18 +376,18 @@ def test_changed_environment_is_noted_in_one_line_each(home, straight):
     ):
         assert line.startswith(f"note     {name} is {here}, was {there}: results agree")
         assert line.endswith("not bit for bit")
-    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
+    assert_equal_state(state_of(home / "run", 8), state_of(uninterrupted, 8))
 
 
-def test_unchanged_environment_is_not_noted(straight):
-    assert "note " not in said(straight.parent)
+def test_unchanged_environment_is_not_noted(uninterrupted):
+    assert "note " not in output_of(uninterrupted.parent)
 
 
-def test_checkpoint_without_environment_resumes(home, straight):
+def test_checkpoint_without_environment_resumes(home, uninterrupted):
     rewrite(home / "run", lambda state, config: [state.pop(k) for k in ("made_with", "data")])
-    assert go(home, *MORE) == 0, said(home)
-    assert "note " not in said(home)
-    assert_equal_state(state_of(home / "run", 8), state_of(straight, 8))
+    assert go(home, *MORE) == 0, output_of(home)
+    assert "note " not in output_of(home)
+    assert_equal_state(state_of(home / "run", 8), state_of(uninterrupted, 8))
 
 
 def test_run_of_a_newer_version_is_refused(home):
@@ -399,7 +403,7 @@ def test_run_of_a_newer_version_is_refused(home):
 
 @pytest.mark.slow
 def test_run_older_than_objectives_resumes(tmp_path):
-    assert go(tmp_path, *TINY, "objective=eps", "output_dir=run") == 0, said(tmp_path)
+    assert go(tmp_path, *TINY, "objective=eps", "output_dir=run") == 0, output_of(tmp_path)
     shutil.copytree(tmp_path / "run", tmp_path / "new")
 
     def change(state, config):
@@ -415,18 +419,18 @@ def test_run_older_than_objectives_resumes(tmp_path):
         del state["meter"], state["scaler"], state["made_with"], state["data"]
 
     rewrite(tmp_path / "run", change)
-    assert go(tmp_path, "resume=run", "job.max_steps=8") == 0, said(tmp_path)
-    assert go(tmp_path, "resume=new", "job.max_steps=8") == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", "job.max_steps=8") == 0, output_of(tmp_path)
+    assert go(tmp_path, "resume=new", "job.max_steps=8") == 0, output_of(tmp_path)
     assert_equal_state(state_of(tmp_path / "run", 8), state_of(tmp_path / "new", 8))
     assert go(tmp_path, "resume=run", "objective=v") == 2
-    assert "objective=v: resume=run was trained with eps" in said(tmp_path)
+    assert "objective=v: resume=run was trained with eps" in output_of(tmp_path)
 
 
 def test_older_checkpoint_resumes_with_new_settings(home):
     newer = home / "run" / "checkpoints" / "step-0000006.pt"
     newer.unlink()
     old = "resume=run/checkpoints/step-0000004.pt"
-    assert go(home, old, "optimizer.lr=1e-3", "allow_changes=[optimizer.lr]") == 0, said(home)
+    assert go(home, old, "optimizer.lr=1e-3", "allow_changes=[optimizer.lr]") == 0, output_of(home)
     lr = [row["train/lr"] for row in metrics_of(home / "run")]
     assert lr == pytest.approx([4e-6 * n for n in (1, 2, 3, 4)] + [1e-4, 1.2e-4])
     assert (home / "run" / "config.until-step-0000004.yaml").exists()

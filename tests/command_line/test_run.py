@@ -219,15 +219,15 @@ def test_max_steps_below_the_current_step_changes_nothing(run, tiny):
 
 @pytest.mark.slow
 def test_older_checkpoint_resumes_only_without_newer_ones(run, tiny, tmp_path):
-    go(run, *TINY, "job.max_steps=8", "output_dir=straight")
+    go(run, *TINY, "job.max_steps=8", "output_dir=uninterrupted")
     status, _, err = run(f"resume={tiny}/checkpoints/step-0000004.pt", "job.max_steps=8")
     assert status == 2
     assert "newer checkpoints, up to step-0000006.pt" in err
     (tiny / "checkpoints" / "step-0000006.pt").rename(tmp_path / "later.pt")
     out = go(run, f"resume={tiny}/checkpoints/step-0000004.pt", "job.max_steps=8")
     assert "4 to 8" in out
-    assert losses_of(tiny) == losses_of(tmp_path / "straight")
-    assert_equal_state(state_of(tiny, 8), state_of(tmp_path / "straight", 8))
+    assert losses_of(tiny) == losses_of(tmp_path / "uninterrupted")
+    assert_equal_state(state_of(tiny, 8), state_of(tmp_path / "uninterrupted", 8))
 
 
 def test_sweep_with_another_output_dir_is_in_the_table(run, tiny):
@@ -541,13 +541,13 @@ def test_interrupted_run_resumes_exactly(run, tmp_path):
     try:
         changes = [f"job.max_steps={step + 3}", "job.num_samples=1"]
         go(run, "resume=run", *changes)
-        go(run, *TINY, *changes, "output_dir=straight")
+        go(run, *TINY, *changes, "output_dir=uninterrupted")
     finally:
         torch.set_num_threads(threads)
     assert status_of(tmp_path / "run") == {"state": "done", "step": step + 3, "saved": step + 3}
-    assert losses_of(tmp_path / "run") == losses_of(tmp_path / "straight")
+    assert losses_of(tmp_path / "run") == losses_of(tmp_path / "uninterrupted")
     assert_equal_state(
-        state_of(tmp_path / "run", step + 3), state_of(tmp_path / "straight", step + 3)
+        state_of(tmp_path / "run", step + 3), state_of(tmp_path / "uninterrupted", step + 3)
     )
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support.crash import SAMPLE, go, said, start, wait
+from support.crash import SAMPLE, go, output_of, start, wait
 from support.runs import assert_equal_state, state_of
 from support.survival import RUN, STEPS, assert_same_run, lines_of
 
@@ -37,14 +37,14 @@ PLACES = [
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """Uninterrupted runs, by their changed settings."""
     made = {}
 
     def get(*changes):
         if changes not in made:
-            home = tmp_path_factory.mktemp("straight")
-            assert go(home, *RUN, *(changes or NARROW), "output_dir=run") == 0, said(home)
+            home = tmp_path_factory.mktemp("uninterrupted")
+            assert go(home, *RUN, *(changes or NARROW), "output_dir=run") == 0, output_of(home)
             made[changes] = home / "run"
         return made[changes]
 
@@ -58,8 +58,8 @@ def finish(home, *changes, kills=()):
         words = ["resume=run"] if begun else [*RUN, *(changes or NARROW), "output_dir=run"]
         status = go(home, *words, crash=place)
         if place is not None and status != -9:
-            assert status == 0, said(home)  # it came to its end before that place
-    assert status == 0, said(home)
+            assert status == 0, output_of(home)  # it came to its end before that place
+    assert status == 0, output_of(home)
     return home / "run"
 
 
@@ -75,20 +75,20 @@ QUICK = {
     "place",
     [pytest.param(p, marks=[] if p in QUICK else pytest.mark.slow) for p in PLACES],
 )
-def test_run_killed_at_any_crashpoint_ends_like_an_undisturbed_one(place, straight, tmp_path):
-    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash=place) == -9, said(tmp_path)
+def test_run_killed_at_any_crashpoint_ends_like_an_undisturbed_one(place, uninterrupted, tmp_path):
+    assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash=place) == -9, output_of(tmp_path)
     whole = list((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
     for path in whole:
         torch.load(path, weights_only=True)
-    assert_same_run(finish(tmp_path), straight())
+    assert_same_run(finish(tmp_path), uninterrupted())
 
 
 @pytest.mark.slow
-def test_run_killed_repeatedly_finishes(straight, tmp_path):
+def test_run_killed_repeatedly_finishes(uninterrupted, tmp_path):
     kills = ["train.step:2", "checkpoint.renamed:1", "run.logged:1", "checkpoint.written:2"]
     kills += ["run.grid:1", "checkpoint.deleted:1", "train.step:1", "checkpoint.writing:50"]
-    assert_same_run(finish(tmp_path, kills=kills), straight())
-    assert said(tmp_path).count("folder   run") > 5
+    assert_same_run(finish(tmp_path, kills=kills), uninterrupted())
+    assert output_of(tmp_path).count("folder   run") > 5
 
 
 RESUNET = ["model=resunet", "model.widths=[8,8]", "model.groups=2", "model.num_res_blocks=1"]
@@ -98,14 +98,14 @@ MODES = list(itertools.product(["32-true", "bf16-mixed"], ["false", "true"], ["0
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "compiled", "workers"), MODES)
 def test_killed_run_resumes_exactly_in_every_mode(
-    precision, compiled, workers, straight, tmp_path, monkeypatch
+    precision, compiled, workers, uninterrupted, tmp_path, monkeypatch
 ):
     compile_ = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda net: compile_(net, backend="eager"))
     changes = [f"hardware.precision={precision}", f"job.compile={compiled}"]
     changes += [f"job.num_workers={workers}", *RESUNET, "model.dropout=0.2"]
     kills = ["train.step:5", "checkpoint.written:1", "run.grid:1"]
-    assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
+    assert_same_run(finish(tmp_path, *changes, kills=kills), uninterrupted(*changes))
 
 
 @pytest.mark.quick(1)
@@ -118,12 +118,12 @@ def test_killed_run_resumes_exactly_in_every_mode(
     ids=["accumulate", "recompute"],
 )
 def test_killed_run_keeps_its_accumulation_and_recomputation(
-    changes, straight, tmp_path, monkeypatch
+    changes, uninterrupted, tmp_path, monkeypatch
 ):
     """Killed before its first checkpoint and after it, a run keeps the split that it chose."""
     room = iter([2, 5, 1, 1])  # parts that would fit, at each start
     monkeypatch.setattr("ddpm.training.expected_memory.choose_accumulation", lambda trial, needs: 2)
-    wanted = straight(*changes)
+    wanted = uninterrupted(*changes)
     kills = ["train.step:2", "train.step:5", "checkpoint.written:1"]
     for place in (*kills, None):
         parts = next(room)
@@ -133,20 +133,22 @@ def test_killed_run_keeps_its_accumulation_and_recomputation(
         )
         begun = (tmp_path / "run" / "config.yaml").exists()
         words = ["resume=run"] if begun else [*RUN, *changes, "output_dir=run"]
-        assert go(tmp_path, *words, crash=place) == (0 if place is None else -9), said(tmp_path)
+        assert go(tmp_path, *words, crash=place) == (0 if place is None else -9), output_of(
+            tmp_path
+        )
     assert_same_run(tmp_path / "run", wanted)
     assert (
-        said(tmp_path).count("2 times a step")
+        output_of(tmp_path).count("2 times a step")
         == ("job.accumulate_grad_batches=auto" in changes) * 4
     )
 
 
 @pytest.mark.slow
-def test_killed_run_with_ema_power_resumes_exactly(straight, tmp_path):
+def test_killed_run_with_ema_power_resumes_exactly(uninterrupted, tmp_path):
     """Snapshots are written after every second step, checkpoints after every third."""
     changes = [*NARROW, "ema=power", "ema.snapshots=7"]
     kills = ["checkpoint.renamed:3", "checkpoint.written:2"]  # of a snapshot, of a checkpoint
-    run, wanted = finish(tmp_path, *changes, kills=kills), straight(*changes)
+    run, wanted = finish(tmp_path, *changes, kills=kills), uninterrupted(*changes)
     assert_same_run(run, wanted)
     assert len(list((run / "snapshots").iterdir())) == 6
     assert state_of(run, STEPS)["averages"].keys() == {"0.1"}
@@ -154,27 +156,27 @@ def test_killed_run_with_ema_power_resumes_exactly(straight, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["dit", "jit"])
-def test_killed_run_of_a_transformer_resumes_exactly(model, straight, tmp_path):
+def test_killed_run_of_a_transformer_resumes_exactly(model, uninterrupted, tmp_path):
     changes = [f"model={model}", "model.depth=1", "model.width=8", "model.num_heads=2"]
     changes += ["ema=several", "ema.decays=[0.9,0.5]"]
     kills = ["train.step:5", "checkpoint.written:2"]
-    assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
+    assert_same_run(finish(tmp_path, *changes, kills=kills), uninterrupted(*changes))
 
 
 @pytest.mark.slow
-def test_killed_run_with_a_learned_schedule_resumes_exactly(straight, tmp_path):
+def test_killed_run_with_a_learned_schedule_resumes_exactly(uninterrupted, tmp_path):
     changes = [*NARROW, "schedule=learned", "objective=v", "hardware.precision=32-true"]
     kills = ["train.step:5", "checkpoint.renamed:1"]
-    assert_same_run(finish(tmp_path, *changes, kills=kills), straight(*changes))
+    assert_same_run(finish(tmp_path, *changes, kills=kills), uninterrupted(*changes))
 
 
 @pytest.mark.slow
-def test_killed_run_with_importance_timesteps_and_edm_resumes_exactly(straight, tmp_path):
+def test_killed_run_with_importance_timesteps_and_edm_resumes_exactly(uninterrupted, tmp_path):
     changes = [*NARROW, "hardware.precision=32-true", "schedule=rectified", "schedule.T=40"]
     changes += ["objective=edm", "objective.sigma_data=data", "weighting=edm"]
     changes += ["timesteps=importance", "timesteps.history=3", "timesteps.stratified=true"]
     kills = ["train.step:5", "checkpoint.renamed:1"]
-    wanted = straight(*changes)
+    wanted = uninterrupted(*changes)
     assert_same_run(finish(tmp_path, *changes, kills=kills), wanted)
     learned, other = (state_of(run, STEPS)["diffusion"] for run in (wanted, tmp_path / "run"))
     assert set(learned) == {"objective.measured", "timesteps.losses", "timesteps.counts"}
@@ -183,18 +185,18 @@ def test_killed_run_with_importance_timesteps_and_edm_resumes_exactly(straight, 
 
 
 @pytest.mark.slow
-def test_number_of_workers_may_change_on_resume(straight, tmp_path):
+def test_number_of_workers_may_change_on_resume(uninterrupted, tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "output_dir=run", crash="train.step:8") == -9
     assert go(tmp_path, "resume=run", "job.num_workers=2", crash="train.step:4") == -9
-    assert go(tmp_path, "resume=run", "job.num_workers=1") == 0, said(tmp_path)
-    one, other = straight(), tmp_path / "run"
+    assert go(tmp_path, "resume=run", "job.num_workers=1") == 0, output_of(tmp_path)
+    one, other = uninterrupted(), tmp_path / "run"
     assert_equal_state(state_of(one, STEPS), state_of(other, STEPS))
     assert lines_of(one) == lines_of(other)
-    assert "changed  job.num_workers: 0 -> 2" in said(tmp_path)
+    assert "changed  job.num_workers: 0 -> 2" in output_of(tmp_path)
 
 
 @pytest.mark.slow
-def test_run_killed_at_random_times_resumes_exactly(straight, tmp_path):
+def test_run_killed_at_random_times_resumes_exactly(uninterrupted, tmp_path):
     moments, kills = random.Random(0), 0
     while True:
         begun = (tmp_path / "run" / "config.yaml").exists()
@@ -206,7 +208,7 @@ def test_run_killed_at_random_times_resumes_exactly(straight, tmp_path):
             kills += 1
         if wait(child) == 0 and kills == 7:
             break
-    assert_same_run(tmp_path / "run", straight())
+    assert_same_run(tmp_path / "run", uninterrupted())
 
 
 @pytest.mark.slow
@@ -237,7 +239,7 @@ def files(run):
     "damage",
     ["flipped", "foreign", *(pytest.param(d, marks=pytest.mark.slow) for d in ("cut", "empty"))],
 )
-def test_newest_undamaged_checkpoint_is_used(damage, begun, straight, tmp_path):
+def test_newest_undamaged_checkpoint_is_used(damage, begun, uninterrupted, tmp_path):
     _, newest = files(begun)
     data = bytearray(newest.read_bytes())
     data[len(data) // 2] ^= 1
@@ -245,9 +247,9 @@ def test_newest_undamaged_checkpoint_is_used(damage, begun, straight, tmp_path):
     newest.write_bytes(
         {"cut": data[:5000], "flipped": data, "empty": b"", "foreign": other}[damage]
     )
-    assert_same_run(finish(tmp_path), straight())
-    assert f"Passed over: checkpoint={newest.relative_to(tmp_path)}" in said(tmp_path)
-    assert "steps    3 to 13" in said(tmp_path)
+    assert_same_run(finish(tmp_path), uninterrupted())
+    assert f"Passed over: checkpoint={newest.relative_to(tmp_path)}" in output_of(tmp_path)
+    assert "steps    3 to 13" in output_of(tmp_path)
 
 
 @pytest.mark.slow
@@ -268,7 +270,7 @@ def test_without_a_good_checkpoint_no_run_restarts_silently(begun, tmp_path):
         path.write_bytes(path.read_bytes()[:-300])
     before = (begun / "metrics.jsonl").read_bytes()
     assert go(tmp_path, "resume=run") == 2
-    assert "no whole checkpoint" in said(tmp_path)
+    assert "no whole checkpoint" in output_of(tmp_path)
     shutil.rmtree(begun / "checkpoints")
     assert go(tmp_path, "resume=run") == 2
     assert (begun / "metrics.jsonl").read_bytes() == before
@@ -280,7 +282,7 @@ def test_without_checkpoint_and_status_no_run_restarts_silently(begun, tmp_path)
     (begun / "status.json").unlink()
     before = (begun / "metrics.jsonl").read_bytes()
     assert go(tmp_path, "resume=run") == 2
-    assert "no whole checkpoint" in said(tmp_path)
+    assert "no whole checkpoint" in output_of(tmp_path)
     assert (begun / "metrics.jsonl").read_bytes() == before
 
 
@@ -294,13 +296,13 @@ def test_invalid_config_file_is_reported_in_one_line(change, begun, tmp_path):
     config = yaml.safe_load((begun / "config.yaml").read_text()) | change
     (begun / "config.yaml").write_text(yaml.safe_dump(config))
     assert go(tmp_path, "resume=run") == 2
-    assert "Traceback" not in said(tmp_path)
+    assert "Traceback" not in output_of(tmp_path)
     (newest,) = files(begun)[-1:]
     state = torch.load(newest, weights_only=True)
     state["hparams"] |= change
     torch.save(state, newest)
     assert go(tmp_path, *SAMPLE, f"checkpoint={newest}") in (0, 2)
-    assert "Traceback" not in said(tmp_path)
+    assert "Traceback" not in output_of(tmp_path)
 
 
 @pytest.mark.slow
@@ -313,40 +315,40 @@ def test_non_finite_weights_are_not_sampled_from(begun, tmp_path):
         torch.save(state, newest)
         for job in ("sample", "export"):
             assert go(tmp_path, *SAMPLE[1:], f"job={job}", f"checkpoint={newest}") == 2
-            assert told in said(tmp_path).splitlines()[-1]
+            assert told in output_of(tmp_path).splitlines()[-1]
 
 
 # resume=auto
 
 
-def test_resume_auto_starts_and_continues_by_one_command(straight, tmp_path):
+def test_resume_auto_starts_and_continues_by_one_command(uninterrupted, tmp_path):
     words = [*RUN, *NARROW, "output_dir=run", "resume=auto"]
     assert go(tmp_path, *words, crash="run.created") == -9
     assert go(tmp_path, *words, crash="checkpoint.kept:2") == -9
-    assert go(tmp_path, *words) == 0, said(tmp_path)
-    assert "steps    6 to 13" in said(tmp_path)
-    assert_same_run(tmp_path / "run", straight())
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
+    assert "steps    6 to 13" in output_of(tmp_path)
+    assert_same_run(tmp_path / "run", uninterrupted())
     assert go(tmp_path, *words) == 0
-    assert "all 13 are done" in said(tmp_path)
+    assert "all 13 are done" in output_of(tmp_path)
 
 
 @pytest.mark.slow
-def test_resume_auto_in_the_folder_of_a_slurm_job(straight, tmp_path, monkeypatch):
+def test_resume_auto_in_the_folder_of_a_slurm_job(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     assert go(tmp_path, *RUN, *NARROW, "resume=auto", crash="train.step:7") == -9
-    assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 0, said(tmp_path)
-    assert_same_run(tmp_path / "outputs" / "train" / "slurm-4711", straight())
+    assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 0, output_of(tmp_path)
+    assert_same_run(tmp_path / "outputs" / "train" / "slurm-4711", uninterrupted())
 
 
 @pytest.mark.slow  # test_sweeps.py does more
-def test_resume_auto_in_a_sweep_continues_in_job_folders(straight, tmp_path):
+def test_resume_auto_in_a_sweep_continues_in_job_folders(uninterrupted, tmp_path):
     words = ["-m", *RUN, *NARROW, "resume=auto", "hydra.sweep.dir=sweep", "seed=1,2"]
     assert go(tmp_path, *words, crash="train.step:20") == -9
-    assert go(tmp_path, *words) == 0, said(tmp_path)
-    assert "0-convnet-digits was done before" in said(tmp_path)
-    assert "steps    6 to 13" in said(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
+    assert "0-convnet-digits was done before" in output_of(tmp_path)
+    assert "steps    6 to 13" in output_of(tmp_path)
     # The second job of a sweep is what it is alone: the first leaves nothing behind.
-    assert_same_run(tmp_path / "sweep" / "1-convnet-digits", straight(*NARROW, "seed=2"))
+    assert_same_run(tmp_path / "sweep" / "1-convnet-digits", uninterrupted(*NARROW, "seed=2"))
 
 
 @pytest.mark.slow  # test_sweeps.py does more
@@ -357,16 +359,16 @@ def test_resume_auto_retries_a_run_that_failed_before_step_1(tmp_path):
     (tmp_path / "pictures").mkdir()
     for n in range(3):
         Image.new("L", (20, 20), 80 * n).save(tmp_path / "pictures" / f"{n}.png")
-    assert go(tmp_path, *words, "data.channels=1", "data.image_size=16") == 0, said(tmp_path)
+    assert go(tmp_path, *words, "data.channels=1", "data.image_size=16") == 0, output_of(tmp_path)
 
 
 def test_resume_auto_needs_output_dir(tmp_path):
     assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 2
-    assert "resume=auto: " in said(tmp_path)
+    assert "resume=auto: " in output_of(tmp_path)
 
 
 def test_resume_auto_with_other_settings_is_refused(tmp_path):
     words = [*RUN, *NARROW, "output_dir=run", "resume=auto"]
     assert go(tmp_path, *words, crash="train.step:4") == -9
     assert go(tmp_path, *words, "optimizer.lr=1e-3") == 2
-    assert "optimizer.lr=0.001: resume=run was trained with 0.0002" in said(tmp_path)
+    assert "optimizer.lr=0.001: resume=run was trained with 0.0002" in output_of(tmp_path)

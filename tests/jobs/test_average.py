@@ -60,10 +60,12 @@ def test_averages_of_a_resumed_run_and_of_its_best_checkpoint(run, tmp_path):
     """A run that was stopped and goes on for longer has the averages of one that took all steps at
     once; `<run>:best` has those of its own step, from the snapshots up to there."""
     words = [*WORDS, "ema=power", "job.save_every=6", "job.keep_checkpoints=-1"]
-    go(run, *words, "job.max_steps=16", "output_dir=straight")
+    go(run, *words, "job.max_steps=16", "output_dir=uninterrupted")
     go(run, *words, "output_dir=run")
     go(run, "resume=run", "job.max_steps=16")
-    files = [tmp_path / name / "checkpoints" / "step-0000016.pt" for name in ("straight", "run")]
+    files = [
+        tmp_path / name / "checkpoints" / "step-0000016.pt" for name in ("uninterrupted", "run")
+    ]
     one, other = (averages.find(torch.load(f, weights_only=True), "ema:0.08", f) for f in files)
     assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from support.crash import TINY, go, said
+from support.crash import TINY, go, output_of
 from support.ranks import ranks
 from support.runs import files_of, metrics_of, status_of
 
@@ -32,15 +32,15 @@ WORDS = [
 def trained(tmp_path_factory):
     home = tmp_path_factory.mktemp("trained")
     words = ["optimizer.lr=1e-2", "job.warmup_steps=0", "data.conditional=true"]
-    assert go(home, *TINY, *words, "data.holdout=0.1", "output_dir=run") == 0, said(home)
+    assert go(home, *TINY, *words, "data.holdout=0.1", "output_dir=run") == 0, output_of(home)
     return home / "run"
 
 
 @pytest.fixture(scope="module")
-def straight(trained, tmp_path_factory):
+def uninterrupted(trained, tmp_path_factory):
     """An uninterrupted evaluation."""
-    home = tmp_path_factory.mktemp("straight")
-    assert go(home, *WORDS, f"checkpoint={trained}", "output_dir=s") == 0, said(home)
+    home = tmp_path_factory.mktemp("uninterrupted")
+    assert go(home, *WORDS, f"checkpoint={trained}", "output_dir=s") == 0, output_of(home)
     return home / "s"
 
 
@@ -54,8 +54,8 @@ def times(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "samples").iterdir()}
 
 
-def test_checkpoint_is_scored(trained, straight):
-    made = scores.read(straight)
+def test_checkpoint_is_scored(trained, uninterrupted):
+    made = scores.read(uninterrupted)
     first = made[0]
     assert first.key == ("kd_pixels", "train")
     assert first.n == 22
@@ -69,9 +69,9 @@ def test_checkpoint_is_scored(trained, straight):
     assert first.ruler_id is not None
     assert first.without is None, "too few pictures for groups"
     values = {name: score.value for name, score in scores.logged(made).items()}
-    assert metrics_of(straight) == [{"step": first.step} | values]
-    assert {"grid.png", "scores.jsonl", "samples/0000016-0000021.npy"} <= files_of(straight)
-    told = said(straight.parent)
+    assert metrics_of(uninterrupted) == [{"step": first.step} | values]
+    assert {"grid.png", "scores.jsonl", "samples/0000016-0000021.npy"} <= files_of(uninterrupted)
+    told = output_of(uninterrupted.parent)
     assert "22 pictures (0 are there), 2 network evaluations each: 44 in all" in told
     assert "kd_pixels" in told.splitlines()[-3]
 
@@ -80,35 +80,37 @@ def test_checkpoint_is_scored(trained, straight):
 @pytest.mark.parametrize(
     ("crash", "drawn"), [("evaluate.drawn:2", 2), ("evaluate.described:3", 3), ("run.grid", 3)]
 )
-def test_killed_evaluation_continues_by_the_same_command(crash, drawn, trained, straight, tmp_path):
+def test_killed_evaluation_continues_by_the_same_command(
+    crash, drawn, trained, uninterrupted, tmp_path
+):
     words = [*WORDS, f"checkpoint={trained}"]
-    assert go(tmp_path, *words, crash=crash) == -9, said(tmp_path)
+    assert go(tmp_path, *words, crash=crash) == -9, output_of(tmp_path)
     (folder,) = tmp_path.glob("outputs/evaluate/*/*")
     there = times(folder)
     assert len(there) == drawn
-    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
     assert len(list(tmp_path.glob("outputs/evaluate/*/*"))) == 1
     assert there.items() <= times(folder).items()
     assert status_of(folder)["state"] == "done"
-    assert lines(folder) == lines(straight)
+    assert lines(folder) == lines(uninterrupted)
 
 
-def test_two_processes_give_the_scores_of_one(trained, straight, tmp_path, monkeypatch):
+def test_two_processes_give_the_scores_of_one(trained, uninterrupted, tmp_path, monkeypatch):
     words = [*WORDS, f"checkpoint={trained}", "output_dir=s"]
-    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
-    assert lines(tmp_path / "s") == lines(straight)
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
+    assert lines(tmp_path / "s") == lines(uninterrupted)
 
 
 @pytest.mark.slow
-def test_images_of_a_run_and_of_a_folder_get_the_scores_of_the_checkpoint(straight, tmp_path):
+def test_images_of_a_run_and_of_a_folder_get_the_scores_of_the_checkpoint(uninterrupted, tmp_path):
     (tmp_path / "pictures").mkdir()
-    arrays = [np.load(file) for file in sorted((straight / "samples").glob("*.npy"))]
+    arrays = [np.load(file) for file in sorted((uninterrupted / "samples").glob("*.npy"))]
     for i, image in enumerate(np.concatenate(arrays)):
         save_png(torch.from_numpy(image), tmp_path / "pictures" / f"{i:02d}.png")
-    wanted = lines(straight)
-    for source in (straight, tmp_path / "pictures"):
+    wanted = lines(uninterrupted)
+    for source in (uninterrupted, tmp_path / "pictures"):
         words = [f"samples={source}", "data=digits", f"output_dir={source.name}-scored"]
-        assert go(tmp_path, *WORDS, *words) == 0, said(tmp_path)
+        assert go(tmp_path, *WORDS, *words) == 0, output_of(tmp_path)
         found = lines(tmp_path / f"{source.name}-scored")
         for one, other in zip(wanted, found, strict=True):
             assert one["ruler_id"] == other["ruler_id"]
@@ -116,10 +118,10 @@ def test_images_of_a_run_and_of_a_folder_get_the_scores_of_the_checkpoint(straig
             assert other["subject"]["pictures"]
 
 
-def test_features_of_real_images_are_computed_once(trained, straight, tmp_path):
+def test_features_of_real_images_are_computed_once(trained, uninterrupted, tmp_path):
     words = [*WORDS, f"checkpoint={trained}", "job.first_seed=5", "output_dir=s"]
     assert go(tmp_path, *words) == 0
-    assert "features pixels of 22 samples, 0 real pictures" in said(tmp_path)
+    assert "features pixels of 22 samples, 0 real pictures" in output_of(tmp_path)
 
 
 def test_reference_subset_is_drawn_by_seed_from_the_whole_set():
@@ -184,11 +186,11 @@ def test_features_and_metrics_in_training_need_evaluate_every(word, run):
 def test_report_compares_the_scores_of_a_sampler_sweep(trained, tmp_path):
     words = ["-m", "sweep=lab", *WORDS, f"checkpoint={trained}", "sampler=ddim,dpm_solver"]
     words += ["sampler.steps=2,3"]
-    assert go(tmp_path, *words) == 0, said(tmp_path)
-    drawn = said(tmp_path).count("draws    ")
-    assert go(tmp_path, *words) == 0, said(tmp_path)
-    assert said(tmp_path).count("draws    ") == drawn == 4
-    assert go(tmp_path, "job=report", "sweep=lab") == 0, said(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
+    drawn = output_of(tmp_path).count("draws    ")
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
+    assert output_of(tmp_path).count("draws    ") == drawn == 4
+    assert go(tmp_path, "job=report", "sweep=lab") == 0, output_of(tmp_path)
     report = (tmp_path / "outputs/sweep/lab/report.md").read_text()
     assert "do not compare" not in report
     assert "floor" in report

@@ -16,7 +16,7 @@ import signal
 import pytest
 import torch
 from PIL import Image
-from support.crash import TINY, go, said
+from support.crash import TINY, go, output_of
 from support.runs import files_of, process, status_of
 
 from ddpm.images import load_png
@@ -62,7 +62,7 @@ def trained(tmp_path_factory):
     """A folder with a run whose weights have moved, and a picture, not to be changed by tests."""
     home = tmp_path_factory.mktemp("trained")
     words = ["optimizer.lr=1e-2", "job.warmup_steps=0", "data.conditional=true"]
-    assert go(home, *TINY, *words, "sampler.steps=4", "output_dir=run") == 0, said(home)
+    assert go(home, *TINY, *words, "sampler.steps=4", "output_dir=run") == 0, output_of(home)
     Image.linear_gradient("L").resize((16, 16)).save(home / "a.png")
     return home
 
@@ -75,8 +75,8 @@ def home(trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def straight(trained, tmp_path_factory):
-    """What each job makes undisturbed."""
+def uninterrupted(trained, tmp_path_factory):
+    """The folder that each job writes without interruption."""
     made = {}
 
     def get(job):
@@ -84,7 +84,7 @@ def straight(trained, tmp_path_factory):
             home = tmp_path_factory.mktemp(job)
             for name in ("run", "a.png"):
                 (home / name).symlink_to(trained / name)
-            assert go(home, *command(job, home), "output_dir=s") == 0, said(home)
+            assert go(home, *command(job, home), "output_dir=s") == 0, output_of(home)
             made[job] = home / "s"
         return made[job]
 
@@ -99,9 +99,9 @@ def times_of(folder):
     return {path.name: path.stat().st_mtime_ns for path in (folder / "samples").iterdir()}
 
 
-def assert_whole(folder, job, straight):
+def assert_whole(folder, job, uninterrupted):
     assert status_of(folder)["state"] == "done"
-    assert bytes_of(folder) == bytes_of(straight(job))
+    assert bytes_of(folder) == bytes_of(uninterrupted(job))
     extra = {"sample": {"grid.png", "denoising.gif", "labels.json"}, "interpolate": {"strip.png"}}
     extra["inpaint"] = {"grid.png", "labels.json"}
     assert files_of(folder) == NOT_COMPARED | extra[job] | {
@@ -129,12 +129,12 @@ PLACES = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("job", "place"), PLACES)
-def test_killed_sampling_continues_by_the_same_command(job, place, home, straight):
+def test_killed_sampling_continues_by_the_same_command(job, place, home, uninterrupted):
     words = [*command(job, home), "output_dir=s"]
-    assert go(home, *words, crash=place) == -9, said(home)
+    assert go(home, *words, crash=place) == -9, output_of(home)
     there = times_of(home / "s") if (home / "s" / "samples").is_dir() else {}
-    assert go(home, *words) == 0, said(home)
-    assert_whole(home / "s", job, straight)
+    assert go(home, *words) == 0, output_of(home)
+    assert_whole(home / "s", job, uninterrupted)
     now = times_of(home / "s")
     complete = len(there) // BATCH * BATCH  # what lies in a whole batch is not drawn again
     for name in sorted(there)[:complete]:
@@ -142,24 +142,24 @@ def test_killed_sampling_continues_by_the_same_command(job, place, home, straigh
 
 
 @SLOW
-def test_sampling_killed_repeatedly_finishes(home, straight):
+def test_sampling_killed_repeatedly_finishes(home, uninterrupted):
     words = [*command("sample", home), "output_dir=s"]
     for place in ("sample.saved:1", "sample.saved:2", "sample.saved:4", "sample.saved:2"):
-        assert go(home, *words, crash=place) == -9, said(home)
-    assert go(home, *words) == 0, said(home)
-    assert_whole(home / "s", "sample", straight)
+        assert go(home, *words, crash=place) == -9, output_of(home)
+    assert go(home, *words) == 0, output_of(home)
+    assert_whole(home / "s", "sample", uninterrupted)
 
 
-def test_missing_samples_are_drawn_again(home, straight):
+def test_missing_samples_are_drawn_again(home, uninterrupted):
     """As if it had been killed between any two files."""
     words = [*command("sample", home), "output_dir=s"]
-    shutil.copytree(straight("sample"), home / "s")
+    shutil.copytree(uninterrupted("sample"), home / "s")
     before = times_of(home / "s")
     for missing in ("denoising.gif", "samples/000006.png", "grid.png", "labels.json"):
         (home / "s" / missing).unlink()
     run_dir.write_status(home / "s", "running")
-    assert go(home, *words) == 0, said(home)
-    assert_whole(home / "s", "sample", straight)
+    assert go(home, *words) == 0, output_of(home)
+    assert_whole(home / "s", "sample", uninterrupted)
     again = {name for name, time in times_of(home / "s").items() if time != before[name]}
     assert again == {f"{seed:06d}.png" for seed in range(2, 8)}, "the film's batch, and the second"
 
@@ -174,30 +174,30 @@ def folders(home, job="sample"):
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("place", ["run.created", "sample.saved:4"])
-def test_an_unfinished_run_is_found_by_its_configuration(place, home, straight):
+def test_an_unfinished_run_is_found_by_its_configuration(place, home, uninterrupted):
     assert go(home, *command("sample", home), crash=place) == -9
-    assert go(home, *command("sample", home)) == 0, said(home)
+    assert go(home, *command("sample", home)) == 0, output_of(home)
     (folder,) = folders(home)
-    assert_whole(folder, "sample", straight)
+    assert_whole(folder, "sample", uninterrupted)
     # A finished one is not: the same command makes the same pictures in a folder of its own.
-    assert go(home, *command("sample", home)) == 0, said(home)
+    assert go(home, *command("sample", home)) == 0, output_of(home)
     assert len(folders(home)) == 2
-    assert all(bytes_of(path) == bytes_of(straight("sample")) for path in folders(home))
+    assert all(bytes_of(path) == bytes_of(uninterrupted("sample")) for path in folders(home))
 
 
 @pytest.mark.slow
-def test_unnamed_folder_is_not_continued(home, straight):
+def test_unnamed_folder_is_not_continued(home, uninterrupted):
     """Killed before the folder got its name: the next run does not live in the nameless one."""
     assert go(home, *command("sample", home), crash="run.filled") == -9
     (nameless,) = folders(home)
     assert nameless.name.startswith(".")
-    assert go(home, *command("sample", home)) == 0, said(home)
+    assert go(home, *command("sample", home)) == 0, output_of(home)
     (folder,) = [path for path in folders(home) if not path.name.startswith(".")]
-    assert_whole(folder, "sample", straight)
+    assert_whole(folder, "sample", uninterrupted)
 
 
 @pytest.mark.slow
-def test_sampling_of_another_config_or_checkpoint_is_not_continued(home, trained, straight):
+def test_sampling_of_another_config_or_checkpoint_is_not_continued(home, trained, uninterrupted):
     (home / "run").unlink()
     shutil.copytree(trained / "run", home / "run")
     assert go(home, *command("sample", home), crash="sample.saved:2") == -9
@@ -206,13 +206,13 @@ def test_sampling_of_another_config_or_checkpoint_is_not_continued(home, trained
     for change in ("job.first_seed=9", "guidance.scale=3"):
         assert go(home, *command("sample", home), change, crash="sample.saved:1") == -9
     assert len(folders(home)) == 3
-    assert go(home, "resume=run", "job.max_steps=7") == 0, said(home)
-    assert go(home, *command("sample", home)) == 0, said(home)
+    assert go(home, "resume=run", "job.max_steps=7") == 0, output_of(home)
+    assert go(home, *command("sample", home)) == 0, output_of(home)
     assert len(folders(home)) == 4
     assert bytes_of(begun) == before
     (home / "run" / "checkpoints" / "step-0000007.pt").unlink()
-    assert go(home, *command("sample", home)) == 0, said(home)
-    assert_whole(begun, "sample", straight)
+    assert go(home, *command("sample", home)) == 0, output_of(home)
+    assert_whole(begun, "sample", uninterrupted)
     assert len(folders(home)) == 4
 
 
@@ -222,9 +222,9 @@ def test_running_sampling_is_not_continued(home):
     (begun,) = folders(home)
     before = bytes_of(begun)
     with run_dir.lock(begun):
-        assert go(home, *command("sample", home)) == 0, said(home)
+        assert go(home, *command("sample", home)) == 0, output_of(home)
         assert go(home, *command("sample", home), f"output_dir={begun}") == 2
-        assert f"this run is being worked on by process {os.getpid()} on " in said(home)
+        assert f"this run is being worked on by process {os.getpid()} on " in output_of(home)
     assert len(folders(home)) == 2
     assert bytes_of(begun) == before
 
@@ -232,40 +232,42 @@ def test_running_sampling_is_not_continued(home):
 # given folders
 
 
-def test_finished_sampling_is_not_changed(home, straight):
+def test_finished_sampling_is_not_changed(home, uninterrupted):
     words = [*command("sample", home), "output_dir=s"]
-    shutil.copytree(straight("sample"), home / "s")
+    shutil.copytree(uninterrupted("sample"), home / "s")
     before = times_of(home / "s")
     assert go(home, *words) == 0
-    assert said(home).splitlines()[-1] == "done     s/grid.png and denoising.gif beside it"
-    assert_whole(home / "s", "sample", straight)
+    assert output_of(home).splitlines()[-1] == "done     s/grid.png and denoising.gif beside it"
+    assert_whole(home / "s", "sample", uninterrupted)
     assert times_of(home / "s") == before
     assert (home / "s" / "config.yaml").read_bytes() == (
-        straight("sample") / "config.yaml"
+        uninterrupted("sample") / "config.yaml"
     ).read_bytes()
 
 
-def test_truncated_sample_is_drawn_again(home, straight):
-    shutil.copytree(straight("sample"), home / "s")
+def test_truncated_sample_is_drawn_again(home, uninterrupted):
+    shutil.copytree(uninterrupted("sample"), home / "s")
     for name in ("000002.png", "000005.png"):
         (home / "s" / "samples" / name).write_bytes(b"")
     run_dir.write_status(home / "s", "running")
-    assert go(home, *command("sample", home), "output_dir=s") == 0, said(home)
-    assert_whole(home / "s", "sample", straight)
+    assert go(home, *command("sample", home), "output_dir=s") == 0, output_of(home)
+    assert_whole(home / "s", "sample", uninterrupted)
 
 
-def test_data_dir_does_not_matter_for_continuing(home, straight):
-    shutil.copytree(straight("sample"), home / "s")
+def test_data_dir_does_not_matter_for_continuing(home, uninterrupted):
+    shutil.copytree(uninterrupted("sample"), home / "s")
     (home / "s" / "samples" / "000007.png").unlink()
     run_dir.write_status(home / "s", "running")
-    assert go(home, *command("sample", home), "output_dir=s", "data_dir=elsewhere") == 0, said(home)
+    assert go(home, *command("sample", home), "output_dir=s", "data_dir=elsewhere") == 0, output_of(
+        home
+    )
     (home / "s" / "config.until-step-0000006.yaml").unlink()  # it says where they lay before
-    assert_whole(home / "s", "sample", straight)
+    assert_whole(home / "s", "sample", uninterrupted)
 
 
 @pytest.mark.slow
-def test_a_folder_of_other_pictures_is_refused_by_key_and_values(home, straight):
-    shutil.copytree(straight("sample"), home / "s")
+def test_a_folder_of_other_pictures_is_refused_by_key_and_values(home, uninterrupted):
+    shutil.copytree(uninterrupted("sample"), home / "s")
     before = {name: (home / "s" / name).read_bytes() for name in files_of(home / "s")}
     for change, told in {
         "job.first_seed=0": "job.first_seed=2 there, 0 here",
@@ -275,8 +277,8 @@ def test_a_folder_of_other_pictures_is_refused_by_key_and_values(home, straight)
     }.items():
         (home / "out.txt").write_text("")
         words = [w for w in command("sample", home) if change != "sampler=ddpm" or "eta" not in w]
-        assert go(home, *words, change, "output_dir=s") == 2, said(home)
-        (line,) = said(home).splitlines()
+        assert go(home, *words, change, "output_dir=s") == 2, output_of(home)
+        (line,) = output_of(home).splitlines()
         assert line.startswith("output_dir=s: the folder holds another run (")
         assert told in line
         assert line.endswith("Choose another folder.")
@@ -287,22 +289,22 @@ def test_pictures_of_unknown_origin_are_refused_and_kept(home):
     (home / "s" / "samples").mkdir(parents=True)
     (home / "s" / "samples" / "000002.png").write_bytes(b"mine")
     assert go(home, *command("sample", home), "output_dir=s") == 2
-    assert "output_dir=s: holds samples of an unknown run" in said(home)
+    assert "output_dir=s: holds samples of an unknown run" in output_of(home)
     assert files_of(home / "s") == {"samples/000002.png"}
     assert (home / "s" / "samples" / "000002.png").read_bytes() == b"mine"
 
 
-def test_samples_of_other_seeds_are_kept(home, straight):
+def test_samples_of_other_seeds_are_kept(home, uninterrupted):
     words = [*command("sample", home), "output_dir=s"]
     assert go(home, *words, crash="sample.saved:4") == -9
     for name in ("000001.png", "000009.png", "notes.txt"):
         (home / "s" / "samples" / name).write_bytes(b"mine")
-    assert go(home, *words) == 0, said(home)
+    assert go(home, *words) == 0, output_of(home)
     for name in ("000001.png", "000009.png", "notes.txt"):
         file = home / "s" / "samples" / name
         assert file.read_bytes() == b"mine"
         file.unlink()
-    assert_whole(home / "s", "sample", straight)
+    assert_whole(home / "s", "sample", uninterrupted)
 
 
 # asked to stop
@@ -312,7 +314,7 @@ def test_samples_of_other_seeds_are_kept(home, straight):
     "job",
     ["sample", pytest.param("interpolate", marks=SLOW), pytest.param("inpaint", marks=SLOW)],
 )
-def test_a_signal_between_two_batches(job, home, straight):
+def test_a_signal_between_two_batches(job, home, uninterrupted):
     from ddpm.jobs import sampling
 
     save = sampling.save_image
@@ -325,18 +327,18 @@ def test_a_signal_between_two_batches(job, home, straight):
     words = [*command(job, home), "output_dir=s"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "save_image", ask)
-        assert go(home, *words) == 143, said(home)
+        assert go(home, *words) == 143, output_of(home)
     assert status_of(home / "s")["state"] == "preempted"
     assert len(list((home / "s" / "samples").iterdir())) == 6
-    assert "stopped  by a signal, " in said(home)
-    assert "preempted  s; the same command" in said(home)
+    assert "stopped  by a signal, " in output_of(home)
+    assert "preempted  s; the same command" in output_of(home)
     there = times_of(home / "s")
-    assert go(home, *words) == 0, said(home)
-    assert_whole(home / "s", job, straight)
+    assert go(home, *words) == 0, output_of(home)
+    assert_whole(home / "s", job, uninterrupted)
     assert {k: v for k, v in times_of(home / "s").items() if k in there} == there
 
 
-def test_signal_after_the_last_batch_leaves_the_grid_to_the_next_start(home, straight):
+def test_signal_after_the_last_batch_leaves_the_grid_to_the_next_start(home, uninterrupted):
     from ddpm.jobs import sampling
 
     save = sampling.save_image
@@ -348,15 +350,15 @@ def test_signal_after_the_last_batch_leaves_the_grid_to_the_next_start(home, str
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "save_image", ask)
-        assert go(home, *command("sample", home)) == 128 + signal.SIGUSR1, said(home)
+        assert go(home, *command("sample", home)) == 128 + signal.SIGUSR1, output_of(home)
     (folder,) = folders(home)
     assert "grid.png" not in files_of(folder)
-    assert go(home, *command("sample", home)) == 0, said(home)
-    assert_whole(folder, "sample", straight)
+    assert go(home, *command("sample", home)) == 0, output_of(home)
+    assert_whole(folder, "sample", uninterrupted)
     assert folders(home) == [folder]
 
 
-def test_second_signal_stops_at_once_without_partial_files(home, straight):
+def test_second_signal_stops_at_once_without_partial_files(home, uninterrupted):
     from ddpm.jobs import sampling
 
     def insist(image, file):
@@ -367,16 +369,16 @@ def test_second_signal_stops_at_once_without_partial_files(home, straight):
     words = [*command("sample", home), "output_dir=s"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "save_image", insist)
-        assert go(home, *words) == 128 + signal.SIGINT, said(home)
+        assert go(home, *words) == 128 + signal.SIGINT, output_of(home)
     status = status_of(home / "s")
     assert (status["state"], status["error"]) == (
         "preempted",
         "stopped at once by a second signal, SIGINT",
     )
-    assert "Traceback" not in said(home)
+    assert "Traceback" not in output_of(home)
     assert not list(home.rglob(".*.tmp"))
-    assert go(home, *words) == 0, said(home)
-    assert_whole(home / "s", "sample", straight)
+    assert go(home, *words) == 0, output_of(home)
+    assert_whole(home / "s", "sample", uninterrupted)
 
 
 # several processes
@@ -395,13 +397,13 @@ def finished(child):
 
 
 @SLOW
-def test_two_processes_draw_the_same_images(home, straight):
+def test_two_processes_draw_the_same_images(home, uninterrupted):
     replaced = ("hardware", "job.batch_size")
     words = [*(w for w in command("sample", home) if w.split("=")[0] not in replaced)]
     words += [*TWO, "job.batch_size=2", "output_dir=two"]
     status, told = finished(process(home, *words, start_new_session=True))
     assert status == 0, told
-    one, two = straight("sample"), home / "two"
+    one, two = uninterrupted("sample"), home / "two"
     assert files_of(two) == files_of(one)
     for path in (one / "samples").iterdir():
         a, b = load_png(path).int(), load_png(two / "samples" / path.name).int()
@@ -419,7 +421,7 @@ def test_two_processes_draw_the_same_images(home, straight):
     assert bytes_of(two) == before
 
 
-def test_reference_samples_differ_from_each_other(straight):
-    images = [load_png(path) for path in sorted((straight("sample") / "samples").iterdir())]
+def test_reference_samples_differ_from_each_other(uninterrupted):
+    images = [load_png(path) for path in sorted((uninterrupted("sample") / "samples").iterdir())]
     assert len({image.numpy().tobytes() for image in images}) == 7
     assert torch.stack(images).float().std() > 5

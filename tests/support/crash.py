@@ -101,8 +101,8 @@ def go(folder: Path, *arguments: str, crash: str | None = None) -> int:
     return wait(start(folder, *arguments, crash=crash))
 
 
-def said(folder: Path) -> str:
-    """What all processes in a folder have printed."""
+def output_of(folder: Path) -> str:
+    """What all runs in a folder have printed."""
     return (folder / "out.txt").read_text()
 
 
@@ -115,4 +115,4 @@ def until(condition, child: int, seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
-__all__ = ["SAMPLE", "TINY", "go", "said", "start", "until", "wait"]
+__all__ = ["SAMPLE", "TINY", "go", "output_of", "start", "until", "wait"]

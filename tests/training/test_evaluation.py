@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from support.base import ROOT
-from support.crash import TINY, go, said
+from support.crash import TINY, go, output_of
 from support.rank_runs import CPU, FULL
 from support.ranks import ranks
 from support.runs import assert_equal_state, losses_of, metrics_of, state_of, status_of
@@ -45,71 +45,75 @@ def rows_of(folder):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """An uninterrupted run that scores samples after every second step."""
-    home = tmp_path_factory.mktemp("straight")
-    assert go(home, *LONGER, f"job.keep_best={FIGURE}") == 0, said(home)
+    home = tmp_path_factory.mktemp("uninterrupted")
+    assert go(home, *LONGER, f"job.keep_best={FIGURE}") == 0, output_of(home)
     return home / "run"
 
 
-def test_planned_scores_are_printed_before_training(straight):
+def test_planned_scores_are_printed_before_training(uninterrupted):
     line = "kd by features=pixels, every 2 steps: 70 samples of 2 network evaluations each, about"
-    assert f"scores   {line} as long as 6 steps; and 1,797 real pictures" in said(straight.parent)
+    assert f"scores   {line} as long as 6 steps; and 1,797 real pictures" in output_of(
+        uninterrupted.parent
+    )
 
 
-def test_scores_are_in_the_log_and_have_passports(straight):
+def test_scores_are_in_the_log_and_have_passports(uninterrupted):
     for name in (FIGURE, f"{FIGURE}_held_out"):
-        assert list(figures_of(straight, name)) == [2, 4, 6]
-    rows = scores.read(straight)
+        assert list(figures_of(uninterrupted, name)) == [2, 4, 6]
+    rows = scores.read(uninterrupted)
     assert [row.step for row in rows] == [2, 2, 4, 4, 6, 6]
     assert len({row.ruler_id for row in rows}) == 2, "train and held_out, at all steps alike"
     assert rows[0].ruler["reference"]["n"] == 1617
     assert rows[0].subject["sampler"] == {"name": "dpm_solver", "steps": 2}
-    assert {row.step: row.value for row in rows if row.reference == "train"} == figures_of(straight)
-    assert not (straight / "evaluation").exists(), "drawn files go when they are measured"
+    assert {row.step: row.value for row in rows if row.reference == "train"} == figures_of(
+        uninterrupted
+    )
+    assert not (uninterrupted / "evaluation").exists(), "drawn files go when they are measured"
 
 
-def test_evaluation_does_not_change_the_weights(straight, tmp_path):
-    assert go(tmp_path, *WORDS, "output_dir=run") == 0, said(tmp_path)
-    assert_equal_state(state_of(straight, 6), state_of(tmp_path / "run", 6))
-    assert losses_of(straight) == losses_of(tmp_path / "run")
+def test_evaluation_does_not_change_the_weights(uninterrupted, tmp_path):
+    assert go(tmp_path, *WORDS, "output_dir=run") == 0, output_of(tmp_path)
+    assert_equal_state(state_of(uninterrupted, 6), state_of(tmp_path / "run", 6))
+    assert losses_of(uninterrupted) == losses_of(tmp_path / "run")
     stored = (tmp_path / "run" / "config.yaml").read_text()
     assert "\nmetric:" not in stored
     assert "features" not in stored
 
 
-def test_best_checkpoint_is_saved_when_it_is_measured(straight):
-    figures = figures_of(straight)
-    best = torch.load(straight / "checkpoints" / "best.pt", weights_only=True)
+def test_best_checkpoint_is_saved_when_it_is_measured(uninterrupted):
+    figures = figures_of(uninterrupted)
+    best = torch.load(uninterrupted / "checkpoints" / "best.pt", weights_only=True)
     assert best["step"] == min(figures, key=figures.get)
     assert best["best"]["kept"] == min(figures.values())
     record = [step for n, step in enumerate(figures) if figures[step] < min(
         [*list(figures.values())[:n], np.inf])]  # fmt: skip
-    assert saved(straight) == ["best.pt", *(f"step-{n:07d}.pt" for n in sorted({*record, 6}))]
+    assert saved(uninterrupted) == ["best.pt", *(f"step-{n:07d}.pt" for n in sorted({*record, 6}))]
 
 
 @pytest.mark.parametrize(
     "place", ["evaluation.drawn:2", pytest.param("evaluation.measured:2", marks=pytest.mark.slow)]
 )
-def test_killed_and_resumed_run_gives_the_same_scores(place, straight, tmp_path):
+def test_killed_and_resumed_run_gives_the_same_scores(place, uninterrupted, tmp_path):
     words = [*LONGER, f"job.keep_best={FIGURE}"]
-    assert go(tmp_path, *words, crash=place) == -9, said(tmp_path)
-    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
-    assert_equal_state(state_of(straight, 6), state_of(tmp_path / "run", 6))
-    assert lines_of(straight) == lines_of(tmp_path / "run")
+    assert go(tmp_path, *words, crash=place) == -9, output_of(tmp_path)
+    assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)
+    assert_equal_state(state_of(uninterrupted, 6), state_of(tmp_path / "run", 6))
+    assert lines_of(uninterrupted) == lines_of(tmp_path / "run")
     own = {"run": "", "checkpoint": ""}
     one, other = (
-        [row["subject"] | own for row in rows_of(f)] for f in (straight, tmp_path / "run")
+        [row["subject"] | own for row in rows_of(f)] for f in (uninterrupted, tmp_path / "run")
     )
     assert one == other
 
 
-def test_stopped_evaluation_keeps_the_batches_already_drawn(straight, tmp_path, monkeypatch):
+def test_stopped_evaluation_keeps_the_batches_already_drawn(uninterrupted, tmp_path, monkeypatch):
     """Stopped after the first of two batches, which is then reused."""
     folder, answers = tmp_path / "run", iter([False, True])
     with monkeypatch.context() as patch:
         patch.setattr(Watch, "stop_wanted", lambda watch: next(answers))
-        assert go(tmp_path, *LONGER, f"job.keep_best={FIGURE}") == 143, said(tmp_path)
+        assert go(tmp_path, *LONGER, f"job.keep_best={FIGURE}") == 143, output_of(tmp_path)
     assert status_of(folder) == {"state": "preempted", "step": 2, "saved": 2}
     (drawn,) = (folder / "evaluation").iterdir()
     assert [path.name for path in sorted(drawn.iterdir())] == [
@@ -117,12 +121,12 @@ def test_stopped_evaluation_keeps_the_batches_already_drawn(straight, tmp_path, 
     ]
     # other features show that they are used
     np.save(drawn / "features-samples-0000000.npy", np.zeros((64, 256), np.float32))
-    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
-    one, other = figures_of(straight), figures_of(folder)
+    assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)
+    one, other = figures_of(uninterrupted), figures_of(folder)
     assert [row["step"] for row in metrics_of(folder)] == [1, 2, 2, 3, 4, 5, 6]
     assert other[2] != pytest.approx(one[2], rel=0.01)
     assert (other[4], other[6]) == (one[4], one[6])
-    assert_equal_state(state_of(straight, 6), state_of(folder, 6))
+    assert_equal_state(state_of(uninterrupted, 6), state_of(folder, 6))
 
 
 @pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
@@ -130,8 +134,8 @@ def test_two_ranks_give_the_scores_of_one(strategy, tmp_path, monkeypatch):
     words = [w for w in LONGER if not w.startswith(("hardware", "output_dir"))]
     words += ["optimizer.lr=1e-12", "job.max_steps=2", "job.evaluate_samples=130"]
     both = [*words, f"hardware={strategy}", *CPU, "output_dir=two"]
-    assert ranks(tmp_path, *both, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
-    assert go(tmp_path, *words, "hardware=cpu", FULL, "output_dir=one") == 0, said(tmp_path)
+    assert ranks(tmp_path, *both, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
+    assert go(tmp_path, *words, "hardware=cpu", FULL, "output_dir=one") == 0, output_of(tmp_path)
     one, two = (figures_of(tmp_path / name) for name in ("one", "two"))
     assert list(two) == [2]
     assert two == pytest.approx(one, rel=1e-6)
@@ -139,16 +143,16 @@ def test_two_ranks_give_the_scores_of_one(strategy, tmp_path, monkeypatch):
 
 def test_patience_ends_a_run_whose_score_stops_improving(tmp_path):
     words = [*LONGER, "optimizer.lr=1e-30", "job.patience=1", f"job.keep_best={FIGURE}"]
-    assert go(tmp_path, *words) == 0, said(tmp_path)
-    assert f"stopped  job.patience=1: {FIGURE} was best after step 2" in said(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
+    assert f"stopped  job.patience=1: {FIGURE} was best after step 2" in output_of(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "done", "step": 4, "saved": 4}
 
 
 def test_evaluation_can_be_switched_on_when_a_run_is_resumed(tiny, tmp_path):
     more = [*SCORED, "features=pixels", "job.max_steps=8"]
-    assert go(tmp_path, "resume=run", *more) == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", *more) == 0, output_of(tmp_path)
     assert list(figures_of(tiny)) == [6, 8], "it begins with the checkpoint that it found"
-    assert go(tmp_path, "resume=run", "job.max_steps=10") == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", "job.max_steps=10") == 0, output_of(tmp_path)
     assert list(figures_of(tiny)) == [6, 8, 10]
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from support.crash import go, said
+from support.crash import go, output_of
 from support.rank_runs import CPU, FULL, RUN, SMALL, assert_close
 from support.ranks import ranks
 
@@ -34,8 +34,8 @@ def test_ranks_agree_on_the_largest_accumulation(model, strategy, tmp_path, monk
         f"hardware={strategy}",
         *CPU,
     ]
-    assert ranks(tmp_path, *RUN, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
-    assert "for 2 images at a time, 2 times a step" in said(tmp_path)
+    assert ranks(tmp_path, *RUN, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
+    assert "for 2 images at a time, 2 times a step" in output_of(tmp_path)
     about = json.loads((tmp_path / "run" / "about.json").read_text())
     assert about["chosen"] == {"accumulate": 2}
     assert_close(tmp_path / "one", tmp_path / "run", rtol=1e-3)

@@ -17,7 +17,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision, Precision
 from lightning_fabric.wrappers import _FabricModule
-from support.crash import TINY, go, said
+from support.crash import TINY, go, output_of
 from support.ranks import ranks
 from support.runs import assert_equal_state, metrics_of, state_of, status_of, tensors
 from torch import nn
@@ -404,7 +404,7 @@ def break_loss(monkeypatch, steps, value=math.nan, rank=0):
 def test_a_run_skips_a_nonfinite_step_and_logs_it(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         break_loss(patch, [3, 4])
-        assert go(tmp_path, *RUN, "job.log_every=3") == 0, said(tmp_path)
+        assert go(tmp_path, *RUN, "job.log_every=3") == 0, output_of(tmp_path)
     first, last = metrics_of(tmp_path / "run")
     assert (first["train/skipped"], last["train/skipped"]) == (1, 1)
     assert all(math.isfinite(value) for row in (first, last) for value in row.values())
@@ -414,7 +414,7 @@ def test_a_run_skips_a_nonfinite_step_and_logs_it(tmp_path, monkeypatch):
     monkeypatch.setattr(
         Step, "update", lambda *a: update(*a) if next(count) not in (3, 4) else None
     )
-    assert go(tmp_path, *RUN, "output_dir=other", "job.log_every=1") == 0, said(tmp_path)
+    assert go(tmp_path, *RUN, "output_dir=other", "job.log_every=1") == 0, output_of(tmp_path)
     assert_equal_state(state_of(tmp_path / "run", 6), state_of(tmp_path / "other", 6))
     losses = [row["train/loss"] for row in metrics_of(tmp_path / "other")]
     assert first["train/loss"] == pytest.approx(sum(losses[:2]) / 2)
@@ -423,12 +423,12 @@ def test_a_run_skips_a_nonfinite_step_and_logs_it(tmp_path, monkeypatch):
 
 def test_a_log_line_of_skipped_steps_has_no_null(tmp_path, monkeypatch):
     break_loss(monkeypatch, [2, 6])
-    assert go(tmp_path, *RUN) == 0, said(tmp_path)
+    assert go(tmp_path, *RUN) == 0, output_of(tmp_path)
     rows = metrics_of(tmp_path / "run")
     assert [row["train/skipped"] for row in rows] == [0, 1, 0, 0, 0, 1]
     assert all(value is not None for row in rows for value in row.values())
     assert ["train/loss" in row for row in rows] == [True, False, True, True, True, False]
-    assert said(tmp_path).count("steps not finite") == 1  # in the last progress line
+    assert output_of(tmp_path).count("steps not finite") == 1  # in the last progress line
     assert_all_finite(state_of(tmp_path / "run", 6))
 
 
@@ -444,8 +444,8 @@ def test_too_many_consecutive_end_the_run_and_a_lower_rate_resumes_it(tmp_path, 
     assert " at t=" in told["error"]
     assert "job.max_nonfinite_steps=3" in told["error"]
     assert len(told["error"].splitlines()) <= 5
-    assert told["error"] in said(tmp_path)
-    assert "Traceback" not in said(tmp_path)
+    assert told["error"] in output_of(tmp_path)
+    assert "Traceback" not in output_of(tmp_path)
     assert told["saved"] == 5
     for step in range(1, 6):
         assert_all_finite(state_of(tmp_path / "run", step))
@@ -453,9 +453,11 @@ def test_too_many_consecutive_end_the_run_and_a_lower_rate_resumes_it(tmp_path, 
 
     lower = ["resume=run", "optimizer.lr=1e-4", "optimizer.betas=[0.8,0.9]"]
     assert go(tmp_path, *lower) == 2
-    assert "allow_changes=[optimizer.lr]" in said(tmp_path)
-    assert go(tmp_path, *lower, "allow_changes=[optimizer.lr,optimizer.betas]") == 0, said(tmp_path)
-    assert "changed  optimizer.lr: 0.0002 -> 0.0001" in said(tmp_path)
+    assert "allow_changes=[optimizer.lr]" in output_of(tmp_path)
+    assert go(tmp_path, *lower, "allow_changes=[optimizer.lr,optimizer.betas]") == 0, output_of(
+        tmp_path
+    )
+    assert "changed  optimizer.lr: 0.0002 -> 0.0001" in output_of(tmp_path)
     (group,) = state_of(tmp_path / "run", 6)["optimizer"]["param_groups"]
     assert (group["lr"], list(group["betas"])) == (1e-4, [0.8, 0.9])
     rows = metrics_of(tmp_path / "run")
@@ -466,7 +468,7 @@ def test_too_many_consecutive_end_the_run_and_a_lower_rate_resumes_it(tmp_path, 
 
 @pytest.mark.slow
 def test_diverged_weights_are_never_saved(tmp_path):
-    assert go(tmp_path, *RUN, "job.max_steps=2") == 0, said(tmp_path)
+    assert go(tmp_path, *RUN, "job.max_steps=2") == 0, output_of(tmp_path)
     before = (tmp_path / "run" / "checkpoints" / "step-0000002.pt").read_bytes()
     blown = ["optimizer.lr=1e39", "allow_changes=[optimizer.lr]", "job.save_every=1"]
     assert go(tmp_path, "resume=run", *blown, "job.max_steps=6") == 2
@@ -475,7 +477,7 @@ def test_diverged_weights_are_never_saved(tmp_path):
     assert "not finite any more (model: " in told["error"]
     (only,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert only.read_bytes() == before
-    assert go(tmp_path, "resume=run", "optimizer.lr=1e-4", *blown[1:]) == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", "optimizer.lr=1e-4", *blown[1:]) == 0, output_of(tmp_path)
 
 
 DDP = ["hardware=ddp", "hardware.accelerator=cpu", "hardware.precision=32-true"]
@@ -486,7 +488,7 @@ def test_a_nonfinite_step_of_one_rank_is_skipped_by_all(tmp_path, monkeypatch):
     """Only the loss of rank 1 is non-finite; the gradients of the other are finite."""
     with monkeypatch.context() as patch:
         break_loss(patch, [3], rank=1)
-        assert ranks(tmp_path, *RUN, *DDP, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+        assert ranks(tmp_path, *RUN, *DDP, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
     rows = metrics_of(tmp_path / "run")
     assert [row["train/skipped"] for row in rows] == [0, 0, 1, 0, 0, 0]
     assert_all_finite(state_of(tmp_path / "run", 6))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from support.base import TINY
-from support.crash import said
+from support.crash import output_of
 from support.rank_runs import CPU
 from support.ranks import ranks
 from support.runs import assert_equal_state, files_of, go, state_of, status_of
@@ -61,9 +61,9 @@ def test_two_processes_follow_requests_after_the_same_step(tmp_path, monkeypatch
     words = [word for word in LONG if not word.startswith("hardware")]
     words += ["hardware=ddp", *CPU, "output_dir=run"]
     ended = ranks(tmp_path, *words, monkeypatch=monkeypatch)
-    assert ended == [143, 0], said(tmp_path)  # the first speaks for both
+    assert ended == [143, 0], output_of(tmp_path)  # the first speaks for both
     done = status_of(tmp_path / "run")
-    assert (done["state"], done["step"]) == ("preempted", 30), said(tmp_path)
+    assert (done["state"], done["step"]) == ("preempted", 30), output_of(tmp_path)
     files = files_of(tmp_path / "run")
     assert {f for f in files if f.startswith("samples/")} == {"samples/step-000010.png"}
     names = {"checkpoints/step-0000020.pt", "checkpoints/step-0000030.pt"}

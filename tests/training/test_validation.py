@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from support.crash import TINY, go, said
+from support.crash import TINY, go, output_of
 from support.image_sets import build
 from support.rank_runs import CPU, FULL
 from support.ranks import ranks
@@ -40,11 +40,11 @@ def figures_of(folder):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """An uninterrupted run that validates after every second step."""
-    home = tmp_path_factory.mktemp("straight")
-    assert go(home, *LONGER) == 0, said(home)
-    assert "held out 180 images" in said(home)
+    home = tmp_path_factory.mktemp("uninterrupted")
+    assert go(home, *LONGER) == 0, output_of(home)
+    assert "held out 180 images" in output_of(home)
     return home / "run"
 
 
@@ -79,24 +79,24 @@ def test_short_run_has_no_validation(tiny):
 # what it does
 
 
-def test_validation_changes_no_weight(straight, tmp_path):
+def test_validation_changes_no_weight(uninterrupted, tmp_path):
     words = [word for word in LONGER if word != EVERY]
-    assert go(tmp_path, *words, "job.validate_every=null") == 0, said(tmp_path)
-    assert_equal_state(state_of(straight, 8), state_of(tmp_path / "run", 8))
-    assert losses_of(straight) == losses_of(tmp_path / "run")
+    assert go(tmp_path, *words, "job.validate_every=null") == 0, output_of(tmp_path)
+    assert_equal_state(state_of(uninterrupted, 8), state_of(tmp_path / "run", 8))
+    assert losses_of(uninterrupted) == losses_of(tmp_path / "run")
     assert figures_of(tmp_path / "run") == {}
     assert not (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 
-def test_figures_equal_those_of_the_metric(straight, data_dir):
+def test_figures_equal_those_of_the_metric(uninterrupted, data_dir):
     data = build("digits", data_dir)
 
     def pictures(part):
         images, labels = part.__getitems__(range(len(part)))
         return Pictures(images, labels=labels)
 
-    ema, diffusion, _, _ = load_network(straight)
-    raw, *_ = load_network(straight, weights="model")
+    ema, diffusion, _, _ = load_network(uninterrupted)
+    raw, *_ = load_network(uninterrupted, weights="model")
     metric = Loss(num_images=32)
     material = Material(
         *(pictures(part) for part in (data, data.held_out())),
@@ -105,10 +105,10 @@ def test_figures_equal_those_of_the_metric(straight, data_dir):
         diffusion=diffusion,
     )
     expected = {f"eval/{score.name}": score.value for score in metric.measure(material)}
-    last = metrics_of(straight)[-1]
+    last = metrics_of(uninterrupted)[-1]
     assert {k: last[k] for k in FIGURES} == pytest.approx(expected, rel=1e-5)
-    assert list(figures_of(straight)) == [2, 4, 6, 8]
-    rows = table_of(straight)
+    assert list(figures_of(uninterrupted)) == [2, 4, 6, 8]
+    rows = table_of(uninterrupted)
     assert len(rows) == 4 * 16
     assert {row["step"] for row in rows} == {"2", "4", "6", "8"}
     for row, its in zip(rows[-16:], metric.rows, strict=True):
@@ -123,14 +123,14 @@ def test_figures_equal_those_of_the_metric(straight, data_dir):
         "checkpoint.renamed:2",
     ],
 )
-def test_validation_of_a_resumed_run_is_the_same(place, straight, tmp_path):
-    assert go(tmp_path, *LONGER, crash=place) == -9, said(tmp_path)
+def test_validation_of_a_resumed_run_is_the_same(place, uninterrupted, tmp_path):
+    assert go(tmp_path, *LONGER, crash=place) == -9, output_of(tmp_path)
     again = ["resume=run"] if (tmp_path / "run" / "checkpoints").exists() else LONGER
-    assert go(tmp_path, *again) == 0, said(tmp_path)
-    assert_equal_state(state_of(straight, 8), state_of(tmp_path / "run", 8))
-    assert lines_of(straight) == lines_of(tmp_path / "run")
-    assert table_of(straight) == table_of(tmp_path / "run")
-    best = [(f / "checkpoints" / "best.pt") for f in (straight, tmp_path / "run")]
+    assert go(tmp_path, *again) == 0, output_of(tmp_path)
+    assert_equal_state(state_of(uninterrupted, 8), state_of(tmp_path / "run", 8))
+    assert lines_of(uninterrupted) == lines_of(tmp_path / "run")
+    assert table_of(uninterrupted) == table_of(tmp_path / "run")
+    best = [(f / "checkpoints" / "best.pt") for f in (uninterrupted, tmp_path / "run")]
     one, other = (torch.load(file, weights_only=True) for file in best)
     assert one["best"] == other["best"]
     assert_equal_state(one, other)
@@ -142,21 +142,21 @@ def test_two_ranks_give_the_loss_of_one(strategy, tmp_path, monkeypatch):
     words = [w for w in LONGER if not w.startswith(("hardware", "output_dir"))]
     words += ["optimizer.lr=1e-12", "job.max_steps=2"]  # weights that do not differ by rounding
     both = [*words, f"hardware={strategy}", *CPU, "output_dir=two"]
-    assert ranks(tmp_path, *both, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
-    assert go(tmp_path, *words, "hardware=cpu", FULL, "output_dir=one") == 0, said(tmp_path)
+    assert ranks(tmp_path, *both, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
+    assert go(tmp_path, *words, "hardware=cpu", FULL, "output_dir=one") == 0, output_of(tmp_path)
     one, two = (figures_of(tmp_path / name)[2] for name in ("one", "two"))
     assert two == pytest.approx(one, rel=1e-6, abs=1e-7)
 
 
 def test_missing_held_out_images_are_noted_once(tmp_path):
-    assert go(tmp_path, *LONGER, "data.holdout=0") == 0, said(tmp_path)
-    assert said(tmp_path).count("held out none, as data.holdout=0") == 1
+    assert go(tmp_path, *LONGER, "data.holdout=0") == 0, output_of(tmp_path)
+    assert output_of(tmp_path).count("held out none, as data.holdout=0") == 1
     assert figures_of(tmp_path / "run") == {}
 
 
 @pytest.mark.slow
 def test_the_labels_of_a_conditional_network_are_used(tmp_path):
-    assert go(tmp_path, *LONGER, "data.conditional=true") == 0, said(tmp_path)
+    assert go(tmp_path, *LONGER, "data.conditional=true") == 0, output_of(tmp_path)
     assert len(figures_of(tmp_path / "run")) == 4
 
 
@@ -180,12 +180,12 @@ def test_raw_weights_are_used_and_the_average_is_restored():
 # the best checkpoint
 
 
-def test_the_best_checkpoint_stays_and_can_be_named(straight, run, tmp_path):
-    figures = {step: values[0] for step, values in figures_of(straight).items()}
-    best = torch.load(straight / "checkpoints" / "best.pt", weights_only=True)
+def test_the_best_checkpoint_stays_and_can_be_named(uninterrupted, run, tmp_path):
+    figures = {step: values[0] for step, values in figures_of(uninterrupted).items()}
+    best = torch.load(uninterrupted / "checkpoints" / "best.pt", weights_only=True)
     assert best["step"] == min(figures, key=figures.get)
     words = ["job=sample", "job.num_samples=1", "tracker=local", "output_dir=drawn"]
-    status, out, err = run(*words, f"checkpoint={straight}:best")
+    status, out, err = run(*words, f"checkpoint={uninterrupted}:best")
     assert status == 0, out + err
     assert "checkpoints/best.pt" in (tmp_path / "drawn" / "config.yaml").read_text()
     status, out, err = run(*words, f"checkpoint={tmp_path}/nothing:best")
@@ -201,7 +201,7 @@ def test_the_best_checkpoint_stays_and_can_be_named(straight, run, tmp_path):
 def test_an_older_best_is_kept_when_its_file_is_deleted(tmp_path):
     words = ["job.keep_best=eval/loss_raw", "optimizer.lr=100", "job.warmup_steps=7"]
     words += ["job.clip_grad_norm=null", "job.max_nonfinite_steps=50", "job.save_every=1"]
-    assert go(tmp_path, *LONGER, *words, "job.validate_every=1") == 0, said(tmp_path)
+    assert go(tmp_path, *LONGER, *words, "job.validate_every=1") == 0, output_of(tmp_path)
     figures = {step: values[1] for step, values in figures_of(tmp_path / "run").items()}
     folder = tmp_path / "run" / "checkpoints"
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -241,15 +241,15 @@ def test_records_are_restored_and_those_of_another_figure_left_out():
 def test_early_stopping_ends_the_run_with_its_reason(tmp_path):
     # so small that no weight changes
     words = [*LONGER, "optimizer.lr=1e-30", "job.patience=2", "job.save_every=null"]
-    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
     reason = "job.patience=2: eval/loss was best after step 2"
-    assert f"stopped  {reason}" in said(tmp_path)
+    assert f"stopped  {reason}" in output_of(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
     assert (tmp_path / "run" / "samples" / "step-000006.png").exists()
-    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
-    assert f"steps    {reason}" in said(tmp_path)
+    assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)
+    assert f"steps    {reason}" in output_of(tmp_path)
     assert status_of(tmp_path / "run")["step"] == 6
-    assert go(tmp_path, "resume=run", "job.patience=9") == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", "job.patience=9") == 0, output_of(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "done", "step": 8, "saved": 8}
 
 

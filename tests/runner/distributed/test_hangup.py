@@ -15,7 +15,7 @@ import time
 
 import pytest
 from support.base import ROOT
-from support.crash import TINY, go, said, start, until, wait
+from support.crash import TINY, go, output_of, start, until, wait
 from support.runs import losses_of, status_of
 
 from ddpm import cli
@@ -64,14 +64,14 @@ def with_handler(monkeypatch, handler):
 )
 def test_signals_at_the_end_of_a_session_count_as_one(numbers, sent, tmp_path):
     sent(*numbers)
-    assert go(tmp_path, *RUN) == 128 + numbers[0], said(tmp_path)
+    assert go(tmp_path, *RUN) == 128 + numbers[0], output_of(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "preempted", "step": 5, "saved": 5}
-    assert "stopped  by a signal, saved after step 5" in said(tmp_path)
+    assert "stopped  by a signal, saved after step 5" in output_of(tmp_path)
 
 
 def test_sigint_after_sighup_stops_immediately(sent, tmp_path):
     sent(HUP, INT)
-    assert go(tmp_path, *RUN) == 128 + INT, said(tmp_path)
+    assert go(tmp_path, *RUN) == 128 + INT, output_of(tmp_path)
     told = status_of(tmp_path / "run")
     assert (told["state"], told["step"], told["saved"]) == ("preempted", 4, 4)
     assert told["error"] == "stopped at once by a second signal, SIGINT"
@@ -93,7 +93,7 @@ def test_repeated_sighup_and_sigterm_count_as_echoes(monkeypatch):
 def test_sighup_does_not_stop_a_run_under_nohup(sent, tmp_path, monkeypatch):
     with_handler(monkeypatch, signal.SIG_IGN)
     sent(HUP)
-    assert go(tmp_path, *RUN) == 0, said(tmp_path)
+    assert go(tmp_path, *RUN) == 0, output_of(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "done", "step": 6, "saved": 6}
 
 
@@ -101,7 +101,7 @@ def test_sighup_does_not_stop_a_run_under_nohup(sent, tmp_path, monkeypatch):
 def test_other_signals_stop_a_run_under_nohup(sent, tmp_path, monkeypatch):
     with_handler(monkeypatch, signal.SIG_IGN)
     sent(HUP, TERM, HUP)
-    assert go(tmp_path, *RUN) == 128 + TERM, said(tmp_path)
+    assert go(tmp_path, *RUN) == 128 + TERM, output_of(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "preempted", "step": 5, "saved": 5}
 
 
@@ -183,7 +183,7 @@ def test_sighup_does_not_stop_a_job_under_nohup():
 @pytest.mark.slow
 def test_a_sweep_stops_with_its_job(sent, tmp_path):
     sent(HUP)
-    assert go(tmp_path, "-m", *TINY, "sweep=study", "seed=1,2") == 128 + HUP, said(tmp_path)
+    assert go(tmp_path, "-m", *TINY, "sweep=study", "seed=1,2") == 128 + HUP, output_of(tmp_path)
     first, second = sorted((tmp_path / "outputs" / "sweep" / "study").glob("*-*"))
     assert status_of(first)["state"] == "preempted"
     assert not (second / "status.json").exists()
@@ -199,11 +199,11 @@ def test_sighup_stops_parallel_jobs_unless_ignored(ignored, tmp_path, monkeypatc
     jobs = tmp_path / "outputs" / "sweep" / "study"
     until(lambda: sum(map(run_dir.is_locked, jobs.glob("*-*"))) == 2, launcher)
     os.killpg(launcher, HUP)
-    assert wait(launcher) == (0 if ignored else 129), said(tmp_path)
+    assert wait(launcher) == (0 if ignored else 129), output_of(tmp_path)
     state = "done" if ignored else "preempted"
     assert [status_of(job)["state"] for job in jobs.glob("*-*")] == [state, state]
-    assert ("stopping 2 jobs" in said(tmp_path)) is not ignored
-    assert "failed  " not in said(tmp_path)
+    assert ("stopping 2 jobs" in output_of(tmp_path)) is not ignored
+    assert "failed  " not in output_of(tmp_path)
 
 
 @pytest.mark.slow
@@ -212,12 +212,15 @@ def test_sighup_during_the_start_of_jobs_leaves_no_failed_job(tmp_path, monkeypa
     with_handler(monkeypatch, signal.SIG_DFL)
     words = ["-m", *TINY, "sweep=study", "seed=1,2", "hydra/launcher=slots"]
     launcher = start(tmp_path, *words)
-    until(lambda: (tmp_path / "out.txt").exists() and "start    seed=2" in said(tmp_path), launcher)
+    until(
+        lambda: (tmp_path / "out.txt").exists() and "start    seed=2" in output_of(tmp_path),
+        launcher,
+    )
     os.killpg(launcher, HUP)
-    assert wait(launcher) == 129, said(tmp_path)
+    assert wait(launcher) == 129, output_of(tmp_path)
     for job in (tmp_path / "outputs" / "sweep" / "study").glob("*-*"):
         assert not (job / "status.json").exists() or status_of(job)["state"] == "preempted"
-    assert "failed  " not in said(tmp_path)
+    assert "failed  " not in output_of(tmp_path)
 
 
 # a real terminal

@@ -16,7 +16,7 @@ import time
 import pytest
 import torch
 from support.base import ROOT
-from support.crash import SAMPLE, go, said
+from support.crash import SAMPLE, go, output_of
 from support.rank_runs import CPU, FULL, RUN, SMALL, assert_close
 from support.ranks import ranks
 from support.runs import files_of, losses_of, metrics_of, state_of, status_of
@@ -38,7 +38,7 @@ def alone(tmp_path_factory):
     def find(*words):
         if words not in made:
             home = tmp_path_factory.mktemp("alone")
-            assert go(home, *RUN, "hardware=cpu", FULL, *words) == 0, said(home)
+            assert go(home, *RUN, "hardware=cpu", FULL, *words) == 0, output_of(home)
             made[words] = home / "run"
         return made[words]
 
@@ -50,14 +50,14 @@ def alone(tmp_path_factory):
 
 def test_fsdp_trains_like_one_process(alone, tmp_path, monkeypatch):
     words = [*RUN, "hardware=fsdp", *CPU]
-    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
     run = tmp_path / "run"
     assert files_of(run) == files_of(alone())
     assert_close(alone(), run)
-    assert said(tmp_path).count("python run.py job=sample") == 1
+    assert output_of(tmp_path).count("python run.py job=sample") == 1
     # One process reads its checkpoint, draws from it and goes on with it.
     more = ["resume=run", "hardware=cpu", FULL, "job.max_steps=8"]
-    assert go(tmp_path, *more) == 0, said(tmp_path)
+    assert go(tmp_path, *more) == 0, output_of(tmp_path)
     assert_close(alone("job.max_steps=8"), run, 8)
 
 
@@ -73,7 +73,7 @@ def test_two_ranks_learn_the_timesteps_of_one(strategy, alone, tmp_path, monkeyp
     learning += ["objective=edm", "objective.sigma_data=data", "weighting=edm"]
     learning += ["job.batch_size=64", "sampler.steps=5"]
     words = [*RUN, f"hardware={strategy}", *CPU, *learning]
-    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
     one, two = (state_of(run, 6)["diffusion"] for run in (alone(*learning), tmp_path / "run"))
     assert one["timesteps.counts"].min() >= 1
     assert torch.equal(one["timesteps.counts"], two["timesteps.counts"])
@@ -89,8 +89,8 @@ def test_two_ranks_begin_with_given_weights(kind, strategy, alone, tmp_path, mon
     words = [w for w in RUN if not w.startswith("model")]
     words += [f"init_from={alone()}", f"init_weights={kind}", "optimizer.lr=2e-5"]
     got = ranks(tmp_path, *words, f"hardware={strategy}", *CPU, monkeypatch=monkeypatch)
-    assert got == [0, 0], said(tmp_path)
-    assert said(tmp_path).count(f"weights of {alone()}, step 6\n") == 1
+    assert got == [0, 0], output_of(tmp_path)
+    assert output_of(tmp_path).count(f"weights of {alone()}, step 6\n") == 1
     one = alone(*words)
     assert_close(one, tmp_path / "run")
     assert losses_of(one)[0][1] < losses_of(alone())[0][1]
@@ -98,9 +98,9 @@ def test_two_ranks_begin_with_given_weights(kind, strategy, alone, tmp_path, mon
 
 @pytest.mark.slow
 def test_fsdp_resumes_a_run_of_one_process(alone, tmp_path, monkeypatch):
-    assert go(tmp_path, *RUN, "hardware=cpu", FULL, "job.max_steps=4") == 0, said(tmp_path)
+    assert go(tmp_path, *RUN, "hardware=cpu", FULL, "job.max_steps=4") == 0, output_of(tmp_path)
     words = ["resume=run", "hardware=fsdp", *CPU, "job.max_steps=8"]
-    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
     assert_close(alone("job.max_steps=8"), tmp_path / "run", 8)
 
 
@@ -112,7 +112,7 @@ def test_fsdp_resumes_a_run_of_one_process(alone, tmp_path, monkeypatch):
 def test_fsdp_takes_every_network(model, more, alone, tmp_path, monkeypatch):
     words = [*SMALL[model], *more, "optimizer.lr=2e-5"]
     got = ranks(tmp_path, *RUN, "hardware=fsdp", *CPU, *words, monkeypatch=monkeypatch)
-    assert got == [0, 0], said(tmp_path)
+    assert got == [0, 0], output_of(tmp_path)
     assert_close(alone(*words), tmp_path / "run", rtol=1e-3)
 
 
@@ -124,7 +124,7 @@ def test_several_averages_on_two_ranks_equal_those_of_one_process(
 ):
     words = [f"ema={ema}"]
     got = ranks(tmp_path, *RUN, f"hardware={strategy}", *CPU, *words, monkeypatch=monkeypatch)
-    assert got == [0, 0], said(tmp_path)
+    assert got == [0, 0], output_of(tmp_path)
     one, run = alone(*words), tmp_path / "run"
     assert files_of(run) == files_of(one)
     assert_close(one, run)
@@ -140,9 +140,9 @@ def test_several_averages_on_two_ranks_equal_those_of_one_process(
         jobs["average"] = ["job=average", "job.sigma_rel=[0.07,0.1]", "tracker=local"]
     for name, words in jobs.items():
         words += [f"checkpoint={run}", FULL]
-        assert go(tmp_path, *words, "hardware=cpu", f"output_dir={name}1") == 0, said(tmp_path)
+        assert go(tmp_path, *words, "hardware=cpu", f"output_dir={name}1") == 0, output_of(tmp_path)
         words += ["hardware=ddp", *CPU, f"output_dir={name}2"]
-        assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+        assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
         first, second = tmp_path / f"{name}1", tmp_path / f"{name}2"
         assert files_of(first) == files_of(second)
         for file in files_of(first):
@@ -156,7 +156,7 @@ def test_several_averages_on_two_ranks_equal_those_of_one_process(
 )
 def test_fsdp_in_every_mode(words, alone, tmp_path, monkeypatch):
     got = ranks(tmp_path, *RUN, "hardware=fsdp", *CPU, *words, monkeypatch=monkeypatch)
-    assert got == [0, 0], said(tmp_path)
+    assert got == [0, 0], output_of(tmp_path)
     for (_, loss), (_, other) in zip(
         losses_of(alone(*words)), losses_of(tmp_path / "run"), strict=True
     ):
@@ -169,9 +169,9 @@ def test_a_classifier_is_measured_by_all_ranks_together(strategy, tmp_path, monk
     words = ["job=train_classifier", "tracker=local", "data=digits", "job.batch_size=8"]
     words += ["job.max_steps=4", "job.log_every=4", "job.evaluate_every=4", "optimizer.lr=1e-6"]
     words += ["job.warmup_steps=0"]
-    assert go(tmp_path, *words, "output_dir=one", "hardware=cpu", FULL) == 0, said(tmp_path)
+    assert go(tmp_path, *words, "output_dir=one", "hardware=cpu", FULL) == 0, output_of(tmp_path)
     words += ["output_dir=two", f"hardware={strategy}", *CPU]
-    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
     one, two = (
         {k: v for k, v in metrics_of(tmp_path / name)[-1].items() if k.startswith("eval/")}
         for name in ("one", "two")
@@ -191,7 +191,7 @@ def test_a_classifier_is_measured_by_all_ranks_together(strategy, tmp_path, monk
 def test_unsupported_fsdp_settings_are_refused_first(words, told, tmp_path, monkeypatch):
     words = [*RUN, "hardware=fsdp", *CPU, *words]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
-    assert said(tmp_path).count(told) == 1
+    assert output_of(tmp_path).count(told) == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -211,9 +211,9 @@ def test_fsdp_blocks_of_each_network():
 
 def test_two_ranks_sample_the_bytes_of_one(alone, tmp_path, monkeypatch):
     words = [*DRAW, f"checkpoint={alone()}", "job.num_samples=7", "job.batch_size=3", FULL]
-    assert go(tmp_path, *words, "hardware=cpu", "output_dir=one") == 0, said(tmp_path)
+    assert go(tmp_path, *words, "hardware=cpu", "output_dir=one") == 0, output_of(tmp_path)
     words += ["hardware=ddp", *CPU, "output_dir=two"]
-    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
     one, two = tmp_path / "one", tmp_path / "two"
     assert files_of(one) == files_of(two)
     for name in files_of(one):
@@ -224,8 +224,8 @@ def test_two_ranks_sample_the_bytes_of_one(alone, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_fewer_batches_than_ranks_give_a_note(alone, tmp_path, monkeypatch):
     words = [*DRAW, f"checkpoint={alone()}", "job.num_samples=2", "hardware=ddp", *CPU]
-    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], said(tmp_path)
-    assert said(tmp_path).count("1 batches for 2 processes") == 1
+    assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)
+    assert output_of(tmp_path).count("1 batches for 2 processes") == 1
 
 
 @pytest.mark.slow
@@ -233,7 +233,7 @@ def test_a_folder_that_is_not_shared_is_refused(alone, tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "_sees_folder", lambda *_: os.environ.get("RANK") != "1")
     words = [*DRAW, f"checkpoint={alone()}", "output_dir=s", "hardware=ddp", *CPU]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
-    assert said(tmp_path).count("all machines must share it") == 1
+    assert output_of(tmp_path).count("all machines must share it") == 1
     assert status_of(tmp_path / "s")["state"] == "failed"
     assert not list((tmp_path / "s").glob("samples/*"))
 
@@ -249,7 +249,7 @@ def test_another_checkpoint_on_another_machine_is_refused(alone, tmp_path, monke
     monkeypatch.setattr(launch, "_checkpoint", elsewhere)
     words = [*DRAW, f"checkpoint={alone()}", "output_dir=s", "hardware=ddp", *CPU]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
-    assert said(tmp_path).count("not all processes find the checkpoint") == 1
+    assert output_of(tmp_path).count("not all processes find the checkpoint") == 1
     assert not (tmp_path / "s").exists()
 
 
@@ -259,15 +259,15 @@ def test_another_checkpoint_on_another_machine_is_refused(alone, tmp_path, monke
 def test_mistake_is_printed_once(tmp_path, monkeypatch):
     words = [*RUN, "hardware=ddp", *CPU, "optimizer.rl=1"]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
-    assert len(said(tmp_path).splitlines()) == 1, said(tmp_path)
+    assert len(output_of(tmp_path).splitlines()) == 1, output_of(tmp_path)
 
 
 @pytest.mark.slow
 def test_warning_is_printed_once(tmp_path, monkeypatch):
     words = [*RUN, "hardware=ddp", *CPU, "job.ema_ramp=1", "job.max_steps=2"]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0]
-    assert said(tmp_path).count("job.ema_decay=0.999: after 2 steps") == 1
-    assert said(tmp_path).count("train    convnet-digits") == 1
+    assert output_of(tmp_path).count("job.ema_decay=0.999: after 2 steps") == 1
+    assert output_of(tmp_path).count("train    convnet-digits") == 1
 
 
 # two machines

@@ -18,7 +18,7 @@ import time
 
 import pytest
 import torch
-from support.crash import TINY, go, said, start, until, wait
+from support.crash import TINY, go, output_of, start, until, wait
 from support.runs import assert_equal_state, files_of, losses_of, process, state_of, status_of
 from support.survival import RUN as LONG_STEPS
 from support.survival import STEPS, assert_same_run, lines_of
@@ -40,10 +40,10 @@ def slowly(numbers):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """An uninterrupted run."""
-    home = tmp_path_factory.mktemp("straight")
-    assert go(home, *RUN, "output_dir=run") == 0, said(home)
+    home = tmp_path_factory.mktemp("uninterrupted")
+    assert go(home, *RUN, "output_dir=run") == 0, output_of(home)
     return home / "run"
 
 
@@ -79,28 +79,28 @@ def assert_stopped(home, step):
     assert status_of(home / "run") == {"state": "preempted", "step": step, "saved": step}
     assert steps_saved(home / "run")[-1] == step
     assert state_of(home / "run", step)["step"] == step
-    assert f"stopped  by a signal, saved after step {step}" in said(home)
-    assert f"preempted {step} steps in run" in said(home)
-    assert "go on    python run.py resume=run" in said(home)
-    assert "Traceback" not in said(home)
+    assert f"stopped  by a signal, saved after step {step}" in output_of(home)
+    assert f"preempted {step} steps in run" in output_of(home)
+    assert "go on    python run.py resume=run" in output_of(home)
+    assert "Traceback" not in output_of(home)
     assert not list((home / "run").rglob(".*.tmp"))
     assert not run_dir.is_locked(home / "run")
 
 
-def assert_goes_on(home, straight, monkeypatch):
+def assert_goes_on(home, uninterrupted, monkeypatch):
     monkeypatch.undo()
-    assert go(home, "resume=run") == 0, said(home)
-    assert_same_run(home / "run", straight)
+    assert go(home, "resume=run") == 0, output_of(home)
+    assert_same_run(home / "run", uninterrupted)
 
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("number", [*ALL[:3], *slowly(ALL[3:])], ids=lambda number: number.name)
-def test_signal_finishes_the_step_and_saves(number, in_step, straight, tmp_path, monkeypatch):
+def test_signal_finishes_the_step_and_saves(number, in_step, uninterrupted, tmp_path, monkeypatch):
     in_step(4, lambda: send(number))
-    assert go(tmp_path, *RUN, "output_dir=run") == 128 + number, said(tmp_path)
+    assert go(tmp_path, *RUN, "output_dir=run") == 128 + number, output_of(tmp_path)
     assert_stopped(tmp_path, 5)
     assert [row["step"] for row in lines_of(tmp_path / "run")] == [4]
-    assert_goes_on(tmp_path, straight, monkeypatch)
+    assert_goes_on(tmp_path, uninterrupted, monkeypatch)
 
 
 @pytest.mark.slow
@@ -117,10 +117,12 @@ def test_signal_at_a_random_step_resumes_exactly(tmp_path):
     assert steps_saved(tmp_path / "run") == [step]
     assert [row["step"] for row in lines_of(tmp_path / "run")] == list(range(1, step + 1))
     end = [f"job.max_steps={step + 2}"]
-    assert go(tmp_path, "resume=run", *end) == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", *end) == 0, output_of(tmp_path)
     short = [word for word in TINY if not word.startswith("job.max_steps")]
-    assert go(tmp_path, *short, *long[1:2], *end, "output_dir=straight") == 0, said(tmp_path)
-    one, other = tmp_path / "run", tmp_path / "straight"
+    assert go(tmp_path, *short, *long[1:2], *end, "output_dir=uninterrupted") == 0, output_of(
+        tmp_path
+    )
+    one, other = tmp_path / "run", tmp_path / "uninterrupted"
     assert_equal_state(state_of(one, step + 2), state_of(other, step + 2))
     assert lines_of(one) == lines_of(other)
 
@@ -132,7 +134,7 @@ def test_wandb_marks_the_run_as_preempted(in_step, tmp_path, monkeypatch):
     in_step(4, lambda: send(signal.SIGTERM))
     words = [word for word in RUN if not word.startswith("tracker")]
     words += ["tracker=wandb", "job.sample_every=null", "job.log_every=1"]
-    assert go(tmp_path, *words, "output_dir=run") == 143, said(tmp_path)
+    assert go(tmp_path, *words, "output_dir=run") == 143, output_of(tmp_path)
     assert_stopped(tmp_path, 5)
     (file,) = run_files(tmp_path / "run")
     told = read_run(file)
@@ -147,7 +149,7 @@ def test_wandb_marks_the_run_as_preempted(in_step, tmp_path, monkeypatch):
 def test_signal_repeated_at_once_counts_once(in_step, tmp_path):
     """To the group of processes, and once more from the parent."""
     in_step(4, lambda: [send(signal.SIGTERM), send(signal.SIGTERM)])
-    assert go(tmp_path, *RUN, "output_dir=run") == 143, said(tmp_path)
+    assert go(tmp_path, *RUN, "output_dir=run") == 143, output_of(tmp_path)
     assert_stopped(tmp_path, 5)
 
 
@@ -161,21 +163,21 @@ def test_signal_repeated_at_once_counts_once(in_step, tmp_path):
     ],
     ids=lambda numbers: "+".join(number.name for number in numbers),
 )
-def test_second_signal_stops_at_once(numbers, in_step, straight, tmp_path, monkeypatch):
+def test_second_signal_stops_at_once(numbers, in_step, uninterrupted, tmp_path, monkeypatch):
     def insist():
         for number in numbers:
             send(number)
         raise AssertionError("it should have stopped")
 
     in_step(4, insist)
-    assert go(tmp_path, *RUN, "output_dir=run") == 128 + numbers[1], said(tmp_path)
+    assert go(tmp_path, *RUN, "output_dir=run") == 128 + numbers[1], output_of(tmp_path)
     name = signal.Signals(numbers[1]).name
     error = f"stopped at once by a second signal, {name}"
     told = {"state": "preempted", "step": 4, "saved": 3, "error": error}
     assert status_of(tmp_path / "run") == told
     assert steps_saved(tmp_path / "run") == [3]
-    assert "Traceback" not in said(tmp_path)
-    assert_goes_on(tmp_path, straight, monkeypatch)
+    assert "Traceback" not in output_of(tmp_path)
+    assert_goes_on(tmp_path, uninterrupted, monkeypatch)
 
 
 def test_sigterm_after_sigint_counts_as_an_echo_only_under_torchrun(in_step, tmp_path, monkeypatch):
@@ -193,12 +195,14 @@ def test_sigterm_after_sigint_counts_as_an_echo_only_under_torchrun(in_step, tmp
 def test_same_signal_later_stops_at_once(in_step, tmp_path, monkeypatch):
     monkeypatch.setattr(signals, "_ECHO_SECONDS", -1)
     in_step(4, lambda: [send(signal.SIGTERM), send(signal.SIGTERM)])
-    assert go(tmp_path, *RUN, "output_dir=run") == 143, said(tmp_path)
+    assert go(tmp_path, *RUN, "output_dir=run") == 143, output_of(tmp_path)
     assert status_of(tmp_path / "run")["saved"] == 3
 
 
 @pytest.mark.slow
-def test_second_signal_during_a_checkpoint_leaves_no_damaged_file(straight, tmp_path, monkeypatch):
+def test_second_signal_during_a_checkpoint_leaves_no_damaged_file(
+    uninterrupted, tmp_path, monkeypatch
+):
     from ddpm.runner.checkpoints import checkpoint
 
     write, count = checkpoint._File.write, iter(range(10**6))
@@ -211,19 +215,21 @@ def test_second_signal_during_a_checkpoint_leaves_no_damaged_file(straight, tmp_
 
     monkeypatch.setattr(checkpoint._File, "write", insist)
     status = go(tmp_path, *RUN, "output_dir=run")
-    assert status == 130, said(tmp_path)
+    assert status == 130, output_of(tmp_path)
     assert status_of(tmp_path / "run")["state"] == "preempted"
     for path in (tmp_path / "run").glob("checkpoints/*"):
         torch.load(path, weights_only=True)
     assert not list((tmp_path / "run").rglob(".*.tmp"))
-    assert_goes_on(tmp_path, straight, monkeypatch)
+    assert_goes_on(tmp_path, uninterrupted, monkeypatch)
 
 
 # at other moments than in a step
 
 
 @pytest.mark.slow
-def test_signals_during_a_preview_or_checkpoint_wait_for_its_end(straight, tmp_path, monkeypatch):
+def test_signals_during_a_preview_or_checkpoint_wait_for_its_end(
+    uninterrupted, tmp_path, monkeypatch
+):
     """Both are finished; the run stops after the following step."""
     preview = Train.preview
 
@@ -232,7 +238,7 @@ def test_signals_during_a_preview_or_checkpoint_wait_for_its_end(straight, tmp_p
         preview(self, run, fabric, network, step)
 
     monkeypatch.setattr(Train, "preview", ask)
-    assert go(tmp_path, *RUN, "output_dir=run") == 143, said(tmp_path)
+    assert go(tmp_path, *RUN, "output_dir=run") == 143, output_of(tmp_path)
     assert (tmp_path / "run" / "samples" / "step-000006.png").exists()
     assert_stopped(tmp_path, 7)
     monkeypatch.undo()
@@ -247,17 +253,17 @@ def test_signals_during_a_preview_or_checkpoint_wait_for_its_end(straight, tmp_p
         sync(folder)
 
     monkeypatch.setattr(checkpoint, "sync_folder", ask_too)
-    assert go(tmp_path, "resume=run") == 128 + signal.SIGUSR2, said(tmp_path)
+    assert go(tmp_path, "resume=run") == 128 + signal.SIGUSR2, output_of(tmp_path)
     assert_stopped(tmp_path, 10)
     assert 9 in steps_saved(tmp_path / "run")
-    assert_goes_on(tmp_path, straight, monkeypatch)
+    assert_goes_on(tmp_path, uninterrupted, monkeypatch)
 
 
-def test_signal_in_the_last_step_ends_as_done(in_step, straight, tmp_path):
+def test_signal_in_the_last_step_ends_as_done(in_step, uninterrupted, tmp_path):
     """No step is left, so the run is not preempted."""
     in_step(STEPS - 1, lambda: send(signal.SIGTERM))
-    assert go(tmp_path, *RUN, "output_dir=run") == 0, said(tmp_path)
-    assert_same_run(tmp_path / "run", straight)
+    assert go(tmp_path, *RUN, "output_dir=run") == 0, output_of(tmp_path)
+    assert_same_run(tmp_path / "run", uninterrupted)
 
 
 # handlers that were there before
@@ -291,13 +297,13 @@ def with_handler(monkeypatch, home, number, handler):
     "number", [signal.SIGUSR1, *slowly([signal.SIGTERM, signal.SIGUSR2])], ids=lambda n: n.name
 )
 def test_earlier_handler_is_called_after_everything_is_saved(
-    number, in_step, straight, tmp_path, monkeypatch
+    number, in_step, uninterrupted, tmp_path, monkeypatch
 ):
     with_handler(monkeypatch, tmp_path, number, lambda n, frame: requeue(tmp_path, n))
     in_step(4, lambda: [send(number), send(number)])
-    assert go(tmp_path, *RUN, "output_dir=run") == 77, said(tmp_path)
+    assert go(tmp_path, *RUN, "output_dir=run") == 77, output_of(tmp_path)
     assert (tmp_path / "requeued.txt").read_text() == f"{number:d} preempted 5 False\n"
-    assert_goes_on(tmp_path, straight, monkeypatch)
+    assert_goes_on(tmp_path, uninterrupted, monkeypatch)
 
 
 def test_earlier_handler_that_returns_does_not_change_the_exit(in_step, tmp_path, monkeypatch):
@@ -306,12 +312,12 @@ def test_earlier_handler_that_returns_does_not_change_the_exit(in_step, tmp_path
 
     with_handler(monkeypatch, tmp_path, signal.SIGTERM, note)
     in_step(4, lambda: send(signal.SIGTERM))
-    assert go(tmp_path, *RUN, "output_dir=run") == 143, said(tmp_path)
+    assert go(tmp_path, *RUN, "output_dir=run") == 143, output_of(tmp_path)
     assert (tmp_path / "called").read_text() == "preempted"
     assert_stopped(tmp_path, 5)
 
 
-def test_earlier_handler_is_called_when_sampling_is_stopped(straight, tmp_path, monkeypatch):
+def test_earlier_handler_is_called_when_sampling_is_stopped(uninterrupted, tmp_path, monkeypatch):
     save = sampling.save_image
 
     def ask(image, file):
@@ -319,14 +325,14 @@ def test_earlier_handler_is_called_when_sampling_is_stopped(straight, tmp_path, 
         if file.name == "000001.png":
             send(signal.SIGUSR1)
 
-    words = ["job=sample", "hardware=cpu", "tracker=local", f"checkpoint={straight}"]
+    words = ["job=sample", "hardware=cpu", "tracker=local", f"checkpoint={uninterrupted}"]
     words += ["job.num_samples=5", "job.batch_size=2", "output_dir=run"]
     with_handler(monkeypatch, tmp_path, signal.SIGUSR1, lambda n, frame: requeue(tmp_path, n))
     monkeypatch.setattr(sampling, "save_image", ask)
-    assert go(tmp_path, *words) == 77, said(tmp_path)
+    assert go(tmp_path, *words) == 77, output_of(tmp_path)
     assert (tmp_path / "requeued.txt").read_text() == "10 preempted None False\n"
     monkeypatch.undo()
-    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
     assert len(list((tmp_path / "run" / "samples").iterdir())) == 5
 
 
@@ -372,7 +378,7 @@ def test_no_handlers_are_installed_outside_the_main_thread():
 
 
 @pytest.mark.slow
-def test_folder_of_a_running_run_is_locked(in_step, straight, tmp_path, monkeypatch):
+def test_folder_of_a_running_run_is_locked(in_step, uninterrupted, tmp_path, monkeypatch):
     def hold():
         (tmp_path / "holds").touch()
         while not (tmp_path / "go").exists():
@@ -385,15 +391,15 @@ def test_folder_of_a_running_run_is_locked(in_step, straight, tmp_path, monkeypa
     before = {name: (tmp_path / "run" / name).read_bytes() for name in files_of(tmp_path / "run")}
     for words in (["resume=run"], [*RUN, "output_dir=run", "resume=auto"]):
         assert go(tmp_path, *words) == 2
-        line = said(tmp_path).splitlines()[-1]
+        line = output_of(tmp_path).splitlines()[-1]
         assert line.startswith(f"run: this run is being worked on by process {child} on ")
     assert go(tmp_path, *RUN, "output_dir=run") == 2
-    assert "output_dir=run: the folder holds a run already (running)." in said(tmp_path)
+    assert "output_dir=run: the folder holds a run already (running)." in output_of(tmp_path)
     after = {name: (tmp_path / "run" / name).read_bytes() for name in files_of(tmp_path / "run")}
     assert after == before
     (tmp_path / "go").touch()
-    assert wait(child) == 0, said(tmp_path)
-    assert_same_run(tmp_path / "run", straight)
+    assert wait(child) == 0, output_of(tmp_path)
+    assert_same_run(tmp_path / "run", uninterrupted)
 
 
 # several processes
@@ -488,7 +494,7 @@ def test_children_whose_parent_was_killed_save_and_end(pair, tmp_path):
     assert steps_saved(tmp_path / "run") == [told["step"]]
     assert not run_dir.is_locked(tmp_path / "run")
     end = [f"job.max_steps={told['step'] + 2}", "hardware=cpu"]
-    assert go(tmp_path, "resume=run", *end) == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", *end) == 0, output_of(tmp_path)
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(row)["step"] for row in rows]
     assert steps == list(range(1, told["step"] + 3))

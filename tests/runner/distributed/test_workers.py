@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.crash import TINY, go, said, start, until, wait
+from support.crash import TINY, go, output_of, start, until, wait
 from support.recorder import Recorder
 from support.runs import assert_equal_state, files_of, losses_of, state_of, status_of
 from support.trackers import GRID, own_warnings
@@ -36,10 +36,10 @@ READ_AHEAD = [*RUN, "job.num_workers=1"]
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """An uninterrupted run."""
-    home = tmp_path_factory.mktemp("straight")
-    assert go(home, *RUN) == 0, said(home)
+    home = tmp_path_factory.mktemp("uninterrupted")
+    assert go(home, *RUN) == 0, output_of(home)
     return home / "run"
 
 
@@ -90,18 +90,20 @@ def assert_ended_by_a_lost_reader(home):
     assert told["state"] == "failed"
     assert "job.num_workers=1: a worker process died" in told["error"]
     assert "job.num_workers=0" in told["error"]
-    assert told["error"] in said(home)
-    assert "Traceback" not in said(home)
+    assert told["error"] in output_of(home)
+    assert "Traceback" not in output_of(home)
 
 
 @pytest.mark.slow
-def test_killed_reader_ends_the_run_which_resumes_without_readers(straight, tmp_path, monkeypatch):
+def test_killed_reader_ends_the_run_which_resumes_without_readers(
+    uninterrupted, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
         at_read(patch, 5, lambda: os.kill(os.getpid(), signal.SIGKILL))
-        assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
+        assert go(tmp_path, *READ_AHEAD) == 2, output_of(tmp_path)
     assert_ended_by_a_lost_reader(tmp_path)
-    assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, said(tmp_path)
-    assert_same(tmp_path / "run", straight)
+    assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, output_of(tmp_path)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 def kill_reader():
@@ -118,32 +120,32 @@ PLACES = {"step": (Train, "loss", 4), "log": (run.Run, "log", 3), "save": (check
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
-def test_reader_killed_at_a_random_time(place, straight, tmp_path, monkeypatch):
+def test_reader_killed_at_a_random_time(place, uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at_call(patch, *PLACES[place], kill_reader)
-        assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
+        assert go(tmp_path, *READ_AHEAD) == 2, output_of(tmp_path)
     assert_ended_by_a_lost_reader(tmp_path)
     assert not list((tmp_path / "run").rglob("*.tmp"))
-    assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, said(tmp_path)
-    assert_same(tmp_path / "run", straight)
+    assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, output_of(tmp_path)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
-def test_unresponsive_reader_ends_the_run(straight, tmp_path, monkeypatch):
+def test_unresponsive_reader_ends_the_run(uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loader, "WORKER_SECONDS", 0.5)
         at_read(patch, 5, lambda: time.sleep(5))
-        assert go(tmp_path, *READ_AHEAD) == 2, said(tmp_path)
+        assert go(tmp_path, *READ_AHEAD) == 2, output_of(tmp_path)
     assert_ended_by_a_lost_reader(tmp_path)
-    assert "timed out" in said(tmp_path)
-    assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, said(tmp_path)
-    assert_same(tmp_path / "run", straight)
+    assert "timed out" in output_of(tmp_path)
+    assert go(tmp_path, "resume=run", "job.num_workers=0") == 0, output_of(tmp_path)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 def test_a_reader_has_one_thread(tmp_path, monkeypatch):
     file = tmp_path / "threads"
     at_read(monkeypatch, 2, lambda: file.write_text(str(torch.get_num_threads())))
-    assert go(tmp_path, *READ_AHEAD) == 0, said(tmp_path)
+    assert go(tmp_path, *READ_AHEAD) == 0, output_of(tmp_path)
     assert file.read_text() == "1"
 
 
@@ -181,7 +183,7 @@ ASKING = [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (1,
 
 @pytest.mark.parametrize("number", ASKING)
 def test_signal_to_the_process_group_does_not_kill_readers_before_the_run(
-    number, straight, tmp_path
+    number, uninterrupted, tmp_path
 ):
     """A cluster, systemd and a terminal send it to all processes; the step needs its images."""
     words = [*READ_AHEAD, "job.num_workers=2", "job.max_steps=100000", "job.save_every=null"]
@@ -190,7 +192,7 @@ def test_signal_to_the_process_group_does_not_kill_readers_before_the_run(
     until(lambda: metrics.exists() and metrics.stat().st_size > 0, child)
     readers = children_of(child)
     os.killpg(child, number)
-    assert wait(child) == 128 + number, said(tmp_path)
+    assert wait(child) == 128 + number, output_of(tmp_path)
     told = status_of(tmp_path / "run")
     assert told == {"state": "preempted", "step": told["step"], "saved": told["step"]}
     assert not any(map(lives, readers))
@@ -225,19 +227,19 @@ def out_of_memory():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nAnd more.")
 
 
-def test_out_of_memory_error_gives_advice(straight, tmp_path, monkeypatch):
+def test_out_of_memory_error_gives_advice(uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         at_call(patch, Train, "loss", 6, out_of_memory)  # two calls measure what it needs
         assert go(tmp_path, *RUN) == 2
-    words = said(tmp_path)
+    words = output_of(tmp_path)
     assert "job.batch_size=8: not enough memory" in words
     assert "(CUDA out of memory. Tried to allocate 20.00 GiB.)" in words
     assert "a larger job.accumulate_grad_batches (now 1)" in words
     assert "Traceback" not in words
     told = status_of(tmp_path / "run")
     assert (told["state"], told["saved"]) == ("failed", 2)
-    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
-    assert_same(tmp_path / "run", straight)
+    assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 # previews
@@ -251,27 +253,27 @@ def test_out_of_memory_error_gives_advice(straight, tmp_path, monkeypatch):
     ],
     ids=["error", "memory"],
 )
-def test_failing_preview_does_not_end_the_run(error, reason, straight, tmp_path, monkeypatch):
+def test_failing_preview_does_not_end_the_run(error, reason, uninterrupted, tmp_path, monkeypatch):
     def fail(*_):
         raise error
 
     monkeypatch.setattr(train, "preview_grid", fail)
-    assert go(tmp_path, *RUN, "job.sample_every=3") == 0, said(tmp_path)
-    assert [line for line in said(tmp_path).splitlines() if "No preview" in line] == [
+    assert go(tmp_path, *RUN, "job.sample_every=3") == 0, output_of(tmp_path)
+    assert [line for line in output_of(tmp_path).splitlines() if "No preview" in line] == [
         f"No preview of step {step}; the run continues: {reason}" for step in (3, 6)
     ]
-    assert_same(tmp_path / "run", straight)
-    assert files_of(straight) - files_of(tmp_path / "run") == {"samples/step-000006.png"}
+    assert_same(tmp_path / "run", uninterrupted)
+    assert files_of(uninterrupted) - files_of(tmp_path / "run") == {"samples/step-000006.png"}
 
 
 @pytest.mark.slow
-def test_missed_preview_is_drawn_on_resume(straight, tmp_path, monkeypatch):
+def test_missed_preview_is_drawn_on_resume(uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train, "preview_grid", lambda *_: 1 / 0)
         assert go(tmp_path, *RUN, "job.sample_every=3") == 0
-    assert go(tmp_path, "resume=run", "job.max_steps=7") == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", "job.max_steps=7") == 0, output_of(tmp_path)
     picture = "samples/step-000006.png"
-    assert (tmp_path / "run" / picture).read_bytes() == (straight / picture).read_bytes()
+    assert (tmp_path / "run" / picture).read_bytes() == (uninterrupted / picture).read_bytes()
 
 
 # trackers
@@ -305,7 +307,7 @@ def test_tracker_may_fail_in_any_call(places, caplog):
     assert own_warnings(caplog) == ["The tracker Broken is switched off, the run goes on: gone"]
 
 
-def test_run_with_a_failing_tracker_has_the_same_weights(straight, tmp_path, monkeypatch):
+def test_run_with_a_failing_tracker_has_the_same_weights(uninterrupted, tmp_path, monkeypatch):
     real = run.open_trackers
 
     def opened(*arguments, **options):
@@ -315,7 +317,7 @@ def test_run_with_a_failing_tracker_has_the_same_weights(straight, tmp_path, mon
         return trackers
 
     monkeypatch.setattr(run, "open_trackers", opened)
-    assert go(tmp_path, *RUN) == 0, said(tmp_path)
-    assert said(tmp_path).count("switched off") == 1
-    assert_same(tmp_path / "run", straight)
-    assert files_of(tmp_path / "run") == files_of(straight)
+    assert go(tmp_path, *RUN) == 0, output_of(tmp_path)
+    assert output_of(tmp_path).count("switched off") == 1
+    assert_same(tmp_path / "run", uninterrupted)
+    assert files_of(tmp_path / "run") == files_of(uninterrupted)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.checkpoints import state
-from support.crash import TINY, go, said, start, wait
+from support.crash import TINY, go, output_of, start, wait
 from support.runs import assert_equal_state, files_of, losses_of, state_of, status_of
 
 from ddpm.errors import InputError
@@ -28,10 +28,10 @@ RUN = [*TINY, "output_dir=run", "job.sample_every=2"]
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """A run on a disk with free space."""
-    home = tmp_path_factory.mktemp("straight")
-    assert go(home, *RUN) == 0, said(home)
+    home = tmp_path_factory.mktemp("uninterrupted")
+    assert go(home, *RUN) == 0, output_of(home)
     return home / "run"
 
 
@@ -65,9 +65,9 @@ def fill_disk(monkeypatch, step, size):
 @pytest.mark.slow
 @pytest.mark.parametrize("missing", [pytest.param(0.9, marks=pytest.mark.slow), 1e-4])
 def test_checkpoint_on_a_full_disk_ends_the_run_and_keeps_older_ones(
-    missing, straight, tmp_path, monkeypatch
+    missing, uninterrupted, tmp_path, monkeypatch
 ):
-    whole = (straight / "checkpoints" / "step-0000004.pt").stat().st_size
+    whole = (uninterrupted / "checkpoints" / "step-0000004.pt").stat().st_size
     with monkeypatch.context() as patch:
         fill_disk(patch, 4, int((1 - missing) * whole))
         assert go(tmp_path, *RUN, "job.keep_checkpoints=2") == 2
@@ -78,29 +78,29 @@ def test_checkpoint_on_a_full_disk_ends_the_run_and_keeps_older_ones(
     assert "it needs 0." in told["error"]
     assert "The newest good one is " in told["error"]
     assert told["error"].splitlines() == [told["error"]]
-    assert told["error"] in said(tmp_path)
-    assert "Traceback" not in said(tmp_path)
+    assert told["error"] in output_of(tmp_path)
+    assert "Traceback" not in output_of(tmp_path)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-0000002.pt"]
-    assert_equal_state(state_of(run, 2), state_of(straight, 2))
+    assert_equal_state(state_of(run, 2), state_of(uninterrupted, 2))
     assert not list(run.rglob("*.tmp"))
 
-    assert go(tmp_path, "resume=run", "job.keep_checkpoints=3") == 0, said(tmp_path)
-    assert "steps    2 to 6" in said(tmp_path)
+    assert go(tmp_path, "resume=run", "job.keep_checkpoints=3") == 0, output_of(tmp_path)
+    assert "steps    2 to 6" in output_of(tmp_path)
     config = {p for p in files_of(run) if p.startswith("config.until")}  # it was told to keep 2
     assert len(config) == 1
     (run / config.pop()).unlink()
-    assert_same(run, straight)
+    assert_same(run, uninterrupted)
 
 
 @pytest.mark.slow
-def test_run_whose_first_checkpoint_failed_restarts(straight, tmp_path, monkeypatch):
+def test_run_whose_first_checkpoint_failed_restarts(uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         fill_disk(patch, 2, 20_000)
         assert go(tmp_path, *RUN) == 2
     assert "There is no older one." in status_of(tmp_path / "run")["error"]
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
-    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
-    assert_same(tmp_path / "run", straight)
+    assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 def test_checkpoint_on_a_read_only_disk_reports_the_reason(tmp_path, monkeypatch):
@@ -111,14 +111,14 @@ def test_checkpoint_on_a_read_only_disk_reports_the_reason(tmp_path, monkeypatch
         patch.setattr(checkpoint, "_write", refuse)
         assert go(tmp_path, *RUN) == 2
     assert "the checkpoint could not be written" in status_of(tmp_path / "run")["error"]
-    assert os.strerror(errno.EROFS) in said(tmp_path)
-    assert "no space left" not in said(tmp_path)
+    assert os.strerror(errno.EROFS) in output_of(tmp_path)
+    assert "no space left" not in output_of(tmp_path)
 
 
 def test_run_in_an_unwritable_folder_does_not_start(tmp_path):
     assert go(tmp_path, *TINY, "output_dir=/proc/run") == 2
-    assert "output_dir=/proc/run: /proc cannot be written to" in said(tmp_path)
-    assert "Traceback" not in said(tmp_path)
+    assert "output_dir=/proc/run: /proc cannot be written to" in output_of(tmp_path)
+    assert "Traceback" not in output_of(tmp_path)
 
 
 @pytest.fixture
@@ -231,33 +231,33 @@ FILES = ["metrics.jsonl", "samples", "loss.png", "status.json"]
 
 @pytest.mark.parametrize("names", [FILES, ["status.json"]], ids=["all", "status"])
 def test_full_disk_for_figures_and_previews_does_not_end_a_run(
-    names, straight, tmp_path, monkeypatch
+    names, uninterrupted, tmp_path, monkeypatch
 ):
     Full(monkeypatch, *names)
-    assert go(tmp_path, *RUN) == 0, said(tmp_path)
-    warnings = [line for line in said(tmp_path).splitlines() if "Cannot write to" in line]
+    assert go(tmp_path, *RUN) == 0, output_of(tmp_path)
+    warnings = [line for line in output_of(tmp_path).splitlines() if "Cannot write to" in line]
     assert len(warnings) == (names != ["status.json"])
     assert all(os.strerror(errno.ENOSPC) in line for line in warnings)
-    missing = {"samples/step-000002.png", "samples/step-000004.png"} & files_of(straight)
+    missing = {"samples/step-000002.png", "samples/step-000004.png"} & files_of(uninterrupted)
     missing = missing if "samples" in names else set()
     for name in missing:  # pictures of a step are drawn at that step, or not at all
         assert name not in files_of(tmp_path / "run")
         (tmp_path / "run" / name).write_bytes(b"")
-    assert_same(tmp_path / "run", straight)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 @pytest.mark.slow
-def test_run_on_a_full_disk_still_writes_checkpoints(straight, tmp_path, monkeypatch):
+def test_run_on_a_full_disk_still_writes_checkpoints(uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         Full(patch, *FILES, until=100)
-        assert go(tmp_path, *RUN) == 0, said(tmp_path)
+        assert go(tmp_path, *RUN) == 0, output_of(tmp_path)
     run = tmp_path / "run"
-    assert said(tmp_path).count("Cannot write to") == 1
+    assert output_of(tmp_path).count("Cannot write to") == 1
     assert [step for step, _ in losses_of(run)] == [1]
     assert not list(run.rglob("*.tmp"))
-    assert_equal_state(state_of(run, 6), state_of(straight, 6))
+    assert_equal_state(state_of(run, 6), state_of(uninterrupted, 6))
     assert status_of(run)["state"] == "running"
-    assert go(tmp_path, "resume=run") == 0, said(tmp_path)  # it makes up for what it can
+    assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)  # it makes up for what it can
     assert status_of(run) == {"state": "done", "step": 6, "saved": 6}
     assert "samples/step-000006.png" in files_of(run)
 
@@ -269,7 +269,7 @@ def test_run_on_a_full_disk_still_writes_checkpoints(straight, tmp_path, monkeyp
     ids=["as before", "with other settings"],
 )
 def test_failed_resume_on_a_full_disk_is_reported_and_changes_nothing(
-    size, changes, straight, tmp_path, monkeypatch
+    size, changes, uninterrupted, tmp_path, monkeypatch
 ):
     assert go(tmp_path, *RUN, crash="checkpoint.kept:2") == -9
     before = {name: (tmp_path / "run" / name).read_bytes() for name in files_of(tmp_path / "run")}
@@ -284,7 +284,7 @@ def test_failed_resume_on_a_full_disk_is_reported_and_changes_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "find", find)
         child = start(tmp_path, "resume=run", *changes)
-    words = said(tmp_path)
+    words = output_of(tmp_path)
     assert wait(child) == 2, words
     (tmp_path / "out.txt").unlink()
     assert "Traceback" not in words
@@ -293,5 +293,5 @@ def test_failed_resume_on_a_full_disk_is_reported_and_changes_nothing(
     for name in ("run.lock", "status.json"):
         del before[name], after[name]
     assert after == before
-    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
-    assert_same(tmp_path / "run", straight)
+    assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)
+    assert_same(tmp_path / "run", uninterrupted)

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import pytest
 from support.base import ROOT, TINY
-from support.crash import go, said, start, until, wait
+from support.crash import go, output_of, start, until, wait
 from support.file_systems import CODES, KINDS, offer
 from support.image_sets import Counted, everything, folder, tree  # noqa: F401
 from support.runs import losses_of, status_of
@@ -433,11 +433,11 @@ def test_running_run_is_locked_and_can_be_resumed_after_a_kill(kind, tmp_path, m
     until((tmp_path / "run" / "metrics.jsonl").exists, child)
     assert status.read(tmp_path / "run").state == "running"
     assert go(tmp_path, "resume=run") == 2
-    assert f"run: this run is being worked on by process {child} on " in said(tmp_path)
+    assert f"run: this run is being worked on by process {child} on " in output_of(tmp_path)
     os.kill(child, signal.SIGKILL)
     assert wait(child) == -9
     assert status.read(tmp_path / "run").state == "killed"
-    assert go(tmp_path, "resume=run", "job.max_steps=6") == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", "job.max_steps=6") == 0, output_of(tmp_path)
     assert status.read(tmp_path / "run").state == "done"
 
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 from support.base import TINY
 from support.checkpoints import state
-from support.crash import go, said
+from support.crash import go, output_of
 from support.file_systems import error
 from support.image_sets import Large, build, everything, folder, tree  # noqa: F401
 from support.runs import assert_equal_state, losses_of, state_of, status_of
@@ -37,10 +37,10 @@ from ddpm.training import loader
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """A run on a file system with all features."""
-    home = tmp_path_factory.mktemp("straight")
-    assert go(home, *TINY, "output_dir=run") == 0, said(home)
+    home = tmp_path_factory.mktemp("uninterrupted")
+    assert go(home, *TINY, "output_dir=run") == 0, output_of(home)
     return home / "run"
 
 
@@ -95,10 +95,10 @@ def test_failing_fsync_fails_the_checkpoint(code, where, tmp_path, monkeypatch):
 
 def test_run_and_export_work_without_fsync(tmp_path, monkeypatch):
     refuse(monkeypatch, os, "fsync", errno.EINVAL)
-    assert go(tmp_path, *TINY, "output_dir=run", "job.max_steps=2") == 0, said(tmp_path)
+    assert go(tmp_path, *TINY, "output_dir=run", "job.max_steps=2") == 0, output_of(tmp_path)
     assert status_of(tmp_path / "run")["saved"] == 2
     assert (tmp_path / "run" / "loss.png").stat().st_size
-    assert go(tmp_path, "job=export", "checkpoint=run", "output_dir=e") == 0, said(tmp_path)
+    assert go(tmp_path, "job=export", "checkpoint=run", "output_dir=e") == 0, output_of(tmp_path)
 
 
 # renames
@@ -321,10 +321,10 @@ def test_a_damaged_cache_is_built_again_without_a_memory_map(left, tree, caplog)
 @pytest.mark.slow
 @pytest.mark.usefixtures("_no_maps")
 @pytest.mark.parametrize("_no_maps", [errno.ENODEV], indirect=True)
-def test_run_without_memory_maps_gives_the_same_weights(straight, tmp_path):
-    assert go(tmp_path, *TINY, "output_dir=run") == 0, said(tmp_path)
-    assert_equal_state(state_of(tmp_path / "run", 6), state_of(straight, 6))
-    assert losses_of(tmp_path / "run") == losses_of(straight)
+def test_run_without_memory_maps_gives_the_same_weights(uninterrupted, tmp_path):
+    assert go(tmp_path, *TINY, "output_dir=run") == 0, output_of(tmp_path)
+    assert_equal_state(state_of(tmp_path / "run", 6), state_of(uninterrupted, 6))
+    assert losses_of(tmp_path / "run") == losses_of(uninterrupted)
 
 
 def short(file, buffers, place):
@@ -363,8 +363,10 @@ def test_io_error_while_reading_rows_is_raised(tmp_path, monkeypatch):
         data.__getitems__([3])
 
 
-def test_an_export_is_read_without_a_memory_map(straight, tmp_path, monkeypatch):
-    assert go(tmp_path, "job=export", f"checkpoint={straight}", "output_dir=e") == 0, said(tmp_path)
+def test_an_export_is_read_without_a_memory_map(uninterrupted, tmp_path, monkeypatch):
+    assert go(tmp_path, "job=export", f"checkpoint={uninterrupted}", "output_dir=e") == 0, (
+        output_of(tmp_path)
+    )
     file = tmp_path / "e" / safetensors_file.NAME
     mapped = safetensors_file._tensors(file)
 
@@ -444,11 +446,11 @@ def refuse_with(what, monkeypatch):
     monkeypatch.setattr(loader, "get_context", lambda: SimpleNamespace(Lock=refused))
 
 
-def test_run_without_shared_memory_gives_the_same_losses(straight, tmp_path, monkeypatch):
+def test_run_without_shared_memory_gives_the_same_losses(uninterrupted, tmp_path, monkeypatch):
     refuse_with(error(errno.ENOSYS), monkeypatch)
-    assert go(tmp_path, *TINY, "output_dir=run", "job.num_workers=2") == 0, said(tmp_path)
-    assert "job.num_workers=2: the training process loads the data" in said(tmp_path)
-    assert losses_of(tmp_path / "run") == losses_of(straight)
+    assert go(tmp_path, *TINY, "output_dir=run", "job.num_workers=2") == 0, output_of(tmp_path)
+    assert "job.num_workers=2: the training process loads the data" in output_of(tmp_path)
+    assert losses_of(tmp_path / "run") == losses_of(uninterrupted)
 
 
 def test_unmapped_rows_are_indexed_like_arrays(tmp_path):

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from support.base import TINY
-from support.crash import go, said, start, until, wait
+from support.crash import go, output_of, start, until, wait
 from support.runs import metrics_of, status_of
 
 from ddpm.errors import InputError
@@ -221,11 +221,11 @@ def test_a_killed_trial_resumes_first(tmp_path):
     words = [*SEARCH, "hydra.sweeper.n_trials=2"]
     assert go(tmp_path, *words, crash="train.step:9") == -9, "in the second"
     assert [t.state for t in study_of(tmp_path).trials] == [TrialState.COMPLETE, TrialState.RUNNING]
-    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
     trials = study_of(tmp_path).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 2
     assert len(jobs_of(tmp_path)) == 2
-    assert "steps    2 to 6" in said(tmp_path)
+    assert "steps    2 to 6" in output_of(tmp_path)
     assert sorted(trials[1].intermediate_values) == [1, 2, 3, 4, 5, 6]
 
 
@@ -233,7 +233,7 @@ def test_a_killed_trial_resumes_first(tmp_path):
 def test_two_processes_share_a_study(tmp_path):
     words = [*SEARCH, "hydra.sweeper.n_trials=6", "hydra.sweeper.seed=null"]
     processes = [start(tmp_path, *words) for _ in range(2)]
-    assert [wait(process) for process in processes] == [0, 0], said(tmp_path)
+    assert [wait(process) for process in processes] == [0, 0], output_of(tmp_path)
     trials = study_of(tmp_path).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
     assert len(jobs_of(tmp_path)) == 6
@@ -256,14 +256,14 @@ def test_a_trial_far_behind_the_median_is_pruned_and_stays_so(tmp_path, monkeypa
     words += ["optimizer.lr=interval(1e-20,0.1)", "hydra.sweeper.n_trials=2"]
     words += ["hydra.sweeper.startup_trials=1", "job.warmup_steps=0", "job.max_steps=400"]
     words += ["job.log_every=10", "job.sample_every=null", "job.batch_size=4"]
-    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
     trained, pruned = study_of(tmp_path).trials
     assert (trained.state, pruned.state) == (TrialState.COMPLETE, TrialState.PRUNED)
     job = jobs_of(tmp_path)[1]
     assert status_of(job)["state"] == "pruned"
     assert status_of(job)["step"] < 400
     log = (job / "metrics.jsonl").read_bytes()
-    assert go(tmp_path, *words, "hydra.sweeper.n_trials=2") == 0, said(tmp_path)
+    assert go(tmp_path, *words, "hydra.sweeper.n_trials=2") == 0, output_of(tmp_path)
     assert (job / "metrics.jsonl").read_bytes() == log
 
 
@@ -338,9 +338,9 @@ def test_a_stop_file_stops_a_run(tmp_path):
     (tmp_path / "run" / "stop").touch()
     assert wait(child) == 128 + signal.SIGTERM
     assert status_of(tmp_path / "run")["state"] == "preempted"
-    assert "the file run/stop" in said(tmp_path)
+    assert "the file run/stop" in output_of(tmp_path)
     step = status_of(tmp_path / "run")["step"]
-    assert go(tmp_path, "resume=run", f"job.max_steps={step + 20}") == 0, said(tmp_path)
+    assert go(tmp_path, "resume=run", f"job.max_steps={step + 20}") == 0, output_of(tmp_path)
     assert not (tmp_path / "run" / "stop").exists()
 
 

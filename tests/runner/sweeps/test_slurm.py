@@ -56,10 +56,10 @@ def submit(home, *words, options="", signal="USR1@120"):
 
 def uninterrupted(home, *words):
     """The same run without interruption."""
-    command = [sys.executable, str(ROOT / "run.py"), *words, "output_dir=straight"]
+    command = [sys.executable, str(ROOT / "run.py"), *words, "output_dir=uninterrupted"]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_")}
     subprocess.run(command, cwd=home, env=environment, check=True, capture_output=True)
-    return home / "straight"
+    return home / "uninterrupted"
 
 
 def wait_for_lines(run, count):
@@ -75,8 +75,8 @@ def assert_done(job, home, run, restarts, steps=STEPS):
     )
     assert output.count("preempted") == int(restarts)
     assert status_of(run)["state"] == "done"
-    assert_equal_state(state_of(run, steps), state_of(home / "straight", steps))
-    assert losses_of(run) == losses_of(home / "straight")
+    assert_equal_state(state_of(run, steps), state_of(home / "uninterrupted", steps))
+    assert losses_of(run) == losses_of(home / "uninterrupted")
 
 
 @pytest.mark.parametrize("grace", [0, KILL_SECONDS])
@@ -188,7 +188,7 @@ def test_sweep_with_a_requeued_job_gives_the_results_of_an_uninterrupted_one(hom
         undisturbed = uninterrupted(home, *RUN, f"seed={seed}")
         assert_equal_state(state_of(job, STEPS), state_of(undisturbed, STEPS))
         assert losses_of(job) == losses_of(undisturbed)
-        undisturbed.rename(home / f"straight-{seed}")
+        undisturbed.rename(home / f"uninterrupted-{seed}")
 
 
 def test_a_stopped_launcher_leaves_its_jobs_and_a_new_one_reattaches(home):

@@ -10,7 +10,7 @@ import time
 import pytest
 import yaml
 from support.base import ROOT, TINY
-from support.crash import go, said, start, until, wait
+from support.crash import go, output_of, start, until, wait
 from support.runs import assert_equal_state, files_of, losses_of, metrics_of, state_of, status_of
 from support.sweep_folders import jobs_of
 
@@ -82,16 +82,16 @@ def test_jobs_that_differ_only_in_incidental_keys_have_a_folder_each(run, tmp_pa
 @pytest.mark.slow
 def test_killed_sweep_resumes_to_the_results_of_an_uninterrupted_one(tmp_path):
     words = [*SWEEP, "seed=1,2,3"]
-    (tmp_path / "straight").mkdir()
+    (tmp_path / "uninterrupted").mkdir()
     (tmp_path / "killed").mkdir()
-    assert go(tmp_path / "straight", *words) == 0, said(tmp_path / "straight")
+    assert go(tmp_path / "uninterrupted", *words) == 0, output_of(tmp_path / "uninterrupted")
     assert go(tmp_path / "killed", *words, crash="train.step:9") == -9
     jobs = jobs_of(tmp_path / "killed")
     assert len(jobs) == 3, "all exist before the first one runs"
     assert [folder_state(job) for job in jobs.values()] == ["done", "running", "waiting"]
     assert go(tmp_path / "killed", *words, crash="train.step:8") == -9  # in the third
-    assert go(tmp_path / "killed", *words) == 0, said(tmp_path / "killed")
-    uninterrupted = jobs_of(tmp_path / "straight")
+    assert go(tmp_path / "killed", *words) == 0, output_of(tmp_path / "killed")
+    uninterrupted = jobs_of(tmp_path / "uninterrupted")
     for name, job in jobs_of(tmp_path / "killed").items():
         assert_equal_state(state_of(job, 6), state_of(uninterrupted[name], 6))
         assert losses_of(job) == losses_of(uninterrupted[name])
@@ -167,7 +167,7 @@ def test_two_commands_share_a_sweep(tmp_path):
     other = start(tmp_path, *words)
     assert wait(child) in (0, 1)
     assert wait(other) in (0, 1)
-    assert "is being worked on by another process" in said(tmp_path)
+    assert "is being worked on by another process" in output_of(tmp_path)
     assert [status_of(job)["state"] for job in jobs_of(tmp_path).values()] == ["done", "done"]
     for job in jobs_of(tmp_path).values():
         assert [row["step"] for row in metrics_of(job)] == list(range(1, 401)), "each step once"
@@ -203,7 +203,7 @@ def test_sampling_jobs_are_identified_by_their_run_and_step(run, tiny, tmp_path)
 )
 def test_a_sweep_killed_while_it_assigns_folders_continues(fail_point, tmp_path):
     assert go(tmp_path, *SWEEP, "seed=1,2,3", crash=fail_point) == -9
-    assert go(tmp_path, *SWEEP, "seed=1,2,3") == 0, said(tmp_path)
+    assert go(tmp_path, *SWEEP, "seed=1,2,3") == 0, output_of(tmp_path)
     assert list(jobs_of(tmp_path)) == [f"{n}-convnet-digits" for n in range(3)]
     study = tmp_path / "outputs" / "sweep" / "study"
     assert {path.name for path in study.glob(".*")} == {".lock"}
@@ -375,11 +375,11 @@ def test_slots_run_jobs_in_parallel_and_resume_them(tmp_path):
         lambda: any((job / "checkpoints").glob("*.pt") for job in jobs_of(tmp_path).values()), child
     )
     os.kill(child, signal.SIGINT)
-    assert wait(child) == 128 + signal.SIGINT, said(tmp_path)
+    assert wait(child) == 128 + signal.SIGINT, output_of(tmp_path)
     states = sorted(folder_state(job) for job in jobs_of(tmp_path).values())
-    assert states == ["preempted", "preempted", "waiting"], said(tmp_path)
-    assert go(tmp_path, *words) == 0, said(tmp_path)
-    assert "\n3 done\n" in said(tmp_path)
+    assert states == ["preempted", "preempted", "waiting"], output_of(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
+    assert "\n3 done\n" in output_of(tmp_path)
     for job in jobs_of(tmp_path).values():
         assert "steps" in (job / "job.log").read_text()
         assert [row["step"] for row in metrics_of(job)] == list(range(10, 301, 10))
@@ -391,11 +391,11 @@ def test_a_crash_frees_the_slot(tmp_path, monkeypatch):
     monkeypatch.setattr(slots, "get_context", lambda _: multiprocessing.get_context("fork"))
     words = [*SWEEP, "hydra/launcher=slots", "seed=1,2"]
     status = go(tmp_path, *words, crash="train.step:4")  # in each job
-    assert status == 1, said(tmp_path)
+    assert status == 1, output_of(tmp_path)
     jobs = jobs_of(tmp_path).values()
     assert [status_of(job)["state"] for job in jobs] == ["failed", "failed"]
     assert all("by signal 9" in status_of(job)["error"] for job in jobs)
-    assert go(tmp_path, *words) == 0, said(tmp_path)
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
     assert all("steps    2 to 6" in (job / "job.log").read_text() for job in jobs)
 
 
@@ -404,11 +404,11 @@ def test_jobs_stopped_during_their_start_stay_waiting(tmp_path):
     words = [*SWEEP, "hydra/launcher=slots", "seed=1,2"]
     child = start(tmp_path, *words)
     until((tmp_path / "out.txt").exists, child)
-    until(lambda: "start    seed=2" in said(tmp_path), child)
+    until(lambda: "start    seed=2" in output_of(tmp_path), child)
     os.kill(child, signal.SIGTERM)
     assert wait(child) == 128 + signal.SIGTERM
     assert [folder_state(job) for job in jobs_of(tmp_path).values()] == ["waiting"] * 2
-    assert "failed  " not in said(tmp_path)
+    assert "failed  " not in output_of(tmp_path)
 
 
 @pytest.mark.slow

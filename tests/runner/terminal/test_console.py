@@ -21,7 +21,7 @@ import time
 
 import pytest
 from support.base import ROOT
-from support.crash import SAMPLE, TINY, go, said
+from support.crash import SAMPLE, TINY, go, output_of
 from support.runs import assert_equal_state, files_of, losses_of, state_of, status_of
 
 from ddpm import cli
@@ -42,10 +42,10 @@ def slowly(*names):
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """A run whose console works."""
-    home = tmp_path_factory.mktemp("straight")
-    assert go(home, *RUN) == 0, said(home)
+    home = tmp_path_factory.mktemp("uninterrupted")
+    assert go(home, *RUN) == 0, output_of(home)
     assert "console" not in about(home / "run")
     return home / "run"
 
@@ -169,28 +169,30 @@ def in_step(monkeypatch):
 
 
 @pytest.mark.parametrize("wrong", ["both full", "missing", *slowly(*list(WRONG)[1:-2], "closed")])
-def test_run_with_a_failing_console_gives_the_same_results(wrong, begin_with, straight, tmp_path):
+def test_run_with_a_failing_console_gives_the_same_results(
+    wrong, begin_with, uninterrupted, tmp_path
+):
     begin_with(WRONG[wrong])
     assert go(tmp_path, *RUN) == 0
-    assert_same(tmp_path / "run", straight)
+    assert_same(tmp_path / "run", uninterrupted)
     reasons = re.findall(r"(stdout|stderr): ", about(tmp_path / "run").get("console", ""))
     assert reasons == ([] if wrong == "errors full" else ["stdout"])
 
 
 @pytest.mark.parametrize("wrong", ["no reader", *slowly("both full", "hung up", "choked")])
 def test_console_failing_during_a_run_does_not_change_its_results(
-    wrong, in_step, straight, tmp_path
+    wrong, in_step, uninterrupted, tmp_path
 ):
     in_step(3, WRONG[wrong])
-    assert go(tmp_path, *RUN) == 0, said(tmp_path)
-    assert "step 1/6" in said(tmp_path)
-    assert "step 6/6" not in said(tmp_path)
-    assert_same(tmp_path / "run", straight)
+    assert go(tmp_path, *RUN) == 0, output_of(tmp_path)
+    assert "step 1/6" in output_of(tmp_path)
+    assert "step 6/6" not in output_of(tmp_path)
+    assert_same(tmp_path / "run", uninterrupted)
     assert about(tmp_path / "run")["console"].startswith("stdout: ")
 
 
 def test_progress_bar_in_a_closed_terminal_does_not_end_the_run(
-    begin_with, in_step, straight, tmp_path
+    begin_with, in_step, uninterrupted, tmp_path
 ):
     ends = []
 
@@ -212,7 +214,7 @@ def test_progress_bar_in_a_closed_terminal_does_not_end_the_run(
     in_step(3, hang_up)
     assert go(tmp_path, *RUN, "job.save_every=1") == 0
     assert b"/6 [" in shown.read_bytes(), "there was a bar"
-    assert losses_of(tmp_path / "run") == losses_of(straight)
+    assert losses_of(tmp_path / "run") == losses_of(uninterrupted)
     assert status_of(tmp_path / "run")["state"] == "done"
     note = about(tmp_path / "run")["console"]
     assert "stderr: Input/output error" in note
@@ -220,7 +222,7 @@ def test_progress_bar_in_a_closed_terminal_does_not_end_the_run(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, *slowly(signal.SIGTERM)])
 def test_run_is_saved_when_the_signal_also_ends_its_pipe_reader(
-    number, in_step, straight, tmp_path, monkeypatch
+    number, in_step, uninterrupted, tmp_path, monkeypatch
 ):
     """As with `2>&1 | tee log`: Ctrl-C reaches tee, too, and it is the first to end."""
     with monkeypatch.context() as patch:
@@ -233,12 +235,12 @@ def test_run_is_saved_when_the_signal_also_ends_its_pipe_reader(
             return step(self, at, *batch)
 
         patch.setattr(Step, "__call__", call)
-        assert go(tmp_path, *RUN) == 128 + number, said(tmp_path)
+        assert go(tmp_path, *RUN) == 128 + number, output_of(tmp_path)
     assert status_of(tmp_path / "run") == {"state": "preempted", "step": 5, "saved": 5}
     assert about(tmp_path / "run")["console"] == "stdout: Broken pipe"
-    assert go(tmp_path, "resume=run") == 0, said(tmp_path)
-    assert_equal_state(state_of(tmp_path / "run", 6), state_of(straight, 6))
-    assert losses_of(tmp_path / "run") == losses_of(straight)
+    assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)
+    assert_equal_state(state_of(tmp_path / "run", 6), state_of(uninterrupted, 6))
+    assert losses_of(tmp_path / "run") == losses_of(uninterrupted)
 
 
 @pytest.mark.parametrize("wrong", ["both full", *slowly("missing", "no reader")])
@@ -266,12 +268,14 @@ def test_exit_status_of_a_failed_run_does_not_depend_on_the_console(
     assert status_of(tmp_path / "other")["error"] == "a fault of the program"
 
 
-def test_path_with_characters_missing_from_the_console_encoding(begin_with, straight, tmp_path):
+def test_path_with_characters_missing_from_the_console_encoding(
+    begin_with, uninterrupted, tmp_path
+):
     begin_with(of_ascii)
     assert go(tmp_path, *RUN[:-2], "output_dir='ñandú 日本'", "job.sample_every=2") == 0
     folder = tmp_path / "ñandú 日本"
-    assert_same(folder, straight)
-    assert "folder   \\xf1and\\xfa \\u65e5\\u672c" in said(tmp_path)
+    assert_same(folder, uninterrupted)
+    assert "folder   \\xf1and\\xfa \\u65e5\\u672c" in output_of(tmp_path)
     assert "console" not in about(folder), "nothing is lost"
 
 
@@ -297,7 +301,7 @@ def test_the_last_step_is_saved_before_it_is_shown(begin_with, tmp_path):
     assert "step-0000006.pt" in seen.read_text()
 
 
-def test_output_of_libraries_is_dropped(begin_with, straight, tmp_path, monkeypatch):
+def test_output_of_libraries_is_dropped(begin_with, uninterrupted, tmp_path, monkeypatch):
     log = local.Local.log
 
     def call(self, step, metrics):
@@ -307,30 +311,32 @@ def test_output_of_libraries_is_dropped(begin_with, straight, tmp_path, monkeypa
     begin_with(full)
     monkeypatch.setattr(local.Local, "log", call)
     assert go(tmp_path, *RUN) == 0
-    assert_same(tmp_path / "run", straight)
+    assert_same(tmp_path / "run", uninterrupted)
     note = about(tmp_path / "run")["console"]
     assert note == "stdout: No space left on device; stderr: No space left on device"
 
 
-def test_note_that_cannot_be_written_is_dropped(begin_with, straight, tmp_path, monkeypatch):
+def test_note_that_cannot_be_written_is_dropped(begin_with, uninterrupted, tmp_path, monkeypatch):
     def refuse(path, **facts):
         raise OSError(28, "No space left on device")
 
     begin_with(full)
     monkeypatch.setattr(run_dir, "note", refuse)
     assert go(tmp_path, *RUN) == 0
-    assert status_of(tmp_path / "run") == status_of(straight)
+    assert status_of(tmp_path / "run") == status_of(uninterrupted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["both full", "missing", "no reader"])
-def test_sampling_and_export_work_with_a_failing_console(wrong, begin_with, straight, tmp_path):
-    words = ["job.num_samples=3", "job.batch_size=2", f"checkpoint={straight}"]
-    assert go(tmp_path, *SAMPLE, *words, "output_dir=seen") == 0, said(tmp_path)
-    assert go(tmp_path, "job=export", f"checkpoint={straight}", "output_dir=export") == 0
+def test_sampling_and_export_work_with_a_failing_console(
+    wrong, begin_with, uninterrupted, tmp_path
+):
+    words = ["job.num_samples=3", "job.batch_size=2", f"checkpoint={uninterrupted}"]
+    assert go(tmp_path, *SAMPLE, *words, "output_dir=seen") == 0, output_of(tmp_path)
+    assert go(tmp_path, "job=export", f"checkpoint={uninterrupted}", "output_dir=export") == 0
     begin_with(WRONG[wrong])
     assert go(tmp_path, *SAMPLE, *words, "output_dir=unseen") == 0
-    assert go(tmp_path, "job=export", f"checkpoint={straight}", "output_dir=silent") == 0
+    assert go(tmp_path, "job=export", f"checkpoint={uninterrupted}", "output_dir=silent") == 0
     assert status_of(tmp_path / "unseen")["state"] == "done"
     for one, other in (("seen", "unseen"), ("export", "silent")):
         assert files_of(tmp_path / one) == files_of(tmp_path / other)
