@@ -28,33 +28,33 @@ def pictures(n, channels=3, height=16, width=16):
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_image_changes_exactly_when_its_embedding_is_nonzero(color, channels):
     x_0 = pictures(400, channels, 12, 8)
-    seen, told = drawn(EDM(probability=0.05, color=color), x_0)
-    assert told.shape == (400, 15)
+    seen, embedding = drawn(EDM(probability=0.05, color=color), x_0)
+    assert embedding.shape == (400, 15)
     same = (seen == x_0).flatten(1).all(1)
-    untold = (told == 0).all(1)
-    assert torch.equal(same, untold)
-    assert 50 < untold.sum() < 200
+    unchanged = (embedding == 0).all(1)
+    assert torch.equal(same, unchanged)
+    assert 50 < unchanged.sum() < 200
     assert torch.isfinite(seen).all()
 
 
 def test_probability_0_changes_nothing():
     x_0 = pictures(16)
-    seen, told = drawn(EDM(probability=0, color=True), x_0)
+    seen, embedding = drawn(EDM(probability=0, color=True), x_0)
     assert torch.equal(seen, x_0)
-    assert not told.any()
+    assert not embedding.any()
 
 
 def test_part_of_a_batch_is_augmented_as_in_the_whole_batch():
     x_0, augment = pictures(8), EDM(probability=0.5, color=True)
-    whole, told = drawn(augment, x_0)
-    part, told_part = drawn(augment, x_0[3:6], rows=slice(3, 6), batch=8)
-    assert torch.equal(told[3:6], told_part)
+    whole, embedding = drawn(augment, x_0)
+    part, embedding_of_part = drawn(augment, x_0[3:6], rows=slice(3, 6), batch=8)
+    assert torch.equal(embedding[3:6], embedding_of_part)
     assert torch.allclose(whole[3:6], part, atol=1e-6)
 
 
 def test_each_transformation_occurs_with_its_probability():
-    _, told = drawn(EDM(probability=0.12, color=True), pictures(4000, 1, 2, 2))
-    rates = (told != 0).float().mean(0)
+    _, embedding = drawn(EDM(probability=0.12, color=True), pictures(4000, 1, 2, 2))
+    rates = (embedding != 0).float().mean(0)
     assert rates[0] == pytest.approx(0.5, abs=0.03)  # mirrored: always a coin
     for column, rate in {1: 0.06, 2: 0.12, 4: 0.12, 5: 0.12, 7: 0.12, 9: 0.12, 11: 0.06}.items():
         assert rates[column] == pytest.approx(rate, abs=0.025)
@@ -107,11 +107,11 @@ def test_zero_augmentation_embedding_equals_no_augmentation():
     torch.manual_seed(0)
     plain = ConvNet(**sizes, time_conditioning=True)
     torch.manual_seed(0)
-    told = ConvNet(**sizes, time_conditioning=True, augment_dim=15)
-    assert torch.equal(plain(x, t), told(x, t))
-    torch.nn.init.normal_(told.augment_embedding.weight)
-    assert torch.equal(told(x, t), told(x, t, augment=torch.zeros(2, 15)))
-    assert not torch.equal(told(x, t), told(x, t, augment=torch.ones(2, 15)))
+    conditioned = ConvNet(**sizes, time_conditioning=True, augment_dim=15)
+    assert torch.equal(plain(x, t), conditioned(x, t))
+    torch.nn.init.normal_(conditioned.augment_embedding.weight)
+    assert torch.equal(conditioned(x, t), conditioned(x, t, augment=torch.zeros(2, 15)))
+    assert not torch.equal(conditioned(x, t), conditioned(x, t, augment=torch.ones(2, 15)))
     with pytest.raises(InputError, match="augment_dim=0"):
         plain(x, t, augment=torch.zeros(2, 15))
 

@@ -14,7 +14,7 @@ from ddpm.samplers.ddim import DDIM
 from ddpm.schedules.cosine import cosine
 
 
-def trained(told):
+def trained(conditioned):
     """Trained on one picture, bright above and below left, transformed with probability 1/2."""
     torch.manual_seed(0)
     picture = -torch.ones(1, 8, 8)
@@ -29,7 +29,7 @@ def trained(told):
     augment, generator = EDM(probability=0.5), torch.Generator().manual_seed(0)
     for _ in range(400):
         x_0, what = augment(picture.expand(32, 1, 8, 8), generator, slice(32), 32)
-        model = functools.partial(net, augment=what) if told else net
+        model = functools.partial(net, augment=what) if conditioned else net
         optimizer.zero_grad()
         training_loss(diffusion, model, x_0).backward()
         optimizer.step()
@@ -41,6 +41,6 @@ def trained(told):
 
 @pytest.mark.slow
 def test_samples_are_not_augmented_when_the_network_is_conditioned():
-    with_it, without = trained(told=True), trained(told=False)
+    with_it, without = trained(conditioned=True), trained(conditioned=False)
     assert with_it.median() < 0.15
     assert without.median() > 0.4

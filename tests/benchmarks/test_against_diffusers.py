@@ -100,8 +100,8 @@ def test_table_and_json_hold_throughput_and_ratios(tmp_path, capsys, monkeypatch
         assert f"| {name} |" in table
         assert all(one[name]["sampling"] > 0 for one in written["rounds"])
     found = sorted(one[OURS]["training"] / one[STOCK]["training"] for one in written["rounds"])
-    told = written["ratios"][f"{OURS} / {STOCK}"]["training"]
-    assert [told["least"], told["most"]] == pytest.approx(found)
+    ratio = written["ratios"][f"{OURS} / {STOCK}"]["training"]
+    assert [ratio["least"], ratio["most"]] == pytest.approx(found)
     assert f"| {OURS} / {TUNED} |" in table
 
 

@@ -229,13 +229,13 @@ def test_state_comparison_is_exact():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [(["--only", "trian/"], "--list shows their names"), ([], "--device cpu tries the parts")],
     ids=["no such part", "no GPU"],
 )
-def test_invalid_arguments_are_refused(arguments, said):
+def test_invalid_arguments_are_refused(arguments, message):
     arguments = [*arguments, "--device", "cpu"] if arguments else arguments
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=message):
         gpu_check.main(arguments)
 
 

@@ -226,11 +226,11 @@ def test_expected_memory_is_compared_with_the_peak(tmp_path):
     run.log.write_text("done")
     rows = [{"step": n, "train/memory_mb": mb} for n, mb in ((1, 900.0), (2, 1000.0))]
     (run.run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for told, verdict in ((1120.0, "12 %, at most 15 % wanted: met"), (800.0, "NOT met")):
-        run_dir.note(run.run, expected_memory_mb=told)
+    for expected, verdict in ((1120.0, "12 %, at most 15 % wanted: met"), (800.0, "NOT met")):
+        run_dir.note(run.run, expected_memory_mb=expected)
         figures = {}
         memory.check_memory(Machine(torch.device("cuda"), tmp_path), run, figures)
-        assert (figures["expected MB"], figures["measured MB"]) == (told, 1000.0)
+        assert (figures["expected MB"], figures["measured MB"]) == (expected, 1000.0)
         assert figures["targets"][0].endswith(verdict)
 
 

@@ -154,9 +154,9 @@ def test_nan_loss_fails_the_run_with_advice(run, tmp_path):
     assert "optimizer.lr" in err
     assert len(err.splitlines()) <= 5
     assert "Traceback" not in err
-    told = status_of(tmp_path / "run")
-    assert told["state"] == "failed"
-    assert "loss" in told["error"]
+    run_status = status_of(tmp_path / "run")
+    assert run_status["state"] == "failed"
+    assert "loss" in run_status["error"]
 
 
 def test_finished_run_is_not_overwritten(run, tiny):
@@ -528,9 +528,9 @@ def test_interrupted_run_resumes_exactly(run, tmp_path):
     assert child.returncode not in (0, 2)
     assert "Traceback" not in err
     assert "resume=run" in out
-    told = status_of(tmp_path / "run")
-    assert told["state"] == "preempted"
-    step = told["step"]
+    status = status_of(tmp_path / "run")
+    assert status["state"] == "preempted"
+    step = status["step"]
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == [
         f"step-{step:07d}.pt"
     ]

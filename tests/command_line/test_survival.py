@@ -310,12 +310,12 @@ def test_non_finite_weights_are_not_sampled_from(begun, tmp_path):
     (newest,) = files(begun)[-1:]
     state = torch.load(newest, weights_only=True)
     name = next(iter(state["ema"]))
-    for value, told in ((float("nan"), "not finite"), (1, "torch.int64")):
+    for value, message in ((float("nan"), "not finite"), (1, "torch.int64")):
         state["ema"][name] = torch.full(state["ema"][name].shape, value)
         torch.save(state, newest)
         for job in ("sample", "export"):
             assert go(tmp_path, *SAMPLE[1:], f"job={job}", f"checkpoint={newest}") == 2
-            assert told in output_of(tmp_path).splitlines()[-1]
+            assert message in output_of(tmp_path).splitlines()[-1]
 
 
 # resume=auto

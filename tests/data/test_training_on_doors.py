@@ -53,9 +53,9 @@ def test_augmentation_resumes_exactly_and_is_nothing_at_probability_0(run, tmp_p
     go(run, "data=digits", *SMALL, "output_dir=none")
     go(run, *words, "augment.probability=0", "output_dir=zero")
     none, zero = (state_of(tmp_path / name, 6)["model"] for name in ("none", "zero"))
-    told = zero.pop("augment_embedding.weight")
-    assert told.shape[1] == EDM().dim
-    assert not told.any()
+    embedding = zero.pop("augment_embedding.weight")
+    assert embedding.shape[1] == EDM().dim
+    assert not embedding.any()
     assert all(torch.equal(none[name], weight) for name, weight in zero.items())
     go(run, *words, "output_dir=whole")
     go(run, *words, "job.max_steps=3", "output_dir=half")

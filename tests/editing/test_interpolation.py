@@ -190,10 +190,10 @@ MISTAKES = [
 def test_mistakes_are_reported_before_a_folder_is_made(run, tiny, tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
     save_png(torch.zeros(1, 16, 16, dtype=torch.uint8), tmp_path / "a.png")
-    for words, told in MISTAKES:
+    for words, expected in MISTAKES:
         status, _, err = run(*INTERPOLATE, *words.split(), "output_dir=s")
         assert status == 2, (words, err)
-        assert all(part in err for part in told), (words, err)
+        assert all(part in err for part in expected), (words, err)
         assert 1 <= len(err.strip().splitlines()) <= 5, words
         assert "Traceback" not in err, words
         assert not (tmp_path / "s").exists(), words

@@ -427,8 +427,8 @@ def test_labels_are_assigned_in_turn(run, tmp_path, picture):
     given = ["job.image=a.png", "job.mask=top", "job.labels=[3,8]", "guidance=classifier_free"]
     status, _, err = run(*INPAINT, *FAST, *given, "output_dir=s")
     assert status == 0, err
-    told = json.loads((tmp_path / "s" / "labels.json").read_text())
-    assert told == {"000000.png": 3, "000001.png": 8, "000002.png": 3}
+    labels = json.loads((tmp_path / "s" / "labels.json").read_text())
+    assert labels == {"000000.png": 3, "000001.png": 8, "000002.png": 3}
 
 
 MISTAKES = [
@@ -455,10 +455,10 @@ def test_mistakes_are_reported_before_a_folder_is_made(run, tiny, picture, tmp_p
     (tmp_path / "a.txt").write_text("no picture")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
     save_png(torch.full((1, 16, 16), 127, dtype=torch.uint8), tmp_path / "black.png")
-    for words, told in MISTAKES:
+    for words, expected in MISTAKES:
         status, _, err = run(*INPAINT, *words.split(), "output_dir=s")
         assert status == 2, (words, err)
-        assert all(part in err for part in told), (words, err)
+        assert all(part in err for part in expected), (words, err)
         assert 1 <= len(err.strip().splitlines()) <= 5, words
         assert "Traceback" not in err, words
         assert not (tmp_path / "s").exists(), words

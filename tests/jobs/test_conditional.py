@@ -92,7 +92,7 @@ def draw(run, tmp_path):
 
 
 def refused(run, tmp_path, *arguments):
-    """What is said on stderr; nothing may be written."""
+    """The message on stderr; nothing may be written."""
     before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(tmp_path / "data")}
     status, _, err = run(*arguments)
     assert status == 2, err

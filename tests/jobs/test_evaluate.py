@@ -71,9 +71,9 @@ def test_checkpoint_is_scored(trained, uninterrupted):
     values = {name: score.value for name, score in scores.logged(made).items()}
     assert metrics_of(uninterrupted) == [{"step": first.step} | values]
     assert {"grid.png", "scores.jsonl", "samples/0000016-0000021.npy"} <= files_of(uninterrupted)
-    told = output_of(uninterrupted.parent)
-    assert "22 pictures (0 are there), 2 network evaluations each: 44 in all" in told
-    assert "kd_pixels" in told.splitlines()[-3]
+    output = output_of(uninterrupted.parent)
+    assert "22 pictures (0 are there), 2 network evaluations each: 44 in all" in output
+    assert "kd_pixels" in output.splitlines()[-3]
 
 
 @pytest.mark.quick(1)
@@ -198,14 +198,14 @@ def test_report_compares_the_scores_of_a_sampler_sweep(trained, tmp_path):
 
 def test_announced_time_includes_feature_training_and_network_metrics(monkeypatch):
     """With a second for a picture and for a network evaluation, and 600 for training features."""
-    told = []
+    messages = []
     monkeypatch.setattr(evaluate.cost, "seconds_per_picture", lambda *_: 1.0)
     monkeypatch.setattr(evaluate.cost, "network_call", lambda *_: None)
     drawn = Drawn.__new__(Drawn)
     vars(drawn).update(n=10, labels=None, weights="ema", evaluations=5, pipeline=PIPELINE)
     untrained = SimpleNamespace(name="data", stand_in=lambda: len, seconds_to_train=lambda: 600.0)
     of = evaluate.Evaluation(
-        run=SimpleNamespace(dir=Path("nowhere"), say=told.append, path="run", step=1),
+        run=SimpleNamespace(dir=Path("nowhere"), say=messages.append, path="run", step=1),
         fabric=SimpleNamespace(device=torch.device("cpu"), world_size=2),
         source=drawn,
         references=[range(100), range(40)],
@@ -216,7 +216,7 @@ def test_announced_time_includes_feature_training_and_network_metrics(monkeypatc
         material=None,
     )
     of.announce()
-    assert "loss, bound by up to 160 network evaluations" in told[2]
-    assert "data (trained first) of 10 samples, 140 real pictures" in told[3]
+    assert "loss, bound by up to 160 network evaluations" in messages[2]
+    assert "data (trained first) of 10 samples, 140 real pictures" in messages[3]
     seconds = (10 * 5 + 10 + 140) / 2 + 3 * 20 + 10 * 10 + 600
-    assert told[-1] == f"time     about {clock(seconds)}, then the scores"
+    assert messages[-1] == f"time     about {clock(seconds)}, then the scores"

@@ -279,7 +279,7 @@ def test_every_truncation_is_detected(file):
     assert_refused(file, "not a whole export of this program")
 
 
-METADATA = {  # what is changed in it -> what is said
+METADATA = {  # change -> part of the message
     "schema": (3, "version 3, newer than this program's 2"),
     "step": ("many", "step=many"),
     "run_id": ("../../etc", "run_id"),

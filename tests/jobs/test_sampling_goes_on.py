@@ -269,7 +269,7 @@ def test_data_dir_does_not_matter_for_continuing(home, uninterrupted):
 def test_a_folder_of_other_pictures_is_refused_by_key_and_values(home, uninterrupted):
     shutil.copytree(uninterrupted("sample"), home / "s")
     before = {name: (home / "s" / name).read_bytes() for name in files_of(home / "s")}
-    for change, told in {
+    for change, expected in {
         "job.first_seed=0": "job.first_seed=2 there, 0 here",
         "job.num_samples=8": "job.num_samples=7 there, 8 here",
         "sampler=ddpm": "sampler._target_=ddpm.samplers.ddim.DDIM there, ",
@@ -280,7 +280,7 @@ def test_a_folder_of_other_pictures_is_refused_by_key_and_values(home, uninterru
         assert go(home, *words, change, "output_dir=s") == 2, output_of(home)
         (line,) = output_of(home).splitlines()
         assert line.startswith("output_dir=s: the folder holds another run (")
-        assert told in line
+        assert expected in line
         assert line.endswith("Choose another folder.")
     assert {name: (home / "s" / name).read_bytes() for name in files_of(home / "s")} == before
 
@@ -387,7 +387,7 @@ TWO = ["hardware=ddp", "hardware.accelerator=cpu", "hardware.devices=2"]
 
 
 def finished(child):
-    """Exit status and what a process has said."""
+    """Exit status and output of a process."""
     try:
         out, err = child.communicate(timeout=200)
     finally:
@@ -401,8 +401,8 @@ def test_two_processes_draw_the_same_images(home, uninterrupted):
     replaced = ("hardware", "job.batch_size")
     words = [*(w for w in command("sample", home) if w.split("=")[0] not in replaced)]
     words += [*TWO, "job.batch_size=2", "output_dir=two"]
-    status, told = finished(process(home, *words, start_new_session=True))
-    assert status == 0, told
+    status, output = finished(process(home, *words, start_new_session=True))
+    assert status == 0, output
     one, two = uninterrupted("sample"), home / "two"
     assert files_of(two) == files_of(one)
     for path in (one / "samples").iterdir():
@@ -416,8 +416,8 @@ def test_two_processes_draw_the_same_images(home, uninterrupted):
     for missing in ("samples/000002.png", "samples/000005.png", "grid.png"):
         (two / missing).unlink()
     run_dir.write_status(two, "preempted")
-    status, told = finished(process(home, *words, start_new_session=True))
-    assert status == 0, told
+    status, output = finished(process(home, *words, start_new_session=True))
+    assert status == 0, output
     assert bytes_of(two) == before
 
 

@@ -172,10 +172,10 @@ def test_cause_of_a_stop_is_printed(signal, file, words, tmp_path):
 
     if file:
         stop_file.to_stop(tmp_path)
-    told = []
-    one = SimpleNamespace(dir=tmp_path, say=told.append)
+    messages = []
+    one = SimpleNamespace(dir=tmp_path, say=messages.append)
     Run.preempted(one, signal, "saved")
-    assert words in told[0]
+    assert words in messages[0]
     assert (one.end, one.signal) == ("preempted", signal)
 
 

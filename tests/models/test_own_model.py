@@ -77,8 +77,8 @@ def test_a_run_with_keys_that_look_secret(own, run, tmp_path):
     status, _, err = run(*own, *TRAIN, *tracked)
     assert (status, err) == (0, "")
     wanted = yaml.safe_load(OPTION) | {"tokens": [4], "key": 5, "key_dim": 8}
-    told = {name: wanted[name] for name in wanted if "${" not in str(wanted[name])}
-    assert told.items() <= model_of(tmp_path / "run").items()
+    literal = {name: wanted[name] for name in wanted if "${" not in str(wanted[name])}
+    assert literal.items() <= model_of(tmp_path / "run").items()
     (shown,) = finished(tmp_path / "run")
     assert shown.config["model"] == model_of(tmp_path / "run")
     for words in (

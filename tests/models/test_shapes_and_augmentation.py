@@ -28,7 +28,7 @@ def test_networks_accept_8x12_pixels_and_an_augmentation_embedding(network):
     torch.manual_seed(0)
     net = network(**shape, **NETWORKS[network], augment_dim=3)
     own = dict(net.named_parameters())
-    told = own.pop("augment_embedding.weight")
+    embedding = own.pop("augment_embedding.weight")
     assert all(torch.equal(value, own[name]) for name, value in plain.named_parameters())
     for weight in net.parameters():  # heads are zero at first
         torch.nn.init.normal_(weight, std=0.1)
@@ -40,4 +40,4 @@ def test_networks_accept_8x12_pixels_and_an_augmentation_embedding(network):
     assert without.shape == x_t.shape
     assert torch.equal(without, zeros)
     assert not torch.allclose(without, ones, atol=1e-4)
-    assert told.shape[1] == 3
+    assert embedding.shape[1] == 3

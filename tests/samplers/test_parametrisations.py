@@ -433,13 +433,13 @@ def test_diffusers_agrees_on_edm(name):
     oracle.sigmas = torch.tensor([*level, 0.0], dtype=torch.float64)
     outputs = []
 
-    def said(x, c_noise):
+    def network(x, c_noise):
         outputs.append(0.3 * torch.tanh(x))
         return outputs[-1]
 
     x, y = start(), None
     for i, (number, found) in enumerate(
-        zip(oracle.timesteps, ours(Denoiser(said, diffusion), x), strict=True)
+        zip(oracle.timesteps, ours(Denoiser(network, diffusion), x), strict=True)
     ):
         t, s = pairs[i]
         y = x.double() / alpha[t] if y is None else y

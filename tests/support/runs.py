@@ -16,8 +16,8 @@ SAMPLE = ["job=sample", "hardware=cpu", "tracker=local"]
 
 def status_of(folder):
     """How a run says it stands, without the time it took and the steps there are."""
-    told = json.loads((folder / "status.json").read_text())
-    return {key: value for key, value in told.items() if key not in ("seconds", "total")}
+    status = json.loads((folder / "status.json").read_text())
+    return {key: value for key, value in status.items() if key not in ("seconds", "total")}
 
 
 def metrics_of(folder):

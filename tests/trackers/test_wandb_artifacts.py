@@ -152,11 +152,11 @@ def test_foreign_artifacts_are_refused_with_one_line(server, tmp_path, monkeypat
     for name, (files, answer) in cases.items():
         if files is not None:
             stored(server, files, kind="dataset" if name == "kind" else "model", name=name)
-        with pytest.raises(InputError) as told:
+        with pytest.raises(InputError) as caught:
             reference.find(f"wandb:our-lab/ddpm/{name}:best")
-        assert answer in str(told.value), name
-        assert str(told.value).startswith(f"checkpoint=wandb:our-lab/ddpm/{name}:best: ")
-        assert "\n" not in str(told.value)
+        assert answer in str(caught.value), name
+        assert str(caught.value).startswith(f"checkpoint=wandb:our-lab/ddpm/{name}:best: ")
+        assert "\n" not in str(caught.value)
     assert not [p for p in tmp_path.rglob("*.pt") if p != secret], "nothing was kept anywhere"
 
 

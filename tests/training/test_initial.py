@@ -92,7 +92,7 @@ def test_parts_that_do_not_fit_are_refused_unless_allowed(run, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "expected"),
     [
         (["objective=v"], "objective=v: the weights of init_from="),
         (["schedule.T=50"], "schedule.T=50: the weights of init_from="),
@@ -101,11 +101,11 @@ def test_parts_that_do_not_fit_are_refused_unless_allowed(run, tiny, tmp_path):
         (["job=train_classifier"], "of job=train"),
     ],
 )
-def test_contradicting_settings_are_refused(words, said, run, tiny, tmp_path):
+def test_contradicting_settings_are_refused(words, expected, run, tiny, tmp_path):
     own = [w for w in FIRST if w.partition("=")[0] in ("hardware", "tracker")]
     status, _, err = run(*own, f"init_from={tiny}", *words, "output_dir=new")
     assert status == 2
-    assert said in err
+    assert expected in err
     assert not (tmp_path / "new").exists()
 
 
@@ -145,13 +145,13 @@ def test_learned_schedule_is_loaded_or_refused(run, tmp_path):
 
 
 def test_invalid_sources_are_refused(run, tmp_path):
-    for words, said in {
+    for words, expected in {
         ("init_from=nowhere",): "init_from=nowhere: there is no such file or folder",
         ("init_allow=[conv_in]",): "init_allow: is for init_from=",
     }.items():
         status, _, err = run(*AGAIN, *words)
         assert (status, err.count("\n")) == (2, 1)
-        assert said in err
+        assert expected in err
 
 
 def test_training_can_start_from_a_diffusers_pipeline(run, tmp_path):

@@ -174,8 +174,8 @@ def test_estimate_matches_the_measured_memory_of_a_step(share, parts, fake, monk
     probe = probe_of(net)
     assert (probe.fake is not None) is fake
     for known in (None, parts):
-        told = expect(probe, share, known).total(parts)
-        assert told == pytest.approx(counted_step(net, share, parts), rel=0.05)
+        estimate = expect(probe, share, known).total(parts)
+        assert estimate == pytest.approx(counted_step(net, share, parts), rel=0.05)
 
 
 def test_each_average_takes_the_memory_of_the_weights():
@@ -195,8 +195,8 @@ def test_estimate_matches_the_measured_memory_of_a_transformer_step(fake, monkey
     torch.manual_seed(0)
     size = {"channels": 1, "out_channels": 1, "image_size": 16, "num_classes": None, "size": None}
     net = DiT(**size, patch_size=1, depth=2, width=16, num_heads=2)
-    told = expect(probe_of(net), 8, 1).total(1)
-    assert told == pytest.approx(counted_step(net, 8, 1), rel=0.05)
+    estimate = expect(probe_of(net), 8, 1).total(1)
+    assert estimate == pytest.approx(counted_step(net, 8, 1), rel=0.05)
 
 
 @pytest.mark.slow  # the first backward pass of a process counts: one is started
@@ -352,8 +352,8 @@ def test_a_run_prints_and_records_its_expected_memory(run, tmp_path, monkeypatch
 
 def test_too_little_memory_gives_a_warning(run, monkeypatch):
     limit_memory(monkeypatch, 1000)
-    told = go(run, *TINY, "output_dir=run")
-    (line,) = [line for line in told.splitlines() if line.startswith("job.batch_size=8: about")]
+    output = go(run, *TINY, "output_dir=run")
+    (line,) = [line for line in output.splitlines() if line.startswith("job.batch_size=8: about")]
     assert "job.recompute=true" in line
     assert "job.accumulate_grad_batches=auto" in line
 
@@ -383,7 +383,7 @@ def test_auto_accumulates_and_a_resumed_run_keeps_the_number(run, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (
             ["job.accumulate_grad_batches=some"],
@@ -406,10 +406,10 @@ def test_auto_accumulates_and_a_resumed_run_keeps_the_number(run, tmp_path, monk
         (["job.recompute=1"], "job.recompute=1: must be true or false."),
     ],
 )
-def test_an_impossible_accumulation_is_refused(words, told, run, tmp_path):
+def test_an_impossible_accumulation_is_refused(words, expected, run, tmp_path):
     status, _, err = run(*TINY, *words, "output_dir=run")
     assert (status, err.count("\n")) == (2, 1)
-    assert told in err
+    assert expected in err
     assert not (tmp_path / "run").exists()
 
 

@@ -138,12 +138,12 @@ class Machine:
 
     def go(self, steps=6):
         """Whether each of the steps was non-finite."""
-        told = []
+        nonfinite = []
         for n in range(self.n, self.n + steps):
             self.n, self.part = n, 0
-            told.append(bool(self.step(n, self.images(n), torch.zeros(BATCH))[2]))
+            nonfinite.append(bool(self.step(n, self.images(n), torch.zeros(BATCH))[2]))
         self.n += 1
-        return told
+        return nonfinite
 
     def state(self):
         return copy.deepcopy({k: v for k, v in self.learned.state().items() if k != "scaler"})
@@ -374,12 +374,12 @@ def test_memory_of_this_process():
 def test_only_consecutive_nonfinite_steps_count(every, broken, gives_up):
     watch = Watch(Fabric(accelerator="cpu", devices=1), 3, None, None)
     watch.every = every
-    told = [
+    gave_up = [
         watch.too_many_nonfinite(torch.tensor(one == "1"), done, check_now=done == len(broken))
         for done, one in enumerate(broken, start=1)
         if not watch.failed_at
     ]
-    assert any(told) == (gives_up > 0)
+    assert any(gave_up) == (gives_up > 0)
     assert watch.failed_at == gives_up
 
 
@@ -438,15 +438,15 @@ def test_too_many_consecutive_end_the_run_and_a_lower_rate_resumes_it(tmp_path, 
         break_loss(patch, range(4, 1000))
         words = [*RUN, "job.max_nonfinite_steps=3", "job.save_every=1", "job.keep_checkpoints=-1"]
         assert go(tmp_path, *words) == 2
-    told = status_of(tmp_path / "run")
-    assert told["state"] == "failed"
-    assert "loss is not finite in step 6, for image " in told["error"]
-    assert " at t=" in told["error"]
-    assert "job.max_nonfinite_steps=3" in told["error"]
-    assert len(told["error"].splitlines()) <= 5
-    assert told["error"] in output_of(tmp_path)
+    status = status_of(tmp_path / "run")
+    assert status["state"] == "failed"
+    assert "loss is not finite in step 6, for image " in status["error"]
+    assert " at t=" in status["error"]
+    assert "job.max_nonfinite_steps=3" in status["error"]
+    assert len(status["error"].splitlines()) <= 5
+    assert status["error"] in output_of(tmp_path)
     assert "Traceback" not in output_of(tmp_path)
-    assert told["saved"] == 5
+    assert status["saved"] == 5
     for step in range(1, 6):
         assert_all_finite(state_of(tmp_path / "run", step))
     assert state_of(tmp_path / "run", 4)["optimizer"]["state"][0]["step"] == 3
@@ -472,9 +472,9 @@ def test_diverged_weights_are_never_saved(tmp_path):
     before = (tmp_path / "run" / "checkpoints" / "step-0000002.pt").read_bytes()
     blown = ["optimizer.lr=1e39", "allow_changes=[optimizer.lr]", "job.save_every=1"]
     assert go(tmp_path, "resume=run", *blown, "job.max_steps=6") == 2
-    told = status_of(tmp_path / "run")
-    assert (told["state"], told["saved"]) == ("failed", 2)
-    assert "not finite any more (model: " in told["error"]
+    status = status_of(tmp_path / "run")
+    assert (status["state"], status["saved"]) == ("failed", 2)
+    assert "not finite any more (model: " in status["error"]
     (only,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert only.read_bytes() == before
     assert go(tmp_path, "resume=run", "optimizer.lr=1e-4", *blown[1:]) == 0, output_of(tmp_path)
@@ -505,10 +505,10 @@ def test_too_many_nonfinite_steps_of_one_rank_end_all(tmp_path, monkeypatch):
         break_loss(patch, range(3, 1000), rank=1)
         words = [*RUN, *DDP, "job.max_nonfinite_steps=2"]
         assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
-    told = status_of(tmp_path / "run")
-    assert (told["state"], told["saved"]) == ("failed", 2)
-    assert "not finite in step 4, for image " in told["error"]
-    assert "and 0 more" not in told["error"]
+    status = status_of(tmp_path / "run")
+    assert (status["state"], status["saved"]) == ("failed", 2)
+    assert "not finite in step 4, for image " in status["error"]
+    assert "and 0 more" not in status["error"]
     assert_all_finite(state_of(tmp_path / "run", 2))
 
 

@@ -34,8 +34,8 @@ def test_port_in_use_is_reported_with_a_free_one(run, opened, tmp_path):
         port = other.getsockname()[1]
         status, _, err = run("job=watch", f"job.port={port}")
     assert status == 2
-    said = rf"job.port={port}: is in use, perhaps by another page; job.port=(\d+) is free.\n"
-    free = re.fullmatch(said, err)
+    expected = rf"job.port={port}: is in use, perhaps by another page; job.port=(\d+) is free.\n"
+    free = re.fullmatch(expected, err)
     assert free is not None, err
     server.bind("127.0.0.1", int(free[1])).close()
 

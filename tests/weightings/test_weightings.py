@@ -167,9 +167,9 @@ def test_weights_are_limited_and_the_limit_is_reported():
     snr = torch.tensor([1e6, 1e4, 1.0, 1e-2], dtype=torch.float64)
     weighting = LossOf(quantity="v", max_weight=1000.0)
     expect(weighting.weights(snr, X0()), [1000.0, 1000.0, 2.0, 1.01])
-    said = weighting.describe(snr, X0())
-    assert "max_weight=1000 at 2 of 4 steps" in said
-    assert "1e+06" in said
+    description = weighting.describe(snr, X0())
+    assert "max_weight=1000 at 2 of 4 steps" in description
+    assert "1e+06" in description
     assert weighting.describe(snr[2:], X0()) is None
     free = LossOf(quantity="v", max_weight=None)
     assert free.weights(snr, X0())[0] == 1e6 + 1

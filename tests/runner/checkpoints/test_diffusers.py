@@ -131,16 +131,16 @@ def test_twenty_networks_drawn_at_random_agree_or_are_refused(tmp_path):
         config = drawn(seed)
         unet = randomised(diffusers.UNet2DModel(**config))
         folder = saved(unet, tmp_path / str(seed))
-        said = ""
+        message = ""
         try:
             assert agrees(folder, unet) < 1e-5, (seed, config)
         except InputError as error:
-            said = str(error)
-        if said:
+            message = str(error)
+        if message:
             refused += 1
-            assert said.startswith(f"checkpoint={folder}: unet/config.json: ")
-            assert any(key in said for key in config), said
-            assert "\n" not in said
+            assert message.startswith(f"checkpoint={folder}: unet/config.json: ")
+            assert any(key in message for key in config), message
+            assert "\n" not in message
     assert 4 <= refused <= 14
 
 
@@ -353,14 +353,14 @@ def test_unsupported_uses_of_an_imported_network_are_refused(run, tmp_path):
     folder = saved(randomised(unet_of(small(LSUN) | {"num_class_embeds": 5})), tmp_path / "a")
     with pytest.raises(InputError, match=r"null_class=false: this network needs a label"):
         Pipeline.from_checkpoint(folder, sampler=DDPM(steps=2, variance="auto")).sample(1)
-    for words, said in {
+    for words, expected in {
         ("guidance=classifier_free",): "guidance=classifier_free: the network has no class",
         ("data=mnist", "sampler=ddim"): "data.channels=1: the pictures of checkpoint=",
         ("model.groups=2",): "model.groups=2: checkpoint=",
     }.items():
         status, _, err = run(*SAMPLE, f"checkpoint={folder}", *words)
         assert status == 2
-        assert said in err
+        assert expected in err
 
 
 def test_scores_can_be_against_any_data_of_its_shape(run, tmp_path):
@@ -413,7 +413,7 @@ def foreign_folder(tmp_path_factory):
 
 
 UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
-CHANGED = [  # file, key, value, what is said
+CHANGED = [  # file, key, value, part of the message
     (UNET, "_class_name", "UNet2DConditionModel", "_class_name=UNet2DConditionModel"),
     (UNET, "_class_name", None, "_class_name=None"),
     (UNET, "sample_size", 10**9, "sample_size=1000000000"),
@@ -454,9 +454,13 @@ def change(folder, file, **entries):
 
 
 @pytest.mark.parametrize(
-    ("file", "key", "value", "said"), CHANGED, ids=[f"{c[1]}={str(c[2])[:20]!a}" for c in CHANGED]
+    ("file", "key", "value", "expected"),
+    CHANGED,
+    ids=[f"{c[1]}={str(c[2])[:20]!a}" for c in CHANGED],
 )
-def test_unsupported_config_values_are_refused(file, key, value, said, foreign_folder, tmp_path):
+def test_unsupported_config_values_are_refused(
+    file, key, value, expected, foreign_folder, tmp_path
+):
     folder = tmp_path / "stranger"
     shutil.copytree(foreign_folder, folder)
     change(folder, file, **{key: value})
@@ -464,7 +468,7 @@ def test_unsupported_config_values_are_refused(file, key, value, said, foreign_f
         load_network(folder)
     message = str(error.value)
     assert message.startswith(f"checkpoint={folder}: {file}: ")
-    assert said in message
+    assert expected in message
     assert message.isprintable()
     assert len(message) < len(str(folder)) + 500
 

@@ -6,7 +6,7 @@ from support.base import TINY
 from ddpm.runner.config import presets
 
 
-def told(out):
+def preset_lines(out):
     lines = [line for line in out.splitlines() if line.startswith("preset ")]
     return dict(line.removeprefix("preset").strip().split(": ", 1) for line in lines)
 
@@ -16,7 +16,7 @@ def test_run_prints_values_set_by_presets(run):
     words += ["job.batch_size=4", "job.num_samples=1", "objective=v", "optimizer.lr=1e-4"]
     status, out, err = run(*words, "output_dir=run")
     assert status == 0, err
-    found = told(out)
+    found = preset_lines(out)
     assert found["data=digits"] == "schedule=cosine weighting=min_snr"
     assert "model.patch_size=2" in found["model_data=unet_digits"].split()
     assert "job.batch_size" not in found["job_data=train_digits"]
@@ -24,7 +24,7 @@ def test_run_prints_values_set_by_presets(run):
     assert "optimizer.lr" not in found["job_model_data_optimizer=train_unet_digits_adam"]
     status, out, err = run("resume=run", "job.max_steps=2")
     assert status == 0, err
-    assert told(out) == {}
+    assert preset_lines(out) == {}
 
 
 @pytest.mark.parametrize("words", [[], ["objective=eps", "schedule=linear", "weighting=uniform"]])

@@ -72,9 +72,9 @@ def test_signals_at_the_end_of_a_session_count_as_one(numbers, sent, tmp_path):
 def test_sigint_after_sighup_stops_immediately(sent, tmp_path):
     sent(HUP, INT)
     assert go(tmp_path, *RUN) == 128 + INT, output_of(tmp_path)
-    told = status_of(tmp_path / "run")
-    assert (told["state"], told["step"], told["saved"]) == ("preempted", 4, 4)
-    assert told["error"] == "stopped at once by a second signal, SIGINT"
+    status = status_of(tmp_path / "run")
+    assert (status["state"], status["step"], status["saved"]) == ("preempted", 4, 4)
+    assert status["error"] == "stopped at once by a second signal, SIGINT"
 
 
 def test_repeated_sighup_and_sigterm_count_as_echoes(monkeypatch):
@@ -269,6 +269,6 @@ def test_closing_the_terminal_stops_a_run_unless_under_nohup(prefix, suffix, tmp
     while run_dir.is_locked(tmp_path / "run"):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    told = status_of(tmp_path / "run")
-    assert told == {"state": "preempted", "step": told["step"], "saved": told["step"]}
-    assert [step for step, _ in losses_of(tmp_path / "run")] == list(range(1, told["step"] + 1))
+    status = status_of(tmp_path / "run")
+    assert status == {"state": "preempted", "step": status["step"], "saved": status["step"]}
+    assert [step for step, _ in losses_of(tmp_path / "run")] == list(range(1, status["step"] + 1))

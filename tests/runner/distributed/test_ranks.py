@@ -182,16 +182,16 @@ def test_a_classifier_is_measured_by_all_ranks_together(strategy, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["schedule=learned"], "hardware=fsdp: cannot train schedule=learned"),
         (["hardware.precision=16-mixed"], "hardware.precision=16-mixed: hardware=fsdp"),
     ],
 )
-def test_unsupported_fsdp_settings_are_refused_first(words, told, tmp_path, monkeypatch):
+def test_unsupported_fsdp_settings_are_refused_first(words, expected, tmp_path, monkeypatch):
     words = [*RUN, "hardware=fsdp", *CPU, *words]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [2, 2]
-    assert output_of(tmp_path).count(told) == 1
+    assert output_of(tmp_path).count(expected) == 1
     assert not (tmp_path / "run").exists()
 
 
@@ -300,32 +300,32 @@ def agents(folder, *words):
 
 
 def ended(nodes):
-    """Exit statuses, and what they said."""
+    """Exit statuses and outputs of the nodes."""
     try:
-        told = [node.communicate(timeout=200)[0] for node in nodes]
+        outputs = [node.communicate(timeout=200)[0] for node in nodes]
     finally:
         for node in nodes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(node.pid, signal.SIGKILL)
-    return [node.returncode for node in nodes], told
+    return [node.returncode for node in nodes], outputs
 
 
 @pytest.mark.slow
 def test_two_machines_train_one_run(alone, tmp_path):
     words = [*(w for w in RUN if not w.startswith(("tracker", "output_dir")))]
     words += ["tracker=wandb", "hardware=ddp", *CPU]  # and a folder named after the time
-    status, told = ended(agents(tmp_path, *words))
-    assert status == [0, 0], told
+    status, outputs = ended(agents(tmp_path, *words))
+    assert status == [0, 0], outputs
     (run,) = tmp_path.glob("outputs/train/convnet-digits/*")
     assert_close(alone(), run)
     assert len(list((run / "wandb").glob("offline-run-*"))) == 1
-    assert told[0].count("python run.py job=sample") == 1
-    assert "convnet" not in told[1]
+    assert outputs[0].count("python run.py job=sample") == 1
+    assert "convnet" not in outputs[1]
     # Goes on in one process, and in two again.
     assert go(tmp_path, f"resume={run}", "hardware=cpu", FULL, "job.max_steps=8") == 0
     words = [f"resume={run}", "hardware=ddp", *CPU, "job.max_steps=10"]
-    status, told = ended(agents(tmp_path, *words))
-    assert status == [0, 0], told
+    status, outputs = ended(agents(tmp_path, *words))
+    assert status == [0, 0], outputs
     assert_close(alone("job.max_steps=10"), run, 10)
 
 
@@ -341,15 +341,15 @@ def test_two_machines_save_once_when_both_are_asked_to_stop(tmp_path):
         time.sleep(0.05)
     for node in nodes:
         node.send_signal(signal.SIGTERM)
-    status, told = ended(nodes)
-    assert 0 not in status, told
-    told = status_of(tmp_path / "run")
-    step = told["step"]
-    assert told == {"state": "preempted", "step": step, "saved": step}
+    status, outputs = ended(nodes)
+    assert 0 not in status, outputs
+    run_status = status_of(tmp_path / "run")
+    step = run_status["step"]
+    assert run_status == {"state": "preempted", "step": step, "saved": step}
     saved = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
     assert saved == [f"step-{step:07d}.pt"]
-    status, told = ended(agents(tmp_path, *words, f"job.max_steps={step + 2}"))
-    assert status == [0, 0], told
+    status, outputs = ended(agents(tmp_path, *words, f"job.max_steps={step + 2}"))
+    assert status == [0, 0], outputs
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == list(range(1, step + 3))
 

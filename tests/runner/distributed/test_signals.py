@@ -137,10 +137,10 @@ def test_wandb_marks_the_run_as_preempted(in_step, tmp_path, monkeypatch):
     assert go(tmp_path, *words, "output_dir=run") == 143, output_of(tmp_path)
     assert_stopped(tmp_path, 5)
     (file,) = run_files(tmp_path / "run")
-    told = read_run(file)
-    assert told.preempting
-    assert told.exit_code == 1
-    assert [row["step"] for row in told.rows if "train/loss" in row] == [1, 2, 3, 4, 5]
+    record = read_run(file)
+    assert record.preempting
+    assert record.exit_code == 1
+    assert [row["step"] for row in record.rows if "train/loss" in row] == [1, 2, 3, 4, 5]
 
 
 # more than one signal
@@ -173,8 +173,8 @@ def test_second_signal_stops_at_once(numbers, in_step, uninterrupted, tmp_path, 
     assert go(tmp_path, *RUN, "output_dir=run") == 128 + numbers[1], output_of(tmp_path)
     name = signal.Signals(numbers[1]).name
     error = f"stopped at once by a second signal, {name}"
-    told = {"state": "preempted", "step": 4, "saved": 3, "error": error}
-    assert status_of(tmp_path / "run") == told
+    expected = {"state": "preempted", "step": 4, "saved": 3, "error": error}
+    assert status_of(tmp_path / "run") == expected
     assert steps_saved(tmp_path / "run") == [3]
     assert "Traceback" not in output_of(tmp_path)
     assert_goes_on(tmp_path, uninterrupted, monkeypatch)
@@ -272,10 +272,8 @@ def test_signal_in_the_last_step_ends_as_done(in_step, uninterrupted, tmp_path):
 def requeue(home, number, frame=None):
     """As the handler of a cluster: records the state of the run and ends the process."""
     with open(home / "requeued.txt", "a") as file:
-        told = status_of(home / "run")
-        file.write(
-            f"{number} {told['state']} {told.get('saved')} {run_dir.is_locked(home / 'run')}\n"
-        )
+        status, locked = status_of(home / "run"), run_dir.is_locked(home / "run")
+        file.write(f"{number} {status['state']} {status.get('saved')} {locked}\n")
     raise SystemExit(77)
 
 
@@ -473,9 +471,9 @@ def test_two_processes_stop_after_the_same_step(ask, number, pair, tmp_path):
     assert parent.returncode == 128 + number, out + err
     assert "Traceback" not in err
     assert gone(children)
-    told = status_of(tmp_path / "run")
-    step = told["step"]
-    assert told == {"state": "preempted", "step": step, "saved": step}
+    status = status_of(tmp_path / "run")
+    step = status["step"]
+    assert status == {"state": "preempted", "step": step, "saved": step}
     assert steps_saved(tmp_path / "run") == [step]
     assert f"saved after step {step}" in out
     assert [at for at, _ in losses_of(tmp_path / "run")] == list(range(1, step + 1))
@@ -489,13 +487,13 @@ def test_children_whose_parent_was_killed_save_and_end(pair, tmp_path):
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     assert gone(children)
-    told = status_of(tmp_path / "run")
-    assert told["state"] == "preempted"
-    assert steps_saved(tmp_path / "run") == [told["step"]]
+    status = status_of(tmp_path / "run")
+    assert status["state"] == "preempted"
+    assert steps_saved(tmp_path / "run") == [status["step"]]
     assert not run_dir.is_locked(tmp_path / "run")
-    end = [f"job.max_steps={told['step'] + 2}", "hardware=cpu"]
+    end = [f"job.max_steps={status['step'] + 2}", "hardware=cpu"]
     assert go(tmp_path, "resume=run", *end) == 0, output_of(tmp_path)
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [json.loads(row)["step"] for row in rows]
-    assert steps == list(range(1, told["step"] + 3))
+    assert steps == list(range(1, status["step"] + 3))
     shutil.rmtree(tmp_path / "run")

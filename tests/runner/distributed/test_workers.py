@@ -86,11 +86,11 @@ def at_call(monkeypatch, owner, name, number, do):
 
 
 def assert_ended_by_a_lost_reader(home):
-    told = status_of(home / "run")
-    assert told["state"] == "failed"
-    assert "job.num_workers=1: a worker process died" in told["error"]
-    assert "job.num_workers=0" in told["error"]
-    assert told["error"] in output_of(home)
+    status = status_of(home / "run")
+    assert status["state"] == "failed"
+    assert "job.num_workers=1: a worker process died" in status["error"]
+    assert "job.num_workers=0" in status["error"]
+    assert status["error"] in output_of(home)
     assert "Traceback" not in output_of(home)
 
 
@@ -193,8 +193,8 @@ def test_signal_to_the_process_group_does_not_kill_readers_before_the_run(
     readers = children_of(child)
     os.killpg(child, number)
     assert wait(child) == 128 + number, output_of(tmp_path)
-    told = status_of(tmp_path / "run")
-    assert told == {"state": "preempted", "step": told["step"], "saved": told["step"]}
+    status = status_of(tmp_path / "run")
+    assert status == {"state": "preempted", "step": status["step"], "saved": status["step"]}
     assert not any(map(lives, readers))
 
 
@@ -236,8 +236,8 @@ def test_out_of_memory_error_gives_advice(uninterrupted, tmp_path, monkeypatch):
     assert "(CUDA out of memory. Tried to allocate 20.00 GiB.)" in words
     assert "a larger job.accumulate_grad_batches (now 1)" in words
     assert "Traceback" not in words
-    told = status_of(tmp_path / "run")
-    assert (told["state"], told["saved"]) == ("failed", 2)
+    status = status_of(tmp_path / "run")
+    assert (status["state"], status["saved"]) == ("failed", 2)
     assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)
     assert_same(tmp_path / "run", uninterrupted)
 

@@ -110,11 +110,11 @@ def lines_of_outlook(steps, total, seen, look, monkeypatch, seconds=1.0):
     """The lines that an Outlook prints for a run whose steps take so many seconds."""
     done = 0
     monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: done * seconds)
-    said = []
-    outlook = Outlook(0, total, lambda n: n in seen, look, torch.device("cpu"), said.append)
+    messages = []
+    outlook = Outlook(0, total, lambda n: n in seen, look, torch.device("cpu"), messages.append)
     for done in range(1, steps + 1):
         outlook.after(done)
-    return said
+    return messages
 
 
 @pytest.mark.parametrize(("seconds", "at"), [(1.0, 6), (0.1, 22)])
@@ -157,15 +157,15 @@ def test_evaluations_of_the_network_are_counted(sampler, count):
 def test_compiled_run_prints_the_time_of_compiling(monkeypatch):
     now = 0.0
     monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: now)
-    said = []
+    messages = []
     outlook = Outlook(
-        0, 100, lambda n: n == 100, 0.0, torch.device("cpu"), said.append, compiles=True
+        0, 100, lambda n: n == 100, 0.0, torch.device("cpu"), messages.append, compiles=True
     )
     for step, now in enumerate([75.0, 76.0, 78.0, 80.0], start=1):  # noqa: B007
         left = outlook.after(step)
-    assert said == ["compile  1:15 with the next step", "expect   the end in about 3:12"]
+    assert messages == ["compile  1:15 with the next step", "expect   the end in about 3:12"]
     assert left == 2.0 * (100 - 4)
     outlook.begin(4, compiles=True)
     now = 100.0
     outlook.after(5)
-    assert said[2:] == ["compile  0:20 with the next step"]
+    assert messages[2:] == ["compile  0:20 with the next step"]

@@ -101,7 +101,7 @@ def test_a_large_file_is_pushed_by_the_protocol_of_git_lfs(hub, run, tiny, tmp_p
 
 def test_missing_repositories_and_files_are_reported_in_one_line(hub, run, pipeline, tmp_path):
     sha = hub.commit("lab/text", {"README.md": b"hello"})
-    for name, said in {
+    for name, expected in {
         "lab/none": "there is no such repository",
         "lab/text@v2": "it has no such branch, tag or commit",
         "lab/text": "it holds no model_index.json",
@@ -112,7 +112,7 @@ def test_missing_repositories_and_files_are_reported_in_one_line(hub, run, pipel
         status, _, err = run(*DRAW, f"checkpoint=hf:{name}")
         assert (status, err.count("\n")) == (2, 1), err
         assert err.startswith(f"checkpoint=hf:{name}: ")
-        assert said in err
+        assert expected in err
     assert sha
 
 
@@ -128,10 +128,13 @@ def test_invalid_push_targets_and_missing_login_are_refused_before_writing(
     hub, run, tiny, tmp_path, monkeypatch
 ):
     words = ["job=export", f"checkpoint={tiny}", "hardware=cpu", "output_dir=given"]
-    for target, said in {"lab/digits": "a repository is named", "hf:a/b@v1": "leave @v1"}.items():
+    for target, expected in {
+        "lab/digits": "a repository is named",
+        "hf:a/b@v1": "leave @v1",
+    }.items():
         status, _, err = run(*words, f"job.push_to={target}")
         assert (status, err.count("\n")) == (2, 1)
-        assert said in err
+        assert expected in err
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     status, _, err = run(*words, "job.push_to=hf:lab/digits")
     assert status == 2

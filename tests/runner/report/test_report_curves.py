@@ -124,14 +124,14 @@ def page(tmp_path):
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-quic"]
         )
         opened = browser.new_page()
-        said, asked = [], []
-        opened.on("console", lambda message: said.append(message.text))
-        opened.on("pageerror", lambda error: said.append(str(error)))
+        messages, asked = [], []
+        opened.on("console", lambda message: messages.append(message.text))
+        opened.on("pageerror", lambda error: messages.append(str(error)))
         opened.on("request", lambda request: asked.append(request.url))
         opened.goto((tmp_path / "out" / "report.html").as_uri())
         yield opened
         browser.close()
-    assert said == []
+    assert messages == []
     assert [url for url in asked if not url.startswith("data:")] == asked[:1]
 
 

@@ -120,10 +120,12 @@ def test_damaged_status_does_not_break_status_and_report(tmp_path, text):
     with run_dir.lock(folder):
         assert status.table([folder], 80)
         assert report.write([folder], tmp_path / "out", "one")
-    told = run_dir.read_status(folder)
-    assert told.get("state", "done") in run_dir.STATES
-    assert all(isinstance(told.get(name, 0), int | float) for name in ("step", "total", "seconds"))
-    assert set(told) <= {"state", "step", "total", "seconds"}
+    run_status = run_dir.read_status(folder)
+    assert run_status.get("state", "done") in run_dir.STATES
+    assert all(
+        isinstance(run_status.get(name, 0), int | float) for name in ("step", "total", "seconds")
+    )
+    assert set(run_status) <= {"state", "step", "total", "seconds"}
 
 
 def test_valid_status_is_read_back_unchanged(tmp_path):

@@ -187,7 +187,7 @@ MISREAD = {
 
 @pytest.mark.parametrize("name", MISREAD)
 def test_a_file_that_hydra_misreads_is_named(run, tmp_path, name):
-    content, told = MISREAD[name]
+    content, message = MISREAD[name]
     folder = tmp_path / "own" / "experiment"
     folder.mkdir(parents=True)
     (folder / f"{name}.yaml").write_bytes(content)
@@ -196,7 +196,7 @@ def test_a_file_that_hydra_misreads_is_named(run, tmp_path, name):
     for option in (name, "outer") if name.startswith("utf16") else (name,):
         status, _, err = run("--config-dir=own", f"experiment={option}", *TINY)
         assert status == 2
-        assert told in err or ("outer" in option and name in err)
+        assert message in err or ("outer" in option and name in err)
         assert not (tmp_path / "outputs").exists()
 
 

@@ -111,9 +111,9 @@ def test_content_of_a_lock_file_is_shown_on_one_line(tmp_path):
     (tmp_path / "run.lock").write_bytes(b"somebody\n\x1b[31m\xff")
     with open(tmp_path / "run.lock") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InputError) as told, run_dir.lock(tmp_path):
+        with pytest.raises(InputError) as caught, run_dir.lock(tmp_path):
             pass
-    (line,) = str(told.value).splitlines()
+    (line,) = str(caught.value).splitlines()
     assert "being worked on by" in line
     assert "\x1b" not in line
 

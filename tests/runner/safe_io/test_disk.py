@@ -72,13 +72,13 @@ def test_checkpoint_on_a_full_disk_ends_the_run_and_keeps_older_ones(
         fill_disk(patch, 4, int((1 - missing) * whole))
         assert go(tmp_path, *RUN, "job.keep_checkpoints=2") == 2
     run = tmp_path / "run"
-    told = status_of(run)
-    assert (told["state"], told["step"], told["saved"]) == ("failed", 4, 2)
-    assert "step-0000004.pt: the checkpoint could not be written (no space left" in told["error"]
-    assert "it needs 0." in told["error"]
-    assert "The newest good one is " in told["error"]
-    assert told["error"].splitlines() == [told["error"]]
-    assert told["error"] in output_of(tmp_path)
+    status = status_of(run)
+    assert (status["state"], status["step"], status["saved"]) == ("failed", 4, 2)
+    assert "step-0000004.pt: the checkpoint could not be written (no space left" in status["error"]
+    assert "it needs 0." in status["error"]
+    assert "The newest good one is " in status["error"]
+    assert status["error"].splitlines() == [status["error"]]
+    assert status["error"] in output_of(tmp_path)
     assert "Traceback" not in output_of(tmp_path)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-0000002.pt"]
     assert_equal_state(state_of(run, 2), state_of(uninterrupted, 2))

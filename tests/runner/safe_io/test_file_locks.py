@@ -328,9 +328,9 @@ def test_lock_of_another_machine_is_refused_naming_the_file_to_remove(
     file = held_by(run / "run.lock", pid=2**31 - 1, **changes)
     assert run_dir.is_locked(run)
     assert status.read(run).state == "running"
-    with pytest.raises(run_dir.Busy) as told, run_dir.lock(run):
+    with pytest.raises(run_dir.Busy) as caught, run_dir.lock(run):
         pass
-    (line,) = str(told.value).splitlines()
+    (line,) = str(caught.value).splitlines()
     assert line.endswith(f"If that process has ended, remove {file} and try again.")
     assert run_dir.remedy(run) in line
     file.unlink()
@@ -374,9 +374,9 @@ def test_damaged_lock_description_counts_as_held(text, tmp_path, monkeypatch):
     file.write_bytes(text)
     path.write_bytes(text)
     assert file_locks.is_taken(path)
-    with pytest.raises(file_locks.Taken, match="another process") as told:
+    with pytest.raises(file_locks.Taken, match="another process") as caught:
         file_locks.take(path)
-    assert str(file) in told.value.remedy
+    assert str(file) in caught.value.remedy
     file.unlink()
     with file_locks.held(path):
         assert file_locks.is_taken(path)
@@ -416,7 +416,7 @@ def test_run_and_resume_work_with_every_kind_of_lock(kind, code, run, tmp_path, 
     offer(monkeypatch, tmp_path, kind, code)
     status, out, err = run(*TINY, "output_dir=run", "job.sample_every=null")
     assert status == 0, out + err
-    assert (out + err).count(os.strerror(code)) == 1, "said once, not for data and for the run"
+    assert (out + err).count(os.strerror(code)) == 1, "printed once, not for data and for the run"
     assert run("resume=run", "job.max_steps=8")[0] == 0
     assert status_of(tmp_path / "run")["state"] == "done"
     assert [step for step, _ in losses_of(tmp_path / "run")] == list(range(1, 9))

@@ -42,8 +42,8 @@ from ddpm.runner.safe_io.yaml_json import read_json, read_yaml
 
 def member(name, data=b"", **lies):
     """What a zip says of a member; `lies` replaces any of it, but its true place and length."""
-    told = {"method": 0, "flags": 0, "crc": zlib.crc32(data), "size": len(data), "attributes": 0}
-    return {"name": name.encode(), "data": data, "offset": None} | told | lies
+    header = {"method": 0, "flags": 0, "crc": zlib.crc32(data), "size": len(data), "attributes": 0}
+    return {"name": name.encode(), "data": data, "offset": None} | header | lies
 
 
 def zipped(members, *, count=None, comment=b"", prefix=b"", repeat=1):
@@ -774,12 +774,12 @@ def test_hostile_files_are_refused_with_little_memory_and_without_torch(tmp_path
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    told = json.loads(done.stdout)
-    assert set(told["found"]) == set(sources)
-    assert {name: kind for name, kind in told["found"].items() if kind == "read"} == {}
-    assert set(told["found"].values()) == {"Refused", "Unreadable"}
-    assert not told["torch"]
-    assert told["grown"] < 250_000  # kB: no bomb went off
+    result = json.loads(done.stdout)
+    assert set(result["found"]) == set(sources)
+    assert {name: kind for name, kind in result["found"].items() if kind == "read"} == {}
+    assert set(result["found"].values()) == {"Refused", "Unreadable"}
+    assert not result["torch"]
+    assert result["grown"] < 250_000  # kB: no bomb went off
     assert {path.name for path in tmp_path.iterdir()} == set(sources)
 
 

@@ -255,9 +255,9 @@ def test_exit_status_of_a_failed_run_does_not_depend_on_the_console(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write", refuse)
         assert go(tmp_path, *RUN) == 2
-    told = status_of(tmp_path / "run")
-    assert (told["state"], told["step"]) == ("failed", 2)
-    assert "Read-only file system" in told["error"]
+    status = status_of(tmp_path / "run")
+    assert (status["state"], status["step"]) == ("failed", 2)
+    assert "Read-only file system" in status["error"]
     assert go(tmp_path, *TINY, "job.max_steps=-1") == 2, "a mistake"
 
     def fail(*arguments):
@@ -391,8 +391,8 @@ MISSING = None, "stdout: I/O operation on closed file\n"
 def test_printing_commands_fail_with_a_failing_console(words, cases, run, without_output, tmp_path):
     (tmp_path / "run").mkdir()
     run_dir.write_config(tmp_path / "run", {"choices": {"job": "train"}, "model": {}, "data": {}})
-    for error, told in cases:
-        assert without_output(error, *words) == (1, told)
+    for error, expected in cases:
+        assert without_output(error, *words) == (1, expected)
     status, out, err = run(*words)
     assert (status, err) == (0, ""), "nothing of it stays"
     assert len(out) > 50
@@ -567,8 +567,8 @@ def test_ctrl_c_in_a_pipe_to_tee_saves_the_run(tmp_path):
         time.sleep(0.02)
     os.killpg(done.pid, signal.SIGINT)
     assert done.wait(timeout=280) == 130
-    told = status_of(tmp_path / "run")
-    assert told == {"state": "preempted", "step": told["step"], "saved": told["step"]}
+    status = status_of(tmp_path / "run")
+    assert status == {"state": "preempted", "step": status["step"], "saved": status["step"]}
 
 
 @pytest.mark.slow
