@@ -1,4 +1,4 @@
-"""What the doors to archives and tables share: files to read from, members, labels."""
+"""What the data sets in archives and tables share: files to read from, members, labels."""
 
 import importlib
 import json

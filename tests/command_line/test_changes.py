@@ -78,7 +78,7 @@ def refused(home, *words):
 
 
 @pytest.mark.slow
-def test_incidental_keys_may_change_and_are_shown(home, uninterrupted):
+def test_keys_without_effect_on_the_weights_may_change_and_are_shown(home, uninterrupted):
     new = {
         "job.num_workers": (0, 1),
         "job.log_every": (1, 2),
@@ -91,9 +91,8 @@ def test_incidental_keys_may_change_and_are_shown(home, uninterrupted):
         "sampler.steps": (2, 3),
         "guidance": ("none", "classifier_free"),
     }
-    assert go(home, *MORE, *(f"{key}={value}" for key, (_, value) in new.items())) == 0, output_of(
-        home
-    )
+    words = [*MORE, *(f"{key}={value}" for key, (_, value) in new.items())]
+    assert go(home, *words) == 0, output_of(home)
     shown = changes_of(home)
     assert "job.max_steps: 6 -> 8" in shown
     for key, (old, value) in new.items():

@@ -68,7 +68,7 @@ def pixels(path):
     return np.asarray(Image.open(path), dtype=int)
 
 
-def test_the_archive_is_small():
+def test_the_archive_of_old_runs_is_small():
     assert ARCHIVE.stat().st_size < 2_000_000
 
 
@@ -131,7 +131,7 @@ def test_old_run_can_be_exported(old, run):
     assert (old / "again" / "model.safetensors").is_file()
 
 
-def test_every_config_keeps_its_identity(old, expected):
+def test_identity_of_every_old_config_is_unchanged(old, expected):
     found = {
         str(file.parent.relative_to(old)): folder.identity(run_dir.read_config(file.parent))
         for file in old.rglob("config.yaml")

@@ -230,7 +230,7 @@ def test_older_checkpoint_resumes_only_without_newer_ones(run, tiny, tmp_path):
     assert_equal_state(state_of(tiny, 8), state_of(tmp_path / "uninterrupted", 8))
 
 
-def test_sweep_with_another_output_dir_is_in_the_table(run, tiny):
+def test_sweep_that_resumes_a_run_is_in_the_table(run, tiny):
     out = go(run, "-m", "resume=run", "job.max_steps=7,8")
     assert "\n2 done\n" in out
 
@@ -277,7 +277,7 @@ def trained(finished):
     return finished(*TINY, *changes, "schedule.T=100")
 
 
-def test_samples_from_a_folder_and_from_a_file(run, trained, tmp_path):
+def test_run_folder_and_its_checkpoint_file_give_the_same_samples(run, trained, tmp_path):
     file = trained / "checkpoints" / "step-0000006.pt"
     go(run, *SAMPLE, "checkpoint=run", "job.num_samples=5", "output_dir=folder")
     go(run, *SAMPLE, f"checkpoint={file}", "job.num_samples=5", "output_dir=file")

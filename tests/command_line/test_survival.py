@@ -133,9 +133,8 @@ def test_killed_run_keeps_its_accumulation_and_recomputation(
         )
         begun = (tmp_path / "run" / "config.yaml").exists()
         words = ["resume=run"] if begun else [*RUN, *changes, "output_dir=run"]
-        assert go(tmp_path, *words, crash=place) == (0 if place is None else -9), output_of(
-            tmp_path
-        )
+        expected = 0 if place is None else -9
+        assert go(tmp_path, *words, crash=place) == expected, output_of(tmp_path)
     assert_same_run(tmp_path / "run", wanted)
     assert (
         output_of(tmp_path).count("2 times a step")
@@ -333,7 +332,7 @@ def test_resume_auto_starts_and_continues_by_one_command(uninterrupted, tmp_path
 
 
 @pytest.mark.slow
-def test_resume_auto_in_the_folder_of_a_slurm_job(uninterrupted, tmp_path, monkeypatch):
+def test_resume_auto_continues_in_the_folder_of_a_slurm_job(uninterrupted, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     assert go(tmp_path, *RUN, *NARROW, "resume=auto", crash="train.step:7") == -9
     assert go(tmp_path, *RUN, *NARROW, "resume=auto") == 0, output_of(tmp_path)

@@ -68,7 +68,7 @@ def shown(data, **changes):
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("turn", [None, 1, 6, 8])
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-def test_grey_with_a_transparent_value(depth, turn, interlaced):
+def test_pixels_of_the_transparent_grey_value_show_the_background(depth, turn, interlaced):
     values = samples(depth, 12, 12)
     key = int(values[3, 4])
     values[5, 5] = key ^ 1  # the nearest other value
@@ -82,7 +82,7 @@ def test_grey_with_a_transparent_value(depth, turn, interlaced):
 
 @pytest.mark.parametrize("interlaced", [False, True])
 @pytest.mark.parametrize("depth", [8, 16])
-def test_rgb_with_a_transparent_colour(depth, interlaced):
+def test_pixels_of_the_transparent_colour_show_the_background(depth, interlaced):
     values = samples(depth, 12, 12, 3)
     key = values[3, 4].copy()
     values[5, 5], values[6, 6], values[7, 7] = key, key, key
@@ -97,7 +97,7 @@ def test_rgb_with_a_transparent_colour(depth, interlaced):
     assert np.abs(shown(data) - over(eight_bit(values, depth), alpha)).max() <= 1
 
 
-def test_transparent_value_that_no_pixel_has():
+def test_transparent_value_that_no_pixel_has_changes_nothing():
     values = np.arange(144).reshape(12, 12) * 400
     data = png(values, 16, GREY, transparent(1))
     assert np.abs(shown(data)[..., 0] - eight_bit(values, 16)).max() <= 1
@@ -112,7 +112,7 @@ def test_transparent_value_that_no_pixel_has():
         *((8, GREY_ALPHA), (16, GREY_ALPHA), (8, COLOUR_ALPHA), (16, COLOUR_ALPHA)),
     ],
 )
-def test_every_exif_orientation_of_every_mode(depth, kind, where, turn):
+def test_every_exif_orientation_is_applied_in_every_mode(depth, kind, where, turn):
     """12 x 7 pixels, so that rotations change the shape."""
     channels = {GREY: 1, COLOUR: 3, PALETTE: 1, GREY_ALPHA: 2, COLOUR_ALPHA: 4}[kind]
     values = samples(depth, 7, 12, channels)
@@ -145,7 +145,7 @@ def test_every_exif_orientation_of_every_mode(depth, kind, where, turn):
     [b"\0", b"\xff\0", b"\xff\xff", b"\x80\x40", b"", b"\0\x80\xff\x10"],
     ids=lambda alphas: alphas.hex() or "none",
 )
-def test_palettes_with_alpha(depth, alphas):
+def test_palettes_with_alpha_are_blended_with_the_background(depth, alphas):
     """Alpha of all entries or of the first ones: for Pillow an int, bytes or nothing."""
     alphas = alphas[: 2**depth]
     values = samples(depth, 12, 12)
@@ -160,7 +160,7 @@ def test_palettes_with_alpha(depth, alphas):
     assert np.abs(shown(data, channels=1)[..., 0] - luma).max() <= 1.5
 
 
-def test_pixel_index_beyond_the_palette():
+def test_pixel_index_beyond_the_palette_is_rendered_as_by_pillow():
     data = png([[0, 1, 7]] * 3, 8, PALETTE, (b"PLTE", bytes(range(6))), (b"tRNS", b"\0"))
     rendered = Image.new("RGBA", (3, 3), (BACKGROUND,) * 3)
     rendered.alpha_composite(opened(data).convert("RGBA"))
@@ -239,7 +239,7 @@ def test_decoding_agrees_with_pillow(kind, mode, options, turn):
     assert (shown(data, channels=1) == by_pillow(data, "L")).all()
 
 
-def test_cmyk_with_and_without_the_adobe_marker():
+def test_cmyk_is_converted_with_and_without_the_adobe_marker():
     """Photoshop, Pillow and nearly all others store the inverse, which Pillow assumes without the
     marker, too."""
     ink = (samples(2, 2, 2, 4) * 80).astype(np.uint8).repeat(6, 0).repeat(6, 1)
@@ -294,7 +294,7 @@ def test_integers_out_of_range_are_clipped():
 
 
 @pytest.mark.parametrize("turn", [1, 6])
-def test_report_pages_convert_16_bit_images_alike(tmp_path, turn):
+def test_report_pages_convert_16_bit_images_like_the_data(tmp_path, turn):
     values = samples(16, 12, 12)
     file = tmp_path / "grid.png"
     file.write_bytes(png(values, 16, GREY, transparent(int(values[0, 0])), orientation(turn)))
@@ -303,7 +303,7 @@ def test_report_pages_convert_16_bit_images_alike(tmp_path, turn):
     assert group.grids[0].data
 
 
-def test_size_is_upright_with_exif_at_the_end_of_the_file(tmp_path):
+def test_upright_size_uses_exif_at_the_end_of_the_file(tmp_path):
     file = tmp_path / "x.png"
     file.write_bytes(png(samples(16, 7, 12), 16, GREY, after=[orientation(6)]))
     assert decode.upright_size(file) == (7, 12)

@@ -114,7 +114,7 @@ def test_links_to_other_folders_are_followed(root, tmp_path, caplog):
     assert "again" in data.class_names, "of two links the first one, by name"
 
 
-def test_a_link_to_the_parent_folder(root, caplog):
+def test_a_link_to_the_parent_folder_is_followed_once(root, caplog):
     """Its other folders are read; the one with the link only once."""
     (root / "cats" / "back").symlink_to("..")
     assert levels(folder(root / "cats")) == [0, 1, 2, 10, 11, 12]
@@ -182,7 +182,7 @@ def test_link_to_an_unreachable_disk_is_refused(root, monkeypatch, code):
         folder(root).prepare()
 
 
-def test_file_that_cannot_be_stat_is_refused(root, monkeypatch):
+def test_file_whose_metadata_cannot_be_read_is_refused(root, monkeypatch):
     stat = os.stat
 
     def refuse(path, **options):
@@ -291,7 +291,7 @@ def test_images_beside_run_folders_are_read(run, root):
         assert data.notes == [], "what our own cache holds is nobody's affair"
 
 
-def test_old_run_inside_its_images_must_move_them(run, root, tmp_path):
+def test_old_run_in_its_image_folder_resumes_once_the_images_are_moved(run, root, tmp_path):
     """Older versions allowed it; its previews are now images of the data set."""
     status, out, err = run(*SHORT, *IMAGES, "output_dir=old")
     assert status == 0, out + err
@@ -522,7 +522,7 @@ def test_operating_system_errors_do_not_count_as_damage(
     assert not list((root.parent / "cache").glob("*.npy*"))
 
 
-def test_operating_system_errors_do_not_blame_job_image(root, monkeypatch):
+def test_operating_system_error_is_not_reported_as_a_damaged_job_image(root, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from support.base import ROOT, TINY
 from support.image_sets import random_pixels
-from test_doors import png, write_tar, write_zip
+from test_formats import png, write_tar, write_zip
 
 SHARDS = 6
 KEYS = {"webdataset": "shards", "parquet": "path", "zip": "path"}

@@ -67,7 +67,7 @@ def tiff_of_16_bit_colours(array):
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
-def test_values_survive_file_cache_and_sample_exactly(tmp_path, name, array, settings):
+def test_values_are_the_same_in_file_cache_and_sample(tmp_path, name, array, settings):
     """File, cache, x_0, and the file of a sample: the same values."""
     root = tmp_path / "pics"
     root.mkdir()

@@ -10,7 +10,7 @@ from ddpm.runner.runs import scores
 
 
 @pytest.fixture
-def two(tmp_path):
+def write_scores(tmp_path):
     """Writes the scores of two evaluations; returns the arguments that compare them."""
 
     def make(one, other):
@@ -22,9 +22,9 @@ def two(tmp_path):
     return make
 
 
-def test_scores_of_equal_rulers_are_compared(two, run):
+def test_scores_of_equal_rulers_are_compared(write_scores, run):
     subject = changed(SUBJECT, "sampler.steps", 10)
-    status, out, err = run(*two([scored(1.0)], [scored(0.6, subject=subject)]))
+    status, out, err = run(*write_scores([scored(1.0)], [scored(0.6, subject=subject)]))
     assert (status, err) == (0, "")
     assert "sampler.steps: 5, 10" in out
     half = math.hypot(0.1, 0.1)
@@ -44,7 +44,7 @@ def test_scores_of_one_evaluation_are_stated_in_full(tmp_path, run):
     ]
 
 
-def test_proportions_are_printed_in_percent(two, run):
+def test_proportions_are_printed_in_percent(write_scores, run):
     kinds = {"name": "precision_mnist", "unit": "share", "better": "higher"}
     one = scored(0.954, low=0.9423, high=1.0, floor=0.992, **kinds)
     other = scored(0.0015, low=0.0, high=0.0046, floor=None, **kinds)
@@ -52,22 +52,22 @@ def test_proportions_are_printed_in_percent(two, run):
         *("95.4 %", "94.2 to 100 % (as good as real)", "99.20 %"),
     ]
     assert "0.15 % (95 % interval 0 to 0.46 %), n = 1,000" in score_table.stated(other)
-    _, out, _ = run(*two([one], [other]))
+    _, out, _ = run(*write_scores([one], [other]))
     assert "-95.25 points (-99.85 to -94.04)" in out
 
 
-def test_a_difference_within_its_interval_is_not_settled(two, run):
-    status, out, _ = run(*two([scored(1.0)], [scored(0.95)]))
+def test_a_difference_within_its_interval_is_not_settled(write_scores, run):
+    status, out, _ = run(*write_scores([scored(1.0)], [scored(0.95)]))
     assert status == 0
     assert "not settled" in out
 
 
-def test_pictures_of_equal_seeds_are_compared_in_pairs(two, run):
+def test_pictures_of_equal_seeds_are_compared_in_pairs(write_scores, run):
     """Groups that vary together, by far more than they differ: the interval is that of the
     differences, by Student's t; of other seeds, that of two independent scores."""
     one = scored(1.0, without=[0.9, 1.0, 1.1, 1.2])
     better = [0.7, 0.8, 0.9, 1.02]
-    status, out, _ = run(*two([one], [scored(0.8, without=better)]))
+    status, out, _ = run(*write_scores([one], [scored(0.8, without=better)]))
     assert status == 0
     error = math.sqrt(3 / 4 * (3 * 0.005**2 + 0.015**2))  # of the differences from their mean
     half = 3.182446 * error
@@ -79,9 +79,9 @@ def test_pictures_of_equal_seeds_are_compared_in_pairs(two, run):
     assert "paired" not in score_table.difference(one, scored(0.8, subject=drawn, without=better))
 
 
-def test_unlike_rulers_are_refused_with_their_fields(two, run):
+def test_unlike_rulers_are_refused_with_their_fields(write_scores, run):
     ruler = changed(changed(RULER, "n", 500), "reference.split", "test")
-    words = two([scored()], [scored(ruler=ruler)])
+    words = write_scores([scored()], [scored(ruler=ruler)])
     status, out, err = run(*words)
     assert (status, out) == (2, "")
     assert "kd_mnist: n: 1000, 500; reference.split: train, test" in err
@@ -91,9 +91,9 @@ def test_unlike_rulers_are_refused_with_their_fields(two, run):
     assert out.splitlines()[-1].endswith("differ: n, reference.split")
 
 
-def test_scores_with_an_unknown_field_are_not_comparable(two, run):
+def test_scores_with_an_unknown_field_are_not_comparable(write_scores, run):
     unknown = [scored(ruler=changed(RULER, "features.resize", None))]
-    status, _, err = run(*two(unknown, unknown))
+    status, _, err = run(*write_scores(unknown, unknown))
     assert status == 2
     assert "features.resize: unknown, unknown" in err
 
@@ -107,15 +107,15 @@ def test_scores_with_an_unknown_field_are_not_comparable(two, run):
         (["scores=[one,other]", "model=unet"], "model: job=compare only reads"),
     ],
 )
-def test_bad_input_is_refused(words, message, two, run):
-    two([scored()], [scored()])
+def test_bad_input_is_refused(words, message, write_scores, run):
+    write_scores([scored()], [scored()])
     status, _, err = run("job=compare", *words)
     assert status == 2
     assert message.replace("there is no nowhere", "nowhere: there is no") in err
 
 
-def test_evaluations_without_a_common_score_are_refused(two, run):
-    status, _, err = run(*two([scored()], [scored(name="fd_mnist")]))
+def test_evaluations_without_a_common_score_are_refused(write_scores, run):
+    status, _, err = run(*write_scores([scored()], [scored(name="fd_mnist")]))
     assert status == 2
     assert "one: kd_mnist" in err
 

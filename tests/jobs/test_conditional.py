@@ -383,38 +383,38 @@ V = ["objective=v", "weighting=min_snr", "weighting.gamma=3", "schedule=cosine"]
 
 
 @pytest.fixture
-def v(trained):
+def v_run(trained):
     return trained("v", *WORDS, *V)
 
 
 @pytest.mark.slow
-def test_checkpoint_holds_objective_weighting_and_schedule(run, v, draw, tmp_path):
-    hparams = state_of(v, 6)["hparams"]
+def test_checkpoint_holds_objective_weighting_and_schedule(run, v_run, draw, tmp_path):
+    hparams = state_of(v_run, 6)["hparams"]
     chosen = {group: hparams["choices"][group] for group in ("objective", "weighting", "schedule")}
     assert chosen == {"objective": "v", "weighting": "min_snr", "schedule": "cosine"}
     assert hparams["diffusion"]["weighting"]["gamma"] == 3
-    images = draw(v, "job.num_samples=2")
+    images = draw(v_run, "job.num_samples=2")
     config = yaml.safe_load((draw.folder / "config.yaml").read_text())
     assert config["diffusion"] == hparams["diffusion"]
     assert config["schedule"]["T"] == 40
-    assert torch.equal(draw(v, "job.num_samples=2", *V, "schedule.T=40"), images)
-    assert torch.equal(Pipeline.from_checkpoint(v).sample(2), images)
+    assert torch.equal(draw(v_run, "job.num_samples=2", *V, "schedule.T=40"), images)
+    assert torch.equal(Pipeline.from_checkpoint(v_run).sample(2), images)
     changes = ["objective=eps", "weighting=uniform", "schedule=linear", "schedule.T=1000"]
     changes += ["weighting.gamma=5", "objective.learned_variance=true"]
     for change in changes:
-        err = refused(run, tmp_path, *SAMPLE, f"checkpoint={v}", change)
+        err = refused(run, tmp_path, *SAMPLE, f"checkpoint={v_run}", change)
         key, _, value = change.partition("=")
         assert f"{key}={value.replace('true', 'True')}".rstrip("0") in err
         assert "was trained with" in err
 
 
 @pytest.mark.slow
-def test_resumed_run_keeps_its_objective(run, v, tmp_path):
+def test_resumed_run_keeps_its_objective(run, v_run, tmp_path):
     go(run, *WORDS, *V, "job.max_steps=2", "output_dir=parts")
     err = refused(run, tmp_path, "resume=parts", "job.max_steps=6", "objective=eps")
     assert "objective=eps: resume=parts was trained with v" in err
     go(run, "resume=parts", "job.max_steps=6")
-    assert_equal_state(state_of(tmp_path / "parts", 6), state_of(v, 6))
+    assert_equal_state(state_of(tmp_path / "parts", 6), state_of(v_run, 6))
 
 
 @pytest.mark.slow

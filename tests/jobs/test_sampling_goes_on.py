@@ -258,9 +258,8 @@ def test_data_dir_does_not_matter_for_continuing(home, uninterrupted):
     shutil.copytree(uninterrupted("sample"), home / "s")
     (home / "s" / "samples" / "000007.png").unlink()
     run_dir.write_status(home / "s", "running")
-    assert go(home, *command("sample", home), "output_dir=s", "data_dir=elsewhere") == 0, output_of(
-        home
-    )
+    words = [*command("sample", home), "output_dir=s", "data_dir=elsewhere"]
+    assert go(home, *words) == 0, output_of(home)
     (home / "s" / "config.until-step-0000006.yaml").unlink()  # it says where they lay before
     assert_whole(home / "s", "sample", uninterrupted)
 

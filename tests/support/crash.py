@@ -56,7 +56,7 @@ def start(folder: Path, *arguments: str, crash: str | None = None) -> int:
         os.setsid()
         os.chdir(folder)
         os.environ["DDPM_DATA"], os.environ["HOME"] = DATA, str(folder)
-        os.environ.pop("HYDRA_FULL_ERROR", None)  # the door sets it in this process
+        os.environ.pop("HYDRA_FULL_ERROR", None)  # run.py sets it in this process
         if crash:
             os.environ["DDPM_CRASHPOINT"] = crash
         out = os.open(folder / "out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -54,9 +54,8 @@ def uninterrupted(tmp_path_factory):
 
 def test_planned_scores_are_printed_before_training(uninterrupted):
     line = "kd by features=pixels, every 2 steps: 70 samples of 2 network evaluations each, about"
-    assert f"scores   {line} as long as 6 steps; and 1,797 real pictures" in output_of(
-        uninterrupted.parent
-    )
+    output = output_of(uninterrupted.parent)
+    assert f"scores   {line} as long as 6 steps; and 1,797 real pictures" in output
 
 
 def test_scores_are_in_the_log_and_have_passports(uninterrupted):

@@ -454,9 +454,8 @@ def test_too_many_consecutive_end_the_run_and_a_lower_rate_resumes_it(tmp_path, 
     lower = ["resume=run", "optimizer.lr=1e-4", "optimizer.betas=[0.8,0.9]"]
     assert go(tmp_path, *lower) == 2
     assert "allow_changes=[optimizer.lr]" in output_of(tmp_path)
-    assert go(tmp_path, *lower, "allow_changes=[optimizer.lr,optimizer.betas]") == 0, output_of(
-        tmp_path
-    )
+    lower.append("allow_changes=[optimizer.lr,optimizer.betas]")
+    assert go(tmp_path, *lower) == 0, output_of(tmp_path)
     assert "changed  optimizer.lr: 0.0002 -> 0.0001" in output_of(tmp_path)
     (group,) = state_of(tmp_path / "run", 6)["optimizer"]["param_groups"]
     assert (group["lr"], list(group["betas"])) == (1e-4, [0.8, 0.9])

@@ -119,9 +119,8 @@ def test_signal_at_a_random_step_resumes_exactly(tmp_path):
     end = [f"job.max_steps={step + 2}"]
     assert go(tmp_path, "resume=run", *end) == 0, output_of(tmp_path)
     short = [word for word in TINY if not word.startswith("job.max_steps")]
-    assert go(tmp_path, *short, *long[1:2], *end, "output_dir=uninterrupted") == 0, output_of(
-        tmp_path
-    )
+    words = [*short, *long[1:2], *end, "output_dir=uninterrupted"]
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
     one, other = tmp_path / "run", tmp_path / "uninterrupted"
     assert_equal_state(state_of(one, step + 2), state_of(other, step + 2))
     assert lines_of(one) == lines_of(other)

@@ -18,7 +18,7 @@ from ddpm.errors import InputError
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 CLASSES = ("0", "1", "2")
-DOORS = ("folder", "zip", "parquet", "webdataset", "hf")
+FORMATS = ("folder", "zip", "parquet", "webdataset", "hf")
 
 
 def png(pixels):
@@ -46,9 +46,9 @@ def labelled(items):
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory):
+def sources(tmp_path_factory):
     """Forty pictures in three classes, in five forms: what `build` needs for each."""
-    root = tmp_path_factory.mktemp("doors")
+    root = tmp_path_factory.mktemp("sources")
     items = [
         (f"{n % 3}/{n:02d}.png", png(pixels), n % 3)
         for n, pixels in enumerate(random_pixels(40, 8, 8, 3))
@@ -87,27 +87,30 @@ def doors(tmp_path_factory):
     }
 
 
-def opened(doors, door, folder, **changes):
-    return build(door, folder, image_size=8, num_classes=3, holdout=0.3, **doors[door], **changes)
+def opened(sources, kind, folder, **changes):
+    return build(kind, folder, image_size=8, num_classes=3, holdout=0.3, **sources[kind], **changes)
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_five_formats_give_the_same_images(doors, door, tmp_path):
-    data, plain = (opened(doors, name, tmp_path) for name in (door, "folder"))
+@pytest.mark.parametrize("kind", FORMATS)
+def test_five_formats_give_the_same_images(sources, kind, tmp_path):
+    data, plain = (opened(sources, name, tmp_path) for name in (kind, "folder"))
     assert data.class_names == list(CLASSES)
     assert data.pixels == plain.pixels
     assert data.held_out().pixels == plain.held_out().pixels != data.pixels
-    assert (len(data) + len(data.held_out()), len(opened(doors, door, tmp_path, split="all"))) == (
+    assert (
+        len(data) + len(data.held_out()),
+        len(opened(sources, kind, tmp_path, split="all")),
+    ) == (
         40,
         40,
     )
-    again = opened(doors, door, tmp_path)  # from the cache, with the classes beside it
+    again = opened(sources, kind, tmp_path)  # from the cache, with the classes beside it
     assert (again.class_names, again.fingerprint) == (data.class_names, data.fingerprint)
     assert again.cache_file == data.cache_file
 
 
-def test_rows_and_samples_have_their_labels(doors, tmp_path):
-    names = {door: everything(opened(doors, door, tmp_path))[1] for door in DOORS}
+def test_labels_are_the_same_in_every_format(sources, tmp_path):
+    names = {kind: everything(opened(sources, kind, tmp_path))[1] for kind in FORMATS}
     assert len({tuple(labels) for labels in names.values()}) == 1
     assert set(names["folder"]) == {0, 1, 2}
 
@@ -141,8 +144,8 @@ def test_shards_may_be_named_by_split(tmp_path):
 PICTURE = png(random_pixels(8, 8, 3))
 
 
-def refused(door, folder, match, **where):
-    data = build(door, folder / "cache", image_size=8, **where)
+def refused(kind, folder, match, **where):
+    data = build(kind, folder / "cache", image_size=8, **where)
     with pytest.raises(InputError, match=match) as caught:
         data.prepare()
     assert len(str(caught.value).splitlines()) <= 5
@@ -206,9 +209,9 @@ def test_decompression_bomb_is_refused_unread(tmp_path, monkeypatch):
     write_tar(tmp_path / "a.tar", [("a.png", bomb)])
     monkeypatch.setattr(zipfile.ZipFile, "read", None)
     # The limit is a default argument as well.
-    from ddpm.data import zip as door
+    from ddpm.data import zip as zip_data
 
-    monkeypatch.setattr(door.member, "__defaults__", (10_000,))
+    monkeypatch.setattr(zip_data.member, "__defaults__", (10_000,))
     refused("zip", tmp_path, "holds 20,000 bytes", path=str(tmp_path / "a.zip"))
     refused("webdataset", tmp_path, "holds 20,000 bytes", shards=str(tmp_path / "a.tar"))
 
@@ -265,12 +268,12 @@ def test_damaged_images_are_named_or_skipped(tmp_path):
     assert (len(data), data.skipped) == (1, ["a.tar/1.png", "a.tar/2.png"])
 
 
-@pytest.mark.parametrize("door", ["zip", "parquet", "webdataset", "hf"])
-def test_missing_paths_are_named(tmp_path, door):
-    key = "shards" if door == "webdataset" else "path"
+@pytest.mark.parametrize("kind", ["zip", "parquet", "webdataset", "hf"])
+def test_missing_paths_are_named(tmp_path, kind):
+    key = "shards" if kind == "webdataset" else "path"
     with pytest.raises(InputError, match=rf"data\.{key}: must be set"):
-        build(door, tmp_path)
-    refused(door, tmp_path, "nowhere", **{key: str(tmp_path / "nowhere" / f"a.{door}")})
+        build(kind, tmp_path)
+    refused(kind, tmp_path, "nowhere", **{key: str(tmp_path / "nowhere" / f"a.{kind}")})
 
 
 def test_missing_library_is_answered_with_pip_install(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from PIL import Image
 from support.base import TINY
 from support.image_sets import random_pixels, save
 from support.runs import assert_equal_state, go, state_of
-from test_doors import DOORS, doors  # noqa: F401
+from test_formats import FORMATS, sources  # noqa: F401
 
 from ddpm.augment.edm import EDM
 
@@ -16,15 +16,15 @@ SMALL = [*TINY, "model.width=8"]
 
 
 @pytest.mark.slow
-def test_five_formats_give_the_same_weights_and_resume_exactly(doors, run, tmp_path):  # noqa: F811
+def test_five_formats_give_the_same_weights_and_resume_exactly(sources, run, tmp_path):  # noqa: F811
     words = ["data.image_size=8", "data.num_classes=3", "data.conditional=true", *SMALL]
-    for door in DOORS:
-        where = [f"data.{key}='{value}'" for key, value in doors[door].items()]
-        steps = ["job.max_steps=23" if door == "webdataset" else "job.max_steps=50"]
-        go(run, f"data={door}", *where, *words, *steps, "job.save_every=50", f"output_dir={door}")
+    for kind in FORMATS:
+        where = [f"data.{key}='{value}'" for key, value in sources[kind].items()]
+        steps = ["job.max_steps=23" if kind == "webdataset" else "job.max_steps=50"]
+        go(run, f"data={kind}", *where, *words, *steps, "job.save_every=50", f"output_dir={kind}")
     go(run, "resume=webdataset", "job.max_steps=50")  # stopped in the middle of a shard
-    for door in DOORS[1:]:
-        assert_equal_state(state_of(tmp_path / "folder", 50), state_of(tmp_path / door, 50))
+    for kind in FORMATS[1:]:
+        assert_equal_state(state_of(tmp_path / "folder", 50), state_of(tmp_path / kind, 50))
 
 
 def test_samples_have_the_depth_and_the_size_of_the_data(run, tmp_path):
@@ -48,7 +48,7 @@ def test_samples_have_the_depth_and_the_size_of_the_data(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_augmentation_resumes_exactly_and_is_nothing_at_probability_0(run, tmp_path):
+def test_augmentation_resumes_exactly_and_changes_nothing_at_probability_0(run, tmp_path):
     words = ["data=digits", "augment=edm", *SMALL]
     go(run, "data=digits", *SMALL, "output_dir=none")
     go(run, *words, "augment.probability=0", "output_dir=zero")
