@@ -27,8 +27,7 @@ class Conv2d(nn.Conv2d):
         if kernels and self.bias is not None:
             return kernels.add_bias(self.without_bias(x), self.bias, plus)
         if winograd.is_faster(x, self.weight, self.stride, self.padding):
-            y = winograd.conv2d(x, self.weight)
-            y = y if self.bias is None else y + self.bias[:, None, None]
+            y = winograd.conv2d(x, self.weight, self.bias)
         else:
             y = super().forward(x)
         return y if plus is None else y + plus

@@ -21,15 +21,16 @@ def test_results_and_gradients_are_those_of_a_convolution(shape, chunk, monkeypa
     batch, inputs, outputs, height, width = shape
     x = torch.randn(batch, inputs, height, width, requires_grad=True)
     weight = torch.randn(outputs, inputs, 3, 3, requires_grad=True)
-    y = winograd.conv2d(x, weight)
+    bias = torch.randn(outputs, requires_grad=True)
+    y = winograd.conv2d(x, weight, bias)
     assert y.is_contiguous(memory_format=torch.channels_last)
     gradient = torch.randn_like(y)
     y.backward(gradient)
-    exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight)]
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight, bias)]
     expected = F.conv2d(*exact, padding=1)
     expected.backward(gradient.double())
     assert relative_error(y, expected) < 1e-5
-    for tensor, other in zip((x, weight), exact, strict=True):
+    for tensor, other in zip((x, weight, bias), exact, strict=True):
         assert relative_error(tensor.grad, other.grad) < 1e-5
 
 
