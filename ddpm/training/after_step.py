@@ -59,6 +59,7 @@ class AfterStep:
             else (evaluation.every, self.loop.evaluation_steps),
             device=self.step.fabric.device,
             say=self.progress.say,
+            save_every=self.loop.save_every,
             compiles=self.loop.compilation.compiled,
         )
 

@@ -10,6 +10,7 @@ from ddpm.runner.terminal.progress import clock
 WARM_UP = 2  # unmeasured steps: memory is allocated, kernels are chosen
 STEPS = 20  # measured steps,
 SECONDS = 3.0  # or on a CPU as many as fit into this time
+TO_SAVE = 3600.0  # seconds to the next checkpoint from which a shorter interval is proposed
 HORIZON = 100_000  # steps in which previews are counted; later ones are extrapolated
 
 
@@ -23,6 +24,7 @@ class Outlook:
         device: synchronised when the measurement starts and ends.
         say: prints a line.
         evaluations: steps between them (0: there are none), and the duration of one, in steps.
+        save_every: steps between checkpoints; None: there is one, at the end.
         compiles: whether the first step compiles the network.
     """
 
@@ -36,11 +38,13 @@ class Outlook:
         say: Callable[[str], None],
         *,
         evaluations: tuple[int, float] = (0, 0.0),
+        save_every: int | None = None,
         compiles: bool = False,
     ) -> None:
         self.total, self.is_preview_step = total, is_preview_step
         self.preview_steps, self.device, self.say = preview_steps, device, say
         self.evaluate_every, self.evaluation_steps = evaluations
+        self.save_every = save_every
         self.begin(start, compiles)
 
     def begin(self, step: int, compiles: bool) -> None:
@@ -94,7 +98,19 @@ class Outlook:
             first = seconds * (previews[0] - step + self.preview_steps)
             next_preview = f"the next picture in about {clock(first)}, "
         self.say(f"expect   {next_preview}{evaluation}the end in about {clock(end)}")
+        self._propose_checkpoints(step, seconds)
         return end
+
+    def _propose_checkpoints(self, step: int, seconds: float) -> None:
+        """Say how to get a checkpoint within the hour, if the next one comes later."""
+        every = self.save_every or self.total
+        next_save = seconds * (min((step // every + 1) * every, self.total) - step)
+        if next_save > TO_SAVE:
+            hourly = max(1, int(TO_SAVE / seconds))
+            self.say(
+                f"note     the next checkpoint in about {clock(next_save)}; job.save_every={hourly} "
+                "saves one each hour"
+            )
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

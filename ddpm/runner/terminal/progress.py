@@ -88,7 +88,9 @@ def _bar_class() -> type[tqdm]:
 
 
 def clock(seconds: float) -> str:
-    """A duration as `m:ss` or `h:mm:ss`."""
+    """A duration as `m:ss`, `h:mm:ss` or, from two days on, in days."""
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.{1 if seconds < 10 * 86400 else 0}f} days"
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

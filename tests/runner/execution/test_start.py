@@ -106,12 +106,15 @@ assert "torch._dynamo" in sys.modules
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=240)
 
 
-def lines_of_outlook(steps, total, seen, look, monkeypatch, seconds=1.0):
+def lines_of_outlook(steps, total, seen, look, monkeypatch, seconds=1.0, save_every=99):
     """The lines that an Outlook prints for a run whose steps take so many seconds."""
     done = 0
     monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: done * seconds)
     messages = []
-    outlook = Outlook(0, total, lambda n: n in seen, look, torch.device("cpu"), messages.append)
+    outlook = Outlook(
+        *(0, total, lambda n: n in seen, look, torch.device("cpu"), messages.append),
+        save_every=save_every,
+    )
     for done in range(1, steps + 1):
         outlook.after(done)
     return messages
@@ -131,6 +134,21 @@ def test_run_without_previews_prints_only_its_expected_end(monkeypatch):
     assert lines_of_outlook(90, 106, {50, 106}, 0.0, monkeypatch) == [
         "expect   the end in about 1:40"
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "every", "line"),
+    [
+        (20.0, 2000, "the next checkpoint in about 11:05:40; job.save_every=180 saves"),
+        (5000.0, None, "the next checkpoint in about 173 days; job.save_every=1 saves"),
+        (20.0, 100, None),
+        (1.0, 2000, None),
+    ],
+)
+def test_slow_run_says_how_to_save_each_hour(seconds, every, line, monkeypatch):
+    messages = lines_of_outlook(9, 3000, set(), 0.0, monkeypatch, seconds, save_every=every)
+    notes = [message for message in messages if message.startswith("note")]
+    assert notes == ([f"note     {line} one each hour"] if line else [])
 
 
 def test_short_runs_print_no_expected_end(monkeypatch):
