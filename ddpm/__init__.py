@@ -5,6 +5,11 @@ run = ddpm.train(parts)
 images = run.pipeline.sample(16)
 """
 
+import os
+
+if os.name == "nt":
+    raise ImportError("hydra-ddpm needs Linux: on Windows, run it in the subsystem WSL2.")
+
 TYPE_CHECKING = False  # true to type checkers; importing typing would take as long as all of this
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 
 import numpy as np
@@ -24,6 +25,12 @@ def here(run):
     """An empty folder, and the caches and pictures that tests share."""
     GlobalHydra.instance().clear()
     return run
+
+
+def test_import_on_windows_names_wsl():
+    program = "import os; os.name = 'nt'; import ddpm"
+    made = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert made.stderr.splitlines()[-1].endswith("on Windows, run it in the subsystem WSL2.")
 
 
 def test_training_gives_the_weights_of_the_command_line_and_leaves_the_process_as_it_was(here):

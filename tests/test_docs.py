@@ -164,6 +164,7 @@ def anchors(text):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_pictures_exist(page):
+    assert not re.search(r"\]\([^)\s]*\n", PAGES[page])  # it would not be a link
     for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
         if link.startswith(("https://", "http://")):
             continue

@@ -210,7 +210,7 @@ def needed(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise InputError(
-            f"data={extra}: needs {module.partition('.')[0]}: pip install 'hydra-ddpm[{extra}]'"
+            f"data={extra}: needs {module.partition('.')[0]}: pip install -e '.[{extra}]'"
         ) from error
 
 

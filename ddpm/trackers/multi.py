@@ -84,7 +84,7 @@ def check_installed(partials: Mapping[str, Any]) -> None:
         package = getattr(getattr(partial, "func", None), "package", None)
         if package is not None and importlib.util.find_spec(package) is None:
             raise InputError(
-                f"tracker={name}: needs {package}: pip install 'hydra-ddpm[{package}]'."
+                f"tracker={name}: needs {package}: pip install -e '.[{package}]'."
             )
 
 

@@ -31,7 +31,7 @@ def check_extra(job: str) -> None:
     """
     missing = [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"job={job}: needs {' and '.join(missing)}: pip install 'hydra-ddpm[web]'")
+        raise InputError(f"job={job}: needs {' and '.join(missing)}: pip install -e '.[web]'")
 
 
 def check_address(host: str) -> str:

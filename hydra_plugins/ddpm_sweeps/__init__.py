@@ -132,6 +132,6 @@ def _import(module: str, library: str, choice: str, extra: str) -> Any:
         if error.name != library:
             raise
         raise InputError(
-            f"{choice}: needs {library}. Install it by `pip install 'hydra-ddpm[{extra}]'`, in a "
+            f"{choice}: needs {library}. Install it by `pip install -e '.[{extra}]'`, in a "
             f"checkout by `pip install -e '.[{extra}]'`."
         ) from None

@@ -85,7 +85,7 @@ def test_missing_package_is_reported_before_a_folder_is_made(run, monkeypatch, t
     status, _, err = run(*words, f"tracker={name}", "output_dir=new")
     assert (status, err) == (
         2,
-        f"tracker={name}: needs {name}: pip install 'hydra-ddpm[{name}]'.\n",
+        f"tracker={name}: needs {name}: pip install -e '.[{name}]'.\n",
     )
     assert not (tmp_path / "new").exists()
 

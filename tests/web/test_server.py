@@ -98,7 +98,7 @@ def test_missing_package_is_reported_in_one_line(run, monkeypatch, opened):
     monkeypatch.setattr(server.importlib.util, "find_spec", lambda name: None)
     status, _, err = run("job=watch")
     assert status == 2
-    assert err == "job=watch: needs starlette and uvicorn: pip install 'hydra-ddpm[web]'\n"
+    assert err == "job=watch: needs starlette and uvicorn: pip install -e '.[web]'\n"
 
 
 def test_runs_are_selected_by_outputs_sweep_or_name(run, opened, tmp_path):

@@ -20,7 +20,7 @@ def api() -> Any:
         from huggingface_hub import HfApi
     except ImportError:
         raise InputError(
-            "needs the package huggingface_hub: pip install 'hydra-ddpm[hub]'."
+            "needs the package huggingface_hub: pip install -e '.[hub]'."
         ) from None
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="hydra-ddpm")
 
