@@ -83,9 +83,7 @@ def check_installed(partials: Mapping[str, Any]) -> None:
     for name, partial in partials.items():
         package = getattr(getattr(partial, "func", None), "package", None)
         if package is not None and importlib.util.find_spec(package) is None:
-            raise InputError(
-                f"tracker={name}: needs {package}: pip install -e '.[{package}]'."
-            )
+            raise InputError(f"tracker={name}: needs {package}: pip install -e '.[{package}]'.")
 
 
 def open_trackers(

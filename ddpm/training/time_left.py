@@ -108,8 +108,8 @@ class Outlook:
         if next_save > TO_SAVE:
             hourly = max(1, int(TO_SAVE / seconds))
             self.say(
-                f"note     the next checkpoint in about {clock(next_save)}; job.save_every={hourly} "
-                "saves one each hour"
+                f"note     the next checkpoint in about {clock(next_save)}; "
+                f"job.save_every={hourly} saves one each hour"
             )
 
     def _wait(self) -> None:

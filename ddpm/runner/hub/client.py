@@ -19,9 +19,7 @@ def api() -> Any:
     try:
         from huggingface_hub import HfApi
     except ImportError:
-        raise InputError(
-            "needs the package huggingface_hub: pip install -e '.[hub]'."
-        ) from None
+        raise InputError("needs the package huggingface_hub: pip install -e '.[hub]'.") from None
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"), library_name="hydra-ddpm")
 
 
