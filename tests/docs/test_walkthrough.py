@@ -60,13 +60,14 @@ def test_the_markdown_holds_the_page_and_its_pictures(page):
 
 
 def test_code_is_imported_not_copied():
-    assert len(render.PAGES) == 6
+    assert len(render.PAGES) == 7
     for page in render.PAGES:
         nodes = list(
             ast.walk(ast.parse("\n".join(c.text for c in render.cells(page) if c.kind == "code")))
         )
         assert [n for n in nodes if isinstance(n, ast.ImportFrom) and n.module.startswith("ddpm.")]
-        assert not [n for n in nodes if isinstance(n, ast.ClassDef)]
+        classes = {n.name for n in nodes if isinstance(n, ast.ClassDef)}
+        assert classes <= {"Best"}  # the network of page 7, which knows its data
 
 
 def test_the_pictures_are_small():
