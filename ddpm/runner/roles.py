@@ -29,7 +29,7 @@ class Role(Enum):
 
 
 _TRAINING_JOB = (
-    *("batch_size", "warmup_steps", "lr_decay_start", "clip_grad_norm"),
+    *("batch_size", "warmup_steps", "lr_decay", "lr_decay_start", "clip_grad_norm"),
     *("ema_decay", "ema_ramp", "label_dropout"),
 )
 _OPERATION_JOB = (
@@ -121,6 +121,8 @@ MEASURING = tuple(key for key, role in ROLES.items() if role is Role.MEASURING)
 GROUP_ORDER = tuple(key for key in ROLES if "." not in key)
 # Groups that decide what the value of a loss means: losses compare only where these agree.
 LOSS_DEPENDS_ON = ("job", "data", "schedule", "objective", "weighting", "timesteps")
+# Values of job.lr_decay with which the learning rate depends on the length of the run.
+DECAYS_BY_LENGTH = ("cosine", "linear")
 # What a team's file may set.
 TEAM = ("tracker", "data_dir", "hydra.sweep", "hydra.launcher")
 

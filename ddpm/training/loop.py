@@ -81,6 +81,7 @@ class Loop(ABC):
         save_every: int | None,
         keep_checkpoints: int,
         recompute: bool = False,
+        lr_decay: str = "inverse",
     ) -> None:
         self.net, self.diffusion, self.data = model, diffusion, data
         self.optimizer, self.seed = optimizer, seed
@@ -90,7 +91,8 @@ class Loop(ABC):
         self.accumulate = 1  # micro-batches of a step; with auto see `plan_memory`
         if not isinstance(accumulate_grad_batches, str):
             self.accumulate = accumulate_grad_batches
-        self.warmup_steps, self.lr_decay_start = warmup_steps, lr_decay_start
+        self.warmup_steps = warmup_steps
+        self.lr_decay, self.lr_decay_start = lr_decay, lr_decay_start
         self.clip_grad_norm = clip_grad_norm
         self.ema = partial(ema, decay=ema_decay, ramp=ema_ramp)
         self.compilation, self.num_workers = Compilation(compile), num_workers
@@ -178,7 +180,7 @@ class Loop(ABC):
         self.data.prepare()
         run.check_data(self.data.fingerprint)
         self.measure()
-        total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
+        length = total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
         probe = self.make_probe(run, fabric)
         initial, run.initial = run.initial, None
@@ -202,7 +204,7 @@ class Loop(ABC):
             total = start  # killed before its last preview
         self.compilation.resume(run, start)
         estimate = self.plan_memory(run, probe, state, rows)
-        step = self.make_step(fabric, state, rows)
+        step = self.make_step(fabric, state, rows, length)
         order = Order(len(self.data), self.seed, self.batch_size, rows, start, total)
         validation = self.make_validation(run, fabric, range(start, total))
         evaluation = self.make_evaluation(run, fabric, range(start, total))
@@ -212,6 +214,8 @@ class Loop(ABC):
             Progress(total, start, enabled=run.leads) as progress,
         ):
             self.describe(run, start, total, estimate)
+            if decay := step.learning_rate.describe(start):
+                run.say(f"rate     {decay}")
             run.forget_snapshots(start)
             if self.is_preview_step(start, total) and not run.has_grid(start):
                 self.preview(run, fabric, state.ema.model, start)  # a kill interrupted it
@@ -310,8 +314,15 @@ class Loop(ABC):
         optimizer = self.optimizer(groups)
         return TrainState(net, ema, self.diffusion, optimizer, fabric.strategy.precision)
 
-    def make_step(self, fabric: Fabric, state: TrainState, rows: slice) -> Step:
-        """The training step, with the networks compiled if that is due from the start."""
+    def make_step(
+        self, fabric: Fabric, state: TrainState, rows: slice, total: int | None = None
+    ) -> Step:
+        """The training step, with the networks compiled if that is due from the start.
+
+        Args:
+            rows: this rank's rows of the global batch.
+            total: the length of the run, at whose end cosine and linear decay reach 0.
+        """
         self.compilation.at_start(fabric.device, state.model, state.ema.model)
         model, optimizer = fabric.setup(state.model, state.optimizer)
         diffusion, batch_size = self.diffusion, self.batch_size
@@ -337,7 +348,11 @@ class Loop(ABC):
             accumulate=self.accumulate,
             clip_grad_norm=self.clip_grad_norm,
             learning_rate=LearningRate(
-                state.optimizer.defaults["lr"], self.warmup_steps, self.lr_decay_start
+                state.optimizer.defaults["lr"],
+                self.warmup_steps,
+                self.lr_decay_start,
+                self.lr_decay,
+                total,
             ),
             schedule=schedule,
             augment=self.augment,
