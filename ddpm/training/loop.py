@@ -15,6 +15,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema.base import EMA
 from ddpm.errors import InputError
 from ddpm.randomness import Order, StepNoise
+from ddpm.runner import roles
 from ddpm.runner.distributed.fabric import mesh_of
 from ddpm.runner.distributed.fsdp import shard
 from ddpm.runner.distributed.signals import GracefulStop
@@ -195,7 +196,11 @@ class Loop(ABC):
         start = run.restore(state, meter, best)
         run.total = total
         if start >= total and run.already_done:
-            run.say(f"steps    all {total} are done; a larger job.max_steps continues the run")
+            fixed = roles.is_fixed_on_resume("job.max_steps", self.lr_decay)
+            allowed = " with 'allow_changes=[job.max_steps]'" if fixed else ""
+            run.say(
+                f"steps    all {total} are done; a larger job.max_steps{allowed} continues the run"
+            )
             return
         if best.levelled_off:
             if run.already_done:

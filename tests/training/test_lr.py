@@ -126,6 +126,43 @@ def test_swept_length_is_the_end_of_each_job(run, tmp_path):
     assert out.count("was done before") == 2
 
 
+# another length on resume
+
+
+@pytest.fixture
+def cosine(run, tmp_path):
+    go(run, *COSINE, "output_dir=run")
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("word", ["job.max_steps=8", "job.max_steps=5", "job.max_epochs=1"])
+def test_length_on_which_the_rate_depends_is_fixed_on_resume(word, cosine, run):
+    key, old = word.partition("=")[0], "6" if "steps" in word else "None"
+    before = (cosine / "config.yaml").read_bytes()
+    status, _, err = run("resume=run", word)
+    assert status == 2
+    assert (
+        f"{word}: resume=run was trained with {old}, and job.lr_decay=cosine depends on it" in err
+    )
+    assert f"'allow_changes=[{key}]'" in err
+    assert (cosine / "config.yaml").read_bytes() == before
+
+
+def test_same_length_is_accepted_on_resume(cosine, run):
+    status, out, err = run("resume=run", "job.max_steps=6")
+    assert status == 0, out + err
+    assert "all 6 are done; a larger job.max_steps with 'allow_changes=[job.max_steps]'" in out
+
+
+def test_allowed_length_decides_the_rates_from_there_on(cosine, run):
+    before = rates_of(cosine)
+    out = go(run, "resume=run", "job.max_steps=10", "allow_changes=[job.max_steps]")
+    assert "changed  job.max_steps: 6 -> 10" in out
+    assert "rate     cosine decay to 0 from step 2 to 10, 0.0001 at step 6\n" in out
+    later = [(1 + math.cos(math.pi * n / 8)) / 2 for n in range(4, 8)]
+    assert rates_of(cosine) == pytest.approx([*before, *later])
+
+
 def test_run_of_inverse_decay_may_end_by_a_decay_to_0(run, tmp_path):
     go(run, *WARM, "output_dir=run")
     words = ["job.max_steps=10", "job.lr_decay=linear", "job.lr_decay_start=6"]
