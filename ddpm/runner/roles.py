@@ -29,7 +29,7 @@ class Role(Enum):
 
 
 _TRAINING_JOB = (
-    *("batch_size", "warmup_steps", "lr_decay_start", "clip_grad_norm"),
+    *("batch_size", "warmup_steps", "lr_decay", "lr_decay_start", "clip_grad_norm"),
     *("ema_decay", "ema_ramp", "label_dropout"),
 )
 _OPERATION_JOB = (
@@ -121,6 +121,10 @@ MEASURING = tuple(key for key, role in ROLES.items() if role is Role.MEASURING)
 GROUP_ORDER = tuple(key for key in ROLES if "." not in key)
 # Groups that decide what the value of a loss means: losses compare only where these agree.
 LOSS_DEPENDS_ON = ("job", "data", "schedule", "objective", "weighting", "timesteps")
+# What decides the length of a run, and the values of job.lr_decay with which the learning rate, and
+# so the weights, depend on that length.
+LENGTH = ("job.max_steps", "job.max_epochs")
+DECAYS_BY_LENGTH = ("cosine", "linear")
 # What a team's file may set.
 TEAM = ("tracker", "data_dir", "hydra.sweep", "hydra.launcher")
 
@@ -134,8 +138,11 @@ def role_of(key: str) -> Role | None:
     return ROLES[key]
 
 
-def is_fixed_on_resume(key: str) -> bool:
-    """Whether resuming must not change a key, because the trained weights depend on it."""
+def is_fixed_on_resume(key: str, lr_decay: str) -> bool:
+    """Whether resuming must not change a key, because the trained weights depend on it, given the
+    run's job.lr_decay."""
+    if key in LENGTH:
+        return lr_decay in DECAYS_BY_LENGTH
     return role_of(key) in (Role.PROCESS, Role.TRAINING, Role.PRESET)
 
 

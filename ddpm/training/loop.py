@@ -15,6 +15,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema.base import EMA
 from ddpm.errors import InputError
 from ddpm.randomness import Order, StepNoise
+from ddpm.runner import roles
 from ddpm.runner.distributed.fabric import mesh_of
 from ddpm.runner.distributed.fsdp import shard
 from ddpm.runner.distributed.signals import GracefulStop
@@ -81,6 +82,7 @@ class Loop(ABC):
         save_every: int | None,
         keep_checkpoints: int,
         recompute: bool = False,
+        lr_decay: str = "inverse",
     ) -> None:
         self.net, self.diffusion, self.data = model, diffusion, data
         self.optimizer, self.seed = optimizer, seed
@@ -90,7 +92,8 @@ class Loop(ABC):
         self.accumulate = 1  # micro-batches of a step; with auto see `plan_memory`
         if not isinstance(accumulate_grad_batches, str):
             self.accumulate = accumulate_grad_batches
-        self.warmup_steps, self.lr_decay_start = warmup_steps, lr_decay_start
+        self.warmup_steps = warmup_steps
+        self.lr_decay, self.lr_decay_start = lr_decay, lr_decay_start
         self.clip_grad_norm = clip_grad_norm
         self.ema = partial(ema, decay=ema_decay, ramp=ema_ramp)
         self.compilation, self.num_workers = Compilation(compile), num_workers
@@ -178,7 +181,7 @@ class Loop(ABC):
         self.data.prepare()
         run.check_data(self.data.fingerprint)
         self.measure()
-        total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
+        length = total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
         probe = self.make_probe(run, fabric)
         initial, run.initial = run.initial, None
@@ -193,7 +196,11 @@ class Loop(ABC):
         start = run.restore(state, meter, best)
         run.total = total
         if start >= total and run.already_done:
-            run.say(f"steps    all {total} are done; a larger job.max_steps continues the run")
+            fixed = roles.is_fixed_on_resume("job.max_steps", self.lr_decay)
+            allowed = " with 'allow_changes=[job.max_steps]'" if fixed else ""
+            run.say(
+                f"steps    all {total} are done; a larger job.max_steps{allowed} continues the run"
+            )
             return
         if best.levelled_off:
             if run.already_done:
@@ -202,7 +209,7 @@ class Loop(ABC):
             total = start  # killed before its last preview
         self.compilation.resume(run, start)
         estimate = self.plan_memory(run, probe, state, rows)
-        step = self.make_step(fabric, state, rows)
+        step = self.make_step(fabric, state, rows, length)
         order = Order(len(self.data), self.seed, self.batch_size, rows, start, total)
         validation = self.make_validation(run, fabric, range(start, total))
         evaluation = self.make_evaluation(run, fabric, range(start, total))
@@ -212,6 +219,8 @@ class Loop(ABC):
             Progress(total, start, enabled=run.leads) as progress,
         ):
             self.describe(run, start, total, estimate)
+            if decay := step.learning_rate.describe(start):
+                run.say(f"rate     {decay}")
             run.forget_snapshots(start)
             if self.is_preview_step(start, total) and not run.has_grid(start):
                 self.preview(run, fabric, state.ema.model, start)  # a kill interrupted it
@@ -310,8 +319,15 @@ class Loop(ABC):
         optimizer = self.optimizer(groups)
         return TrainState(net, ema, self.diffusion, optimizer, fabric.strategy.precision)
 
-    def make_step(self, fabric: Fabric, state: TrainState, rows: slice) -> Step:
-        """The training step, with the networks compiled if that is due from the start."""
+    def make_step(
+        self, fabric: Fabric, state: TrainState, rows: slice, total: int | None = None
+    ) -> Step:
+        """The training step, with the networks compiled if that is due from the start.
+
+        Args:
+            rows: this rank's rows of the global batch.
+            total: the length of the run, at whose end cosine and linear decay reach 0.
+        """
         self.compilation.at_start(fabric.device, state.model, state.ema.model)
         model, optimizer = fabric.setup(state.model, state.optimizer)
         diffusion, batch_size = self.diffusion, self.batch_size
@@ -337,7 +353,11 @@ class Loop(ABC):
             accumulate=self.accumulate,
             clip_grad_norm=self.clip_grad_norm,
             learning_rate=LearningRate(
-                state.optimizer.defaults["lr"], self.warmup_steps, self.lr_decay_start
+                state.optimizer.defaults["lr"],
+                self.warmup_steps,
+                self.lr_decay_start,
+                self.lr_decay,
+                total,
             ),
             schedule=schedule,
             augment=self.augment,

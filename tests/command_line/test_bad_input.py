@@ -47,6 +47,8 @@ ROWS = [
     # numbers
     *((f"job.max_steps={v}", f"job.max_steps={v}", "whole number") for v in ("1.5", "10k")),
     *((f"optimizer.lr={v}", f"optimizer.lr={v}", "finite") for v in ("-1", "nan", "inf")),
+    ("job.lr_decay=cosin", "job.lr_decay=cosin", "inverse, cosine, linear", "'cosine'"),
+    ("lr_decay=cosine", "lr_decay", "'job.lr_decay'"),
     *((f"seed={v}", "seed=", "whole number from 0 to 2^32") for v in ("null", "True", "")),
     ("model=5", "model=5", "unet"),
     # what is not there

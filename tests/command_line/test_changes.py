@@ -169,11 +169,11 @@ def test_repeated_equal_values_are_accepted_and_not_shown(home, uninterrupted):
         {
             "job.batch_size=16": 8,
             "job.warmup_steps=1": 50,
+            "job.lr_decay=cosine": "inverse",
             "job.lr_decay_start=4": None,
             "job.clip_grad_norm=None": 1.0,
-            "job.ema_decay=0.5": 0.999,
         },
-        {"job.ema_ramp=1.5": 10.0},
+        {"job.ema_decay=0.5": 0.999, "job.ema_ramp=1.5": 10.0},
     ],
     ids=lambda wrong: " ".join(word.split("=")[0] for word in wrong),
 )

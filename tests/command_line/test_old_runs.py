@@ -89,6 +89,18 @@ def test_old_runs_have_no_holdout(old, run):
     assert "1,797 images" in out
 
 
+def test_old_runs_decay_by_the_inverse_of_the_step(old, run):
+    """`train` has job.decay_steps=2, and 4 steps of a warm-up of 500."""
+    words = ("resume=train", "job.max_steps=6")
+    status, _, err = run(*words, "job.lr_decay=cosine")
+    assert status == 2
+    assert "job.lr_decay=cosine: resume=train was trained with inverse" in err
+    status, out, err = run(*words, "job.lr_decay=inverse")
+    assert status == 0, out + err
+    assert "rate " not in out
+    assert "changed  job.lr_decay" not in out
+
+
 @pytest.mark.parametrize("checkpoint", ["train", "exported/model.safetensors"])
 def test_checkpoint_and_export_draw_the_old_images(old, run, checkpoint):
     words = (f"checkpoint={checkpoint}", "job.num_samples=2", "tracker=local", "output_dir=new")

@@ -5,6 +5,7 @@ same with real processes, and fifty kills: `python benchmarks/soak.py`.
 """
 
 import itertools
+import math
 import os
 import random
 import shutil
@@ -151,6 +152,19 @@ def test_killed_run_with_ema_power_resumes_exactly(uninterrupted, tmp_path):
     assert_same_run(run, wanted)
     assert len(list((run / "snapshots").iterdir())) == 6
     assert state_of(run, STEPS)["averages"].keys() == {"0.1"}
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("decay", ["cosine", "linear"])
+def test_killed_run_whose_rate_falls_to_0_resumes_exactly(decay, uninterrupted, tmp_path):
+    changes = [*NARROW, "job.warmup_steps=2", f"job.lr_decay={decay}", "job.lr_decay_start=4"]
+    kills = ["train.step:3", "checkpoint.written:2", "train.step:2"]  # before and in the decay
+    wanted = uninterrupted(*changes)
+    assert_same_run(finish(tmp_path, *changes, kills=kills), wanted)
+    rates = [row["train/lr"] / 2e-4 for row in lines_of(wanted)]  # of n = 3, 7, 11, 12
+    lines = {n: 1 - (n - 4) / (13 - 4) for n in (7, 11, 12)}
+    halves = {n: (1 + math.cos(math.pi * (n - 4) / (13 - 4))) / 2 for n in lines}
+    assert rates == pytest.approx([1, *(lines if decay == "linear" else halves).values()])
 
 
 @pytest.mark.slow

@@ -10,16 +10,7 @@ from ddpm.objectives.velocity import Velocity
 from ddpm.schedules.rectified import rectified
 from ddpm.timesteps.importance import Importance
 from ddpm.training.intervals import due, rank_rows, total_steps
-from ddpm.training.lr import LearningRate
 from ddpm.training.step import Step, by_time
-
-
-def test_learning_rate_schedule():
-    lr = LearningRate(2.0, 4, 10)
-    assert [lr(n) for n in (0, 1, 2, 3, 9)] == [0.5, 1.0, 1.5, 2.0, 2.0]
-    assert lr(19) == pytest.approx(1.0)
-    assert lr(99) == pytest.approx(0.2)
-    assert LearningRate(2.0, 0, None)(10**6) == 2.0
 
 
 def test_total_steps_is_the_smaller_limit():

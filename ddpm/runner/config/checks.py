@@ -9,6 +9,7 @@ from typing import Any
 from ddpm.errors import InputError
 from ddpm.limits.image_size import sides
 from ddpm.runner.config.derive import takes_labels
+from ddpm.runner.roles import DECAYS_BY_LENGTH
 from ddpm.runner.safe_io.tree import get_path
 
 # Keys of the network that repeat keys of the data.
@@ -158,6 +159,7 @@ def warnings(config: dict[str, Any]) -> list[str]:
                 f"images, are still {100 * left:.0f} % initial weights; lower it, or set "
                 "job.ema_ramp=10."
             )
+    lines += _late_decay(job)
     wanted, levels = _attention(config)
     if wanted and not set(wanted) & set(levels):
         lines.append(
@@ -171,6 +173,18 @@ def warnings(config: dict[str, Any]) -> list[str]:
     if isinstance(threads, int) and threads > cores:
         lines.append(f"hardware.threads={threads}: slower, as this machine has {cores} cores.")
     return lines
+
+
+def _late_decay(job: dict[str, Any]) -> list[str]:
+    """A decay of the learning rate that ends with the run must begin before that."""
+    steps, decay = job.get("max_steps"), job.get("lr_decay")
+    key = "warmup_steps" if job.get("lr_decay_start") is None else "lr_decay_start"
+    if decay not in DECAYS_BY_LENGTH or steps is None or job[key] + 1 < steps:
+        return []
+    return [
+        f"job.{key}={job[key]}: the run ends after job.max_steps={steps} steps, before "
+        f"job.lr_decay={decay} begins: the learning rate does not fall; lower it."
+    ]
 
 
 def check_attention(config: dict[str, Any]) -> None:

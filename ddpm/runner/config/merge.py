@@ -83,7 +83,14 @@ def _is_fixed(key: str, base: BaseRun, allowed: Iterable[str]) -> bool:
         return True
     if base.any_data and roles.within(key, ("data",)):
         return False
-    return roles.is_fixed_on_resume(key) if base.resumed else roles.is_fixed_by_checkpoint(key)
+    if not base.resumed:
+        return roles.is_fixed_by_checkpoint(key)
+    return roles.is_fixed_on_resume(key, _lr_decay(base))
+
+
+def _lr_decay(base: BaseRun) -> str:
+    key = "job.lr_decay"
+    return get_path(base.config, key) or FORMER_VALUES[key]
 
 
 def _take(merged: dict[str, Any], key: str, config: dict[str, Any]) -> None:
@@ -122,7 +129,8 @@ def _older_value(older: dict[str, Any], key: str, groups: Iterable[str]) -> Any:
 def _refusal(key: str, old: Any, new: Any, base: BaseRun) -> str:
     if key == "job":
         return f"job={new}: {base.source} is of job={old}; leave it out."
-    text = f"{key}={new}: {base.source} was trained with {old}; leave it out"
+    reason = f", and job.lr_decay={_lr_decay(base)} depends on it" if key in roles.LENGTH else ""
+    text = f"{key}={new}: {base.source} was trained with {old}{reason}; leave it out"
     if key in roles.PRESETS:
         text += ", or give the keys it sets one by one"
     elif base.resumed:

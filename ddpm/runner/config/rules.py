@@ -17,6 +17,7 @@ from ddpm.limits.rule import (
     path,
     positive,
 )
+from ddpm.runner.roles import DECAYS_BY_LENGTH
 from ddpm.runner.safe_io.tree import get_path
 from ddpm.trackers.wandb_client import limits
 
@@ -53,6 +54,7 @@ RULES = {
     "job.batch_size": integer(1),
     "job.accumulate_grad_batches": integer_or("auto", 1),
     "job.warmup_steps": integer(0),
+    "job.lr_decay": one_of("inverse", *DECAYS_BY_LENGTH),
     "job.lr_decay_start": integer(1, null=True),
     "job.clip_grad_norm": positive(null=True),
     "job.ema_decay": below_1(),

@@ -45,6 +45,7 @@ FORMER_KINDS |= dict.fromkeys(("sample", "interpolate", "inpaint"), "draws")
 FORMER_VALUES: dict[str, Any] = {
     "data.holdout": 0.0,
     "job.patience": None,
+    "job.lr_decay": "inverse",
     "sampler.rho": 7.0,
     "sampler.churn": 0.0,
     "sampler.churn_min": 0.0,
