@@ -323,13 +323,16 @@ def test_real_run_trains_within_its_time_and_draws_and_scores_samples(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(5400)
-def test_all_parts_pass_on_the_cpu(tmp_path):
+@pytest.mark.timeout(1200)
+def test_a_twentieth_of_all_parts_passes_on_the_cpu(machine, tmp_path):
+    """All of them, with --budget 5300, take more than an hour."""
+    names = [part.name for part in gpu_check.all_parts(machine)][::20]
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu_check.py"), "--device", "cpu"]
-    command += ["--budget", "5300"]
+    command += ["--budget", "1100", "--only", *names]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     parts = json.loads((tmp_path / "gpu_check.json").read_text())["parts"]
+    assert len(parts) == len(names)
     reasons = {part["reason"].split(",")[0] for part in parts if part["status"] == "skipped"}
-    assert reasons == {"needs a GPU", "needs --cifar"}
-    assert len(parts) > 200
+    assert reasons <= {"needs a GPU", "needs --cifar"}
+    assert sum(part["status"] == "passed" for part in parts) >= len(names) // 2
