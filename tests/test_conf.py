@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from support.base import ROOT
 from support.sharing import curve_of_a_loss
 
+from ddpm.runner import roles
 from ddpm.runner.config import derive, rules
 from ddpm.runner.config.build import build, check_targets
 from ddpm.runner.config.plan import Mode, Output, Plan
@@ -273,6 +274,27 @@ def test_experiments_hold_the_published_settings():
     pets = plain(composed("experiment=pets64"))
     assert pets["model"]["widths"] == [128, 256, 512, 512, 512]
     assert pets["model"]["attention_resolutions"] == [32, 16, 8]
+
+
+@pytest.mark.parametrize(
+    ("whole", "short"),
+    [
+        (["model=resunet", "data=mnist"], ["experiment=debug", "model=resunet", "data=mnist"]),
+        (["experiment=ho2020_cifar10"], ["experiment=[ho2020_cifar10,debug]"]),
+        ([], ["experiment=debug"]),
+    ],
+)
+def test_experiment_debug_changes_only_how_much_is_done(whole, short):
+    before, after = plain(composed("tracker=local", *whole)), plain(composed(*short))
+    changed = {k for k in flat(before) if look_up(before, k) != look_up(after, k)} - {"experiment"}
+    assert {"job.max_steps", "job.log_every", "job.sample_every", "sampler.steps"} <= changed
+    kept = (roles.Role.PROCESS, roles.Role.TRAINING, roles.Role.MACHINE)
+    assert not {key for key in changed if roles.role_of(key) in kept}
+    assert before["model"] == after["model"]
+    assert before["data"] == after["data"]
+    longer = plain(composed(*short, "job.max_steps=50", "tracker=tensorboard", "sampler.steps=9"))
+    assert (longer["job"]["max_steps"], longer["sampler"]["steps"]) == (50, 9)
+    assert set(longer["tracker"]) == {"tensorboard"}
 
 
 # defaults

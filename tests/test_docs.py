@@ -11,6 +11,7 @@ import sys
 
 import hydra
 import pytest
+import torch
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -18,6 +19,9 @@ from support.base import ROOT
 
 import ddpm
 from ddpm import cli
+from ddpm.metrics.base import Material, Pictures
+from ddpm.objectives.v import V
+from ddpm.objectives.x_0 import X0
 from ddpm.runner import roles
 from ddpm.runner.config import catalog
 from ddpm.runner.runs.old_names import MOVED, RENAMED, RENAMED_GROUPS
@@ -85,7 +89,7 @@ def test_enough_commands_are_found():
 @pytest.fixture
 def pasted(tmp_path, monkeypatch):
     """A checkout with the files of docs/extending.md: conf/ is a copy, ddpm/ finds them."""
-    assert len(FILES) == 12
+    assert len(FILES) == 16
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -113,18 +117,43 @@ def pasted(tmp_path, monkeypatch):
 def test_the_recipes_work(pasted, run, tmp_path):
     tiny = ["job.max_steps=2", "job.batch_size=4", "job.num_samples=2", "hardware=cpu"]
     parts = ["model=tiny", "schedule=constant", "sampler=renoise", "data=shapes"]
+    parts += ["objective=v", "weighting=truncated_snr", "metric=[brightness]"]
+    parts += ["job.evaluate_every=1", "job.evaluate_samples=40", "job.evaluate_steps=2"]
+    parts += ["job.keep_best=eval/brightness"]
     tracker = ["tracker=[csv_file]", "job.log_every=1", "data.conditional=true"]
     status, _, err = run(*parts, *tracker, *tiny, "output_dir=run")
     assert (status, err) == (0, "")
     lines = (tmp_path / "run" / "losses.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["1", "2"]
+    assert (tmp_path / "run" / "checkpoints" / "best.pt").is_file()
     words = ["job=loss_by_time", "checkpoint=run", "job.timesteps=[5]", "job.num_images=2"]
     status, _, err = run(*words, "tracker=local", "hardware=cpu", "output_dir=losses")
     assert (status, err) == (0, "")
     assert (tmp_path / "losses" / "losses.json").read_text().startswith('{"5": ')
+    words = ["job=evaluate", "checkpoint=run", "metric=[brightness]", "job.num_samples=40"]
+    status, out, err = run(*words, "sampler.steps=2", "tracker=local", "hardware=cpu")
+    assert (status, err) == (0, "")
+    assert "grey levels" in out
     for command in commands(EXTENDING):
         status, _, err = run(*shown(command))
         assert (status, err) == (0, ""), command
+
+
+def test_the_metric_and_the_weighting_of_the_recipes_are_right(pasted):
+    brightness = importlib.import_module("ddpm.metrics.brightness")
+    images = torch.randint(0, 200, (400, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    images = images.to(torch.uint8)
+    real, held_out = Pictures(images[:200]), Pictures(images[200:])
+    metric = brightness.Brightness(quantiles=100)
+    brighter = Material(train=real, held_out=held_out, samples=Pictures(images[:200] + 50))
+    (score,) = metric.measure(brighter)
+    assert score.value == pytest.approx(50, abs=1e-3)
+    assert score.low < 50 < score.high
+    assert 0 < score.floor < 5
+    weighting = importlib.import_module("ddpm.weightings.truncated_snr").TruncatedSNR(max_weight=50)
+    snr = torch.tensor([0.0, 0.25, 1.0, 9.0, 1e4])
+    assert weighting.weights(snr, V()).tolist() == pytest.approx([1, 0.8, 0.5, 0.9, 1], rel=1e-3)
+    assert weighting.weights(snr, X0()).tolist() == [1, 1, 1, 9, 50]
 
 
 def test_the_example_trains_and_draws(tmp_path, data_dir, monkeypatch, capsys):

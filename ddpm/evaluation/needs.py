@@ -28,14 +28,15 @@ def check_needs(
     Raises:
         InputError: names the metric, and what is missing.
     """
-    if needs_of(metrics) & {"features", "classes"}:
-        features.check_channels(data.channels)
     for name, metric in metrics.items():
         if data.dtype != "uint8" and (name == "bound" or metric.needs - {"network", "held_out"}):
             raise InputError(
                 f"metric={name}: is for pictures of 8 bits, and these have data.value_range="
-                f"{list(data.value_range or ())}. Choose metric=loss."
+                f"{list(data.value_range or ())}. Choose metric=[loss]."
             )
+    if needs_of(metrics) & {"features", "classes"}:
+        features.check_channels(data.channels)
+    for name, metric in metrics.items():
         if "network" in metric.needs and not has_network:
             raise InputError(f"metric={name}: measures a network; it needs checkpoint=<run>.")
         if "held_out" in metric.needs and not has_held_out:

@@ -18,8 +18,8 @@ def draw(material: Material) -> Drawing:
 
     positions = draws.pictures(len(material.images))
     network, which = pipeline.denoiser().model, draws.t.new_tensor(range(draws.n))
-    losses = draws.losses(network, diffusion, read, which, positions).double().cpu()
-    weights = diffusion.loss_weights.double().cpu()[draws.t]
+    losses = draws.losses(network, diffusion, read, which, positions).cpu().double()
+    weights = diffusion.loss_weights.cpu().double()[draws.t]
     columns = {"loss": losses, "unweighted": losses / weights.clamp(min=1e-12)}
     rows = by_t(draws.t, diffusion.T, BINS, columns)
     figure = style.new(10, 3.4)

@@ -63,7 +63,7 @@ def draw(material: Material) -> Drawing:
 
 def values(process: GaussianDiffusion) -> dict[str, Tensor]:
     """Each panel's values over t: (T,)."""
-    snr = process.snr.double().cpu()
+    snr = process.snr.cpu().double()
     return {
         "betas": process.betas.cpu(),
         "alphas_cumprod": process.alphas_cumprod.cpu(),

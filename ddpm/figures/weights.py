@@ -21,8 +21,8 @@ def draw(material: Material) -> Drawing:
     left, right = figure.subplots(1, 2)
     rows = []
     for name, process, look in looks:
-        weight = process.loss_weights.double().cpu()
-        log_snr = process.snr.double().cpu().log()
+        weight = process.loss_weights.cpu().double()
+        log_snr = process.snr.cpu().double().log()
         if name in titles:
             left.plot(weight.numpy(), label=titles[name], **look)
             right.plot(log_snr.numpy(), weight.numpy(), **look)

@@ -97,7 +97,7 @@ def evaluate(
         features=features.to(fabric.device) if needs & {"features", "classes"} else None,
         metrics=metrics,
         batch_size=batch_size,
-        draws=bool(needs - {"network"}),
+        draws=bool(needs - {"network", "held_out"}),
         material=without_pictures(run, loaded, weights, needs, data.conditional),
     ).run_all()
 

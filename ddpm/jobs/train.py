@@ -82,7 +82,7 @@ class Train(Loop):
         objective, weighting = self.diffusion.objective, self.diffusion.weighting
         if objective.measures:
             run.say(f"measured {objective.describe()}")
-        if weights := weighting.describe(self.diffusion.snr, objective):
+        if weights := weighting.describe(self.diffusion.snr.cpu(), objective):
             run.say(f"weights  {weights}")
 
     def make_best(self) -> Best:

@@ -119,6 +119,8 @@ ROWS = [
     *((f"hardware.devices={v}", f"hardware.devices={v}") for v in ("0", "-1", "abc")),
     ("hardware.accelerator=cuda", "hardware.accelerator=cuda", "GPU"),
     ("hardware.accelerator=bogus", "hardware.accelerator=bogus"),
+    ("hardware.accelerator=mps", "hardware.accelerator=mps", "hardware=cpu"),
+    ("hardware.accelerator=mps schedule=learned", "hardware.accelerator=mps", "schedule=learned"),
     ("hardware.strategy=bogus", "hardware.strategy=bogus"),
     *(
         (f"hardware.precision={v}", f"hardware.precision={v}", "bf16-mixed")

@@ -90,6 +90,21 @@ def test_new_run_prints_its_folder_and_next_commands(run, tmp_path):
     assert "6 steps" in out
 
 
+def test_experiment_debug_tries_all_that_a_run_does(run, tmp_path):
+    words = ["experiment=debug", "model=convnet", "job.evaluate_every=20", "features=pixels"]
+    go(run, *words, "hardware=cpu", "job.evaluate_samples=8", "output_dir=run")
+    folder = tmp_path / "run"
+    rows = metrics_of(folder)
+    assert [row["step"] for row in rows] == list(range(1, 21))
+    assert [row["step"] for row in rows if "eval/loss" in row] == [10, 20]
+    assert "eval/kd_pixels" in rows[-1]
+    files = files_of(folder)
+    assert {f"checkpoints/step-00000{step}.pt" for step in (10, 20)} <= files
+    assert {f"samples/step-0000{step}.png" for step in (10, 20)} <= files
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["tracker"] == {}
+
+
 def test_runs_started_in_one_second_get_separate_folders(run, tmp_path):
     for _ in range(3):
         go(run, *TINY, "job.max_steps=1")

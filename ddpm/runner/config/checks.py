@@ -35,6 +35,7 @@ def check_together(config: dict[str, Any]) -> None:
         *_check_augment(config),
         *_check_last_step(config),
         *_check_bits(config),
+        *_check_apple_gpu(config),
         *_check_variance(config),
         *(_check_classes(config) or _check_labels(config)),
         *_check_repeated(config),
@@ -324,6 +325,19 @@ def _check_bits(config: dict[str, Any]) -> list[str]:
             f"data.channels={channels}, data.value_range={span}. Use job=sample."
         )
     return wrong
+
+
+def _check_apple_gpu(config: dict[str, Any]) -> list[str]:
+    """A learned schedule is computed in float64, which Apple GPUs lack."""
+    accelerator, schedule = (
+        get_path(config, key) for key in ("hardware.accelerator", "choices.schedule")
+    )
+    if (accelerator, schedule) != ("mps", "learned"):
+        return []
+    return [
+        "hardware.accelerator=mps: schedule=learned needs float64, which Apple GPUs lack; choose "
+        "hardware=cpu, or a fixed schedule."
+    ]
 
 
 def _check_variance(config: dict[str, Any]) -> list[str]:

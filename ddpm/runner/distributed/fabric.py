@@ -77,7 +77,8 @@ def fabric(
     """A Fabric for this machine.
 
     Args:
-        accelerator: "auto", "cpu", "gpu", "cuda", "mps".
+        accelerator: "auto" (the GPU of CUDA if there is one, else the CPU), "cpu", "gpu", "cuda",
+            or "mps", which nothing was tested on.
         devices: how many, or "auto" for all.
         num_nodes: machines; more than one needs torchrun or Slurm to start the processes.
         strategy: "auto", "ddp", "fsdp", ...; "ddp" and "fsdp" start processes that call a function.
@@ -95,6 +96,11 @@ def fabric(
             f"hardware.accelerator={accelerator}: this machine has no GPU that PyTorch can use. "
             "Choose hardware=cpu or hardware=auto."
         )
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise InputError(
+            "hardware.accelerator=mps: this machine has no Apple GPU that PyTorch can use. Choose "
+            "hardware=cpu or hardware=auto."
+        )
     external = ranks.external()
     devices, num_nodes = _processes(devices, num_nodes, external)
     if not timeout_minutes > 0:
@@ -110,7 +116,7 @@ def fabric(
     timeout = timedelta(minutes=timeout_minutes)
     try:
         return Fabric(
-            accelerator=accelerator,
+            accelerator=_device(accelerator).type if accelerator == "auto" else accelerator,
             devices=devices,
             num_nodes=num_nodes,
             strategy=_strategy(strategy, alone, external, timeout),
@@ -191,12 +197,10 @@ def _check_precision(precision: str, accelerator: str, strategy: str) -> None:
 
 
 def _device(accelerator: str) -> torch.device:
-    """The type of device that Fabric will use."""
+    """The type of device that Fabric will use. Fabric's own "auto" would take an Apple GPU."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return torch.device("cuda")
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")
+    return torch.device("mps" if accelerator == "mps" else "cpu")
 
 
 def fast_bf16(device: torch.device) -> bool:

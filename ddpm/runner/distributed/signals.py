@@ -14,7 +14,10 @@ from typing import Any, Self
 _ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 # One request can arrive twice: by the process group, and forwarded by the parent.
 _ECHO_SECONDS = 0.5
-_TORCHRUN_SECONDS = 3.0
+_LAUNCHER_SECONDS = 3.0
+# Set where a launcher forwards a request late, as SIGTERM, to processes that may have received it
+# themselves: Slurm sends a signal to all processes of a step.
+FORWARDED = "DDPM_SIGNALS_FORWARDED"
 _END_OF_SESSION = {signal.SIGTERM, signal.SIGHUP}  # systemd sends both, one right after the other
 
 
@@ -63,7 +66,9 @@ class GracefulStop:
     def _is_echo(self, number: int, seconds: float) -> bool:
         """Whether a signal repeats the first request."""
         if "TORCHELASTIC_RUN_ID" in os.environ:  # Ctrl-C also reaches torchrun, which sends SIGTERM
-            return seconds < _TORCHRUN_SECONDS
+            return seconds < _LAUNCHER_SECONDS
+        if number == signal.SIGTERM and FORWARDED in os.environ:
+            return seconds < _LAUNCHER_SECONDS
         # Ctrl-C at a terminal reaches all processes at once, and the parent forwards it as well.
         forwarded = number != signal.SIGINT or multiprocessing.parent_process() is not None
         same = number == self.received or {number, self.received} == _END_OF_SESSION

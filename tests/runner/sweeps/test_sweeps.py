@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from support.runs import assert_equal_state, files_of, losses_of, metrics_of, st
 from support.sweep_folders import jobs_of
 
 from ddpm.errors import InputError
+from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config.paths import check_sweep_name
 from ddpm.runner.runs import run_dir
 from ddpm.runner.sweeps import callback, folder, run_job
@@ -383,6 +385,48 @@ def test_slots_run_jobs_in_parallel_and_resume_them(tmp_path):
     for job in jobs_of(tmp_path).values():
         assert "steps" in (job / "job.log").read_text()
         assert [row["step"] for row in metrics_of(job)] == list(range(10, 301, 10))
+
+
+# What Slurm sets in a batch script of four tasks, and in a step of one task that `srun` starts.
+SCRIPT = {
+    **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job.sh", "SLURM_NTASKS": "4", "SLURM_NPROCS": "4"},
+    **{"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_JOB_NUM_NODES": "1"},
+    **{"SLURM_JOB_NODELIST": "node1", "SLURM_TASKS_PER_NODE": "4", "SLURM_CPUS_ON_NODE": "32"},
+}
+STEP = SCRIPT | {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}
+
+
+@pytest.mark.parametrize("variables", [SCRIPT, STEP], ids=["script", "step"])
+def test_slots_run_a_sweep_inside_one_job_of_slurm(variables, tmp_path, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(slots, "get_context", lambda _: multiprocessing.get_context("fork"))
+    words = [*SWEEP, "hydra/launcher=slots", "seed=1,2", "resume=auto"]
+    assert go(tmp_path, *words) == 0, output_of(tmp_path)
+    for job in jobs_of(tmp_path).values():
+        assert status_of(job)["state"] == "done"
+        log = (job / "job.log").read_text()
+        assert "device   cpu, 1 thread, 32-true" in log
+    assert len(jobs_of(tmp_path)) == 2
+
+
+def test_slots_save_when_slurm_signals_every_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(slots, "get_context", lambda _: multiprocessing.get_context("fork"))
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    save = checkpoint.save  # takes longer than the launcher needs to forward the signal
+    monkeypatch.setattr(checkpoint, "save", lambda *a, **k: (time.sleep(2), save(*a, **k))[1])
+    words = [*SWEEP, "hydra/launcher=slots", "seed=1,2", "job.max_steps=100000"]
+    words += ["job.sample_every=null", "job.save_every=null", "job.log_every=10"]
+    child = start(tmp_path, *words)
+    until(lambda: len([*tmp_path.rglob("metrics.jsonl")]) == 2, child)
+    workers = Path(f"/proc/{child}/task/{child}/children").read_text().split()
+    for number in [child, *map(int, workers)]:
+        os.kill(number, signal.SIGUSR1)
+    assert wait(child) == 128 + signal.SIGUSR1, output_of(tmp_path)
+    states = [folder_state(job) for job in jobs_of(tmp_path).values()]
+    assert states == ["preempted"] * 2, output_of(tmp_path)
+    assert all([*job.glob("checkpoints/*.pt")] for job in jobs_of(tmp_path).values())
 
 
 @pytest.mark.slow

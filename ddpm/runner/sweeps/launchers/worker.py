@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 
+from ddpm.runner.distributed.signals import FORWARDED
 from ddpm.runner.execution.execute import Preempted
 from ddpm.runner.sweeps.compose import Job
 from ddpm.runner.sweeps.run_job import run_job
@@ -15,6 +16,7 @@ TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGHUP)  # sent to all processes of a 
 def work(job: Job, log: str) -> None:
     """Run the job and end the process: 0 done, 1 failed, 128 + n stopped by signal n."""
     _leave_terminal()
+    os.environ[FORWARDED] = "1"  # also for the processes of hardware=ddp
     streams.protect()
     _redirect_output(log)
     try:
