@@ -1,4 +1,5 @@
-"""The groups, options and keys that the files under conf/ define."""
+"""The groups, options and keys that the files under conf/ define, and the targets that may be
+built: those of conf/ and of the user's own folder."""
 
 import codecs
 import functools
@@ -10,8 +11,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from ddpm.errors import InputError, one_line
-from ddpm.runner import roles
-from ddpm.runner.safe_io import listing
+from ddpm.runner import own_folder, roles
+from ddpm.runner.safe_io import atomic, listing
 
 # conf/ is beside the package in a checkout, inside it in an installed wheel.
 _PACKAGE = Path(__file__).parents[2]
@@ -60,14 +61,58 @@ def keys() -> list[Key]:
     return defined
 
 
-@functools.cache
 def targets() -> frozenset[str]:
+    """Every `_target_` that may be built: those of conf/, and those of the user's own folder."""
+    return _targets_of_conf() | own_targets().keys()
+
+
+@functools.cache
+def _targets_of_conf() -> frozenset[str]:
     """Every `_target_` that a file names, without those of Hydra's plugins."""
     folders = [path for path in listing.paths(CONF) if path.is_dir() and path.name != "hydra"]
     files = [path for folder in (CONF, *folders) for path in yaml_files(folder)]
     texts = (path.read_text(encoding="utf-8") for path in files)
     pattern = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)
     return frozenset(name for text in texts for name in pattern.findall(text))
+
+
+def own_targets() -> dict[str, Path]:
+    """Every `_target_` that an option in the user's own folder names, with its file. Only files
+    that can be chosen count: not those of a run that has its folder there."""
+    files = [path for group in groups() for path in _own_files(group) if path.is_file()]
+    return {name: path for path in files for name in _targets_in(path, atomic.stamp(path))}
+
+
+@functools.lru_cache(maxsize=1024)
+def _targets_in(file: Path, stamp: tuple[int, ...] | None) -> list[str]:
+    """Every `_target_` in a file; none if it cannot be read, which is reported once it is chosen.
+
+    Args:
+        stamp: of the file, which may change while a notebook runs.
+    """
+    try:
+        todo: list[Any] = [read(file)]
+    except (InputError, OSError):
+        return []
+    found = []
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            found += [node["_target_"]] if isinstance(node.get("_target_"), str) else []
+            todo += node.values()
+        elif isinstance(node, list):
+            todo += node
+    return found
+
+
+def own_options(group: str) -> list[str]:
+    """The options of a group in the user's own folder."""
+    return [path.stem for path in _own_files(group)]
+
+
+def _own_files(group: str) -> list[Path]:
+    folder = own_folder.current()
+    return [] if folder is None else yaml_files(folder / group)
 
 
 def defaults(choices: dict[str, Any]) -> dict[str, Any]:
@@ -100,18 +145,6 @@ def features_of(job: str, data: str) -> str:
 def as_list(choice: Any) -> list[Any]:
     """The options of a choice; groups such as tracker accept several."""
     return list(choice) if isinstance(choice, list | tuple) else [choice]
-
-
-def own_folders(arguments: list[str]) -> list[Path]:
-    """The user's folders of options, which `--config-dir` names among the arguments."""
-    flags = ("--config-dir", "-cd")
-    pairs = [argument.partition("=") for argument in arguments]
-    folders = [
-        value or following
-        for (flag, _, value), following in zip(pairs, [*arguments[1:], ""], strict=False)
-        if flag in flags
-    ]
-    return [Path(folder) for folder in folders if folder]
 
 
 def read(path: Path) -> dict[str, Any]:
