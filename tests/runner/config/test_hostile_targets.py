@@ -1,5 +1,5 @@
-"""Foreign configurations can build only the classes and functions named under conf/, and those named
-in the folder of the user's that --config-dir names on this command line.
+"""Foreign configurations can build only the classes and functions named under conf/, and those that
+options name in the folder of --config-dir, if the command line has it.
 
 Covered: a configuration carried by a model file, a run folder or a downloaded artifact that names
 what it wants called; the many callables that Hydra's own block list passes, aliases among them;
