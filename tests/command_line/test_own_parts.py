@@ -118,7 +118,6 @@ def test_the_folder_gives_only_what_its_options_name(mine, run, tmp_path):
         ("# _target_: a.B\nx: '_target_: a.B'", set()),
         ("_target_: [a.B]", set()),
         ("_target_: a.B\n  x: }", set()),
-        ("- _target_: a.B", {"a.B"}),
     ],
 )
 def test_targets_are_read_as_yaml(text, names, tmp_path):
@@ -246,3 +245,23 @@ def test_a_job_of_submitit(mine, run, tmp_path, monkeypatch):
     job = executor.submit(Task(Job(0, [], plan=parts.plan())))
     job.wait()
     assert len(metrics_of(tmp_path / "run")) == 2, job.stderr()
+
+
+def test_keys_of_own_options_are_known_and_have_types(mine, run, tmp_path):
+    (mine / "tracker").mkdir()
+    (mine / "tracker" / "own.yaml").write_text(
+        "# @package tracker.own\n_target_: own_tracker.Own\n_partial_: true\nlines: 3\n"
+    )
+    (mine / "model" / "broken.yaml").write_text("_target_: {")
+    (mine / "model" / "listed.yaml").write_text("- a\n")
+    (mine / "model" / "bytes.yaml").write_bytes(b"x: \xff\n")
+    out = go(run, *HERE, "tracker=[own,local]", "tracker.own.lines=4", "model=own", "--cfg", "job")
+    assert "lines: 4" in out
+    for word, *texts in (
+        ("tracker.own.line=4", "tracker.own.line", "no such key"),
+        ("model.width=abc", "model.width=abc", "a whole number"),
+        ("model.widht=4", "model.widht", "'model.width'"),
+        ("model=broken", "broken.yaml:1:12"),
+    ):
+        status, _, err = run(*HERE, *TRAIN, "tracker=[own,local]", word)
+        assert_answered(status, err, *texts)
