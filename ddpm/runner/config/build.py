@@ -7,7 +7,6 @@ list before anything is imported, and the imported object must be the one named 
 
 import functools
 import inspect
-import logging
 import re
 from typing import Any
 
@@ -20,8 +19,6 @@ from ddpm.runner import own_folder
 from ddpm.runner.config import catalog, own_parts
 from ddpm.runner.safe_io.plain import Refused, check_plain
 from ddpm.runner.terminal import shell
-
-logging.getLogger("hydra.utils").addFilter(lambda record: False)  # its errors are raised, too
 
 _DIRECTIVES = {"_target_", "_partial_"}
 # Of a network; files under conf/ take them from the data, whatever the defaults in Python.

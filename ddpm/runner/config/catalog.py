@@ -100,9 +100,9 @@ def own_targets() -> dict[str, Path]:
     return _own().targets
 
 
-def own_options(group: str) -> list[str]:
-    """The options of a group in the user's own folder."""
-    return [path.stem for path in _own_files(group)]
+def options(group: str) -> list[str]:
+    """The options of a group, with those in the user's own folder."""
+    return [*groups()[group], *(path.stem for path in _own_files(group))]
 
 
 def _own_files(group: str) -> list[Path]:
@@ -165,7 +165,7 @@ def features_of(job: str, data: str) -> str:
     score none have none: there is no option `none`."""
     if job not in ("evaluate", "train"):
         return "none"
-    return data if data in groups()["features"] else "efficientnet"
+    return data if data in options("features") else "efficientnet"
 
 
 def as_list(choice: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import logging
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ def explained(target: str) -> Iterator[None]:
         yield
         return
     _check_found(target.split(".")[0])
+    log = logging.getLogger("hydra.utils")
+    log.addFilter(_nothing)  # Hydra would print the same first
     try:
         yield
     except (ImportError, ValueError) as error:
@@ -30,6 +33,13 @@ def explained(target: str) -> Iterator[None]:
         reason = f"{type(cause).__name__}: {one_line(cause)}"
         place = _line_of(cause) or named_in
         raise InputError(f"{place}: {shown(target)} cannot be imported ({reason}).") from error
+    finally:
+        log.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    """A filter that lets no record pass."""
+    return False
 
 
 def _check_found(name: str) -> None:

@@ -13,8 +13,8 @@ from ddpm.runner.terminal import shell
 def again(run: RunRecord) -> str | None:
     """`python run.py ...` as typed, with the final values of changed settings; None if unknown.
 
-    Options for Hydra itself are left out: pasting a command from an untrusted run must not load
-    code.
+    The run's options for Hydra itself are left out: pasting a command from an untrusted run must
+    not load code.
     """
     if not run.config:
         return None
