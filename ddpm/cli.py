@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -16,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ddpm.errors import InputError, ReportedElsewhere, nearest
+from ddpm.runner import own_folder
 from ddpm.runner.config import (
     base_run,
     catalog,
@@ -99,6 +101,7 @@ def _check_printed() -> None:
 
 def _prepare_arguments() -> None:
     """Rewrite sys.argv."""
+    own_folder.use(None)
     sys.argv[1:] = prepared(sys.argv[1:])
 
 
@@ -114,6 +117,8 @@ def prepared(arguments: list[str]) -> list[str]:
         del os.environ["DDPM_TEAM"]
     redaction.check_words(arguments)  # before any other message can repeat a secret
     flags, words = _split(arguments)
+    if folder := get_args_parser().parse_known_args(flags)[0].config_dir:
+        own_folder.use(Path(os.path.abspath(folder)))
     words = renamed_keys.in_words(words)
     multirun = not {"-m", "--multirun"}.isdisjoint(flags)
     words = [overrides.with_text_values(word, _texts(), multirun=multirun) for word in words]
@@ -121,7 +126,7 @@ def prepared(arguments: list[str]) -> list[str]:
         if any(flag in ("-c", "--cfg") for flag in flags):
             raise InputError("--cfg shows the configuration of one run; leave out -m.")
         _check_one_sweep(words)
-    _check_chosen_files(flags, words)
+    _check_chosen_files(words)
     shows = any(flag.partition("=")[0] in ("-c", "--cfg", "-h", "--help") for flag in flags)
     return [*flags, *words, *base_run.brought(words, must_exist=not shows)]
 
@@ -167,13 +172,13 @@ def _check_folder() -> None:
         raise InputError("The current folder was deleted. Change to one that exists.") from None
 
 
-def _check_chosen_files(flags: list[str], words: list[str]) -> None:
+def _check_chosen_files(words: list[str]) -> None:
     """Check the chosen files before Hydra reads them: its own errors name only the consequences.
 
     Raises:
         InputError: Hydra would misread a file.
     """
-    folders = [catalog.CONF, *catalog.own_folders(flags)]
+    folders = [folder for folder in (catalog.CONF, own_folder.current()) if folder is not None]
     values = overrides.values(words).items()
     chosen = [(group, option) for group, option in values if group in catalog.groups()]
     chosen.append(("team", os.environ.get("DDPM_TEAM")))

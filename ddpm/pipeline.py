@@ -17,6 +17,7 @@ from ddpm.guidance.none import Unguided
 from ddpm.images import Images, suffix
 from ddpm.limits.image_size import sides
 from ddpm.randomness import image_noise
+from ddpm.runner import own_folder
 from ddpm.runner.distributed.cuda_graph import CudaGraphs, can_replay
 
 Sampler = Callable[..., Iterator[Tensor]]
@@ -70,6 +71,7 @@ class Pipeline:
         guidance: Guidance | None = None,
         weights: str = "ema",
         device: torch.device | str | None = None,
+        config_dir: str | Path | None = None,
     ) -> "Pipeline":
         """The pipeline of a training run, from its checkpoint alone.
 
@@ -79,6 +81,7 @@ class Pipeline:
             guidance: replaces the run's own, e.g. `ClassifierFree(scale=2)`.
             weights: "ema", or "model" for the weights without averaging.
             device: None: the GPU if available, else the CPU.
+            config_dir: your own folder, if the run was trained with parts in it.
 
         Raises:
             InputError: the file is missing, damaged, or not a checkpoint of this program.
@@ -88,11 +91,12 @@ class Pipeline:
         from ddpm.runner.distributed.fabric import fast_bf16
 
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model, diffusion, hparams, _ = load_network(path, weights, device)
-        data = hparams["data"]
-        if guidance is None and "guidance" in hparams:
-            guidance = build(hparams["guidance"], "guidance")
-        guidance = guidance or Unguided()
+        with own_folder.used(config_dir):
+            model, diffusion, hparams, _ = load_network(path, weights, device)
+            if guidance is None and "guidance" in hparams:
+                guidance = build(hparams["guidance"], "guidance")
+            sampler = sampler or build(hparams["sampler"], "sampler")
+        data, guidance = hparams["data"], guidance or Unguided()
 
         def autocast() -> torch.autocast:
             return torch.autocast(device.type, torch.bfloat16, enabled=fast_bf16(device))
@@ -101,7 +105,7 @@ class Pipeline:
         return cls(
             for_inference(model, device, autocast),
             diffusion,
-            sampler or build(hparams["sampler"], "sampler"),
+            sampler,
             (data["channels"], *sides(data["image_size"])),
             guidance=guidance,
             num_classes=data["num_classes"] if labelled else None,

@@ -70,12 +70,15 @@ def run(tmp_path, data_dir, monkeypatch, capfd):
     from support.sharing import curve_of_a_loss
 
     from ddpm import cli
+    from ddpm.runner import own_folder
     from ddpm.runner.sweeps import callback
     from ddpm.trackers import local
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DDPM_DATA", str(data_dir))
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])  # --config-dir adds to it
+    monkeypatch.setattr(own_folder, "_folder", None)
     curve = curve_of_a_loss()
     monkeypatch.setattr(local, "loss_curve", lambda *_: curve)
 

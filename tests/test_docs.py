@@ -33,7 +33,7 @@ PAGES = {
 }
 EXTENDING = "docs/extending.md"
 # A file of the recipe: its name in backticks, then its block.
-RECIPE = re.compile(r"^`((?:ddpm|conf)/\S+)`:\n\n```(?:python|yaml)\n(.*?)^```", re.M | re.S)
+RECIPE = re.compile(r"^`((?:ddpm|conf|mine)/\S+)`:\n\n```(?:python|yaml)\n(.*?)^```", re.M | re.S)
 FILES = dict(RECIPE.findall(PAGES[EXTENDING]))
 # Commands that are written with dots for options of the reader's.
 ABRIDGED = ("schedule=...",)
@@ -89,7 +89,7 @@ def test_enough_commands_are_found():
 @pytest.fixture
 def pasted(tmp_path, monkeypatch):
     """A checkout with the files of docs/extending.md: conf/ is a copy, ddpm/ finds them."""
-    assert len(FILES) == 16
+    assert len(FILES) == 18
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -103,7 +103,7 @@ def pasted(tmp_path, monkeypatch):
     cached = [f for f in vars(catalog).values() if hasattr(f, "cache_clear")]
     for function in cached:
         function.cache_clear()
-    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment").mkdir()
     (tmp_path / "mine" / "experiment" / "my_study.yaml").write_text("# @package _global_\n")
     yield
     for function in cached:
@@ -112,6 +112,7 @@ def pasted(tmp_path, monkeypatch):
         del sys.modules[name]
         parent, _, child = name.rpartition(".")
         vars(sys.modules[parent]).pop(child, None)
+    sys.modules.pop("dilated", None)
 
 
 def test_the_recipes_work(pasted, run, tmp_path):
@@ -134,6 +135,12 @@ def test_the_recipes_work(pasted, run, tmp_path):
     status, out, err = run(*words, "sampler.steps=2", "tracker=local", "hardware=cpu")
     assert (status, err) == (0, "")
     assert "grey levels" in out
+    own = ["--config-dir", "mine", "model=dilated", "data=shapes", "tracker=local"]
+    status, _, err = run(*own, *tiny, "output_dir=own")
+    assert (status, err) == (0, "")
+    words = ["--config-dir", "mine", "job=sample", "checkpoint=own", "hardware=cpu"]
+    status, _, err = run(*words, "tracker=local", "job.num_samples=1", "sampler.steps=2")
+    assert (status, err) == (0, "")
     for command in commands(EXTENDING):
         status, _, err = run(*shown(command))
         assert (status, err) == (0, ""), command

@@ -64,7 +64,7 @@ ONLY = {
 # The packages from the lowest to the highest: each imports only from lines above its own, and, in
 # a line of several, none of them imports from another. docs/architecture.md draws them.
 LAYERS = [
-    ["errors", "runner.roles"],
+    ["errors", "runner.roles", "runner.own_folder"],
     ["limits"],
     ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness", "ema"],
     ["models", "schedules", "objectives", "timesteps", "likelihood", "images", "runner.runs"],
@@ -105,7 +105,7 @@ METHOD = {
     "data": {"safe_io", "runs"},  # data=folder leaves out run folders among the images
     "trackers": {"safe_io", "runs", "checkpoints"},
     "pretrained": {"checkpoints", "config", "hub"},
-    "pipeline": {"config", "distributed"},
+    "pipeline": {"config", "distributed", "own_folder"},
     "figures": set(),
 }
 # Shared by the files of their folder; no part imports another part.

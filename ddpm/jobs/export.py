@@ -97,10 +97,7 @@ def write(run: Run, state: dict[str, Any], weights: str, betas: list[float] | No
 def next_command(trained: str, file: Path, weights: str) -> str:
     """The command that uses an export: guidance by a classifier, else sampling."""
     if trained == "train_classifier":
-        return (
-            "guide    python run.py job=sample checkpoint=<a run of the same data> "
-            f"guidance=classifier {shell.word('guidance.classifier', file)}"
-        )
+        return f"guide    {shell.guiding(file)}"
     words = ["job=sample", shell.word("checkpoint", file)]
     words += [] if weights == "ema" else [f"job.weights={weights}"]
     return f"sample   {shell.command(*words)}"

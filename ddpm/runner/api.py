@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddpm import cli
 from ddpm.errors import InputError
+from ddpm.runner import own_folder
 from ddpm.runner.config import catalog, composed, explain, overrides
 from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
@@ -42,10 +43,13 @@ class Parts:
     Args:
         words: of the command line.
         cfg: what Hydra composed from them.
+        config_dir: the user's own folder.
     """
 
-    def __init__(self, words: tuple[str, ...], cfg: Any) -> None:
-        self.words = words
+    def __init__(
+        self, words: tuple[str, ...], cfg: Any, config_dir: str | Path | None = None
+    ) -> None:
+        self.words, self.config_dir = words, config_dir
         self._cfg = cfg
         self.config: dict[str, Any] = self.plan().config
 
@@ -56,7 +60,7 @@ class Parts:
             InputError: a value is missing, breaks its rule, or contradicts the older run.
         """
         cfg = copy.deepcopy(self._cfg)  # planning changes it
-        with composed.current(cfg):
+        with own_folder.used(self.config_dir), composed.current(cfg):
             return plan(without_hydra(cfg))
 
     def build(self, part: str) -> Any:
@@ -69,11 +73,12 @@ class Parts:
         if not isinstance(node, dict) or "_target_" not in node:
             names = [k for k, v in self.config.items() if isinstance(v, dict) and "_target_" in v]
             raise InputError(f"{part}: not a part; the parts are {', '.join(sorted(names))}.")
-        with _errors():
+        with own_folder.used(self.config_dir), _errors():
             return build(node, part)
 
     def __repr__(self) -> str:
-        return f"ddpm.compose({', '.join(map(repr, self.words))})"
+        own = [] if self.config_dir is None else [f"config_dir={str(self.config_dir)!r}"]
+        return f"ddpm.compose({', '.join([*map(repr, self.words), *own])})"
 
 
 @dataclass(frozen=True)
@@ -82,12 +87,14 @@ class Run:
 
     Args:
         folder: as on the command line in `checkpoint=`.
+        config_dir: your own folder, if the run was trained with parts in it.
 
     Raises:
         InputError: there is no such folder.
     """
 
     folder: Path
+    config_dir: str | Path | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "folder", Path(self.folder))
@@ -146,11 +153,14 @@ class Run:
         """
         from ddpm.pipeline import Pipeline
 
-        return Pipeline.from_checkpoint(self.folder)
+        return Pipeline.from_checkpoint(self.folder, config_dir=self.config_dir)
 
 
-def compose(*words: str) -> Parts:
+def compose(*words: str, config_dir: str | Path | None = None) -> Parts:
     """Compose and check a configuration from the words that `python run.py` takes.
+
+    Args:
+        config_dir: a folder with options and parts of your own, as in `--config-dir`.
 
     Raises:
         InputError: a mistake in the words, answered as on the command line.
@@ -162,11 +172,14 @@ def compose(*words: str) -> Parts:
             raise InputError(f"{word}: several values are a sweep; compose() takes one of them.")
     threads.begin()
     register_default_launcher()
-    with _errors(words):
-        cfg = composed.compose(cli.prepared(list(words)), catalog.CONF)
+    if config_dir is not None and not listing.exists(Path(config_dir).expanduser()):
+        raise InputError(f"config_dir={config_dir}: there is no such folder.")
+    with own_folder.used(config_dir), _errors(words):
+        prepared = cli.prepared(list(words))
+        cfg = composed.compose(prepared, catalog.CONF, own_folder.current())
         if cfg.kind == "reads":
             raise InputError(f"job={cfg.hydra.runtime.choices.job}: only prints; use run.py.")
-        return Parts(words, cfg)
+        return Parts(words, cfg, config_dir)
 
 
 def train(parts: Parts) -> Run:
@@ -193,10 +206,10 @@ def run(parts: Parts) -> Run:
         raise InputError("torchrun and Slurm start run.py; a program starts single processes.")
     from ddpm.runner.execution.guest import guest  # imports torch
 
-    with _errors(), guest():
+    with own_folder.used(parts.config_dir), _errors(), guest():
         result = execute(parts.plan())
     assert result is not None  # rank zero
-    return Run(result["dir"])
+    return Run(result["dir"], parts.config_dir)
 
 
 @contextlib.contextmanager

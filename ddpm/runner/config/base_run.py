@@ -91,7 +91,7 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
         for group, option in options.items()
         if group not in typed
         and option
-        and set(catalog.as_list(option)) <= set(catalog.groups()[group])
+        and set(catalog.as_list(option)) <= set(catalog.options(group))
     ]
 
 

@@ -1,8 +1,8 @@
 """Build objects from configuration nodes. This is the only module that turns names into code.
 
-Only targets that a file under conf/ names may be built. Names in a checkpoint, in a run folder or
-on the command line are untrusted: each must be in this list before anything is imported, and the
-imported object must be the one named before it is called.
+Only targets that a file under conf/ names, or an option in the user's own folder, may be built.
+Names in a checkpoint, in a run folder or on the command line are untrusted: each must be in this
+list before anything is imported, and the imported object must be the one named before it is called.
 """
 
 import functools
@@ -15,8 +15,10 @@ import hydra.utils
 from omegaconf import DictConfig, OmegaConf
 
 from ddpm.errors import InputError, causes, nearest, shown
-from ddpm.runner.config import catalog
+from ddpm.runner import own_folder
+from ddpm.runner.config import catalog, own_parts
 from ddpm.runner.safe_io.plain import Refused, check_plain
+from ddpm.runner.terminal import shell
 
 _DIRECTIVES = {"_target_", "_partial_"}
 # Of a network; files under conf/ take them from the data, whatever the defaults in Python.
@@ -24,7 +26,7 @@ _FROM_THE_DATA = {"channels", "out_channels", "image_size"}
 
 
 def check_targets(node: Any, key: str = "") -> None:
-    """Check that a configuration, as plain data, names only targets of conf/.
+    """Check that a configuration, as plain data, names only targets that may be built.
 
     Raises:
         InputError: it has another `_target_`, another directive of Hydra, or a `${` reference in a
@@ -52,15 +54,18 @@ def _check_names(node: Any, key: str, *, building: bool) -> None:
 
 
 def _check_directives(node: dict[Any, Any], key: str) -> None:
-    """Allow two of Hydra's directives: a `_target_` of conf/, and a boolean `_partial_`."""
+    """Allow two of Hydra's directives: a known `_target_`, and a boolean `_partial_`."""
     where = _user_key(key)
     if "_target_" in node:
         target = node["_target_"]
         if not isinstance(target, str) or target not in catalog.targets():
+            folder = own_folder.current()
+            places = f" or an option in {shell.relative(folder)}/" if folder else ""
             hint = nearest(str(target), catalog.targets())
+            own = " A part of your own needs --config-dir <folder>, as for the training."
             raise InputError(
-                f"{where}._target_={shown(target)}: must be a target that a file under conf/ "
-                f"names.{hint}"
+                f"{where}._target_={shown(target)}: must be a target that a file under conf/"
+                f"{places} names.{hint}{'' if folder else own}"
             )
     for name in node:
         if isinstance(name, str) and re.fullmatch(r"_\w+_", name) and name not in _DIRECTIVES:
@@ -115,9 +120,11 @@ def _find(target: str, where: str) -> Any:
 
     Raises:
         InputError: it is defined in another package than its name says. Imported modules are
-            attributes, too: `ddpm.runner.config.build.hydra` is a package of Hydra.
+            attributes, too: `ddpm.runner.config.build.hydra` is a package of Hydra. Or it is of
+            the user's own folder and cannot be imported.
     """
-    imported = hydra.utils.get_object(target)
+    with own_parts.explained(target):
+        imported = hydra.utils.get_object(target)
     package, name = target.split(".")[0], target.split(".")[-1]
     if (
         not (inspect.isclass(imported) or inspect.isfunction(imported))

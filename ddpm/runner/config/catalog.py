@@ -1,6 +1,8 @@
-"""The groups, options and keys that the files under conf/ define."""
+"""The groups, options and keys that the files under conf/ define, and the targets that may be
+built: those of conf/ and of the user's own folder."""
 
 import codecs
+import contextlib
 import functools
 import re
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ddpm.errors import InputError, one_line
-from ddpm.runner import roles
+from ddpm.runner import own_folder, roles
 from ddpm.runner.safe_io import listing
 
 # conf/ is beside the package in a checkout, inside it in an installed wheel.
@@ -49,19 +51,34 @@ def keys() -> list[Key]:
     """Every key that a file defines."""
     defined = [Key(n, v, None, None) for n, v in flatten(read(CONF / "config.yaml"))]
     for group, options in groups().items():
-        if group in _WITHOUT_KEYS:
-            continue
         for option in options:
-            path = CONF / group / f"{option}.yaml"
-            package = re.match(r"#\s*@package\s+(\S+)", path.read_text())
-            prefix = package[1] if package else group
-            pairs = flatten(body(path), "" if prefix == "_global_" else prefix)
-            defined += [Key(name, value, group, option) for name, value in pairs]
+            defined += _keys_in(CONF / group / f"{option}.yaml")
     return defined
 
 
-@functools.cache
+def _keys_in(path: Path) -> list[Key]:
+    """The keys of an option.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    group, option = path.parent.name, path.stem
+    if group in _WITHOUT_KEYS:
+        return []
+    values = body(path)
+    package = re.match(r"#\s*@package\s+(\S+)", path.read_text())
+    prefix = package[1] if package else group
+    pairs = flatten(values, "" if prefix == "_global_" else prefix)
+    return [Key(name, value, group, option) for name, value in pairs]
+
+
 def targets() -> frozenset[str]:
+    """Every `_target_` that may be built: those of conf/, and those of the user's own folder."""
+    return _targets_of_conf() | own_targets().keys()
+
+
+@functools.cache
+def _targets_of_conf() -> frozenset[str]:
     """Every `_target_` that a file names, without those of Hydra's plugins."""
     folders = [path for path in listing.paths(CONF) if path.is_dir() and path.name != "hydra"]
     files = [path for folder in (CONF, *folders) for path in yaml_files(folder)]
@@ -70,11 +87,65 @@ def targets() -> frozenset[str]:
     return frozenset(name for text in texts for name in pattern.findall(text))
 
 
+class _Own(NamedTuple):
+    """What the options in the user's own folder define, and which targets they name."""
+
+    keys: list[Key]
+    targets: dict[str, Path]  # with the file of each
+
+
+def own_targets() -> dict[str, Path]:
+    """Every `_target_` that an option in the user's own folder names, with its file. Files that are
+    no options do not count, such as those of a run that has its folder there."""
+    return _own().targets
+
+
+def options(group: str) -> list[str]:
+    """The options of a group, with those in the user's own folder."""
+    return [*groups()[group], *(path.stem for path in _own_files(group))]
+
+
+def _own_files(group: str) -> list[Path]:
+    folder = own_folder.current()
+    files = [] if folder is None else yaml_files(folder / group)
+    # Hydra finds an option of conf/ first.
+    return [path for path in files if path.is_file() and path.stem not in groups()[group]]
+
+
+def _own() -> _Own:
+    files = [path for group in groups() for path in _own_files(group)]
+    stats = [path.stat() for path in files]
+    return _read_own(
+        tuple((p, s.st_mtime_ns, s.st_size) for p, s in zip(files, stats, strict=True))
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _read_own(files: tuple[tuple[Path, int, int], ...]) -> _Own:
+    """Read options with their times and sizes: they may change while a notebook runs."""
+    own = _Own([], {})
+    for path, _, _ in files:
+        with contextlib.suppress(InputError, OSError):  # reported once the file is chosen
+            own.targets.update(dict.fromkeys(_targets_in(read(path)), path))
+            own.keys.extend(_keys_in(path))
+    return own
+
+
+def _targets_in(node: Any) -> Iterator[str]:
+    """Every `_target_` in a file's content."""
+    if isinstance(node, dict):
+        if isinstance(target := node.get("_target_"), str):
+            yield target
+        node = list(node.values())
+    for inner in node if isinstance(node, list) else []:
+        yield from _targets_in(inner)
+
+
 def defaults(choices: dict[str, Any]) -> dict[str, Any]:
     """The keys of a run with these choices, and their defaults."""
     return {
         key.name: key.default
-        for key in keys()
+        for key in [*keys(), *_own().keys]
         if key.group is None or key.option in as_list(choices.get(key.group))
     }
 
@@ -84,7 +155,7 @@ def known(choices: dict[str, Any]) -> set[str]:
     named by `--config-dir`, may have any key of its group.
     """
     custom = {group for group, options in groups().items() if choices.get(group) not in options}
-    names = {key.name for key in keys() if key.group in custom}
+    names = {key.name for key in [*keys(), *_own().keys] if key.group in custom}
     parts = {group for group in groups() if group not in _WITHOUT_KEYS}
     return names | parts | set(defaults(choices))
 
@@ -94,24 +165,12 @@ def features_of(job: str, data: str) -> str:
     score none have none: there is no option `none`."""
     if job not in ("evaluate", "train"):
         return "none"
-    return data if data in groups()["features"] else "efficientnet"
+    return data if data in options("features") else "efficientnet"
 
 
 def as_list(choice: Any) -> list[Any]:
     """The options of a choice; groups such as tracker accept several."""
     return list(choice) if isinstance(choice, list | tuple) else [choice]
-
-
-def own_folders(arguments: list[str]) -> list[Path]:
-    """The user's folders of options, which `--config-dir` names among the arguments."""
-    flags = ("--config-dir", "-cd")
-    pairs = [argument.partition("=") for argument in arguments]
-    folders = [
-        value or following
-        for (flag, _, value), following in zip(pairs, [*arguments[1:], ""], strict=False)
-        if flag in flags
-    ]
-    return [Path(folder) for folder in folders if folder]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -121,9 +180,12 @@ def read(path: Path) -> dict[str, Any]:
         InputError: it cannot be read.
     """
     try:
-        return yaml.safe_load(path.read_text()) or {}
+        values = yaml.safe_load(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(unreadable(error, path)) from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold keys and values.")
+    return values
 
 
 def body(path: Path) -> dict[str, Any]:
@@ -135,8 +197,10 @@ def body(path: Path) -> dict[str, Any]:
     own = read(path)
     included: dict[str, Any] = {}
     for name in own.get("defaults") or []:
-        if isinstance(name, str) and name != "_self_":
-            included = _over(included, body(path.parent / f"{name}.yaml"))
+        folders = (path.parent, CONF / path.parent.name)
+        files = (folder / f"{name}.yaml" for folder in folders)
+        if isinstance(name, str) and (file := next(filter(Path.is_file, files), None)):
+            included = _over(included, body(file))
     return _over(included, own)
 
 

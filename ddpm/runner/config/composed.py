@@ -11,10 +11,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.version import VersionBase
 from omegaconf import DictConfig, OmegaConf
 
+from ddpm.runner.terminal import shell
 
-def compose(words: list[str], folder: Path) -> DictConfig:
+
+def compose(words: list[str], folder: Path, own: Path | None = None) -> DictConfig:
     """What Hydra composes from the files in `folder` and these overrides, with its own
-    configuration as the node `hydra`, in a process that may use Hydra for something else."""
+    configuration as the node `hydra`, in a process that may use Hydra for something else.
+
+    Args:
+        own: the user's own folder, which is searched after `folder`.
+    """
+    if own is not None:
+        words = [*words, f"hydra.searchpath=[{shell.quoted(f'file://{own}')}]"]
     with _own_hydra(), hydra.initialize_config_dir(str(folder), version_base="1.3"):
         return hydra.compose("config", words, return_hydra_config=True)
 

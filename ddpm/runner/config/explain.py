@@ -12,6 +12,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from ddpm.errors import InputError, NoSuchKey, causes, listed, nearest, shown
+from ddpm.runner import own_folder
 from ddpm.runner.config import catalog, overrides, paths
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.tree import key_of
@@ -164,27 +165,27 @@ def _missing_plugin(kind: str, name: str) -> str:
 def _with_misread_file(message: str) -> str:
     """Add the first of the user's files that Hydra misreads: it may explain the misplaced key."""
     try:
-        problems = map(catalog.misread, _yaml_below(catalog.own_folders(sys.argv)))
+        problems = map(catalog.misread, _yaml_below([own_folder.current()]))
         cause = next(filter(None, problems), None)
     except listing.Unreachable as error:
         cause = str(error)
     return f"{message}\n{cause}" if cause else message
 
 
-def _yaml_below(folders: list[Path]) -> list[Path]:
-    """All YAML files in folders and their subfolders, without hidden ones.
+def _yaml_below(folders: list[Path | None]) -> list[Path]:
+    """All YAML files in the folders that there are and their subfolders, without hidden ones.
 
     Raises:
         Unreachable: a folder cannot be listed.
     """
-    files = (path for folder in folders for path in listing.below(folder, "*.yaml"))
+    files = (path for folder in filter(None, folders) for path in listing.below(folder, "*.yaml"))
     return [path for path in files if not path.name.startswith(".")]
 
 
 def _not_text() -> str | None:
     """Find the YAML file that is not UTF-8: the error does not name it."""
     try:
-        files = _yaml_below([*catalog.own_folders(sys.argv), catalog.CONF])
+        files = _yaml_below([own_folder.current(), catalog.CONF])
     except listing.Unreachable as error:
         return str(error)
     for path in files:

@@ -8,6 +8,7 @@ from typing import Any
 from ddpm.errors import InputError
 from ddpm.runner.config import base_run
 from ddpm.runner.config.base_run import BaseRun
+from ddpm.runner.config.build import check_targets
 from ddpm.runner.hub import reference
 from ddpm.runner.safe_io.tree import get_path
 
@@ -24,7 +25,7 @@ def bring(config: dict[str, Any], base: BaseRun | None, keys: Iterable[str]) -> 
 
     Raises:
         InputError: there is no such source, or it was trained for another schedule or objective,
-            which `init_allow` does not list.
+            which `init_allow` does not list, or one of its parts is unknown.
     """
     source, keys = config.get("init_from"), set(keys)
     if base is not None and base.resumed:
@@ -44,6 +45,8 @@ def bring(config: dict[str, Any], base: BaseRun | None, keys: Iterable[str]) -> 
         raise InputError(f"{named}: of job={trained}; job={job} begins with weights of its own.")
     if "experiment" not in keys:
         for part in BROUGHT:
+            if part not in keys:
+                check_targets(found.hparams.get(part), part)
             _bring_part(part, config, found.hparams, keys)
     _check_process(config, found.hparams, named)
     config["init_from"] = source if reference.is_remote(source) else str(Path(source).absolute())

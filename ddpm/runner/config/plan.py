@@ -55,6 +55,7 @@ class Plan:
         name, group, tags: of the run in trackers; the group is the sweep it belongs to.
         title: distinguishes a job of a sweep if all jobs have the same name.
         unset_wandb_keys: keys of tracker.wandb that neither the command line nor a file sets.
+        own_folder: that `--config-dir` names, for the processes of the run.
     """
 
     config: dict[str, Any]
@@ -68,3 +69,4 @@ class Plan:
     tags: list[str]
     title: str = ""
     unset_wandb_keys: tuple[str, ...] = ()
+    own_folder: Path | None = None

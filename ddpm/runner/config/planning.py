@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from ddpm.errors import InputError, NoSuchKey
-from ddpm.runner import roles
+from ddpm.runner import own_folder, roles
 from ddpm.runner.config import (
     base_run,
     catalog,
@@ -273,6 +273,7 @@ def _named(
         tags=[str(choices[part]) for part in parts],
         title=limits.title_of(config["overrides"]) if several else "",
         unset_wandb_keys=unset_wandb_keys,
+        own_folder=own_folder.current(),
     )
 
 

@@ -52,6 +52,12 @@ def folders() -> list[Path]:
     return [Path(source.path) for source in sources if source.schema == "file"]
 
 
+def own_folder() -> Path | None:
+    """The folder that `--config-dir` names, as Hydra has read it."""
+    sources = hydra_config().runtime.config_sources
+    return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
+
+
 def check_files(folders: Iterable[Path], choices: dict[str, Any]) -> None:
     """Refuse chosen files that would be misread: a `# @package` without effect, or numbers that
     YAML 1.1 takes for octal or sexagesimal.

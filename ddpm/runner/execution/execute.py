@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ddpm.runner import own_folder
 from ddpm.runner.config.plan import Plan
 from ddpm.runner.distributed import ranks
 from ddpm.runner.runs import previews
@@ -29,6 +30,7 @@ def execute(plan: Plan) -> dict[str, Any] | None:
         Preempted: the run was stopped on request.
         InputError: a mistake of the user.
     """
+    own_folder.use(plan.own_folder)  # a launcher may have started this process
     if ranks.is_rank_zero():
         print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
     from ddpm.runner.execution import (
@@ -71,10 +73,7 @@ def _print_training_outcome(result: dict[str, Any], job: str) -> None:
         print(f"go on    {shell.command(shell.word('resume', folder))}")
         return
     if job == "train_classifier":
-        print(
-            "guide    python run.py job=sample checkpoint=<a run of the same data> "
-            f"guidance=classifier {shell.word('guidance.classifier', folder)}"
-        )
+        print(f"guide    {shell.guiding(folder)}")
         return
     print(f"picture  {_newest_picture(folder)}")
     print(f"sample   {shell.command('job=sample', shell.word('checkpoint', folder))}")

@@ -13,6 +13,7 @@ from torch.multiprocessing import ProcessExitedException
 
 from ddpm.errors import InputError, ReportedElsewhere, shown
 from ddpm.pretrained import check_fits
+from ddpm.runner import own_folder
 from ddpm.runner.checkpoints import checkpoint, summary
 from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
@@ -85,7 +86,8 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
         InputError: a mistake of the user.
         ReportedElsewhere: the same, and another process of the run has already reported it.
     """
-    streams.protect()  # needed in spawned processes
+    streams.protect()  # needed in spawned processes, as is the next line
+    own_folder.use(plan.own_folder)
     try:
         return _run_rank(fabric, plan)
     except InputError as error:

@@ -1,8 +1,6 @@
 """Commands that repeat a run or sample from it, to be pasted into a shell."""
 
-import os
 import re
-from pathlib import Path
 
 from ddpm.runner.report import changes
 from ddpm.runner.report.run_record import RunRecord
@@ -15,8 +13,8 @@ from ddpm.runner.terminal import shell
 def again(run: RunRecord) -> str | None:
     """`python run.py ...` as typed, with the final values of changed settings; None if unknown.
 
-    Options for Hydra itself are left out: pasting a command from an untrusted run must not load
-    code.
+    The run's options for Hydra itself are left out: pasting a command from an untrusted run must
+    not load code.
     """
     if not run.config:
         return None
@@ -38,10 +36,4 @@ def sample(run: RunRecord) -> str | None:
         return None
     if run.job != "train" or not saved:
         return None
-    return shell.command("job=sample", shell.word("checkpoint", relative(run.folder)))
-
-
-def relative(folder: Path) -> Path:
-    """A folder relative to the working directory, if it lies below it."""
-    path, current = Path(os.path.abspath(folder)), Path.cwd()
-    return path.relative_to(current) if path.is_relative_to(current) else path
+    return shell.command("job=sample", shell.word("checkpoint", shell.relative(run.folder)))

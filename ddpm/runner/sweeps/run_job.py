@@ -6,7 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ddpm.runner.config import explain
+from ddpm.runner import own_folder
+from ddpm.runner.config import explain, validate
 from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.distributed import ranks
 from ddpm.runner.execution.execute import Preempted, execute
@@ -63,6 +64,7 @@ def finished_message(job: Job) -> str:
 
 def run_composed(cfg: DictConfig) -> float | None:
     """The same for third-party launchers, which compose each job when it starts."""
+    own_folder.use(validate.own_folder())  # this process may be the launcher's
     job = Job(hydra_config().job.num, compose.typed_overrides(cfg))
     with SweepFolder(Path(hydra_config().sweep.dir), compose.subdir) as folder:
         compose.plan_job(job, cfg, folder)

@@ -1,7 +1,11 @@
 """Overrides that can be pasted into a shell: quoted for Hydra's parser, then for bash."""
 
+import os
 import re
 import shlex
+from pathlib import Path
+
+from ddpm.runner import own_folder
 
 # Strings that Hydra reads unchanged without quotes, except for its keywords.
 _PLAIN = re.compile(r"(?:[A-Za-z_/]|\.{1,2}/)[\w./@%+:-]*", re.ASCII)
@@ -47,5 +51,20 @@ def _escaped(character: str) -> str:
 
 
 def command(*words: str) -> str:
-    """`python run.py ...` for bash; the words come from `word` or `bash_word`."""
-    return " ".join(["python run.py", *words])
+    """`python run.py ...` for bash, with the `--config-dir` of this command; the words come from
+    `word` or `bash_word`."""
+    folder = own_folder.current()
+    flags = [] if folder is None else ["--config-dir", bash_word(str(relative(folder)))]
+    return " ".join(["python run.py", *flags, *words])
+
+
+def guiding(classifier: Path) -> str:
+    """The command that samples with a classifier."""
+    guidance = ["guidance=classifier", word("guidance.classifier", classifier)]
+    return command("job=sample", "checkpoint=<a run of the same data>", *guidance)
+
+
+def relative(folder: Path) -> Path:
+    """A folder relative to the working directory, if it lies below it."""
+    path, current = Path(os.path.abspath(folder)), Path.cwd()
+    return path.relative_to(current) if path.is_relative_to(current) else path

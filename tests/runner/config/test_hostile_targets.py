@@ -1,4 +1,5 @@
-"""Foreign configurations can build only the classes and functions named under conf/.
+"""Foreign configurations can build only the classes and functions named under conf/, and those that
+options name in the folder of --config-dir, if the command line has it.
 
 Covered: a configuration carried by a model file, a run folder or a downloaded artifact that names
 what it wants called; the many callables that Hydra's own block list passes, aliases among them;
@@ -14,6 +15,7 @@ import ast
 import functools
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from support.base import ROOT, TINY
 from support.hostile import watched
 
 from ddpm.errors import InputError
+from ddpm.runner import own_folder
 from ddpm.runner.config import build as gate
 from ddpm.runner.config import catalog
 from ddpm.runner.config.build import build, check_targets
@@ -186,6 +189,34 @@ def test_hostile_target_in_a_composed_config_is_refused(shape, monkeypatch):
             build(node, "model")
 
 
+@pytest.fixture
+def own(tmp_path):
+    """A folder for --config-dir, whose modules leave a file when they are imported."""
+    folder = tmp_path / "own"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "named.yaml").write_text("_target_: own_gotcha.Named\n")
+    (folder / "own_gotcha.py").write_text(
+        "open('gotcha', 'w').close()\nclass Named: pass\nclass Other: pass\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("shape", ["top", "in a list in a node", "oc.env"])
+def test_the_own_folder_permits_no_other_name(shape, own, monkeypatch):
+    monkeypatch.setattr(gate, "nearest", lambda name, options: "")
+    others = ["own_gotcha.Other", "own_gotcha", "own_gotcha.Named.__init__", "own_gotcha.open"]
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with own_folder.used(own):
+        assert "own_gotcha.Named" in catalog.targets()
+        for name in [*others, *NAMES]:
+            monkeypatch.setenv("HOSTILE", name.replace("\0", ""))
+            with watched(imports=True), pytest.raises(InputError):
+                build(SHAPES[shape](name), "model")
+    with watched(imports=True), pytest.raises(InputError, match="must be a target"):
+        build(SHAPES["top"]("own_gotcha.Named"), "model")
+    assert "own_gotcha" not in sys.modules
+
+
 ALIASES = [
     "ddpm.runner.config.build.hydra.utils.instantiate",
     "ddpm.runner.config.build.OmegaConf.create",
@@ -332,6 +363,33 @@ def test_foreign_run_folder_builds_nothing(run, folder, tmp_path):
         with watched():
             result = run(f"resume={folder}", "job.max_steps=8")
         assert_refused(*result, tmp_path, mission)
+
+
+FOREIGN_FOLDERS = {  # where a foreign run could name a folder of ours
+    "own_folder": "own",
+    "config_dir": "own",
+    "hydra": {"searchpath": ["file://own"], "runtime": {"config_sources": [{"path": "own"}]}},
+    "overrides": ["--config-dir=own", "--config-dir", "own", "hydra.searchpath=[file://own]"],
+}
+
+
+@pytest.mark.parametrize("target", ["own_gotcha.Named", "own_gotcha.Other"])
+def test_foreign_files_reach_no_importable_module(target, own, run, folder, newest, monkeypatch):
+    monkeypatch.syspath_prepend(own)
+    flags = [] if target.endswith("Named") else ["--config-dir", "own"]
+    mission = {"_target_": target}
+    file = own / "model" / "artifact" / "step-0000006.pt"  # also if it lies there
+    rewrite(newest, file, lambda s: s["hparams"].update({"model": mission, **FOREIGN_FOLDERS}))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config |= {"model": config["model"] | mission, **FOREIGN_FOLDERS}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copytree(folder, own / "run")
+    (own / "config.yaml").write_text(yaml.safe_dump(config))
+    for words in ([*SAMPLE, f"checkpoint={file}"], ["resume=run"], ["resume=own/run"]):
+        with watched():
+            result = run(*flags, *words)
+        assert_refused(*result, own.parent, mission)
+        assert "own_gotcha" not in sys.modules
 
 
 @pytest.mark.slow

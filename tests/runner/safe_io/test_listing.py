@@ -11,7 +11,7 @@ from support.report_folders import run_folder
 
 from ddpm.data.pets import Pets
 from ddpm.errors import InputError
-from ddpm.runner import report
+from ddpm.runner import own_folder, report
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config import catalog, explain, output_dir
 from ddpm.runner.config.request import Request
@@ -274,7 +274,7 @@ def test_end_of_a_run_is_printed_with_an_unlistable_samples_folder(
     monkeypatch.setattr(launch, "launch", lambda plan: result)
     refuse(tmp_path / "samples")
     config = {"kind": "trains", "choices": {"job": "train"}, "job": {}}
-    execute(SimpleNamespace(config=config, name="x", trains=True))
+    execute(SimpleNamespace(config=config, name="x", trains=True, own_folder=None))
     out = capsys.readouterr().out
     assert "done     7 steps" in out
     assert f"picture  {tmp_path / 'samples'}: cannot be listed (Stale file handle)" in out
@@ -350,9 +350,9 @@ def test_report_keeps_a_run_in_an_unlistable_folder(sweep, tmp_path, refuse):
 
 def test_unlistable_config_folders_are_named(tmp_path, refuse, monkeypatch):
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr(explain.sys, "argv", ["run.py", f"--config-dir={tmp_path / 'mine'}"])
     refuse(tmp_path / "mine")
-    assert f"{tmp_path / 'mine'}: cannot be listed" in explain._not_text()
+    with own_folder.used(tmp_path / "mine"):
+        assert f"{tmp_path / 'mine'}: cannot be listed" in explain._not_text()
 
 
 def test_unlistable_checkout_gives_a_message_without_traceback(tmp_path, monkeypatch, capsys):
