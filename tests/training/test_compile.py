@@ -29,12 +29,15 @@ def test_a_gpu_needs_triton(monkeypatch):
 
 @pytest.mark.slow
 def test_a_failing_compiler_is_reported_briefly(run, tmp_path, monkeypatch):
+    from torch._inductor import config as inductor  # on demand: it takes seconds
+
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\necho 'error: broken' >&2\nexit 1\n")
     compiler.chmod(0o755)
     monkeypatch.setattr(fabric, "_has_cpp_compiler", lambda: True)
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(compiler)))
-    status, out, err = run(*TINY, "job.compile=true", "output_dir=run")
+    # monkeypatch would remove the setting at the end: it is no attribute of a module or object.
+    with inductor.patch({"cpp.cxx": (None, str(compiler))}):
+        status, out, err = run(*TINY, "job.compile=true", "output_dir=run")
     assert status == 2, out + err
     assert "job.compile" in err
     assert len(err.splitlines()) <= 5

@@ -98,7 +98,7 @@ def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan
         hparams["features"].pop(key.removeprefix("features."))
     config["allow_changes"] = allowed
     output = output_dir.choose(config, hparams, request, base)
-    if output.begun and base is None:
+    if output.begun and not (base is not None and base.resumed):  # a job of sampling goes on
         for settings in (config, hparams):
             wandb_settings.keep_stored(settings, run_dir.read_config(output.path), unset_wandb_keys)
     output_dir.check_apart(output.path, config, base)
