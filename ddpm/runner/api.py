@@ -172,7 +172,7 @@ def compose(*words: str, config_dir: str | Path | None = None) -> Parts:
             raise InputError(f"{word}: several values are a sweep; compose() takes one of them.")
     threads.begin()
     register_default_launcher()
-    if config_dir is not None and not listing.exists(Path(config_dir).expanduser()):
+    if config_dir is not None and not Path(config_dir).expanduser().is_dir():
         raise InputError(f"config_dir={config_dir}: there is no such folder.")
     with own_folder.used(config_dir), _errors(words):
         prepared = cli.prepared(list(words))

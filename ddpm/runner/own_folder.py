@@ -18,14 +18,24 @@ def current() -> Path | None:
 
 
 def use(folder: Path | None) -> None:
-    """Use the options and parts of a folder from now on, or of none.
-
-    Python searches it for modules after all other folders: its files shadow no installed module.
-    """
+    """Use the options and parts of a folder from now on, or of none."""
     global _folder
     _folder = folder
-    if folder is not None and str(folder) not in sys.path:
-        sys.path.append(str(folder))
+
+
+def make_importable() -> None:
+    """Let Python search the folder for modules, after all other folders: its files shadow no
+    installed module. Done when a part in it is built: Hydra imports plugins from any folder that
+    Python searches."""
+    if _folder is not None and str(_folder) not in sys.path:
+        sys.path.append(str(_folder))
+
+
+def holds(module: str) -> bool:
+    """Whether the folder has a module or package of this name."""
+    if _folder is None:
+        return False
+    return (_folder / f"{module}.py").is_file() or (_folder / module / "__init__.py").is_file()
 
 
 @contextlib.contextmanager

@@ -62,6 +62,8 @@ class LearningRate:
         if self.lr_decay == "inverse" or self.total is None:
             return None
         if self.start + 1 >= self.total:
-            return f"no decay: it begins after step {self.start}, and the run has {self.total}"
+            return (
+                f"no decay: it begins after step {self.start}, and the run ends after {self.total}"
+            )
         now = f", {self(n):.3g} at step {n}" if n else ""
         return f"{self.lr_decay} decay to 0 from step {self.start} to {self.total}{now}"

@@ -41,8 +41,8 @@ def plane(ax, title, way, dots=None):
 # %% [markdown]
 # ## The best possible network
 #
-# For so few points nothing must be trained. The best guess of $x_0$ is the mean of all points, each
-# weighted by how probable it is that it became $x_t$ (Eq. 4):
+# For so few points nothing needs to be trained. The best guess of $x_0$ is the mean of all points,
+# each weighted by how probable it is that it became $x_t$ (Eq. 4):
 #
 # $$\hat x_0 = \sum_i w_i\, x_0^{(i)}, \qquad
 # w_i \propto \exp\left(-\frac{\lVert x_t - \alpha_t x_0^{(i)} \rVert^2}{2 \sigma_t^2}\right)$$
@@ -99,7 +99,7 @@ plt.legend()
 # ## Diffusion and flow matching: the same paths
 #
 # Flow matching joins each image with its noise by a straight line, $(1 - u)\, x_0 + u\, \epsilon$
-# (left). Divided by its standard deviation that is one more schedule:
+# (left). Divided by $\sqrt{(1 - u)^2 + u^2}$ that is one more schedule:
 # `ddpm/schedules/rectified.py:rectified`. Sampling follows the *mean* of all lines through a point.
 # So its paths start towards the middle of the data, and bend when it becomes clear which points are
 # meant: with the linear schedule of Ho et al. (middle), and with that of flow matching in its own
@@ -112,19 +112,19 @@ steps = [t for t, _ in sampler.timesteps(flow)] + [-1]
 total = torch.tensor([sum(flow.alpha_sigma(t)) for t in steps])[:, None, None]
 by_linear = paths(linear(), Velocity(), sampler)
 by_flow = paths(rectified(), Velocity(), sampler)
-pairs = torch.stack([by_linear[0], points.flatten(1)[torch.randperm(200)[:30]]])
+pairs = torch.stack([by_linear[0], points.flatten(1)[torch.arange(30) % len(points)]])
 fig, axes = plt.subplots(1, 3, figsize=(8, 2.9), sharey=True)
 plane(axes[0], "straight lines", pairs)
 plane(axes[1], "linear", by_linear, dots=20)
 plane(axes[2], "flow matching", by_flow / total, dots=20)
-gap = (by_linear[-1] - by_flow[-1]).norm(dim=1)
-print(f"of the same noise, {(gap < 0.05).float().mean():.0%} end at the same point")
+ends = [torch.cdist(way[-1], points.flatten(1)).argmin(1) for way in (by_linear, by_flow)]
+print(f"of the same noise, {(ends[0] == ends[1]).float().mean():.0%} end at the same point")
 
 # %% [markdown]
-# The same noise leads to the same point. As curves the two are one and the same, because both
-# follow the ratio of signal to noise. What flow matching changes is where the steps lie and, in
-# training, how often each level of noise is drawn and how much it counts. `schedule`, `timesteps`,
-# `objective` and `weighting` are therefore groups of their own.
+# The same noise nearly always leads to the same point. As curves the two are one and the same,
+# because both follow the ratio of signal to noise. What flow matching changes is where the steps
+# lie and, in training, how often each level of noise is drawn and how much it counts. `schedule`,
+# `timesteps`, `objective` and `weighting` are therefore groups of their own.
 #
 # ## With and without noise
 #
@@ -151,8 +151,7 @@ print(f"distance to the nearest training point: {nearest.median():.4f}")
 print(f"between neighbouring training points:   {typical.median():.4f}")
 
 # %% [markdown]
-# **Change and see.** Draw the paths with `DDIM(steps=5, eta=0)`: which schedule ends closer to the
-# data, and does `spacing="log_snr"` help? (Few steps are best spread evenly in the logarithm of the
-# ratio, whatever the schedule.) Replace the moons by two points: where do the paths bend? And
-# `python run.py objective=velocity schedule=rectified weighting=velocity` trains digits by flow
-# matching.
+# **Change and see.** Draw the paths with `DDIM(steps=5, eta=0)`: with which schedule do they end
+# nearer to where many steps lead, and for which of them does `spacing="log_snr"` help? Replace the
+# moons by two points: where do the paths bend? And `python run.py objective=velocity
+# schedule=rectified weighting=velocity` trains digits by flow matching.

@@ -123,6 +123,8 @@ def test_the_folder_gives_only_what_its_options_name(mine, run, tmp_path):
 def test_targets_are_read_as_yaml(text, names, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "x.yaml").write_text(text)
+    for module in "ace":
+        (tmp_path / f"{module}.py").touch()
     with own_folder.used(tmp_path):
         assert catalog.own_targets().keys() == names
         (tmp_path / "model" / "x.yaml").write_text("_target_: e.F\n")
@@ -136,7 +138,7 @@ BROKEN = [
     (CODE + "def (:\n", "own_network.Own", "own_network.py:19", "SyntaxError"),
     (CODE + "\n1 / 0\n", "own_network.Own", "own_network.py:20", "ZeroDivisionError"),
     (CODE, "own_network.Onw", "own.yaml: own_network.Onw", "no attribute 'Onw'"),
-    (CODE, "own_nothing.Own", "own.yaml: own_nothing.Own", "No module named 'own_nothing'"),
+    (CODE, "own_nothing.Own", "own_nothing.Own: must be a target", "a part in mine/*.py"),
     (CODE, "own_network.SCALE", "own_network.SCALE", "must be a class or function"),
 ]
 

@@ -60,12 +60,16 @@ def _check_directives(node: dict[Any, Any], key: str) -> None:
         target = node["_target_"]
         if not isinstance(target, str) or target not in catalog.targets():
             folder = own_folder.current()
-            places = f" or an option in {shell.relative(folder)}/" if folder else ""
-            hint = nearest(str(target), catalog.targets())
-            own = " A part of your own needs --config-dir <folder>, as for the training."
+            own = shell.relative(folder) if folder else None
+            places = f", or a part in {own}/*.py that an option in {own}/ names" if own else ""
+            package = str(target).partition(".")[0] + "."
+            similar = [name for name in catalog.targets() if name.startswith(package)]
+            hint = nearest(str(target), similar)
+            if not similar and not own:
+                hint = " A part of your own needs --config-dir <folder>, as for the training."
             raise InputError(
-                f"{where}._target_={shown(target)}: must be a target that a file under conf/"
-                f"{places} names.{hint}{'' if folder else own}"
+                f"{where}._target_={shown(target)}: must be a target that a file under conf/ names"
+                f"{places}.{hint}"
             )
     for name in node:
         if isinstance(name, str) and re.fullmatch(r"_\w+_", name) and name not in _DIRECTIVES:

@@ -95,9 +95,18 @@ class _Own(NamedTuple):
 
 
 def own_targets() -> dict[str, Path]:
-    """Every `_target_` that an option in the user's own folder names, with its file. Files that are
-    no options do not count, such as those of a run that has its folder there."""
-    return _own().targets
+    """Every `_target_` that an option in the user's own folder names and may name, with its file:
+    parts in modules of this folder, and optimizers of PyTorch. So a file of others that comes to
+    lie among the options, such as a run folder called `model`, can call no other code.
+    """
+    named = _own().targets.items()
+    return {name: path for name, path in named if _may_name(name)}
+
+
+def _may_name(target: str) -> bool:
+    module = target.partition(".")[0]
+    own = module not in groups() and own_folder.holds(module)
+    return own or re.fullmatch(r"torch\.optim\.[A-Z]\w*", target) is not None
 
 
 def options(group: str) -> list[str]:
@@ -188,19 +197,21 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
-def body(path: Path) -> dict[str, Any]:
+def body(path: Path, within: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The keys of an option, merged over the options of its group that its `defaults` include.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file cannot be read, or includes itself.
     """
+    if path in within:
+        raise InputError(f"{path}: its `defaults` include itself.")
     own = read(path)
     included: dict[str, Any] = {}
     for name in own.get("defaults") or []:
         folders = (path.parent, CONF / path.parent.name)
         files = (folder / f"{name}.yaml" for folder in folders)
         if isinstance(name, str) and (file := next(filter(Path.is_file, files), None)):
-            included = _over(included, body(file))
+            included = _over(included, body(file, (*within, path)))
     return _over(included, own)
 
 

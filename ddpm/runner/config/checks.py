@@ -182,9 +182,12 @@ def _late_decay(job: dict[str, Any]) -> list[str]:
     key = "warmup_steps" if job.get("lr_decay_start") is None else "lr_decay_start"
     if decay not in DECAYS_BY_LENGTH or steps is None or job[key] + 1 < steps:
         return []
+    instead = ""
+    if key == "lr_decay_start" and job["warmup_steps"] + 1 < steps:
+        instead = ", or set job.lr_decay_start=null (after the warm-up)"
     return [
         f"job.{key}={job[key]}: the run ends after job.max_steps={steps} steps, before "
-        f"job.lr_decay={decay} begins: the learning rate does not fall; lower it."
+        f"job.lr_decay={decay} begins: the learning rate does not fall. Lower it{instead}."
     ]
 
 

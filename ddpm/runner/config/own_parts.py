@@ -23,6 +23,7 @@ def explained(target: str) -> Iterator[None]:
     if named_in is None:
         yield
         return
+    own_folder.make_importable()
     _check_found(target.split(".")[0])
     log = logging.getLogger("hydra.utils")
     log.addFilter(_nothing)  # Hydra would print the same first

@@ -485,3 +485,28 @@ def test_no_resolver_but_those_of_omegaconf_and_hydra(run):
     assert set(BaseContainer._resolvers) == known
     with pytest.raises(UnsupportedInterpolationType):
         OmegaConf.to_container(OmegaConf.create({"x": "${eval:1+1}"}), resolve=True)
+
+
+def test_a_run_folder_named_like_a_group_may_name_no_installed_function(run, tmp_path):
+    """--config-dir . in a folder that holds a run of others, which is called `sampler`."""
+    (tmp_path / "sampler").mkdir()
+    node = "a:\n  _target_: torch.utils.collect_env.run\nb:\n  _target_: sampler.evil.run\n"
+    (tmp_path / "sampler" / "config.yaml").write_text(node)
+    (tmp_path / "sampler" / "__init__.py").write_text("")
+    (tmp_path / "sampler" / "evil.py").write_text("raise SystemExit(77)\n")
+    with own_folder.used(tmp_path):
+        for target in ("torch.utils.collect_env.run", "sampler.evil.run"):
+            with pytest.raises(InputError, match="must be a target"):
+                gate.build({"_target_": target}, "model")
+
+
+def test_plugins_of_hydra_in_the_own_folder_are_not_imported(run, tmp_path):
+    (tmp_path / "mine" / "hydra_plugins").mkdir(parents=True)
+    (tmp_path / "mine" / "hydra_plugins" / "evil.py").write_text("raise SystemExit(77)\n")
+    assert run("--config-dir", "mine", "--cfg", "job")[0] == 0
+
+
+def test_an_option_that_includes_itself_is_refused_only_if_chosen(run, tmp_path):
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "a.yaml").write_text("defaults: [a]\nwidth: 3\n")
+    assert run("--config-dir", "mine", "--cfg", "job")[0] == 0
