@@ -281,5 +281,5 @@ def test_missing_library_is_answered_with_pip_install(tmp_path, monkeypatch):
 
     (tmp_path / "a.parquet").write_bytes(zlib.compress(b""))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    match = r"pip install 'hydra-ddpm\[parquet\]'"
+    match = r"pip install -e '\.\[parquet\]'"
     refused("parquet", tmp_path, match, path=str(tmp_path / "a.parquet"))

@@ -152,5 +152,5 @@ def test_missing_package_is_reported_with_the_pip_command(hub, monkeypatch):
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"pip install 'hydra-ddpm\[hub\]'"):
+    with pytest.raises(InputError, match=r"pip install -e '\.\[hub\]'"):
         reference.find("hf:lab/faces")
