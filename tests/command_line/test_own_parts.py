@@ -168,6 +168,7 @@ def test_help_and_messages_know_the_own_options(mine, run):
     assert_answered(status, err, "model=owm", "'own'")
 
 
+@pytest.mark.slow
 def test_a_sweep_in_this_process(mine, run, tmp_path):
     words = ["-m", *HERE, *TRAIN, "job.max_steps=2", "model.width=4,5", "sweep=s"]
     out = go(run, *words)

@@ -154,7 +154,7 @@ def test_killed_run_with_ema_power_resumes_exactly(uninterrupted, tmp_path):
     assert state_of(run, STEPS)["averages"].keys() == {"0.1"}
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", ["cosine", "linear"])
 def test_killed_run_whose_rate_falls_to_0_resumes_exactly(decay, uninterrupted, tmp_path):
     changes = [*NARROW, "job.warmup_steps=2", f"job.lr_decay={decay}", "job.lr_decay_start=4"]

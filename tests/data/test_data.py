@@ -672,11 +672,12 @@ def test_failed_download_names_the_file_to_fetch(tmp_path, monkeypatch, name, by
 # -- the real files, where they are ---------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "raw", "mean"),
     [
         ("mnist", "MNIST", 33.3),
-        pytest.param("fashion_mnist", "FashionMNIST", 72.9, marks=pytest.mark.slow),
+        ("fashion_mnist", "FashionMNIST", 72.9),
     ],
 )
 def test_real_idx_archives_are_read(tmp_path, name, raw, mean):

@@ -60,6 +60,7 @@ def opened(tmp_path, start_step, **changes):
     )
 
 
+@pytest.mark.slow
 def test_repeated_steps_and_pictures_are_recorded_once(store, tmp_path):
     tracker = opened(tmp_path, 0, artifacts="none")
     for step in (1, 2, 3):

@@ -128,7 +128,8 @@ def test_stopped_evaluation_keeps_the_batches_already_drawn(uninterrupted, tmp_p
     assert_equal_state(state_of(uninterrupted, 6), state_of(folder, 6))
 
 
-@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_give_the_scores_of_one(strategy, tmp_path, monkeypatch):
     words = [w for w in LONGER if not w.startswith(("hardware", "output_dir"))]
     words += ["optimizer.lr=1e-12", "job.max_steps=2", "job.evaluate_samples=130"]

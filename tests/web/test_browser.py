@@ -70,6 +70,7 @@ def runs(tmp_path):
         yield [folder, done]
 
 
+@pytest.mark.slow
 def test_watch_page_shows_runs_and_writes_requests(runs, open_page):
     folder = runs[0]
     with served(watch.application(Runs(lambda: runs, "my runs", 9), TOKEN)) as address:

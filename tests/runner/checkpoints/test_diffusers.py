@@ -331,6 +331,7 @@ def exported(run, finished, tmp_path):
     return tmp_path / "given"
 
 
+@pytest.mark.slow
 def test_exported_import_has_the_original_tensors(run, tmp_path):
     unet = randomised(unet_of(small(LSUN) | {"num_class_embeds": 5}))
     folder = saved(unet, tmp_path / "theirs")
