@@ -187,7 +187,7 @@ def run(app: Any, opened: socket.socket, host: str, token: str, title: str) -> N
 
 
 def reader_is_gone(fd: int) -> bool:
-    """Whether the process that reads a pipe has closed it; False if the system cannot tell."""
+    """Whether the reader of a pipe has closed its end. False where the system cannot tell."""
     if not hasattr(select, "poll"):  # Windows
         return False
     poll = select.poll()
