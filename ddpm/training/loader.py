@@ -4,6 +4,7 @@ import logging
 import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +23,7 @@ from ddpm.runner.safe_io.atomic import free_bytes
 
 AHEAD = 2  # batches that a worker prefetches
 SHARED = Path("/dev/shm")  # shared memory on Linux
+CHECK_SECONDS = 5  # while a batch is awaited, how often to check that the workers live
 WORKER_SECONDS = 600  # time to load a batch, after which its worker counts as hung
 
 logger = logging.getLogger(__name__)
@@ -43,14 +45,14 @@ def load(
         num_workers=num_workers,
         prefetch_factor=AHEAD if num_workers else None,
         pin_memory=device.type == "cuda",
-        timeout=WORKER_SECONDS if num_workers else 0,
+        timeout=CHECK_SECONDS if num_workers else 0,
         worker_init_fn=_init_worker,
     )
     try:
-        for images, labels in started(loader):
+        for images, labels in batches_of(loader):
             yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
     except (RuntimeError, OSError, EOFError) as error:
-        if not num_workers or (type(error) is RuntimeError and "DataLoader" not in str(error)):
+        if not num_workers or not _is_of_workers(error):
             raise
         raise InputError(
             f"job.num_workers={num_workers}: a worker process died ({one_line(error, 80)}), maybe "
@@ -86,14 +88,47 @@ def _image_bytes(data: ImageData) -> int:
     return math.prod(data.shape) * np.dtype(data.dtype).itemsize
 
 
-def started(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's iterator, which reports a dead worker when the next batch is requested.
+def _is_of_workers(error: Exception) -> bool:
+    """Whether torch's loader lost a worker, rather than a data set's own error."""
+    if str(error).startswith("Caught "):  # raised in a worker by the data set
+        return False
+    return type(error) is not RuntimeError or "DataLoader" in str(error)
+
+
+def batches_of(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches.
+
+    Raises:
+        RuntimeError: a worker died, which is noticed within CHECK_SECONDS, or hangs.
+    """
+    batches = _start(loader)
+    asked = time.monotonic()
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            # torch looks for dead workers at its timeout only; the batch can be requested again
+            if not str(error).startswith("DataLoader timed out"):
+                raise
+            if time.monotonic() - asked >= WORKER_SECONDS:
+                raise RuntimeError(f"DataLoader timed out after {WORKER_SECONDS} seconds") from None
+        else:
+            yield batch
+            asked = time.monotonic()
+
+
+def _start(loader: DataLoader) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's iterator, whose workers have started; it reports a dead one when the next batch
+    is requested.
 
     torch's own signal handler would also raise in the middle of other work, which would switch off
     a tracker or prevent a checkpoint.
     """
     handler = signal.getsignal(signal.SIGCHLD)
-    batches = iter(loader)
+    with signals.held():
+        batches = iter(loader)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, handler)
     return batches

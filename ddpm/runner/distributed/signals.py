@@ -122,6 +122,17 @@ def _start_tracker() -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """While open, stop signals wait; so they do in processes started meanwhile, until these call
+    `leave_to_parent`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, map(_number, _ASKING))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_to_parent() -> None:
     """Ignore stop signals in a data loader's worker process.
 
@@ -129,9 +140,11 @@ def leave_to_parent() -> None:
     its step, and ends its workers afterwards. A second SIGTERM ends the worker: the training
     process sends it to one that does not respond.
     """
-    for number in map(_number, _ASKING):
+    numbers = list(map(_number, _ASKING))
+    for number in numbers:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # `held` blocks them in the parent
 
 
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:

@@ -19,7 +19,7 @@ from support.crash import TINY, go, output_of, start, until, wait
 from support.recorder import Recorder
 from support.runs import assert_equal_state, files_of, losses_of, state_of, status_of
 from support.trackers import GRID, own_warnings
-from torch.utils.data import get_worker_info
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ddpm.data.base import ImageData
 from ddpm.jobs import train
@@ -106,6 +106,46 @@ def test_killed_reader_ends_the_run_which_resumes_without_readers(
     assert_same(tmp_path / "run", uninterrupted)
 
 
+class Slow(Dataset):
+    """Its item 3 takes a second and then calls `last`."""
+
+    def __init__(self, last=lambda: None):
+        self.last = last
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 3:
+            time.sleep(1)
+            self.last()
+        return torch.tensor([index])
+
+
+def read(data, **options):
+    return [int(item) for item in loader.batches_of(DataLoader(data, batch_size=None, **options))]
+
+
+def test_reader_that_dies_while_its_batch_is_awaited_is_noticed():
+    dying = Slow(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        read(dying, num_workers=2, timeout=0.1)
+
+
+def test_a_batch_may_take_longer_than_the_checks():
+    assert read(Slow(), num_workers=2, timeout=0.1) == list(range(8))
+
+
+def test_an_error_of_the_data_set_is_not_that_of_a_lost_reader(monkeypatch, tmp_path):
+    def fail():
+        raise OSError("the share timed out")
+
+    at_read(monkeypatch, 2, fail)
+    assert go(tmp_path, *READ_AHEAD) != 0
+    assert "the share timed out" in output_of(tmp_path)
+    assert "a worker process died" not in output_of(tmp_path)
+
+
 def kill_reader():
     """Python then calls the handler of SIGCHLD in the middle of the next operation."""
     (reader,) = multiprocessing.active_children()
@@ -133,6 +173,7 @@ def test_reader_killed_at_a_random_time(place, uninterrupted, tmp_path, monkeypa
 @pytest.mark.slow
 def test_unresponsive_reader_ends_the_run(uninterrupted, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
+        patch.setattr(loader, "CHECK_SECONDS", 0.2)
         patch.setattr(loader, "WORKER_SECONDS", 0.5)
         at_read(patch, 5, lambda: time.sleep(5))
         assert go(tmp_path, *READ_AHEAD) == 2, output_of(tmp_path)
@@ -196,6 +237,22 @@ def test_signal_to_the_process_group_does_not_kill_readers_before_the_run(
     status = status_of(tmp_path / "run")
     assert status == {"state": "preempted", "step": status["step"], "saved": status["step"]}
     assert not any(map(lives, readers))
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_signal_to_a_reader_that_starts_does_not_kill_it(
+    number, uninterrupted, tmp_path, monkeypatch
+):
+    """Not even while torch's handler is installed, which would end it."""
+    real = signals.leave_to_parent
+
+    def interrupted():
+        os.kill(os.getpid(), number)
+        real()
+
+    monkeypatch.setattr(signals, "leave_to_parent", interrupted)
+    assert go(tmp_path, *READ_AHEAD) == 0, output_of(tmp_path)
+    assert_same(tmp_path / "run", uninterrupted)
 
 
 def test_reader_ends_on_repeated_sigterm():
