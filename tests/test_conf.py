@@ -465,7 +465,7 @@ def guides(tmp_path_factory, data_dir):
     }
 
 
-@pytest.mark.quick(7)
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("choices", COMBINATIONS, ids=lambda choices: "-".join(choices.values()))
 def test_any_two_options_take_a_step_and_draw_a_picture(choices, data_dir, guides, tmp_path):
     words = [word for choice in choices.items() for word in DERIVED.get(choice, [])]

@@ -22,6 +22,7 @@ CPU = torch.device("cpu")
 WORDS = (*NETWORKS["digits"], "model.widths=[8,16]", "model.groups=2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_all_contenders_have_equal_weights_and_outputs(dtype):
     setting = Setting(WORDS, 2, dtype, CPU)

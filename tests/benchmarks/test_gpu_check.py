@@ -186,6 +186,7 @@ def test_small_parts_pass_on_the_cpu(tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there"]
 
 
+@pytest.mark.slow
 def test_wrong_results_of_a_device_fail(machine, check, monkeypatch):
     from ddpm.models.convnet import ConvNet
 

@@ -35,6 +35,7 @@ def machine(tmp_path):
     return Machine(CPU, tmp_path)
 
 
+@pytest.mark.slow
 def test_measurements_run_alone_on_a_gpu_and_compilation_is_prepared(machine):
     parts = gpu_check.all_parts(machine)
     plan = planned(parts, gpu_check.beside(parts))

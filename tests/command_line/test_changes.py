@@ -105,6 +105,7 @@ def test_keys_without_effect_on_the_weights_may_change_and_are_shown(home, unint
     assert list((home / "run" / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_data_dir_may_change(home, uninterrupted):
     assert go(home, *MORE, "data_dir=elsewhere") == 0, output_of(home)
     assert changes_of(home) == ["job.max_steps: 6 -> 8"], "where data are changes nothing"
@@ -282,6 +283,7 @@ def test_changed_network_shape_cannot_be_allowed(finished):
     assert "the weights are of another network" in line
 
 
+@pytest.mark.slow
 def test_experiment_cannot_be_allowed_as_a_whole(home):
     """It sets many keys, each of which must be allowed by name."""
     (home / "conf" / "experiment").mkdir(parents=True)

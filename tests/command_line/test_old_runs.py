@@ -111,6 +111,7 @@ def test_checkpoint_and_export_draw_the_old_images(old, run, checkpoint):
         assert np.abs(drawn - pixels(old / "samples" / "samples" / name)).max() <= 1
 
 
+@pytest.mark.slow
 def test_interrupted_sampling_draws_the_missing_images(old, run):
     folder_of_run = old / "samples"
     config = (folder_of_run / "config.yaml").read_text()  # which says where the checkpoint was
@@ -128,6 +129,7 @@ def test_run_on_a_moved_image_folder_resumes(old, run, unpacked):
     assert status == 0, out + err
 
 
+@pytest.mark.slow
 def test_a_classifier_resumes_and_guides(old, run):
     status, out, err = run("resume=classifier", "job.max_steps=3")
     assert status == 0, out + err
@@ -179,6 +181,7 @@ def test_a_half_finished_sweep_is_finished(old, run):
     assert steps == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_optuna_study_continues(old, run):
     pytest.importorskip("optuna")
     search = ["hydra/sweeper=optuna", "hydra.sweeper.sampler=random", "hydra.sweeper.seed=1"]

@@ -78,6 +78,7 @@ def test_a_run_is_trained_resumed_drawn_from_and_exported(mine, run, tmp_path):
     go(run, *HERE, "job=report", "runs=[cut]", "tracker=local")
 
 
+@pytest.mark.slow
 def test_without_the_folder_nothing_is_built(mine, run, tmp_path):
     go(run, *HERE, *TRAIN, "job.max_steps=2", "output_dir=run")
     go(run, *HERE, "job=export", "checkpoint=run", "output_dir=export")
@@ -97,6 +98,7 @@ def test_without_the_folder_nothing_is_built(mine, run, tmp_path):
     assert contents(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_the_folder_gives_only_what_its_options_name(mine, run, tmp_path):
     go(run, *HERE, *TRAIN, "job.max_steps=2", "output_dir=mine/run")
     config = mine / "run" / "config.yaml"
@@ -182,6 +184,7 @@ def test_a_sweep_in_this_process(mine, run, tmp_path):
     assert "2 done" in go(run, *words, *third)
 
 
+@pytest.mark.slow
 def test_python_takes_the_folder_as_an_argument(mine, run, tmp_path):
     words = [*TRAIN, "job.max_steps=2", "output_dir=api"]
     parts = ddpm.compose(*words, config_dir="mine")

@@ -90,6 +90,7 @@ def test_new_run_prints_its_folder_and_next_commands(run, tmp_path):
     assert "6 steps" in out
 
 
+@pytest.mark.slow
 def test_experiment_debug_tries_all_that_a_run_does(run, tmp_path):
     words = ["experiment=debug", "model=convnet", "job.evaluate_every=20", "features=pixels"]
     go(run, *words, "hardware=cpu", "job.evaluate_samples=8", "output_dir=run")
@@ -105,12 +106,14 @@ def test_experiment_debug_tries_all_that_a_run_does(run, tmp_path):
     assert config["tracker"] == {}
 
 
+@pytest.mark.slow
 def test_runs_started_in_one_second_get_separate_folders(run, tmp_path):
     for _ in range(3):
         go(run, *TINY, "job.max_steps=1")
     assert len(list((tmp_path / "outputs" / "train" / "convnet-digits").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_run_depends_on_its_seed(run, tiny, tmp_path):
     go(run, *TINY, "output_dir=again")
     go(run, *TINY, "output_dir=other", "seed=1")
@@ -245,11 +248,13 @@ def test_older_checkpoint_resumes_only_without_newer_ones(run, tiny, tmp_path):
     assert_equal_state(state_of(tiny, 8), state_of(tmp_path / "uninterrupted", 8))
 
 
+@pytest.mark.slow
 def test_sweep_that_resumes_a_run_is_in_the_table(run, tiny):
     out = go(run, "-m", "resume=run", "job.max_steps=7,8")
     assert "\n2 done\n" in out
 
 
+@pytest.mark.slow
 def test_sampler_key_applies_to_the_sampler_of_the_run(run, tmp_path):
     """Not for the default one, which the command line does not name either."""
     ddpm = [word for word in TINY if not word.startswith("sampler.")]
@@ -292,6 +297,7 @@ def trained(finished):
     return finished(*TINY, *changes, "schedule.T=100")
 
 
+@pytest.mark.slow
 def test_run_folder_and_its_checkpoint_file_give_the_same_samples(run, trained, tmp_path):
     file = trained / "checkpoints" / "step-0000006.pt"
     go(run, *SAMPLE, "checkpoint=run", "job.num_samples=5", "output_dir=folder")
@@ -591,6 +597,7 @@ def test_two_processes_train_like_one(run, tiny, tmp_path):
     assert (one - other).abs().max() <= 2
 
 
+@pytest.mark.slow
 def test_resumed_run_with_dropout_equals_uninterrupted_run(run, tmp_path):
     small = ["model=resunet", "model.widths=[8,8]", "model.groups=2", "model.num_res_blocks=1"]
     words = [*(w for w in TINY if w != "model=convnet"), *small, "model.dropout=0.2"]

@@ -160,6 +160,7 @@ def test_classifier_guidance_is_linear_in_its_scale():
     assert torch.equal(unlabelled.eps, plain.eps)
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("kind", SAMPLERS)
 def test_classifier_guidance_samples_the_class_with_every_sampler(kind):
     diffusion = diffusion_of("linear", "v")

@@ -16,6 +16,7 @@ WORDS += ["job.max_steps=12", "job.save_every=null", "job.sample_every=null"]
 DRAW = [*SAMPLE, "job.num_samples=2"]
 
 
+@pytest.mark.slow
 def test_any_length_is_drawn_averaged_and_exported(run, tmp_path):
     go(run, *WORDS, "ema=power", "output_dir=run")
     go(run, *WORDS, "output_dir=plain")

@@ -148,6 +148,7 @@ def test_guidance_scale_1_is_conditional_and_0_unconditional(conditional, draw):
     assert torch.equal(nothing, Pipeline.from_checkpoint(conditional).sample(2))
 
 
+@pytest.mark.slow
 def test_previews_show_all_classes(run, tmp_path):
     go(run, *WORDS, "data.conditional=true", "guidance=classifier_free", "output_dir=run")
     assert (tmp_path / "run" / "samples" / "step-000006.png").exists()
@@ -215,6 +216,7 @@ def test_dropping_all_labels_trains_the_null_class(run, conditional, tmp_path):
 # a classifier that guides
 
 
+@pytest.mark.slow
 def test_classifier_guides_an_unconditional_network(classifier, unconditional, draw):
     guided = ["guidance=classifier", f"guidance.classifier={classifier}", "guidance.scale=8"]
     images = draw(unconditional, *guided, 'job.labels=["1",2]', "job.num_samples=4")
@@ -237,6 +239,7 @@ def test_classifier_reports_its_accuracy(classifier):
         assert all(0 <= row[key] <= 1 for key in levels)
 
 
+@pytest.mark.slow
 def test_classifier_is_validated_on_held_out_images(run, classifier, data_dir, tmp_path):
     go(run, *CLASSIFIER, "job.validate_every=3", "output_dir=validated")
     validated = tmp_path / "validated"
@@ -274,6 +277,7 @@ def test_classifier_resumes_from_its_folder(run, classifier, tmp_path):
     assert "3" in go(run, "resume=parts", "job.max_steps=7")
 
 
+@pytest.mark.slow
 def test_checkpoint_of_a_classifier_is_refused_by_other_jobs(
     run, classifier, unconditional, tmp_path
 ):
@@ -357,6 +361,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_goes_with_every_guidance(sampler, conditional, classifier):
     """On the command line, test_conf.py composes each of them, and the tests here some of both."""
@@ -472,6 +477,7 @@ def test_learned_schedule_is_trained_and_used_for_sampling(run, trained, draw, t
     assert losses_of(tmp_path / "parts") == losses_of(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     ["linear", *(pytest.param(s, marks=SLOW) for s in ("cosine", "quadratic", "sigmoid"))],

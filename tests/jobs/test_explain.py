@@ -35,6 +35,7 @@ def assert_whole(folder, names):
     return page
 
 
+@pytest.mark.slow
 def test_figures_of_a_configuration_show_every_option_of_conf(run, tmp_path):
     status, out, err = run(*COMMON, "job.figures=[schedules,weights,timesteps,reverse]")
     assert (status, err) == (0, "")

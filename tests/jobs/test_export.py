@@ -487,6 +487,7 @@ def test_export_by_folder_file_and_python_is_equal(run, trained, tmp_path):
         assert torch.equal(Pipeline.from_checkpoint(given).sample(3), images)
 
 
+@pytest.mark.slow
 def test_options_of_an_export_are_known_on_the_command_line(run, trained, tmp_path):
     source = trained("eps", *WORDS)
     go(run, *EXPORT, f"checkpoint={source}", "output_dir=given")

@@ -150,6 +150,7 @@ def test_sampling_killed_repeatedly_finishes(home, uninterrupted):
     assert_whole(home / "s", "sample", uninterrupted)
 
 
+@pytest.mark.slow
 def test_missing_samples_are_drawn_again(home, uninterrupted):
     """As if it had been killed between any two files."""
     words = [*command("sample", home), "output_dir=s"]

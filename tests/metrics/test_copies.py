@@ -162,6 +162,7 @@ def test_threshold_comes_from_training_images_without_held_out_ones(metric, real
     assert metric.pairs(given)[0].held_out is None
 
 
+@pytest.mark.slow
 def test_calibration_search_is_done_once(real, monkeypatch):
     train, held_out, fresh = real
     metric, searched = Copies(**OPTIONS), []
@@ -174,6 +175,7 @@ def test_calibration_search_is_done_once(real, monkeypatch):
     assert sum(searched) == 1000 + 60
 
 
+@pytest.mark.slow
 def test_memory_of_the_search_is_bounded(metric):
     images, queries = smooth(20_000, 0), smooth(200, 1)
     Index.of(images[:100], 1, True).search(queries[:5])

@@ -104,7 +104,7 @@ def test_every_preset_of_a_model_builds(path):
         assert model(x, t).shape == ((2, 10) if classifies else x.shape)
 
 
-@pytest.mark.quick(6)
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_default_models_take_64x64(name, channels):

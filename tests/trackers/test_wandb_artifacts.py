@@ -29,6 +29,7 @@ def config(folder):
     return yaml.safe_load((folder / "config.yaml").read_text())
 
 
+@pytest.mark.slow
 def test_uploaded_model_is_sampled_from_and_trained_on_by_its_name(run, server, tmp_path):
     status, out, err = run(*TRAIN)
     assert status == 0, err

@@ -167,6 +167,7 @@ def files(run_dir, *names):
     return made
 
 
+@pytest.mark.slow
 def test_alias_best_marks_the_lowest_training_loss(run_dir, server):
     losses = {10: 0.5, 20: 0.2, 30: 0.3}
     tracker = wandb_run(run_dir, artifacts="all")

@@ -107,6 +107,7 @@ def test_killed_and_resumed_run_gives_the_same_scores(place, uninterrupted, tmp_
     assert one == other
 
 
+@pytest.mark.slow
 def test_stopped_evaluation_keeps_the_batches_already_drawn(uninterrupted, tmp_path, monkeypatch):
     """Stopped after the first of two batches, which is then reused."""
     folder, answers = tmp_path / "run", iter([False, True])
@@ -148,6 +149,7 @@ def test_patience_ends_a_run_whose_score_stops_improving(tmp_path):
     assert status_of(tmp_path / "run") == {"state": "done", "step": 4, "saved": 4}
 
 
+@pytest.mark.slow
 def test_evaluation_can_be_switched_on_when_a_run_is_resumed(tiny, tmp_path):
     more = [*SCORED, "features=pixels", "job.max_steps=8"]
     assert go(tmp_path, "resume=run", *more) == 0, output_of(tmp_path)

@@ -67,6 +67,7 @@ def test_network_and_average_start_from_the_chosen_weights(run, tiny, tmp_path):
     assert any((source["ema"][n] - source["model"][n]).abs().max() > 1e-5 for n in source["ema"])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_read_the_source(run, tiny, tmp_path):
     whole, parts = (tmp_path / name for name in ("whole", "parts"))
     words = [*FIRST, f"init_from={tiny}"]
@@ -109,6 +110,7 @@ def test_contradicting_settings_are_refused(words, expected, run, tiny, tmp_path
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_sweep_starts_from_given_weights_and_skips_finished_jobs(run, tiny, tmp_path, monkeypatch):
     words = ["-m", *FIRST, "job.max_steps=1", "sweep=study", f"init_from={tiny.name}"]
     go(run, *words, "seed=1,2")
@@ -124,6 +126,7 @@ def test_sweep_starts_from_given_weights_and_skips_finished_jobs(run, tiny, tmp_
     assert len(jobs_of(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_learned_schedule_is_loaded_or_refused(run, tmp_path):
     """Also if the timesteps are drawn by another rule than in the source."""
     words = [w for w in AGAIN if not w.startswith("schedule")]

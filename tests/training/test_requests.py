@@ -49,6 +49,7 @@ def test_requests_draw_and_save_without_changing_the_weights(run, tmp_path, monk
     assert_equal_state(*pair)
 
 
+@pytest.mark.slow
 def test_two_processes_follow_requests_after_the_same_step(tmp_path, monkeypatch):
     asked = {4: requests.SAMPLE, 14: requests.CHECKPOINT, 24: stop_file.FILE}
     steps = iter(range(1, 32))

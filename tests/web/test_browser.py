@@ -141,6 +141,7 @@ def of_seed(studio, seed, steps=4):
     return base64.b64decode(last["images"][0])
 
 
+@pytest.mark.slow
 def test_play_page_draws_and_edits(studio, open_page):
     with served(play.application(studio, TOKEN)) as address:
         page = open_page(address, has_touch=True)

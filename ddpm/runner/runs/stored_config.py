@@ -83,7 +83,7 @@ def check_values(config: dict[str, Any]) -> None:
         raise InputError("\n".join(problems))
 
 
-class _Plain(yaml.SafeDumper):
+class _Plain(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
     """Writes repeated values in full instead of YAML aliases (`&id001`)."""
 
     def ignore_aliases(self, data: Any) -> bool:

@@ -124,6 +124,7 @@ def drawn(seed):
     }
 
 
+@pytest.mark.slow
 def test_twenty_networks_drawn_at_random_agree_or_are_refused(tmp_path):
     refused = 0
     for seed in range(20):
@@ -268,6 +269,7 @@ def test_exported_pipeline_draws_the_same_images_in_diffusers(kind, run, finishe
     assert compare(folder, steps, deterministic=isinstance(ours.sampler, DDIM)) <= 1
 
 
+@pytest.mark.slow
 def test_any_size_augmentation_and_average_can_be_exported(run, tmp_path):
     words = ["data.image_size=[16,8]", "augment=edm", "augment.probability=0.5", "ema=power"]
     words += ["sampler=ddpm"]
@@ -350,6 +352,7 @@ def test_exported_import_has_the_original_tensors(run, tmp_path):
     assert torch.equal(*(pngs(tmp_path / f"drawn-{name}") for name in ("theirs", "ours")))
 
 
+@pytest.mark.slow
 def test_unsupported_uses_of_an_imported_network_are_refused(run, tmp_path):
     folder = saved(randomised(unet_of(small(LSUN) | {"num_class_embeds": 5})), tmp_path / "a")
     with pytest.raises(InputError, match=r"null_class=false: this network needs a label"):

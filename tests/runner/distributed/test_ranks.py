@@ -48,6 +48,7 @@ def alone(tmp_path_factory):
 # weights shared out
 
 
+@pytest.mark.slow
 def test_fsdp_trains_like_one_process(alone, tmp_path, monkeypatch):
     words = [*RUN, "hardware=fsdp", *CPU]
     assert ranks(tmp_path, *words, monkeypatch=monkeypatch) == [0, 0], output_of(tmp_path)

@@ -396,6 +396,7 @@ SCRIPT = {
 STEP = SCRIPT | {"SLURM_NTASKS": "1", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "1"}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("variables", [SCRIPT, STEP], ids=["script", "step"])
 def test_slots_run_a_sweep_inside_one_job_of_slurm(variables, tmp_path, monkeypatch):
     for name, value in variables.items():
@@ -410,6 +411,7 @@ def test_slots_run_a_sweep_inside_one_job_of_slurm(variables, tmp_path, monkeypa
     assert len(jobs_of(tmp_path)) == 2
 
 
+@pytest.mark.slow
 def test_slots_save_when_slurm_signals_every_process(tmp_path, monkeypatch):
     monkeypatch.setattr(slots, "get_context", lambda _: multiprocessing.get_context("fork"))
     for name, value in STEP.items():
