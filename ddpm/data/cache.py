@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from ddpm.errors import InputError
-from ddpm.runner.safe_io import atomic, file_locks, listing
+from ddpm.runner.safe_io import atomic, file_locks, kernel_locks, listing
 from ddpm.runner.safe_io.listing import Unreachable
 
 LARGE = 1 << 30  # bytes of images, above which they are not read through the memory map
@@ -155,7 +155,7 @@ def open_images(path: Path) -> np.ndarray | Rows:
     try:
         return np.load(path, mmap_mode="r").view(np.ndarray)
     except OSError as error:
-        if error.errno not in file_locks.UNSUPPORTED | {errno.EACCES}:
+        if error.errno not in kernel_locks.UNSUPPORTED | {errno.EACCES}:
             raise
     with open(path, "rb") as file:  # 9p, and FUSE without a cache, have no memory maps
         if np.lib.format.read_magic(file) != (1, 0):
@@ -174,7 +174,7 @@ def _read_into(row: np.ndarray, descriptor: int, position: int) -> bool:
         try:
             count = os.preadv(descriptor, [rest], position)
         except (AttributeError, OSError) as error:  # not every system supports it
-            if isinstance(error, OSError) and error.errno not in file_locks.UNSUPPORTED:
+            if isinstance(error, OSError) and error.errno not in kernel_locks.UNSUPPORTED:
                 raise
             data = os.pread(descriptor, len(rest), position)
             count = len(data)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm.runner.safe_io.file_locks import UNSUPPORTED
+from ddpm.runner.safe_io.kernel_locks import UNSUPPORTED
 
 # Errors of SMB and some FUSE file systems when the file to replace is open in another process.
 _IN_USE = (errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM)

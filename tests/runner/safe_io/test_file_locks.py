@@ -9,7 +9,6 @@ calls of the kernel that refuse below a folder.
 import errno
 import fcntl
 import json
-import logging
 import multiprocessing
 import os
 import signal
@@ -30,7 +29,7 @@ from ddpm.data import cache as image_cache
 from ddpm.errors import InputError
 from ddpm.runner.report import status
 from ddpm.runner.runs import run_dir
-from ddpm.runner.safe_io import file_locks
+from ddpm.runner.safe_io import file_locks, kernel_locks, lock_holder
 from ddpm.runner.sweeps.search import study
 
 fork = multiprocessing.get_context("fork")
@@ -42,7 +41,7 @@ LIVING = ["flock", "record", "folder"]  # kinds that hold against any process
 def _quick(monkeypatch):
     monkeypatch.setattr(file_locks, "WAIT_SECONDS", 0.01)
     monkeypatch.setattr(file_locks, "PROBE_SECONDS", (0.01, 0.01))
-    monkeypatch.setattr(file_locks, "_warned", set())
+    monkeypatch.setattr(kernel_locks, "_warned", set())
 
 
 @pytest.fixture(params=KINDS)
@@ -264,7 +263,7 @@ def test_lock_files_are_opened_for_writing_as_nfs_requires(tmp_path, monkeypatch
     monkeypatch.setattr(fcntl, "flock", refuse)
     path = tmp_path / "a.lock"
     child = holder_of(path)
-    monkeypatch.setattr(file_locks.Holder, "has_ended", lambda self: None)  # on another machine
+    monkeypatch.setattr(lock_holder.Holder, "has_ended", lambda self: None)  # on another machine
     assert file_locks.is_taken(path)
     kill(child)
     assert not file_locks.is_taken(path)
@@ -285,7 +284,7 @@ def test_permission_error_on_smb_counts_as_a_held_lock(tmp_path, monkeypatch):
 
 def held_by(path, kind="folder", **changes):
     """A lock as another process leaves it: the file that describes that one."""
-    text = json.dumps(vars(file_locks.this_process(kind)) | changes)
+    text = json.dumps(vars(lock_holder.this_process(kind)) | changes)
     file = path
     if kind == "folder":
         file = path.with_name(f"{path.name}.held") / "4711-abc"
@@ -313,7 +312,7 @@ ENDED = [
 @pytest.fixture
 def _machine(monkeypatch):
     monkeypatch.setattr(
-        file_locks, "_text", lambda path: "known" if "machine" in path else "booted"
+        lock_holder, "_text", lambda path: "known" if "machine" in path else "booted"
     )
 
 
@@ -355,13 +354,13 @@ def test_process_of_another_user_counts_as_running(tmp_path, monkeypatch):
     offer(monkeypatch, tmp_path, "folder")
     held_by(tmp_path / "a.lock", pid=1)
     monkeypatch.setattr(os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no")))
-    monkeypatch.setattr(file_locks, "_state_of", lambda pid: ("", ""))
+    monkeypatch.setattr(lock_holder, "_state_of", lambda pid: ("", ""))
     assert file_locks.is_taken(tmp_path / "a.lock")
 
 
 DAMAGED = [b"", b"process 1 on x\n", b"x\n{}", b"x\n[1]", b"x\n" + b"[" * 1900, b"\xff\n{"]
 DAMAGED += [
-    b"x\n" + json.dumps(vars(file_locks.this_process("folder")) | {"pid": pid}).encode()
+    b"x\n" + json.dumps(vars(lock_holder.this_process("folder")) | {"pid": pid}).encode()
     for pid in (0, -1, True, 2**40, "1", None, 1.5)
 ]
 
@@ -602,7 +601,6 @@ def test_no_other_module_locks_files():
         file.relative_to(ROOT).as_posix()
         for part in ("ddpm", "hydra_plugins")
         for file in (ROOT / part).rglob("*.py")
-        if "fcntl" in file.read_text()
+        if "import fcntl" in file.read_text()
     ]
-    assert users == ["ddpm/runner/safe_io/file_locks.py"]
-    assert logging.getLogger(file_locks.__name__) is file_locks.logger
+    assert users == ["ddpm/runner/safe_io/kernel_locks.py"]
