@@ -71,19 +71,24 @@ def test_rows_of_an_unclosed_run_are_on_disk(run_dir):
     tracker = wandb_run(run_dir, mode="offline")
     tracker.log(1, {"train/loss": 0.5})
     (path,) = run_files(run_dir)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not read_run(path).rows and time.monotonic() < deadline:
         time.sleep(0.1)
     assert read_run(path).rows[0]["step"] == 1
     tracker.close("done")
 
 
-def test_run_without_login_is_offline_immediately_and_prints_nothing(run_dir, capfd):
-    start = time.monotonic()
-    tracker = wandb_run(run_dir)
-    assert time.monotonic() - start < 4  # wandb's import is in it
-    assert tracker.where.startswith("W&B offline (not logged in); to upload: wandb sync ")
-    tracker.close("done")
+def test_run_without_login_is_offline_without_a_request_and_prints_nothing(
+    run_dir, monkeypatch, capfd
+):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        tracker = wandb_run(run_dir)
+        assert tracker.where.startswith("W&B offline (not logged in); to upload: wandb sync ")
+        tracker.close("done")
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has called
+            server.accept()
     assert capfd.readouterr() == ("", "")
 
 
@@ -171,7 +176,7 @@ def test_killed_wandb_process_switches_off_only_its_own_tracker(run_dir, tmp_pat
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     with trackers:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not own_warnings(caplog) and time.monotonic() < deadline:
             trackers.log(1, {"train/loss": 1.0})
     (warning,) = own_warnings(caplog)
