@@ -204,7 +204,7 @@ def output_of(*command: str, cwd=None) -> str:
     Raises:
         RuntimeError: it failed; with its standard error.
     """
-    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}: {result.stderr}")
     return result.stdout

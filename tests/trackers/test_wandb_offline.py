@@ -28,7 +28,7 @@ def sync(tracker):
     command = tracker.where.partition("to upload: ")[2]
     assert re.fullmatch(r"wandb sync \S+", command)
     command = command.replace("wandb", f"{sys.executable} -m wandb", 1)
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

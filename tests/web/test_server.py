@@ -124,7 +124,7 @@ def test_server_ends_on_ctrl_c_and_on_a_closed_output(ends, tmp_path):
         while not child.stdout.readline().startswith("end"):
             pass
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate()
         assert (out, err) == ("Stopped.\n", "")
     else:
         child.stdout.close()

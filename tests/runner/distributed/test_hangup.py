@@ -259,7 +259,7 @@ def test_closing_the_terminal_stops_a_run_unless_under_nohup(prefix, suffix, tmp
     log = tmp_path / "run" / "metrics.jsonl"
     until_lines(log, 3)
     os.close(master)
-    shell.wait(timeout=60)
+    shell.wait()
     if prefix:
         assert run_dir.is_locked(tmp_path / "run")
         until_lines(log, log.read_text().count("\n") + 3)
