@@ -17,7 +17,7 @@ from ddpm.runner import own_folder
 from ddpm.runner.checkpoints import checkpoint, summary
 from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
-from ddpm.runner.distributed import ranks, signals
+from ddpm.runner.distributed import environment, ranks, signals
 from ddpm.runner.distributed.fabric import is_first_report, starts_processes
 from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.execution.initial_weights import InitialWeights
@@ -39,19 +39,12 @@ def launch(plan: Plan) -> dict[str, Any] | None:
     Raises:
         InputError: a mistake of the user.
     """
-    saved_env = {name: os.environ.get(name) for name in _SET_BY_FABRIC}
-    with ranks.report_once():
-        fabric: Fabric = build(plan.config["hardware"], "hardware")
-    # one callable without arguments: Fabric would modify those it is given
-    rank = functools.partial(run_rank, plan=plan)
-    try:
+    with environment.restored(_SET_BY_FABRIC):
+        with ranks.report_once():
+            fabric: Fabric = build(plan.config["hardware"], "hardware")
+        # one callable without arguments: Fabric would modify those it is given
+        rank = functools.partial(run_rank, plan=plan)
         return _in_children(fabric, rank) if starts_processes(fabric) else fabric.launch(rank)
-    finally:
-        for name, value in saved_env.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _in_children(fabric: Fabric, rank: Callable[[Fabric], Any]) -> Any:
