@@ -1,6 +1,8 @@
 """The passports of scores: how each was measured (the ruler), and what was (the subject)."""
 
 import hashlib
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -61,6 +63,16 @@ def scored(
         environment=environment,
         without=None if score.without is None else [float(f"{v:.9g}") for v in score.without],
     )
+
+
+def environment(device: str, began: float) -> dict[str, Any]:
+    """What a score should not depend on; `began`: by `time.monotonic`."""
+    return {
+        "device": device,
+        "torch": str(torch.__version__),
+        "python": sys.version.split()[0],
+        "seconds": round(time.monotonic() - began, 1),
+    }
 
 
 def part(config: dict[str, Any], group: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ was. The folder bears the digest of the weights: pictures of other weights are n
 import contextlib
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +109,7 @@ class Evaluation:
     def known(self, step: int, digest: str) -> dict[str, float] | None:
         """The figures of these weights, if they were measured before."""
         rows = [s for s in self.earlier() if s.step == step and s.subject["checkpoint"] == digest]
-        return named(rows) if rows else None
+        return scores.values(rows) if rows else None
 
     def earlier(self) -> list[Scored]:
         if not listing.exists(self.run.dir / scores.FILE):
@@ -202,17 +201,12 @@ class Evaluation:
             for score in metric.measure(material):
                 hparams = self.run.plan.hparams
                 ruler = passports.ruler(metric, score, self.features, self.references, hparams)
-                environment = {
-                    "device": describe(self.fabric),
-                    "torch": str(torch.__version__),
-                    "python": sys.version.split()[0],
-                    "seconds": round(time.monotonic() - began, 1),
-                }
+                environment = passports.environment(describe(self.fabric), began)
                 found.append(passports.scored(score, step, ruler, subject, environment))
         scores.write(self.run.dir, [*(s for s in self.earlier() if s.step < step), *found])
         shutil.rmtree(self.run.dir / FOLDER, ignore_errors=True)
         crashpoint("evaluation.measured")
-        return named(found)
+        return scores.values(found)
 
     def collect(self, folder: Path) -> Material:
         files = [self.files(folder, "samples", batch) for batch in self.batches]
@@ -260,11 +254,6 @@ class Evaluation:
                 "precision": made_with(self.fabric)["precision"],
             }
         )
-
-
-def named(found: Sequence[Scored]) -> dict[str, float]:
-    """Names in the log, and values."""
-    return {name: score.value for name, score in scores.logged(found).items()}
 
 
 def _arrays(files: Iterable[Path]) -> np.ndarray:
