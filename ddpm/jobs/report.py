@@ -14,6 +14,7 @@ from ddpm.runner.config.build import build
 from ddpm.runner.config.composed import hydra_config, to_dict, typed_words
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
+from ddpm.runner.safe_io.tree import key_of
 from ddpm.runner.sweeps import folder
 
 _NAMED = ("sweep", "runs", "output_dir")
@@ -54,7 +55,7 @@ def select_runs(cfg: DictConfig, job: str) -> Selection:
         InputError: it names none, or keys that the job does not take.
     """
     words = typed_words()
-    typed = [word.lstrip("+").split("=")[0] for word in words]
+    typed = list(map(key_of, words))
     for key in typed:
         if key.split(".")[0] not in _KEYS:
             raise InputError(

@@ -22,6 +22,7 @@ from ddpm.guidance.base import Guidance
 from ddpm.images import png_bytes
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
+from ddpm.runner.config.rules import AREAS
 from ddpm.samplers.base import Sampler
 
 FRAMES = 60  # steps that are shown, at most
@@ -103,7 +104,7 @@ class Studio:
                 {"name": name, "steps": self.T if n is None else n} for name, n in steps.items()
             ],
             "scale": (1.0 if self.scale is None else self.scale) if guided else None,
-            "areas": ["left", "right", "top", "bottom", "center"],
+            "areas": list(AREAS),
         }
 
     def draw(self, asked: Mapping[str, Any]) -> Iterator[Event]:
