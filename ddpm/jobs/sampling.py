@@ -23,6 +23,7 @@ from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.images import is_whole, load_image, save_image
 from ddpm.limits.image_size import Size, sides
+from ddpm.models.gpu_kernels import has_gpu_compiler
 from ddpm.models.group_norm import runs_own_kernels
 from ddpm.pipeline import Pipeline, in_turn
 from ddpm.runner.distributed.fabric import check_compiler
@@ -33,7 +34,7 @@ from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
-from ddpm.training.compiling import compile_networks, has_gpu_compiler, may_compile
+from ddpm.training.compiling import compile_networks, may_compile
 
 VISIBLE_AFTER = 30  # seconds that a file server may keep an old answer
 GRID = 256  # images in grid.png, at most
