@@ -115,8 +115,7 @@ class Studio:
         """
         request = self._request(asked)
         denoiser = self._denoiser(request, 1)
-        randn = image_noise([request.seed], self.pipeline.device)
-        x_T = randn(torch.empty(1, *self.pipeline.shape, device=self.pipeline.device))
+        x_T, randn = self.pipeline.noise([request.seed])
         steps = request.sampler.timesteps(self.pipeline.diffusion)
         images = without_gradients(request.sampler(denoiser, x_T, randn))
         return self._frames(denoiser, x_T, images, [t for t, _ in steps])
@@ -136,9 +135,8 @@ class Studio:
         resamples = _integer(asked, "resamples", 1, 20)
         jump_length = _integer(asked, "jump_length", 1, 100)
         denoiser = self._denoiser(request, 1)
+        x_T, randn = self.pipeline.noise([request.seed])
         device = self.pipeline.device
-        randn = image_noise([request.seed], device)
-        x_T = randn(torch.empty(1, *self.pipeline.shape, device=device))
         levels = request.sampler.timesteps(self.pipeline.diffusion)
         moves = repaint.path(len(levels), resamples, jump_length)
         images = without_gradients(
