@@ -185,8 +185,8 @@ class Pipeline:
         return torch.cat(drawn).as_subclass(Images)
 
     def evaluations(self, label: int | None = None) -> int:
-        """How often the sampler asks the network for one picture: classifier-free guidance asks
-        twice in a step, as does Heun's method. Counted with a network that predicts zeros.
+        """Network evaluations for one picture: classifier-free guidance needs two in a step, and so
+        does Heun's method. Counted with a network that predicts zeros.
 
         Args:
             label: a class, where the network takes labels.
@@ -208,7 +208,7 @@ class Pipeline:
 
     def _predict(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
-        # The number of rows is a multiple of the batch where guidance asks for two predictions.
+        # With guidance that makes two predictions, the number of rows is a multiple of the batch.
         eager = self.compiled_batch is not None and len(x_t) % self.compiled_batch != 0
         model = self.model.forward if eager else self.model
         if self.graphs is not None and self.replays:
@@ -218,7 +218,7 @@ class Pipeline:
 
 
 class _Counter(nn.Module):
-    """Zeros of the right shape; counts the pictures that it was asked for."""
+    """Returns zeros of the right shape, and counts the pictures in all calls."""
 
     def __init__(self, times_channels: int) -> None:
         super().__init__()

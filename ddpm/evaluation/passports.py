@@ -66,7 +66,12 @@ def scored(
 
 
 def environment(device: str, began: float) -> dict[str, Any]:
-    """What a score should not depend on; `began`: by `time.monotonic`."""
+    """Where and how long a score was measured, which should not change it.
+
+    Args:
+        device: its name.
+        began: time of the start, by `time.monotonic`.
+    """
     return {
         "device": device,
         "torch": str(torch.__version__),
@@ -88,7 +93,7 @@ def counted(labels: Sequence[int]) -> dict[str, int]:
 
 
 def weights_digest(state: dict[str, Any], weights: str) -> str:
-    """Of the weights of network and process, whatever file they were in: 12 hex digits."""
+    """A digest of the weights of network and process, whatever their file: 12 hex digits."""
     found = hashlib.sha256()
     for group in (weights, "diffusion"):
         for name, value in sorted(state.get(group, {}).items()):

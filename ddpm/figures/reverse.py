@@ -14,7 +14,7 @@ COLUMNS = 9
 
 
 class Recorder(Denoiser):
-    """A denoiser that keeps what it was asked and what it answered, in order."""
+    """A denoiser that keeps its inputs and predictions, in order."""
 
     calls: list[tuple[int, Tensor, Prediction]]
 

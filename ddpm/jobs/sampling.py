@@ -48,7 +48,7 @@ Content = TypeVar("Content")
 
 @dataclass
 class PipelineParts:
-    """What a pipeline is made of; see conf/job/sample.yaml."""
+    """The parts of a pipeline; see conf/job/sample.yaml."""
 
     model: nn.Module
     diffusion: GaussianDiffusion
@@ -238,7 +238,7 @@ def write_labels(
 
 
 def read_picture(key: str, path: str, read: Callable[[Path], Content], hint: str = "") -> Content:
-    """What `read` makes of the picture file that a key of the command line names.
+    """The picture file that a key of the command line names, read by `read`.
 
     Raises:
         InputError: it cannot be read; names the key.

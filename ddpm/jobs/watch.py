@@ -36,7 +36,7 @@ def watch(cfg: DictConfig, *, host: str, port: int, max_runs: int) -> None:
 
 
 def _runs(cfg: DictConfig) -> tuple[Callable[[], list[Path]], str]:
-    """What finds the runs, also those that begin later, and their title.
+    """A function that finds the runs, also those that begin later, and their title.
 
     Raises:
         InputError: the command line names none that exist, or keys that this job does not take.

@@ -60,7 +60,7 @@ class Runs:
         self._lock = threading.Lock()
 
     def page(self, seen: str) -> bytes:
-        """What the page shows, as JSON; only the version if the page has `seen` that one."""
+        """The data of the page as JSON; only the version if the page has `seen` that one."""
         with self._lock:
             began = time.monotonic()
             if began >= self._next_look:

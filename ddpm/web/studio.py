@@ -34,7 +34,7 @@ MakeGuidance = Callable[[float], Guidance]
 
 
 class Recorder(Denoiser):
-    """A denoiser that keeps its first prediction of x_0 since it was asked last."""
+    """A denoiser that keeps the first prediction of x_0 since the last `take`."""
 
     x_0: Tensor | None = None
 
@@ -52,7 +52,7 @@ class Recorder(Denoiser):
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw, checked: the seed, the class or None, the sampler, and the guidance."""
+    """A checked request to draw: the seed, the class or None, the sampler, and the guidance."""
 
     seed: int
     label: int | None
@@ -91,7 +91,7 @@ class Studio:
         return self.pipeline.diffusion.T
 
     def model(self) -> Event:
-        """What the page has to know."""
+        """The facts and settings that the page shows."""
         channels, height, width = self.pipeline.shape
         steps = {name: default for name, (_, default) in self.samplers.items()}
         guided = self.make_guidance is not None or self.scale is not None
@@ -207,7 +207,7 @@ class Studio:
         return Recorder(plain.model, plain.diffusion, request.guidance, plain.label)
 
     def _request(self, asked: Mapping[str, Any]) -> Request:
-        """What all pictures have in common.
+        """The settings that all kinds of pictures have.
 
         Raises:
             InputError: a value that is not allowed.

@@ -110,7 +110,7 @@ def write(folder: Path, state: dict[str, Any], weights: str) -> Path:
 
 
 def entries_of(state: dict[str, Any], weights: str) -> dict[str, Any]:
-    """What an export says about its tensors, without their digest; arguments as in `write`."""
+    """The metadata of an export, without the digest of its tensors; arguments as in `write`."""
     average = weights if weights.startswith("ema:") else state.get("average")
     return {
         "format": FORMAT,

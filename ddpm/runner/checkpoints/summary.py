@@ -45,11 +45,13 @@ def read(path: Path) -> Summary:
 
 
 def newest_whole(path: Path, read: Callable[[Path], T], planned: Path | None = None) -> T:
-    """What `read` returns for the first of the `candidates` that it does not refuse; each one that
-    it refuses is named.
+    """Read the first of the `candidates` that is whole; damaged ones are named and passed over.
+
+    Args:
+        read: raises InputError for a damaged file.
 
     Raises:
-        InputError: it refuses all, or the only one.
+        InputError: none is whole.
     """
     for file in candidates(path, planned):
         try:

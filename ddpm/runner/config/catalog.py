@@ -88,7 +88,7 @@ def _targets_of_conf() -> frozenset[str]:
 
 
 class _Own(NamedTuple):
-    """What the options in the user's own folder define, and which targets they name."""
+    """The keys that the options in the user's own folder define, and the targets that they name."""
 
     keys: list[Key]
     targets: dict[str, Path]  # with the file of each

@@ -99,7 +99,7 @@ class InitialWeights:
             model.load_state_dict(new, strict=False)
 
     def text(self) -> str:
-        """What was taken, in one line."""
+        """The weights that were loaded, in one line."""
         count = sum(weight.numel() for weight in self.weights.values())
         parts = list(dict.fromkeys(name.rpartition(".")[0] or name for name in self.own))
         own = f"; random: {listed(parts, 5)}" if parts else ""

@@ -1,4 +1,4 @@
-"""A run that is read again and again while it grows: what is added is read, the rest is kept."""
+"""The record of a run that is read repeatedly: only new lines and changed files are read."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +110,7 @@ class Followed:
 
 
 def _stamp(file: Path) -> tuple[int, ...] | str | None:
-    """What differs after a file has changed; None for one whose time stamp is too coarse."""
+    """A value that changes with a file; None if the time stamp is too coarse for that."""
     try:
         return atomic.stamp(file)
     except OSError:
