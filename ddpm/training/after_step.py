@@ -7,7 +7,6 @@ from torch import nn
 
 from ddpm.errors import InputError
 from ddpm.randomness import Order
-from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
 from ddpm.training.best import Best
@@ -144,9 +143,13 @@ class AfterStep:
                 self.run.save_snapshot(done, self.state.averages(keep=self.run.leads))
         if saving:
             self.best.record_checkpoint(done, metrics)
-            keep = self.loop.keep_checkpoints
+            self.run.step = done  # also if the weights are not finite, which raises here
             with self.meter.paused():
-                self.run.save(done, self.state, self.meter, keep, self.best)
+                meter = self.meter.state(self.step.fabric)
+                entries = self.state.state(keep=self.run.leads)
+                entries |= {"meter": meter, "best": self.best.state()}
+                is_best = self.best.kept_step == done
+                self.run.save(done, entries, keep=self.loop.keep_checkpoints, is_best=is_best)
 
 
 def finish_evaluation(
@@ -169,8 +172,8 @@ def finish_evaluation(
     best.evaluated = step
     best.record(step, scores)
     best.record_checkpoint(step, scores)
-    if best.kept_step == step and run.leads and run.path is not None:
-        checkpoint.keep_best(run.path)
+    if best.kept_step == step:
+        run.keep_best()
     if best.levelled_off:
         run.say(f"stopped  {best.reason}")
     return not best.levelled_off

@@ -184,16 +184,9 @@ class Loop(ABC):
         length = total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
         probe = self.make_probe(run, fabric)
-        initial, run.initial = run.initial, None
-        if initial is not None:
-            initial.load(self.net, self.diffusion)
-        state = self.make_state(fabric)
-        if initial is not None:
-            initial.load_average(state.ema.model)
-            run.say(f"init     {initial.text()}")
-        meter = Meter(self.batch_size, self.steps_per_epoch)
-        best = self.make_best()
-        start = run.restore(state, meter, best)
+        state = self.initial_state(run, fabric)
+        meter, best = Meter(self.batch_size, self.steps_per_epoch), self.make_best()
+        start = self.restore(run, state, meter, best)
         run.total = total
         if run.already_done and (reason := self.nothing_left(best, start, total)):
             run.say(f"steps    {reason} continues the run")
@@ -223,6 +216,27 @@ class Loop(ABC):
             measures = (validation, evaluation, best)
             after_step = AfterStep(self, run, step, order, state, meter, watch, progress, *measures)
             self.train(step, order, meter, after_step)
+
+    def initial_state(self, run: Run, fabric: Fabric) -> TrainState:
+        """The state of a new run; with init_from, the weights of another run are loaded into it."""
+        initial, run.initial = run.initial, None  # frees their memory at the end
+        if initial is not None:
+            initial.load(self.net, self.diffusion)
+        state = self.make_state(fabric)
+        if initial is not None:
+            initial.load_average(state.ema.model)
+            run.say(f"init     {initial.text()}")
+        return state
+
+    def restore(self, run: Run, state: TrainState, meter: Meter, best: Best) -> int:
+        """Load the checkpoint that the run resumes, if any; return the number of steps done."""
+        if (stored := run.take_state()) is not None:
+            state.load(stored, run.path)
+            meter.restore(stored.get("meter"))
+            best.restore(stored.get("best"))
+            if best.kept_step == run.step:
+                run.keep_best()  # the run may have been killed before it did so
+        return run.step
 
     def nothing_left(self, best: Best, start: int, total: int) -> str | None:
         """Why no step is left of a run that is done, and which key continues it; None: some are."""

@@ -90,6 +90,22 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
 
 
 def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
+    job, run = _prepared(fabric, plan)
+    try:
+        job(run=run, fabric=fabric)
+    except torch.OutOfMemoryError as error:
+        raise InputError(_out_of_memory(plan.config, error)) from error
+    except Exception as error:
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise InputError(_not_compiled(error)) from error
+        raise
+    if not run.leads:
+        return None
+    return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.metrics
+
+
+def _prepared(fabric: Fabric, plan: Plan) -> tuple[Callable[..., None], Run]:
+    """The job of a plan, and its run, which alone holds the checkpoint: training frees it."""
     fabric.seed_everything(plan.config["seed"], verbose=False)  # building draws the weights
     path, state = _checkpoint(plan)
     plan = _with_checkpoint(plan, path, state)
@@ -102,18 +118,7 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     job = build(plan.config["job"], "job")
     trackers = build(plan.config["tracker"], "tracker")
     check_installed(trackers)
-    run = Run(plan, fabric, trackers, state, path, initial)
-    try:
-        job(run=run, fabric=fabric)
-    except torch.OutOfMemoryError as error:
-        raise InputError(_out_of_memory(plan.config, error)) from error
-    except Exception as error:
-        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise InputError(_not_compiled(error)) from error
-        raise
-    if not run.leads:
-        return None
-    return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.metrics
+    return job, Run(plan, fabric, trackers, state, path, initial)
 
 
 def _check_agreed(
