@@ -19,7 +19,7 @@ from ddpm.limits.rule import (
 )
 from ddpm.runner.checkpoints.summary import LENGTH
 from ddpm.runner.roles import DECAYS_BY_LENGTH
-from ddpm.runner.safe_io.tree import get_path
+from ddpm.runner.safe_io.tree import locate
 from ddpm.trackers.wandb_client import limits
 
 
@@ -158,9 +158,8 @@ def check(config: dict[str, Any], defaults: dict[str, Any]) -> None:
     """
     errors = []
     for key in dict.fromkeys([*RULES, *defaults]):
-        *parents, name = key.split(".")
-        node = get_path(config, ".".join(parents)) if parents else config
-        if not isinstance(node, dict) or name not in node:
+        node, name = locate(config, key)
+        if node is None or name not in node:
             continue
         rule = RULES.get(key) or _rule_of(defaults[key])
         try:

@@ -98,12 +98,12 @@ class Trials:
             counted = shared_study.counted_trials(self.study)
             if len(counted) >= self.n_trials:
                 break
-            by_key = {space.key_of(trial.params): trial for trial in reversed(counted)}
-            if len(by_key) == total:
+            by_identity = {space.identity(trial.params): trial for trial in reversed(counted)}
+            if len(by_identity) == total:
                 print(f"all {total} combinations were tried", flush=True)
                 break
             trial = self.study.ask(self.distributions)
-            twin = by_key.get(space.key_of(trial.params))
+            twin = by_identity.get(space.identity(trial.params))
             if twin is None:
                 lock = shared_study.claim_trial(self.folder, trial.number)
                 assert lock is not None, "no other process knows this trial"
@@ -113,7 +113,7 @@ class Trials:
                 continue
             redraws += 1
             self._discard(trial)
-            if total is not None and (params := space.untried(self.distributions, by_key)):
+            if total is not None and (params := space.untried(self.distributions, by_identity)):
                 self.study.enqueue_trial(params)
         return None
 
