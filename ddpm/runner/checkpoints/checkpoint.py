@@ -4,7 +4,6 @@ A checkpoint is one `torch.save` of a dict of plain types and tensors. It loads 
 `weights_only=True`: reading an untrusted checkpoint executes no code.
 """
 
-import errno
 import io
 import logging
 import os
@@ -21,7 +20,7 @@ from ddpm.runner.checkpoints import diffusers_folder, safetensors_file, summary
 from ddpm.runner.checkpoints.summary import list_checkpoints
 from ddpm.runner.distributed.fsdp import distribute
 from ddpm.runner.safe_io import listing
-from ddpm.runner.safe_io.atomic import free_bytes, replacing, sync, sync_folder
+from ddpm.runner.safe_io.atomic import FULL, free_bytes, replacing, sync, sync_folder
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
@@ -130,9 +129,8 @@ def _not_written(path: Path, state: dict[str, Any], error: Exception) -> str:
 
 def _is_full(error: BaseException) -> bool:
     """Whether the disk was full; torch's zip writer reports that in its own words."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(
-        getattr(cause, "errno", None) in full or "unexpected pos" in str(cause)
+        getattr(cause, "errno", None) in FULL or "unexpected pos" in str(cause)
         for cause in causes(error)
     )
 
