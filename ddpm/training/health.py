@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.distributed.signals import GracefulStop
-from ddpm.runner.runs import requests, stop_file
+from ddpm.runner.runs import requests
 
 EVERY = 10  # steps between two checks that have to wait for the device
 LOOK_EVERY = 1.0  # seconds between two looks at the folder, if EVERY steps take longer
@@ -85,9 +85,9 @@ class Watch:
 
     def _look(self) -> None:
         """Look for files, and remove those that count once."""
-        sample, checkpoint = (requests.take(self.folder, name) for name in requests.FILES)
+        sample, checkpoint = (requests.take(self.folder, name) for name in requests.ONCE)
         self.pending = Requests(
-            stop=stop_file.end_of(self.folder) is not None,
+            stop=requests.end_state(self.folder) is not None,
             sample=sample or self.pending.sample,
             checkpoint=checkpoint or self.pending.checkpoint,
         )
@@ -95,6 +95,6 @@ class Watch:
 
     def stop_wanted(self) -> bool:
         """Whether any rank is to stop, now. Collective: all ranks call it and get the same."""
-        file = self.fabric.is_global_zero and stop_file.end_of(self.folder) is not None
+        file = self.fabric.is_global_zero and requests.end_state(self.folder) is not None
         wanted = torch.tensor(float(self.signals.wanted or file), device=self.fabric.device)
         return bool(any_rank(self.fabric, wanted))

@@ -17,7 +17,7 @@ from ddpm.runner.report.comparison import Comparison
 from ddpm.runner.report.follow import Followed
 from ddpm.runner.report.run_record import MEMORY, RunRecord
 from ddpm.runner.report.status import JobStatus
-from ddpm.runner.runs import requests, stop_file
+from ddpm.runner.runs import requests
 from ddpm.runner.safe_io import atomic, listing
 
 READ_EVERY = 1.0  # seconds between two looks at the files, at least
@@ -28,7 +28,7 @@ PICTURES = 64  # encoded previews that are kept
 LARGEST = 1024  # pixels of a side of a preview on the page
 _DEEPEST = 6  # folders below outputs/
 _MOST_FOLDERS = 20_000
-ACTIONS = (*requests.FILES, stop_file.FILE)
+ACTIONS = (*requests.ONCE, requests.STOP)
 
 
 class Gone(InputError):
@@ -83,8 +83,8 @@ class Runs:
         if not _listens(record):
             raise InputError("only a run that trains now can be asked.")
         try:
-            if action == stop_file.FILE:
-                stop_file.to_stop(record.folder)
+            if action == requests.STOP:
+                requests.ask_to_stop(record.folder)
             else:
                 requests.ask(record.folder, action)
         except OSError as error:

@@ -13,7 +13,7 @@ from support.wandb_reader import read_run, run_files
 
 from ddpm.jobs import report
 from ddpm.runner.execution import execute
-from ddpm.runner.runs import run_dir, stop_file
+from ddpm.runner.runs import requests, run_dir
 
 SWEEP = ["-m", *TINY, "job.max_steps=3", "sweep=study", "seed=1,2"]
 
@@ -171,7 +171,7 @@ def test_cause_of_a_stop_is_printed(signal, file, words, tmp_path):
     from ddpm.runner.execution.run import Run
 
     if file:
-        stop_file.to_stop(tmp_path)
+        requests.ask_to_stop(tmp_path)
     messages = []
     one = SimpleNamespace(dir=tmp_path, say=messages.append)
     Run.preempted(one, signal, "saved")

@@ -21,7 +21,7 @@ from ddpm.runner.distributed import threads
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.execution.initial_weights import InitialWeights
 from ddpm.runner.execution.outputs import offer
-from ddpm.runner.runs import previews, requests, run_dir, stop_file
+from ddpm.runner.runs import previews, requests, run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal import streams
 from ddpm.trackers.base import RunInfo, Tracker
@@ -92,7 +92,6 @@ class Run:
             return
         with run_dir.lock(self.dir, new=not self.plan.output.begun), streams.forgetting():
             run_dir.clean(self.dir)
-            stop_file.forget(self.dir)
             requests.forget(self.dir)
             run_dir.write_config(self.dir, hparams, self.step if self.plan.output.begun else None)
             self._write_status("running")
@@ -285,11 +284,11 @@ class Run:
     def preempted(self, signal: int | None, how: str) -> None:
         """End the run early: a signal, a file in its folder or the death of its parent process
         requested it."""
-        end = stop_file.end_of(self.dir)
+        end = requests.end_state(self.dir)
         self.end, self.signal = end or "preempted", signal
         cause = "the end of the parent process"
         if signal is not None or end is not None:
-            cause = "a signal" if signal is not None else f"the file {self.dir / stop_file.FILE}"
+            cause = "a signal" if signal is not None else f"the file {self.dir / requests.STOP}"
         self.say(f"stopped  by {cause}, {how}")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ddpm.runner.runs import stop_file
+from ddpm.runner.runs import requests
 from ddpm.runner.runs.metrics_log import final, values
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps import callback
@@ -167,7 +167,7 @@ class Trials:
         with self.mutex:
             for live in self.live.values():
                 if live.job.folder is not None:
-                    stop_file.to_stop(live.job.folder)
+                    requests.ask_to_stop(live.job.folder)
 
     @contextlib.contextmanager
     def pruning(self) -> Iterator[None]:
@@ -192,7 +192,7 @@ class Trials:
 
     def _prune(self, live: LiveTrial) -> None:
         if live.trial.should_prune() and live.job.folder is not None:
-            stop_file.to_stop(live.job.folder, "pruned")
+            requests.ask_to_stop(live.job.folder, "pruned")
 
     def _report(self, live: LiveTrial) -> None:
         """Report the values that a trial has logged since the last call."""
