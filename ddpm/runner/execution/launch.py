@@ -112,6 +112,8 @@ def _prepared(fabric: Fabric, plan: Plan) -> tuple[Callable[..., None], Run]:
     _check_agreed(fabric, plan, path, state)
     if state is not None and path is not None:
         check_fits(plan.config["model"], state, path)
+        if not plan.trains:
+            state.pop("optimizer", None)  # which takes twice the memory of the weights
     initial = None
     if state is None and plan.trains and plan.config.get("init_from") is not None:
         initial = InitialWeights.of(plan.config)
