@@ -133,9 +133,9 @@ class Runs:
         statuses = {folder: status.read(folder) for folder in self._folders}
         records: dict[Path, RunRecord] = {}
         problems: dict[Path, str] = {}
-        for folder, told in statuses.items():
+        for folder, read in statuses.items():
             try:
-                records[folder] = self._followed[folder].record(told)
+                records[folder] = self._followed[folder].record(read)
             except Exception as error:  # one damaged run must not hide the others
                 problems[folder] = one_line(error)
         pending = {folder: _pending(records[folder]) for folder in records}
@@ -145,7 +145,7 @@ class Runs:
             return
         self._key = key
         self._records = {self._ids[folder]: record for folder, record in records.items()}
-        content = json.dumps(self._made(statuses, records, problems, pending)).encode()[1:]
+        content = json.dumps(self._data(statuses, records, problems, pending)).encode()[1:]
         self._version = hashlib.sha256(content).hexdigest()[:16]
         self._content = f'"version": "{self._version}", '.encode() + content
 
@@ -171,7 +171,7 @@ class Runs:
         took = time.monotonic() - began
         self._next_find = began + max(FIND_EVERY, took / SHARE)
 
-    def _made(
+    def _data(
         self,
         statuses: dict[Path, JobStatus],
         records: dict[Path, RunRecord],

@@ -226,7 +226,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
     derive.labels(config)
     derive.scoring(config, request.keys)
     derive.pipeline(config)
-    base_run.check_guide(config)
+    base_run.record_guide(config)
     derive.absolute_paths(config)
 
 

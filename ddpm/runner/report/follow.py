@@ -95,13 +95,13 @@ class Followed:
         except listing.Unreachable as error:
             pictures = {}
             problems.append(str(error).removesuffix("."))
-        told = run_record.read_object(self.folder / "status.json", problems)
+        stored = run_record.read_object(self.folder / "status.json", problems)
         return replace(
             record,
             state=status.state,
             step=status.step,
             total=status.total,
-            seconds=figure(told.get("seconds")),
+            seconds=figure(stored.get("seconds")),
             error=status.error or None,
             metrics=metrics,
             pictures=pictures,
