@@ -17,9 +17,9 @@ from ddpm.errors import InputError
 from ddpm.images import Codec, codec_of
 from ddpm.objectives.base import Objective
 from ddpm.objectives.eps import Eps
-from ddpm.randomness import Timesteps, UniformTimesteps
 from ddpm.schedules.learned import LearnedSchedule
-from ddpm.timesteps import base as timesteps_base
+from ddpm.timesteps.base import Timesteps
+from ddpm.timesteps.uniform import Uniform as UniformTimesteps
 from ddpm.weightings.base import Weighting
 from ddpm.weightings.uniform import Uniform
 
@@ -114,8 +114,7 @@ class GaussianDiffusion(nn.Module):
         alphas_cumprod_prev = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
         noise, noise_prev = 1 - alphas_cumprod, 1 - alphas_cumprod_prev
         snr = alphas_cumprod / noise
-        if isinstance(self.timesteps, timesteps_base.Timesteps):
-            self.timesteps.prepare(snr)
+        self.timesteps.prepare(snr)
         exact = {
             "betas": betas,
             "alphas_cumprod": alphas_cumprod,

@@ -77,7 +77,8 @@ class Values:
 
 
 def codec_of(value_range: Sequence[float] | None) -> Codec:
-    """Of 8 bits for None and [0, 255], of 16 for whole numbers up to 65535, else of float32."""
+    """The codec of a value range: 8 bits for None and [0, 255], 16 bits for whole numbers up to
+    65535, else float32."""
     if value_range is None or list(value_range) == [0, 255]:
         return Pixels()
     low, high = value_range
@@ -185,7 +186,7 @@ def save_png(image: Tensor, path: str | Path, scale: int = 1) -> None:
 
 
 def png_bytes(image: Tensor) -> bytes:
-    """What `save_png` writes of uint8 (C, H, W)."""
+    """The bytes that `save_png` writes for uint8 (C, H, W)."""
     content = io.BytesIO()
     _picture(image, 1).save(content, format="PNG")
     return content.getvalue()

@@ -19,6 +19,7 @@ from ddpm.limits.image_size import sides
 from ddpm.randomness import image_noise
 from ddpm.runner import own_folder
 from ddpm.runner.distributed.cuda_graph import CudaGraphs, can_replay
+from ddpm.samplers.base import Randn
 
 Sampler = Callable[..., Iterator[Tensor]]
 
@@ -139,15 +140,18 @@ class Pipeline:
             raise InputError(f"labels={labels}: must be some of 0 to {self.num_classes - 1}.")
         return torch.tensor(labels, device=self.device)
 
+    def noise(self, seeds: Sequence[int]) -> tuple[Tensor, Randn]:
+        """x_T of these seeds, (B, C, H, W), and the source of the noise of further steps: each
+        image takes all its noise from a generator of its own seed."""
+        randn = image_noise(seeds, self.device)
+        return randn(torch.empty(len(seeds), *self.shape, device=self.device)), randn
+
     def trajectory(
         self, seeds: Sequence[int], labels: Sequence[int] | None = None
     ) -> Iterator[Tensor]:
-        """Yield x_T and the images after each step, x_0 last: (B, C, H, W), float32.
-
-        Image i, of class labels[i], takes all its noise from a generator seeded with seeds[i].
-        """
-        randn = image_noise(seeds, self.device)
-        x_T = randn(torch.empty(len(seeds), *self.shape, device=self.device))
+        """Yield x_T and the images after each step, x_0 last: (B, C, H, W), float32. Image i is
+        that of seeds[i], of class labels[i]."""
+        x_T, randn = self.noise(seeds)
         yield x_T
         denoiser = self.denoiser(self.to_labels(labels))
         yield from without_gradients(self.sampler(denoiser, x_T, randn))
@@ -181,8 +185,8 @@ class Pipeline:
         return torch.cat(drawn).as_subclass(Images)
 
     def evaluations(self, label: int | None = None) -> int:
-        """How often the sampler asks the network for one picture: classifier-free guidance asks
-        twice in a step, as does Heun's method. Counted with a network that predicts zeros.
+        """Network evaluations for one picture: classifier-free guidance needs two in a step, and so
+        does Heun's method. Counted with a network that predicts zeros.
 
         Args:
             label: a class, where the network takes labels.
@@ -204,7 +208,7 @@ class Pipeline:
 
     def _predict(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         x_t = x_t.contiguous(memory_format=torch.channels_last)
-        # The number of rows is a multiple of the batch where guidance asks for two predictions.
+        # With guidance that makes two predictions, the number of rows is a multiple of the batch.
         eager = self.compiled_batch is not None and len(x_t) % self.compiled_batch != 0
         model = self.model.forward if eager else self.model
         if self.graphs is not None and self.replays:
@@ -214,7 +218,7 @@ class Pipeline:
 
 
 class _Counter(nn.Module):
-    """Zeros of the right shape; counts the pictures that it was asked for."""
+    """Returns zeros of the right shape, and counts the pictures in all calls."""
 
     def __init__(self, times_channels: int) -> None:
         super().__init__()

@@ -7,7 +7,6 @@ several devices draws the same numbers as a run on one, and sample 37 is the sam
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -77,32 +76,15 @@ class Order(Sampler[list[int]]):
         return torch.randperm(self.num_images, generator=generator).tolist()
 
 
-class Timesteps(Protocol):
-    """Distribution of t in training. `ddpm/timesteps` has more of them."""
-
-    def __call__(
-        self, size: int, T: int, device: torch.device, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Steps of 0..T-1: (size,), int64."""
-        ...
-
-
-class UniformTimesteps:
-    """t uniform on 0..T-1: Algorithm 1, line 3, of Ho et al. 2020 (arXiv:2006.11239)."""
-
-    uniform = True
-
-    def __call__(
-        self, size: int, T: int, device: torch.device, generator: torch.Generator | None = None
-    ) -> Tensor:
-        return torch.randint(T, (size,), generator=generator, device=device)
-
-
 class StepNoise:
     """All random numbers of a training step, drawn for the whole global batch.
 
     Every process draws the global batch and keeps its `rows`, so the numbers for an image do not
     depend on the number of devices.
+
+    Args:
+        shape: (C, H, W) of an image.
+        timesteps: distribution of t, see `ddpm/timesteps`; None: uniform.
     """
 
     def __init__(
@@ -112,13 +94,13 @@ class StepNoise:
         shape: Sequence[int],
         T: int,
         device: torch.device,
-        timesteps: Timesteps | None = None,
+        timesteps: Callable[..., Tensor] | None = None,
     ) -> None:
         self.seed = seed
         self.batch_size = batch_size
         self.shape = tuple(shape)
         self.T = T
-        self.timesteps = timesteps or UniformTimesteps()
+        self.timesteps = timesteps
         self.generator = torch.Generator(device)
 
     def __call__(self, step: int, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -126,16 +108,18 @@ class StepNoise:
         in [0, 1), which decides whether a label is dropped."""
         g = self.generator.manual_seed(mix(self.seed, "step", step))
         device, size = g.device, (self.batch_size,)
-        t = self.timesteps(self.batch_size, self.T, device, g)
+        if self.timesteps is None:
+            t = torch.randint(self.T, size, generator=g, device=device)
+        else:
+            t = self.timesteps(self.batch_size, self.T, device, g)
         flip = torch.rand(size, generator=g, device=device) < 0.5
         eps = torch.randn(size + self.shape, generator=g, device=device)
         u = torch.rand(size, generator=g, device=device)
         return t[rows], eps[rows], flip[rows], u[rows]
 
     def uniform_t(self, step: int, rows: slice, t: Tensor) -> Tensor:
-        """Uniform steps for what does not follow the distribution of training: its own `t`, if that
-        is uniform."""
-        if getattr(self.timesteps, "uniform", False):
+        """Uniform steps for a loss that needs them: those of training, `t`, if they are uniform."""
+        if self.timesteps is None or getattr(self.timesteps, "uniform", False):
             return t
         g = self.generator.manual_seed(mix(self.seed, "uniform_t", step))
         return torch.randint(self.T, (self.batch_size,), generator=g, device=g.device)[rows]

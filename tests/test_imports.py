@@ -124,6 +124,7 @@ SHARED = [
     "cache",
     "decode",
     "holdout",
+    "idx",
     "archive",
     "pictures",
     "values",

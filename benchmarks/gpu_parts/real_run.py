@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpm.runner.checkpoints import checkpoint
-from ddpm.runner.runs import scores, stop_file
+from ddpm.runner.runs import requests, scores
 from gpu_parts.configuration import SMALL
 from gpu_parts.part import CheckFailed, Figures, Machine, Part, Skipped
 from gpu_parts.program import Program, losses
@@ -126,7 +126,7 @@ def check_real_run(run: RealRun | None, figures: Figures) -> None:
     ends = min(began + machine.run_seconds, machine.deadline) - ENDING
     while time.monotonic() < max(ends, first + 1) and trained.process.poll() is None:
         time.sleep(0.1)
-    stop_file.to_stop(trained.run)
+    requests.ask_to_stop(trained.run)
     text = trained.wait()
     seconds = time.monotonic() - began
     figures |= of_run(trained, seconds)

@@ -1,4 +1,4 @@
-"""What an augmentation is: random transformations, whose parameters the network gets."""
+"""The interface of augmentation: random transformations whose parameters the network gets."""
 
 from typing import Protocol
 

@@ -94,7 +94,8 @@ def warp(
         torch.exp2(torch.stack([-SCALE * stretch, SCALE * stretch], dim=1))
     )
     inverse = rotation(turn) @ inverse @ rotation(-axis) / s[:, None, None]
-    side = torch.tensor([width, height], device=x_0.device, dtype=torch.float32)
+    # Constants are filled in on the device: copying them there would make the host wait for it.
+    side = torch.stack([scale.new_full((), width), scale.new_full((), height)])
     moved = (inverse @ (SHIFT * shift * side)[..., None])[..., 0]
     theta = torch.cat([inverse * side / side[:, None], (-2 * moved / side)[..., None]], dim=2)
     grid = F.affine_grid(theta, list(x_0.shape), align_corners=False)
@@ -126,8 +127,8 @@ def recolor(
 
     matrix = each(torch.exp2(CONTRAST * contrast)) * (colour_part + luma_part * each(1 - 2 * luma))
     if channels == 3:
-        turned = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=x_0.device)
-        turned = turned / math.sqrt(3)  # the cross product with the grey axis
+        cycle = torch.eye(3, device=x_0.device).roll(1, 0)
+        turned = (cycle - cycle.T) / math.sqrt(3)  # the cross product with the grey axis
         turn = luma_part + colour_part * each(hue.cos()) + turned * each(hue.sin())
         matrix = turn @ matrix
     matrix = (luma_part + colour_part * each(torch.exp2(SATURATION * saturation))) @ matrix

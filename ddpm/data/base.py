@@ -408,7 +408,7 @@ def fetch(dataset: str, data_dir: Path, by_hand: str, **arguments: Any) -> Any:
 
 
 def _stat(path: Path) -> os.stat_result:
-    """Of a file, or of a broken link itself: reading it raises the error."""
+    """The status of a file, or of a broken link itself: reading it raises the error."""
     stat = listing.stat(path) or listing.stat(path, follow_links=False)
     if stat is None:
         raise InputError(f"data: the file {str(path)!r} does not exist any more. Try again.")

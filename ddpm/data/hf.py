@@ -82,13 +82,12 @@ class HuggingFace(Archive):
             ) from error
         tables = dict(found) if isinstance(found, dict) else {"train": found}
         for table in tables.values():
-            for name in (self.image_column,):
-                if name not in table.column_names:
-                    raise InputError(
-                        f"data.image_column={name}: {shown(self.where)} has no such column; it has "
-                        f"{', '.join(map(shown, table.column_names))}."
-                        f"{nearest(name, table.column_names)}"
-                    )
+            if self.image_column not in table.column_names:
+                raise InputError(
+                    f"data.image_column={self.image_column}: {shown(self.where)} has no such "
+                    f"column; it has {', '.join(map(shown, table.column_names))}."
+                    f"{nearest(self.image_column, table.column_names)}"
+                )
         return tables
 
     def _of_split(self, split: str) -> list[Any]:

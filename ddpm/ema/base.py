@@ -15,8 +15,8 @@ class EMA(ABC):
 
     Args:
         model: the network, before it is compiled or wrapped; it is copied.
-        lengths: of the averages, each a number that tells it from the others; the first average is
-            the one that draws previews and is validated, `model` below.
+        lengths: of the averages, a different number for each; the first average, `model` below,
+            draws previews and is validated.
     """
 
     snapshots: int = 0  # of the averages, stored over the run; 0: none

@@ -1,4 +1,4 @@
-"""What metrics need, checked before anything is drawn."""
+"""Check that metrics get the input that they need, before anything is drawn."""
 
 from ddpm.data.base import ImageData
 from ddpm.errors import InputError
@@ -20,7 +20,7 @@ def check_needs(
     has_network: bool,
     has_held_out: bool,
 ) -> None:
-    """Check that there is what the metrics need, before anything is drawn.
+    """Check that the input exists that the metrics need.
 
     Args:
         n: number of samples.

@@ -1,6 +1,8 @@
 """The passports of scores: how each was measured (the ruler), and what was (the subject)."""
 
 import hashlib
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,6 +65,21 @@ def scored(
     )
 
 
+def environment(device: str, began: float) -> dict[str, Any]:
+    """Where and how long a score was measured, which should not change it.
+
+    Args:
+        device: its name.
+        began: time of the start, by `time.monotonic`.
+    """
+    return {
+        "device": device,
+        "torch": str(torch.__version__),
+        "python": sys.version.split()[0],
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
 def part(config: dict[str, Any], group: str) -> dict[str, Any]:
     """The chosen option of a group and its keys."""
     node = config.get(group)
@@ -76,7 +93,7 @@ def counted(labels: Sequence[int]) -> dict[str, int]:
 
 
 def weights_digest(state: dict[str, Any], weights: str) -> str:
-    """Of the weights of network and process, whatever file they were in: 12 hex digits."""
+    """A digest of the weights of network and process, whatever their file: 12 hex digits."""
     found = hashlib.sha256()
     for group in (weights, "diffusion"):
         for name, value in sorted(state.get(group, {}).items()):

@@ -47,8 +47,7 @@ class Features(ABC):
             )
 
     def stand_in(self) -> "Features | None":
-        """None: they are ready. Else untrained ones that take as long for a picture, as the first
-        call trains these."""
+        """Untrained features of the same cost, if the first call has to train these; else None."""
         return None
 
     def seconds_to_train(self) -> float:
@@ -56,5 +55,5 @@ class Features(ABC):
         return 0.0
 
     def to(self, device: torch.device) -> "Features":
-        """Compute there."""
+        """Compute on this device."""
         return self

@@ -46,7 +46,7 @@ class Classifier(nn.Module):
 
 
 def num_steps(images: int) -> int:
-    """Of the training on so many images."""
+    """The training steps for so many images."""
     return max(STEPS, math.ceil(EPOCHS * images / BATCH))
 
 

@@ -85,7 +85,7 @@ class OwnData(Features):
 
     @cached_property
     def file(self) -> Path:
-        """Of the trained network."""
+        """The file of the trained network."""
         stem = f"features-{self.data.name}-{self.data.fingerprint[:16]}-{RECIPE}"
         return self.data.data_dir / "cache" / f"{stem}.safetensors"
 

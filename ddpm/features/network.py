@@ -1,4 +1,4 @@
-"""What all features share that are computed by a network."""
+"""The common part of features that are computed by a network."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Pictures as they are, for tests and for want of anything better."""
+"""Pictures themselves as features: for tests, and where no network fits."""
 
 from torch import Tensor
 

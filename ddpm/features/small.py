@@ -36,21 +36,21 @@ class Small(NetworkFeatures):
 
 
 class Digits(Small):
-    """Of scikit-learn's digits, 16x16."""
+    """A classifier of scikit-learn's digits, 16x16."""
 
     name, size, width = "digits", 16, 64
     sha256 = "e3c5a922649abbbed6334cf9df86ec7cf14b36e92a697d6d4dceee2763e6c2f9"
 
 
 class MNIST(Small):
-    """Of MNIST's digits, padded to 32x32."""
+    """A classifier of MNIST's digits, padded to 32x32."""
 
     name, size, width = "mnist", 32, 128
     sha256 = "06bd84dd51acdebf56a42b003b44bbd6e40ebb6cdd4cfaa9d8c430e3ec081a31"
 
 
 class FashionMNIST(Small):
-    """Of articles of clothing, padded to 32x32."""
+    """A classifier of FashionMNIST's articles, padded to 32x32."""
 
     name, size, width = "fashion_mnist", 32, 128
     sha256 = "ae948754654e14eb92e12350577ba703b4fd84927771a2defd9d3e941e15a201"

@@ -123,7 +123,7 @@ def attended(model: nn.Module, call: Evaluate, shape: tuple[int, ...]) -> tuple[
 
 
 def outputs(modules: list[nn.Module], call: Evaluate) -> list[Tensor]:
-    """What each module answers while the network is called once."""
+    """The output of each module in one call of the network."""
     found: dict[nn.Module, Tensor] = {}
     hooks = [m.register_forward_hook(lambda m, _, y: found.update({m: y})) for m in modules]
     try:

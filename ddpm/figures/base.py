@@ -1,4 +1,4 @@
-"""What a figure is drawn from, and what it comes to."""
+"""The input and the result of drawing a figure."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from ddpm.samplers.base import Sampler
 
 @dataclass(frozen=True)
 class Material:
-    """What figures are drawn from.
+    """The input of figures.
 
     Args:
         diffusion: the process of this run.

@@ -9,13 +9,12 @@ from ddpm.denoising import Denoiser, Prediction
 from ddpm.figures import style
 from ddpm.figures.base import Drawing, Material, log_snr, times, trained
 from ddpm.pipeline import Pipeline
-from ddpm.randomness import image_noise
 
 COLUMNS = 9
 
 
 class Recorder(Denoiser):
-    """A denoiser that keeps what it was asked and what it answered, in order."""
+    """A denoiser that keeps its inputs and predictions, in order."""
 
     calls: list[tuple[int, Tensor, Prediction]]
 
@@ -32,8 +31,7 @@ def record(
     plain = pipeline.denoiser(pipeline.to_labels(labels))
     recorder = Recorder(plain.model, plain.diffusion, plain.guidance, plain.label)
     recorder.calls = []
-    randn = image_noise(seeds, pipeline.device)
-    x_T = randn(torch.empty(len(seeds), *pipeline.shape, device=pipeline.device))
+    x_T, randn = pipeline.noise(seeds)
     with torch.no_grad():
         *_, x_0 = pipeline.sampler(recorder, x_T, randn)
     return recorder.calls, x_0

@@ -6,15 +6,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ddpm.errors import InputError, listed
-from ddpm.jobs.report import plain
-from ddpm.runner.config import paths, redaction
-from ddpm.runner.config.composed import typed_words
+from ddpm.jobs.report import read_keys
 from ddpm.runner.report import score_table
 from ddpm.runner.runs import scores
 from ddpm.runner.runs.scores import Key, Scored
-from ddpm.runner.safe_io.tree import key_of
-
-_KEYS = ("job", "scores", "allow", "team")
 
 
 def compare(cfg: DictConfig) -> None:
@@ -24,14 +19,8 @@ def compare(cfg: DictConfig) -> None:
     Raises:
         InputError: unlike rulers, nothing in common, or keys that this job does not take.
     """
-    for key in map(key_of, typed_words()):
-        if key.split(".")[0] not in _KEYS:
-            raise InputError(
-                f"{key}: job=compare only reads scores; it takes scores=[<run>,<run>]."
-            )
-    redaction.check_config(cfg)
-    keys = {key: plain(cfg[key]) for key in ("scores", "allow")}
-    paths.normalise(keys, typed_words())
+    takes = "job=compare only reads scores; it takes scores=[<run>,<run>]"
+    keys = read_keys(cfg, ("scores", "allow"), takes)
     named, allowed = keys["scores"], keys["allow"]
     if not isinstance(named, list) or not named:
         raise InputError(

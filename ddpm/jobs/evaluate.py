@@ -110,7 +110,7 @@ class Evaluation:
         source: of the pictures to score.
         features: None: no metric needs any.
         draws: whether any metric looks at pictures.
-        material: what metrics may look at, still without pictures and features.
+        material: the input of the metrics, still without pictures and features.
     """
 
     run: Run
@@ -259,7 +259,7 @@ class Evaluation:
             crashpoint("evaluate.described")
 
     def collect(self) -> Material:
-        """What metrics may look at, with all pictures and features, read from the disk."""
+        """The input of the metrics, with all pictures and features, read from the disk."""
         samples = None
         if self.draws:
             images = torch.cat([_read(self.sample_file(batch)) for batch in self.batches])
@@ -306,7 +306,7 @@ class Evaluation:
 def without_pictures(
     run: Run, pipeline: Pipeline | None, weights: str, needs: frozenset[str], labelled: bool
 ) -> Material:
-    """What metrics with these needs may look at, still without pictures and features."""
+    """The input of metrics with these needs, still without pictures and features."""
     return Material(
         train=Pictures(torch.empty(0)),
         held_out=None,

@@ -1,6 +1,7 @@
 """job=explain: figures of the method, of this configuration and of what a network has learned."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ def explain(
         sampler=pipeline.sampler,
         pipeline=loaded,
         names={key: str(option) for key, option in config["choices"].items()},
-        schedules=processes(config, "schedule", "betas", T=diffusion.T),
-        weightings=processes(config, "weighting", "weighting"),
-        samplers=options("sampler"),
+        schedules=build_all("schedule", processes(config, "betas"), T=diffusion.T),
+        weightings=build_all("weighting", processes(config, "weighting")),
+        samplers=build_all("sampler", lambda node: build(node, "sampler")),
         initial=initial(config, diffusion) if loaded is not None else None,
         labelled=data.conditional,
         first_seed=first_seed,
@@ -82,40 +83,28 @@ def check_names(figures: Sequence[str] | None) -> list[str]:
     return [name for name in FIGURES if figures is None or name in figures]
 
 
-def options(group: str, **changes: Any) -> dict[str, Any]:
-    """Every option of a group of conf/, built with its own keys; without those that need a value.
+def build_all(group: str, make: Callable[[dict[str, Any]], Any], **changes: Any) -> dict[str, Any]:
+    """What `make` builds from each option of a group of conf/, without those that it refuses: they
+    need a value, or do not go with the other parts.
 
     Args:
+        make: from an option's node.
         changes: keys to set in the options that have them.
     """
     built = {}
     for option in catalog.groups()[group]:
         node = catalog.node(group, option)
-        try:
-            built[option] = build(node | {k: v for k, v in changes.items() if k in node}, group)
-        except InputError:
-            continue  # of no use here
+        node |= {key: value for key, value in changes.items() if key in node}
+        with contextlib.suppress(InputError):
+            built[option] = make(node)
     return built
 
 
 def processes(
-    config: dict[str, Any], group: str, argument: str, **changes: Any
-) -> dict[str, GaussianDiffusion]:
-    """This run's process with every option of a group in place of its own.
-
-    Args:
-        argument: of the process that the group is for.
-        changes: as in `options`.
-    """
-    built = {}
-    for option in catalog.groups()[group]:
-        node = catalog.node(group, option)
-        node |= {key: value for key, value in changes.items() if key in node}
-        try:
-            built[option] = build(config["diffusion"] | {argument: node}, "diffusion")
-        except InputError:
-            continue  # it does not go with the objective, or needs a value
-    return built
+    config: dict[str, Any], argument: str
+) -> Callable[[dict[str, Any]], GaussianDiffusion]:
+    """A function from the node of an argument to this run's process with that argument."""
+    return lambda node: build(config["diffusion"] | {argument: node}, "diffusion")
 
 
 def initial(config: dict[str, Any], diffusion: GaussianDiffusion) -> GaussianDiffusion | None:

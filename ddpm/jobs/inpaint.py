@@ -23,7 +23,6 @@ from ddpm.jobs.sampling import (
     write_labels,
 )
 from ddpm.pipeline import Pipeline, in_turn, without_gradients
-from ddpm.randomness import image_noise
 from ddpm.runner.config.rules import AREAS
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
@@ -136,16 +135,15 @@ def paint(
     jump_length: int,
 ) -> Iterator[Tensor]:
     """Yield the images of these seeds on the way to x_0, and x_0 at last: (B, C, H, W), float32."""
-    device = pipeline.device
-    randn_like = image_noise(seeds, device)
+    x_T, randn = pipeline.noise(seeds)
     assert isinstance(pipeline.sampler, Sampler)
     steps = repaint.inpaint(
         pipeline.denoiser(pipeline.to_labels(labels)),
         pipeline.sampler,
-        pipeline.diffusion.codec.encode(picture).to(device),
-        mask.to(device),
-        randn_like(torch.empty(len(seeds), *pipeline.shape, device=device)),
-        randn_like,
+        pipeline.diffusion.codec.encode(picture).to(pipeline.device),
+        mask.to(pipeline.device),
+        x_T,
+        randn,
         resamples=resamples,
         jump_length=jump_length,
     )

@@ -62,7 +62,7 @@ def text(
 
 
 def _facts(state: dict[str, Any], weights: str, parameters: int) -> dict[str, str]:
-    """What the network is, and how it was trained."""
+    """Rows of the card: the network and its training."""
     hparams, choices = state["hparams"], state["hparams"]["choices"]
     data = hparams["data"]
     height, width = sides(data["image_size"])

@@ -60,7 +60,7 @@ def _samplers(
     number of steps."""
     nodes = {str(config["choices"]["sampler"]): config["sampler"]}
     for name in catalog.groups()["sampler"]:
-        nodes.setdefault(name, catalog.body(catalog.CONF / "sampler" / f"{name}.yaml"))
+        nodes.setdefault(name, catalog.node("sampler", name))
     return {name: (_maker(node), node.get("steps", "fixed")) for name, node in nodes.items()}
 
 

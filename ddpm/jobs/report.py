@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,10 +15,8 @@ from ddpm.runner.config.build import build
 from ddpm.runner.config.composed import hydra_config, to_dict, typed_words
 from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io import listing
+from ddpm.runner.safe_io.tree import key_of
 from ddpm.runner.sweeps import folder
-
-_NAMED = ("sweep", "runs", "output_dir")
-_KEYS = ("job", *_NAMED, "tracker", "team")
 
 
 class Selection(NamedTuple):
@@ -53,23 +52,36 @@ def select_runs(cfg: DictConfig, job: str) -> Selection:
     Raises:
         InputError: it names none, or keys that the job does not take.
     """
-    words = typed_words()
-    typed = [word.lstrip("+").split("=")[0] for word in words]
-    for key in typed:
-        if key.split(".")[0] not in _KEYS:
-            raise InputError(
-                f"{key}: job={job} only reads runs; it takes sweep=<name> or runs=[<folder>]."
-            )
-    redaction.check_config(cfg)
-    keys = {key: plain(cfg[key]) for key in _NAMED}
-    paths.normalise(keys, words)
+    takes = f"job={job} only reads runs; it takes sweep=<name> or runs=[<folder>]"
+    keys = read_keys(cfg, ("sweep", "runs", "output_dir"), takes, others=("tracker",))
     folders, title, default = _find_runs(keys["sweep"], keys["runs"], job)
     output_dir = Path(keys["output_dir"]) if keys["output_dir"] is not None else default
-    return Selection(folders, title, output_dir, typed)
+    return Selection(folders, title, output_dir, list(map(key_of, typed_words())))
 
 
-def plain(value: Any) -> Any:
-    """A value of the composed configuration as plain data."""
+def read_keys(
+    cfg: DictConfig, keys: Sequence[str], takes: str, others: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The values of the keys of a read-only job, as plain data.
+
+    Args:
+        takes: the keys that the job takes, in a sentence for messages.
+        others: keys beside `job`, `team` and these that the command line may set.
+
+    Raises:
+        InputError: the command line sets another key, or one of these to what is no path.
+    """
+    words = typed_words()
+    for key in map(key_of, words):
+        if key.split(".")[0] not in ("job", "team", *keys, *others):
+            raise InputError(f"{key}: {takes}.")
+    redaction.check_config(cfg)
+    values = {key: _plain(cfg[key]) for key in keys}
+    paths.normalise(values, words)
+    return values
+
+
+def _plain(value: Any) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 

@@ -23,6 +23,7 @@ from ddpm.errors import InputError
 from ddpm.guidance.base import Guidance
 from ddpm.images import is_whole, load_image, save_image
 from ddpm.limits.image_size import Size, sides
+from ddpm.models.gpu_kernels import has_gpu_compiler
 from ddpm.models.group_norm import runs_own_kernels
 from ddpm.pipeline import Pipeline, in_turn
 from ddpm.runner.distributed.fabric import check_compiler
@@ -33,7 +34,7 @@ from ddpm.runner.runs import run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress
 from ddpm.samplers.base import Sampler
-from ddpm.training.compiling import compile_networks, has_gpu_compiler, may_compile
+from ddpm.training.compiling import compile_networks, may_compile
 
 VISIBLE_AFTER = 30  # seconds that a file server may keep an old answer
 GRID = 256  # images in grid.png, at most
@@ -47,7 +48,7 @@ Content = TypeVar("Content")
 
 @dataclass
 class PipelineParts:
-    """What a pipeline is made of; see conf/job/sample.yaml."""
+    """The parts of a pipeline; see conf/job/sample.yaml."""
 
     model: nn.Module
     diffusion: GaussianDiffusion
@@ -237,7 +238,7 @@ def write_labels(
 
 
 def read_picture(key: str, path: str, read: Callable[[Path], Content], hint: str = "") -> Content:
-    """What `read` makes of the picture file that a key of the command line names.
+    """The picture file that a key of the command line names, read by `read`.
 
     Raises:
         InputError: it cannot be read; names the key.

@@ -1,11 +1,7 @@
 """The last part of job=evaluate: metrics become scores with passports, files, and a table."""
 
-import sys
-import time
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 
 from ddpm.errors import InputError
@@ -56,8 +52,9 @@ class Scoring:
             except InputError as error:
                 failed.append(f"metric={name}: {str(error).removeprefix(f'metric={name}: ')}")
                 continue
-            environment = self.environment(began)
             hparams = self.run.plan.hparams
+            environment = passports.environment(self.device, began)
+            environment["command"] = shell.command(*hparams["overrides"])
             found += [
                 passports.scored(
                     score,
@@ -70,23 +67,13 @@ class Scoring:
             ]
             self.offer(metric)
         scores.write(self.run.dir, found)
-        values = {name: score.value for name, score in scores.logged(found).items()}
-        self.run.log(self.run.step, values)
+        self.run.log(self.run.step, scores.values(found))
         self.run.say(table(found))
         if found:
             score_page.write(self.run.dir, found)
             self.run.say(f"page     {self.run.dir / score_page.FILE}")
         if failed:
             raise InputError("\n".join(failed))
-
-    def environment(self, began: float) -> dict[str, Any]:
-        return {
-            "device": self.device,
-            "torch": str(torch.__version__),
-            "python": sys.version.split()[0],
-            "seconds": round(time.monotonic() - began, 1),
-            "command": shell.command(*self.run.plan.hparams["overrides"]),
-        }
 
     def offer(self, metric: Metric) -> None:
         """Write the pictures and tables of a metric that offers any."""

@@ -185,7 +185,7 @@ class Found:
 
     @cached_property
     def digest(self) -> str:
-        """Of the pixels, in order: 12 hex digits."""
+        """A digest of the pixels, in order: 12 hex digits."""
         found = hashlib.sha256()
         for start in range(0, self.n, 256):
             found.update(self.images(range(start, min(start + 256, self.n))).numpy().tobytes())

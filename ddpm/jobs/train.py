@@ -27,7 +27,7 @@ from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
 from ddpm.training.preview import BATCH, preview_grid
 
-VALIDATED = (LOSS, "eval/loss_raw")  # figures of job.validate_every
+VALIDATED = (LOSS, "eval/loss_raw")  # metrics of job.validate_every
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Train(Loop):
         return Best(self.keep_best, self.patience, self.best_sign)
 
     def sign_of_best(self) -> int:
-        """1 if higher values of the figure that job.keep_best names are better, -1 if lower ones
+        """1 if higher values of the metric that job.keep_best names are better, -1 if lower ones
         are.
 
         Raises:
@@ -112,7 +112,7 @@ class Train(Loop):
         )
 
     def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> Evaluation | None:
-        """The evaluation of job.evaluate_every; says what it takes.
+        """The evaluation of job.evaluate_every; prints what it costs.
 
         Raises:
             InputError: a metric needs what is not there.
@@ -150,7 +150,7 @@ class Train(Loop):
         )
 
     def describe_evaluation(self, features: Features, real: int) -> str:
-        """What an evaluation takes, in a line; `real` is the number of real pictures."""
+        """The cost of an evaluation, in a line; `real` is the number of real pictures."""
         evaluations, steps = self.evaluations(self.evaluation_sampler), self.evaluation_steps
         return (
             f"scores   {', '.join(self.metrics)} by features={features.name}, every "

@@ -11,13 +11,15 @@ from ddpm.data.base import ImageData
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.ema.base import EMA
 from ddpm.errors import InputError, nearest
+from ddpm.metrics.loss import by_t
 from ddpm.randomness import StepNoise, mix
+from ddpm.runner.distributed.reduce import all_reduce
 from ddpm.training.best import LOSS, Best
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
-from ddpm.training.validation import BINS, Validation, by_t
+from ddpm.training.validation import BINS, Validation
 
-SIGNS = {LOSS: -1, "eval/accuracy": 1}  # figures of job.validate_every, 1: higher is better
+SIGNS = {LOSS: -1, "eval/accuracy": 1}  # metrics of job.validate_every, 1: higher is better
 IMAGES = 512  # at most, to measure the accuracy with
 LEVELS = (0, 0.1, 0.25, 0.5, 0.75, 1)  # of noise, as fractions of T - 1
 
@@ -27,7 +29,7 @@ class ClassifierValidation(Validation):
     their differences from those on training images."""
 
     def __call__(self, step: int, model: nn.Module, ema: EMA) -> dict[str, float]:
-        """Figures of the log after `step` steps; all ranks call it, and get the same."""
+        """Metrics after `step` steps. Collective: all ranks call it and get the same."""
 
         def of(data: ImageData) -> dict[str, Tensor]:
             kinds = {"loss": cross_entropy, "accuracy": correct}
@@ -36,11 +38,11 @@ class ClassifierValidation(Validation):
         columns, seen = of(self.held_out), of(self.train)
         rows = by_t(self.draws.t, self.draws.T, BINS, columns)
         self.rows = [{"step": step} | row for row in rows]
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         for name, values in columns.items():
             mean, trained = (part.double().mean().item() for part in (values, seen[name]))
-            figures |= {f"eval/{name}": mean, f"eval/{name}_gap": mean - trained}
-        return figures
+            metrics |= {f"eval/{name}": mean, f"eval/{name}_gap": mean - trained}
+        return metrics
 
 
 class TrainClassifier(Loop):
@@ -103,9 +105,7 @@ class TrainClassifier(Loop):
             x_t = self.diffusion.q_sample(self.diffusion.codec.encode(images), t, eps)
             with fabric.autocast():
                 right = (network(x_t, t).argmax(1) == labels).sum().float()
-            if fabric.world_size > 1:
-                right = fabric.all_reduce(right, reduce_op="sum")
-            accuracies[f"eval/accuracy_t{step}"] = right.item() / count
+            accuracies[f"eval/accuracy_t{step}"] = all_reduce(fabric, right, "sum").item() / count
         return accuracies
 
 
@@ -117,7 +117,7 @@ def cross_entropy(
     eps: Tensor,
     label: Tensor | None,
 ) -> Tensor:
-    """Of each image after t steps of noise: (B,)."""
+    """The loss of each image after t steps of noise: (B,)."""
     assert label is not None
     logits = model(diffusion.q_sample(x_0, t, eps), t).float()
     return F.cross_entropy(logits, label, reduction="none")

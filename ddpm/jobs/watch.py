@@ -7,13 +7,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ddpm.errors import InputError
-from ddpm.jobs.report import plain, select_runs
-from ddpm.runner.config import paths, redaction, rules
-from ddpm.runner.config.composed import typed_words
-from ddpm.runner.safe_io.tree import key_of
+from ddpm.jobs.report import read_keys, select_runs
+from ddpm.runner.config import rules
 from ddpm.runner.sweeps import folder
-
-_KEYS = ("job", "sweep", "runs", "output_dir", "team")
 
 
 def watch(cfg: DictConfig, *, host: str, port: int, max_runs: int) -> None:
@@ -40,21 +36,14 @@ def watch(cfg: DictConfig, *, host: str, port: int, max_runs: int) -> None:
 
 
 def _runs(cfg: DictConfig) -> tuple[Callable[[], list[Path]], str]:
-    """What finds the runs, also those that begin later, and their title.
+    """A function that finds the runs, also those that begin later, and their title.
 
     Raises:
         InputError: the command line names none that exist, or keys that this job does not take.
     """
-    words = typed_words()
-    for key in map(key_of, words):
-        if key.split(".")[0] not in _KEYS:
-            raise InputError(
-                f"{key}: job=watch only reads runs; it takes sweep=<name>, runs=[<folder>] or "
-                "output_dir=<folder>."
-            )
-    redaction.check_config(cfg)
-    keys = {key: plain(cfg[key]) for key in ("sweep", "runs", "output_dir")}
-    paths.normalise(keys, words)
+    takes = "sweep=<name>, runs=[<folder>] or output_dir=<folder>"
+    takes = f"job=watch only reads runs; it takes {takes}"
+    keys = read_keys(cfg, ("sweep", "runs", "output_dir"), takes)
     named = [f"{key}={value}" for key, value in keys.items() if value is not None]
     if len(named) > 1:
         raise InputError(f"job=watch: name one of {' and '.join(named)}.")

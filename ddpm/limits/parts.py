@@ -32,7 +32,7 @@ def different_numbers(values: list[Any]) -> bool:
 
 
 def lengths(least: int) -> Rule:
-    """Of averages of ema=power."""
+    """The rule for lengths of averages of ema=power."""
     few = "two or more different numbers" if least > 1 else "a list of different numbers"
     return Rule(
         list,

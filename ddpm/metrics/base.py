@@ -36,7 +36,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Material:
-    """What a metric may look at.
+    """The input of metrics.
 
     Args:
         samples: generated pictures; None where only the network is measured.
@@ -46,7 +46,7 @@ class Material:
         network: the one that is measured, in evaluation mode: (x_t, t, labels) -> its output.
         diffusion: the process that the network was trained for.
         seed: of subsets, of the bootstrap, and of noise.
-        raw_network: the same network with the weights without averaging, where they are at hand.
+        raw_network: the same network with the weights without averaging, if they are known.
         labelled: whether the network takes labels.
     """
 

@@ -133,7 +133,7 @@ class Copies(Metric):
         ]
 
     def pictures(self) -> dict[str, Tensor]:
-        """Of the last measurement, a grid whose columns are the pairs, the nearest on the left:
+        """A grid of the last measurement, whose columns are the pairs, the nearest on the left:
         sample, nearest training picture, nearest held-out picture."""
         material = self._measured
         pairs = [] if material is None else self.pairs(material)
@@ -150,7 +150,7 @@ class Copies(Metric):
         return {"nearest": make_grid(torch.cat([row.cpu() for row in rows]), columns=len(pairs))}
 
     def _search(self, material: Material) -> tuple[Nearest, Calibration]:
-        """Of the samples, and of held-out pictures.
+        """The nearest training pictures of the samples, and the calibration by held-out pictures.
 
         Raises:
             InputError: too few pictures, or pictures of other sizes.

@@ -30,7 +30,7 @@ class Moments:
 
     @classmethod
     def of(cls, x: Tensor) -> "Moments":
-        """Of features (n, d)."""
+        """The moments of features (n, d)."""
         mean = x.mean(0, dtype=torch.float64)
         scatter = mean.new_zeros(x.shape[1], x.shape[1])
         for rows in sets.blocks(*x.shape):
@@ -39,7 +39,7 @@ class Moments:
         return cls(len(x), mean, scatter)
 
     def without(self, part: "Moments") -> "Moments":
-        """Of the other pictures: the update of Chan et al. 1979, backwards."""
+        """The moments of the other pictures: the update of Chan et al. 1979, backwards."""
         count = self.count - part.count
         mean = (self.count * self.mean - part.count * part.mean) / count
         apart = mean - part.mean
@@ -60,8 +60,8 @@ class Gaussian:
 
     @classmethod
     def of(cls, x: Tensor) -> "Gaussian":
-        """Of features (n, d): for n <= d the centred features themselves, so that a covariance of
-        lower rank needs no root."""
+        """The Gaussian of features (n, d). For n <= d the factor is the centred features
+        themselves, so that a covariance of lower rank needs no root."""
         if len(x) <= x.shape[1]:
             mean, rows = _centred(x)
             return cls(mean, rows.T)

@@ -96,7 +96,7 @@ class Estimate(NamedTuple):
     error: float
 
     def interval(self) -> tuple[float, float]:
-        """Of 95 %."""
+        """The 95 % interval."""
         return self.value - 1.96 * self.error, self.value + 1.96 * self.error
 
 
@@ -144,7 +144,7 @@ class Loss(Metric):
         self.rows: list[dict[str, float]] = []
 
     def evaluations(self, T: int) -> int:
-        """Of held-out and training pictures, and with the weights without averaging."""
+        """Three for each loss: held-out, training, and with the weights without averaging."""
         return 3 * self.num_images
 
     def measure(self, material: Material) -> Sequence[Score]:

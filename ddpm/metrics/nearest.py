@@ -28,7 +28,7 @@ NUMBERS = 1 << 24  # of a block of distances: 64 MB in float32
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each picture: the distance to the nearest and to the second nearest, (n,) float64, and
+    """For each picture the distance to the nearest and to the second nearest, (n,) float64, and
     the row of the nearest, (n,) int64."""
 
     first: Tensor

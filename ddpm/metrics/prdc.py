@@ -30,7 +30,7 @@ NAMES = ("precision", "recall", "density", "coverage")
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Of all pairs of rows: (n, d), (m, d) -> (n, m), float64."""
+    """Squared distances of all pairs of rows: (n, d), (m, d) -> (n, m), float64."""
     squares = (x**2).sum(1)[:, None] + (y**2).sum(1)
     return squares.addmm_(x, y.T, alpha=-2).clamp_(min=0)
 

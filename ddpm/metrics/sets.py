@@ -80,7 +80,7 @@ def features_of(pictures: Pictures, what: str, metric: str, least: int) -> Tenso
 def comparisons(
     material: Material, metric: str, reference: Reference, least: int
 ) -> Iterator[Comparison]:
-    """Each reference that is asked for and there; train first.
+    """Each chosen reference that exists; train first.
 
     Raises:
         InputError: too few pictures, missing features, or features of different width; there are

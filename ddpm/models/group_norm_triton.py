@@ -171,7 +171,7 @@ def _slope(u, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def _shift(shift_ptr, here, real):
-    """What is added to each channel."""
+    """The shift of each channel."""
     if shift_ptr is None:
         return 0.0
     else:

@@ -49,14 +49,14 @@ class Objective(ABC):
         """Take what the objective needs from images x_0 (N, C, H, W)."""
 
     def describe(self) -> str:
-        """What has been measured, in a line."""
+        """The measured values, in a line."""
         return ""
 
     def after_loading(self) -> None:  # noqa: B027
         """Called when a state dict has been loaded."""
 
     def inputs(self, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network is given for x_t and t (B,): itself, unless the objective scales it."""
+        """Inputs of the network for x_t and t (B,): these two, unless the objective scales them."""
         return x_t, t
 
     @abstractmethod

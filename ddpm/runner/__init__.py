@@ -1,1 +1,1 @@
-"""What carries an experiment: configuration, processes, run folders, sweeps, reports."""
+"""The machinery of experiments: configuration, processes, run folders, sweeps, reports."""

@@ -125,8 +125,7 @@ class Run:
     def scores(self) -> dict[str, float]:
         """The newest values in scores.jsonl, by their names in metrics.jsonl."""
         file = self.folder / scores.FILE
-        found = scores.read(file) if listing.exists(file) else []
-        return {name: scored.value for name, scored in scores.logged(found).items()}
+        return scores.values(scores.read(file)) if listing.exists(file) else {}
 
     @property
     def images(self) -> "Images":

@@ -102,8 +102,8 @@ class DPMSolver(Sampler):
     def parabola(
         self, h: float, back: list[float], x_0: Tensor, x_1: Tensor, x_2: Tensor
     ) -> Tensor:
-        """What to add to x_0 so that the step is right for the parabola through x_0_hat at lambda_t
-        and, `back` in lambda, x_1 and x_2."""
+        """The correction of x_0 that makes the step exact for the parabola through x_0_hat at
+        lambda_t and, `back` in lambda, x_1 and x_2."""
         k = 2 if self.stochastic else 1
         # Means of r and r^2 over the step, r = 0..h, with the weight e^(k r).
         total = -expm1(-k * h)

@@ -92,7 +92,7 @@ class LearnedSchedule(nn.Module):
         log-SNR: sigmoid(-log_snr_t) (1 - SNR_t / SNR_{t-1}).
         """
         log_snr = self._log_snr()
-        fall = log_snr.diff(prepend=log_snr.new_tensor([math.inf]))  # (T,); before t = 0 is x_0
+        fall = log_snr.diff(prepend=log_snr.new_full((1,), math.inf))  # (T,); before t = 0 is x_0
         return -(-log_snr).sigmoid() * fall.expm1()
 
     def _log_snr(self) -> Tensor:

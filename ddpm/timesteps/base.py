@@ -68,5 +68,5 @@ def cumulate(probabilities: Tensor) -> Tensor:
 
 
 def normal_cdf(x: Tensor) -> Tensor:
-    """Of the standard normal distribution."""
+    """The cumulative distribution function of the standard normal distribution."""
     return torch.special.ndtr(x)

@@ -46,7 +46,7 @@ class Tracker(Protocol):
 
 
 def logged_until(run_dir: Path, step: int) -> Iterator[tuple[int, dict[str, float]]]:
-    """The metrics of a resumed run up to the step at which it goes on, from its metrics.jsonl."""
+    """The metrics of a resumed run up to the step that it resumes from, from its metrics.jsonl."""
     file = run_dir / FILE
     for row in read_metrics(file) if file.is_file() else []:
         if row["step"] <= step:

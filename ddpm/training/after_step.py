@@ -1,4 +1,4 @@
-"""What follows a training step: measurements, log lines, checkpoints, previews, and the end."""
+"""Everything after a training step: measurements, log lines, checkpoints, previews, the end."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,7 +7,6 @@ from torch import nn
 
 from ddpm.errors import InputError
 from ddpm.randomness import Order
-from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
 from ddpm.training.best import Best
@@ -26,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class AfterStep:
-    """What a run does after each of its steps, if it is due.
+    """Does what is due after each step of a run.
 
-    The order is that of `__call__`: whatever a kill interrupts is repeated after a resume, and the
+    The order in `__call__` matters: whatever a kill interrupts is repeated after a resume, and the
     console, which may block, comes after the checkpoint.
     """
 
@@ -63,7 +62,7 @@ class AfterStep:
             compiles=self.loop.compilation.compiled,
         )
 
-    def __call__(self, n: int, metrics: StepMetrics) -> bool:
+    def __call__(self, n: int, step_metrics: StepMetrics) -> bool:
         """Do what is due after step `n`, which counts from 0; return whether the run ends.
 
         Raises:
@@ -71,24 +70,24 @@ class AfterStep:
         """
         loop, best, done = self.loop, self.best, n + 1
         self.compile_if_due(done)
-        figures = self.validate(done)
+        metrics = self.validate(done)
         scores = self.evaluate(done)  # None: interrupted
-        wanted = best.wants(scores or {})
-        figures |= scores or {}
+        is_best = best.would_be_best(scores or {})
+        metrics |= scores or {}
         last = done == self.order.stop or best.levelled_off
-        asked = Requests() if last else self.watch.requested(done)
-        stopping = scores is None or asked.stop
-        saving = last or stopping or wanted or asked.checkpoint or due(done, loop.save_every)
-        if self.watch.too_many_nonfinite(metrics.nonfinite, done, check_now=saving):
+        requests = Requests() if last else self.watch.requested(done)
+        stopping = scores is None or requests.stop
+        saving = last or stopping or is_best or requests.checkpoint or due(done, loop.save_every)
+        if self.watch.too_many_nonfinite(step_metrics.nonfinite, done, check_now=saving):
             raise InputError(explain_nonfinite(loop, self.step, self.order, self.watch))
-        preview_due = last or asked.sample or loop.is_preview_step(done, self.order.stop)
+        preview_due = last or requests.sample or loop.is_preview_step(done, self.order.stop)
         if previewing := preview_due and not stopping:
             with self.meter.paused():
-                figures |= loop.evaluate(self.step.fabric, self.network)
+                metrics |= loop.evaluate(self.step.fabric, self.network)
         text = None
-        if done % loop.log_every == 0 or last or figures:
-            text = self.log(n, figures)
-        self.save(done, figures, saving)
+        if done % loop.log_every == 0 or last or metrics:
+            text = self.log(n, metrics)
+        self.save(done, metrics, saving)
         self.progress.advance()
         if text is not None:
             self.progress.show(done, text)
@@ -109,44 +108,48 @@ class AfterStep:
             self.outlook.begin(done, compiles=True)
 
     def validate(self, done: int) -> dict[str, float]:
-        """Figures of the held-out loss, if it is to be measured after this step."""
+        """Metrics of the held-out loss, if a validation is due after this step."""
         if done != self.validate_at or self.validation is None:
             return {}
         with self.meter.paused():
-            figures = self.validation(done, self.state.model, self.state.ema)
+            metrics = self.validation(done, self.state.model, self.state.ema)
         if self.run.leads:
             self.validation.write(self.run.dir)
-        self.best.measured(done, figures)
+        self.best.record(done, metrics)
         self.validate_at = self.validation.next(done)
-        return figures
+        return metrics
 
     def evaluate(self, done: int) -> dict[str, float] | None:
-        """Scores of samples, if they are due after this step; None: the run was asked to stop."""
+        """Scores of samples, if they are due after this step; None: a stop was requested."""
         if self.evaluation is None or not self.evaluation.is_due(done):
             return {}
         with self.meter.paused():
             scores = self.evaluation(done, self.network, self.watch.stop_wanted)
         if scores is not None:
             self.best.evaluated = done
-            self.best.measured(done, scores)
+            self.best.record(done, scores)
         return scores
 
-    def log(self, n: int, figures: dict[str, float]) -> str:
-        """Log the metrics since the last time; return them as text."""
-        row = self.meter.read(self.step.fabric, n + 1) | self.step.rates(n) | figures
+    def log(self, n: int, metrics: dict[str, float]) -> str:
+        """Log the training metrics since the last log line, and these; return them as text."""
+        row = self.meter.read(self.step.fabric, n + 1) | self.step.rates(n) | metrics
         self.run.log(n + 1, row)
         return self.meter.text(row)
 
-    def save(self, done: int, figures: dict[str, float], saving: bool) -> None:
+    def save(self, done: int, metrics: dict[str, float], saving: bool) -> None:
         """Save a snapshot of the averages and a checkpoint, if they are due."""
         if self.snapshot_every and done % self.snapshot_every == 0:
             with self.meter.paused():
                 self.run.save_snapshot(done, self.state.averages(keep=self.run.leads))
         if saving:
-            self.best.saving(done, figures)
-            keep = self.loop.keep_checkpoints
+            self.best.record_checkpoint(done, metrics)
+            self.run.step = done  # also if the weights are not finite, which raises here
             with self.meter.paused():
-                self.run.save(done, self.state, self.meter, keep, self.best)
+                meter = self.meter.state(self.step.fabric)
+                entries = self.state.state(keep=self.run.leads)
+                entries |= {"meter": meter, "best": self.best.state()}
+                is_best = self.best.kept_step == done
+                self.run.save(done, entries, keep=self.loop.keep_checkpoints, is_best=is_best)
 
 
 def finish_evaluation(
@@ -157,8 +160,8 @@ def finish_evaluation(
     watch: Watch,
     best: Best,
 ) -> bool:
-    """Finish the evaluation after `step` steps in which the run was stopped, if there is one;
-    return whether training goes on: it was not stopped again, and has not levelled off."""
+    """Finish the evaluation in which the run was stopped after `step` steps, if there is one.
+    Return whether training continues: False if it is stopped again or has levelled off."""
     if evaluation is None or best.evaluated >= step or not evaluation.is_due(step):
         return True
     scores = evaluation(step, network, watch.stop_wanted)
@@ -167,10 +170,10 @@ def finish_evaluation(
         return False
     run.log(step, scores)
     best.evaluated = step
-    best.measured(step, scores)
-    best.saving(step, scores)
-    if best.kept_step == step and run.leads and run.path is not None:
-        checkpoint.keep_best(run.path)
+    best.record(step, scores)
+    best.record_checkpoint(step, scores)
+    if best.kept_step == step:
+        run.keep_best()
     if best.levelled_off:
         run.say(f"stopped  {best.reason}")
     return not best.levelled_off

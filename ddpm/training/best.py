@@ -1,4 +1,4 @@
-"""The best value of a figure so far: which checkpoint is kept, and when a run has levelled off."""
+"""The best value of a metric so far: which checkpoint is kept, and when a run has levelled off."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ LOSS = "eval/loss"
 
 @dataclass
 class Best:
-    """Follows a figure over the measurements of a run.
+    """Tracks a metric over a run, to keep the best checkpoint and to stop early.
 
     Args:
-        figure: its name in the log, as eval/loss; None: no checkpoint is kept.
+        metric: its name in the log, like eval/loss; None: no checkpoint is kept.
         patience: measurements without a better value after which the run ends; None: never.
         sign: -1 if lower values are better, 1 if higher ones are.
         value, step: the best value of `watched`, and its step; not finite: there is none yet.
@@ -21,7 +21,7 @@ class Best:
         evaluated: the last step whose evaluation this takes into account.
     """
 
-    figure: str | None = None
+    metric: str | None = None
     patience: int | None = None
     sign: int = -1
     value: float = math.inf
@@ -33,7 +33,7 @@ class Best:
 
     @property
     def watched(self) -> str:
-        return self.figure or LOSS
+        return self.metric or LOSS
 
     @property
     def levelled_off(self) -> bool:
@@ -47,8 +47,8 @@ class Best:
             f"({self.value:.5g}), and no better in {self.waited} measurements since"
         )
 
-    def measured(self, step: int, metrics: dict[str, float]) -> None:
-        """Take note of figures after `step` steps; a value that is not finite is no better."""
+    def record(self, step: int, metrics: dict[str, float]) -> None:
+        """Record metrics measured after `step` steps; a value that is not finite is no better."""
         if (value := metrics.get(self.watched)) is None:
             return
         if self._is_better(value, self.value):
@@ -56,14 +56,14 @@ class Best:
         else:
             self.waited += 1
 
-    def wants(self, metrics: dict[str, float]) -> bool:
-        """Whether a checkpoint with these figures would be the best one."""
-        return self.figure in metrics and self._is_better(metrics[self.figure], self.kept)
+    def would_be_best(self, metrics: dict[str, float]) -> bool:
+        """Whether a checkpoint with these metrics would be the best one."""
+        return self.metric in metrics and self._is_better(metrics[self.metric], self.kept)
 
-    def saving(self, step: int, metrics: dict[str, float]) -> None:
-        """Take note, before a checkpoint is written, of the figures of the same step."""
-        if self.figure is not None and self.wants(metrics):
-            self.kept, self.kept_step = metrics[self.figure], step
+    def record_checkpoint(self, step: int, metrics: dict[str, float]) -> None:
+        """Record the metrics of a checkpoint, before it is written."""
+        if self.metric is not None and self.would_be_best(metrics):
+            self.kept, self.kept_step = metrics[self.metric], step
 
     def _is_better(self, value: float, than: float) -> bool:
         if not math.isfinite(value):
@@ -76,11 +76,12 @@ class Best:
         return {"figure": self.watched, **{name: getattr(self, name) for name in names}}
 
     def restore(self, state: Any) -> None:
-        """Restore an entry; one of another figure, of a damaged file or none at all is left out."""
+        """Restore an entry, unless it is missing or damaged. Of an entry of another metric, only
+        `evaluated` is restored."""
         if not isinstance(state, dict):
             return
         numbers = {k: v for k, v in state.items() if k in self.state() and k != "figure"}
-        if state.get("figure") != self.watched:  # of what it says, evaluations alone still count
+        if state.get("figure") != self.watched:
             numbers = {k: v for k, v in numbers.items() if k == "evaluated"}
         if all(isinstance(v, int | float) and not isinstance(v, bool) for v in numbers.values()):
             vars(self).update(numbers)

@@ -1,13 +1,12 @@
 """Scores of samples during training: job.evaluate_every.
 
-What is drawn goes to files in the run's folder: an evaluation that was stopped goes on where it
-was. The folder bears the digest of the weights: pictures of other weights are not used.
+Samples and features are files in the run's folder, so that a stopped evaluation continues where it
+was. The name of their folder holds a digest of the weights: those of other weights are not used.
 """
 
 import contextlib
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ logger = logging.getLogger(__name__)
 BATCH = 64
 FIRST_SEED = 2_000_000  # neither those of previews, nor those of job=evaluate
 FOLDER = "evaluation"
-HELD_OUT = "_held_out"  # end of the name of a figure against held-out pictures
+HELD_OUT = "_held_out"  # ends the name of a metric against held-out pictures
 
 Item = tuple[str, range]  # `samples` or the role of a reference, and a batch of its pictures
 
@@ -83,14 +82,14 @@ class Evaluation:
     def __call__(
         self, step: int, network: nn.Module, asked_to_stop: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """Figures of the log after `step` steps; all ranks call it, and get the same.
+        """Metrics after `step` steps. Collective: all ranks call it and get the same.
 
         Args:
             network: the averaged one.
-            asked_to_stop: the same on all ranks, which all call it.
+            asked_to_stop: whether to stop; collective as well.
 
         Returns:
-            None if it was asked to stop: what is drawn stays, and the next call goes on.
+            None if it stopped: the files stay, and the next call continues.
         """
         digest = passports.weights_digest({"ema": gather(network.state_dict())}, "ema")
         found = self.fabric.broadcast(self.known(step, digest) if self.run.leads else None)
@@ -108,9 +107,9 @@ class Evaluation:
         return found
 
     def known(self, step: int, digest: str) -> dict[str, float] | None:
-        """The figures of these weights, if they were measured before."""
+        """The metrics of these weights, if they were measured before."""
         rows = [s for s in self.earlier() if s.step == step and s.subject["checkpoint"] == digest]
-        return named(rows) if rows else None
+        return scores.values(rows) if rows else None
 
     def earlier(self) -> list[Scored]:
         if not listing.exists(self.run.dir / scores.FILE):
@@ -122,7 +121,7 @@ class Evaluation:
     # drawing
 
     def produce(self, folder: Path, network: nn.Module, asked_to_stop: Callable[[], bool]) -> bool:
-        """Draw and describe what is missing, over all ranks; False: it was asked to stop."""
+        """Make the missing files, on all ranks; False if it stopped before all were made."""
         pipeline, ranks = self.pipeline(network), self.fabric.world_size
         todo = self.fabric.broadcast(self.missing(folder) if self.run.leads else [])
         with_all = ranks > 1 and any(map(is_sharded, network.parameters()))
@@ -141,7 +140,7 @@ class Evaluation:
         return True
 
     def missing(self, folder: Path) -> list[Item]:
-        """What is not on the disk yet: samples first, as sharded networks draw them together."""
+        """The batches without files: samples first, as sharded networks draw them together."""
         todo: list[Item] = [
             ("samples", batch)
             for batch in self.batches
@@ -158,13 +157,13 @@ class Evaluation:
         return todo
 
     def files(self, folder: Path, role: str, batch: range) -> list[Path]:
-        """Of the features, and of the pictures of samples."""
+        """The files of a batch: its features, if any are needed, and of samples the images, too."""
         stem = f"{role}-{batch.start:07d}.npy"
         files = [] if self.features is None else [folder / f"features-{stem}"]
         return [*files, folder / f"images-{stem}"] if role == "samples" else files
 
     def make(self, item: Item, pipeline: Pipeline) -> list[np.ndarray]:
-        """The arrays of `files`."""
+        """The arrays for `files`."""
         role, batch = item
         if role == "samples":
             seeds = range(FIRST_SEED + batch.start, FIRST_SEED + batch.stop)
@@ -175,7 +174,7 @@ class Evaluation:
         return [*described, images.numpy()] if role == "samples" else described
 
     def gathered(self, made: Any) -> list[Any]:
-        """What each rank has made, on all ranks."""
+        """The arrays that each rank has made, on all ranks."""
         if self.fabric.world_size == 1:
             return [made]
         of_all: list[Any] = [None] * self.fabric.world_size
@@ -194,7 +193,7 @@ class Evaluation:
         return reference.features_file(str(scores.ident(scores.known(self.features.passport()))))
 
     def measure(self, step: int, digest: str, folder: Path) -> dict[str, float]:
-        """Measure, and put the scores into the run's file; the drawn files go."""
+        """Measure, write the scores into the run's file, and delete the evaluation's files."""
         began, subject = time.monotonic(), self.subject(step, digest)
         material = self.collect(folder)
         found = []
@@ -202,17 +201,12 @@ class Evaluation:
             for score in metric.measure(material):
                 hparams = self.run.plan.hparams
                 ruler = passports.ruler(metric, score, self.features, self.references, hparams)
-                environment = {
-                    "device": describe(self.fabric),
-                    "torch": str(torch.__version__),
-                    "python": sys.version.split()[0],
-                    "seconds": round(time.monotonic() - began, 1),
-                }
+                environment = passports.environment(describe(self.fabric), began)
                 found.append(passports.scored(score, step, ruler, subject, environment))
         scores.write(self.run.dir, [*(s for s in self.earlier() if s.step < step), *found])
         shutil.rmtree(self.run.dir / FOLDER, ignore_errors=True)
         crashpoint("evaluation.measured")
-        return named(found)
+        return scores.values(found)
 
     def collect(self, folder: Path) -> Material:
         files = [self.files(folder, "samples", batch) for batch in self.batches]
@@ -260,11 +254,6 @@ class Evaluation:
                 "precision": made_with(self.fabric)["precision"],
             }
         )
-
-
-def named(found: Sequence[Scored]) -> dict[str, float]:
-    """Names in the log, and values."""
-    return {name: score.value for name, score in scores.logged(found).items()}
 
 
 def _arrays(files: Iterable[Path]) -> np.ndarray:

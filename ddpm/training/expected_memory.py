@@ -150,8 +150,8 @@ def _by_weights(
     optimizer: torch.optim.Optimizer,
     averages: int,
 ) -> tuple[int, int, int, int]:
-    """What grows with the weights and not with the images: `kept`, `held`, `gradients` and
-    `update` of a `MemoryEstimate`."""
+    """The bytes that grow with the weights and not with the images: `kept`, `held`, `gradients`
+    and `update` of a `MemoryEstimate`."""
     fabric, weights = probe.fabric, probe.weight_bytes
     state, update = (round(ratio * weights) for ratio in _optimizer_ratios(make_optimizer))
     copies = (1 + averages) * weights

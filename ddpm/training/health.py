@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.distributed.signals import GracefulStop
-from ddpm.runner.runs import requests, stop_file
+from ddpm.runner.runs import requests
 
 EVERY = 10  # steps between two checks that have to wait for the device
 LOOK_EVERY = 1.0  # seconds between two looks at the folder, if EVERY steps take longer
 
 
 class Requests(NamedTuple):
-    """What a run is asked for: to stop, to draw a preview, to save a checkpoint."""
+    """Requests to a run: to stop, to draw a preview, to save a checkpoint."""
 
     stop: bool = False
     sample: bool = False
@@ -38,7 +38,7 @@ class Watch:
     ) -> None:
         self.fabric, self.max_nonfinite_steps, self.signals = fabric, max_nonfinite_steps, signals
         self.folder = folder
-        self.asked = Requests()  # by files that rank zero has seen, until all ranks know it
+        self.pending = Requests()  # by files that rank zero has seen and other ranks have not
         self.looked_at = time.monotonic()
         self.every = 1 if fabric.device.type == "cpu" else EVERY
         self.unchecked: list[Tensor] = []
@@ -65,36 +65,36 @@ class Watch:
         return False
 
     def requested(self, done: int) -> Requests:
-        """What the run is asked for after `done` steps: all ranks must do it after the same step.
+        """The requests to obey after `done` steps: the same, after the same step, on all ranks.
 
         A request for a preview or a checkpoint is returned once.
         """
         if self.fabric.is_global_zero and self._is_time_to_look(done):
             self._look()
-        asked = Requests(self.signals.wanted or self.asked.stop, *self.asked[1:])
+        requested = Requests(self.signals.wanted or self.pending.stop, *self.pending[1:])
         if self.fabric.world_size > 1:
             if done % self.every:
                 return Requests()
-            flags = torch.tensor(asked, dtype=torch.float32, device=self.fabric.device)
-            asked = Requests(*any_rank(self.fabric, flags).tolist())
-        self.asked = Requests()
-        return asked
+            flags = torch.tensor(requested, dtype=torch.float32, device=self.fabric.device)
+            requested = Requests(*any_rank(self.fabric, flags).tolist())
+        self.pending = Requests()
+        return requested
 
     def _is_time_to_look(self, done: int) -> bool:
         return done % EVERY == 0 or time.monotonic() - self.looked_at >= LOOK_EVERY
 
     def _look(self) -> None:
         """Look for files, and remove those that count once."""
-        sample, checkpoint = (requests.take(self.folder, name) for name in requests.FILES)
-        self.asked = Requests(
-            stop=stop_file.end_of(self.folder) is not None,
-            sample=sample or self.asked.sample,
-            checkpoint=checkpoint or self.asked.checkpoint,
+        sample, checkpoint = (requests.take(self.folder, name) for name in requests.ONCE)
+        self.pending = Requests(
+            stop=requests.end_state(self.folder) is not None,
+            sample=sample or self.pending.sample,
+            checkpoint=checkpoint or self.pending.checkpoint,
         )
         self.looked_at = time.monotonic()
 
     def stop_wanted(self) -> bool:
-        """Whether any rank is to stop, now; the same on all ranks, which all call it."""
-        file = self.fabric.is_global_zero and stop_file.end_of(self.folder) is not None
+        """Whether any rank is to stop, now. Collective: all ranks call it and get the same."""
+        file = self.fabric.is_global_zero and requests.end_state(self.folder) is not None
         wanted = torch.tensor(float(self.signals.wanted or file), device=self.fabric.device)
         return bool(any_rank(self.fabric, wanted))

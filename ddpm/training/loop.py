@@ -40,7 +40,7 @@ from ddpm.training.state import TrainState
 from ddpm.training.step import Step
 from ddpm.training.validation import Validation, held_out_of, next_step
 
-MEASURED = 4096  # images that an objective may measure
+MEASURED = 4096  # images that an objective measures, at most
 
 
 class Loop(ABC):
@@ -54,8 +54,8 @@ class Loop(ABC):
     augment: Augment | None = None
     validate_every: int | None = None
     validation: type[Validation] = Validation
-    validated = LOSS  # its figures, for the terminal
-    validation_batch: int | None = None  # pictures at once, at most; None: as many as in training
+    validated = LOSS  # its metrics, for the terminal
+    validation_batch: int | None = None  # most images at a time; None: as many as in training
 
     def __init__(
         self,
@@ -114,12 +114,12 @@ class Loop(ABC):
         """
 
     def make_best(self) -> Best:
-        """What decides which checkpoint is kept as the best one, and when the run ends early."""
+        """The tracker of the best checkpoint and of early stopping."""
         return Best()
 
     def make_validation(self, run: Run, fabric: Fabric, steps: range) -> Validation | None:
-        """What measures the held-out loss after some of these steps; None: nothing does. Says so if
-        that is for want of held-out images."""
+        """The measurement of the held-out loss; None if it is due after none of these steps, or if
+        there are no held-out images, which a line then says."""
         every, batch_size = self.validate_every, self.batch_size
         if every is None or not next_step(steps.start, steps.stop, every, batch_size):
             return None
@@ -139,7 +139,7 @@ class Loop(ABC):
         )
 
     def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> Evaluation | None:
-        """What scores samples after some of these steps; None: nothing does."""
+        """The scoring of samples; None if it is due after none of these steps."""
         return None
 
     @abstractmethod
@@ -184,28 +184,14 @@ class Loop(ABC):
         length = total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
         probe = self.make_probe(run, fabric)
-        initial, run.initial = run.initial, None
-        if initial is not None:
-            initial.load(self.net, self.diffusion)
-        state = self.make_state(fabric)
-        if initial is not None:
-            initial.load_average(state.ema.model)
-            run.say(f"init     {initial.text()}")
-        meter = Meter(self.batch_size, self.steps_per_epoch)
-        best = self.make_best()
-        start = run.restore(state, meter, best)
+        state = self.initial_state(run, fabric)
+        meter, best = Meter(self.batch_size, self.steps_per_epoch), self.make_best()
+        start = self.restore(run, state, meter, best)
         run.total = total
-        if start >= total and run.already_done:
-            fixed = roles.is_fixed_on_resume("job.max_steps", self.lr_decay)
-            allowed = " with 'allow_changes=[job.max_steps]'" if fixed else ""
-            run.say(
-                f"steps    all {total} are done; a larger job.max_steps{allowed} continues the run"
-            )
+        if run.already_done and (reason := self.nothing_left(best, start, total)):
+            run.say(f"steps    {reason} continues the run")
             return
         if best.levelled_off:
-            if run.already_done:
-                run.say(f"steps    {best.reason}; a larger job.patience continues the run")
-                return
             total = start  # killed before its last preview
         self.compilation.resume(run, start)
         estimate = self.plan_memory(run, probe, state, rows)
@@ -230,6 +216,35 @@ class Loop(ABC):
             measures = (validation, evaluation, best)
             after_step = AfterStep(self, run, step, order, state, meter, watch, progress, *measures)
             self.train(step, order, meter, after_step)
+
+    def initial_state(self, run: Run, fabric: Fabric) -> TrainState:
+        """The state of a new run; with init_from, the weights of another run are loaded into it."""
+        initial, run.initial = run.initial, None  # frees their memory at the end
+        if initial is not None:
+            initial.load(self.net, self.diffusion)
+        state = self.make_state(fabric)
+        if initial is not None:
+            initial.load_average(state.ema.model)
+            run.say(f"init     {initial.text()}")
+        return state
+
+    def restore(self, run: Run, state: TrainState, meter: Meter, best: Best) -> int:
+        """Load the checkpoint that the run resumes, if any; return the number of steps done."""
+        if (stored := run.take_state()) is not None:
+            state.load(stored, run.path)
+            meter.restore(stored.get("meter"))
+            best.restore(stored.get("best"))
+            if best.kept_step == run.step:
+                run.keep_best()  # the run may have been killed before it did so
+        return run.step
+
+    def nothing_left(self, best: Best, start: int, total: int) -> str | None:
+        """Why no step is left of a run that is done, and which key continues it; None: some are."""
+        if start >= total:
+            fixed = roles.is_fixed_on_resume("job.max_steps", self.lr_decay)
+            allowed = " with 'allow_changes=[job.max_steps]'" if fixed else ""
+            return f"all {total} are done; a larger job.max_steps{allowed}"
+        return f"{best.reason}; a larger job.patience" if best.levelled_off else None
 
     def train(self, step: Step, order: Order, meter: Meter, after_step: AfterStep) -> None:
         """Algorithm 1 of Ho et al. 2020: take all steps, or until `after_step` ends the run."""

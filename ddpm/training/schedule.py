@@ -33,20 +33,23 @@ class ScheduleTraining:
     batch_size: int
     accumulate: int
 
+    def __post_init__(self) -> None:
+        rows = range(self.rows.start, self.rows.stop)
+        chosen = [i for i, row in enumerate(rows) if row % EVERY == 0]
+        # On the device already: copying them at each step would make the host wait for it.
+        indices = torch.tensor(chosen, dtype=torch.int64, device=self.fabric.device)
+        self.parts = [part for part in indices.chunk(self.accumulate) if len(part)]
+        self.num_images = -(-self.batch_size // EVERY)  # on all ranks
+
     def backward(self, x_0: Tensor, t: Tensor, eps: Tensor, labels: Tensor | None) -> None:
         """Set the gradients of the schedule's parameters, averaged over all ranks."""
         parameters = list(self.diffusion.parameters())
         gradients = [torch.zeros_like(parameter) for parameter in parameters]
-        rows = range(self.rows.start, self.rows.stop)
-        chosen = [i for i, row in enumerate(rows) if row % EVERY == 0]
-        num_images = -(-self.batch_size // EVERY)  # on all ranks
-        for part in torch.tensor(chosen, dtype=torch.int64, device=t.device).chunk(self.accumulate):
-            if len(part) == 0:
-                continue
+        for part in self.parts:
             label = None if labels is None else labels[part]
             with self.fabric.autocast():
                 bound = self.loss(x_0[part], t[part], eps[part], label)
-            share = len(part) * self.fabric.world_size / num_images
+            share = len(part) * self.fabric.world_size / self.num_images
             of_part = torch.autograd.grad(share * bound, parameters)
             for gradient, addend in zip(gradients, of_part, strict=True):
                 gradient += addend

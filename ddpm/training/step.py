@@ -190,7 +190,7 @@ class Step:
     def timesteps(self) -> Timesteps | None:
         """The distribution of t, if it reweights losses and learns from them."""
         timesteps = self.diffusion.timesteps
-        return timesteps if isinstance(timesteps, Timesteps) and timesteps.learns else None
+        return timesteps if timesteps.learns else None
 
     def learn(self, t: Tensor, losses: Tensor, nonfinite: Tensor) -> None:
         """Let the distribution of t learn from the losses (B,) at t (B,) of all ranks."""

@@ -31,22 +31,22 @@ BINS = 16
 TABLE = "loss_by_t.csv"
 
 
-def held_out_of(run: Run, data: ImageData, figures: str) -> ImageData | None:
-    """The images to validate on; says how many, or why there are none."""
+def held_out_of(run: Run, data: ImageData, metrics: str) -> ImageData | None:
+    """The images to validate on; prints how many, or why there are none."""
     reason = "none, as data.holdout=0 or data.split is not train"
     try:
         if (held_out := data.held_out()) is not None:
-            run.say(f"held out {len(held_out):,} images, for {figures}")
+            run.say(f"held out {len(held_out):,} images, for {metrics}")
             return held_out
     except InputError as error:
         reason = one_line(error)
-    run.say(f"held out {reason}: no {figures}")
+    run.say(f"held out {reason}: no {metrics}")
     return None
 
 
 def num_images(every: int, batch_size: int) -> int:
-    """How many losses to average: 512, or fewer in small batches so that they take a hundredth of
-    the time, but at least 32.
+    """The number of losses to average: 512, or with small batches as many as take a hundredth of
+    the training time, but at least 32.
 
     A loss needs three forward passes (of the average, of the weights, of a training picture), which
     take as long as a step takes for an image.
@@ -97,7 +97,7 @@ class Validation:
         return next_step(done, self.total, self.every, self.batch_size)
 
     def __call__(self, step: int, model: nn.Module, ema: EMA) -> dict[str, float]:
-        """Figures of the log after `step` steps; all ranks call it, and get the same."""
+        """Metrics after `step` steps. Collective: all ranks call it and get the same."""
         columns = {"loss": self.losses(ema.model, self.held_out)}
         with raw_weights(model, ema) as network:
             columns["loss_raw"] = self.losses(network, self.held_out)
@@ -132,8 +132,8 @@ class Validation:
         return all_reduce(self.fabric, everything, "sum")[:n].cpu()
 
     def write(self, folder: Path) -> None:
-        """Put the losses by t into the run's table, in place of those of the same and of later
-        steps. A full disk is ignored."""
+        """Write the losses by t into the run's table, replacing those of this and of later steps.
+        A full disk is ignored."""
         file, step = folder / TABLE, self.rows[0]["step"]
         old = ""
         with contextlib.suppress(OSError):
@@ -149,9 +149,8 @@ class Validation:
 def raw_weights(model: nn.Module, ema: EMA) -> Iterator[nn.Module]:
     """A network in evaluation mode with the weights that are in training.
 
-    It is the average's network, which lends its place to these weights: it is in evaluation mode
-    already, and if it is compiled, that holds for these, too. Weights that are sharded have a place
-    of their own in memory, so the network in training computes by itself.
+    The network of the average holds them for this time: it is in evaluation mode already, and may
+    be compiled. Sharded weights cannot be exchanged, so the network in training is used itself.
     """
     pairs = list(zip(ema.weights, ema.sources, strict=True))
     if any(is_sharded(weight) for weight in ema.weights):

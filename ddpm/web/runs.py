@@ -17,7 +17,7 @@ from ddpm.runner.report.comparison import Comparison
 from ddpm.runner.report.follow import Followed
 from ddpm.runner.report.run_record import MEMORY, RunRecord
 from ddpm.runner.report.status import JobStatus
-from ddpm.runner.runs import requests, stop_file
+from ddpm.runner.runs import requests
 from ddpm.runner.safe_io import atomic, listing
 
 READ_EVERY = 1.0  # seconds between two looks at the files, at least
@@ -28,7 +28,7 @@ PICTURES = 64  # encoded previews that are kept
 LARGEST = 1024  # pixels of a side of a preview on the page
 _DEEPEST = 6  # folders below outputs/
 _MOST_FOLDERS = 20_000
-ACTIONS = (*requests.FILES, stop_file.FILE)
+ACTIONS = (*requests.ONCE, requests.STOP)
 
 
 class Gone(InputError):
@@ -60,7 +60,7 @@ class Runs:
         self._lock = threading.Lock()
 
     def page(self, seen: str) -> bytes:
-        """What the page shows, as JSON; only the version if the page has `seen` that one."""
+        """The data of the page as JSON; only the version if the page has `seen` that one."""
         with self._lock:
             began = time.monotonic()
             if began >= self._next_look:
@@ -83,8 +83,8 @@ class Runs:
         if not _listens(record):
             raise InputError("only a run that trains now can be asked.")
         try:
-            if action == stop_file.FILE:
-                stop_file.to_stop(record.folder)
+            if action == requests.STOP:
+                requests.ask_to_stop(record.folder)
             else:
                 requests.ask(record.folder, action)
         except OSError as error:
@@ -133,9 +133,9 @@ class Runs:
         statuses = {folder: status.read(folder) for folder in self._folders}
         records: dict[Path, RunRecord] = {}
         problems: dict[Path, str] = {}
-        for folder, told in statuses.items():
+        for folder, read in statuses.items():
             try:
-                records[folder] = self._followed[folder].record(told)
+                records[folder] = self._followed[folder].record(read)
             except Exception as error:  # one damaged run must not hide the others
                 problems[folder] = one_line(error)
         pending = {folder: _pending(records[folder]) for folder in records}
@@ -145,7 +145,7 @@ class Runs:
             return
         self._key = key
         self._records = {self._ids[folder]: record for folder, record in records.items()}
-        content = json.dumps(self._made(statuses, records, problems, pending)).encode()[1:]
+        content = json.dumps(self._data(statuses, records, problems, pending)).encode()[1:]
         self._version = hashlib.sha256(content).hexdigest()[:16]
         self._content = f'"version": "{self._version}", '.encode() + content
 
@@ -171,7 +171,7 @@ class Runs:
         took = time.monotonic() - began
         self._next_find = began + max(FIND_EVERY, took / SHARE)
 
-    def _made(
+    def _data(
         self,
         statuses: dict[Path, JobStatus],
         records: dict[Path, RunRecord],

@@ -217,7 +217,7 @@ def uvicorn_server(app: Any) -> Any:
 
 
 def lines(title: str, host: str, port: int, token: str) -> list[str]:
-    """What is printed at the start."""
+    """The lines printed at the start."""
     name = socket.gethostname() if host in ("0.0.0.0", "::") else host
     name = f"[{name}]" if ":" in name else name
     own = os.environ.get(TOKEN) == token

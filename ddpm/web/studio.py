@@ -22,6 +22,7 @@ from ddpm.guidance.base import Guidance
 from ddpm.images import png_bytes
 from ddpm.pipeline import Pipeline, without_gradients
 from ddpm.randomness import image_noise
+from ddpm.runner.config.rules import AREAS
 from ddpm.samplers.base import Sampler
 
 FRAMES = 60  # steps that are shown, at most
@@ -33,7 +34,7 @@ MakeGuidance = Callable[[float], Guidance]
 
 
 class Recorder(Denoiser):
-    """A denoiser that keeps its first prediction of x_0 since it was asked last."""
+    """A denoiser that keeps the first prediction of x_0 since the last `take`."""
 
     x_0: Tensor | None = None
 
@@ -51,7 +52,7 @@ class Recorder(Denoiser):
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw, checked: the seed, the class or None, the sampler, and the guidance."""
+    """A checked request to draw: the seed, the class or None, the sampler, and the guidance."""
 
     seed: int
     label: int | None
@@ -90,7 +91,7 @@ class Studio:
         return self.pipeline.diffusion.T
 
     def model(self) -> Event:
-        """What the page has to know."""
+        """The facts and settings that the page shows."""
         channels, height, width = self.pipeline.shape
         steps = {name: default for name, (_, default) in self.samplers.items()}
         guided = self.make_guidance is not None or self.scale is not None
@@ -103,7 +104,7 @@ class Studio:
                 {"name": name, "steps": self.T if n is None else n} for name, n in steps.items()
             ],
             "scale": (1.0 if self.scale is None else self.scale) if guided else None,
-            "areas": ["left", "right", "top", "bottom", "center"],
+            "areas": list(AREAS),
         }
 
     def draw(self, asked: Mapping[str, Any]) -> Iterator[Event]:
@@ -114,8 +115,7 @@ class Studio:
         """
         request = self._request(asked)
         denoiser = self._denoiser(request, 1)
-        randn = image_noise([request.seed], self.pipeline.device)
-        x_T = randn(torch.empty(1, *self.pipeline.shape, device=self.pipeline.device))
+        x_T, randn = self.pipeline.noise([request.seed])
         steps = request.sampler.timesteps(self.pipeline.diffusion)
         images = without_gradients(request.sampler(denoiser, x_T, randn))
         return self._frames(denoiser, x_T, images, [t for t, _ in steps])
@@ -135,9 +135,8 @@ class Studio:
         resamples = _integer(asked, "resamples", 1, 20)
         jump_length = _integer(asked, "jump_length", 1, 100)
         denoiser = self._denoiser(request, 1)
+        x_T, randn = self.pipeline.noise([request.seed])
         device = self.pipeline.device
-        randn = image_noise([request.seed], device)
-        x_T = randn(torch.empty(1, *self.pipeline.shape, device=device))
         levels = request.sampler.timesteps(self.pipeline.diffusion)
         moves = repaint.path(len(levels), resamples, jump_length)
         images = without_gradients(
@@ -208,7 +207,7 @@ class Studio:
         return Recorder(plain.model, plain.diffusion, request.guidance, plain.label)
 
     def _request(self, asked: Mapping[str, Any]) -> Request:
-        """What all pictures have in common.
+        """The settings that all kinds of pictures have.
 
         Raises:
             InputError: a value that is not allowed.

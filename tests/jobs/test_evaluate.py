@@ -68,7 +68,7 @@ def test_checkpoint_is_scored(trained, uninterrupted):
     assert first.subject["seeds"] == {"first": 1_000_000, "n": 22}
     assert first.ruler_id is not None
     assert first.without is None, "too few pictures for groups"
-    values = {name: score.value for name, score in scores.logged(made).items()}
+    values = scores.values(made)
     assert metrics_of(uninterrupted) == [{"step": first.step} | values]
     assert {"grid.png", "scores.jsonl", "samples/0000016-0000021.npy"} <= files_of(uninterrupted)
     output = output_of(uninterrupted.parent)

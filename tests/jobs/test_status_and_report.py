@@ -13,7 +13,7 @@ from support.wandb_reader import read_run, run_files
 
 from ddpm.jobs import report
 from ddpm.runner.execution import execute
-from ddpm.runner.runs import run_dir, stop_file
+from ddpm.runner.runs import requests, run_dir
 
 SWEEP = ["-m", *TINY, "job.max_steps=3", "sweep=study", "seed=1,2"]
 
@@ -171,7 +171,7 @@ def test_cause_of_a_stop_is_printed(signal, file, words, tmp_path):
     from ddpm.runner.execution.run import Run
 
     if file:
-        stop_file.to_stop(tmp_path)
+        requests.ask_to_stop(tmp_path)
     messages = []
     one = SimpleNamespace(dir=tmp_path, say=messages.append)
     Run.preempted(one, signal, "saved")
@@ -189,7 +189,10 @@ def test_cause_of_a_stop_is_printed(signal, file, words, tmp_path):
         (["job=report", "runs=[3]"], "runs: 3 is not the folder of a run"),
         (["job=report", "sweep=study", "model=unet"], "model: job=report only reads"),
         (["job=report", "sweep=study", "job.max_steps=3"], "job.max_steps"),
-        (["-m", "job=status", "sweep=study"], "leave out -m"),
+        *(
+            (["-m", f"job={job}", "sweep=study"], f"job={job}: reads runs and cannot be a sweep")
+            for job in ("status", "report", "compare", "watch")
+        ),
         (["job=report", "sweep=..\\x"], "sweep=..\\x: must be a name"),
         (["job=status", "sweep=study", "seed=1"], "seed: job=status only reads"),
     ],

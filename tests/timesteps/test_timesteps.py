@@ -10,7 +10,7 @@ from support.gaussian import diffusion_of
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
 from ddpm.objectives.velocity import Velocity
-from ddpm.randomness import StepNoise, UniformTimesteps
+from ddpm.randomness import StepNoise
 from ddpm.schedules.linear import linear
 from ddpm.schedules.rectified import rectified
 from ddpm.timesteps.importance import Importance
@@ -104,13 +104,11 @@ def test_strata_have_one_draw_each_and_the_same_density(kind):
     assert ((counts - wanted).abs() < 6 * wanted.sqrt() + 3).all()
 
 
-def test_uniform_draws_are_unchanged():
+def test_uniform_draws_are_those_of_randint():
     for seed in range(3):
-        found = [
-            timesteps(64, 1000, CPU, torch.Generator().manual_seed(seed))
-            for timesteps in (Uniform(), UniformTimesteps())
-        ]
-        assert torch.equal(*found)
+        found = Uniform()(64, 1000, CPU, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        assert torch.equal(found, torch.randint(1000, (64,), generator=generator))
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine to zero", "learned"])
@@ -214,7 +212,7 @@ def test_draws_are_a_function_of_seed_and_step():
 
 def test_a_learned_schedule_is_trained_on_uniform_t():
     own = torch.arange(8)
-    for timesteps in (None, UniformTimesteps(), Uniform(stratified=True)):
+    for timesteps in (None, Uniform(), Uniform(stratified=True)):
         noise = StepNoise(3, 8, (1, 2, 2), T, CPU, timesteps)
         assert noise.uniform_t(5, slice(None), own) is own
     noise = StepNoise(3, 8, (1, 2, 2), T, CPU, LogNormal(mean=0.0, std=1.0))

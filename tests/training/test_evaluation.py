@@ -225,7 +225,7 @@ def test_kernel_distance_falls_with_the_steps(run, tmp_path):
 def test_higher_values_can_be_better():
     best = Best("eval/coverage_digits", 2, sign=1)
     for step, value in enumerate([0.5, 0.7, 0.6, float("nan")], start=1):
-        best.measured(step, {"eval/coverage_digits": value})
-        best.saving(step, {"eval/coverage_digits": value})
-    best.measured(5, {"eval/loss": 0.1})  # of another measurement
+        best.record(step, {"eval/coverage_digits": value})
+        best.record_checkpoint(step, {"eval/coverage_digits": value})
+    best.record(5, {"eval/loss": 0.1})  # of another measurement
     assert (best.value, best.step, best.waited, best.kept_step) == (0.7, 2, 2, 2)

@@ -12,7 +12,7 @@ from support.rank_runs import CPU
 from support.ranks import ranks
 from support.runs import assert_equal_state, files_of, go, state_of, status_of
 
-from ddpm.runner.runs import requests, stop_file
+from ddpm.runner.runs import requests
 from ddpm.training import health, loop
 from ddpm.training.health import Requests, Watch
 
@@ -51,7 +51,7 @@ def test_requests_draw_and_save_without_changing_the_weights(run, tmp_path, monk
 
 @pytest.mark.slow
 def test_two_processes_follow_requests_after_the_same_step(tmp_path, monkeypatch):
-    asked = {4: requests.SAMPLE, 14: requests.CHECKPOINT, 24: stop_file.FILE}
+    asked = {4: requests.SAMPLE, 14: requests.CHECKPOINT, 24: requests.STOP}
     steps = iter(range(1, 32))
 
     def touch(name):
@@ -69,14 +69,14 @@ def test_two_processes_follow_requests_after_the_same_step(tmp_path, monkeypatch
     assert {f for f in files if f.startswith("samples/")} == {"samples/step-000010.png"}
     names = {"checkpoints/step-0000020.pt", "checkpoints/step-0000030.pt"}
     assert {f for f in files if f.startswith("checkpoints/")} == names
-    assert not {*requests.FILES} & files
+    assert not {*requests.ONCE} & files
 
 
 def test_requests_of_an_earlier_start_are_removed(tiny, run):
-    for name in requests.FILES:
+    for name in requests.ONCE:
         requests.ask(tiny, name)
     go(run, f"resume={tiny}", "job.max_steps=8")
-    assert not {*requests.FILES} & files_of(tiny)
+    assert not {*requests.ONCE} & files_of(tiny)
 
 
 def watch(folder, world_size=1, others=(0.0, 0.0, 0.0)):
@@ -92,7 +92,7 @@ def watch(folder, world_size=1, others=(0.0, 0.0, 0.0)):
     return made
 
 
-@pytest.mark.parametrize("name", requests.FILES)
+@pytest.mark.parametrize("name", requests.ONCE)
 def test_a_request_is_returned_once(name, tmp_path):
     looking = watch(tmp_path)
     assert looking.requested(10) == Requests()
@@ -115,9 +115,9 @@ def test_a_request_waits_for_the_step_at_which_all_ranks_agree(tmp_path):
 
 
 def test_a_stop_file_stays_for_the_end_state(tmp_path):
-    stop_file.to_stop(tmp_path, "pruned")
+    requests.ask_to_stop(tmp_path, "pruned")
     assert watch(tmp_path).requested(10) == Requests(stop=True)
-    assert stop_file.end_of(tmp_path) == "pruned"
+    assert requests.end_state(tmp_path) == "pruned"
 
 
 def test_removed_folder_has_no_requests(tmp_path):

@@ -222,8 +222,8 @@ def test_records_are_restored_and_those_of_another_figure_left_out():
     best, other = Best("eval/loss", 2), Best("eval/loss_raw", 2)
     for step, loss in enumerate([3.0, 2.0, 2.5, float("nan")], start=1):
         assert not best.levelled_off
-        best.measured(step, {"eval/loss": loss})
-    best.saving(4, {})
+        best.record(step, {"eval/loss": loss})
+    best.record_checkpoint(4, {})
     assert (best.value, best.step, best.waited, best.kept) == (2.0, 2, 2, float("inf"))
     assert best.levelled_off
     again = Best("eval/loss", 3)

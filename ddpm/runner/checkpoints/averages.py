@@ -13,7 +13,7 @@ from ddpm.runner.checkpoints import snapshots
 
 Weights = dict[str, Tensor]
 
-WORST, NOTED = 0.1, 0.02  # errors of a profile that are refused, and told
+WORST, NOTED = 0.1, 0.02  # errors of a profile above which it is refused, and logged
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def find(state: dict[str, Any], weights: str, file: Path) -> Weights:
 
 
 def origin(state: dict[str, Any], weights: str, file: Path) -> str:
-    """How an average comes about, in words."""
+    """Where an average comes from, in words."""
     if _tracked(state, weights) is not None:
         return "tracked during the run"
     return _origin(find_recipe(state, weights, file))

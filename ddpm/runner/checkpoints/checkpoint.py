@@ -4,7 +4,6 @@ A checkpoint is one `torch.save` of a dict of plain types and tensors. It loads 
 `weights_only=True`: reading an untrusted checkpoint executes no code.
 """
 
-import errno
 import io
 import logging
 import os
@@ -21,7 +20,7 @@ from ddpm.runner.checkpoints import diffusers_folder, safetensors_file, summary
 from ddpm.runner.checkpoints.summary import list_checkpoints
 from ddpm.runner.distributed.fsdp import distribute
 from ddpm.runner.safe_io import listing
-from ddpm.runner.safe_io.atomic import free_bytes, replacing, sync, sync_folder
+from ddpm.runner.safe_io.atomic import FULL, free_bytes, replacing, sync, sync_folder
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.torch_archive import check_archive, read_archive
@@ -130,9 +129,8 @@ def _not_written(path: Path, state: dict[str, Any], error: Exception) -> str:
 
 def _is_full(error: BaseException) -> bool:
     """Whether the disk was full; torch's zip writer reports that in its own words."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return any(
-        getattr(cause, "errno", None) in full or "unexpected pos" in str(cause)
+        getattr(cause, "errno", None) in FULL or "unexpected pos" in str(cause)
         for cause in causes(error)
     )
 
@@ -205,9 +203,8 @@ def _is_weights(node: Any) -> bool:
 
 
 def _are_averages(node: Any) -> bool:
-    lengths = r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"
     return isinstance(node, dict) and all(
-        isinstance(name, str) and re.fullmatch(lengths, name) and _is_weights(weights)
+        isinstance(name, str) and re.fullmatch(summary.LENGTH, name) and _is_weights(weights)
         for name, weights in node.items()
     )
 
@@ -224,15 +221,7 @@ def find(path: str | Path, planned: Path | None = None) -> tuple[Path, dict[str,
     Raises:
         InputError: there is no whole checkpoint.
     """
-    path = summary.named(path)
-    for candidate in summary.candidates(path, planned):
-        try:
-            return candidate, load(candidate)
-        except InputError as error:
-            if candidate == path or candidate.name == summary.PIPELINE:
-                raise
-            print(f"Passed over: {error}")
-    raise InputError(summary.none_in(path))
+    return summary.newest_whole(summary.named(path), lambda file: (file, load(file)), planned)
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
@@ -253,22 +242,25 @@ def check_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path
         InputError: names at most five weights that differ.
     """
     own = model.state_dict()
-    wrong = [
-        *(f"{k} is missing" for k in own if k not in weights),
-        *(f"{shown(k)} is unknown" for k in weights if k not in own),
-        *(
-            f"{k} is {tuple(weights[k].shape)}, the model's {tuple(v.shape)}"
-            for k, v in own.items()
-            if k in weights and weights[k].shape != v.shape
-        ),
-        *(
-            f"{k} is of {weights[k].dtype}"
-            for k, v in own.items()
-            if k in weights and weights[k].is_floating_point() != v.is_floating_point()
-        ),
-    ]
-    if wrong:
+    problems = (misfit(name, own, weights) for name in dict.fromkeys([*own, *weights]))
+    if wrong := [problem for problem in problems if problem]:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise InputError(
             f"checkpoint={path}: the weights are of another network: {'; '.join(wrong[:5])}{more}."
         )
+
+
+def misfit(
+    name: str, network: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]
+) -> str | None:
+    """Why a weight does not fit a network of these weights; None if it does."""
+    if name not in weights:
+        return f"{name} is missing"
+    if name not in network:
+        return f"{shown(name)} is unknown"
+    ours, theirs = network[name], weights[name]
+    if ours.shape != theirs.shape:
+        return f"{name} is {tuple(theirs.shape)}, the network's {tuple(ours.shape)}"
+    if ours.is_floating_point() != theirs.is_floating_point():
+        return f"{name} is of {theirs.dtype}"
+    return None

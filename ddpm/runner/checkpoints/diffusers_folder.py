@@ -210,7 +210,7 @@ def _json(folder: Path, path: Path) -> dict[str, Any]:
 
 
 def _ours(folder: Path) -> dict[str, Any] | None:
-    """What our exporter has added, checked like the metadata of an export; None: no such file."""
+    """Our exporter's own file, checked like the metadata of an export; None: it is missing."""
     if not (folder / OURS).exists():
         return None
     about = _json(folder, folder / OURS)

@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 from ddpm.errors import InputError, one_line, shown
 from ddpm.runner import roles
-from ddpm.runner.checkpoints.summary import EXPORT, FORMAT
+from ddpm.runner.checkpoints.summary import EXPORT, FORMAT, LENGTH
 from ddpm.runner.runs import stored_config
 from ddpm.runner.safe_io import atomic
 from ddpm.runner.safe_io.plain import Refused, regular_size
@@ -34,7 +34,7 @@ NAME, SUFFIX, CONFIG = EXPORT, ".safetensors", "config.json"
 SCHEMA = 2  # raise it when the meaning of an entry changes
 ENTRIES = ("schema", "step", "run_id", "weights", "hparams", "sha256")
 PARTS = (*roles.PROCESS, *roles.DRAWING)
-AVERAGE = r"ema:[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"  # of a length
+AVERAGE = f"ema:{LENGTH}"
 NETWORK, DIFFUSION = "network.", "diffusion."  # prefixes of the tensors' names
 DTYPES = ("float64", "int64", "float32", "int32", "float16", "bfloat16", "uint8", "bool")
 
@@ -110,7 +110,7 @@ def write(folder: Path, state: dict[str, Any], weights: str) -> Path:
 
 
 def entries_of(state: dict[str, Any], weights: str) -> dict[str, Any]:
-    """What an export says about its tensors, without their digest; arguments as in `write`."""
+    """The metadata of an export, without the digest of its tensors; arguments as in `write`."""
     average = weights if weights.startswith("ema:") else state.get("average")
     return {
         "format": FORMAT,

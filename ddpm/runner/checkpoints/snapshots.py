@@ -38,8 +38,8 @@ def save(folder: Path, step: int, run_id: str, averages: dict[str, Any]) -> Path
 
 
 def forget_after(folder: Path, step: int) -> None:
-    """Delete the snapshots of later steps: they are of a life that a resumed run does not continue,
-    and that was perhaps trained otherwise."""
+    """Delete the snapshots of later steps: the resumed run takes these steps again, perhaps with
+    other settings."""
     if listing.exists(folder / FOLDER):
         for file in summary.list_checkpoints(folder / FOLDER):
             if summary.step_of(file) > step:

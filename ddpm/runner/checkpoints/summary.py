@@ -2,9 +2,9 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from ddpm.errors import InputError, shown
 from ddpm.runner.runs import stored_config
@@ -17,7 +17,10 @@ SCHEMA = 1  # of checkpoints; raise it when the meaning of an entry changes
 BEST = "best.pt"  # a second name of the checkpoint with the best figure
 EXPORT = "model.safetensors"  # the name of an export in its folder
 PIPELINE = "model_index.json"  # the first file of a pipeline of diffusers, in its folder
+LENGTH = r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"  # of an average, as in its name ema:0.05
 _NAME = re.compile(r"step-(\d+)\.pt")
+
+T = TypeVar("T")
 
 
 class Summary(NamedTuple):
@@ -38,14 +41,26 @@ def read(path: Path) -> Summary:
     Raises:
         InputError: there is no such checkpoint.
     """
-    for file in candidates(path):
+    return newest_whole(path, _read_file)
+
+
+def newest_whole(path: Path, read: Callable[[Path], T], planned: Path | None = None) -> T:
+    """Read the first of the `candidates` that is whole; damaged ones are named and passed over.
+
+    Args:
+        read: raises InputError for a damaged file.
+
+    Raises:
+        InputError: none is whole.
+    """
+    for file in candidates(path, planned):
         try:
-            return _read_file(file)
+            return read(file)
         except InputError as error:
             if file == path or file.name == PIPELINE:  # the last one
                 raise
             print(f"Passed over: {error}")
-    raise InputError(none_in(path))
+    raise InputError(f"checkpoint={path}: the folder holds no whole checkpoint (step-*.pt).")
 
 
 def named(source: str | Path) -> Path:
@@ -93,10 +108,6 @@ def step_of(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
     assert match is not None, path
     return int(match[1])
-
-
-def none_in(path: Path) -> str:
-    return f"checkpoint={path}: the folder holds no whole checkpoint (step-*.pt)."
 
 
 def not_whole(path: Path, error: Exception) -> str:

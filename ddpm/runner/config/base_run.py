@@ -238,8 +238,9 @@ _GUIDES = {
 }
 
 
-def check_guide(config: dict[str, Any]) -> None:
-    """Check that the network that guides was trained on images like those it will see.
+def record_guide(config: dict[str, Any]) -> None:
+    """Record the run of the network that guides, and its absolute path, after checking that it was
+    trained on images like those it will see.
 
     Raises:
         InputError: it was trained on others, or by another job.

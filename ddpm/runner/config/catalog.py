@@ -37,8 +37,11 @@ class Key(NamedTuple):
 @functools.cache
 def groups() -> dict[str, list[str]]:
     """The groups and their options."""
-    folders = [path for path in listing.paths(CONF) if path.is_dir() and path.name != "hydra"]
-    return {folder.name: [path.stem for path in yaml_files(folder)] for folder in folders}
+    return {folder.name: [path.stem for path in yaml_files(folder)] for folder in _group_folders()}
+
+
+def _group_folders() -> list[Path]:
+    return [path for path in listing.paths(CONF) if path.is_dir() and path.name != "hydra"]
 
 
 def yaml_files(folder: Path) -> list[Path]:
@@ -80,15 +83,14 @@ def targets() -> frozenset[str]:
 @functools.cache
 def _targets_of_conf() -> frozenset[str]:
     """Every `_target_` that a file names, without those of Hydra's plugins."""
-    folders = [path for path in listing.paths(CONF) if path.is_dir() and path.name != "hydra"]
-    files = [path for folder in (CONF, *folders) for path in yaml_files(folder)]
+    files = [path for folder in (CONF, *_group_folders()) for path in yaml_files(folder)]
     texts = (path.read_text(encoding="utf-8") for path in files)
     pattern = re.compile(r"^\s*_target_:\s*([\w.]+)\s*(?:#.*)?$", re.MULTILINE)
     return frozenset(name for text in texts for name in pattern.findall(text))
 
 
 class _Own(NamedTuple):
-    """What the options in the user's own folder define, and which targets they name."""
+    """The keys that the options in the user's own folder define, and the targets that they name."""
 
     keys: list[Key]
     targets: dict[str, Path]  # with the file of each

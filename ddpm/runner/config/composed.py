@@ -1,4 +1,4 @@
-"""What Hydra composed, as plain dictionaries and with the types that it has at run time."""
+"""The configuration that Hydra composed, as plain dictionaries and with its run-time types."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from ddpm.runner.terminal import shell
 
 
 def compose(words: list[str], folder: Path, own: Path | None = None) -> DictConfig:
-    """What Hydra composes from the files in `folder` and these overrides, with its own
-    configuration as the node `hydra`, in a process that may use Hydra for something else.
+    """The configuration that Hydra composes from the files in `folder` and these overrides, with
+    its own as the node `hydra`. The process may use Hydra for something else.
 
     Args:
         own: the user's own folder, which is searched after `folder`.

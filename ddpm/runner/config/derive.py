@@ -43,7 +43,7 @@ def model_keys(config: dict[str, Any]) -> None:
 
 
 def value_range(config: dict[str, Any]) -> None:
-    """What the values of pictures mean belongs to the process."""
+    """Copy data.value_range to the process, which scales the values of pictures."""
     data = config.get("data")
     diffusion = config.get("diffusion")
     if isinstance(data, dict) and isinstance(diffusion, dict) and "value_range" in diffusion:

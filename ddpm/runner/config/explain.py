@@ -1,6 +1,5 @@
 """Explain errors of Hydra and OmegaConf: the mistake on the command line and how to correct it."""
 
-import errno
 import re
 import sys
 import traceback
@@ -15,9 +14,9 @@ from ddpm.errors import InputError, NoSuchKey, causes, listed, nearest, shown
 from ddpm.runner import own_folder
 from ddpm.runner.config import catalog, overrides, paths
 from ddpm.runner.safe_io import listing
+from ddpm.runner.safe_io.atomic import FULL
 from ddpm.runner.safe_io.tree import key_of
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Plugins of Hydra, and the packages that provide them.
 PLUGINS = {
     ("launcher", "joblib"): "hydra-joblib-launcher",

@@ -12,7 +12,7 @@ from ddpm.runner import roles
 from ddpm.runner.config import catalog
 from ddpm.runner.config.base_run import BaseRun
 from ddpm.runner.runs.old_names import FORMER_PARTS, FORMER_VALUES
-from ddpm.runner.safe_io.tree import flatten, get_path, set_path
+from ddpm.runner.safe_io.tree import flatten, get_path, locate, set_path
 
 
 def merge(
@@ -119,9 +119,8 @@ def _older_value(older: dict[str, Any], key: str, groups: Iterable[str]) -> Any:
     default, unless that changed something."""
     if key in groups:
         return older["choices"].get(key)
-    root, _, name = key.rpartition(".")
-    node = get_path(older, root) if root else older
-    if isinstance(node, dict) and name in node:
+    node, name = locate(older, key)
+    if node is not None and name in node:
         return node[name]
     return FORMER_VALUES.get(key, catalog.defaults(older["choices"]).get(key))
 

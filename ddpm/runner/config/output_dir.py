@@ -74,8 +74,8 @@ def check_apart(folder: Path, config: dict[str, Any], base: BaseRun | None) -> N
     root = get_path(config, "data.root")
     if not isinstance(root, str):
         return
-    run_folder, images = (Path(os.path.realpath(path)) for path in (folder, root))
-    if images == run_folder or any(images.is_relative_to(run_folder / name) for name in WRITTEN):
+    own, images = (Path(os.path.realpath(path)) for path in (folder, root))
+    if images == own or any(images.is_relative_to(own / name) for name in WRITTEN):
         override = shell.word("output_dir", folder)
         remedy = "Choose another output_dir; it may be inside data.root."
         if base is not None and base.resumed:

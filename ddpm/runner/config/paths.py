@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ddpm.errors import InputError, shown
+from ddpm.runner.safe_io.tree import locate
 from ddpm.runner.terminal import shell
 
 # Keys with one path; with one path or a list of paths; with a name.
@@ -37,11 +38,8 @@ def normalise(config: dict[str, Any], words: Iterable[str] = ()) -> None:
     """
     errors = []
     for key in KEYS:
-        *parents, name = key.split(".")
-        node: Any = config
-        for parent in parents:
-            node = node.get(parent) if isinstance(node, dict) else None
-        if not isinstance(node, dict) or node.get(name) is None:
+        node, name = locate(config, key)
+        if node is None or node.get(name) is None:
             continue
         value = node[name]
         many = key in LISTS and isinstance(value, list)

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import secrets
 from pathlib import Path
 from typing import Any
@@ -44,7 +43,6 @@ OmegaConf.register_new_resolver("sweep_dir", paths.sweep_dir, replace=True)
 
 logger = logging.getLogger(__name__)
 
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _DATA_DIR = "${oc.env:DDPM_DATA,data}"  # the default in conf/config.yaml
 
 
@@ -228,7 +226,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
     derive.labels(config)
     derive.scoring(config, request.keys)
     derive.pipeline(config)
-    base_run.check_guide(config)
+    base_run.record_guide(config)
     derive.absolute_paths(config)
 
 
@@ -319,5 +317,5 @@ def _is_own(group: str, option: str) -> bool:
 def _references(node: Any, prefix: str = "") -> dict[str, str]:
     """The arguments of a node that refer to another key: `{"model": "model", ...}`."""
     raw = to_dict(node, resolve=False) if node else {}
-    matches = {key: _REFERENCE.fullmatch(str(value)) for key, value in raw.items()}
+    matches = {key: validate.REFERENCE.fullmatch(str(value)) for key, value in raw.items()}
     return {f"{prefix}{key}": match[1] for key, match in matches.items() if match}

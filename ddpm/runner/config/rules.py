@@ -17,8 +17,9 @@ from ddpm.limits.rule import (
     path,
     positive,
 )
+from ddpm.runner.checkpoints.summary import LENGTH
 from ddpm.runner.roles import DECAYS_BY_LENGTH
-from ddpm.runner.safe_io.tree import get_path
+from ddpm.runner.safe_io.tree import locate
 from ddpm.trackers.wandb_client import limits
 
 
@@ -27,7 +28,6 @@ def text() -> Rule:
     return Rule(str, "text, in quotes if YAML reads another type", lambda x: True, True)
 
 
-_LENGTH = r"[0-9]+(\.[0-9]+)?(e-?[0-9]+)?"
 AREAS = ("left", "right", "top", "bottom", "center")  # masks that need no file
 
 RULES = {
@@ -125,7 +125,7 @@ RULES = {
     "job.weights": Rule(
         str,
         "ema, model, or ema:<length> as ema:0.07",
-        lambda x: re.fullmatch(rf"model|ema(:{_LENGTH})?", x) is not None,
+        lambda x: re.fullmatch(rf"model|ema(:{LENGTH})?", x) is not None,
         options=("ema", "model"),
     ),
     "job.sigma_rel": lengths(1),
@@ -158,9 +158,8 @@ def check(config: dict[str, Any], defaults: dict[str, Any]) -> None:
     """
     errors = []
     for key in dict.fromkeys([*RULES, *defaults]):
-        *parents, name = key.split(".")
-        node = get_path(config, ".".join(parents)) if parents else config
-        if not isinstance(node, dict) or name not in node:
+        node, name = locate(config, key)
+        if node is None or name not in node:
             continue
         rule = RULES.get(key) or _rule_of(defaults[key])
         try:

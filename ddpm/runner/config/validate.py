@@ -15,7 +15,7 @@ from ddpm.runner.config import catalog, redaction
 from ddpm.runner.config.composed import hydra_config, to_dict
 from ddpm.runner.config.explain import no_such_key
 
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # to another key
 # A line whose value YAML 1.1 reads as an octal or sexagesimal number: 010, 1:30.
 _ODD = re.compile(r"\s*[\w.-]+\s*:\s+([-+]?0[0-7_]+|[-+]?[1-9][\d_]*(?::[0-5]?\d)+)\s*(?:#.*)?$")
 MAX_LINES = 5  # of an error message
@@ -115,7 +115,7 @@ def _unresolvable(cfg: DictConfig) -> list[str]:
     return [
         f"{key}={shown(raw)}: {reason}"
         for key, (raw, reason) in failed.items()
-        if not bad & set(_REFERENCE.findall(raw))  # or the key referred to has a line of its own
+        if not bad & set(REFERENCE.findall(raw))  # or the key referred to has a line of its own
     ]
 
 

@@ -1,1 +1,1 @@
-"""Devices and processes: Fabric, ranks, FSDP, signals, CPU threads."""
+"""Devices and processes: Fabric, ranks, FSDP, signals, CPU threads, environment."""

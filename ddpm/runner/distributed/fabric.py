@@ -246,11 +246,11 @@ def _has_cpp_compiler() -> bool:
 def describe(fabric: Fabric) -> str:
     """Device, processes and precision in one line, printed when a run starts."""
     device = fabric.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     count = torch.get_num_threads()
     threads = f", {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else ""
     processes = f"{fabric.world_size} x " if fabric.world_size > 1 else ""
-    return f"{processes}{name}{threads}, {fabric._precision.precision}"
+    return f"{processes}{name}{threads}, {fabric.strategy.precision.precision}"
 
 
 def memory(device: torch.device) -> float:

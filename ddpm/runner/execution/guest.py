@@ -2,10 +2,11 @@
 
 import contextlib
 import logging
-import os
 import random
 import sys
 from collections.abc import Iterator
+
+from ddpm.runner.distributed import environment
 
 _OF_SEEDING = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # set by Fabric
 
@@ -18,11 +19,11 @@ def guest() -> Iterator[None]:
     import torch
 
     streams, raises = (sys.stdin, sys.stdout, sys.stderr), logging.raiseExceptions
-    environment = {name: os.environ.get(name) for name in _OF_SEEDING}
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     threads = torch.get_num_threads()
     try:
-        yield
+        with environment.restored(_OF_SEEDING):
+            yield
     finally:
         sys.stdin, sys.stdout, sys.stderr = streams
         logging.raiseExceptions = raises
@@ -30,8 +31,3 @@ def guest() -> Iterator[None]:
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
         torch.set_num_threads(threads)
-        for name, value in environment.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

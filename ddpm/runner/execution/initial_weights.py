@@ -12,6 +12,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, listed, shown
 from ddpm.runner import roles
 from ddpm.runner.checkpoints import checkpoint
+from ddpm.runner.checkpoints.checkpoint import misfit
 from ddpm.runner.config.build import build
 from ddpm.runner.distributed import fsdp
 
@@ -64,7 +65,9 @@ class InitialWeights:
             check_fitting(network, weights, config["init_allow"], source)
             if broken := [k for k, v in weights.items() if not torch.isfinite(v).all()]:
                 raise InputError(f"init_from={source}: not finite ({shown(broken[0])}).")
-            fitting[name] = {k: v for k, v in weights.items() if misfit(k, network, weights) == ""}
+            fitting[name] = {
+                k: v for k, v in weights.items() if misfit(k, network, weights) is None
+            }
         theirs = state.get("diffusion", {})
         left = [name for name in (*process, *theirs) if misfit(name, process, theirs)]
         left = ["timesteps", *{name.partition(".")[0] for name in left}]
@@ -96,27 +99,13 @@ class InitialWeights:
             model.load_state_dict(new, strict=False)
 
     def text(self) -> str:
-        """What was taken, in one line."""
+        """The weights that were loaded, in one line."""
         count = sum(weight.numel() for weight in self.weights.values())
         parts = list(dict.fromkeys(name.rpartition(".")[0] or name for name in self.own))
         own = f"; random: {listed(parts, 5)}" if parts else ""
         learned = any(name.startswith("schedule.") for name in self.process)
         schedule = ", and its learned schedule" if learned else ""
         return f"{count:,} weights of {self.source}, step {self.step}{schedule}{own}"
-
-
-def misfit(name: str, network: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
-    """Why a weight does not fit a network; "" if it does."""
-    if name not in weights:
-        return f"{name} is missing"
-    if name not in network:
-        return f"{shown(name)} is unknown"
-    ours, theirs = network[name], weights[name]
-    if ours.shape != theirs.shape:
-        return f"{name} is {tuple(theirs.shape)}, the network's {tuple(ours.shape)}"
-    if ours.is_floating_point() != theirs.is_floating_point():
-        return f"{name} is of {theirs.dtype}"
-    return ""
 
 
 def check_fitting(
@@ -128,8 +117,8 @@ def check_fitting(
         InputError: names at most five weights, and the parts to allow.
     """
     allowed, names = list(allowed), dict.fromkeys([*network, *weights])
-    problems = {name: misfit(name, network, weights) for name in names}
-    wrong = [name for name, text in problems.items() if text and not roles.within(name, allowed)]
+    problems = {name: problem for name in names if (problem := misfit(name, network, weights))}
+    wrong = [name for name in problems if not roles.within(name, allowed)]
     if not wrong:
         return
     parts = dict.fromkeys(name.rpartition(".")[0] or name for name in wrong)

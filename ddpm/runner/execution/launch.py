@@ -17,7 +17,7 @@ from ddpm.runner import own_folder
 from ddpm.runner.checkpoints import checkpoint, summary
 from ddpm.runner.config.build import build
 from ddpm.runner.config.plan import Plan
-from ddpm.runner.distributed import ranks, signals
+from ddpm.runner.distributed import environment, ranks, signals
 from ddpm.runner.distributed.fabric import is_first_report, starts_processes
 from ddpm.runner.distributed.reduce import any_rank
 from ddpm.runner.execution.initial_weights import InitialWeights
@@ -39,19 +39,12 @@ def launch(plan: Plan) -> dict[str, Any] | None:
     Raises:
         InputError: a mistake of the user.
     """
-    saved_env = {name: os.environ.get(name) for name in _SET_BY_FABRIC}
-    with ranks.report_once():
-        fabric: Fabric = build(plan.config["hardware"], "hardware")
-    # one callable without arguments: Fabric would modify those it is given
-    rank = functools.partial(run_rank, plan=plan)
-    try:
+    with environment.restored(_SET_BY_FABRIC):
+        with ranks.report_once():
+            fabric: Fabric = build(plan.config["hardware"], "hardware")
+        # one callable without arguments: Fabric would modify those it is given
+        rank = functools.partial(run_rank, plan=plan)
         return _in_children(fabric, rank) if starts_processes(fabric) else fabric.launch(rank)
-    finally:
-        for name, value in saved_env.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _in_children(fabric: Fabric, rank: Callable[[Fabric], Any]) -> Any:
@@ -97,19 +90,7 @@ def run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
 
 
 def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
-    fabric.seed_everything(plan.config["seed"], verbose=False)  # building draws the weights
-    path, state = _checkpoint(plan)
-    plan = _with_checkpoint(plan, path, state)
-    _check_agreed(fabric, plan, path, state)
-    if state is not None and path is not None:
-        check_fits(plan.config["model"], state, path)
-    initial = None
-    if state is None and plan.trains and plan.config.get("init_from") is not None:
-        initial = InitialWeights.of(plan.config)
-    job = build(plan.config["job"], "job")
-    trackers = build(plan.config["tracker"], "tracker")
-    check_installed(trackers)
-    run = Run(plan, fabric, trackers, state, path, initial)
+    job, run = _prepared(fabric, plan)
     try:
         job(run=run, fabric=fabric)
     except torch.OutOfMemoryError as error:
@@ -121,6 +102,25 @@ def _run_rank(fabric: Fabric, plan: Plan) -> dict[str, Any] | None:
     if not run.leads:
         return None
     return {"state": run.end, "signal": run.signal, "step": run.step, "dir": run.dir} | run.metrics
+
+
+def _prepared(fabric: Fabric, plan: Plan) -> tuple[Callable[..., None], Run]:
+    """The job of a plan, and its run, which alone holds the checkpoint: training frees it."""
+    fabric.seed_everything(plan.config["seed"], verbose=False)  # building draws the weights
+    path, state = _checkpoint(plan)
+    plan = _with_checkpoint(plan, path, state)
+    _check_agreed(fabric, plan, path, state)
+    if state is not None and path is not None:
+        check_fits(plan.config["model"], state, path)
+        if not plan.trains:
+            state.pop("optimizer", None)  # which takes twice the memory of the weights
+    initial = None
+    if state is None and plan.trains and plan.config.get("init_from") is not None:
+        initial = InitialWeights.of(plan.config)
+    job = build(plan.config["job"], "job")
+    trackers = build(plan.config["tracker"], "tracker")
+    check_installed(trackers)
+    return job, Run(plan, fabric, trackers, state, path, initial)
 
 
 def _check_agreed(

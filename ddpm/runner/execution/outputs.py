@@ -18,7 +18,7 @@ BESIDE = ("grid.png", "strip.png", "denoising.gif", "labels.json")
 
 
 def offer(tracker: Trackers, folder: Path, step: int, *, trains: bool) -> None:
-    """Offer the files on the disk to the trackers, each of which chooses."""
+    """Pass the files on the disk to the trackers, each of which decides what to upload."""
     try:
         checkpoints = list_checkpoints(folder / "checkpoints") if trains else []
         samples = drawn(folder, trains=trains)

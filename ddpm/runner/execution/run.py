@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -21,38 +21,11 @@ from ddpm.runner.distributed import threads
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.execution.initial_weights import InitialWeights
 from ddpm.runner.execution.outputs import offer
-from ddpm.runner.runs import previews, requests, run_dir, stop_file
+from ddpm.runner.runs import previews, requests, run_dir
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal import streams
 from ddpm.trackers.base import RunInfo, Tracker
 from ddpm.trackers.multi import Trackers, open_trackers
-
-
-class Saved(Protocol):
-    """The training state in a checkpoint: `training.state.TrainState`."""
-
-    def state(self, *, keep: bool) -> dict[str, Any]: ...
-
-    def load(self, state: dict[str, Any], path: Path | None) -> None: ...
-
-
-class Measured(Protocol):
-    """Metrics of the steps since the last log line: `training.meter.Meter`."""
-
-    def state(self, fabric: Fabric) -> Any: ...
-
-    def restore(self, state: Any) -> None: ...
-
-
-class Kept(Protocol):
-    """Which checkpoint is kept as the best one: `training.best.Best`."""
-
-    kept_step: int
-    evaluated: int
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: Any) -> None: ...
 
 
 @dataclass
@@ -119,7 +92,6 @@ class Run:
             return
         with run_dir.lock(self.dir, new=not self.plan.output.begun), streams.forgetting():
             run_dir.clean(self.dir)
-            stop_file.forget(self.dir)
             requests.forget(self.dir)
             run_dir.write_config(self.dir, hparams, self.step if self.plan.output.begun else None)
             self._write_status("running")
@@ -219,24 +191,25 @@ class Run:
         """Record automatic choices, to be repeated when the run is resumed."""
         self.choices |= choices
 
-    def restore(self, learned: Saved, meter: Measured, best: Kept) -> int:
-        """Load the training state and the metrics of the last steps; return the steps done."""
+    def take_state(self) -> dict[str, Any] | None:
+        """The checkpoint to resume, if any; returned once, so that no second copy of the weights
+        stays in memory. Prints which conditions differ from those of the checkpoint."""
         self._adopt_threads(self.previous_threads)
-        if self.state is not None:
-            learned.load(self.state, self.path)
-            meter.restore(self.state.get("meter"))
-            best.restore(self.state.get("best"))
-            if self.leads and self.path is not None and best.kept_step == self.step:
-                checkpoint.keep_best(self.path)  # a kill came between
+        state, self.state = self.state, None
+        if state is not None:
             current = made_with(self.fabric)
-            for name, previous in self.state.get("made_with", current).items():
+            for name, previous in state.get("made_with", current).items():
                 if previous != current.get(name):
                     self.say(
                         f"note     {name} is {current.get(name)}, was {shown(previous)}: results "
                         "agree with those of an uninterrupted run, but not bit for bit"
                     )
-            self.state = None  # free this second copy
-        return self.step
+        return state
+
+    def keep_best(self) -> None:
+        """Keep the checkpoint that the run has resumed as the best one."""
+        if self.leads and self.path is not None:
+            checkpoint.keep_best(self.path)
 
     def _adopt_threads(self, count: Any) -> None:
         """Use as many threads as when the run started: the order of sums depends on them."""
@@ -265,30 +238,30 @@ class Run:
         exists = previews.file(self.dir, step).exists() if self.leads else False
         return self.fabric.broadcast(exists)
 
-    def save(self, step: int, learned: Saved, meter: Measured, keep: int, best: Kept) -> None:
-        """Write a checkpoint after `step` steps. All ranks must call it; rank 0 writes.
+    def save(self, step: int, entries: dict[str, Any], *, keep: int, is_best: bool) -> None:
+        """Write a checkpoint after `step` steps; rank 0 writes.
+
+        Args:
+            entries: the training state, and what belongs to it.
+            keep: the number of checkpoints that stay; -1: all.
+            is_best: whether it is the best one so far.
 
         Raises:
-            InputError: the weights are not finite, or the disk is full.
+            InputError: the disk is full.
         """
-        self.step = step
-        measured = meter.state(self.fabric)
-        all_learned = learned.state(keep=self.leads)
         if self.leads:
             state = {
                 "step": step,
                 "run_id": self.plan.hparams["run_id"],
                 "hparams": self.plan.hparams,
-                **all_learned,
-                "meter": measured,
-                "best": best.state(),
+                **entries,
                 "data": self.fingerprint,
                 "made_with": made_with(self.fabric),
                 "chosen": self.choices,
             }
             run_dir.sync(self.dir / "metrics.jsonl")  # a resumed run does not write old lines again
             file = checkpoint.save(self.dir / "checkpoints", state, keep)
-            if best.kept_step == step:
+            if is_best:
                 checkpoint.keep_best(file)
             self.saved = step
             self._write_status("running")
@@ -311,11 +284,11 @@ class Run:
     def preempted(self, signal: int | None, how: str) -> None:
         """End the run early: a signal, a file in its folder or the death of its parent process
         requested it."""
-        end = stop_file.end_of(self.dir)
+        end = requests.end_state(self.dir)
         self.end, self.signal = end or "preempted", signal
         cause = "the end of the parent process"
         if signal is not None or end is not None:
-            cause = "a signal" if signal is not None else f"the file {self.dir / stop_file.FILE}"
+            cause = "a signal" if signal is not None else f"the file {self.dir / requests.STOP}"
         self.say(f"stopped  by {cause}, {how}")
 
 

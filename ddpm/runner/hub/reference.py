@@ -46,7 +46,7 @@ def repository(name: str, key: str) -> tuple[str, str | None]:
 
 @functools.cache
 def _fetched(source: str) -> Source:
-    """The downloaded repository; cached, since planning asks several times."""
+    """The downloaded repository; cached, since planning needs it several times."""
     from ddpm.runner.hub.download import fetch
 
     name, revision = repository(source, "checkpoint")

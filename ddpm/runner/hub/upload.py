@@ -9,10 +9,10 @@ from ddpm.runner.hub.client import answering, api
 
 
 def check(target: str) -> Any:
-    """The client, able to write: asked before anything is exported.
+    """The client for uploads, checked before anything is exported.
 
     Raises:
-        InputError: the name is none, the package is missing, or nobody is logged in.
+        InputError: the name is invalid, the package is missing, or no user is logged in.
     """
     try:
         _, revision = reference.repository(target, "job.push_to")

@@ -1,4 +1,4 @@
-"""A run that is read again and again while it grows: what is added is read, the rest is kept."""
+"""The record of a run that is read repeatedly: only new lines and changed files are read."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -95,13 +95,13 @@ class Followed:
         except listing.Unreachable as error:
             pictures = {}
             problems.append(str(error).removesuffix("."))
-        told = run_record.read_object(self.folder / "status.json", problems)
+        stored = run_record.read_object(self.folder / "status.json", problems)
         return replace(
             record,
             state=status.state,
             step=status.step,
             total=status.total,
-            seconds=figure(told.get("seconds")),
+            seconds=figure(stored.get("seconds")),
             error=status.error or None,
             metrics=metrics,
             pictures=pictures,
@@ -110,7 +110,7 @@ class Followed:
 
 
 def _stamp(file: Path) -> tuple[int, ...] | str | None:
-    """What differs after a file has changed; None for one whose time stamp is too coarse."""
+    """A value that changes with a file; None if the time stamp is too coarse for that."""
     try:
         return atomic.stamp(file)
     except OSError:

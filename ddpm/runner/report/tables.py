@@ -101,7 +101,7 @@ def _figure(measure: str, mean: float, half: float | None) -> tuple[str, str | N
 
 
 def _beside(score: Scored, half: str | None) -> str:
-    """What stands beside a score: the interval over runs, or its own, and the floor."""
+    """The text beside a score: its interval over runs, or its own, and the floor."""
     parts = [half] if half else []
     if not half and score.low is not None and score.high is not None:
         parts.append(f"({stats.number(score.low)} to {stats.number(score.high)})")

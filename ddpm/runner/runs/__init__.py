@@ -1,1 +1,1 @@
-"""A run's folder on disk: configuration, status, lock, stop file, metrics log. Without torch."""
+"""A run's folder on disk: configuration, status, lock, requests, metrics log. Without torch."""

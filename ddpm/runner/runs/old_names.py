@@ -7,6 +7,8 @@ entry may go once no run of that version is worth continuing.
 
 from typing import Any
 
+from ddpm.runner.safe_io.tree import locate
+
 # `_target_` names: old -> new.
 MOVED = {
     "ddpm.hardware.fabric": "ddpm.runner.distributed.fabric.fabric",
@@ -86,7 +88,7 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
     """
     config = _moved(config)
     for old, new in (RENAMED | _WITHIN).items():
-        _move_key(config, old.split("."), new.split("."))
+        _move_key(config, old, new)
     job = config.get("job")
     if isinstance(job, dict) and type(job.get("labels")) is int:
         job["labels"] = [job["labels"]]
@@ -105,8 +107,7 @@ def renamed(config: dict[str, Any]) -> dict[str, Any]:
 def keep_former_values(config: dict[str, Any], stored: dict[str, Any]) -> None:
     """Take keys that a stored configuration does not know out of one that continues it."""
     for key in FORMER_VALUES:
-        *path, name = key.split(".")
-        node, then = _node(config, path), _node(stored, path)
+        (node, name), (then, _) = locate(config, key), locate(stored, key)
         if node is not None and then is not None and name not in then:
             node.pop(name, None)
 
@@ -138,18 +139,8 @@ def _moved(node: Any) -> Any:
     return [_moved(value) for value in node] if isinstance(node, list) else node
 
 
-def _move_key(config: dict[str, Any], old: list[str], new: list[str]) -> None:
-    """Move a value within nested dictionaries; a value that is there under the new name stays."""
-    source = _node(config, old[:-1])
-    if source is None or old[-1] not in source:
-        return
-    target = _node(config, new[:-1])
-    if target is not None:
-        target.setdefault(new[-1], source.pop(old[-1]))
-
-
-def _node(config: dict[str, Any], path: list[str]) -> dict[str, Any] | None:
-    node: Any = config
-    for name in path:
-        node = node.get(name) if isinstance(node, dict) else None
-    return node if isinstance(node, dict) else None
+def _move_key(config: dict[str, Any], old: str, new: str) -> None:
+    """Move a value within nested dictionaries; a value that the new key has already stays."""
+    (source, old_name), (target, new_name) = locate(config, old), locate(config, new)
+    if source is not None and old_name in source and target is not None:
+        target.setdefault(new_name, source.pop(old_name))

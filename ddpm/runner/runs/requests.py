@@ -1,18 +1,22 @@
-"""Files in the folder of a training run that ask it for something now: `sample` and `checkpoint`.
+"""Files in the folder of a run that request something of it: `stop`, `sample` and `checkpoint`.
 
-Like the file `stop` (stop_file.py) they reach a run on any machine that shares the folder. The run
-removes a file before it obeys, so each file counts once.
+Unlike a signal, they also reach a run on another machine that shares the folder. Users may `touch`
+them. A sweeper writes "pruned" into `stop`, which ends the run for good. The run removes the other
+two before it obeys, so that each file counts once.
 """
 
 from pathlib import Path
 
+from ddpm.runner.safe_io import atomic
+
+STOP = "stop"  # save and end
 SAMPLE = "sample"  # draw a preview
 CHECKPOINT = "checkpoint"  # save a checkpoint
-FILES = (SAMPLE, CHECKPOINT)
+ONCE = (SAMPLE, CHECKPOINT)
 
 
 def ask(folder: Path, name: str) -> None:
-    """Ask the run in a folder for a preview or a checkpoint.
+    """Request a preview or a checkpoint from the run in a folder.
 
     Raises:
         OSError: the folder is gone or cannot be written to.
@@ -20,8 +24,22 @@ def ask(folder: Path, name: str) -> None:
     (folder / name).touch()
 
 
+def ask_to_stop(folder: Path, state: str = "preempted") -> None:
+    """Request the run to end as "preempted", to be resumed later, or as "pruned"."""
+    atomic.write(folder / STOP, state)  # a part of "pruned" would be read as "preempted"
+
+
+def end_state(folder: Path) -> str | None:
+    """The requested end state, "preempted" or "pruned"; None if no stop was requested."""
+    try:
+        content = (folder / STOP).read_bytes()[:20].strip()
+    except OSError:
+        return None
+    return "pruned" if content == b"pruned" else "preempted"
+
+
 def take(folder: Path, name: str) -> bool:
-    """Remove a request; whether there was one."""
+    """Remove a request that counts once; whether there was one."""
     try:
         (folder / name).unlink()
     except OSError:
@@ -31,5 +49,6 @@ def take(folder: Path, name: str) -> bool:
 
 def forget(folder: Path) -> None:
     """Remove the requests of an earlier start."""
-    for name in FILES:
+    (folder / STOP).unlink(missing_ok=True)
+    for name in ONCE:
         take(folder, name)

@@ -129,6 +129,11 @@ def logged(found: Sequence[Scored]) -> dict[str, Scored]:
     return named
 
 
+def values(found: Sequence[Scored]) -> dict[str, float]:
+    """The values of `logged`."""
+    return {name: score.value for name, score in logged(found).items()}
+
+
 def write(folder: Path, scored: Sequence[Scored]) -> None:
     """Write `scores.jsonl`, whole or not at all."""
     atomic.write(folder / FILE, b"".join(score.line() for score in scored), durable=True)

@@ -17,6 +17,7 @@ from ddpm.runner.safe_io.kernel_locks import UNSUPPORTED
 # Errors of SMB and some FUSE file systems when the file to replace is open in another process.
 _IN_USE = (errno.EBUSY, errno.ETXTBSY, errno.EACCES, errno.EPERM)
 _PAUSES = (0.05, 0.1, 0.2, 0.4)  # seconds between attempts
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # errors of a full disk, a quota or a limit
 _NO_FSYNC = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 COARSE_SECONDS = 3  # FAT has time stamps of two seconds
 

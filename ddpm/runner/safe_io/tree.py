@@ -20,6 +20,15 @@ def get_path(node: Any, key: str) -> Any:
     return node
 
 
+def locate(node: Any, key: str) -> tuple[dict[str, Any] | None, str]:
+    """The dictionary that a dotted key is in, or would be in, and the last part of the key; None:
+    there is no such dictionary."""
+    *parents, name = key.split(".")
+    for parent in parents:
+        node = node.get(parent) if isinstance(node, dict) else None
+    return (node if isinstance(node, dict) else None), name
+
+
 def set_path(node: dict[str, Any], key: str, value: Any) -> None:
     """Set the value at a dotted key; missing dictionaries on the way are made."""
     *parents, name = key.split(".")

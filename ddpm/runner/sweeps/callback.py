@@ -37,8 +37,9 @@ class Record(Callback):
         try:
             redaction.check_config(config)  # before Hydra writes it to multirun.yaml
             check_sweep_name(config.sweep)
-            if (job := config.hydra.runtime.choices.job) in ("status", "report"):
-                raise InputError(f"job={job}: reads a sweep and cannot be one; leave out -m.")
+            if config.kind == "reads":
+                job = config.hydra.runtime.choices.job
+                raise InputError(f"job={job}: reads runs and cannot be a sweep; leave out -m.")
             _check_single_process()
             folder = Path(as_text(config.hydra.sweep.dir))
             run_dir.check_writable(folder, "hydra.sweep.dir")

@@ -37,7 +37,7 @@ def identity(config: dict[str, Any]) -> str:
         if not isinstance(default, dict) and "${" not in str(default):
             keys.setdefault(key, default)
         if key in old_names.FORMER_VALUES and keys.get(key) == default:
-            del keys[key]  # as in the digests of then
+            del keys[key]  # as in the digests of earlier versions
     for part, then in old_names.FORMER_PARTS.items():
         if config.get(part) == then:
             places = (part, f"diffusion.{part}")
@@ -191,7 +191,7 @@ def resume_in(plan: Plan) -> Plan:
 
 
 def _resumed(plan: Plan, folder: Path) -> Plan:
-    """The plan in the folder where it began, with the run id and W&B settings of then."""
+    """The plan in the folder where it began, with the run id and W&B settings stored there."""
     stored = run_dir.read_config(folder)
     for settings in (plan.config, plan.hparams):
         wandb_settings.keep_stored(settings, stored, plan.unset_wandb_keys)

@@ -11,7 +11,7 @@ from ddpm.runner.config import explain, validate
 from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.distributed import ranks
 from ddpm.runner.execution.execute import Preempted, execute
-from ddpm.runner.runs import run_dir, stop_file
+from ddpm.runner.runs import requests, run_dir
 from ddpm.runner.runs.metrics_log import final, values
 from ddpm.runner.sweeps import callback, compose
 from ddpm.runner.sweeps.compose import Job
@@ -43,7 +43,7 @@ def run_job(job: Job) -> None:
     except run_dir.Busy:  # another process was faster
         print(locked_message(job.folder), flush=True)
     except Preempted:
-        if job.folder is None or stop_file.end_of(job.folder) is None:
+        if job.folder is None or requests.end_state(job.folder) is None:
             raise
         # The stop file asks for the end of this job alone.
     except Exception as error:

@@ -35,7 +35,7 @@ def find(source: str) -> Source:
 
 @functools.cache
 def _fetched(source: str) -> Any:
-    """The downloaded artifact; cached, since planning asks several times."""
+    """The downloaded artifact; cached, since planning needs it several times."""
     name = source.removeprefix(PREFIX)
     if not _NAME.fullmatch(name):
         raise InputError(f"checkpoint={source}: an artifact is named {FORM}.")

@@ -120,7 +120,7 @@ def test_prefixes_of_wrapped_networks_are_removed(tmp_path):
 
 def test_weights_of_another_network_are_named(tmp_path):
     weights = nn.Linear(2, 3).state_dict()
-    with pytest.raises(InputError, match=r"weight is \(3, 2\), the model's \(5, 2\)"):
+    with pytest.raises(InputError, match=r"weight is \(3, 2\), the network's \(5, 2\)"):
         checkpoint.load_weights(nn.Linear(2, 5), weights, tmp_path)
     with pytest.raises(InputError, match="bias is unknown"):
         checkpoint.load_weights(nn.Linear(2, 3, bias=False), weights, tmp_path)

@@ -1,8 +1,10 @@
 """How a run starts: its imports, its optimizer steps, and the time that it announces."""
 
 import os
+import shutil
 import subprocess
 import sys
+import weakref
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ from support.base import ROOT, TINY
 
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.pipeline import Pipeline
+from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.execution import eager
 from ddpm.runner.terminal.progress import clock
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
 from ddpm.samplers.dpm_solver import DPMSolver
 from ddpm.samplers.heun import Heun
+from ddpm.training.loop import Loop
 from ddpm.training.time_left import Outlook
 
 
@@ -45,6 +49,27 @@ def test_run_does_not_import_unused_packages(tiny, tmp_path, data_dir):
         assert unused not in names  # pandas: W&B imports it where it is installed
     assert not [name for name in names if name.startswith("wandb.sdk.launch")]
     assert names.index("matplotlib.figure") > names.index("ddpm.training.intervals")
+
+
+@pytest.mark.parametrize("word", ["resume=other", "init_from=other"])
+def test_a_checkpoint_is_not_kept_in_memory_while_training(word, tiny, run, tmp_path, monkeypatch):
+    def find(*names):
+        path, state = found(*names)
+        kept.extend(weakref.ref(weight) for weight in state["ema"].values())
+        return path, state
+
+    def train(self, *parts):
+        assert kept
+        assert all(weight() is None for weight in kept)
+        return trained(self, *parts)
+
+    found, trained, kept = checkpoint.find, Loop.train, []
+    monkeypatch.setattr(checkpoint, "find", find)
+    monkeypatch.setattr(Loop, "train", train)
+    shutil.copytree(tiny, tmp_path / "other")
+    words = ["job.max_steps=9"] if word.startswith("resume") else [*TINY, "output_dir=own"]
+    status, _, err = run(word, *words)
+    assert status == 0, err
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])

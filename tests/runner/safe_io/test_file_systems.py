@@ -30,7 +30,7 @@ from ddpm.errors import InputError
 from ddpm.runner.checkpoints import checkpoint, safetensors_file
 from ddpm.runner.config import validate
 from ddpm.runner.report import status as table
-from ddpm.runner.runs import run_dir, stop_file
+from ddpm.runner.runs import requests, run_dir
 from ddpm.runner.safe_io import atomic
 from ddpm.trackers.wandb_client import uploads
 from ddpm.training import loader
@@ -111,8 +111,8 @@ def test_replacing_a_busy_file_is_retried(code, tmp_path, monkeypatch):
     run_dir.write_status(tmp_path, "running", 1)
     assert len(calls) == 2
     assert run_dir.read_status(tmp_path)["step"] == 1
-    stop_file.to_stop(tmp_path, "pruned")
-    assert stop_file.end_of(tmp_path) == "pruned"
+    requests.ask_to_stop(tmp_path, "pruned")
+    assert requests.end_state(tmp_path) == "pruned"
     for never in (code, errno.ENOSPC):
         calls = refuse(monkeypatch, os, "replace", never)
         with pytest.raises(OSError, match=os.strerror(never)):

@@ -10,7 +10,7 @@ from support.crash import go, output_of, start, until, wait
 from support.runs import metrics_of, status_of
 
 from ddpm.errors import InputError
-from ddpm.runner.runs import run_dir, stop_file
+from ddpm.runner.runs import requests, run_dir
 from ddpm.runner.sweeps import folder
 
 optuna = pytest.importorskip("optuna")
@@ -345,12 +345,12 @@ def test_a_stop_file_stops_a_run(tmp_path):
 
 
 def test_stop_file_states_how_the_run_ends(tmp_path):
-    assert stop_file.end_of(tmp_path) is None
+    assert requests.end_state(tmp_path) is None
     for text, end in (("", "preempted"), ("pruned\n", "pruned"), ("x" * 99, "preempted")):
         (tmp_path / "stop").write_text(text)
-        assert stop_file.end_of(tmp_path) == end
-    stop_file.to_stop(tmp_path, "pruned")
+        assert requests.end_state(tmp_path) == end
+    requests.ask_to_stop(tmp_path, "pruned")
     assert [path.name for path in tmp_path.iterdir()] == ["stop"]
-    assert stop_file.end_of(tmp_path) == "pruned"
-    stop_file.forget(tmp_path)
-    assert stop_file.end_of(tmp_path) is None
+    assert requests.end_state(tmp_path) == "pruned"
+    requests.forget(tmp_path)
+    assert requests.end_state(tmp_path) is None

@@ -1,11 +1,11 @@
 """Slots of this machine for parallel jobs: its GPUs, or shares of its CPU cores."""
 
-import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ddpm.errors import InputError
+from ddpm.runner.distributed.threads import own_cores
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ def _gpu_slots(gpus: list[str], jobs_per_gpu: int, gpus_per_job: int) -> list[Sl
 
 def _core_slots(cores_per_job: int) -> list[Slot]:
     """The CPU cores of this process in equal shares; a job has as many threads as cores."""
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    cores = len(own_cores())
     if cores_per_job > cores:
         raise InputError(
             f"hydra.launcher.cores_per_job={cores_per_job}: this machine has only {cores} cores."
@@ -87,18 +86,3 @@ def _core_slots(cores_per_job: int) -> list[Slot]:
     variables = {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(cores_per_job)}
     name = "core" if cores_per_job == 1 else f"{cores_per_job} cores"
     return [Slot(f"{name} ({i + 1})", variables) for i in range(cores // cores_per_job)]
-
-
-@contextlib.contextmanager
-def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables while open, for a process that is started meanwhile."""
-    saved = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in saved.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -5,6 +5,7 @@ this one dies (`distributed/signals.py`), and may start others, as hardware=ddp 
 """
 
 import contextlib
+import os
 import signal
 from collections import deque
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from ddpm.runner.distributed import environment
 from ddpm.runner.sweeps.compose import Job
-from ddpm.runner.sweeps.launchers.devices import Slot, environment, find_slots
+from ddpm.runner.sweeps.launchers.devices import Slot, find_slots
 from ddpm.runner.sweeps.launchers.scheduler import ParallelRunner, RunningJob
 from ddpm.runner.sweeps.launchers.worker import TERMINAL_SIGNALS, work
 
@@ -56,7 +58,8 @@ class Slots(ParallelRunner[SlotProcess]):
         with contextlib.suppress(OSError):  # without its folder the log is lost, not the job
             log.parent.mkdir(parents=True, exist_ok=True)
         process = get_context("spawn").Process(target=work, args=(job, str(log)))
-        with environment(slot.variables), _terminal_signals_blocked():
+        with environment.restored(slot.variables), _terminal_signals_blocked():
+            os.environ.update(slot.variables)  # inherited by the process
             process.start()
         return SlotProcess(job, f"on {slot.name}", str(log), slot, process)
 

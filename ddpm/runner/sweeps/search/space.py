@@ -159,14 +159,14 @@ def num_combinations(space: dict[str, BaseDistribution]) -> int | None:
 
 
 def untried(space: dict[str, BaseDistribution], tried: Container[str]) -> dict[str, Any] | None:
-    """The first combination of choices whose `key_of` is not among those tried."""
+    """The first combination of choices whose `identity` is not among those tried."""
     for values in itertools.product(*(_choices(space) or [])):
         params = dict(zip(space, values, strict=True))
-        if key_of(params) not in tried:
+        if identity(params) not in tried:
             return params
     return None
 
 
-def key_of(params: dict[str, Any]) -> str:
-    """The identity of a trial's parameters: trials with the same key are one job."""
+def identity(params: dict[str, Any]) -> str:
+    """The identity of the parameters of a trial: trials with the same one are one job."""
     return " ".join(sorted(overrides(params)))

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ddpm.runner.runs import stop_file
+from ddpm.runner.runs import requests
 from ddpm.runner.runs.metrics_log import final, values
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps import callback
@@ -98,12 +98,12 @@ class Trials:
             counted = shared_study.counted_trials(self.study)
             if len(counted) >= self.n_trials:
                 break
-            by_key = {space.key_of(trial.params): trial for trial in reversed(counted)}
-            if len(by_key) == total:
+            by_identity = {space.identity(trial.params): trial for trial in reversed(counted)}
+            if len(by_identity) == total:
                 print(f"all {total} combinations were tried", flush=True)
                 break
             trial = self.study.ask(self.distributions)
-            twin = by_key.get(space.key_of(trial.params))
+            twin = by_identity.get(space.identity(trial.params))
             if twin is None:
                 lock = shared_study.claim_trial(self.folder, trial.number)
                 assert lock is not None, "no other process knows this trial"
@@ -113,7 +113,7 @@ class Trials:
                 continue
             redraws += 1
             self._discard(trial)
-            if total is not None and (params := space.untried(self.distributions, by_key)):
+            if total is not None and (params := space.untried(self.distributions, by_identity)):
                 self.study.enqueue_trial(params)
         return None
 
@@ -167,7 +167,7 @@ class Trials:
         with self.mutex:
             for live in self.live.values():
                 if live.job.folder is not None:
-                    stop_file.to_stop(live.job.folder)
+                    requests.ask_to_stop(live.job.folder)
 
     @contextlib.contextmanager
     def pruning(self) -> Iterator[None]:
@@ -192,7 +192,7 @@ class Trials:
 
     def _prune(self, live: LiveTrial) -> None:
         if live.trial.should_prune() and live.job.folder is not None:
-            stop_file.to_stop(live.job.folder, "pruned")
+            requests.ask_to_stop(live.job.folder, "pruned")
 
     def _report(self, live: LiveTrial) -> None:
         """Report the values that a trial has logged since the last call."""
