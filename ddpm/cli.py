@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,18 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
             words.append(argument)
             continue
         if not any(name.startswith(flag) for name in known):
-            raise InputError(f"{argument}: no such flag.{nearest(flag, known)}")
+            raise InputError(_no_such_flag(argument, flag, known))
         flags.append(_with_home(argument))
         if argument in known and known[argument].nargs is None:  # --config-dir mine
             flags += [value for value in [next(remaining, None)] if value is not None]
     return flags, words
+
+
+def _no_such_flag(argument: str, flag: str, known: Iterable[str]) -> str:
+    """The message for an unknown flag: the key of that name, or the nearest flag."""
+    if key := explain.key_named(flag.lstrip("-").replace("-", "_")):
+        return f"{argument}: no such flag. Keys are set without dashes: {key}=..."
+    return f"{argument}: no such flag.{nearest(flag, known)}"
 
 
 def _with_home(word: str) -> str:

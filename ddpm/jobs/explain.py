@@ -142,7 +142,6 @@ def write(run: Run, material: Material, names: Sequence[str]) -> None:
     title = "How this diffusion model works"
     html = page.page(title, facts, drawings, missing, run.dir)
     atomic.write(run.dir / "explain.html", html)
-    run.say(f"page     {run.dir / 'explain.html'}")
 
 
 def save(drawing: Drawing, folder: Path) -> None:

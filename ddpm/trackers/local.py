@@ -90,6 +90,10 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
 
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""  # 0.06, not 6e-02
+
     figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
@@ -98,7 +102,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float]) -> bytes:
     if min(losses) > 0:  # on a log axis, average the logarithm
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+        axes.yaxis.set_minor_formatter(Plain(minor_thresholds=(1.5, 0.5)))
         smoothed = np.exp(smooth(np.log(losses)))
     else:
         smoothed = smooth(losses)

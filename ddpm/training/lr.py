@@ -58,9 +58,17 @@ class LearningRate:
 
     def describe(self, n: int) -> str | None:
         """A decay that depends on the length of the run, in a line, with the rate of the n-th step,
-        from which the run goes on; None with inverse."""
-        if self.lr_decay == "inverse" or self.total is None:
+        from which the run goes on; with inverse, a warm-up that outlasts the run, or None."""
+        if self.total is None:
             return None
+        if self.lr_decay == "inverse":
+            last = self.total - 1
+            return (
+                f"{self(last):.3g} at the last step: the warm-up to {self.peak:.3g} takes "
+                f"{self.warmup_steps} steps (job.warmup_steps)"
+                if self.total < self.warmup_steps
+                else None
+            )
         if self.start + 1 >= self.total:
             return (
                 f"no decay: it begins after step {self.start}, and the run ends after {self.total}"

@@ -45,8 +45,8 @@ show([torch.stack(strip)], ["x_0", *(f"t = {t}" for t in range(124, 1000, 125))]
 #
 # A sum of normal variables is normal, so a thousand steps are one. `ddpm/diffusion.py:q_sample` is
 # Eq. 4. It is why training is cheap: any x_t is one line away from x_0. To see that both agree,
-# take the same image 4000 times to t = 300 and compare mean and standard deviation, pixel by
-# pixel.
+# take the same image 4000 times to t = 300 and compare mean and standard deviation. The mean of
+# 4000 has a standard error of 0.778 / √4000 = 0.012.
 
 # %%
 many = images[:1].expand(4000, -1, -1, -1)

@@ -182,10 +182,16 @@ def test_changed_result_keys_are_refused_with_both_values(wrong, finished):
     """All of them, in the order of the command line, and free ones between them are not meant."""
     typed = [word.replace("=None", "=null") for word in wrong]
     assert refused(finished, "job.log_every=3", *typed) == [
-        f"{word}: resume=run was trained with {old}; leave it out, or let it change the result: "
-        f"'allow_changes=[{word.split('=')[0]}]'."
+        f"{word}: resume=run was trained with {old}; leave it out, or {_instead(word)}."
         for word, old in wrong.items()
     ]
+
+
+def _instead(word):
+    key = word.split("=")[0]
+    if key == "model":
+        return "leave out resume: another network is another run"
+    return f"allow the change: 'allow_changes=[{key}]'"
 
 
 def test_at_most_five_changed_keys_are_listed(finished):

@@ -27,7 +27,9 @@ ROWS = [
     ("~model",),
     ("job_data=foo", "job_data=foo"),
     ("size=unet_digit", "model_data=unet_digit"),
-    ("--multirn", "--multirn"),
+    ("--multirn", "--multirn", "'--multirun'"),
+    ("--max_steps 5", "--max_steps", "job.max_steps="),
+    ("--resume=x", "--resume=x", " resume="),
     # keys
     ("job.max_step=5", "job.max_step:", "'job.max_steps'"),
     ("+job.max_step=5", "max_step", "job.max_steps"),
@@ -35,6 +37,7 @@ ROWS = [
     ("model.widht=3", "model.widht", "'model.width'"),
     ("max_steps=4", "max_steps", "'job.max_steps'"),
     ("lr=1", "lr:", "no such key"),
+    ("steps=5", "steps:", "'sampler.steps'"),
     ("+unknown=1", "unknown:", "no such key"),
     ("+data.sise=3", "data", "sise"),
     ("sampler=ddim sampler.variance=fixed_large", "sampler.variance", "sampler=ddpm"),

@@ -84,6 +84,14 @@ def test_decay_from_the_end_of_the_run_on_does_nothing(decay, start):
         assert not checks.warnings({"job": job | fine})
 
 
+def test_warm_up_that_outlasts_the_run_is_described():
+    line = LearningRate(2e-4, 500, None, total=60).describe(0)
+    assert line.startswith("2.4e-05 at the last step: ")
+    assert "job.warmup_steps" in line
+    assert LearningRate(2e-4, 500, None, total=500).describe(0) is None
+    assert LearningRate(2e-4, 500, None).describe(0) is None
+
+
 def rates_of(folder):
     return [row["train/lr"] / 2e-4 for row in metrics_of(folder)]
 

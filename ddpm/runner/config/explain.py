@@ -117,13 +117,19 @@ def no_such_key(key: str) -> str:
     owners = sorted({f"{k.group}={k.option}" for k in keys if k.name == key and k.group})
     if owners:
         return f"{key}: not a key of this run. It belongs to {listed(owners, 8)}."
-    known = {k.name for k in keys} | set(catalog.groups())
-    hint = nearest(key, known)
+    hint = nearest(key, {k.name for k in keys} | set(catalog.groups()))
     if not hint or "." not in key:  # the right name in the wrong node
-        last = key.rsplit(".", 1)[-1]
-        namesakes = sorted(name for name in known if name.rsplit(".", 1)[-1] == last)
-        hint = f" Did you mean '{namesakes[0]}'?" if namesakes else hint
+        namesake = key_named(key.rsplit(".", 1)[-1])
+        hint = f" Did you mean '{namesake}'?" if namesake else hint
     return f"{key}: no such key.{hint} `python run.py --cfg job` prints all keys."
+
+
+def key_named(name: str) -> str | None:
+    """The key or group that ends with a name, that of the fewest nodes if there are several."""
+    keys = catalog.keys()
+    known = {key.name for key in keys} | set(catalog.groups())
+    namesakes = [key for key in known if key == name or key.endswith(f".{name}")]
+    return min(namesakes, key=lambda key: (key.count("."), key), default=None)
 
 
 def no_such_option(group: str, option: str, options: Sequence[str] | None = None) -> str:

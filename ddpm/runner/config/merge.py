@@ -132,8 +132,10 @@ def _refusal(key: str, old: Any, new: Any, base: BaseRun) -> str:
     text = f"{key}={new}: {base.source} was trained with {old}{reason}; leave it out"
     if key in roles.PRESETS:
         text += ", or give the keys it sets one by one"
+    elif key == "model":  # its weights do not fit another network
+        text += ", or leave out resume: another network is another run"
     elif base.resumed:
-        text += f", or let it change the result: 'allow_changes=[{key}]'"
+        text += f", or allow the change: 'allow_changes=[{key}]'"
     return f"{text}."
 
 

@@ -177,7 +177,9 @@ def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str])
 def _words(setting: Setting, keys: Sequence[str]) -> str:
     """The values of some keys, with the key where it names no part."""
     return ", ".join(
-        brief(value) if key in setting.runs[0].choices else f"{key}={brief(value)}"
+        brief(value)
+        if key in setting.runs[0].choices and value != "null"
+        else f"{key}={brief(value)}"
         for key in keys
         if (value := setting.values[key]) != NONE
     )

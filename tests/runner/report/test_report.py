@@ -123,6 +123,13 @@ def test_overridden_key_is_listed_beside_a_group_choice(tmp_path):
     assert made(tmp_path / "a", run_folder(tmp_path / "c", **other)).keys == ["model"]
 
 
+def test_group_without_a_choice_is_named_in_the_label(tmp_path):
+    some = {"choices": {"model": "unet", "experiment": "laptop"}}
+    none = {"choices": {"model": "unet", "experiment": None}}
+    compared = made(run_folder(tmp_path / "a", **some), run_folder(tmp_path / "b", **none))
+    assert [s.label for s in compared.settings] == ["laptop", "experiment=null"]
+
+
 def test_differing_key_without_override_or_choice_is_listed(tmp_path):
     changed = {"job": {"batch_size": 16}, "diffusion": {"betas": {"T": 10}}}
     compared = made(run_folder(tmp_path / "a"), run_folder(tmp_path / "b", **changed))
