@@ -175,6 +175,7 @@ ROWS = [
     ("hardware.precision=bogus", "hardware", "bogus", "bf16-mixed"),
     # files and folders
     ("data=folder data.root=note.txt", "data.root", "note.txt"),
+    ("data=folder data.root=a.zip", "data.root", "a.zip", "data=zip data.path"),
     ("output_dir=note.txt/run", "output_dir=note.txt/run"),
     ("resume=note.txt", "resume=note.txt"),
     ("resume=torn", "resume=torn", "config.yaml"),
