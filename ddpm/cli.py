@@ -35,6 +35,7 @@ from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
 from ddpm.runner.execution.execute import execute
 from ddpm.runner.sweeps import callback, summary
+from ddpm.runner.sweeps import folder as sweep_folder
 from ddpm.runner.sweeps.launchers.base import register_default_launcher
 from ddpm.runner.sweeps.run_job import run_composed
 from ddpm.runner.terminal import streams
@@ -68,6 +69,8 @@ def main() -> None:
     except ReportedElsewhere:
         sys.exit(2)
     except Exception as error:
+        if callback.folder is not None:
+            sweep_folder.remove_unused(callback.folder)
         message = explain.explain(error)
         if message is not None and "planned" not in _single and not ranks.is_local_rank_zero():
             sys.exit(2)  # all processes find the same mistake; one of them prints it

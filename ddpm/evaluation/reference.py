@@ -16,6 +16,7 @@ from ddpm.randomness import mix
 from ddpm.runner.runs.scores import Passport
 from ddpm.runner.safe_io import atomic
 
+REFERENCE_SEED = 0  # of the real pictures of trainings, whose seeds must not make another ruler
 BATCH = 256  # real pictures whose features are computed at once
 
 

@@ -314,7 +314,6 @@ def without_pictures(
         raw_network=raw_network(run, pipeline, weights) if "network" in needs else None,
         labelled=labelled,
         diffusion=None if pipeline is None else pipeline.diffusion,
-        seed=run.plan.config["seed"],
     )
 
 

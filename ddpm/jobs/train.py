@@ -12,7 +12,7 @@ from ddpm.denoising import training_losses
 from ddpm.errors import InputError, nearest, one_line
 from ddpm.evaluation import passports
 from ddpm.evaluation.needs import check_needs, needs_of
-from ddpm.evaluation.reference import references_of
+from ddpm.evaluation.reference import REFERENCE_SEED, references_of
 from ddpm.features.base import Features
 from ddpm.guidance.base import Guidance
 from ddpm.metrics.base import Metric
@@ -119,7 +119,7 @@ class Train(Loop):
         """
         if self.evaluate_every is None or self.features is None:
             return None
-        references = references_of(self.data, self.evaluate_reference, self.seed)
+        references = references_of(self.data, self.evaluate_reference, REFERENCE_SEED)
         check_needs(
             self.metrics,
             self.features,
@@ -146,7 +146,6 @@ class Train(Loop):
             if self.evaluate_steps is None
             else {"name": "dpm_solver", "steps": self.evaluate_steps},
             total=steps.stop,
-            seed=self.seed,
         )
 
     def describe_evaluation(self, features: Features, real: int) -> str:

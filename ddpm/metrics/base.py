@@ -45,7 +45,8 @@ class Material:
         features: that all `Pictures.features` are of.
         network: the one that is measured, in evaluation mode: (x_t, t, labels) -> its output.
         diffusion: the process that the network was trained for.
-        seed: of subsets, of the bootstrap, and of noise.
+        seed: of subsets, groups and noise. No ruler names it, so the program never changes it: two
+            measurements by one ruler must take the same real pictures and steps.
         raw_network: the same network with the weights without averaging, if they are known.
         labelled: whether the network takes labels.
     """

@@ -69,7 +69,6 @@ class Evaluation:
     n: int
     sampler: Passport
     total: int
-    seed: int
     memo: dict[str, Tensor | None] = field(default_factory=dict)
 
     def is_due(self, step: int) -> bool:
@@ -224,7 +223,6 @@ class Evaluation:
             held_out=pictures.get("held_out"),
             samples=Pictures(images, described, None if labels is None else torch.tensor(labels)),
             features=self.features,
-            seed=self.seed,
         )
 
     def described(self, reference: Reference, folder: Path) -> Tensor | None:

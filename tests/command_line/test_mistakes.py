@@ -44,6 +44,9 @@ ROWS = [
     ("job.first_seed=3", "job.first_seed", "job=sample"),
     ("checkpoint=x", "checkpoint", "job=sample"),
     ("data.root=empty", "data.root", "data=folder"),
+    ("hydra.sweeper.n_trials=3", "hydra.sweeper.n_trials", "hydra/sweeper=optuna"),
+    ("hydra.launcher.jobs_per_gpu=2", "hydra.launcher.jobs_per_gpu", "hydra/launcher=slots"),
+    ("hydra.launcher.jobs_per_gp=2", "hydra.launcher.jobs_per_gp", "'hydra.launcher.jobs_per_gpu'"),
     # what cannot be read
     ("data_dir=${foo.bar}", "foo.bar", "data_dir"),
     ("data_dir=${oc.env:NOPE}", "NOPE", "data_dir"),
@@ -175,6 +178,7 @@ ROWS = [
     ("hardware.precision=bogus", "hardware", "bogus", "bf16-mixed"),
     # files and folders
     ("data=folder data.root=note.txt", "data.root", "note.txt"),
+    ("data=folder data.root=a.zip", "data.root", "a.zip", "data=zip data.path"),
     ("output_dir=note.txt/run", "output_dir=note.txt/run"),
     ("resume=note.txt", "resume=note.txt"),
     ("resume=torn", "resume=torn", "config.yaml"),
@@ -231,7 +235,12 @@ def test_typo_in_a_sweep_is_reported_before_the_first_job(run, scene):
     status, _, err = run("-m", *arguments("model=convnet,unett"))
     assert_answered(status, err, "model=unett", "'unet'")
     made = contents(scene).keys() - before.keys()
-    assert {name.rpartition("/")[2] for name in made if "." in name} <= {"multirun.yaml"}
+    assert made <= {"outputs", "outputs/sweep"}
+
+
+def test_a_range_names_the_sweeper_that_searches_it(run, scene):
+    status, _, err = run("-m", *arguments("job.batch_size=interval(2,4)"))
+    assert_answered(status, err, "job.batch_size=interval(2,4)", "hydra/sweeper=optuna")
 
 
 def test_run_without_checkpoints_cannot_be_resumed(run, tiny):

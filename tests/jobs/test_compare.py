@@ -79,6 +79,23 @@ def test_pictures_of_equal_seeds_are_compared_in_pairs(write_scores, run):
     assert "paired" not in score_table.difference(one, scored(0.8, subject=drawn, without=better))
 
 
+def test_equal_shares_without_spread_are_not_known_exactly():
+    """0 of 200 and 0 of 200: no group differs, but each share may be up to 1.9 %."""
+    share = {"low": 0.0, "high": 0.019, "unit": "share", "without": [0.0] * 4}
+    one = scored(0.0, **share)
+    other = scored(0.0, subject=changed(SUBJECT, "checkpoint", "0123456789ab"), **share)
+    assert score_table.difference(one, other) == "0 points (-1.900 to 1.900)"
+    assert score_table.difference(one, one) == "0 points (0 to 0, paired)"
+
+
+def test_intervals_of_two_trainings_say_what_they_leave_out(write_scores, run):
+    words = write_scores([scored(1.0)], [scored(0.6, subject=changed(SUBJECT, "run", "other"))])
+    _, out, _ = run(*words)
+    assert score_table.OF_SAMPLES in out.splitlines()
+    _, out, _ = run("job=compare", "scores=[one,one]")
+    assert score_table.OF_SAMPLES not in out
+
+
 def test_unlike_rulers_are_refused_with_their_fields(write_scores, run):
     ruler = changed(changed(RULER, "n", 500), "reference.split", "test")
     words = write_scores([scored()], [scored(ruler=ruler)])

@@ -124,6 +124,16 @@ def test_features_of_real_images_are_computed_once(trained, uninterrupted, tmp_p
     assert "features pixels of 22 samples, 0 real pictures" in output_of(tmp_path)
 
 
+def test_the_seed_of_the_command_is_no_part_of_a_measurement(trained, run, tmp_path):
+    """prdc compares with a subset of the real pictures, which the ruler does not name."""
+    words = [*WORDS[:2], "sampler=ddim", "sampler.steps=2", *COMMON[:3], f"checkpoint={trained}"]
+    for seed in (0, 5):
+        last = ["metric=[prdc,fd]", f"seed={seed}", f"output_dir={tmp_path / str(seed)}"]
+        status, _, err = run(*words, *last)
+        assert status == 0, err
+    assert lines(tmp_path / "0") == lines(tmp_path / "5")
+
+
 def test_reference_subset_is_drawn_by_seed_from_the_whole_set():
     one = subset(1000, 100, 0)
     assert one == subset(1000, 100, 0) == sorted(set(one))

@@ -72,6 +72,17 @@ def test_scores_are_in_the_log_and_have_passports(uninterrupted):
     assert not (uninterrupted / "evaluation").exists(), "drawn files go when they are measured"
 
 
+def test_trainings_of_all_seeds_are_measured_by_one_ruler(run):
+    """Otherwise a report has no mean over them."""
+    rulers = []
+    for seed in (0, 1):
+        few = ["job.max_steps=2", "job.evaluate_reference=50", f"seed={seed}"]
+        status, _, err = run(*LONGER[:-1], *few, f"output_dir=seed-{seed}")
+        assert status == 0, err
+        rulers.append([row.ruler_id for row in scores.read(Path(f"seed-{seed}"))])
+    assert rulers[0] == rulers[1]
+
+
 def test_evaluation_does_not_change_the_weights(uninterrupted, tmp_path):
     assert go(tmp_path, *WORDS, "output_dir=run") == 0, output_of(tmp_path)
     assert_equal_state(state_of(uninterrupted, 6), state_of(tmp_path / "run", 6))

@@ -12,6 +12,12 @@ from ddpm.runner.config.derive import takes_labels
 from ddpm.runner.roles import DECAYS_BY_LENGTH
 from ddpm.runner.safe_io.tree import get_path
 
+# Files of pictures, by their endings, and what reads them.
+READERS = {
+    ".zip": "data=zip data.path",
+    ".parquet": "data=parquet data.path",
+    ".tar": "data=webdataset data.shards",
+}
 # Keys of the network that repeat keys of the data.
 REPEATED = {
     "model.channels": "data.channels",
@@ -116,7 +122,9 @@ def _check_folder(config: dict[str, Any]) -> list[str]:
     if not root:
         return ["data.root: must be set to the folder of the images: data.root=/path/to/a/folder"]
     if not os.path.isdir(os.path.expanduser(root)):
-        return [f"data.root: no such folder: {str(Path(root).absolute())!r}"]
+        reader = READERS.get(Path(root).suffix.lower())
+        instead = f"; such a file is read by {reader}=..." if reader else ""
+        return [f"data.root: no such folder: {str(Path(root).absolute())!r}{instead}"]
     return []
 
 

@@ -65,6 +65,10 @@ def explain(error: BaseException) -> str | None:
         return f"{key[1] if key else 'a key'}: the environment variable {name[1]} is not set."
     if group := re.search(r"Could not override '(features|metric)", text):
         return f"{group[1]}: this job measures nothing; {group[1]} is for job=evaluate."
+    if key := re.search(r"Could not override '(hydra\.(?:launcher|sweeper)\.[^']+)'", text):
+        return _no_such_setting(key[1])
+    if "does not support sweep type" in text:
+        return _searched(text)
     if "Could not override 'ema" in text:
         return "ema: this job trains nothing; averages are chosen by job.weights, as ema:0.07."
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -113,6 +117,8 @@ def _several_values(text: str) -> str:
 
 def no_such_key(key: str) -> str:
     """The message for an unknown key, with the groups that have it or the nearest key."""
+    if key.startswith(("hydra.launcher.", "hydra.sweeper.")):
+        return _no_such_setting(key)
     keys = catalog.keys()
     owners = sorted({f"{k.group}={k.option}" for k in keys if k.name == key and k.group})
     if owners:
@@ -130,6 +136,29 @@ def key_named(name: str) -> str | None:
     known = {key.name for key in keys} | set(catalog.groups())
     namesakes = [key for key in known if key == name or key.endswith(f".{name}")]
     return min(namesakes, key=lambda key: (key.count("."), key), default=None)
+
+
+def _no_such_setting(key: str) -> str:
+    """The message for a setting that the chosen launcher or sweeper does not have, with those that
+    do, or the nearest setting of any."""
+    _, kind, name = key.split(".", 2)
+    owners: dict[str, list[str]] = {}
+    for path in catalog.yaml_files(catalog.CONF / "hydra" / kind):
+        for setting in catalog.read(path).keys() - {"_target_"}:
+            owners.setdefault(setting, []).append(f"hydra/{kind}={path.stem}")
+    if having := owners.get(name.split(".")[0]):
+        return f"{key}: not a key of this command. It belongs to -m {listed(having, 8)}."
+    return f"{key}: no such key.{nearest(key, [f'hydra.{kind}.{setting}' for setting in owners])}"
+
+
+def _searched(text: str) -> str:
+    """A range, which Hydra's own sweeper cannot take."""
+    ranges = ("interval(", "tag(")
+    words = [word for word in sys.argv[1:] if word.partition("=")[2].startswith(ranges)]
+    return (
+        f"{words[0] if words else text}: a range is searched, by hydra/sweeper=optuna; "
+        "hydra/sweeper=basic runs each of several values, as in optimizer.lr=1e-4,1e-3."
+    )
 
 
 def no_such_option(group: str, option: str, options: Sequence[str] | None = None) -> str:

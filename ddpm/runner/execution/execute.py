@@ -60,7 +60,8 @@ def _print_outcome(result: dict[str, Any], plan: Plan) -> None:
     elif result["state"] == "preempted":
         print(f"preempted  {folder}; the same command resumes it")
     else:
-        first, *others = [p for p in PICTURES if (folder / p).is_file()] or ["samples"]
+        drawn = "samples" if (folder / "samples").is_dir() else ""
+        first, *others = [p for p in PICTURES if (folder / p).is_file()] or [drawn]
         beside = f" and {', '.join(others)} beside it" if others else ""
         print(f"{result['state']:8} {folder / first}{beside}")
 

@@ -7,6 +7,10 @@ from ddpm.runner.report.stats import NONE, number, student_t
 from ddpm.runner.runs.scores import Key, Scored, described_differences, differences
 
 SHARE = "share"  # the unit of what is shown in percent
+OF_SAMPLES = (
+    "Intervals are of the samples: other seeds of the same training may differ by more. To compare "
+    "settings, train several seeds of each: job=report."
+)
 
 
 def table(found: Sequence[Scored]) -> str:
@@ -60,6 +64,8 @@ def comparison(
         lines.append(
             f"{letter}  {name} ({described_differences(first.subject, subject) or 'equal'})"
         )
+    trained = {next(iter(of.values())).subject.get("run") for of in found} - {None, "none"}
+    lines += [OF_SAMPLES] if len(trained) > 1 else []
     head = ["score", *letters, "floor"]
     head += [f"{letter} - a, 95 % interval" for letter in letters[1:]] + ["better"]
     rows = [head]
@@ -89,7 +95,8 @@ def difference(one: Scored, other: Scored) -> str:
 
 def paired_bounds(one: Scored, other: Scored) -> tuple[float, float] | None:
     """The 95 % interval of other - one for pictures of equal seeds, which vary together: by the
-    jackknife over equal groups of them. None: the seeds differ, or the metric has no groups."""
+    jackknife over equal groups of them. None: the seeds differ, the metric has no groups, or none
+    of them tells anything of a share: two of 0 % have no spread, and are not known to the bit."""
     a, b = one.without or [], other.without or []
     seeds = one.subject.get("seeds"), other.subject.get("seeds")
     if len(a) < 2 or len(a) != len(b) or differences({"seeds": seeds[0]}, {"seeds": seeds[1]}):
@@ -97,6 +104,8 @@ def paired_bounds(one: Scored, other: Scored) -> tuple[float, float] | None:
     deltas = [y - x for x, y in zip(a, b, strict=True)]
     g, mean = len(deltas), math.fsum(deltas) / len(deltas)
     error = math.sqrt((g - 1) / g * math.fsum((d - mean) ** 2 for d in deltas))
+    if error == 0 and one.unit == SHARE and differences(one.subject, other.subject):
+        return None
     half, delta = student_t(g - 1) * error, other.value - one.value
     return delta - half, delta + half
 

@@ -4,6 +4,7 @@ Jobs are found again by configuration, not by number: repeating a command resume
 jobs. The `config.yaml` of every job exists before the first job runs.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -207,6 +208,15 @@ def _with_folder(plan: Plan, folder: Path) -> Plan:
         output=Output(folder, Mode.ASSIGNED),
         checkpoint=folder if plan.trains else plan.checkpoint,
     )
+
+
+def remove_unused(path: Path) -> None:
+    """Remove the folder of a sweep that was refused, if it holds nothing but the file that Hydra
+    writes before the jobs are composed."""
+    with contextlib.suppress(OSError, listing.Unreachable):  # read-only, or used by another process
+        if [file.name for file in listing.paths(path)] == ["multirun.yaml"]:
+            (path / "multirun.yaml").unlink()
+            path.rmdir()
 
 
 def locked_message(folder: Path | None) -> str:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from support.base import ROOT, TINY
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.pipeline import Pipeline
 from ddpm.runner.checkpoints import checkpoint
-from ddpm.runner.execution import eager
+from ddpm.runner.execution import eager, execute
 from ddpm.runner.terminal.progress import clock
 from ddpm.samplers.ddim import DDIM
 from ddpm.samplers.ddpm import DDPM
@@ -212,3 +213,17 @@ def test_compiled_run_prints_the_time_of_compiling(monkeypatch):
     now = 100.0
     outlook.after(5)
     assert messages[2:] == ["compile  0:20 with the next step"]
+
+
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [([], "run"), (["samples/a.npy"], "run/samples"), (["grid.png"], "run/grid.png")],
+)
+def test_the_last_line_names_what_is_there(files, named, tmp_path, capsys):
+    folder = tmp_path / "run"
+    for file in files or ["scores.jsonl"]:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+    plan = SimpleNamespace(config={"choices": {"job": "evaluate"}, "kind": "draws"}, trains=False)
+    execute._print_outcome({"state": "done", "dir": folder}, plan)
+    assert capsys.readouterr().out == f"done     {tmp_path / named}\n"

@@ -279,6 +279,13 @@ def test_a_missing_metric_ends_the_search_and_can_be_corrected(run, tmp_path):
     assert "study    1 done, 0 pruned, 0 failed in all" in out
 
 
+def test_a_score_that_no_trial_would_measure_is_refused_before_the_first(run, tmp_path):
+    status, _, err = run(*SEARCH, "hydra.sweeper.metric=eval/kd_digits")
+    assert status == 2
+    assert "hydra.sweeper.metric=eval/kd_digits: needs job.evaluate_every" in err
+    assert not jobs_of(tmp_path)
+
+
 def test_a_failed_trial_is_reported(run, tmp_path):
     status, out, _ = run(
         *SEARCH, "hydra.sweeper.n_trials=1", "data.image_size=choice(15)", "model=unet"

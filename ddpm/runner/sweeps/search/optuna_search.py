@@ -9,6 +9,7 @@ import json
 import os
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from ddpm.runner.sweeps.search.trials import Trials
 DIRECTIONS = ("minimize", "maximize")
 JOURNAL = "study.journal"
 SAMPLERS = ("tpe", "random", "qmc")
+VALIDATED = ("eval/loss", "eval/loss_raw", "eval/loss_gap")  # of job.validate_every
 
 
 def search(
@@ -67,6 +69,7 @@ def search(
     _check("sampler", sampler, SAMPLERS)
     if type(n_trials) is not int or n_trials < 1:
         raise InputError(f"hydra.sweeper.n_trials={n_trials}: must be a number from 1.")
+    _check_measured(metric, config, arguments)
     if runner is None:
         raise InputError("hydra/sweeper=optuna: works with hydra/launcher=serial, slots or slurm.")
     pruning = _pruner(pruner, startup_trials, warmup_steps)
@@ -102,6 +105,19 @@ def search(
         membership.release()
     if queue.error is not None:
         raise InputError(queue.error)
+
+
+def _check_measured(metric: str, config: DictConfig, arguments: Sequence[str]) -> None:
+    """Check that trials measure a score that is the metric: otherwise a whole run would pass before
+    it is missed. What else they log is not known before."""
+    if not metric.startswith("eval/") or metric in VALIDATED:
+        return
+    never = "evaluate_every" in config.job and config.job.evaluate_every is None
+    if never and not any(word.startswith("job.evaluate_every=") for word in arguments):
+        raise InputError(
+            f"hydra.sweeper.metric={metric}: needs job.evaluate_every, after which it is measured. "
+            f"Without it there are {', '.join(VALIDATED)} and the figures under train/."
+        )
 
 
 def _check(name: str, value: Any, allowed: tuple[str, ...] | dict[str, Any]) -> None:
