@@ -92,7 +92,8 @@ for step in range(STEPS):
 torch.save(ema.model.state_dict(), WEIGHTS)
 plt.plot(torch.tensor(curve).unfold(0, 25, 25).mean(1))
 plt.gca().set(xlabel="steps / 25", ylabel="loss", yscale="log")
-print(f"{sum(p.numel() for p in model.parameters()):,} weights, last losses {curve[-3:]}")
+last = ", ".join(f"{loss:.4f}" for loss in curve[-3:])
+print(f"{sum(p.numel() for p in model.parameters()):,} weights, last losses {last}")
 
 # %% [markdown]
 # **Change and see.** The curve flattens long before the images stop getting better: train for

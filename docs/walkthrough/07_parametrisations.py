@@ -133,8 +133,11 @@ print(f"of the same noise, {(ends[0] == ends[1]).float().mean():.0%} end at the 
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(6, 2.9), sharey=True)
-plane(axes[0], "DDIM", paths(linear(), Eps(), DDIM(steps=200, eta=0), count=4))
-plane(axes[1], "DDPM", paths(linear(), Eps(), DDPM(steps=200, variance="auto"), count=4))
+ddim = paths(linear(), Eps(), DDIM(steps=200, eta=0))
+ddpm = paths(linear(), Eps(), DDPM(steps=200, variance="auto"))
+far = ddim[0].norm(dim=1).topk(4).indices  # the four that start farthest out
+plane(axes[0], "DDIM", ddim[:, far])
+plane(axes[1], "DDPM", ddpm[:, far])
 
 # %% [markdown]
 # ## The best network copies

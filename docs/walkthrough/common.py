@@ -16,7 +16,7 @@ from ddpm.objectives.x_0 import X0
 from ddpm.schedules.cosine import cosine
 from ddpm.weightings.min_snr import MinSNR
 
-plt.rcParams.update(style.LOOK | {"figure.dpi": 80, "savefig.dpi": 80, "figure.figsize": (8, 3)})
+plt.rcParams.update(style.LOOK | {"figure.dpi": 80, "savefig.dpi": 160, "figure.figsize": (8, 3)})
 torch.set_num_threads(1)  # a second thread does not pay for so small a network
 WEIGHTS = Path("walkthrough.pt")  # written by page 3, read by pages 4 to 6
 STEPS = int(os.environ.get("WALKTHROUGH_STEPS", "1500"))  # of training: two minutes or less
