@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from ddpm.errors import InputError, shown
 from ddpm.runner import roles
 from ddpm.runner.runs import scores
-from ddpm.runner.runs.metrics_log import is_number, read_metrics
+from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.safe_io import file_locks
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps.search import space
@@ -164,13 +164,6 @@ def has_values(study: Any) -> bool:
 
 def _listed(texts: Sequence[str]) -> str:
     return ", ".join(shown(text) for text in texts) or "nothing"
-
-
-def metric_rows(folder: Path | None, metric: str) -> list[dict[str, Any]]:
-    """The rows of a job's log that have the metric."""
-    if folder is None or not (folder / "metrics.jsonl").exists():
-        return []
-    return [row for row in read_metrics(folder / "metrics.jsonl") if is_number(row.get(metric))]
 
 
 def unlike_ruler(study: Any, folder: Path | None, metric: str) -> str | None:
