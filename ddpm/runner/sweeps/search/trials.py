@@ -147,7 +147,7 @@ class Trials:
         state, value = job.state, _finite(final(logged))
         if state == "done" and not logged:
             self._metric_missing(shared_study.missing_metric(job.folder, self.metric))
-        elif state == "done" and (unlike := self._unlike_ruler(job)):
+        elif state == "done" and (unlike := self._measured_otherwise(job)):
             state, value = "failed", None
             self._refuse(unlike)
         if state in ("done", "failed", "pruned"):
@@ -165,10 +165,14 @@ class Trials:
             return
         self._refuse(message)
 
-    def _unlike_ruler(self, job: Job) -> str | None:
-        """Why the score of a job does not compare with those of the study, if it does not."""
+    def _measured_otherwise(self, job: Job) -> str | None:
+        """Why the score of a job does not compare with those of the study, if it does not. The
+        first one that is accepted decides how all are measured."""
         with shared_study.exclusive(self.folder):
-            return shared_study.unlike_ruler(self.study, job.folder, self.metric)
+            unlike = shared_study.why_unlike(self.study, job.folder, self.metric)
+            if unlike is None:
+                shared_study.adopt_ruler(self.study, job.folder, self.metric)
+            return unlike
 
     def _refuse(self, message: str) -> None:
         """End the search: stop the other trials."""
