@@ -33,7 +33,7 @@ from ddpm.jobs.sampling import (
     rank_batches,
     stop_requested,
 )
-from ddpm.jobs.sources import Drawn, Found, Source
+from ddpm.jobs.sources import DrawnPictures, FoundPictures, Source
 from ddpm.metrics.base import Material, Metric, Pictures
 from ddpm.pipeline import Pipeline
 from ddpm.runner.checkpoints import checkpoint
@@ -72,11 +72,11 @@ def evaluate(
     references = references_of(data, num_reference, seed)
     source: Source
     if loaded is not None:
-        source = Drawn(
+        source = DrawnPictures(
             run, loaded, weights=weights, labels=labels, n=num_samples, first_seed=first_seed
         )
     else:
-        source = Found(Path(run.plan.config["samples"]), data, num_samples, seed)
+        source = FoundPictures(Path(run.plan.config["samples"]), data, num_samples, seed)
     check_needs(
         metrics,
         features,
@@ -184,10 +184,10 @@ class Evaluation:
         """Say what there is to do, and how long it will take. What one process does alone counts
         whole: training features, and the metrics' own network evaluations."""
         shared, alone = 0.0, 0.0
-        if isinstance(self.source, Found):
+        if isinstance(self.source, FoundPictures):
             found = f"{self.source.n:,} of {self.source.found:,} in {self.source.path}"
             self.run.say(f"samples  {found}")
-        elif isinstance(self.source, Drawn):
+        elif isinstance(self.source, DrawnPictures):
             drawn, measured = self.announce_network(self.source)
             size, labels = min(self.batch_size, self.source.n), self.source.labels
             call = cost.network_call(self.source.pipeline, size, labels)
@@ -200,7 +200,7 @@ class Evaluation:
         if total := shared / self.fabric.world_size + alone:
             self.run.say(f"time     about {clock(max(1, total))}, then the scores")
 
-    def announce_network(self, source: Drawn) -> tuple[int, int]:
+    def announce_network(self, source: DrawnPictures) -> tuple[int, int]:
         """Say what the network has to do; return its evaluations for missing pictures, and for
         metrics."""
         self.run.say(f"weights  {source.weights} of {self.run.path}, step {self.run.step}")
