@@ -9,8 +9,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -40,7 +40,23 @@ from ddpm.runner.sweeps.launchers.base import register_default_launcher
 from ddpm.runner.sweeps.run_job import run_composed
 from ddpm.runner.terminal import streams
 
-_single: dict[str, Any] = {}  # the outcome of a single run; Hydra would add lines to an error
+
+@dataclass
+class Outcome:
+    """What came of a single run; Hydra returns none of it.
+
+    Args:
+        only_prints: whether its output is all it makes; None: no run was started.
+        planned: whether its configuration is valid.
+        error: that ended it. Hydra would add lines to it.
+    """
+
+    only_prints: bool | None = None
+    planned: bool = False
+    error: BaseException | None = None
+
+
+_single = Outcome()
 
 
 def main() -> None:
@@ -54,11 +70,12 @@ def main() -> None:
         _prepare_arguments()
         register_default_launcher()
         _run_hydra()
-        if "error" in _single:
-            raise _single["error"]
+        if _single.error is not None:
+            raise _single.error
         if callback.folder is not None and not summary.print_summary(callback.folder):
             sys.exit(1)
-        if _single.get("only_prints", callback.folder is None):
+        help_only = _single.only_prints is None and callback.folder is None
+        if _single.only_prints or help_only:
             _check_printed()
     except KeyboardInterrupt as stop:
         if callback.folder is not None:
@@ -72,7 +89,7 @@ def main() -> None:
         if callback.folder is not None:
             sweep_folder.remove_unused(callback.folder)
         message = explain.explain(error)
-        if message is not None and "planned" not in _single and not ranks.is_local_rank_zero():
+        if message is not None and not _single.planned and not ranks.is_local_rank_zero():
             sys.exit(2)  # all processes find the same mistake; one of them prints it
         if message is None or wants_traceback:
             traceback.print_exception(error)
@@ -222,15 +239,15 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     """Run one command, or one job of a sweep that a third-party launcher starts."""
     if hydra_config().mode == RunMode.MULTIRUN:
         return run_composed(cfg)
-    _single["only_prints"] = hydra_config().runtime.choices.job in ("status", "compare")
+    _single.only_prints = hydra_config().runtime.choices.job in ("status", "compare")
     try:
         if cfg.kind == "reads":
             build(cfg["job"], "job")(cfg)
             return None
         with ranks.report_once():
             planned = plan(cfg)
-        _single["planned"] = True
+        _single.planned = True
         execute(planned)
     except BaseException as error:
-        _single["error"] = error
+        _single.error = error
     return None

@@ -86,7 +86,7 @@ def run(tmp_path, data_dir, monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.delenv("COLUMNS", raising=False)  # of pytest-xdist: tables would be cut
-        monkeypatch.setattr(cli, "_single", {})
+        monkeypatch.setattr(cli, "_single", cli.Outcome())
         callback.forget()
         GlobalHydra.instance().clear()
         capfd.readouterr()

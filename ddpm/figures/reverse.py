@@ -13,7 +13,7 @@ from ddpm.pipeline import Pipeline
 COLUMNS = 9
 
 
-class Recorder(Denoiser):
+class CallRecorder(Denoiser):
     """A denoiser that keeps its inputs and predictions, in order."""
 
     calls: list[tuple[int, Tensor, Prediction]]
@@ -29,7 +29,7 @@ def record(
 ) -> tuple[list[tuple[int, Tensor, Prediction]], Tensor]:
     """All calls of the network while images are drawn, and the images x_0, float32."""
     plain = pipeline.denoiser(pipeline.to_labels(labels))
-    recorder = Recorder(plain.model, plain.diffusion, plain.guidance, plain.label)
+    recorder = CallRecorder(plain.model, plain.diffusion, plain.guidance, plain.label)
     recorder.calls = []
     x_T, randn = pipeline.noise(seeds)
     with torch.no_grad():

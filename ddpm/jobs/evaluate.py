@@ -12,19 +12,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ddpm.data.base import ImageData
-from ddpm.errors import InputError
 from ddpm.evaluation import cost
 from ddpm.evaluation.needs import check_needs, needs_of
-from ddpm.evaluation.reference import BATCH, Reference, load, references_of, save, save_shared
+from ddpm.evaluation.reference import BATCH, Reference, load, references_of, save
+from ddpm.evaluation.stored_batches import StoredBatches
 from ddpm.features.base import Features
 from ddpm.images import enlarge, make_grid, side_by_side
-from ddpm.jobs import scoring
 from ddpm.jobs.sampling import (
     GRID,
     PipelineParts,
@@ -33,13 +31,13 @@ from ddpm.jobs.sampling import (
     rank_batches,
     stop_requested,
 )
-from ddpm.jobs.sources import Drawn, Found, Source
+from ddpm.jobs.scoring import write_scores
+from ddpm.jobs.sources import DrawnPictures, FoundPictures, Source
 from ddpm.metrics.base import Material, Metric, Pictures
 from ddpm.pipeline import Pipeline
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run
-from ddpm.runner.runs import scores
 from ddpm.runner.safe_io.failpoint import crashpoint
 from ddpm.runner.terminal.progress import Progress, clock
 
@@ -72,11 +70,11 @@ def evaluate(
     references = references_of(data, num_reference, seed)
     source: Source
     if loaded is not None:
-        source = Drawn(
+        source = DrawnPictures(
             run, loaded, weights=weights, labels=labels, n=num_samples, first_seed=first_seed
         )
     else:
-        source = Found(Path(run.plan.config["samples"]), data, num_samples, seed)
+        source = FoundPictures(Path(run.plan.config["samples"]), data, num_samples, seed)
     check_needs(
         metrics,
         features,
@@ -100,6 +98,20 @@ def evaluate(
         draws=bool(needs - {"network", "held_out"}),
         material=without_pictures(run, loaded, weights, needs, data.conditional),
     ).run_all()
+
+
+class RunFiles(StoredBatches):
+    """In the folder of the run, where they stay."""
+
+    def images_file(self, batch: range) -> Path:
+        return self.folder / "samples" / f"{_span(batch)}.npy"
+
+    def features_file(self, role: str, batch: range) -> Path:
+        return self.folder / f"features-{self.features_id}" / f"{role}-{_span(batch)}.npy"
+
+
+def _span(batch: range) -> str:
+    return f"{batch.start:07d}-{batch.stop - 1:07d}"
 
 
 @dataclass
@@ -145,49 +157,29 @@ class Evaluation:
             self.fabric.barrier()
 
     @cached_property
+    def stored(self) -> StoredBatches:
+        return RunFiles(self.run.dir, self.features)
+
+    @cached_property
     def batches(self) -> list[range]:
         n, size = self.source.n if self.draws else 0, self.batch_size
         return [range(i, min(i + size, n)) for i in range(0, n, size)]
 
-    @cached_property
-    def features_id(self) -> str:
-        assert self.features is not None
-        return str(scores.ident(scores.known(self.features.passport())))
-
-    def sample_file(self, batch: range) -> Path:
-        return self.run.dir / "samples" / f"{batch.start:07d}-{batch.stop - 1:07d}.npy"
-
-    def features_file(self, role: str, batch: range) -> Path:
-        folder = self.run.dir / f"features-{self.features_id}"
-        return folder / f"{role}-{batch.start:07d}-{batch.stop - 1:07d}.npy"
-
     def missing(self) -> list[tuple[int, range]]:
         """The batches to draw or describe: -1 for one of samples, or the number of a reference."""
-        todo = [(-1, batch) for batch in self.batches if not self.has_sample(batch)]
-        if self.features is None:
-            return todo
+        todo = [(-1, batch) for batch in self.batches if not self.stored.has_samples(batch)]
         for number, reference in enumerate(self.references):
-            if load(reference.features_file(self.features_id)) is None:
-                todo += [
-                    (number, batch)
-                    for batch in reference.batches
-                    if load(self.features_file(reference.role, batch)) is None
-                ]
+            todo += [(number, batch) for batch in self.stored.undescribed(reference)]
         return todo
-
-    def has_sample(self, batch: range) -> bool:
-        files = [self.sample_file(batch)]
-        files += [] if self.features is None else [self.features_file("samples", batch)]
-        return all(load(file) is not None for file in files)
 
     def announce(self) -> None:
         """Say what there is to do, and how long it will take. What one process does alone counts
         whole: training features, and the metrics' own network evaluations."""
         shared, alone = 0.0, 0.0
-        if isinstance(self.source, Found):
+        if isinstance(self.source, FoundPictures):
             found = f"{self.source.n:,} of {self.source.found:,} in {self.source.path}"
             self.run.say(f"samples  {found}")
-        elif isinstance(self.source, Drawn):
+        elif isinstance(self.source, DrawnPictures):
             drawn, measured = self.announce_network(self.source)
             size, labels = min(self.batch_size, self.source.n), self.source.labels
             call = cost.network_call(self.source.pipeline, size, labels)
@@ -200,13 +192,13 @@ class Evaluation:
         if total := shared / self.fabric.world_size + alone:
             self.run.say(f"time     about {clock(max(1, total))}, then the scores")
 
-    def announce_network(self, source: Drawn) -> tuple[int, int]:
+    def announce_network(self, source: DrawnPictures) -> tuple[int, int]:
         """Say what the network has to do; return its evaluations for missing pictures, and for
         metrics."""
         self.run.say(f"weights  {source.weights} of {self.run.path}, step {self.run.step}")
         drawn = 0
         if self.draws:
-            missing = sum(len(b) for b in self.batches if load(self.sample_file(b)) is None)
+            missing = sum(len(b) for b in self.batches if not self.stored.has_images(b))
             drawn = missing * source.evaluations
             self.run.say(
                 f"draws    {missing:,} pictures ({source.n - missing:,} are there), "
@@ -222,7 +214,8 @@ class Evaluation:
     def announce_features(self, features: Features) -> float:
         """Seconds to read the pictures that have no features yet, and to compute these."""
         untrained, pictures = features.stand_in(), min(BATCH, len(self.references[0]))
-        samples = sum(len(b) for b in self.batches if untrained or not self.has_sample(b))
+        todo = [batch for batch in self.batches if untrained or not self.stored.has_samples(batch)]
+        samples = sum(map(len, todo))
         if untrained is not None:
             real = sum(map(len, self.references))
         else:
@@ -246,7 +239,7 @@ class Evaluation:
             reference = self.references[number]
             self.describe(reference.role, batch, reference.images(batch))
             return
-        file = self.sample_file(batch)
+        file = self.stored.images_file(batch)
         if (drawn := load(file)) is None:
             drawn = self.source.images(batch).numpy()
             save(file, drawn)
@@ -255,21 +248,13 @@ class Evaluation:
 
     def describe(self, role: str, batch: range, images: Tensor) -> None:
         if self.features is not None:
-            save(self.features_file(role, batch), self.features(images).numpy())
+            save(self.stored.features_file(role, batch), self.features(images).numpy())
             crashpoint("evaluate.described")
 
     def collect(self) -> Material:
         """The input of the metrics, with all pictures and features, read from the disk."""
-        samples = None
-        if self.draws:
-            images = torch.cat([_read(self.sample_file(batch)) for batch in self.batches])
-            labels = None if self.source.labels is None else torch.tensor(self.source.labels)
-            described = None
-            if self.features is not None:
-                files = [self.features_file("samples", batch) for batch in self.batches]
-                described = torch.cat([_read(file) for file in files])
-            samples = Pictures(images, described, labels)
-        train, *others = [ref.pictures(self.features_of(ref)) for ref in self.references]
+        samples = self.stored.samples(self.batches, self.source.labels) if self.draws else None
+        train, *others = [ref.pictures(self.stored.features_of(ref)) for ref in self.references]
         return replace(
             self.material,
             train=train,
@@ -278,29 +263,13 @@ class Evaluation:
             features=self.features,
         )
 
-    def features_of(self, reference: Reference) -> Tensor | None:
-        """The features of a reference, from the cache of its data; puts new ones there."""
-        if self.features is None:
-            return None
-        cache = reference.features_file(self.features_id)
-        if (found := load(cache)) is None:
-            files = [self.features_file(reference.role, batch) for batch in reference.batches]
-            found = np.concatenate([np.load(file) for file in files])
-            if save_shared(cache, found):
-                for file in files:
-                    file.unlink(missing_ok=True)
-        return torch.from_numpy(found)
-
     def finish(self, began: float) -> None:
         """Measure, write, log and print."""
         material = self.collect()
         if material.samples is not None:
             grid = make_grid(side_by_side(material.samples.images[:GRID]))
             self.run.log_grid(self.run.step, enlarge(grid), name="grid")
-        measured = scoring.Scoring(
-            self.run, self.fabric, self.source, self.references, self.features, self.metrics
-        )
-        measured.measure(material, began)
+        write_scores(self.run, self.source, self.references, self.metrics, material, began)
 
 
 def without_pictures(
@@ -326,10 +295,3 @@ def raw_network(run: Run, pipeline: Pipeline | None, weights: str) -> nn.Module 
     network = copy.deepcopy(pipeline.model)
     checkpoint.load_weights(network, run.state["model"], run.path)
     return network
-
-
-def _read(file: Path) -> Tensor:
-    found = load(file)
-    if found is None:
-        raise InputError(f"{file}: was removed a moment ago. Repeat the command.")
-    return torch.from_numpy(found)

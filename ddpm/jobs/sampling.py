@@ -38,9 +38,8 @@ from ddpm.training.compiling import compile_networks, may_compile
 
 VISIBLE_AFTER = 30  # seconds that a file server may keep an old answer
 GRID = 256  # images in grid.png, at most
-# Compiling pays off from so many network evaluations of a batch on: it takes as long as about a
-# thousand.
-PAYS_OFF = 5000
+# Compile only for at least so many evaluations of a full batch: it takes as long as a thousand.
+MIN_EVALUATIONS = 5000
 
 Batch = TypeVar("Batch")
 Content = TypeVar("Content")
@@ -105,7 +104,7 @@ def pays_off(pipeline: Pipeline, batches: int) -> bool:
     possible = may_compile(pipeline.device) and has_gpu_compiler()
     if not possible or runs_own_kernels(pipeline.model, pipeline.device):
         return False
-    return batches * pipeline.evaluations() >= PAYS_OFF
+    return batches * pipeline.evaluations() >= MIN_EVALUATIONS
 
 
 def draw(

@@ -45,7 +45,7 @@ class Source(Protocol):
     def subject(self) -> Passport: ...
 
 
-class Drawn:
+class DrawnPictures:
     """Pictures of a checkpoint.
 
     Args:
@@ -99,7 +99,7 @@ class Drawn:
         )
 
 
-class Found:
+class FoundPictures:
     """Pictures in a folder, or those of a run of job=sample or job=evaluate.
 
     Args:

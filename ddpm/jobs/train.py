@@ -21,7 +21,7 @@ from ddpm.runner.execution.run import Run
 from ddpm.samplers.dpm_solver import DPMSolver
 from ddpm.training import evaluation as scoring
 from ddpm.training.best import LOSS, Best
-from ddpm.training.evaluation import Evaluation
+from ddpm.training.evaluation import PeriodicEvaluation
 from ddpm.training.expected_memory import MemoryEstimate
 from ddpm.training.intervals import due
 from ddpm.training.loop import Loop
@@ -111,7 +111,7 @@ class Train(Loop):
             f"ranked; there are {', '.join(usable)}.{nearest(str(self.keep_best), usable)}"
         )
 
-    def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> Evaluation | None:
+    def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> PeriodicEvaluation | None:
         """The evaluation of job.evaluate_every; prints what it costs.
 
         Raises:
@@ -132,7 +132,7 @@ class Train(Loop):
         if described:
             self.features.to(fabric.device).passport()  # trains features=data now, not later
         run.say(self.describe_evaluation(self.features, sum(map(len, references))))
-        return Evaluation(
+        return PeriodicEvaluation(
             run=run,
             fabric=fabric,
             features=self.features if described else None,

@@ -7,10 +7,17 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ddpm.limits.image_size import Size
-from ddpm.models.layers import AugmentEmbedding, ClassEmbedding, TimeEmbedding, linear, require
+from ddpm.models.layers import (
+    AugmentEmbedding,
+    ClassEmbedding,
+    Conditioned,
+    TimeEmbedding,
+    linear,
+    require,
+)
 
 
-class ConvNet(nn.Module):
+class ConvNet(Conditioned):
     """Three 3x3 convolutions C -> width -> width -> out with ReLU; any image size.
 
     With time conditioning, a projection of the time (and class) embedding is added to the channels
@@ -44,7 +51,8 @@ class ConvNet(nn.Module):
         self.conv_3 = nn.Conv2d(width, out_channels or channels, 3, padding=1)
         self.class_embedding = ClassEmbedding(num_classes, width)
         self.augment_embedding = AugmentEmbedding(augment_dim, width)
-        self.time_embedding = TimeEmbedding(width, width) if time_conditioning else None
+        if time_conditioning:
+            self.time_embedding = TimeEmbedding(width, width)
         self.time_proj = linear(width, 2 * width) if time_conditioning else None
 
     def forward(
@@ -60,9 +68,8 @@ class ConvNet(nn.Module):
         self, t: Tensor, label: Tensor | None, augment: Tensor | None
     ) -> Iterable[Tensor | float]:
         """The terms of t, label and augment in the two hidden layers: two of (B, width, 1, 1)."""
-        if self.time_embedding is None or self.time_proj is None:
+        if self.time_proj is None:
             require(label is None, "model.time_conditioning=false: this network takes no labels")
             return 0.0, 0.0
-        emb = self.class_embedding(self.time_embedding(t), label)  # (B, width)
-        emb = F.silu(self.augment_embedding(emb, augment))
+        emb = self.condition(t, label, augment)  # (B, width)
         return rearrange(self.time_proj(emb), "b (layer c) -> layer b c 1 1", layer=2)

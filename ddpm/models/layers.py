@@ -137,6 +137,19 @@ class AugmentEmbedding(nn.Module):
         return emb + F.linear(augment.to(self.weight.dtype), self.weight)
 
 
+class Conditioned(nn.Module):
+    """A network whose layers see t, the label and the augmentation as one embedding."""
+
+    time_embedding: TimeEmbedding
+    class_embedding: ClassEmbedding
+    augment_embedding: AugmentEmbedding
+
+    def condition(self, t: Tensor, label: Tensor | None, augment: Tensor | None) -> Tensor:
+        """t (B,), label (B,), augment (B, A) -> SiLU of the sum of their embeddings, (B, D)."""
+        emb = self.class_embedding(self.time_embedding(t), label)
+        return F.silu(self.augment_embedding(emb, augment))
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q kᵀ / √d) v: three (B, heads, N, d) -> the same. Eq. 1, Vaswani et al. 2017."""
     if q.is_cpu and q.shape[-2] <= 64:

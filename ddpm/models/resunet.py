@@ -14,6 +14,7 @@ from ddpm.models.group_norm import GroupNorm
 from ddpm.models.layers import (
     AugmentEmbedding,
     ClassEmbedding,
+    Conditioned,
     SelfAttention,
     TimeEmbedding,
     check_image_size,
@@ -155,7 +156,7 @@ class UpBlock(nn.Module):
         return x
 
 
-class ResUNet(nn.Module):
+class ResUNet(Conditioned):
     """The U-Net of appendix B, Ho et al. 2020 (arXiv:2006.11239), the size set by its widths.
 
     One level per width, each half the size of the one above; attention at the listed resolutions
@@ -241,8 +242,7 @@ class ResUNet(nn.Module):
         self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
         """x_t (B, C, H, W), t (B,), label (B,), augment (B, A) -> (B, C_out, H, W)."""
-        emb = self.class_embedding(self.time_embedding(t), label)  # (B, 4 widths[0])
-        emb = F.silu(self.augment_embedding(emb, augment))
+        emb = self.condition(t, label, augment)  # (B, 4 widths[0])
         skips = [self.conv_in(x_t)]  # (B, widths[0], H, W)
         for block in self.down_blocks:
             skips += block(skips[-1], emb)

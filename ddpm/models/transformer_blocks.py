@@ -15,6 +15,7 @@ from ddpm.limits.parts import check_limits
 from ddpm.models.layers import (
     AugmentEmbedding,
     ClassEmbedding,
+    Conditioned,
     TimeEmbedding,
     attention,
     check_image_size,
@@ -87,7 +88,7 @@ class Block(nn.Module):
         return self.to_out(rearrange(attention(q, k, v), "b heads n d -> b n (heads d)"))
 
 
-class PatchTransformer(nn.Module, ABC):
+class PatchTransformer(Conditioned, ABC):
     """A transformer on square patches of an image.
 
     Args:
@@ -156,8 +157,7 @@ class PatchTransformer(nn.Module, ABC):
     ) -> Tensor:
         """x_t (B, C, H, W), t (B,), label (B,), augment (B, A) -> (B, C_out, H, W)."""
         p = self.patch_size
-        emb = self.class_embedding(self.time_embedding(t), label)  # (B, D)
-        emb = F.silu(self.augment_embedding(emb, augment))
+        emb = self.condition(t, label, augment)  # (B, D)
         x = self.embed(rearrange(x_t, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p))
         x = x + self.positions  # (B, N, D)
         for block in self.blocks:

@@ -14,6 +14,7 @@ from ddpm.models.convolution import Conv2d
 from ddpm.models.layers import (
     AugmentEmbedding,
     ClassEmbedding,
+    Conditioned,
     TimeEmbedding,
     check_image_size,
     check_widths,
@@ -42,7 +43,7 @@ class Up(Stage):
         return super().forward(torch.cat([x, skip], dim=1), emb)
 
 
-class UNet(nn.Module):
+class UNet(Conditioned):
     """U-Net (Ronneberger et al. 2015, arXiv:1505.04597) for the noise of Ho et al. 2020.
 
     One level per width, each half the size of the one above; attention at the listed resolutions
@@ -96,8 +97,7 @@ class UNet(nn.Module):
         self, x_t: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
         """x_t (B, C, H, W), t (B,), label (B,), augment (B, A) -> (B, C_out, H, W)."""
-        emb = self.class_embedding(self.time_embedding(t), label)  # (B, 4 widths[0])
-        emb = F.silu(self.augment_embedding(emb, augment))
+        emb = self.condition(t, label, augment)  # (B, 4 widths[0])
         x = F.pixel_unshuffle(x_t, self.patch_size)  # (B, C p^2, H / p, W / p)
         x = self.stem(x, emb)  # (B, widths[0], H / p, W / p)
         skips = []

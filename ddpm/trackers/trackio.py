@@ -3,6 +3,7 @@
 import contextlib
 import io
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -37,7 +38,9 @@ class Trackio:
         name = (run.title or run.name).replace("/", "-")  # pictures are in a folder of this name
         self._artifacts, self._run_id = artifacts, run.run_id
         rows = trackio.SQLiteStorage.get_logs(project, name, run_id=run.run_id)
-        self._seen = {(key, row["step"]) for row in rows for key in row}
+        self._last: dict[str, int] = {}  # the step of the last value, or picture, of each name
+        for row in rows:
+            self._remember(row["step"], row)
         # Not trackio.init: that ends a run which a notebook may have open, and starts a server.
         self._run = trackio.Run(
             None,
@@ -79,7 +82,10 @@ class Trackio:
             self._run.finish()
 
     def _send(self, step: int, row: dict[str, Any]) -> None:
-        new = {name: value for name, value in row.items() if (name, step) not in self._seen}
+        new = {name: value for name, value in row.items() if step > self._last.get(name, -1)}
         if new:
             self._run.log(new, step=step)
-            self._seen |= {(name, step) for name in new}
+            self._remember(step, new)
+
+    def _remember(self, step: int, names: Iterable[str]) -> None:
+        self._last |= {name: max(step, self._last.get(name, -1)) for name in names}

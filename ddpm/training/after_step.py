@@ -10,7 +10,7 @@ from ddpm.randomness import Order
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
 from ddpm.training.best import Best
-from ddpm.training.evaluation import Evaluation
+from ddpm.training.evaluation import PeriodicEvaluation
 from ddpm.training.health import Requests, Watch
 from ddpm.training.intervals import due
 from ddpm.training.meter import Meter
@@ -40,7 +40,7 @@ class AfterStep:
     watch: Watch
     progress: Progress
     validation: Validation | None
-    evaluation: Evaluation | None
+    evaluation: PeriodicEvaluation | None
     best: Best
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ def finish_evaluation(
     run: Run,
     network: nn.Module,
     step: int,
-    evaluation: Evaluation | None,
+    evaluation: PeriodicEvaluation | None,
     watch: Watch,
     best: Best,
 ) -> bool:

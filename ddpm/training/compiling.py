@@ -8,7 +8,7 @@ from ddpm.models.group_norm import runs_own_kernels
 from ddpm.runner.distributed.fabric import check_compiler
 from ddpm.runner.execution.run import Run
 
-PAYS_OFF = 600.0  # compile only if more seconds of training remain; it takes one or two minutes
+MIN_SECONDS = 600.0  # compile only if more time in training remains; it takes one or two minutes
 NEVER = -1  # instead of the step after which a run is compiled
 
 
@@ -78,7 +78,7 @@ def may_compile(device: torch.device) -> bool:
 
 def pays_off(seconds_left: float) -> bool:
     """Whether a run is long enough for compiling to pay off, and the compiler is available."""
-    return seconds_left > PAYS_OFF and has_gpu_compiler()
+    return seconds_left > MIN_SECONDS and has_gpu_compiler()
 
 
 def compile_networks(*networks: nn.Module, fallback: bool) -> None:

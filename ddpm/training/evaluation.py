@@ -8,7 +8,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from ddpm.errors import InputError
 from ddpm.evaluation import passports
-from ddpm.evaluation.reference import Reference, load, save, save_shared
+from ddpm.evaluation.reference import Reference, save
+from ddpm.evaluation.stored_batches import StoredBatches
 from ddpm.features.base import Features
-from ddpm.metrics.base import Material, Metric, Pictures
+from ddpm.metrics.base import Material, Metric
 from ddpm.pipeline import Pipeline, in_turn
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.distributed.fsdp import gather, is_sharded
@@ -43,8 +44,18 @@ HELD_OUT = "_held_out"  # ends the name of a metric against held-out pictures
 Item = tuple[str, range]  # `samples` or the role of a reference, and a batch of its pictures
 
 
+class StepFiles(StoredBatches):
+    """In a folder of one step and its weights, which is deleted after measuring."""
+
+    def images_file(self, batch: range) -> Path:
+        return self.folder / f"images-samples-{batch.start:07d}.npy"
+
+    def features_file(self, role: str, batch: range) -> Path:
+        return self.folder / f"features-{role}-{batch.start:07d}.npy"
+
+
 @dataclass
-class Evaluation:
+class PeriodicEvaluation:
     """Draws samples with the averaged network and scores them. Draws no random number of training.
 
     Args:
@@ -94,11 +105,12 @@ class Evaluation:
         found = self.fabric.broadcast(self.known(step, digest) if self.run.leads else None)
         if found is None:
             folder = self.run.dir / FOLDER / f"step-{step:07d}-{digest}"
-            if not self.produce(folder, network, asked_to_stop):
+            stored = StepFiles(folder, self.features)
+            if not self.produce(stored, network, asked_to_stop):
                 return None
             if self.run.leads:
                 try:
-                    found = self.measure(step, digest, folder)
+                    found = self.measure(step, digest, stored)
                 except Exception as error:  # the other ranks wait for this one
                     logger.warning("No scores of step %d; the run continues: %s", step, error)
                     found = {}
@@ -119,10 +131,12 @@ class Evaluation:
 
     # drawing
 
-    def produce(self, folder: Path, network: nn.Module, asked_to_stop: Callable[[], bool]) -> bool:
+    def produce(
+        self, stored: StoredBatches, network: nn.Module, asked_to_stop: Callable[[], bool]
+    ) -> bool:
         """Make the missing files, on all ranks; False if it stopped before all were made."""
         pipeline, ranks = self.pipeline(network), self.fabric.world_size
-        todo = self.fabric.broadcast(self.missing(folder) if self.run.leads else [])
+        todo = self.fabric.broadcast(self.missing(stored) if self.run.leads else [])
         with_all = ranks > 1 and any(map(is_sharded, network.parameters()))
         for start in range(0, len(todo), ranks):
             if asked_to_stop():
@@ -135,34 +149,21 @@ class Evaluation:
                 made = self.make(round_of_all[self.fabric.global_rank], pipeline)
             for item, arrays in zip(round_of_all, self.gathered(made), strict=False):
                 if self.run.leads:
-                    self.keep(folder, item, arrays)
+                    self.keep(stored, item, arrays)
         return True
 
-    def missing(self, folder: Path) -> list[Item]:
+    def missing(self, stored: StoredBatches) -> list[Item]:
         """The batches without files: samples first, as sharded networks draw them together."""
         todo: list[Item] = [
-            ("samples", batch)
-            for batch in self.batches
-            if any(load(file) is None for file in self.files(folder, "samples", batch))
+            ("samples", batch) for batch in self.batches if not stored.has_samples(batch)
         ]
-        if self.features is not None:
-            for role, reference in self.references.items():
-                if role not in self.memo and load(self.cache(reference)) is None:
-                    todo += [
-                        (role, batch)
-                        for batch in reference.batches
-                        if load(self.files(folder, role, batch)[0]) is None
-                    ]
+        for role, reference in self.references.items():
+            if role not in self.memo:
+                todo += [(role, batch) for batch in stored.undescribed(reference)]
         return todo
 
-    def files(self, folder: Path, role: str, batch: range) -> list[Path]:
-        """The files of a batch: its features, if any are needed, and of samples the images, too."""
-        stem = f"{role}-{batch.start:07d}.npy"
-        files = [] if self.features is None else [folder / f"features-{stem}"]
-        return [*files, folder / f"images-{stem}"] if role == "samples" else files
-
     def make(self, item: Item, pipeline: Pipeline) -> list[np.ndarray]:
-        """The arrays for `files`."""
+        """The features of a batch, if any are needed, and of samples the images, too."""
         role, batch = item
         if role == "samples":
             seeds = range(FIRST_SEED + batch.start, FIRST_SEED + batch.stop)
@@ -180,21 +181,20 @@ class Evaluation:
         torch.distributed.all_gather_object(of_all, made)
         return of_all
 
-    def keep(self, folder: Path, item: Item, arrays: list[np.ndarray]) -> None:
-        for file, array in zip(self.files(folder, *item), arrays, strict=True):
+    def keep(self, stored: StoredBatches, item: Item, arrays: list[np.ndarray]) -> None:
+        role, batch = item
+        files = [] if self.features is None else [stored.features_file(role, batch)]
+        files += [stored.images_file(batch)] if role == "samples" else []
+        for file, array in zip(files, arrays, strict=True):
             save(file, array)
         crashpoint("evaluation.drawn")
 
     # measuring, on the first rank
 
-    def cache(self, reference: Reference) -> Path:
-        assert self.features is not None
-        return reference.features_file(str(scores.ident(scores.known(self.features.passport()))))
-
-    def measure(self, step: int, digest: str, folder: Path) -> dict[str, float]:
+    def measure(self, step: int, digest: str, stored: StoredBatches) -> dict[str, float]:
         """Measure, write the scores into the run's file, and delete the evaluation's files."""
         began, subject = time.monotonic(), self.subject(step, digest)
-        material = self.collect(folder)
+        material = self.collect(stored)
         found = []
         for metric in self.metrics.values():
             for score in metric.measure(material):
@@ -207,34 +207,24 @@ class Evaluation:
         crashpoint("evaluation.measured")
         return scores.values(found)
 
-    def collect(self, folder: Path) -> Material:
-        files = [self.files(folder, "samples", batch) for batch in self.batches]
-        images = torch.from_numpy(_arrays(of_batch[-1] for of_batch in files))
-        described = None
-        if self.features is not None:
-            described = torch.from_numpy(_arrays(of_batch[0] for of_batch in files))
-        labels = in_turn(self.labels, range(self.n), 0)
+    def collect(self, stored: StoredBatches) -> Material:
         pictures = {
-            role: reference.pictures(self.described(reference, folder))
+            role: reference.pictures(self.described(reference, stored))
             for role, reference in self.references.items()
         }
         return Material(
             train=pictures["train"],
             held_out=pictures.get("held_out"),
-            samples=Pictures(images, described, None if labels is None else torch.tensor(labels)),
+            samples=stored.samples(self.batches, in_turn(self.labels, range(self.n), 0)),
             features=self.features,
         )
 
-    def described(self, reference: Reference, folder: Path) -> Tensor | None:
+    def described(self, reference: Reference, stored: StoredBatches) -> Tensor | None:
         """The features of a reference: the same object each time, so that metrics remember what
         they have computed of it."""
-        if self.features is not None and reference.role not in self.memo:
-            if (found := load(self.cache(reference))) is None:
-                role, batches = reference.role, reference.batches
-                found = _arrays(self.files(folder, role, batch)[0] for batch in batches)
-                save_shared(self.cache(reference), found)
-            self.memo[reference.role] = torch.from_numpy(found)
-        return self.memo.get(reference.role)
+        if reference.role not in self.memo:
+            self.memo[reference.role] = stored.features_of(reference)
+        return self.memo[reference.role]
 
     def subject(self, step: int, digest: str) -> Passport:
         hparams = self.run.plan.hparams
@@ -252,7 +242,3 @@ class Evaluation:
                 "precision": made_with(self.fabric)["precision"],
             }
         )
-
-
-def _arrays(files: Iterable[Path]) -> np.ndarray:
-    return np.concatenate([np.load(file) for file in files])

@@ -26,7 +26,7 @@ from ddpm.runner.terminal.progress import Progress
 from ddpm.training.after_step import AfterStep, finish_evaluation
 from ddpm.training.best import LOSS, Best
 from ddpm.training.compiling import Compilation
-from ddpm.training.evaluation import Evaluation
+from ddpm.training.evaluation import PeriodicEvaluation
 from ddpm.training.expected_memory import MemoryEstimate, plan_memory, warn_if_too_large
 from ddpm.training.health import Watch
 from ddpm.training.intervals import rank_rows, total_steps
@@ -138,7 +138,7 @@ class Loop(ABC):
             batch=min(self.validation_batch or batch, batch),
         )
 
-    def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> Evaluation | None:
+    def make_evaluation(self, run: Run, fabric: Fabric, steps: range) -> PeriodicEvaluation | None:
         """The scoring of samples; None if it is due after none of these steps."""
         return None
 

@@ -133,16 +133,25 @@ class Validation:
 
     def write(self, folder: Path) -> None:
         """Write the losses by t into the run's table, replacing those of this and of later steps.
-        A full disk is ignored."""
+        A full disk is ignored, as are damaged rows of the table."""
         file, step = folder / TABLE, self.rows[0]["step"]
         old = ""
         with contextlib.suppress(OSError):
-            old = file.read_text()
-        earlier: list[dict[str, Any]] = [
-            row for row in csv.DictReader(io.StringIO(old)) if int(row["step"]) < step
-        ]
+            old = file.read_text(errors="replace")
+        earlier = _rows_before(step, old)
         with contextlib.suppress(OSError):
             atomic.write(file, to_csv([*earlier, *self.rows]))
+
+
+def _rows_before(step: float, table: str) -> list[dict[str, Any]]:
+    """The rows of a table of losses by t that are of earlier steps."""
+    rows: list[dict[str, Any]] = []
+    with contextlib.suppress(csv.Error):
+        for row in csv.DictReader(io.StringIO(table)):
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # no step, or damaged
+                if int(row["step"]) < step:
+                    rows.append(row)
+    return rows
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ Event = dict[str, Any]
 MakeGuidance = Callable[[float], Guidance]
 
 
-class Recorder(Denoiser):
+class X0Recorder(Denoiser):
     """A denoiser that keeps the first prediction of x_0 since the last `take`."""
 
     x_0: Tensor | None = None
@@ -173,7 +173,7 @@ class Studio:
 
     def _frames(
         self,
-        denoiser: Recorder,
+        denoiser: X0Recorder,
         x_T: Tensor,
         images: Iterator[Tensor],
         ts: list[int],
@@ -201,10 +201,10 @@ class Studio:
         images = self.pipeline.diffusion.codec.decode(x).cpu()
         return [base64.b64encode(png_bytes(image)).decode() for image in images]
 
-    def _denoiser(self, request: Request, count: int) -> Recorder:
+    def _denoiser(self, request: Request, count: int) -> X0Recorder:
         labels = None if request.label is None else [request.label] * count
         plain = self.pipeline.denoiser(self.pipeline.to_labels(labels))
-        return Recorder(plain.model, plain.diffusion, request.guidance, plain.label)
+        return X0Recorder(plain.model, plain.diffusion, request.guidance, plain.label)
 
     def _request(self, asked: Mapping[str, Any]) -> Request:
         """The settings that all kinds of pictures have.

@@ -14,7 +14,7 @@ from support.runs import files_of, metrics_of, status_of
 from ddpm.evaluation.reference import subset
 from ddpm.images import save_png
 from ddpm.jobs import evaluate
-from ddpm.jobs.sources import Drawn
+from ddpm.jobs.sources import DrawnPictures
 from ddpm.metrics.bound import Bound
 from ddpm.metrics.loss import Loss
 from ddpm.runner.runs import scores
@@ -211,7 +211,7 @@ def test_announced_time_includes_feature_training_and_network_metrics(monkeypatc
     messages = []
     monkeypatch.setattr(evaluate.cost, "seconds_per_picture", lambda *_: 1.0)
     monkeypatch.setattr(evaluate.cost, "network_call", lambda *_: None)
-    drawn = Drawn.__new__(Drawn)
+    drawn = DrawnPictures.__new__(DrawnPictures)
     vars(drawn).update(n=10, labels=None, weights="ema", evaluations=5, pipeline=PIPELINE)
     untrained = SimpleNamespace(name="data", stand_in=lambda: len, seconds_to_train=lambda: 600.0)
     of = evaluate.Evaluation(

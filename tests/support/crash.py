@@ -87,7 +87,7 @@ def _run() -> None:
     local.loss_curve = lambda *_: CURVE
     torch.set_num_threads(1)
     GlobalHydra.instance().clear()
-    cli._single.clear()
+    cli._single = cli.Outcome()
     callback.forget()
     cli.main()
 

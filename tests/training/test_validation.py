@@ -18,7 +18,7 @@ from ddpm.metrics.loss import Loss
 from ddpm.pretrained import load_network
 from ddpm.runner.config.build import build as build_node
 from ddpm.training.best import Best
-from ddpm.training.validation import next_step, num_images, raw_weights
+from ddpm.training.validation import TABLE, Validation, next_step, num_images, raw_weights
 
 FIGURES = ["eval/loss", "eval/loss_raw", "eval/loss_gap"]
 CONVNET = {
@@ -175,6 +175,22 @@ def test_raw_weights_are_used_and_the_average_is_restored():
         assert torch.equal(network(x_t, t), expected)
     assert net.training
     assert all(map(torch.equal, before, (*ema.weights, *ema.sources)))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"x7,0,1.0\n", b",0,1.0\n", b"\x00\xff\n", b"1.5,0,1.0\n", b'"' + b"9" * 200_000 + b'",0,1\n'],
+)
+def test_damaged_rows_of_the_table_are_ignored(tmp_path, damaged):
+    rows = [{"step": 4, "t": 0, "loss": 0.5}]
+    file = tmp_path / TABLE
+    for header in (b"step,t,loss\n", b"stop,t,loss\n"):
+        whole = header.startswith(b"step")
+        file.write_bytes(header + b"2,0,0.7\n" + damaged)
+        validation = Validation.__new__(Validation)
+        validation.rows = rows
+        validation.write(tmp_path)
+        assert [row["step"] for row in table_of(tmp_path)] == (["2", "4"] if whole else ["4"])
 
 
 # the best checkpoint

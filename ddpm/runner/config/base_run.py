@@ -202,8 +202,8 @@ def _with_former_choices(config: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A checkpoint that was found."""
+class FoundCheckpoint:
+    """Where a checkpoint is, and its summary."""
 
     path: Path  # as it was named
     file: Path
@@ -211,7 +211,7 @@ class Found:
     about: dict[str, Any]  # run, step and artifact
 
 
-def summary_of(checkpoint: str, source: str) -> Found:
+def summary_of(checkpoint: str, source: str) -> FoundCheckpoint:
     """The summary of a checkpoint, export or pipeline, here or on a server.
 
     Args:
@@ -223,7 +223,7 @@ def summary_of(checkpoint: str, source: str) -> Found:
     path, about = reference.find(checkpoint)
     found = summary.read(path)
     stored_config.check_version(found.hparams, source)
-    return Found(
+    return FoundCheckpoint(
         path.absolute(),
         found.file,
         found.hparams,

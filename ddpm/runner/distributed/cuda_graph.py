@@ -6,7 +6,7 @@ for the host, which launches them one by one; a graph launches all of them at on
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from ddpm.runner.distributed.fsdp import is_sharded
 logger = logging.getLogger(__name__)
 
 Shapes = tuple[tuple[torch.Size, torch.dtype], ...]
+MAX_GRAPHS = 4  # of a network: each keeps the memory of a call
+MAX_SEEN = 64  # shapes that are remembered to have been called once
 
 
 class _Graph(NamedTuple):
@@ -31,7 +33,8 @@ class CudaGraphs:
     usual, the second records a graph, and from then on the graph is replayed.
 
     The weights may change between calls, but not move. Results are equal to the bit. A network that
-    cannot be recorded always runs as usual.
+    cannot be recorded always runs as usual. Only the graphs of the shapes that were used last are
+    kept: without one, a shape begins anew.
 
     Args:
         network: a function of its inputs and weights alone, without random numbers.
@@ -39,29 +42,44 @@ class CudaGraphs:
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.seen: set[Shapes] = set()
-        self.graphs: dict[Shapes, _Graph] = {}
+        self.seen: dict[Shapes, None] = {}  # called once, the last ones last
+        self.graphs: dict[Shapes, _Graph] = {}  # the last ones used last
         self.works = True
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         """The network's output, a tensor of its own. The context (autocast) is always the same."""
         shapes = tuple((one.shape, one.dtype) for one in inputs)
-        if not self.works or shapes not in self.seen:
-            self.seen.add(shapes)
+        if not self.works:
             return self.network(*inputs)
-        if shapes not in self.graphs:
+        recorded = self.graphs.pop(shapes, None)
+        if recorded is None and shapes not in self.seen:
+            self.seen[shapes] = None
+            _drop_first(self.seen, MAX_SEEN)
+            return self.network(*inputs)
+        if recorded is None:
+            del self.seen[shapes]
+            if len(self.graphs) >= MAX_GRAPHS and inputs[0].is_cuda:
+                torch.cuda.synchronize(inputs[0].device)  # one to be dropped may still run
+            _drop_first(self.graphs, MAX_GRAPHS - 1)
             try:
-                self.graphs[shapes] = record(self.network, inputs)
+                recorded = record(self.network, inputs)
             except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
                 self.works = False
                 logger.debug("the network runs without CUDA graphs: %s", error)
                 return self.network(*inputs)
-        graph, places, output = self.graphs[shapes]
+        self.graphs[shapes] = recorded
+        graph, places, output = recorded
         with torch.cuda.device_of(output):
             for place, one in zip(places, inputs, strict=True):
                 place.copy_(one)
             graph.replay()
             return output.clone()
+
+
+def _drop_first(entries: dict[Shapes, Any], most: int) -> None:
+    """Remove the first entries, those used longest ago, until at most so many are left."""
+    while len(entries) > most:
+        del entries[next(iter(entries))]
 
 
 def can_replay(network: nn.Module, device: torch.device) -> bool:

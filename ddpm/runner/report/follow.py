@@ -9,9 +9,9 @@ from ddpm.runner.report import run_record
 from ddpm.runner.report.run_record import MAX_ROWS, Points, RunRecord, Series, figure
 from ddpm.runner.report.status import JobStatus
 from ddpm.runner.runs import previews
-from ddpm.runner.runs.metrics_log import FILE, MAX_BYTES
+from ddpm.runner.runs.metrics_log import FILE, NewLines
 from ddpm.runner.safe_io import atomic, listing
-from ddpm.runner.safe_io.plain import Refused, regular_size
+from ddpm.runner.safe_io.plain import Refused
 
 _SELDOM = ("config.yaml", "about.json", "scores.jsonl", "grid.png", "strip.png")
 _OFTEN = ("status.json", FILE, previews.FOLDER)
@@ -25,8 +25,7 @@ class GrowingMetrics:
 
     def _forget(self) -> None:
         self._points: Points = {}
-        self._position = 0
-        self._file: int | None = None  # its inode
+        self._new_lines = NewLines()
 
     def __call__(self, file: Path, problems: list[str]) -> dict[str, Series]:
         """All series, after the new lines have been read."""
@@ -42,17 +41,10 @@ class GrowingMetrics:
         return run_record.series(self._points)
 
     def _read(self, file: Path) -> None:
-        size = regular_size(file)
-        with open(file, "rb") as opened:
-            inode = file.stat().st_ino
-            if inode != self._file or size < self._position:  # another file, or begun anew
-                self._points, self._file = {}, inode
-                self._position = max(0, size - MAX_BYTES)
-            opened.seek(self._position)
-            content = opened.read(MAX_BYTES)
-        whole = content.rfind(b"\n") + 1  # the last line may still be written
-        self._position += whole
-        run_record.add_points(self._points, content[:whole].split(b"\n"))
+        lines, replaced = self._new_lines(file)
+        if replaced:
+            self._points = {}
+        run_record.add_points(self._points, lines)
 
 
 class Followed:

@@ -1,4 +1,4 @@
-"""Reader of metrics.jsonl, the metrics of a run."""
+"""Readers of metrics.jsonl, the metrics of a run."""
 
 import json
 import math
@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpm.runner.safe_io.plain import regular_size
+
 FILE = "metrics.jsonl"
 LOSS = "train/loss"
-MAX_BYTES = 64 * 1024**2  # read from the end of a file by `values`
+MAX_BYTES = 64 * 1024**2  # read from the end of a file by `values` and `NewLines`
 _LARGEST = 2**1023  # integers above it cannot become floats
 
 
@@ -29,6 +31,35 @@ def read_tail(path: Path, limit: int) -> list[bytes]:
         file.seek(max(0, size - limit))
         lines = file.read(limit).split(b"\n")
     return lines if size <= limit else lines[1:]
+
+
+class NewLines:
+    """Reads a file to which lines are added, each line once."""
+
+    def __init__(self) -> None:
+        self._position = 0
+        self._file: int | None = None  # its inode
+
+    def __call__(self, path: Path) -> tuple[list[bytes], bool]:
+        """The complete lines since the last call, and whether they replace the lines before them,
+        as the file is another one or was begun anew.
+
+        Raises:
+            OSError: the file does not exist or cannot be read.
+            Refused: it is not a regular file.
+        """
+        regular_size(path)
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            replaced = status.st_ino != self._file or status.st_size < self._position
+            if replaced:
+                self._file = status.st_ino
+                self._position = max(0, status.st_size - MAX_BYTES)
+            file.seek(self._position)
+            content = file.read(MAX_BYTES)
+        whole = content.rfind(b"\n") + 1  # the last line may still be written
+        self._position += whole
+        return content[:whole].split(b"\n")[:-1], replaced
 
 
 def parse(lines: Iterable[bytes]) -> list[dict[str, Any]]:

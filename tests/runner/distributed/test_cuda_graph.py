@@ -63,7 +63,33 @@ def test_each_shape_is_recorded_at_its_second_call(recorded):
     call(graphs, 5, 4.0)
     call(graphs, 2, 5.0)
     assert graphs.network.calls == 4
-    assert [graph.graph.times for graph in graphs.graphs.values()] == [3, 1]
+    assert [graph.graph.times for graph in graphs.graphs.values()] == [1, 3]
+
+
+def test_graphs_of_the_last_shapes_are_kept(recorded, monkeypatch):
+    monkeypatch.setattr(cuda_graph, "MAX_GRAPHS", 2)
+    monkeypatch.setattr(cuda_graph, "MAX_SEEN", 3)
+    graphs = CudaGraphs(Double())
+    network = graphs.network
+
+    def kept():
+        return [shapes[0][0][0] for shapes in graphs.graphs]
+
+    for rows in (1, 1, 2, 2, 1, 3, 3):
+        call(graphs, rows, 1.0)
+    assert kept() == [1, 3]  # that of 2 was used longest ago
+    assert network.calls == 6
+    call(graphs, 1, 2.0)
+    assert (kept(), network.calls) == ([3, 1], 6)
+    call(graphs, 2, 3.0)  # as usual, as at first
+    assert (kept(), network.calls) == ([3, 1], 7)
+    call(graphs, 2, 4.0)
+    assert (kept(), network.calls) == ([1, 2], 8)
+    for rows in range(4, 9):
+        call(graphs, rows, 1.0)
+    assert len(graphs.seen) == 3
+    call(graphs, 2, 5.0)
+    assert (kept(), network.calls) == ([1, 2], 13)
 
 
 def test_calls_that_cannot_be_recorded_run_normally(monkeypatch):

@@ -129,9 +129,13 @@ def test_search_refuses_scores_of_another_ruler_than_its_first(tmp_path):
     for name, ruler in (("a", RULER), ("b", RULER), ("c", OTHER)):
         (tmp_path / name).mkdir()
         scores.write(tmp_path / name, [scored(ruler=ruler)])
-        reasons.append(search.unlike_ruler(study, tmp_path / name, "eval/kd_mnist"))
+        reasons.append(search.why_unlike(study, tmp_path / name, "eval/kd_mnist"))
+        if name == "a":
+            assert not study.user_attrs, "a question changes nothing"
+        search.adopt_ruler(study, tmp_path / name, "eval/kd_mnist")
     assert reasons[:2] == [None, None]
     assert "n: 1000, 500" in reasons[2]
-    assert search.unlike_ruler(study, tmp_path / "c", "train/loss") is None
-    wrong = search.unlike_ruler(Study("MAXIMIZE"), tmp_path / "a", "eval/kd_mnist")
+    assert list(study.user_attrs.values()) == [RULER]
+    assert search.why_unlike(study, tmp_path / "c", "train/loss") is None
+    wrong = search.why_unlike(Study("MAXIMIZE"), tmp_path / "a", "eval/kd_mnist")
     assert "hydra.sweeper.direction=minimize" in wrong

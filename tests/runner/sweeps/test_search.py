@@ -1,5 +1,6 @@
 """hydra/sweeper=optuna: search spaces, results, pruning, and studies that continue."""
 
+import json
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from optuna.distributions import (  # noqa: E402
 )
 from optuna.trial import TrialState  # noqa: E402
 
+from ddpm.runner.sweeps.compose import Job  # noqa: E402
 from ddpm.runner.sweeps.search import optuna_search, space, trials  # noqa: E402
 from ddpm.runner.sweeps.search import study as shared_study  # noqa: E402
 
@@ -214,6 +216,46 @@ def test_a_search_reports_the_loss_and_continues(run, tmp_path):
     status, out, _ = run(*SEARCH, "hydra.sweeper.n_trials=3", "model=convnet,unet")
     assert status == 0
     assert "3 of 3 trials" in out
+
+
+class Reported:
+    """A stand-in for a trial, whose storage fails at first."""
+
+    def __init__(self, failures):
+        self.failures, self.values = failures, {}
+
+    def report(self, value, step):
+        if self.failures:
+            self.failures -= 1
+            raise OSError("the journal is locked")
+        assert step not in self.values
+        self.values[step] = value
+
+
+def test_each_line_of_a_running_trial_is_read_once_and_reported(tmp_path, monkeypatch):
+    read = []
+    parse = trials.parse
+    monkeypatch.setattr(trials, "parse", lambda lines: parse(read.extend(lines) or lines))
+    file, trial = tmp_path / "metrics.jsonl", Reported(failures=1)
+    queue = trials.Trials(None, {}, None, tmp_path, "eval/x", 1)
+    live = trials.LiveTrial(Job(0, [], tmp_path), trial, None, reported=1)
+    queue._report(live)  # no file yet
+    lines = [json.dumps({"step": step, "eval/x": step / 2}) + "\n" for step in range(1, 7)]
+    lines[3] = '{"step": 4, "train/loss": 1}\n'
+    file.write_text("".join(lines[:3]) + lines[3][:5])
+    with pytest.raises(OSError, match="locked"):
+        queue._report(live)
+    queue._report(live)
+    assert trial.values == {2: 1.0, 3: 1.5}
+    with open(file, "a") as opened:
+        opened.write(lines[3][5:] + lines[4])
+    queue._report(live)
+    assert trial.values == {2: 1.0, 3: 1.5, 5: 2.5}
+    assert len(read) == 5
+    (tmp_path / "new").write_text("".join(lines))  # as a resumed run replaces it
+    (tmp_path / "new").rename(file)
+    queue._report(live)
+    assert trial.values == {2: 1.0, 3: 1.5, 5: 2.5, 6: 3.0}
 
 
 @pytest.mark.slow

@@ -260,7 +260,7 @@ def test_exit_status_of_a_failed_run_does_not_depend_on_the_console(
     assert "Read-only file system" in status["error"]
     assert go(tmp_path, *TINY, "job.max_steps=-1") == 2, "a mistake"
 
-    def fail(*arguments):
+    def fail(*arguments, **options):
         raise RuntimeError("a fault of the program")
 
     monkeypatch.setattr(run_module.Run, "save", fail)

@@ -11,7 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from ddpm.errors import InputError, shown
 from ddpm.runner import roles
 from ddpm.runner.runs import scores
-from ddpm.runner.runs.metrics_log import is_number, read_metrics
+from ddpm.runner.runs.metrics_log import read_metrics
+from ddpm.runner.runs.scores import Scored
 from ddpm.runner.safe_io import file_locks
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps.search import space
@@ -166,20 +167,32 @@ def _listed(texts: Sequence[str]) -> str:
     return ", ".join(shown(text) for text in texts) or "nothing"
 
 
-def metric_rows(folder: Path | None, metric: str) -> list[dict[str, Any]]:
-    """The rows of a job's log that have the metric."""
-    if folder is None or not (folder / "metrics.jsonl").exists():
-        return []
-    return [row for row in read_metrics(folder / "metrics.jsonl") if is_number(row.get(metric))]
+def score_of(folder: Path | None, metric: str) -> Scored | None:
+    """The score of a job with its passport; None without one.
 
-
-def unlike_ruler(study: Any, folder: Path | None, metric: str) -> str | None:
-    """Why a job's score does not belong into the study; None if it does, or has no passport. The
-    first job's ruler is the study's. Needs `exclusive`."""
+    Raises:
+        InputError: the file of the scores is damaged.
+    """
     if folder is None or not (folder / scores.FILE).exists():
         return None
+    return scores.logged(scores.read(folder)).get(metric)
+
+
+def adopt_ruler(study: Any, folder: Path | None, metric: str) -> None:
+    """Make the ruler of a job's score the study's, if it has none yet. Needs `exclusive`.
+
+    Raises:
+        InputError: see `score_of`.
+    """
+    score = score_of(folder, metric)
+    if score is not None and score.ruler_id is not None and RULER not in study.user_attrs:
+        study.set_user_attr(RULER, score.ruler)
+
+
+def why_unlike(study: Any, folder: Path | None, metric: str) -> str | None:
+    """Why a job's score does not belong into the study; None if it does, or has no passport."""
     try:
-        score = scores.logged(scores.read(folder)).get(metric)
+        score = score_of(folder, metric)
     except InputError as error:
         return str(error)
     if score is None:
@@ -192,7 +205,6 @@ def unlike_ruler(study: Any, folder: Path | None, metric: str) -> str | None:
         )
     ruler = study.user_attrs.get(RULER)
     if ruler is None and score.ruler_id is not None:
-        study.set_user_attr(RULER, score.ruler)
         return None
     if ruler is not None and not scores.differences(ruler, score.ruler):
         return None

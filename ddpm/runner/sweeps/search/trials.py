@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ddpm.runner.runs import requests
-from ddpm.runner.runs.metrics_log import final, values
+from ddpm.runner.runs.metrics_log import FILE, NewLines, final, is_number, parse, values
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps import callback
 from ddpm.runner.sweeps.compose import Job
@@ -29,12 +30,19 @@ TRANSIENT = (OSError, optuna.exceptions.OptunaError, json.JSONDecodeError)
 
 @dataclass
 class LiveTrial:
-    """A trial that this process runs; `reported`: the last step whose value Optuna has."""
+    """A trial that this process runs.
+
+    Args:
+        reported: the last step whose value Optuna has.
+        waiting: rows of its log that Optuna may not have.
+    """
 
     job: Job
     trial: Trial
     lock: Lock
     reported: int
+    waiting: deque[dict[str, Any]] = field(default_factory=deque)
+    new_lines: NewLines = field(default_factory=NewLines)
 
 
 @dataclass
@@ -135,10 +143,11 @@ class Trials:
         with self.mutex:
             live = self.live.pop(job.number)
         self._report(live)
-        state, value = job.state, self._final_value(job)
-        if state == "done" and not shared_study.metric_rows(job.folder, self.metric):
+        logged = [] if job.folder is None else values(job.folder, self.metric)
+        state, value = job.state, _finite(final(logged))
+        if state == "done" and not logged:
             self._metric_missing(shared_study.missing_metric(job.folder, self.metric))
-        elif state == "done" and (unlike := self._unlike_ruler(job)):
+        elif state == "done" and (unlike := self._measured_otherwise(job)):
             state, value = "failed", None
             self._refuse(unlike)
         if state in ("done", "failed", "pruned"):
@@ -156,10 +165,14 @@ class Trials:
             return
         self._refuse(message)
 
-    def _unlike_ruler(self, job: Job) -> str | None:
-        """Why the score of a job does not compare with those of the study, if it does not."""
+    def _measured_otherwise(self, job: Job) -> str | None:
+        """Why the score of a job does not compare with those of the study, if it does not. The
+        first one that is accepted decides how all are measured."""
         with shared_study.exclusive(self.folder):
-            return shared_study.unlike_ruler(self.study, job.folder, self.metric)
+            unlike = shared_study.why_unlike(self.study, job.folder, self.metric)
+            if unlike is None:
+                shared_study.adopt_ruler(self.study, job.folder, self.metric)
+            return unlike
 
     def _refuse(self, message: str) -> None:
         """End the search: stop the other trials."""
@@ -196,12 +209,19 @@ class Trials:
 
     def _report(self, live: LiveTrial) -> None:
         """Report the values that a trial has logged since the last call."""
-        for row in shared_study.metric_rows(live.job.folder, self.metric):
-            if row["step"] > live.reported:
+        if live.job.folder is not None:
+            with contextlib.suppress(FileNotFoundError):
+                lines, replaced = live.new_lines(live.job.folder / FILE)
+                if replaced:
+                    live.waiting.clear()
+                live.waiting += parse(lines)
+        while live.waiting:  # a row stays until Optuna has it
+            row = live.waiting[0]
+            if is_number(row.get(self.metric)) and row["step"] > live.reported:
                 live.trial.report(row[self.metric], row["step"])
                 live.reported = row["step"]
+            live.waiting.popleft()
 
-    def _final_value(self, job: Job) -> float | None:
-        """The final value of the metric, if it is finite."""
-        value = None if job.folder is None else final(values(job.folder, self.metric))
-        return value if value is not None and math.isfinite(value) else None
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
