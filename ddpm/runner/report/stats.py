@@ -5,14 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ddpm.statistics.student import student_95
+
 NONE = "\u2013"  # a missing value
-
-
-def student_t(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t: for 95 % intervals."""
-    from scipy.special import stdtrit  # a tenth of a second, for reports over several seeds only
-
-    return float(stdtrit(freedom, 0.975))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
@@ -22,7 +17,7 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     if n < 2:
         return mean, None
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return mean, student_t(n - 1) * deviation / math.sqrt(n)
+    return mean, student_95(n - 1) * deviation / math.sqrt(n)
 
 
 @dataclass(frozen=True)

@@ -177,11 +177,6 @@ def test_runs_of_equal_configuration_and_seed_count_once(tmp_path):
 # Statistics
 
 
-@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (4, 2.7764), (30, 2.0423)])
-def test_student_t_quantiles_match_tables(freedom, quantile):
-    assert stats.student_t(freedom) == pytest.approx(quantile, abs=5e-5)
-
-
 def test_interval_over_three_seeds(tmp_path):
     losses = (0.1, 0.2, 0.6)
     folders = [run_folder(tmp_path / str(i), [9.0] * 9 + [x], seed=i) for i, x in enumerate(losses)]
