@@ -317,7 +317,8 @@ def test_a_third_party_launcher_ends_with_the_same_table(same_process, run, tmp_
     assert [line.split()[:2] for line in table[1:5]] == [
         [str(n), f"job.batch_size={(8, -1)[n // 2]}"] for n in range(4)
     ]
-    assert table[-2:] == ["2 done, 2 failed", "folder   outputs/sweep/study"]
+    assert "2 done, 2 failed" in table
+    assert "folder   outputs/sweep/study" in table
 
 
 @pytest.mark.parametrize("name", ["a b", ".hidden", "a:b", "''"])
