@@ -65,7 +65,7 @@ ONLY = {
 # a line of several, none of them imports from another. docs/architecture.md draws them.
 LAYERS = [
     ["errors", "runner.roles", "runner.own_folder"],
-    ["limits"],
+    ["limits", "statistics"],
     ["runner.safe_io", "runner.terminal", "runner.distributed", "randomness", "ema"],
     ["models", "schedules", "objectives", "timesteps", "likelihood", "images", "runner.runs"],
     ["weightings", "augment", "data", "runner.checkpoints"],
@@ -88,6 +88,7 @@ METHOD = {
     "models": set(),
     "ema": set(),
     "limits": set(),
+    "statistics": set(),
     "schedules": set(),
     "objectives": set(),
     "weightings": set(),

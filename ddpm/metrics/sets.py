@@ -12,6 +12,7 @@ from ddpm.errors import InputError
 from ddpm.features.base import Features
 from ddpm.metrics.base import Material, Pictures
 from ddpm.randomness import mix
+from ddpm.statistics.student import student_95 as student_95
 
 T = TypeVar("T")
 Reference = Literal["train", "held_out", "both"]
@@ -162,18 +163,6 @@ def without_groups(values: Tensor) -> list[float] | None:
     parts = [values[g::GROUPS].double() for g in range(GROUPS)]
     total = sum(float(part.sum()) for part in parts)
     return [(total - float(part.sum())) / (n - len(part)) for part in parts]
-
-
-def student_95(degrees: int) -> float:
-    """97.5 % quantile of Student's t; 0.3 % off at 5 degrees of freedom, less above.
-
-    The expansion of Cornish and Fisher (Abramowitz & Stegun, 26.7.5).
-    """
-    z, v = NORMAL_95, max(1, degrees)
-    g1 = (z**3 + z) / 4
-    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
-    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-    return z + g1 / v + g2 / v**2 + g3 / v**3
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

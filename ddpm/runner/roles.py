@@ -176,6 +176,11 @@ def decides_result(key: str) -> bool:
     return decides_images(key) and role_of(key) is not Role.OPERATION
 
 
+def is_record(key: str) -> bool:
+    """Whether a key only says how a run came about."""
+    return role_of(key) is Role.RECORD
+
+
 def is_setting(key: str) -> bool:
     """Whether reports name a key as a setting of a run, beside its seed. `diffusion` repeats other
     parts, presets are seen in the keys that they set, and metrics in the rulers of scores."""

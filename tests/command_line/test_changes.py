@@ -113,6 +113,14 @@ def test_data_dir_may_change(home, uninterrupted):
     assert_equal_state(state_of(home / "run", 8), state_of(uninterrupted, 8))
 
 
+@pytest.mark.parametrize("word", ["resume=auto", "resume=run", "resume=link"])
+def test_the_folder_of_the_run_may_be_named_as_well(word, home):
+    (home / "link").symlink_to("run")
+    words = [word, f"output_dir={home / 'run'}", "job.max_steps=7"]
+    assert go(home, *words) == 0, output_of(home)
+    assert status_of(home / "run")["step"] == 7
+
+
 @pytest.mark.slow
 def test_the_number_of_processes_may_change(home, uninterrupted):
     pair = ["hardware=ddp", "hardware.devices=2", "hardware.accelerator=cpu"]
@@ -192,6 +200,13 @@ def _instead(word):
     if key == "model":
         return "leave out resume: another network is another run"
     return f"allow the change: 'allow_changes=[{key}]'"
+
+
+def test_another_folder_is_refused(finished):
+    lines = refused(finished, "output_dir=other")
+    assert lines[0].startswith("output_dir=other: ")
+    assert "init_from=run" in lines[0]
+    assert not (finished / "other").exists()
 
 
 def test_at_most_five_changed_keys_are_listed(finished):

@@ -64,6 +64,22 @@ def _new_folder(config: dict[str, Any], hparams: dict[str, Any]) -> Output:
     return Output(parent / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), Mode.UNIQUE)
 
 
+def check_same(output_dir: str | None, base: BaseRun) -> None:
+    """Check that output_dir, if it is set, is the folder of the run that is resumed.
+
+    Raises:
+        InputError: it is another one.
+    """
+    folder = run_folder(base.path)
+    if output_dir is not None and os.path.realpath(output_dir) != os.path.realpath(folder):
+        initial = shell.word("init_from", base.path)
+        raise InputError(
+            f"{shell.word('output_dir', output_dir)}: a resumed run stays in its folder, {folder}. "
+            f"Leave out output_dir, or begin another run with its weights: {initial} instead of "
+            "resume."
+        )
+
+
 def check_apart(folder: Path, config: dict[str, Any], base: BaseRun | None) -> None:
     """Check that a run writes no pictures into its own data set. A run folder below data.root is
     allowed: the data set skips it.

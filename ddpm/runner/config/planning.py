@@ -149,7 +149,9 @@ def _base_run(config: dict[str, Any], request: Request) -> BaseRun | None:
     """
     resume = _resume(config, request)
     if resume is not None:
-        return base_run.resumed(resume)
+        base = base_run.resumed(resume)
+        output_dir.check_same(config["output_dir"], base)
+        return base
     if (checkpoint := config.get("checkpoint")) is not None:
         return base_run.drawn_from(checkpoint, config["kind"])
     return None

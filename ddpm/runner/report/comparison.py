@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from ddpm.runner.report import config_diff
 from ddpm.runner.report.config_diff import Flat
 from ddpm.runner.report.rulers import Rulers, of_runs
 from ddpm.runner.report.run_record import MEMORY, SPEED, RunRecord
-from ddpm.runner.report.stats import NONE, interval
+from ddpm.runner.report.stats import NONE, Difference, interval, paired
 from ddpm.runner.roles import LOSS_DEPENDS_ON, within
 from ddpm.runner.runs.metrics_log import LOSS, final
 from ddpm.runner.runs.scores import Scored, ident, logged
@@ -27,20 +28,25 @@ _DOWN = ("fid", "kid", "loss", "bits", "bpd", "nll", "bound", "mmd", "distance",
 @dataclass(frozen=True)
 class Statistic:
     """A measurement of a setting: mean and half width of the 95 % interval (for two runs or more)
-    over `n` runs; `so_far`: none of them is done; `best`: no other setting is better; `score`: of
-    the first run, with its own interval and its floor."""
+    over `n` runs; `so_far`: none of them is done; `best`: no other mean is better; `bold`: it is
+    the best mean, or compared with it and not shown to be worse; `from_best`: the difference from
+    the best mean, paired over common seeds; `score`: of the first run, with its own interval and
+    its floor; `by_seed`: the values."""
 
     mean: float
     half: float | None
     n: int
     so_far: bool
     best: bool = False
+    bold: bool = False
+    from_best: Difference | None = None
     score: Scored | None = None
+    by_seed: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Setting:
-    """Runs that differ only in their seed."""
+    """Runs that differ only in their seed. `distinct`: without those that repeat another one."""
 
     number: int
     values: dict[str, str]
@@ -49,9 +55,13 @@ class Setting:
     statistics: dict[str, Statistic] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
+    @cached_property
+    def distinct(self) -> list[RunRecord]:
+        return _distinct(self.runs)
+
     @property
     def done(self) -> int:
-        return sum(run.state == "done" for run in self.runs)
+        return sum(run.state == "done" for run in self.distinct)
 
     @property
     def devices(self) -> str:
@@ -167,10 +177,26 @@ def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str])
         setting.label = _words(setting, keys) or brief(
             f"{first.get('model')} on {first.get('data')}"
         )
-        if twice := [s for s, n in Counter(str(r.seed) for r in setting.runs).items() if n > 1]:
+        if repeats := len(setting.runs) - len(setting.distinct):
+            setting.notes.append(
+                f"{repeats} of {len(setting.runs)} runs {'repeats' if repeats == 1 else 'repeat'} "
+                "another one (equal configuration and seed), and such runs count once"
+            )
+        seeds = Counter(str(run.seed) for run in setting.distinct)
+        if twice := [seed for seed, n in seeds.items() if n > 1]:
             setting.notes.append(f"seed {', '.join(twice)} more than once, and each run counts")
         if len({run.code for run in setting.runs if run.code[0]}) > 1:
             setting.notes.append("runs of different code")
+    return list(found.values())
+
+
+def _distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs without those that repeat another one; of equal runs the first that is done."""
+    found: dict[object, RunRecord] = {}
+    for run in runs:
+        key = config_diff.identity(run)
+        if key not in found or (run.state == "done" and found[key].state != "done"):
+            found[key] = run
     return list(found.values())
 
 
@@ -207,32 +233,35 @@ def short_labels(settings: Sequence[Setting]) -> list[str]:
 
 def _statistic(comparison: Comparison, setting: Setting, measure: str) -> Statistic | None:
     """The statistic over the runs that are done, or over all if none is."""
-    done = [run for run in setting.runs if run.state == "done"]
-    found = [(run, comparison.figures(run)) for run in done or setting.runs]
+    done = [run for run in setting.distinct if run.state == "done"]
+    found = [(run, comparison.figures(run)) for run in done or setting.distinct]
     having = [(run, values[measure]) for run, values in found if measure in values]
     if not having:
         return None
-    values = list(_of_subjects(comparison, having, measure).values())
+    counted = _of_subjects(comparison, having, measure)
+    values = [value for _, value in counted]
     if len(values) < len(having) and SAME_PICTURES not in setting.notes:
         setting.notes.append(SAME_PICTURES)
     score = comparison.rulers.score(having[0][0], measure)
-    return Statistic(*interval(values), len(values), not done, score=score)
+    seeds = Counter(str(run.seed) for run, _ in counted)
+    by_seed = {str(run.seed): value for run, value in counted if seeds[str(run.seed)] == 1}
+    return Statistic(*interval(values), len(values), not done, score=score, by_seed=by_seed)
 
 
 def _of_subjects(
     comparison: Comparison, having: Sequence[tuple[RunRecord, float]], measure: str
-) -> dict[object, float]:
+) -> list[tuple[RunRecord, float]]:
     """One value for each subject: two scores of the same pictures say nothing of their spread."""
-    found: dict[object, float] = {}
+    found: dict[object, tuple[RunRecord, float]] = {}
     for run, value in having:
         score = comparison.rulers.score(run, measure)
         subject = None if score is None else ident(score.subject)
-        found.setdefault(subject or id(run), value)
-    return found
+        found.setdefault(subject or id(run), (run, value))
+    return list(found.values())
 
 
 def _mark_best(comparison: Comparison) -> int:
-    """Mark the best setting of each measure; return the number of incomparable kinds of loss."""
+    """Mark the best settings of each measure; return the number of incomparable kinds of loss."""
     sorts: dict[tuple[str, ...], list[Setting]] = {}
     for setting in comparison.settings:
         flat = config_diff.settings(setting.runs[0])
@@ -246,10 +275,30 @@ def _mark_best(comparison: Comparison) -> int:
             found = [(s, s.statistics[measure]) for s in group if measure in s.statistics]
             found = [(s, statistic) for s, statistic in found if not statistic.so_far]
             if sign and len(found) > 1:
-                top, best = max(found, key=lambda pair: sign * pair[1].mean)
-                top.statistics[measure] = replace(best, best=True)
+                _mark([setting for setting, _ in found], measure, sign)
     with_loss = [g for g in sorts.values() if any("loss" in s.statistics for s in g)]
     return len(with_loss)
+
+
+def _mark(settings: Sequence[Setting], measure: str, sign: int) -> None:
+    """Mark the best mean of a measure, the differences of the others from it over common seeds,
+    and what is printed bold: the best mean and all that are not shown to be worse by such a
+    difference. Nothing is bold where the best shares two seeds with none, as with one run of each.
+    """
+    best = max(settings, key=lambda setting: sign * setting.statistics[measure].mean)
+    top = best.statistics[measure]
+    differences = [
+        None if s is best else paired(s.statistics[measure].by_seed, top.by_seed) for s in settings
+    ]
+    known = any(difference is not None for difference in differences)
+    for setting, difference in zip(settings, differences, strict=True):
+        tied = difference is not None and not difference.is_worse(sign)
+        setting.statistics[measure] = replace(
+            setting.statistics[measure],
+            best=setting is best,
+            bold=tied or (known and setting is best),
+            from_best=difference,
+        )
 
 
 def _meaning(key: str) -> bool:

@@ -26,6 +26,13 @@ def settings(run: RunRecord) -> Flat:
     return flat
 
 
+def identity(run: RunRecord) -> frozenset[tuple[str, Any]]:
+    """All that decides the result of a run, its seed included: runs with an equal one are one
+    measurement, repeated."""
+    decisive = [(key, value) for key, value in flatten(run.config) if value != {}]
+    return frozenset((k, _tag(frozen(v))) for k, v in decisive if roles.decides_result(k))
+
+
 def _is_group(name: Any) -> bool:
     return isinstance(name, str) and roles.is_setting(name)
 

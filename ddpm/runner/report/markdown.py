@@ -9,8 +9,8 @@ from ddpm.runner.report.tables import Table
 
 _MARKS = re.compile(r"([\\`*_\[\]<>|#~&$!])")
 _MEASURED = (
-    "Mean over the finished runs ± half of its 95 % interval (Student's t). Bold: the best mean; "
-    "italic: no run has finished yet. The final loss of a run is the mean of the last tenth of the "
+    "Mean over the finished runs ± half of its 95 % interval (Student's t). Italic: no run has "
+    "finished yet. The final loss of a run is the mean of the last tenth of the "
     "losses that it logged."
 )
 WIDTH = 240  # of an image, in pixels
@@ -27,7 +27,10 @@ def markdown(comparison: Comparison, output: Path, curves: Path | None) -> str:
         lines += [*(f"- {plain(note)}" for note in comparison.notes), ""]
     if comparison.settings:
         lines += ["## Settings", "", *_table(tables.of_settings(comparison)), ""]
-        lines += [_MEASURED, ""]
+        lines += [f"{_MEASURED} {tables.bold_line(comparison)}".rstrip(), ""]
+    if (differences := tables.of_differences(comparison)).rows:
+        lines += ["### Differences from the best", "", *_table(differences), ""]
+        lines += [tables.DIFFERENCES, ""]
     if curves is not None:
         lines += ["## Curves", "", f"![curves of all runs]({grids.link(curves, output)})", ""]
     if groups := grids.groups(comparison):
@@ -69,7 +72,7 @@ def _table(content: Table) -> list[str]:
         cells = []
         for cell in row.cells:
             text = plain(cell.text)
-            text = f"**{text}**" if cell.best else f"*{text}*" if cell.soft else text
+            text = f"**{text}**" if cell.bold else f"*{text}*" if cell.soft else text
             text = f"[{text}]({cell.link})" if cell.link else text
             cells.append(f"{text} {cell.interval}" if cell.interval else text)
         lines.append("| " + " | ".join(cells) + " |")

@@ -3,8 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from ddpm.runner.report.stats import NONE, number, student_t
+from ddpm.runner.report.stats import NONE, number
 from ddpm.runner.runs.scores import Key, Scored, described_differences, differences
+from ddpm.statistics.student import student_95
 
 SHARE = "share"  # the unit of what is shown in percent
 OF_SAMPLES = (
@@ -106,7 +107,7 @@ def paired_bounds(one: Scored, other: Scored) -> tuple[float, float] | None:
     error = math.sqrt((g - 1) / g * math.fsum((d - mean) ** 2 for d in deltas))
     if error == 0 and one.unit == SHARE and differences(one.subject, other.subject):
         return None
-    half, delta = student_t(g - 1) * error, other.value - one.value
+    half, delta = student_95(g - 1) * error, other.value - one.value
     return delta - half, delta + half
 
 

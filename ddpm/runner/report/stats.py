@@ -1,16 +1,13 @@
 """Means, confidence intervals, and formatted numbers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ddpm.statistics.student import student_95
 
 NONE = "\u2013"  # a missing value
-
-
-def student_t(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t: for 95 % intervals."""
-    from scipy.special import stdtrit  # a tenth of a second, for reports over several seeds only
-
-    return float(stdtrit(freedom, 0.975))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
@@ -20,7 +17,27 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
     if n < 2:
         return mean, None
     deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return mean, student_t(n - 1) * deviation / math.sqrt(n)
+    return mean, student_95(n - 1) * deviation / math.sqrt(n)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of `n` paired differences, and the half width of its 95 % interval."""
+
+    mean: float
+    half: float
+    n: int
+
+    def is_worse(self, sign: int) -> bool:
+        """Whether the whole interval lies on the worse side of 0; `sign`: 1 if larger is better."""
+        return sign * self.mean + self.half < 0
+
+
+def paired(values: Mapping[Any, float], others: Mapping[Any, float]) -> Difference | None:
+    """The difference values - others, paired over their common keys. None: fewer than two."""
+    differences = [value - others[key] for key, value in values.items() if key in others]
+    mean, half = interval(differences) if differences else (0.0, None)
+    return None if half is None else Difference(mean, half, len(differences))
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ddpm.errors import shown
 from ddpm.runner.report import stats
-from ddpm.runner.report.comparison import Comparison, Setting, brief
+from ddpm.runner.report.comparison import Comparison, Setting, Statistic, brief
 from ddpm.runner.report.config_diff import cell
 from ddpm.runner.report.grids import link
 from ddpm.runner.report.run_record import RunRecord
@@ -16,6 +16,19 @@ from ddpm.runner.runs.scores import Scored
 
 _ERROR = 60  # characters of an error in a table
 _EXACT = ("parameters", "seconds", "memory")  # measures without an interval
+BOLD = (
+    "Bold: the best mean, and every mean that is not shown to be worse: the 95 % interval of its "
+    "difference from the best, paired over common seeds, reaches 0. Means with fewer than two "
+    "seeds in common with the best are not compared."
+)
+NONE_BOLD = (
+    "No mean is bold: none shares two seeds with the best, so which setting is best is not shown."
+)
+DIFFERENCES = (
+    "Difference from the best: the mean over the common seeds of this setting minus the best, seed "
+    "by seed, ± half of its 95 % interval (Student's t). Each interval is for itself: of twenty "
+    "equal settings about one leaves out 0 by chance."
+)
 _TITLES = {"loss": "final loss", "seconds": "time"}
 
 
@@ -26,7 +39,7 @@ class Cell:
     text: str
     order: float | str | None = None
     interval: str | None = None
-    best: bool = False
+    bold: bool = False
     soft: bool = False
     full: str = ""
     link: str = ""
@@ -72,7 +85,7 @@ def of_settings(comparison: Comparison) -> Table:
 def _setting(comparison: Comparison, setting: Setting, devices: bool) -> Row:
     values = setting.values.values() if comparison.keys else [setting.label]
     cells = [_key(value) for value in values]
-    n, done = len(setting.runs), setting.done
+    n, done = len(setting.distinct), setting.done
     cells.append(Cell(str(n) if done == n else f"{done} of {n}", done, full=f"{done} of {n} done"))
     for measure in comparison.measures:
         found = setting.statistics.get(measure)
@@ -83,10 +96,56 @@ def _setting(comparison: Comparison, setting: Setting, devices: bool) -> Row:
         full = f"{found.mean!r}, n = {found.n}"
         if found.score is not None:
             half = _beside(found.score, half)
-        cells.append(Cell(text, found.mean, half, found.best, found.so_far, full))
+        cells.append(Cell(text, found.mean, half, found.bold, found.so_far, full))
     if devices:
         cells.append(_key(setting.devices))
     return Row(cells, setting.number)
+
+
+def of_differences(comparison: Comparison) -> Table:
+    """One row for each setting: its differences from the best mean, paired over common seeds. No
+    rows where no two settings share two seeds."""
+    measures = [
+        measure
+        for measure in comparison.measures
+        if any(_statistic(s, measure).from_best is not None for s in comparison.settings)
+    ]
+    columns = [Column(key) for key in comparison.keys]
+    columns += [Column(heading(m), numeric=True) for m in measures]
+    rows = [
+        Row(
+            [
+                *(_key(value) for value in setting.values.values()),
+                *(_difference(_statistic(setting, measure)) for measure in measures),
+            ],
+            setting.number,
+        )
+        for setting in comparison.settings
+    ]
+    return Table(columns, rows if measures else [])
+
+
+def _statistic(setting: Setting, measure: str) -> Statistic:
+    return setting.statistics.get(measure, Statistic(0, None, 0, so_far=True))
+
+
+def _difference(found: Statistic) -> Cell:
+    if found.best:
+        return Cell("best", 0.0, "", found.bold)
+    if (delta := found.from_best) is None:
+        return Cell(NONE, interval="")
+    text, half = stats.with_interval(delta.mean, delta.half)
+    sign = "+" if delta.mean > 0 else ""
+    full = f"{delta.mean!r}, {delta.n} common seeds"
+    return Cell(sign + text, delta.mean, f"{half} (n = {delta.n})", found.bold, full=full)
+
+
+def bold_line(comparison: Comparison) -> str:
+    """What the bold figures mean; empty if nothing is ranked."""
+    found = [s for setting in comparison.settings for s in setting.statistics.values()]
+    if any(statistic.bold for statistic in found):
+        return BOLD
+    return NONE_BOLD if any(statistic.best for statistic in found) else ""
 
 
 def _figure(measure: str, mean: float, half: float | None) -> tuple[str, str | None]:

@@ -35,6 +35,8 @@ class Job:
         plan: None if the configuration was refused, with the reason in `error`.
         succeeded: it has ended well in this process; the only sign that an export leaves.
         title: the overrides that distinguish it from the other jobs.
+        repeats: the number of an earlier job of the command that is equal in every key; the two
+            are one run.
     """
 
     number: int
@@ -44,6 +46,7 @@ class Job:
     error: str | None = None
     succeeded: bool = False
     title: str = ""
+    repeats: int | None = None
 
     @property
     def state(self) -> str:
@@ -62,6 +65,11 @@ class Job:
         """Whether the job is not to be run again. A run whose folder the command line names may be
         given more steps, so it is never finished."""
         return self.plan is not None and self.plan.output.in_sweep and self.state in state.FINISHED
+
+    @property
+    def refused(self) -> bool:
+        """Whether its values are not allowed, so that it cannot run."""
+        return self.plan is None and self.error is not None
 
     @property
     def text(self) -> str:
@@ -95,6 +103,7 @@ def compose_jobs(
                 _compose_job(config, context, list(words), number, folder)
                 for number, words in enumerate(overrides, start=first)
             ]
+            _mark_repeats(jobs)
             errors = [job.error for job in jobs if job.error is not None]
             if begins and len(errors) == len(jobs):
                 raise InputError(_merged(errors))
@@ -104,6 +113,15 @@ def compose_jobs(
             return jobs
     finally:
         HydraConfig.instance().cfg = sweep_config
+
+
+def _mark_repeats(jobs: Sequence[Job]) -> None:
+    """Mark the jobs to which the sweep has assigned the folder of an earlier one."""
+    first: dict[Path, int] = {}
+    for job in jobs:
+        if job.folder is not None and job.plan is not None and job.plan.output.in_sweep:
+            number = first.setdefault(job.folder, job.number)
+            job.repeats = number if number != job.number else None
 
 
 def _merged(errors: Sequence[str]) -> str:

@@ -95,6 +95,7 @@ class SweepFolder:
     def __init__(self, path: Path, subdir: Callable[..., str], *, begins: bool = False) -> None:
         self.path, self.subdir, self.begins = path, subdir, begins
         self.unassigned: dict[str, list[Path]] = {}  # job folders by identity
+        self._assigned: dict[str, Path] = {}  # by the whole configuration
 
     def __enter__(self) -> Self:
         try:
@@ -135,11 +136,21 @@ class SweepFolder:
     def assign(self, plan: Plan, number: int) -> Plan:
         """The plan in its folder: the one where it began, or a new one.
 
-        Each of several jobs with the same identity gets its own.
+        Each of several jobs with the same identity gets its own, as in a sweep of `num_workers`;
+        jobs that are equal in every key share one.
 
         Raises:
             InputError: another job has the folder's name.
         """
+        keys = {key: value for key, value in flatten(plan.hparams) if not roles.is_record(key)}
+        whole = json.dumps(keys, sort_keys=True, default=str)
+        if whole in self._assigned:
+            return _resumed(plan, self._assigned[whole])
+        assigned = self._assign(plan, number)
+        self._assigned[whole] = assigned.output.path
+        return assigned
+
+    def _assign(self, plan: Plan, number: int) -> Plan:
         candidates = self.unassigned.setdefault(identity(plan.hparams), [])
         choices = plan.config["choices"]
         own = self.path / self.subdir(number, choices)

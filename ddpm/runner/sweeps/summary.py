@@ -25,6 +25,14 @@ def print_summary(sweep: Path) -> bool:
     rows = [_status(job, sweep) for job in callback.jobs]
     rows = rows or [status.read(folder) for folder in job_folders(sweep)]
     print(f"\n{status.render(rows)}\nfolder   {sweep}", flush=True)
+    if refused := [job for job in callback.jobs if job.refused]:
+        jobs = ", ".join(f"{job.number} ({job.text})" for job in refused[:4])
+        more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
+        print(
+            f"refused  {len(refused)} of {len(callback.jobs)} jobs did not run, as a value is not "
+            f"allowed: {jobs}{more}",
+            flush=True,
+        )
     return all(row.state in FINISHED for row in rows)
 
 

@@ -150,19 +150,31 @@ def test_keys_that_follow_from_an_overridden_key_are_not_listed(tmp_path):
 
 
 def test_seeds_form_one_setting_and_repeated_seeds_are_noted(tmp_path):
-    folders = [run_folder(tmp_path / str(i), [1.0 + i], seed=s) for i, s in enumerate((1, 2, 2))]
+    folders = [
+        run_folder(tmp_path / str(i), [1.0 + i], seed=s, source={"step": i})
+        for i, s in enumerate((1, 2, 2))
+    ]
     (setting,) = made(*folders).settings
     assert setting.statistics["loss"].n == 3
     assert setting.notes == ["seed 2 more than once, and each run counts"]
     assert setting.label == "unet on digits"
 
 
+def test_runs_of_equal_configuration_and_seed_count_once(tmp_path):
+    """The first that is done counts; where it is kept and how it is tracked does not matter."""
+    failed = {"state": "failed", "error": "why"}
+    run_folder(tmp_path / "a", [9.0], seed=1, status=failed)
+    run_folder(tmp_path / "b", [1.0], seed=1, tracker={"wandb": {"name": "b"}})
+    run_folder(tmp_path / "c", [5.0], seed=1, overrides=["seed=1"])
+    (setting,) = made(*(tmp_path / name for name in "abc")).settings
+    found = setting.statistics["loss"]
+    assert (found.mean, found.half, found.n) == (1.0, None, 1)
+    assert (len(setting.distinct), setting.done) == (1, 1)
+    (note,) = setting.notes
+    assert note.startswith("2 of 3 runs")
+
+
 # Statistics
-
-
-@pytest.mark.parametrize(("freedom", "quantile"), [(1, 12.7062), (4, 2.7764), (30, 2.0423)])
-def test_student_t_quantiles_match_tables(freedom, quantile):
-    assert stats.student_t(freedom) == pytest.approx(quantile, abs=5e-5)
 
 
 def test_interval_over_three_seeds(tmp_path):
@@ -241,6 +253,79 @@ def test_best_is_marked_only_among_comparable_losses(tmp_path):
     assert best("eval/accuracy") == [0]
     assert best("eval/what") == []  # its better direction is unknown
     assert any("not comparable" in note for note in compared.notes)
+
+
+def settings_of(tmp_path, losses):
+    """The comparison of settings of the learning rate, with a loss for each seed."""
+    folders = [
+        run_folder(
+            tmp_path / f"{i}-{seed}",
+            rows=[{"step": 10, "train/loss": loss, "eval/accuracy": -loss}],
+            seed=seed,
+            overrides=[f"optimizer.lr={i}"],
+            optimizer={"lr": i},
+        )
+        for i, by_seed in enumerate(losses)
+        for seed, loss in by_seed.items()
+    ]
+    return made(*folders)
+
+
+def bold(compared, measure="loss"):
+    return [s.number for s in compared.settings if s.statistics[measure].bold]
+
+
+def test_differences_from_the_best_are_paired_over_common_seeds(tmp_path):
+    """Seeds vary much, and all settings alike: only pairs show which differ."""
+    compared = settings_of(
+        tmp_path,
+        [
+            {1: 0.2, 2: 0.4, 3: 0.9},
+            {1: 0.23, 2: 0.38, 3: 0.92},
+            {1: 0.3, 2: 0.5, 3: 1.01, 4: 0.6},
+            {1: 9.0},
+        ],
+    )
+    best, tied, worse, single = (s.statistics["loss"] for s in compared.settings)
+    assert (best.best, best.from_best, single.from_best) == (True, None, None)
+    assert tied.from_best.mean == pytest.approx(0.01)
+    assert tied.from_best.half == pytest.approx(4.302653 * 0.0007**0.5 / 3**0.5)
+    assert (worse.from_best.mean, worse.from_best.n) == (pytest.approx(0.31 / 3), 3)
+    assert bold(compared) == [0, 1]
+    assert bold(compared, "eval/accuracy") == [0, 1]  # where larger is better
+
+
+def test_a_best_mean_that_differs_from_all_others_alone_is_bold(tmp_path):
+    compared = settings_of(tmp_path, [{1: 0.1, 2: 0.5}, {1: 0.2, 2: 0.64}])
+    assert bold(compared) == [0, 1]  # two pairs: the factor is 12.7
+    many = {s: 0.1 * s for s in range(1, 6)}
+    more = {s: 0.1 * s + 0.01 + 0.001 * (s % 2) for s in many}
+    assert bold(settings_of(tmp_path / "many", [many, more])) == [0]
+
+
+def test_no_mean_is_bold_without_common_seeds(tmp_path):
+    compared = settings_of(tmp_path, [{1: 0.1}, {1: 0.2}])
+    assert [s.statistics["loss"].best for s in compared.settings] == [True, False]
+    assert bold(compared) == []
+    assert tables.of_differences(compared).rows == []
+    assert tables.bold_line(compared) == tables.NONE_BOLD
+    assert not any(cell.bold for row in tables.of_settings(compared).rows for cell in row.cells)
+
+
+def test_differences_are_in_all_files_of_the_report(tmp_path):
+    compared = settings_of(tmp_path, [{1: 0.1, 2: 0.5}, {1: 0.2, 2: 0.62}])
+    report.write([run.folder for run in compared.runs], tmp_path / "out", "t")
+    html_text, markdown_text = (
+        (tmp_path / "out" / name).read_text() for name in ("report.html", "report.md")
+    )
+    for text in (html_text, markdown_text):
+        assert "+0.11" in text
+        assert "± 0.13 (n = 2)" in text
+    rows = list(csv.DictReader(io.StringIO(csv_file.table(compared))))
+    assert [row["final_loss - best"] for row in rows[:2]] == ["", ""]
+    assert float(rows[2]["final_loss - best"]) == pytest.approx(0.11)
+    assert float(rows[3]["final_loss - best, half of 95 %"]) == pytest.approx(12.7062 * 0.01)
+    assert rows[3]["final_loss - best, common seeds"] == "2"
 
 
 def test_runs_of_different_jobs_share_one_report(tmp_path):

@@ -309,6 +309,18 @@ def test_a_trial_far_behind_the_median_is_pruned_and_stays_so(tmp_path, monkeypa
     assert (job / "metrics.jsonl").read_bytes() == log
 
 
+def test_an_unknown_metric_ends_the_search_at_the_first_log_line(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "POLL_SECONDS", 0.02)
+    words = ["job.max_steps=100000", "job.log_every=2", "hydra.sweeper.n_trials=2"]
+    status, _, err = run(*SEARCH, *words, "hydra.sweeper.metric=train/los")
+    assert status == 2
+    assert "hydra.sweeper.metric=train/los: " in err
+    assert "Did you mean 'train/loss'?" in err
+    (job,) = jobs_of(tmp_path)
+    assert status_of(job)["state"] == "preempted"
+    assert status_of(job)["step"] < 100000
+
+
 def test_a_missing_metric_ends_the_search_and_can_be_corrected(run, tmp_path):
     status, _, err = run(*SEARCH, "hydra.sweeper.n_trials=3", "hydra.sweeper.metric=fid")
     assert status == 2

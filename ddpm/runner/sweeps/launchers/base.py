@@ -31,16 +31,18 @@ def launch(
     from ddpm.runner.report.status import common_overrides  # imports numpy
 
     prepare(config)
-    jobs = compose_jobs(config, context, overrides, first, begins=first == 0)
+    composed = compose_jobs(config, context, overrides, first, begins=first == 0)
+    jobs = [job for job in composed if job.repeats is None]
     callback.jobs += jobs
     common = common_overrides([job.overrides for job in jobs])
     for job in jobs:
         job.title = " ".join(word for word in job.overrides if word not in common)
     name_jobs(jobs)
     _announce(jobs, common, config)
+    _announce_repeats(composed)
     with env_override(config.hydra.job.env_set):
         runner.run(JobList(jobs))
-    return [_returned(job) for job in jobs]
+    return [_returned(job) for job in composed]
 
 
 def register_default_launcher() -> None:
@@ -87,7 +89,15 @@ def _announce(jobs: list[Job], common: list[str], config: DictConfig) -> None:
         print(f"all with {' '.join(common)}", flush=True)
     for job in jobs:
         if job.error is not None:
-            print(f"refused  {job.text}\n{job.error}", flush=True)
+            print(f"refused  job {job.number}, {job.text}\n{job.error}", flush=True)
+
+
+def _announce_repeats(jobs: list[Job]) -> None:
+    if repeats := [f"{job.number} (as {job.repeats})" for job in jobs if job.repeats is not None]:
+        noun = "job is" if len(repeats) == 1 else "jobs are"
+        more = f" and {len(repeats) - 8} more" if len(repeats) > 8 else ""
+        numbers = ", ".join(repeats[:8]) + more
+        print(f"once     {len(repeats)} {noun} equal to another and not run again: {numbers}")
 
 
 def _returned(job: Job) -> JobReturn:

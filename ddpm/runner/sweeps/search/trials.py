@@ -13,8 +13,17 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from ddpm.errors import nearest
 from ddpm.runner.runs import requests
-from ddpm.runner.runs.metrics_log import FILE, NewLines, final, is_number, parse, values
+from ddpm.runner.runs.metrics_log import (
+    FILE,
+    NewLines,
+    final,
+    is_number,
+    parse,
+    read_metrics,
+    values,
+)
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps import callback
 from ddpm.runner.sweeps.compose import Job
@@ -22,6 +31,9 @@ from ddpm.runner.sweeps.naming import name_jobs
 from ddpm.runner.sweeps.search import space
 from ddpm.runner.sweeps.search import study as shared_study
 
+TRAINING = "train/"  # with which the figures of training begin
+# Those that a line may lack: of steps that were skipped, or of quarters without any t.
+SOMETIMES = {"train/loss", "train/grad_norm", *(f"train/loss_q{i}" for i in range(1, 5))}
 POLL_SECONDS = 1.0  # between two reads of the running trials' logs
 MAX_REDRAWS = 10  # draws that equal running trials, until no more trial is started
 # Errors while polling a running trial that may pass until the next poll.
@@ -189,11 +201,15 @@ class Trials:
 
         def poll() -> None:
             while not closed.wait(POLL_SECONDS):
+                unknown: str | None = None
                 with self.mutex:
                     for live in self.live.values():
                         with contextlib.suppress(*TRANSIENT):
                             self._report(live)
                             self._prune(live)
+                            unknown = unknown or self._unknown(live)
+                if unknown is not None and self.error is None:
+                    self._refuse(unknown)
 
         thread = threading.Thread(target=poll, daemon=True)
         thread.start()
@@ -202,6 +218,20 @@ class Trials:
         finally:
             closed.set()
             thread.join()
+
+    def _unknown(self, live: LiveTrial) -> str | None:
+        """Why the metric will not come, from the first log lines of a trial: each has all figures
+        of training. Figures of evaluations come later, and those of own jobs have other names."""
+        own = "/" in self.metric and not self.metric.startswith(TRAINING)
+        if own or self.metric in SOMETIMES or live.reported >= 0 or live.job.folder is None:
+            return None
+        file = live.job.folder / "metrics.jsonl"
+        rows = read_metrics(file) if file.exists() else []
+        names = {name for row in rows for name in row if name.startswith(TRAINING)}
+        if not names or shared_study.has_values(self.study):
+            return None
+        message = shared_study.missing_metric(live.job.folder, self.metric)
+        return message + nearest(self.metric, sorted(names | SOMETIMES))
 
     def _prune(self, live: LiveTrial) -> None:
         if live.trial.should_prune() and live.job.folder is not None:
