@@ -14,6 +14,7 @@ from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
@@ -37,7 +38,7 @@ from ddpm.runner.execution.execute import execute
 from ddpm.runner.sweeps import callback, summary
 from ddpm.runner.sweeps.launchers.base import register_default_launcher
 from ddpm.runner.sweeps.run_job import run_composed
-from ddpm.runner.terminal import streams
+from ddpm.runner.terminal import shell, streams
 
 _single: dict[str, Any] = {}  # the outcome of a single run; Hydra would add lines to an error
 
@@ -127,6 +128,7 @@ def prepared(arguments: list[str]) -> list[str]:
         if any(flag in ("-c", "--cfg") for flag in flags):
             raise InputError("--cfg shows the configuration of one run; leave out -m.")
         _check_one_sweep(words)
+    _check_chosen_once(words)
     _check_chosen_files(words)
     shows = any(flag.partition("=")[0] in ("-c", "--cfg", "-h", "--help") for flag in flags)
     return [*flags, *words, *base_run.brought(words, must_exist=not shows)]
@@ -178,6 +180,31 @@ def _check_folder() -> None:
         os.getcwd()
     except FileNotFoundError:
         raise InputError("The current folder was deleted. Change to one that exists.") from None
+
+
+def _check_chosen_once(words: list[str]) -> None:
+    """Check that no group is chosen twice, with different options: Hydra would use the last only.
+
+    Raises:
+        InputError: one is.
+    """
+    first: dict[str, tuple[str, Override]] = {}
+    for word in words:
+        override = overrides.parse(word)
+        if override is None or override.is_delete():
+            continue
+        group = override.key_or_group
+        if group not in catalog.groups():
+            continue
+        earlier_word, earlier = first.setdefault(group, (word, override))
+        if earlier.get_value_string() == override.get_value_string():
+            continue
+        options = [o for part in (earlier, override) for o in catalog.as_list(part.value())]
+        remedy = "leave one out"
+        if group in catalog.SEVERAL and all(isinstance(option, str) for option in options):
+            both = ",".join(map(shell.quoted, dict.fromkeys(options)))
+            remedy = f"for both, {shell.bash_word(f'{group}=[{both}]')}"
+        raise InputError(f"{earlier_word} {word}: only the last of them would count; {remedy}.")
 
 
 def _check_chosen_files(words: list[str]) -> None:

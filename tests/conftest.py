@@ -14,7 +14,7 @@ os.environ.pop("WANDB_API_KEY", None)
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import pytest
-from support.base import ROOT, TINY
+from support.base import ROOT, TINY, without_replaced
 
 
 def pytest_sessionstart(session):
@@ -83,7 +83,8 @@ def run(tmp_path, data_dir, monkeypatch, capfd):
     monkeypatch.setattr(local, "loss_curve", lambda *_: curve)
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *arguments])
+        words = without_replaced(arguments)
+        monkeypatch.setattr(sys, "argv", [str(ROOT / "run.py"), *words])
         monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         monkeypatch.delenv("COLUMNS", raising=False)  # of pytest-xdist: tables would be cut
         monkeypatch.setattr(cli, "_single", {})

@@ -26,6 +26,13 @@ ROWS = [
     ("model=null", "model=null", "group"),
     ("~model",),
     ("job_data=foo", "job_data=foo"),
+    (
+        "experiment=laptop experiment=debug",
+        *("experiment=laptop experiment=debug", "'experiment=[laptop,debug]'"),
+    ),
+    ("tracker=wandb tracker=[local]", "'tracker=[wandb,local]'"),
+    ("data=mnist data=digits", "data=mnist data=digits"),
+    ("-m data=digits,mnist data=digits", "data=digits,mnist data=digits"),
     ("size=unet_digit", "model_data=unet_digit"),
     ("--multirn", "--multirn", "'--multirun'"),
     ("--max_steps 5", "--max_steps", "job.max_steps="),

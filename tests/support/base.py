@@ -20,3 +20,14 @@ TINY = [
     "job.save_every=2",
     "job.num_samples=4",
 ]
+
+
+def without_replaced(words):
+    """These words without those of TINY whose group a later word chooses, too: a command line may
+    choose a group only once."""
+    keys = [word.partition("=")[0] for word in words]
+    return [
+        word
+        for number, word in enumerate(words)
+        if word not in TINY or "." in keys[number] or keys[number] not in keys[number + 1 :]
+    ]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from support.base import ROOT, TINY
+from support.base import ROOT, TINY, without_replaced
 from support.sharing import curve_of_a_loss
 
 DATA = tempfile.mkdtemp()  # the digits are cached once for all runs
@@ -65,7 +65,7 @@ def start(folder: Path, *arguments: str, crash: str | None = None) -> int:
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1) for n in (1, 2))
         for number in FRESH:
             signal.signal(number, signal.SIG_DFL)
-        sys.argv = [str(ROOT / "run.py"), *arguments]
+        sys.argv = [str(ROOT / "run.py"), *without_replaced(arguments)]
         _run()
     except SystemExit as end:
         os._exit(end.code if isinstance(end.code, int) else 1 if end.code else 0)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import torch
-from support.base import ROOT
+from support.base import ROOT, without_replaced
 
 from ddpm.images import load_png
 
@@ -85,7 +85,7 @@ def process(tmp_path, *arguments, **options):
     background of a shell, which ignores that signal."""
     environment = os.environ | {"DDPM_DATA": str(tmp_path / "data"), "HOME": str(tmp_path)}
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "run.py"), *arguments],
+        [sys.executable, str(ROOT / "run.py"), *without_replaced(arguments)],
         cwd=tmp_path,
         env=environment | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,

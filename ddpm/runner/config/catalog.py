@@ -23,6 +23,8 @@ DATA = CONF.parent / "data" if CONF.parent != _PACKAGE else Path("data")
 
 # Groups that set keys of other groups and have none of their own.
 _WITHOUT_KEYS = (*roles.PRESETS, "team")
+# Groups of which several options can be chosen: 'tracker=[wandb,tensorboard]'.
+SEVERAL = ("experiment", "metric", "tracker")
 
 
 class Key(NamedTuple):
