@@ -18,7 +18,8 @@ from ddpm.runner.report.follow import Followed
 from ddpm.runner.report.run_record import MEMORY, RunRecord
 from ddpm.runner.report.status import JobStatus
 from ddpm.runner.runs import requests
-from ddpm.runner.safe_io import atomic, listing
+from ddpm.runner.runs.find import changed
+from ddpm.runner.safe_io import atomic
 
 READ_EVERY = 1.0  # seconds between two looks at the files, at least
 FIND_EVERY = 5.0  # seconds between two searches for runs, at least
@@ -26,8 +27,6 @@ READ_AFTER = 3.9  # seconds after which what is new is read in any case
 SHARE = 0.01  # of one core's time that reading may take, unless it takes longer than READ_AFTER
 PICTURES = 64  # encoded previews that are kept
 LARGEST = 1024  # pixels of a side of a preview on the page
-_DEEPEST = 6  # folders below outputs/
-_MOST_FOLDERS = 20_000
 ACTIONS = (*requests.ONCE, requests.STOP)
 
 
@@ -260,35 +259,5 @@ def _chosen(folders: Sequence[Path], most: int) -> list[Path]:
     """The folders to show, in their order: those whose files changed last."""
     if len(folders) <= most:
         return list(folders)
-    newest = sorted(folders, key=_changed, reverse=True)[:most]
+    newest = sorted(folders, key=changed, reverse=True)[:most]
     return [folder for folder in folders if folder in set(newest)]
-
-
-def _changed(folder: Path) -> float:
-    """When the state of a run was written."""
-    for name in ("status.json", "config.yaml"):
-        try:
-            return (folder / name).stat().st_mtime
-        except OSError:
-            continue
-    return 0.0
-
-
-def below(folder: Path) -> list[Path]:
-    """The run folders below a folder, without those inside of runs; links are not followed."""
-    found: list[Path] = []
-    todo, seen = [(folder, 0)], 0
-    while todo and seen < _MOST_FOLDERS:
-        path, depth = todo.pop()
-        seen += 1
-        try:
-            entries = listing.entries(path)
-        except listing.Unreachable:
-            continue
-        names = {entry.name for entry in entries}
-        if {"config.yaml", "status.json"} & names:
-            found.append(path)
-        elif depth < _DEEPEST:
-            folders = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
-            todo += [(path / n, depth + 1) for n in folders if not n.startswith(".")]
-    return sorted(found)

@@ -4,6 +4,8 @@ A row is what is typed after `run.py` and what the answer must contain: the key,
 nearest right name where there is one. What `test_bad_input.py` has is not here again.
 """
 
+import os
+import shutil
 import sys
 
 import pytest
@@ -221,6 +223,26 @@ def test_mistake_is_refused_and_nothing_is_written(row, run, scene):
     status, _, err = run(*arguments(row[0]))
     assert_answered(status, err, *row[1:])
     assert contents(scene) == before
+
+
+@pytest.mark.parametrize("words", [[], ["checkpoint=outputs"], ["checkpoint=outputs/train"]])
+def test_newest_training_run_is_named_where_no_run_is(words, run, tiny):
+    folder = tiny.parent / "outputs" / "train" / "convnet-digits"
+    for name, time in (("a", 20), ("b", 30), ("c", 10)):
+        shutil.copytree(tiny, folder / name)
+        os.utime(folder / name / "status.json", (time, time))
+    shutil.copytree(folder / "b", tiny.parent / "outputs" / "without")
+    shutil.rmtree(tiny.parent / "outputs" / "without" / "checkpoints")
+    status, _, err = run("job=sample", "hardware=cpu", "tracker=local", *words)
+    assert_answered(status, err, "outputs/train/convnet-digits/b")
+    if not words:
+        assert "checkpoint=<run folder>" in err
+
+
+def test_newest_training_run_inside_is_named_to_resume(run, tiny):
+    shutil.copytree(tiny, tiny.parent / "outputs" / "a")
+    status, _, err = run("resume=outputs")
+    assert_answered(status, err, "resume=outputs", "outputs/a")
 
 
 def test_blanks_around_the_equals_sign_are_named(run, scene):

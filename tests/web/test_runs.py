@@ -13,8 +13,9 @@ from support.web import TOKEN, get, post
 
 from ddpm.runner.report import follow, run_record, status
 from ddpm.runner.runs import run_dir
+from ddpm.runner.runs.find import below
 from ddpm.web import runs as runs_module
-from ddpm.web.runs import Gone, Runs, below
+from ddpm.web.runs import Gone, Runs
 from ddpm.web.watch import application
 
 RUNNING = {"state": "running", "total": 1000, "step": 20}
