@@ -189,9 +189,22 @@ def test_changed_result_keys_are_refused_with_both_values(wrong, finished):
 
 def _instead(word):
     key = word.split("=")[0]
+    misfits = "leave out resume: its network does not fit"
+    if key == "data":
+        return f"{misfits}; a new run can begin with its weights: init_from=run {word}"
+    if key in ("data.image_size", "data.conditional", "objective.learned_variance"):
+        return misfits
     if key == "model":
         return "leave out resume: another network is another run"
     return f"allow the change: 'allow_changes=[{key}]'"
+
+
+def test_a_change_that_the_network_does_not_fit_is_not_said_to_be_allowable(finished):
+    for words in (["data=cifar10"], ["data.channels=3"], ["augment=edm"]):
+        assert "allow_changes" not in refused(finished, *words)[0]
+    fitting = ["data=mnist", "data.image_size=16", "data.conditional=true"]
+    (line,) = refused(finished, *fitting)
+    assert "'allow_changes=[data]'" in line
 
 
 def test_at_most_five_changed_keys_are_listed(finished):
