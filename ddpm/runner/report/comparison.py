@@ -91,6 +91,12 @@ class Comparison:
         """The setting of a run; None if its configuration is unknown."""
         return next((s for s in self.settings if any(r is run for r in s.runs)), None)
 
+    def folder_of_repeated(self, run: RunRecord) -> str:
+        """`, <folder>` if another run has the same settings and seed; otherwise empty."""
+        setting = self.setting_of(run)
+        same = [] if setting is None else [r for r in setting.runs if r.seed == run.seed]
+        return f", {self.names[run.folder]}" if len(same) > 1 else ""
+
 
 def figures(run: RunRecord) -> dict[str, float]:
     """Measurements of a run, one number each: the final loss (`loss`), the last value of each
@@ -124,12 +130,18 @@ def direction(measure: str) -> int:
     return 1 if any(w in name for w in _UP) else -1 if any(w in name for w in _DOWN) else 0
 
 
-def make(runs: Sequence[RunRecord], title: str) -> Comparison:
-    """Compare runs of different folders."""
+def make(runs: Sequence[RunRecord], title: str, *, means: bool = True) -> Comparison:
+    """Compare runs of different folders.
+
+    Args:
+        means: whether means over the seeds of a setting are shown, and notes on them are needed.
+    """
     known = [run for run in runs if run.config]
     flats = [config_diff.settings(run) for run in known]
     keys = config_diff.differing(known, flats)
     settings = _settings(known, flats, keys)
+    if means:
+        _note_repeated_seeds(settings)
     rulers = of_runs(runs)
     measures = list(dict.fromkeys(rulers.column(r, m) for r in runs for m in figures(r)))
     order = ["loss", *sorted(m for m in measures if m.startswith("eval/"))]
@@ -167,11 +179,15 @@ def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str])
         setting.label = _words(setting, keys) or brief(
             f"{first.get('model')} on {first.get('data')}"
         )
-        if twice := [s for s, n in Counter(str(r.seed) for r in setting.runs).items() if n > 1]:
-            setting.notes.append(f"seed {', '.join(twice)} more than once, and each run counts")
         if len({run.code for run in setting.runs if run.code[0]}) > 1:
             setting.notes.append("runs of different code")
     return list(found.values())
+
+
+def _note_repeated_seeds(settings: Sequence[Setting]) -> None:
+    for setting in settings:
+        if twice := [s for s, n in Counter(str(r.seed) for r in setting.runs).items() if n > 1]:
+            setting.notes.insert(0, f"seed {', '.join(twice)} more than once, and each run counts")
 
 
 def _words(setting: Setting, keys: Sequence[str]) -> str:
