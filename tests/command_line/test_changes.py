@@ -140,6 +140,14 @@ def test_repeated_equal_values_are_accepted_and_not_shown(home, uninterrupted):
     assert losses_of(home / "run") == losses_of(uninterrupted)
 
 
+@pytest.mark.parametrize("word", ["job.max_steps=4", "job.max_epochs=0.01"])
+def test_a_length_below_the_steps_that_are_done_is_named(word, home):
+    key = word.split("=")[0]
+    assert go(home, "resume=run", word) == 0, output_of(home)
+    steps = output_of(home).split("steps    ")[-1]
+    assert steps.startswith(f"6 are done, more than {word}; a larger {key}")
+
+
 # what the result depends on
 
 

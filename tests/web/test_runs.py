@@ -351,4 +351,4 @@ def test_legend_names_differing_settings_or_else_the_folder(tmp_path):
         for name in ("e", "f")
     ]
     rows = seen(Runs(lambda: long, "runs", 9))["runs"]
-    assert [row["legend"] for row in rows] == ["e", "f"]
+    assert sorted(row["legend"] for row in rows) == ["e", "f"]
