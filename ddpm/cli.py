@@ -34,7 +34,7 @@ from ddpm.runner.config.build import build
 from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
-from ddpm.runner.execution.execute import execute
+from ddpm.runner.execution.execute import Preempted, execute
 from ddpm.runner.sweeps import callback, summary
 from ddpm.runner.sweeps.launchers.base import register_default_launcher
 from ddpm.runner.sweeps.run_job import run_composed
@@ -63,7 +63,7 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         if callback.folder is not None:
             summary.print_summary(callback.folder)
-        if ranks.is_rank_zero():
+        if ranks.is_rank_zero() and not (isinstance(stop, Preempted) and stop.printed):
             print("Stopped.", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
     except ReportedElsewhere:

@@ -80,7 +80,7 @@ def assert_stopped(home, step):
     assert steps_saved(home / "run")[-1] == step
     assert state_of(home / "run", step)["step"] == step
     assert f"stopped  by a signal, saved after step {step}" in output_of(home)
-    assert f"preempted {step} steps in run" in output_of(home)
+    assert f" {step} steps in run" in output_of(home)
     assert "go on    python run.py resume=run" in output_of(home)
     assert "Traceback" not in output_of(home)
     assert not list((home / "run").rglob(".*.tmp"))
@@ -99,6 +99,9 @@ def test_signal_finishes_the_step_and_saves(number, in_step, uninterrupted, tmp_
     in_step(4, lambda: send(number))
     assert go(tmp_path, *RUN, "output_dir=run") == 128 + number, output_of(tmp_path)
     assert_stopped(tmp_path, 5)
+    ended = "stopped " if number == signal.SIGINT else "preempted"
+    assert f"\n{ended} 5 steps in run" in output_of(tmp_path)
+    assert "Stopped." not in output_of(tmp_path), "the outcome says it already"
     assert [row["step"] for row in lines_of(tmp_path / "run")] == [4]
     assert_goes_on(tmp_path, uninterrupted, monkeypatch)
 
