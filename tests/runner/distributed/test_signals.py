@@ -394,7 +394,11 @@ def test_folder_of_a_running_run_is_locked(in_step, uninterrupted, tmp_path, mon
         line = output_of(tmp_path).splitlines()[-1]
         assert line.startswith(f"run: this run is being worked on by process {child} on ")
     assert go(tmp_path, *RUN, "output_dir=run") == 2
-    assert "output_dir=run: the folder holds a run already (running)." in output_of(tmp_path)
+    refusal = output_of(tmp_path).splitlines()[-2:]
+    assert refusal[0].startswith("output_dir=run: the folder holds a run that is running now, by ")
+    assert f"process {child} on " in refusal[0]
+    assert "job=watch output_dir=run" in refusal[0]
+    assert "resume" not in "".join(refusal)
     after = {name: (tmp_path / "run" / name).read_bytes() for name in files_of(tmp_path / "run")}
     assert after == before
     (tmp_path / "go").touch()
