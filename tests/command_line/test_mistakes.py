@@ -39,6 +39,21 @@ ROWS = [
     ("--multirn", "--multirn", "'--multirun'"),
     ("--max_steps 5", "--max_steps", "job.max_steps="),
     ("--resume=x", "--resume=x", " resume="),
+    ("--", "--:", "no such flag"),
+    ("-", "-:", "no such flag"),
+    # words without a key, and words of the documentation
+    ("train", "train:", "'job=train'"),
+    ("job train", "job train:", "'job=train'"),
+    ("data mnist", "data mnist:", "'data=mnist'"),
+    ("job=sample done", "done:", "'checkpoint=done'"),
+    ("done", "done:", "job=sample checkpoint=done", "resume=done"),
+    ("checkpoint=<run>", "checkpoint=<run>", "stands for a folder"),
+    ("runs=[<folder>]", "<folder> stands for a folder"),
+    ("sweep=<name>", "<name> stands for a name"),
+    # sweeps
+    ("-m job=status,report", "job=status", "-m"),
+    ("-m job=train,watch", "job=watch", "-m"),
+    ("-m job=compare", "job=compare", "-m"),
     # keys
     ("job.max_step=5", "job.max_step:", "'job.max_steps'"),
     ("+job.max_step=5", "max_step", "job.max_steps"),
@@ -243,6 +258,18 @@ def test_newest_training_run_inside_is_named_to_resume(run, tiny):
     shutil.copytree(tiny, tiny.parent / "outputs" / "a")
     status, _, err = run("resume=outputs")
     assert_answered(status, err, "resume=outputs", "outputs/a")
+
+
+def test_flag_of_one_letter_is_not_taken_for_another(run):
+    status, _, err = run("-x")
+    assert_answered(status, err, "-x: no such flag")
+    assert "Did you mean" not in err
+
+
+def test_placeholder_of_the_documentation_is_answered_with_the_newest_run(run, tiny):
+    shutil.copytree(tiny, tiny.parent / "outputs" / "a")
+    status, _, err = run("job=sample", "checkpoint=<run folder>")
+    assert_answered(status, err, "checkpoint=<run folder>", "such as outputs/a")
 
 
 def test_blanks_around_the_equals_sign_are_named(run, scene):

@@ -173,6 +173,14 @@ def known(choices: dict[str, Any]) -> set[str]:
     return names | parts | set(defaults(choices))
 
 
+def kind_of(job: str) -> str | None:
+    """The kind of a job of conf/, as its file states it; None for others."""
+    if job not in groups()["job"]:
+        return None
+    kind = read(CONF / "job" / f"{job}.yaml").get("kind")
+    return kind if isinstance(kind, str) else None
+
+
 def features_of(job: str, data: str) -> str:
     """The default features of samples of a data set: those of its name, if there are any. Jobs that
     score none have none: there is no option `none`."""
