@@ -10,14 +10,16 @@ import sys
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from ddpm.errors import InputError, ReportedElsewhere, nearest
+from ddpm.errors import InputError, ReportedElsewhere, nearest, shown
 from ddpm.runner import own_folder
 from ddpm.runner.config import (
     base_run,
@@ -33,12 +35,12 @@ from ddpm.runner.config.build import build
 from ddpm.runner.config.composed import hydra_config
 from ddpm.runner.config.planning import plan
 from ddpm.runner.distributed import ranks, threads
-from ddpm.runner.execution.execute import execute
+from ddpm.runner.execution.execute import Preempted, execute
 from ddpm.runner.sweeps import callback, summary
 from ddpm.runner.sweeps import folder as sweep_folder
 from ddpm.runner.sweeps.launchers.base import register_default_launcher
 from ddpm.runner.sweeps.run_job import run_composed
-from ddpm.runner.terminal import streams
+from ddpm.runner.terminal import shell, streams
 
 
 @dataclass
@@ -80,7 +82,7 @@ def main() -> None:
     except KeyboardInterrupt as stop:
         if callback.folder is not None:
             summary.print_summary(callback.folder)
-        if ranks.is_rank_zero():
+        if ranks.is_rank_zero() and not (isinstance(stop, Preempted) and stop.printed):
             print("Stopped.", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal", signal.SIGINT))
     except ReportedElsewhere:
@@ -140,6 +142,7 @@ def prepared(arguments: list[str]) -> list[str]:
     flags, words = _split(arguments)
     if folder := get_args_parser().parse_known_args(flags)[0].config_dir:
         own_folder.use(Path(os.path.abspath(folder)))
+    _check_bare_words(words)
     words = renamed_keys.in_words(words)
     multirun = not {"-m", "--multirun"}.isdisjoint(flags)
     words = [overrides.with_text_values(word, _texts(), multirun=multirun) for word in words]
@@ -147,6 +150,8 @@ def prepared(arguments: list[str]) -> list[str]:
         if any(flag in ("-c", "--cfg") for flag in flags):
             raise InputError("--cfg shows the configuration of one run; leave out -m.")
         _check_one_sweep(words)
+        _check_swept_jobs(words)
+    _check_chosen_once(words)
     _check_chosen_files(words)
     shows = any(flag.partition("=")[0] in ("-c", "--cfg", "-h", "--help") for flag in flags)
     return [*flags, *words, *base_run.brought(words, must_exist=not shows)]
@@ -167,7 +172,7 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
         if not flag.startswith("-"):
             words.append(argument)
             continue
-        if not any(name.startswith(flag) for name in known):
+        if not flag.strip("-") or not any(name.startswith(flag) for name in known):
             raise InputError(_no_such_flag(argument, flag, known))
         flags.append(_with_home(argument))
         if argument in known and known[argument].nargs is None:  # --config-dir mine
@@ -175,9 +180,35 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return flags, words
 
 
+def _check_bare_words(words: list[str]) -> None:
+    """Check that no word lacks its key, where the key is known: a job, an option after the name of
+    its group, or the folder of a run. Others are reported when Hydra cannot parse them.
+
+    Raises:
+        InputError: one does.
+    """
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        if "=" in word:
+            continue
+        meant = None
+        if word in catalog.options("job"):
+            meant = f"job={word}"
+        elif word in catalog.groups() and following in catalog.options(word):
+            meant, word = f"{word}={following}", f"{word} {following}"
+        elif os.path.isfile(os.path.join(word, "config.yaml")):
+            meant = shell.word("checkpoint", word)
+            if "job" not in overrides.values(words):
+                meant = f"job=sample {meant}' or '{shell.word('resume', word)}"
+        if meant is not None:
+            raise InputError(f"{shown(word, 200)}: write key=value. Did you mean '{meant}'?")
+
+
 def _no_such_flag(argument: str, flag: str, known: Iterable[str]) -> str:
     """The message for an unknown flag: the key of that name, or the nearest flag."""
-    if key := explain.key_named(flag.lstrip("-").replace("-", "_")):
+    name = flag.lstrip("-")
+    if len(name) < 2:  # every flag of one letter is near every other
+        return f"{argument}: no such flag. `python run.py --help` lists them."
+    if key := explain.key_named(name.replace("-", "_")):
         return f"{argument}: no such flag. Keys are set without dashes: {key}=..."
     return f"{argument}: no such flag.{nearest(flag, known)}"
 
@@ -198,6 +229,32 @@ def _check_folder() -> None:
         os.getcwd()
     except FileNotFoundError:
         raise InputError("The current folder was deleted. Change to one that exists.") from None
+
+
+def _check_chosen_once(words: list[str]) -> None:
+    """Check that no group whose options add up is chosen twice, with different options. Hydra uses
+    the last only, as scripts want it that replace an option of theirs: `$base data=mnist`.
+
+    Raises:
+        InputError: one is.
+    """
+    first: dict[str, tuple[str, Override]] = {}
+    for word in words:
+        override = overrides.parse(word)
+        if override is None or override.is_delete():
+            continue
+        group = override.key_or_group
+        if group not in catalog.ADDED_UP:
+            continue
+        earlier_word, earlier = first.setdefault(group, (word, override))
+        if earlier.get_value_string() == override.get_value_string():
+            continue
+        options = [o for part in (earlier, override) for o in catalog.as_list(part.value())]
+        remedy = "leave one out"
+        if all(isinstance(option, str) for option in options):
+            both = ",".join(map(shell.quoted, dict.fromkeys(options)))
+            remedy = f"for both, {shell.bash_word(f'{group}=[{both}]')}"
+        raise InputError(f"{earlier_word} {word}: only the last of them would count; {remedy}.")
 
 
 def _check_chosen_files(words: list[str]) -> None:
@@ -232,6 +289,20 @@ def _check_one_sweep(words: list[str]) -> None:
         override = overrides.parse(word)
         if override and override.key_or_group == "sweep" and override.is_sweep_override():
             raise InputError(f"{word}: must be one name; a command runs one sweep.")
+
+
+def _check_swept_jobs(words: list[str]) -> None:
+    """Check that no sweep is over jobs that only read runs.
+
+    Raises:
+        InputError: one is.
+    """
+    for word in words:
+        override = overrides.parse(word)
+        if override and override.key_or_group == "job" and override.is_choice_sweep():
+            for job in override.sweep_string_iterator():
+                if catalog.kind_of(job) == "reads":
+                    raise InputError(callback.no_sweep(job))
 
 
 @hydra.main(config_path=str(catalog.CONF), config_name="config", version_base="1.3")

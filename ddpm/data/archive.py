@@ -14,7 +14,7 @@ from typing import Any
 from ddpm.data.decode import Encoded
 from ddpm.data.holdout import in_split
 from ddpm.data.pictures import Pictures
-from ddpm.errors import InputError, listed, shown
+from ddpm.errors import InputError, listed, nearest, shown
 from ddpm.runner.safe_io import atomic, listing
 
 MAX_MEMBER = 2**28  # bytes of a picture in an archive
@@ -22,6 +22,8 @@ MAX_CLASSES = 100_000
 MAX_FILES = 5  # named in a message
 
 Label = int | str | None
+LABEL_COLUMN = "label"  # the default of data.label_column
+MAX_COLUMNS = 12  # that a message names
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,20 @@ def check_name(archive: Path, name: str) -> None:
 
 def refusal(archive: Path, reason: str) -> InputError:
     return InputError(f"data: cannot read {str(archive)!r} ({shown(reason, 200)}).")
+
+
+def check_label_column(name: str | None, columns: Sequence[str], where: Any) -> None:
+    """Check that the column of the labels exists, if it was named: the default may be missing.
+
+    Raises:
+        InputError: it does not exist.
+    """
+    if name not in (None, LABEL_COLUMN, *columns):
+        raise InputError(
+            f"data.label_column={shown(name)}: {shown(where, 200)} has no such column; it has "
+            f"{listed([shown(column, 40) for column in columns], MAX_COLUMNS)}."
+            f"{nearest(str(name), columns)}\nWithout labels: data.label_column=null"
+        )
 
 
 def encoded(picture: Any, path: Path, row: int) -> tuple[bytes, str]:

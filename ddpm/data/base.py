@@ -2,9 +2,11 @@
 
 import copy
 import hashlib
+import http.client
 import json
 import logging
 import os
+import urllib.error
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -29,7 +31,7 @@ from ddpm.data.cache import (
     writing,
 )
 from ddpm.data.decode import Encoded, ImageFiles, Unreadable, open_image, square
-from ddpm.errors import InputError, listed, shown
+from ddpm.errors import InputError, causes, listed, shown
 from ddpm.limits.image_size import Size, sides, text
 from ddpm.limits.parts import check_limits
 from ddpm.runner.safe_io import listing
@@ -403,8 +405,14 @@ def fetch(dataset: str, data_dir: Path, by_hand: str, **arguments: Any) -> Any:
         return getattr(datasets, dataset)(data_dir, download=True, **arguments)
     except Exception as error:  # of urllib, gdown, tarfile, zipfile, the files' parsers
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        message = f"data: no {dataset} in {str(data_dir)!r} ({reason}).\n{by_hand}"
+        failed = ", and the download failed" if any(map(_is_of_network, causes(error))) else ""
+        message = f"data: no {dataset} in {str(data_dir)!r}{failed} ({reason}).\n{by_hand}"
         raise InputError(message) from error
+
+
+def _is_of_network(error: BaseException) -> bool:
+    kinds = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
+    return isinstance(error, kinds) or "urlopen error" in str(error)  # torchvision drops the cause
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -6,7 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ddpm.data.archive import Archive, Label, Members, encoded, needed
+from ddpm.data.archive import (
+    LABEL_COLUMN,
+    Archive,
+    Label,
+    Members,
+    check_label_column,
+    encoded,
+    needed,
+)
 from ddpm.data.base import check
 from ddpm.data.decode import Encoded
 from ddpm.data.holdout import ALL, in_split, split_of
@@ -40,7 +48,7 @@ class HuggingFace(Archive):
         revision: str | None = None,
         config: str | None = None,
         image_column: str = "image",
-        label_column: str | None = "label",
+        label_column: str | None = LABEL_COLUMN,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
@@ -88,6 +96,8 @@ class HuggingFace(Archive):
                     f"column; it has {', '.join(map(shown, table.column_names))}."
                     f"{nearest(self.image_column, table.column_names)}"
                 )
+        columns = [name for table in tables.values() for name in table.column_names]
+        check_label_column(self.label_column, list(dict.fromkeys(columns)), self.where)
         return tables
 
     def _of_split(self, split: str) -> list[Any]:

@@ -4,12 +4,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm.data.archive import Archive, Label, Members, encoded, needed, refusal
+from ddpm.data.archive import (
+    LABEL_COLUMN,
+    MAX_COLUMNS,
+    Archive,
+    Label,
+    Members,
+    check_label_column,
+    encoded,
+    needed,
+    refusal,
+)
 from ddpm.data.decode import Encoded
 from ddpm.errors import InputError, listed, nearest, shown
 
 ROWS = 64  # read at a time
-MAX_COLUMNS = 12  # named in a message
 
 
 class Parquet(Archive):
@@ -18,7 +27,8 @@ class Parquet(Archive):
 
     Args:
         image_column: name of the column.
-        label_column: of the classes, whole numbers or names; None, or no such column: no classes.
+        label_column: of the classes, whole numbers or names; None, or no column of the default
+            name: no classes.
     """
 
     name = "parquet"
@@ -29,7 +39,7 @@ class Parquet(Archive):
         *,
         path: Any,
         image_column: str = "image",
-        label_column: str | None = "label",
+        label_column: str | None = LABEL_COLUMN,
         **arguments: Any,
     ) -> None:
         super().__init__(**arguments)
@@ -85,6 +95,7 @@ class Parquet(Archive):
                 f"{listed([shown(name, 40) for name in names], MAX_COLUMNS)}."
                 f"{nearest(self.image_column, names)}"
             )
+        check_label_column(self.label_column, names, path)
         return table
 
     def _batches(self, path: Path, columns: list[str], *, split_columns: bool = False) -> Iterator:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from ddpm.errors import InputError
 from ddpm.jobs.report import read_keys, select_runs
 from ddpm.runner.config import rules
+from ddpm.runner.runs.find import below
 from ddpm.runner.sweeps import folder
 
 
@@ -48,8 +49,6 @@ def _runs(cfg: DictConfig) -> tuple[Callable[[], list[Path]], str]:
     if len(named) > 1:
         raise InputError(f"job=watch: name one of {' and '.join(named)}.")
     if keys["sweep"] is None and keys["runs"] is None:
-        from ddpm.web.runs import below
-
         root = Path(keys["output_dir"] or "outputs")
         if keys["output_dir"] is not None and not root.is_dir():
             raise InputError(f"output_dir={root}: no such folder.")

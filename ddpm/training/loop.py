@@ -241,9 +241,14 @@ class Loop(ABC):
     def nothing_left(self, best: Best, start: int, total: int) -> str | None:
         """Why no step is left of a run that is done, and which key continues it; None: some are."""
         if start >= total:
-            fixed = roles.is_fixed_on_resume("job.max_steps", self.lr_decay)
-            allowed = " with 'allow_changes=[job.max_steps]'" if fixed else ""
-            return f"all {total} are done; a larger job.max_steps{allowed}"
+            limit = "max_steps" if self.max_steps == total else "max_epochs"
+            key = f"job.{limit}"
+            fixed = roles.is_fixed_on_resume(key, self.lr_decay)
+            allowed = f" with 'allow_changes=[{key}]'" if fixed else ""
+            done = f"all {total} are done"
+            if start > total:
+                done = f"{start} are done, more than {key}={getattr(self, limit)}"
+            return f"{done}; a larger {key}{allowed}"
         return f"{best.reason}; a larger job.patience" if best.levelled_off else None
 
     def train(self, step: Step, order: Order, meter: Meter, after_step: AfterStep) -> None:

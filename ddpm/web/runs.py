@@ -14,11 +14,14 @@ from typing import Any
 from ddpm.errors import InputError, one_line, shown
 from ddpm.runner.report import comparison, curves, grids, stats, status
 from ddpm.runner.report.comparison import Comparison
+from ddpm.runner.report.curves import Panel
 from ddpm.runner.report.follow import Followed
 from ddpm.runner.report.run_record import MEMORY, RunRecord
 from ddpm.runner.report.status import JobStatus
 from ddpm.runner.runs import requests
-from ddpm.runner.safe_io import atomic, listing
+from ddpm.runner.runs.find import changed
+from ddpm.runner.runs.metrics_log import LOSS
+from ddpm.runner.safe_io import atomic
 
 READ_EVERY = 1.0  # seconds between two looks at the files, at least
 FIND_EVERY = 5.0  # seconds between two searches for runs, at least
@@ -26,8 +29,6 @@ READ_AFTER = 3.9  # seconds after which what is new is read in any case
 SHARE = 0.01  # of one core's time that reading may take, unless it takes longer than READ_AFTER
 PICTURES = 64  # encoded previews that are kept
 LARGEST = 1024  # pixels of a side of a preview on the page
-_DEEPEST = 6  # folders below outputs/
-_MOST_FOLDERS = 20_000
 ACTIONS = (*requests.ONCE, requests.STOP)
 
 
@@ -178,8 +179,11 @@ class Runs:
         problems: dict[Path, str],
         pending: dict[Path, list[str]],
     ) -> dict[str, Any]:
-        made = comparison.make(list(records.values()), self.title)
+        made = comparison.make(list(records.values()), self.title, means=False)
         large, quartiles = curves.panels(made)
+        drawn = {line.run for panel in large + quartiles for line in panel.scales[0].lines}
+        with_curves = {folder for at, folder in enumerate(records) if at in drawn}
+        order = sorted(records.values(), key=_place)
         short = comparison.short_labels(made.settings)
         notes = [self._note] if self._note else []
         notes += [f"{shown(folder.name)}: {text}" for folder, text in problems.items()]
@@ -192,17 +196,43 @@ class Runs:
             "summary": status.summary(list(statuses.values())),
             "notes": [*notes, *made.notes],
             "runs": [
-                _row(made, short, statuses[folder], record, self._ids[folder], pending[folder])
-                for folder, record in records.items()
+                _row(made, statuses[folder], record, self._ids[folder], pending[folder])
+                | {"legend": _legend(made, short, record) if folder in with_curves else ""}
+                for record in order
+                if (folder := record.folder)
             ],
-            "panels": [asdict(panel) for panel in large],
-            "quartiles": [asdict(panel) for panel in quartiles],
+            "panels": [_panel(panel, made, order) for panel in large],
+            "quartiles": [_panel(panel, made, order) for panel in quartiles],
         }
+
+
+def _place(record: RunRecord) -> tuple[bool, float, str]:
+    """Sorts training runs before others, and the newest of each before older ones."""
+    trains = record.config.get("kind") == "trains" or LOSS in record.metrics
+    return not trains, -_began(record.folder), str(record.folder)
+
+
+def _began(folder: Path) -> float:
+    """When a run began, or was resumed with other settings."""
+    try:
+        return (folder / "config.yaml").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _panel(panel: Panel, made: Comparison, order: Sequence[RunRecord]) -> dict[str, Any]:
+    """A panel whose lines name the runs by their places in `order`: the numbers of settings, and
+    so the colours, keep the order of the folders when a run begins."""
+    places = {record.folder: place for place, record in enumerate(order)}
+    found = asdict(panel)
+    for scale in found["scales"]:
+        for line in scale["lines"]:
+            line["run"] = places[made.runs[line["run"]].folder]
+    return found
 
 
 def _row(
     made: Comparison,
-    short: Sequence[str],
     status: JobStatus,
     record: RunRecord,
     run: str,
@@ -215,7 +245,6 @@ def _row(
         "id": run,
         "name": made.names[record.folder],
         "label": "" if setting is None else f"{setting.label}, seed {shown(record.seed)}",
-        "legend": _legend(made, short, record),
         "style": curves.style(-1 if setting is None else setting.number),
         "job": shown(record.job, 40),
         "state": record.state,
@@ -241,7 +270,9 @@ def _legend(made: Comparison, short: Sequence[str], record: RunRecord) -> str:
     label = "" if setting is None else short[setting.number]
     if setting is None or not label:
         return made.names[record.folder]
-    return label if len(setting.runs) == 1 else f"{label}, seed {shown(record.seed)}"
+    if len(setting.runs) == 1:
+        return label
+    return f"{label}, seed {shown(record.seed)}{made.folder_of_repeated(record)}"
 
 
 def _listens(record: RunRecord) -> bool:
@@ -260,35 +291,5 @@ def _chosen(folders: Sequence[Path], most: int) -> list[Path]:
     """The folders to show, in their order: those whose files changed last."""
     if len(folders) <= most:
         return list(folders)
-    newest = sorted(folders, key=_changed, reverse=True)[:most]
+    newest = sorted(folders, key=changed, reverse=True)[:most]
     return [folder for folder in folders if folder in set(newest)]
-
-
-def _changed(folder: Path) -> float:
-    """When the state of a run was written."""
-    for name in ("status.json", "config.yaml"):
-        try:
-            return (folder / name).stat().st_mtime
-        except OSError:
-            continue
-    return 0.0
-
-
-def below(folder: Path) -> list[Path]:
-    """The run folders below a folder, without those inside of runs; links are not followed."""
-    found: list[Path] = []
-    todo, seen = [(folder, 0)], 0
-    while todo and seen < _MOST_FOLDERS:
-        path, depth = todo.pop()
-        seen += 1
-        try:
-            entries = listing.entries(path)
-        except listing.Unreachable:
-            continue
-        names = {entry.name for entry in entries}
-        if {"config.yaml", "status.json"} & names:
-            found.append(path)
-        elif depth < _DEEPEST:
-            folders = [e.name for e in entries if e.is_dir(follow_symlinks=False)]
-            todo += [(path / n, depth + 1) for n in folders if not n.startswith(".")]
-    return sorted(found)

@@ -148,6 +148,14 @@ def test_repeated_equal_values_are_accepted_and_not_shown(home, uninterrupted):
     assert losses_of(home / "run") == losses_of(uninterrupted)
 
 
+@pytest.mark.parametrize("word", ["job.max_steps=4", "job.max_epochs=0.01"])
+def test_a_length_below_the_steps_that_are_done_is_named(word, home):
+    key = word.split("=")[0]
+    assert go(home, "resume=run", word) == 0, output_of(home)
+    steps = output_of(home).split("steps    ")[-1]
+    assert steps.startswith(f"6 are done, more than {word}; a larger {key}")
+
+
 # what the result depends on
 
 
@@ -197,6 +205,11 @@ def test_changed_result_keys_are_refused_with_both_values(wrong, finished):
 
 def _instead(word):
     key = word.split("=")[0]
+    misfits = "leave out resume: its network does not fit"
+    if key == "data":
+        return f"{misfits}; a new run can begin with its weights: init_from=run {word}"
+    if key in ("data.image_size", "data.conditional", "objective.learned_variance"):
+        return misfits
     if key == "model":
         return "leave out resume: another network is another run"
     return f"allow the change: 'allow_changes=[{key}]'"
@@ -207,6 +220,14 @@ def test_another_folder_is_refused(finished):
     assert lines[0].startswith("output_dir=other: ")
     assert "init_from=run" in lines[0]
     assert not (finished / "other").exists()
+
+
+def test_a_change_that_the_network_does_not_fit_is_not_said_to_be_allowable(finished):
+    for words in (["data=cifar10"], ["data.channels=3"], ["augment=edm"]):
+        assert "allow_changes" not in refused(finished, *words)[0]
+    fitting = ["data=mnist", "data.image_size=16", "data.conditional=true"]
+    (line,) = refused(finished, *fitting)
+    assert "'allow_changes=[data]'" in line
 
 
 def test_at_most_five_changed_keys_are_listed(finished):

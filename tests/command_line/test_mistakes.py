@@ -4,6 +4,8 @@ A row is what is typed after `run.py` and what the answer must contain: the key,
 nearest right name where there is one. What `test_bad_input.py` has is not here again.
 """
 
+import os
+import shutil
 import sys
 
 import pytest
@@ -26,10 +28,30 @@ ROWS = [
     ("model=null", "model=null", "group"),
     ("~model",),
     ("job_data=foo", "job_data=foo"),
+    (
+        "experiment=laptop experiment=debug",
+        *("experiment=laptop experiment=debug", "'experiment=[laptop,debug]'"),
+    ),
+    ("job=evaluate metric=fd metric=[kd,is]", "metric=fd metric=[kd,is]", "'metric=[fd,kd,is]'"),
     ("size=unet_digit", "model_data=unet_digit"),
     ("--multirn", "--multirn", "'--multirun'"),
     ("--max_steps 5", "--max_steps", "job.max_steps="),
     ("--resume=x", "--resume=x", " resume="),
+    ("--", "--:", "no such flag"),
+    ("-", "-:", "no such flag"),
+    # words without a key, and words of the documentation
+    ("train", "train:", "'job=train'"),
+    ("job train", "job train:", "'job=train'"),
+    ("data mnist", "data mnist:", "'data=mnist'"),
+    ("job=sample done", "done:", "'checkpoint=done'"),
+    ("done", "done:", "job=sample checkpoint=done", "resume=done"),
+    ("checkpoint=<run>", "checkpoint=<run>", "stands for a folder"),
+    ("runs=[<folder>]", "<folder> stands for a folder"),
+    ("sweep=<name>", "<name> stands for a name"),
+    # sweeps
+    ("-m job=status,report", "job=status", "-m"),
+    ("-m job=train,watch", "job=watch", "-m"),
+    ("-m job=compare", "job=compare", "-m"),
     # keys
     ("job.max_step=5", "job.max_step:", "'job.max_steps'"),
     ("+job.max_step=5", "max_step", "job.max_steps"),
@@ -218,6 +240,38 @@ def test_mistake_is_refused_and_nothing_is_written(row, run, scene):
     status, _, err = run(*arguments(row[0]))
     assert_answered(status, err, *row[1:])
     assert contents(scene) == before
+
+
+@pytest.mark.parametrize("words", [[], ["checkpoint=outputs"], ["checkpoint=outputs/train"]])
+def test_newest_training_run_is_named_where_no_run_is(words, run, tiny):
+    folder = tiny.parent / "outputs" / "train" / "convnet-digits"
+    for name, time in (("a", 20), ("b", 30), ("c", 10)):
+        shutil.copytree(tiny, folder / name)
+        os.utime(folder / name / "status.json", (time, time))
+    shutil.copytree(folder / "b", tiny.parent / "outputs" / "without")
+    shutil.rmtree(tiny.parent / "outputs" / "without" / "checkpoints")
+    status, _, err = run("job=sample", "hardware=cpu", "tracker=local", *words)
+    assert_answered(status, err, "outputs/train/convnet-digits/b")
+    if not words:
+        assert "checkpoint=<run folder>" in err
+
+
+def test_newest_training_run_inside_is_named_to_resume(run, tiny):
+    shutil.copytree(tiny, tiny.parent / "outputs" / "a")
+    status, _, err = run("resume=outputs")
+    assert_answered(status, err, "resume=outputs", "outputs/a")
+
+
+def test_flag_of_one_letter_is_not_taken_for_another(run):
+    status, _, err = run("-x")
+    assert_answered(status, err, "-x: no such flag")
+    assert "Did you mean" not in err
+
+
+def test_placeholder_of_the_documentation_is_answered_with_the_newest_run(run, tiny):
+    shutil.copytree(tiny, tiny.parent / "outputs" / "a")
+    status, _, err = run("job=sample", "checkpoint=<run folder>")
+    assert_answered(status, err, "checkpoint=<run folder>", "such as outputs/a")
 
 
 def test_blanks_around_the_equals_sign_are_named(run, scene):

@@ -115,6 +115,20 @@ def test_labels_are_the_same_in_every_format(sources, tmp_path):
     assert set(names["folder"]) == {0, 1, 2}
 
 
+@pytest.mark.parametrize("kind", ["parquet", "hf"])
+def test_named_label_column_must_exist(sources, tmp_path, kind):
+    match = r"data\.label_column=labell: .*label.*Did you mean 'label'"
+    refused(kind, tmp_path, match, **sources[kind], label_column="labell")
+    assert opened(sources, kind, tmp_path, label_column=None).class_names is None
+
+
+def test_default_label_column_may_be_missing(tmp_path):
+    images = [{"bytes": png(p), "path": None} for p in random_pixels(3, 8, 8, 3)]
+    pq.write_table(pa.table({"image": images}), tmp_path / "a.parquet")
+    data = build("parquet", tmp_path, path=str(tmp_path / "a.parquet"), image_size=8, holdout=0)
+    assert len(data) == 3
+
+
 def test_labels_may_be_class_names(tmp_path):
     images = [{"bytes": png(p), "path": None} for p in random_pixels(3, 8, 8, 3)]
     table = pa.table({"image": images, "label": ["dog", "cat", "dog"]})

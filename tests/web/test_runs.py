@@ -13,8 +13,9 @@ from support.web import TOKEN, get, post
 
 from ddpm.runner.report import follow, run_record, status
 from ddpm.runner.runs import run_dir
+from ddpm.runner.runs.find import below
 from ddpm.web import runs as runs_module
-from ddpm.web.runs import Gone, Runs, below
+from ddpm.web.runs import Gone, Runs
 from ddpm.web.watch import application
 
 RUNNING = {"state": "running", "total": 1000, "step": 20}
@@ -102,7 +103,7 @@ def test_slow_disk_is_read_less_often(running, clock, monkeypatch):
 def test_removed_run_becomes_a_note_and_the_others_stay(running, clock, tmp_path):
     other = run_folder(tmp_path / "b", [1.0])
     runs = Runs(lambda: [running, other], "runs", 9)
-    gone = seen(runs)["runs"][1]["id"]
+    gone = seen(runs)["runs"][0]["id"]
     shutil.rmtree(other)
     clock.now += 10
     page = seen(runs)
@@ -114,7 +115,7 @@ def test_removed_run_becomes_a_note_and_the_others_stay(running, clock, tmp_path
         runs.picture(gone, "10")
     run_folder(tmp_path / "b", [1.0])
     clock.now += 10
-    assert [row["name"] for row in seen(runs)["runs"]] == ["a", "b"]
+    assert [row["name"] for row in seen(runs)["runs"]] == ["b", "a"]
 
 
 def test_all_runs_may_be_removed(running, clock):
@@ -143,9 +144,10 @@ def test_damaged_file_is_reported_at_its_run(name, content, words, running, cloc
     (other / name).unlink()
     (other / name).mkdir() if content is None else (other / name).write_text(content)
     page = seen(Runs(lambda: [running, other], "runs", 9))
-    assert [row["name"] for row in page["runs"]] == ["a", "b"]
-    assert words in " ".join(page["runs"][1]["problems"])
-    assert page["runs"][0]["problems"] == []
+    rows = {row["name"]: row for row in page["runs"]}
+    assert rows.keys() == {"a", "b"}
+    assert words in " ".join(rows["b"]["problems"])
+    assert rows["a"]["problems"] == []
 
 
 def test_damaged_image_is_reported_in_its_place(running):
@@ -200,12 +202,47 @@ def test_requests_to_runs_that_do_not_train_are_refused(more, tmp_path):
     assert not (folder / "sample").exists()
 
 
+def test_training_runs_are_shown_first_and_the_newest_on_top(tmp_path):
+    names = {"a": 30, "b": 10, "drawn": 50, "c": 20}
+    for name, began in names.items():
+        kind = {"kind": "draws"} if name == "drawn" else {"kind": "trains"}
+        folder = run_folder(tmp_path / name, None if name == "drawn" else [1.0, 0.5], **kind)
+        os.utime(folder / "config.yaml", (began, began))
+    folders = [tmp_path / name for name in sorted(names)]
+    page = seen(Runs(lambda: folders, "runs", 9))
+    assert [row["name"] for row in page["runs"]] == ["a", "c", "b", "drawn"]
+    (panel,) = page["panels"]
+    assert sorted(line["run"] for line in panel["scales"][0]["lines"]) == [0, 1, 2]
+    assert page["runs"][3]["legend"] == "", "it has no curve"
+
+
+def test_lines_of_the_panels_belong_to_the_runs_in_their_new_order(tmp_path):
+    for name, began in (("a", 10), ("b", 20)):
+        folder = run_folder(tmp_path / name, [1.0, 0.5], seed=began)
+        os.utime(folder / "config.yaml", (began, began))
+    page = seen(Runs(lambda: [tmp_path / "a", tmp_path / "b"], "runs", 9))
+    lines = {line["run"]: line["name"] for line in page["panels"][0]["scales"][0]["lines"]}
+    assert lines[0].endswith("seed 20")
+    assert lines[1].endswith("seed 10")
+
+
+def test_runs_of_equal_settings_are_told_apart_by_their_folders(tmp_path):
+    words = {"a": {}, "b": {}, "c": {"seed": 1}}
+    folders = [run_folder(tmp_path / name, [1.0], **more) for name, more in words.items()]
+    page = seen(Runs(lambda: folders, "runs", 9))
+    legends = {row["name"]: row["legend"] for row in page["runs"]}
+    assert legends["a"].endswith("seed 0, a")
+    assert legends["b"].endswith("seed 0, b")
+    assert legends["c"].endswith("seed 1")
+    assert not [note for note in page["notes"] if "more than once" in note]
+
+
 def test_the_newest_runs_are_shown(tmp_path):
     folders = [run_folder(tmp_path / name, [1.0]) for name in "abcd"]
     for folder, age in zip(folders, (5, 1, 4, 2), strict=True):
         os.utime(folder / "status.json", (1000 - age, 1000 - age))
     page = seen(Runs(lambda: folders, "runs", 2))
-    assert [row["name"] for row in page["runs"]] == ["b", "d"]
+    assert {row["name"] for row in page["runs"]} == {"b", "d"}
     assert page["notes"][0] == "2 of 4 runs: those that run, and the newest."
 
 
@@ -303,8 +340,10 @@ def test_legend_names_differing_settings_or_else_the_folder(tmp_path):
         run_folder(tmp_path / "d", [1.0], seed=1),
     ]
     rows = seen(Runs(lambda: folders, "runs", 9))["runs"]
-    assert [row["legend"] for row in rows] == ["dit", "resunet", "unet, seed 0", "unet, seed 1"]
-    assert "v" in rows[0]["label"]  # the table says all of it
+    legends = sorted(row["legend"] for row in rows)
+    assert legends == ["dit", "resunet", "unet, seed 0", "unet, seed 1"]
+    (full,) = [row["label"] for row in rows if row["legend"] == "dit"]
+    assert "v" in full  # the table says all of it
     long = [
         run_folder(
             tmp_path / name, [1.0], init_from=f"/{'x' * 50}/{name}", overrides=["init_from=."]
@@ -312,4 +351,4 @@ def test_legend_names_differing_settings_or_else_the_folder(tmp_path):
         for name in ("e", "f")
     ]
     rows = seen(Runs(lambda: long, "runs", 9))["runs"]
-    assert [row["legend"] for row in rows] == ["e", "f"]
+    assert sorted(row["legend"] for row in rows) == ["e", "f"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from ddpm.errors import InputError, shown
-from ddpm.runner.runs import stored_config
+from ddpm.runner.runs import find, stored_config
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.torch_archive import read_plain
@@ -60,7 +60,17 @@ def newest_whole(path: Path, read: Callable[[Path], T], planned: Path | None = N
             if file == path or file.name == PIPELINE:  # the last one
                 raise
             print(f"Passed over: {error}")
-    raise InputError(f"checkpoint={path}: the folder holds no whole checkpoint (step-*.pt).")
+    raise InputError(
+        f"checkpoint={path}: the folder holds no whole checkpoint (step-*.pt).{newest_inside(path)}"
+    )
+
+
+def newest_inside(folder: Path) -> str:
+    """A sentence that names the newest training run below a folder which is no run itself."""
+    newest = find.newest_training(folder)
+    if newest is None or newest == folder:
+        return ""
+    return f" The newest training run in it: {newest}"
 
 
 def named(source: str | Path) -> Path:

@@ -152,10 +152,11 @@ def resumed(resume: str) -> BaseRun:
         InputError: it does not exist, or cannot be resumed.
     """
     source = f"resume={resume}"
+    folder = run_folder(Path(resume))
     try:
-        config = run_dir.read_config(run_folder(Path(resume)))
+        config = run_dir.read_config(folder)
     except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+        raise InputError(f"{source}: {error}{summary.newest_inside(folder)}") from None
     stored_config.check_version(config, source)
     if config.get("kind") != "trains" or not config["choices"].get("job"):
         raise InputError(f"{source}: not a training run (its job: {config['choices'].get('job')}).")

@@ -23,6 +23,8 @@ DATA = CONF.parent / "data" if CONF.parent != _PACKAGE else Path("data")
 
 # Groups that set keys of other groups and have none of their own.
 _WITHOUT_KEYS = (*roles.PRESETS, "team")
+# Groups whose options add up in a list, 'experiment=[laptop,debug]', and seldom replace each other.
+ADDED_UP = ("experiment", "metric")
 
 
 class Key(NamedTuple):
@@ -169,6 +171,14 @@ def known(choices: dict[str, Any]) -> set[str]:
     names = {key.name for key in [*keys(), *_own().keys] if key.group in custom}
     parts = {group for group in groups() if group not in _WITHOUT_KEYS}
     return names | parts | set(defaults(choices))
+
+
+def kind_of(job: str) -> str | None:
+    """The kind of a job of conf/, as its file states it; None for others."""
+    if job not in groups()["job"]:
+        return None
+    kind = read(CONF / "job" / f"{job}.yaml").get("kind")
+    return kind if isinstance(kind, str) else None
 
 
 def features_of(job: str, data: str) -> str:

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ddpm.errors import InputError, NoSuchKey, causes, listed, nearest, shown
 from ddpm.runner import own_folder
 from ddpm.runner.config import catalog, overrides, paths
+from ddpm.runner.runs import find
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.atomic import FULL
 from ddpm.runner.safe_io.tree import key_of
@@ -27,6 +28,9 @@ PLUGINS = {
     ("sweeper", "ax"): "hydra-ax-sweeper",
     ("sweeper", "nevergrad"): "hydra-nevergrad-sweeper",
 }
+
+
+_PLACEHOLDER = re.compile(r"<[a-z][\w ,.-]*>", re.ASCII)  # of the documentation
 
 
 def explain(error: BaseException) -> str | None:
@@ -91,6 +95,8 @@ def _unreadable_override(word: str) -> str:
     """How to write an override that Hydra cannot parse."""
     key, equals, value = word.partition("=")
     start = f"{shown(word, 200)}: cannot be parsed."
+    if stands := _PLACEHOLDER.search(value):
+        return f"{shown(word, 200)}: {_stands_for(stands[0])}"
     spelled = overrides.spelled_with_quotes(word)
     holds_text = key.lstrip("+~") in paths.KEYS or value.lstrip()[:1] not in ("[", "{")
     if equals and value and spelled and holds_text:
@@ -102,6 +108,15 @@ def _unreadable_override(word: str) -> str:
         f"{start} Write key=value without spaces, as in job.max_steps=500, and quote characters "
         "that the shell interprets, as in 'tracker=[wandb,tensorboard]'."
     )
+
+
+def _stands_for(placeholder: str) -> str:
+    """What to write in place of a word of the documentation like <run folder>."""
+    if "folder" not in placeholder and "run" not in placeholder:
+        return f"{placeholder} stands for a name or value of your own, without < and >."
+    newest = find.newest_training(Path("outputs"))
+    example = newest or "outputs/train/unet-digits/2026-01-31_12-00-00"
+    return f"{placeholder} stands for a folder of your own, such as {example}"
 
 
 def _several_values(text: str) -> str:

@@ -3,16 +3,18 @@
 Keys that the older run's result depends on must not change, except those that the user allows.
 """
 
+import copy
 import os
 from collections.abc import Iterable
 from typing import Any
 
 from ddpm.errors import InputError
 from ddpm.runner import roles
-from ddpm.runner.config import catalog
+from ddpm.runner.config import catalog, checks, derive
 from ddpm.runner.config.base_run import BaseRun
 from ddpm.runner.runs.old_names import FORMER_PARTS, FORMER_VALUES
 from ddpm.runner.safe_io.tree import flatten, get_path, locate, set_path
+from ddpm.runner.terminal import shell
 
 
 def merge(
@@ -34,7 +36,7 @@ def merge(
         InputError: the command line changes a key that is fixed.
     """
     older, choices = base.config, config["choices"]
-    merged, refusals, changes = _completed(older, config, keys), [], []
+    merged, refused, changes = _completed(older, config, keys), [], []
     for key in keys:
         if roles.is_of_this_start(key) or (key == "job" and not base.resumed):
             continue
@@ -44,10 +46,11 @@ def merge(
             continue
         if new != old and not roles.may_move(key):
             if _is_fixed(key, base, allowed):
-                refusals.append(_refusal(key, old, new, base))
+                refused.append((key, old, new))
                 continue
             changes.append(f"{key}: {old} -> {new}")
         _take(merged, key, config)
+    refusals = [_refusal(*change, base, merged, config) for change in refused]
     if base.any_data and "data" in keys:
         refusals += _misfits(merged["data"], base)
         if "data.conditional" not in keys:
@@ -125,7 +128,15 @@ def _older_value(older: dict[str, Any], key: str, groups: Iterable[str]) -> Any:
     return FORMER_VALUES.get(key, catalog.defaults(older["choices"]).get(key))
 
 
-def _refusal(key: str, old: Any, new: Any, base: BaseRun) -> str:
+def _refusal(
+    key: str, old: Any, new: Any, base: BaseRun, merged: dict[str, Any], config: dict[str, Any]
+) -> str:
+    """Why a key must not change, and what to do instead.
+
+    Args:
+        merged: the older configuration with the changes that are not refused.
+        config: that of the command line.
+    """
     if key == "job":
         return f"job={new}: {base.source} is of job={old}; leave it out."
     reason = f", and job.lr_decay={_lr_decay(base)} depends on it" if key in roles.LENGTH else ""
@@ -134,9 +145,41 @@ def _refusal(key: str, old: Any, new: Any, base: BaseRun) -> str:
         text += ", or give the keys it sets one by one"
     elif key == "model":  # its weights do not fit another network
         text += ", or leave out resume: another network is another run"
+    elif base.resumed and _changes_network(key, merged, config):
+        text += ", or leave out resume: its network does not fit"
+        if key == "data" and get_path(config, "data.channels") == get_path(merged, "data.channels"):
+            words = [shell.word("init_from", base.path), shell.word(key, new)]
+            text += f"; a new run can begin with its weights: {' '.join(words)}"
     elif base.resumed:
         text += f", or allow the change: 'allow_changes=[{key}]'"
     return f"{text}."
+
+
+def _changes_network(key: str, merged: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a key changes what the network takes or returns: its weights then do not fit, even if
+    the key may change. Keys of the network itself are not looked at."""
+    changed = copy.deepcopy(merged)
+    _take(changed, key, config)
+    try:
+        before = _network_shape(copy.deepcopy(merged))
+    except InputError:  # reported on its own
+        return False
+    try:
+        return _network_shape(changed) != before
+    except InputError:
+        return True
+
+
+def _network_shape(config: dict[str, Any]) -> list[Any]:
+    """The keys that follow from data, objective and augmentation: of the network, and those of the
+    data that it repeats.
+
+    Raises:
+        InputError: the network has other values.
+    """
+    derive.model_keys(config)
+    derived = ("model.num_classes", "model.out_channels", "model.augment_dim")
+    return [get_path(config, key) for key in (*derived, *checks.REPEATED.values())]
 
 
 def differences(stored: dict[str, Any], config: dict[str, Any]) -> list[str]:

@@ -14,6 +14,8 @@ from ddpm.errors import InputError, NoSuchKey, shown
 from ddpm.runner.config import catalog, redaction
 from ddpm.runner.config.composed import hydra_config, to_dict
 from ddpm.runner.config.explain import no_such_key
+from ddpm.runner.runs import find
+from ddpm.runner.terminal import shell
 
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # to another key
 # A line whose value YAML 1.1 reads as an octal or sexagesimal number: 010, 1:30.
@@ -94,7 +96,16 @@ def _unknown(cfg: DictConfig, known: set[str]) -> list[str]:
 
 
 def _missing(cfg: DictConfig) -> list[str]:
-    return [f"{key}: must be set: {key}=..." for key in sorted(_without_value(cfg))]
+    return [
+        _missing_checkpoint() if key == "checkpoint" else f"{key}: must be set: {key}=..."
+        for key in sorted(_without_value(cfg))
+    ]
+
+
+def _missing_checkpoint() -> str:
+    newest = find.newest_training(Path("outputs"))
+    example = "" if newest is None else f"; the newest one: {shell.word('checkpoint', newest)}"
+    return f"checkpoint: must be set: checkpoint=<run folder>{example}"
 
 
 def _without_value(cfg: DictConfig) -> set[str]:

@@ -1,5 +1,6 @@
 """Execute a plan and print the outcome."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ PICTURES = ("explain.html", "strip.png", "grid.png", "denoising.gif")  # that jo
 class Preempted(KeyboardInterrupt):
     """A run was stopped on request and saved its state. No further run of the command starts."""
 
-    def __init__(self, signal: int | None, folder: Path | None = None) -> None:
+    def __init__(self, number: int | None, folder: Path | None = None) -> None:
         super().__init__(*([] if folder is None else [f"stopped and saved in {folder}"]))
-        self.signal = signal or 15  # None: the parent process died
+        self.signal = number or signal.SIGTERM  # None: the parent process died
+        self.printed = folder is not None  # with the outcome of the run
 
 
 def execute(plan: Plan) -> dict[str, Any] | None:
@@ -58,7 +60,7 @@ def _print_outcome(result: dict[str, Any], plan: Plan) -> None:
     if plan.trains:
         _print_training_outcome(result, job)
     elif result["state"] == "preempted":
-        print(f"preempted  {folder}; the same command resumes it")
+        print(f"{_ended(result):9}  {folder}; the same command resumes it")
     else:
         drawn = "samples" if (folder / "samples").is_dir() else ""
         first, *others = [p for p in PICTURES if (folder / p).is_file()] or [drawn]
@@ -69,7 +71,7 @@ def _print_outcome(result: dict[str, Any], plan: Plan) -> None:
 def _print_training_outcome(result: dict[str, Any], job: str) -> None:
     """Print the steps of a training run, and commands that use or resume it."""
     folder: Path = result["dir"]
-    print(f"{result['state']:8} {result['step']} steps in {folder}")
+    print(f"{_ended(result):8} {result['step']} steps in {folder}")
     if result["state"] == "preempted":
         print(f"go on    {shell.command(shell.word('resume', folder))}")
         return
@@ -78,6 +80,12 @@ def _print_training_outcome(result: dict[str, Any], job: str) -> None:
         return
     print(f"picture  {_newest_picture(folder)}")
     print(f"sample   {shell.command('job=sample', shell.word('checkpoint', folder))}")
+
+
+def _ended(result: dict[str, Any]) -> str:
+    """The state of a run that has ended; one that its user interrupted is called stopped."""
+    interrupted = result["state"] == "preempted" and result["signal"] == signal.SIGINT
+    return "stopped" if interrupted else result["state"]
 
 
 def _newest_picture(folder: Path) -> str:

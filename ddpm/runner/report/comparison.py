@@ -101,6 +101,12 @@ class Comparison:
         """The setting of a run; None if its configuration is unknown."""
         return next((s for s in self.settings if any(r is run for r in s.runs)), None)
 
+    def folder_of_repeated(self, run: RunRecord) -> str:
+        """`, <folder>` if another run has the same settings and seed; otherwise empty."""
+        setting = self.setting_of(run)
+        same = [] if setting is None else [r for r in setting.runs if r.seed == run.seed]
+        return f", {self.names[run.folder]}" if len(same) > 1 else ""
+
 
 def figures(run: RunRecord) -> dict[str, float]:
     """Measurements of a run, one number each: the final loss (`loss`), the last value of each
@@ -134,12 +140,18 @@ def direction(measure: str) -> int:
     return 1 if any(w in name for w in _UP) else -1 if any(w in name for w in _DOWN) else 0
 
 
-def make(runs: Sequence[RunRecord], title: str) -> Comparison:
-    """Compare runs of different folders."""
+def make(runs: Sequence[RunRecord], title: str, *, means: bool = True) -> Comparison:
+    """Compare runs of different folders.
+
+    Args:
+        means: whether means over the seeds of a setting are shown, and notes on them are needed.
+    """
     known = [run for run in runs if run.config]
     flats = [config_diff.settings(run) for run in known]
     keys = config_diff.differing(known, flats)
     settings = _settings(known, flats, keys)
+    if means:
+        _note_repeats(settings)
     rulers = of_runs(runs)
     measures = list(dict.fromkeys(rulers.column(r, m) for r in runs for m in figures(r)))
     order = ["loss", *sorted(m for m in measures if m.startswith("eval/"))]
@@ -177,14 +189,6 @@ def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str])
         setting.label = _words(setting, keys) or brief(
             f"{first.get('model')} on {first.get('data')}"
         )
-        if repeats := len(setting.runs) - len(setting.distinct):
-            setting.notes.append(
-                f"{repeats} of {len(setting.runs)} runs {'repeats' if repeats == 1 else 'repeat'} "
-                "another one (equal configuration and seed), and such runs count once"
-            )
-        seeds = Counter(str(run.seed) for run in setting.distinct)
-        if twice := [seed for seed, n in seeds.items() if n > 1]:
-            setting.notes.append(f"seed {', '.join(twice)} more than once, and each run counts")
         if len({run.code for run in setting.runs if run.code[0]}) > 1:
             setting.notes.append("runs of different code")
     return list(found.values())
@@ -198,6 +202,21 @@ def _distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
         if key not in found or (run.state == "done" and found[key].state != "done"):
             found[key] = run
     return list(found.values())
+
+
+def _note_repeats(settings: Sequence[Setting]) -> None:
+    """Note what a mean over the runs of a setting counts."""
+    for setting in settings:
+        notes = []
+        if repeats := len(setting.runs) - len(setting.distinct):
+            notes.append(
+                f"{repeats} of {len(setting.runs)} runs {'repeats' if repeats == 1 else 'repeat'} "
+                "another one (equal configuration and seed), and such runs count once"
+            )
+        seeds = Counter(str(run.seed) for run in setting.distinct)
+        if twice := [seed for seed, n in seeds.items() if n > 1]:
+            notes.append(f"seed {', '.join(twice)} more than once, and each run counts")
+        setting.notes[:0] = notes
 
 
 def _words(setting: Setting, keys: Sequence[str]) -> str:

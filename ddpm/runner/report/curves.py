@@ -137,7 +137,8 @@ def _column(comparison: Comparison, run: RunRecord, metric: str) -> str | None:
 
 def _name(comparison: Comparison, run: RunRecord) -> str:
     setting = comparison.setting_of(run)
-    return f"{setting.label if setting else comparison.names[run.folder]}, seed {run.seed}"
+    label = setting.label if setting else comparison.names[run.folder]
+    return f"{label}, seed {run.seed}{comparison.folder_of_repeated(run)}"
 
 
 def _drawn(metric: str, series: Series, positive: bool) -> np.ndarray:

@@ -5,18 +5,21 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from ddpm.errors import InputError, shown
+from ddpm.runner import roles
 from ddpm.runner.runs import old_names, previews, state
 from ddpm.runner.runs import scores as scores_file
 from ddpm.runner.runs.metrics_log import LOSS, MAX_BYTES, is_number, parse, read_tail
 from ddpm.runner.runs.scores import Scored
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused, regular_size
+from ddpm.runner.safe_io.tree import flatten
 from ddpm.runner.safe_io.yaml_json import read_json, read_yaml
 
 SPEED = "train/images_per_sec"
@@ -121,8 +124,10 @@ def read(folder: Path, metrics_of: MetricsReader | None = None) -> RunRecord:
     config = _config(folder, problems)
     status = read_object(folder / "status.json", problems)
     metrics = (metrics_of or _metrics)(folder / "metrics.jsonl", problems)
-    before = _seen(none, problems, listing.paths, folder, "config.until-step-*.yaml")
-    if changed := len(before):
+    files = _seen(none, problems, listing.paths, folder, "config.until-step-*.yaml")
+    before = tuple(_before(files))
+    unread = len(files[-_MOST_UNTIL:]) - len(before)
+    if changed := unread + _result_changes([old for _, old in before], config):
         often = "once" if changed == 1 else f"{changed} times"
         problems.append(f"its settings or the code changed {often} during the run (config.until-*)")
     grids = [folder / n for n in _GRIDS if _seen(False, problems, listing.exists, folder / n)]
@@ -141,7 +146,7 @@ def read(folder: Path, metrics_of: MetricsReader | None = None) -> RunRecord:
         scores=_scores(folder, problems),
         pictures=_seen({}, problems, previews.by_step, folder),
         grid=grids[0] if grids else None,
-        before=tuple(_before(before)),
+        before=before,
         problems=tuple(dict.fromkeys(problems)),
     )
 
@@ -185,6 +190,25 @@ def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         if isinstance(config, dict):
             yield step, old_names.renamed(config)
+
+
+def _result_changes(before: list[dict[str, Any]], now: dict[str, Any]) -> int:
+    """How many of the changes that a run has seen may show in its result: of the code, or of a key
+    that is fixed on resume unless the user allows the change."""
+    return sum(_may_show(old, new) for old, new in pairwise([*before, now]))
+
+
+def _may_show(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    if old.get("code") != new.get("code"):
+        return True
+    was, then = dict(flatten(old)), dict(flatten(new))
+    key = "job.lr_decay"
+    lr_decay = str(was.get(key, old_names.FORMER_VALUES[key]))
+    absent = object()
+    return any(
+        was.get(name, absent) != then.get(name, absent) and roles.is_fixed_on_resume(name, lr_decay)
+        for name in {**was, **then}
+    )
 
 
 def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]:

@@ -41,9 +41,17 @@ def check_free(path: Path) -> None:
     """Check, without creating it, that a folder is free for a new run.
 
     Raises:
+        Busy: it holds a run that a process works on now.
         InputError: it holds a run, or cannot be created or written to.
     """
     if listing.exists(path / "config.yaml"):
+        if taken := file_locks.find(path / LOCK):
+            watch = shell.command("job=watch", shell.word("output_dir", path))
+            message = (
+                f"output_dir={path}: the folder holds a run that is running now, by "
+                f"{taken.holder}. To see it: {watch}\nFor another run, choose another folder."
+            )
+            raise Busy(f"{message} {taken.remedy}".rstrip())
         state = read_status(path).get("state", "unfinished")
         raise InputError(
             f"output_dir={path}: the folder holds a run already ({state}). "

@@ -28,6 +28,11 @@ def forget() -> None:
     jobs.clear()
 
 
+def no_sweep(job: str) -> str:
+    """The message for a sweep over a job that only reads runs."""
+    return f"job={job}: reads runs and cannot be a sweep; leave out -m."
+
+
 class Record(Callback):
     """Hydra callback that checks the sweep and sets its folder."""
 
@@ -38,8 +43,7 @@ class Record(Callback):
             redaction.check_config(config)  # before Hydra writes it to multirun.yaml
             check_sweep_name(config.sweep)
             if config.kind == "reads":
-                job = config.hydra.runtime.choices.job
-                raise InputError(f"job={job}: reads runs and cannot be a sweep; leave out -m.")
+                raise InputError(no_sweep(config.hydra.runtime.choices.job))
             _check_single_process()
             folder = Path(as_text(config.hydra.sweep.dir))
             run_dir.check_writable(folder, "hydra.sweep.dir")

@@ -124,7 +124,7 @@ async function ask(run, action, button) {
 
 function showCurves() {
   at("curves").hidden = page.panels.length === 0;
-  at("legend").replaceChildren(...page.runs.slice(0, 24).map((run) =>
+  at("legend").replaceChildren(...page.runs.filter((run) => run.legend).slice(0, 24).map((run) =>
     el("span", {}, swatch(run.style), run.legend)));
   at("large").replaceChildren(...page.panels.map((panel) => chart(panel, false)));
   at("large").classList.toggle("one", page.panels.length === 1);

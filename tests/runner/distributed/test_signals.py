@@ -80,7 +80,7 @@ def assert_stopped(home, step):
     assert steps_saved(home / "run")[-1] == step
     assert state_of(home / "run", step)["step"] == step
     assert f"stopped  by a signal, saved after step {step}" in output_of(home)
-    assert f"preempted {step} steps in run" in output_of(home)
+    assert f" {step} steps in run" in output_of(home)
     assert "go on    python run.py resume=run" in output_of(home)
     assert "Traceback" not in output_of(home)
     assert not list((home / "run").rglob(".*.tmp"))
@@ -99,6 +99,9 @@ def test_signal_finishes_the_step_and_saves(number, in_step, uninterrupted, tmp_
     in_step(4, lambda: send(number))
     assert go(tmp_path, *RUN, "output_dir=run") == 128 + number, output_of(tmp_path)
     assert_stopped(tmp_path, 5)
+    ended = "stopped " if number == signal.SIGINT else "preempted"
+    assert f"\n{ended} 5 steps in run" in output_of(tmp_path)
+    assert "Stopped." not in output_of(tmp_path), "the outcome says it already"
     assert [row["step"] for row in lines_of(tmp_path / "run")] == [4]
     assert_goes_on(tmp_path, uninterrupted, monkeypatch)
 
@@ -391,7 +394,11 @@ def test_folder_of_a_running_run_is_locked(in_step, uninterrupted, tmp_path, mon
         line = output_of(tmp_path).splitlines()[-1]
         assert line.startswith(f"run: this run is being worked on by process {child} on ")
     assert go(tmp_path, *RUN, "output_dir=run") == 2
-    assert "output_dir=run: the folder holds a run already (running)." in output_of(tmp_path)
+    refusal = output_of(tmp_path).splitlines()[-2:]
+    assert refusal[0].startswith("output_dir=run: the folder holds a run that is running now, by ")
+    assert f"process {child} on " in refusal[0]
+    assert "job=watch output_dir=run" in refusal[0]
+    assert "resume" not in "".join(refusal)
     after = {name: (tmp_path / "run" / name).read_bytes() for name in files_of(tmp_path / "run")}
     assert after == before
     (tmp_path / "go").touch()

@@ -94,3 +94,27 @@ def test_hostile_configs_add_nothing_to_the_command(tmp_path):
     (run.folder / "config.until-step-0000007.yaml").write_text("- a")
     again = commands.again(read(run.folder))
     assert again == "python run.py"
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "warned"),
+    [
+        ({"job": {"max_steps": 60}}, {}, False),
+        ({"job": {"log_every": 1}, "tracker": {"wandb": {"name": "a"}}}, {}, False),
+        ({"sampler": {"steps": 4}}, {"sampler": {"steps": 50}}, False),
+        ({"job": {"max_steps": 60, "lr_decay": "cosine"}}, {"job": {"lr_decay": "cosine"}}, True),
+        ({"optimizer": {"lr": 1e-5}}, {}, True),
+        ({"code": {"commit": "a"}}, {"code": {"commit": "b"}}, True),
+    ],
+)
+def test_only_changes_that_may_show_in_the_result_are_a_problem(was, now, warned, tmp_path):
+    run = resumed(tmp_path / "a", until=[(5, was)], **now)
+    assert any("config.until" in problem for problem in run.problems) is warned
+
+
+def test_changes_of_the_result_are_counted_and_damaged_configurations_with_them(tmp_path):
+    until = [(5, {"optimizer": {"lr": 1e-5}}), (6, {"job": {"max_steps": 60}}), (9, {"seed": 1})]
+    run = resumed(tmp_path / "a", until=until)
+    assert "3 times" in run.problems[0]
+    (run.folder / "config.until-step-0000007.yaml").write_text("a: [")
+    assert "4 times" in read(run.folder).problems[0]

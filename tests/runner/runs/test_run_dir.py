@@ -39,6 +39,14 @@ def test_folder_that_holds_a_run_is_refused(tmp_path):
         run_dir.create(tmp_path / "run", CONFIG, unique=False)
 
 
+def test_folder_whose_run_is_running_is_refused_without_advice_to_resume(tmp_path):
+    run_dir.create(tmp_path / "run", CONFIG, unique=False)
+    with run_dir.lock(tmp_path / "run"), pytest.raises(run_dir.Busy) as caught:
+        run_dir.check_free(tmp_path / "run")
+    assert "job=watch" in str(caught.value)
+    assert "resume" not in str(caught.value)
+
+
 def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").touch()
     for unique in (False, True):
