@@ -153,7 +153,9 @@ def test_report_in_a_run_folder_keeps_its_metrics(run, tmp_path):
 def test_printed_commands_are_quoted(tmp_path, capsys):
     folder = tmp_path / "a b"
     for job, state in (("train", "done"), ("train", "preempted"), ("train_classifier", "done")):
-        execute._print_training_outcome({"dir": folder, "state": state, "step": 1}, job)
+        execute._print_training_outcome(
+            {"dir": folder, "state": state, "step": 1, "signal": None}, job
+        )
     lines = [line for line in capsys.readouterr().out.splitlines() if "run.py" in line]
     assert len(lines) == 3
     assert all(shlex.split(line)[-1].endswith(f'="{folder}"') for line in lines)
