@@ -13,6 +13,7 @@ from ddpm.limits.parts import check_limits
 from ddpm.metrics import sets
 from ddpm.metrics.base import Better, Material, Metric, Score
 from ddpm.randomness import mix
+from ddpm.statistics.student import student_95
 
 logger = logging.getLogger(__name__)
 LEAST = 10  # pictures; of fewer, the number says nothing but how few they are
@@ -205,13 +206,13 @@ class FD(Metric):
             enough = self.floor and pair.spare is not None and len(pair.spare) >= n
             place = (pair.spare, other, n, material.seed)
             floor = self._memo(_floor, *place) if enough else None
-            half = sets.student_95(min(self.groups, n) - 1) * spread
+            half = student_95(min(self.groups, n) - 1) * spread
             value = to_gaussian(fake, other)
             score = self._score("", material, pair.reference, n, value, half, floor)
             distances.append(replace(score, without=without.tolist()))
             if self.infinity and n // SMALLEST > fake.shape[1]:
                 value, of_line = extrapolate(fake, other, material.seed)
-                half = sets.student_95(min(self.groups, n) - 1) * math.hypot(spread, of_line)
+                half = student_95(min(self.groups, n) - 1) * math.hypot(spread, of_line)
                 floor = self._memo(_floor_inf, *place) if enough else None
                 score = self._score("_inf", material, pair.reference, n, value, half, floor)
                 extrapolated.append(score)

@@ -11,6 +11,7 @@ from ddpm.features.base import Features
 from ddpm.limits.parts import check_limits
 from ddpm.metrics import sets
 from ddpm.metrics.base import Better, Material, Metric, Score
+from ddpm.statistics.student import student_95
 
 
 def inception_score(log_probs: Tensor) -> float:
@@ -61,7 +62,7 @@ class InceptionScore(Metric):
         mean, low, high = float(scores.mean()), None, None
         if self.splits > 1:
             error = float(scores.std()) / math.sqrt(self.splits)
-            half = sets.student_95(self.splits - 1) * error
+            half = student_95(self.splits - 1) * error
             low, high = max(1.0, mean - half), mean + half
         floor = None
         held_out = material.held_out

@@ -11,6 +11,7 @@ from ddpm.features.base import Features
 from ddpm.limits.parts import check_limits
 from ddpm.metrics import sets
 from ddpm.metrics.base import Better, Material, Metric, Score
+from ddpm.statistics.student import student_95
 
 GROUPS = 10  # parts of the samples that the jackknife leaves out in turn
 ROUNDING = 1e-12  # of the largest squared norm: distances closer than this count as equal
@@ -240,6 +241,6 @@ def _interval(name: str, value: float, error: float, n: int) -> dict[str, float 
         return {"low": low, "high": high}
     if math.isnan(error):
         return {"low": None, "high": None}
-    factor = sets.NORMAL_95 if name == "density" else sets.student_95(GROUPS - 1)
+    factor = sets.NORMAL_95 if name == "density" else student_95(GROUPS - 1)
     high = math.inf if name == "density" else 1.0
     return {"low": max(0.0, value - factor * error), "high": min(high, value + factor * error)}

@@ -12,7 +12,6 @@ from ddpm.errors import InputError
 from ddpm.features.base import Features
 from ddpm.metrics.base import Material, Pictures
 from ddpm.randomness import mix
-from ddpm.statistics.student import student_95 as student_95
 
 T = TypeVar("T")
 Reference = Literal["train", "held_out", "both"]

@@ -5,12 +5,13 @@ import torch
 from support.material import material
 
 from ddpm.metrics import copies, fd, kd, prdc, sets
+from ddpm.statistics.student import student_95
 
 
 def test_student_quantiles_match_tables():
     table = {1: 12.7062, 2: 4.3027, 4: 2.7764, 19: 2.0930, 30: 2.0423, 1000: 1.9623}
     for degrees, expected in table.items():
-        assert sets.student_95(degrees) == pytest.approx(expected, abs=5e-5)
+        assert student_95(degrees) == pytest.approx(expected, abs=5e-5)
 
 
 def test_wilson_interval_of_a_proportion():

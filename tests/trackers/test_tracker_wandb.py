@@ -87,7 +87,7 @@ def test_run_without_login_is_offline_without_a_request_and_prints_nothing(
         assert tracker.where.startswith("W&B offline (not logged in); to upload: wandb sync ")
         tracker.close("done")
         server.setblocking(False)
-        with pytest.raises(BlockingIOError):  # nobody has called
+        with pytest.raises(BlockingIOError):  # no request has come
             server.accept()
     assert capfd.readouterr() == ("", "")
 

@@ -96,8 +96,8 @@ def difference(one: Scored, other: Scored) -> str:
 
 def paired_bounds(one: Scored, other: Scored) -> tuple[float, float] | None:
     """The 95 % interval of other - one for pictures of equal seeds, which vary together: by the
-    jackknife over equal groups of them. None: the seeds differ, the metric has no groups, or none
-    of them tells anything of a share: two of 0 % have no spread, and are not known to the bit."""
+    jackknife over equal groups of them. None: the seeds differ, the metric has no groups, or the
+    groups of a share are all alike, as with 0 % twice: then their spread is unknown, not 0."""
     a, b = one.without or [], other.without or []
     seeds = one.subject.get("seeds"), other.subject.get("seeds")
     if len(a) < 2 or len(a) != len(b) or differences({"seeds": seeds[0]}, {"seeds": seeds[1]}):

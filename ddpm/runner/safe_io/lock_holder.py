@@ -28,7 +28,7 @@ class Taken(Exception):
 
 @dataclass(frozen=True)
 class Holder:
-    """Description of a process from which another process can tell whether it has ended.
+    """A process that holds a lock, described so that others can tell whether it has ended.
 
     Args:
         kind: kind of its lock.

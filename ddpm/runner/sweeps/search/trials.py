@@ -21,7 +21,6 @@ from ddpm.runner.runs.metrics_log import (
     final,
     is_number,
     parse,
-    read_metrics,
     values,
 )
 from ddpm.runner.safe_io.file_locks import Lock
@@ -47,6 +46,7 @@ class LiveTrial:
     Args:
         reported: the last step whose value Optuna has.
         waiting: rows of its log that Optuna may not have.
+        logged: names of the figures of training in its log.
     """
 
     job: Job
@@ -55,6 +55,7 @@ class LiveTrial:
     reported: int
     waiting: deque[dict[str, Any]] = field(default_factory=deque)
     new_lines: NewLines = field(default_factory=NewLines)
+    logged: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -225,13 +226,10 @@ class Trials:
         own = "/" in self.metric and not self.metric.startswith(TRAINING)
         if own or self.metric in SOMETIMES or live.reported >= 0 or live.job.folder is None:
             return None
-        file = live.job.folder / "metrics.jsonl"
-        rows = read_metrics(file) if file.exists() else []
-        names = {name for row in rows for name in row if name.startswith(TRAINING)}
-        if not names or shared_study.has_values(self.study):
+        if not live.logged or shared_study.has_values(self.study):
             return None
         message = shared_study.missing_metric(live.job.folder, self.metric)
-        return message + nearest(self.metric, sorted(names | SOMETIMES))
+        return message + nearest(self.metric, sorted(live.logged | SOMETIMES))
 
     def _prune(self, live: LiveTrial) -> None:
         if live.trial.should_prune() and live.job.folder is not None:
@@ -247,6 +245,7 @@ class Trials:
                 live.waiting += parse(lines)
         while live.waiting:  # a row stays until Optuna has it
             row = live.waiting[0]
+            live.logged.update(name for name in row if name.startswith(TRAINING))
             if is_number(row.get(self.metric)) and row["step"] > live.reported:
                 live.trial.report(row[self.metric], row["step"])
                 live.reported = row["step"]
