@@ -107,7 +107,7 @@ class Train(Loop):
             return -1 if direction == "lower" else 1
         usable = [name for name, better in directions.items() if better != "neither"]
         raise InputError(
-            f"job.keep_best={self.keep_best}: no figure of this run by which checkpoints can be "
+            f"job.keep_best={self.keep_best}: no metric of this run by which checkpoints can be "
             f"ranked; there are {', '.join(usable)}.{nearest(str(self.keep_best), usable)}"
         )
 

@@ -236,11 +236,11 @@ class PRDC(Metric):
 
 def _interval(name: str, value: float, error: float, n: int) -> dict[str, float | None]:
     """low and high; empty where there are too few samples for the jackknife."""
-    if name == "precision":
+    if math.isnan(error) and name != "precision":
+        return {"low": None, "high": None}
+    if name == "precision" or (error == 0 and name != "density"):  # all parts agree, at 0 or 1
         low, high = sets.wilson(value, n)
         return {"low": low, "high": high}
-    if math.isnan(error):
-        return {"low": None, "high": None}
     factor = sets.NORMAL_95 if name == "density" else student_95(GROUPS - 1)
     high = math.inf if name == "density" else 1.0
     return {"low": max(0.0, value - factor * error), "high": min(high, value + factor * error)}

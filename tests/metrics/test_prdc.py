@@ -109,6 +109,19 @@ def test_scores_have_names_references_intervals_and_floor():
     assert [s.floor is None for s in fewer] == [True] * 4 + [False] * 4
 
 
+def test_a_share_of_all_or_no_pictures_has_an_interval():
+    """The jackknife's error is 0 there: Wilson's interval takes its place."""
+    y = normal(200)
+    nothing = prdc.prdc(y + 1000, y, 5)
+    for i, name in enumerate(NAMES):
+        assert (nothing.values[i], nothing.errors[i]) == (0, 0)
+        if name != "density":
+            top = prdc._interval(name, 1.0, 0.0, 200)
+            assert top == {"low": pytest.approx(200 / (200 + 1.96**2), abs=1e-4), "high": 1.0}
+            bottom = prdc._interval(name, 0.0, 0.0, 200)
+            assert bottom == {"low": 0.0, "high": pytest.approx(1 - top["low"])}
+
+
 def test_balanced_uses_as_many_real_images_as_samples():
     """Else coverage shrinks with a larger reference."""
     given = material(n=50, train=1000)

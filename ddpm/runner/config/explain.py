@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ddpm.errors import InputError, NoSuchKey, causes, listed, nearest, shown
 from ddpm.runner import own_folder
-from ddpm.runner.config import catalog, overrides, paths
+from ddpm.runner.config import catalog, common_names, overrides, paths
 from ddpm.runner.runs import find
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.atomic import FULL
@@ -139,14 +139,18 @@ def no_such_key(key: str) -> str:
     if owners:
         return f"{key}: not a key of this run. It belongs to {listed(owners, 8)}."
     hint = nearest(key, {k.name for k in keys} | set(catalog.groups()))
-    if not hint or "." not in key:  # the right name in the wrong node
-        namesake = key_named(key.rsplit(".", 1)[-1])
+    name = key.rsplit(".", 1)[-1]
+    if not hint or "." not in key or name in common_names.KEYS:  # the right name in the wrong node
+        namesake = key_named(name)
         hint = f" Did you mean '{namesake}'?" if namesake else hint
     return f"{key}: no such key.{hint} `python run.py --cfg job` prints all keys."
 
 
 def key_named(name: str) -> str | None:
-    """The key or group that ends with a name, that of the fewest nodes if there are several."""
+    """The key or group that ends with a name, that of the fewest nodes if there are several; or the
+    one that other programs call so."""
+    if ours := common_names.KEYS.get(name):
+        return ours
     keys = catalog.keys()
     known = {key.name for key in keys} | set(catalog.groups())
     namesakes = [key for key in known if key == name or key.endswith(f".{name}")]
@@ -179,8 +183,9 @@ def _searched(text: str) -> str:
 def no_such_option(group: str, option: str, options: Sequence[str] | None = None) -> str:
     """The message for an unknown option, with the options of the group."""
     options = [name for name in options or catalog.groups()[group] if not name.startswith(".")]
+    typed = common_names.OPTIONS.get((group, option.lower().replace("-", "_")), option)
     return (
-        f"{group}={option}: no such option.{nearest(option, options)} "
+        f"{group}={option}: no such option.{nearest(typed, options)} "
         f"{group} can be {', '.join(options)}."
     )
 
@@ -207,8 +212,12 @@ def _missing_plugin(kind: str, name: str) -> str:
     if package := PLUGINS.get((kind, name)):
         return f"{start} is installed. To install it: pip install {package}"
     ours = [path.stem for path in catalog.yaml_files(catalog.CONF / "hydra" / kind)]
-    known = [*ours, "basic", *(option for of, option in PLUGINS if of == kind)]
-    return f"{start}.{nearest(name, known)} It can be {', '.join(known)}."
+    ours.append("basic")
+    plugins = [option for of, option in PLUGINS if of == kind]
+    return (
+        f"{start}.{nearest(name, ours + plugins)} It can be {', '.join(ours)}; "
+        f"plugins of Hydra add {', '.join(plugins)}."
+    )
 
 
 def _with_misread_file(message: str) -> str:
