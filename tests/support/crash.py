@@ -1,6 +1,7 @@
 """run.py in a forked process that may be killed: what survives is what is on the disk."""
 
 import atexit
+import ctypes
 import importlib
 import os
 import shutil
@@ -43,6 +44,8 @@ torch.zeros(1, requires_grad=True).sum().backward()
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 FRESH = (*ASKING, signal.SIGCHLD)
 
+PR_SET_PDEATHSIG = 1  # sys/prctl.h
+
 SAMPLE = ["job=sample", "hardware=cpu", "tracker=local"]
 
 
@@ -54,6 +57,8 @@ def start(folder: Path, *arguments: str, crash: str | None = None) -> int:
         return child
     try:
         os.setsid()
+        if sys.platform == "linux":  # a failed test may leave it running: it ends with this process
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir(folder)
         os.environ["DDPM_DATA"], os.environ["HOME"] = DATA, str(folder)
         os.environ.pop("HYDRA_FULL_ERROR", None)  # run.py sets it in this process

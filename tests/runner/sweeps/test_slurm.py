@@ -20,6 +20,7 @@ from support.slurm_cluster import KILL_SECONDS, available, cluster, until
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(1200),  # a sweep of four jobs, two at a time, beside other programs
     pytest.mark.skipif(not available(), reason="Slurm is not installed"),
 ]
 
@@ -144,7 +145,7 @@ def test_single_slurm_task_starts_all_processes_of_the_run(home, how):
     }[how]
     text = "srun " * (how == "srun of one task") + " ".join(map(str, words))
     with cluster():
-        result = subprocess.run([*start, text], capture_output=True, text=True, timeout=120)
+        result = subprocess.run([*start, text], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr + "".join(
         p.read_text() for p in home.glob("slurm*")
     )
