@@ -31,6 +31,7 @@ class WebDataset(Archive):
     """
 
     name = "webdataset"
+    classes_in = f" in {' or '.join(LABELS)} files beside the pictures"
     key = "shards"
     endings = (".tar",)
 
