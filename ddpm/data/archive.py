@@ -134,7 +134,7 @@ class Archive(Pictures):
         return self._numbers.get(str(label), 0)
 
     def is_picture(self, name: str) -> bool:
-        return name.lower().endswith(self.suffixes)
+        return name.lower().endswith(self.suffixes) and not is_hidden(name)
 
     def no_pictures(self, path: Path) -> InputError:
         return InputError(
@@ -171,6 +171,12 @@ def classes(labels: Iterator[Label], where: Any) -> list[str] | None:
             f"{MAX_CLASSES:,}."
         )
     return [str(number) for number in range(max(numbers) + 1)]
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a member is left out, as hidden files in folders are: archives made on macOS have a
+    `._0.png`, which is no picture, for each `0.png`."""
+    return any(part.startswith(".") for part in PurePosixPath(name).parts)
 
 
 def check_name(archive: Path, name: str) -> None:

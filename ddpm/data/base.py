@@ -69,6 +69,7 @@ class ImageData(Dataset):
     dtype: str = "uint8"  # of the values
     value_range: tuple[float, float] | None = None  # of other dtypes: what -1 and 1 stand for
     allowed_channels: ClassVar[Sequence[int]] = (1, 3)
+    classes_in: ClassVar[str] = ""  # where they are looked for, behind "no classes were found"
 
     def __init__(
         self,
@@ -203,7 +204,7 @@ class ImageData(Dataset):
     def prepare(self) -> None:
         """Download and cache the images if necessary; safe in several processes at once."""
         count = len(self.class_names) if self.class_names else None
-        allowed = f"{count}, null" if count else "null"
+        allowed = f"{count}, null" if count else f"null, as no classes were found{self.classes_in}"
         check("num_classes", self.num_classes, self.num_classes in (None, count), allowed)
         folder = self.cache_file.parent
         if self._read() is None:
@@ -287,7 +288,7 @@ class ImageData(Dataset):
             )
         if self.on_error == "skip":
             return InputError(f"{message} None is left.")
-        if not isinstance(self, PictureData):
+        if len(damaged) == count or not isinstance(self, PictureData):
             return InputError(message)
         return InputError(f"{message} Or skip damaged images: data.on_error=skip.")
 

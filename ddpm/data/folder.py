@@ -28,6 +28,7 @@ class Folder(Pictures):
     """
 
     name = "folder"
+    classes_in = " (folders directly below data.root, if every image is in one)"
 
     def __init__(
         self,

@@ -39,6 +39,7 @@ class HuggingFace(Archive):
     """
 
     name = "hf"
+    classes_in = " in the column data.label_column"
     endings = (".arrow",)
 
     def __init__(

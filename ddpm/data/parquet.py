@@ -32,6 +32,7 @@ class Parquet(Archive):
     """
 
     name = "parquet"
+    classes_in = " in the column data.label_column"
     endings = (".parquet",)
 
     def __init__(

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpm.data.archive import MAX_MEMBER, Archive, Label, Members, check_name, refusal
+from ddpm.data.archive import (
+    MAX_MEMBER,
+    Archive,
+    Label,
+    Members,
+    check_name,
+    is_hidden,
+    refusal,
+)
 from ddpm.data.decode import Encoded
 from ddpm.errors import shown
 
@@ -23,6 +31,7 @@ class WebDataset(Archive):
     """
 
     name = "webdataset"
+    classes_in = f" in {' or '.join(LABELS)} files beside the pictures"
     key = "shards"
     endings = (".tar",)
 
@@ -55,6 +64,8 @@ class WebDataset(Archive):
         """
         key, name, content, label = "", "", b"", None
         for member, archive in members(path):
+            if is_hidden(member.name):
+                continue
             folder, slash, base = member.name.rpartition("/")
             stem, dot, extension = base.partition(".")
             if folder + slash + stem != key:

@@ -25,6 +25,7 @@ class Zip(Archive):
     """
 
     name = "zip"
+    classes_in = f" in {LABELS}"
     endings = (".zip",)
 
     def __init__(self, *, path: Any, **arguments: Any) -> None:

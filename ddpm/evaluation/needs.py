@@ -1,5 +1,7 @@
 """Check that metrics get the input that they need, before anything is drawn."""
 
+from collections.abc import Mapping
+
 from ddpm.data.base import ImageData
 from ddpm.errors import InputError
 from ddpm.features.base import Features
@@ -18,12 +20,13 @@ def check_needs(
     n: int,
     *,
     has_network: bool,
-    has_held_out: bool,
+    real: Mapping[str, int],
 ) -> None:
     """Check that the input exists that the metrics need.
 
     Args:
         n: number of samples.
+        real: numbers of the real pictures: train, and held_out if there are any.
 
     Raises:
         InputError: names the metric, and what is missing.
@@ -39,7 +42,7 @@ def check_needs(
     for name, metric in metrics.items():
         if "network" in metric.needs and not has_network:
             raise InputError(f"metric={name}: measures a network; it needs checkpoint=<run>.")
-        if "held_out" in metric.needs and not has_held_out:
+        if "held_out" in metric.needs and "held_out" not in real:
             raise InputError(
                 f"metric={name}: needs held-out pictures, and these data have none "
                 "(data.holdout=0, or the split is not train). Leave this metric out."
@@ -53,4 +56,19 @@ def check_needs(
             raise InputError(
                 f"metric={name}: needs at least {metric.least} samples, and there are {n}. "
                 "Give more pictures, or leave this metric out."
+            )
+        _check_real(name, metric, real)
+
+
+def _check_real(name: str, metric: Metric, real: Mapping[str, int]) -> None:
+    """Check that there are enough pictures of the split, or of each of both that exists."""
+    roles = metric.compares_with
+    for role in sorted(roles if len(roles) == 1 else roles & real.keys()):
+        count = real.get(role, 0)
+        if count < metric.least:
+            other = "train" if role == "held_out" else "held_out"
+            choose = f", or set metric.{name}.reference={other}"
+            raise InputError(
+                f"metric={name}: needs at least {metric.least} {role} pictures, and there are "
+                f"{count}. Leave this metric out{choose if hasattr(metric, 'reference') else ''}."
             )

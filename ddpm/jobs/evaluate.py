@@ -81,7 +81,7 @@ def evaluate(
         data,
         source.n,
         has_network=loaded is not None,
-        has_held_out=len(references) > 1,
+        real={reference.role: len(reference) for reference in references},
     )
     if loaded is not None:
         full = num_samples // (batch_size * fabric.world_size)

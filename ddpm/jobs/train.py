@@ -126,7 +126,7 @@ class Train(Loop):
             self.data,
             self.evaluate_samples,
             has_network=False,
-            has_held_out=len(references) > 1,
+            real={reference.role: len(reference) for reference in references},
         )
         described = bool(needs_of(self.metrics) & {"features", "classes"})
         if described:

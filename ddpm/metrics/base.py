@@ -96,8 +96,14 @@ class Metric(ABC):
 
     @property
     def least(self) -> int:
-        """The fewest samples that it measures."""
+        """The fewest samples that it measures, and real pictures that it compares them with."""
         return 1
+
+    @property
+    def compares_with(self) -> frozenset[str]:
+        """Real pictures of which it needs `least`: train or held_out; or both, where there are
+        held-out ones."""
+        return frozenset()
 
     @abstractmethod
     def measure(self, material: Material) -> Sequence[Score]:

@@ -15,6 +15,7 @@ from ddpm.metrics.base import Better, Material, Metric, Score
 from ddpm.metrics.nearest import Index, Nearest
 
 CALIBRATION = 1000  # pictures that were not trained on, for the threshold
+LEAST = 3  # pictures, of samples and of either kind of real ones
 RATIO = 1 / 3  # Yoon et al. 2023; Gu et al. 2023 (arXiv:2310.02664)
 
 
@@ -73,6 +74,14 @@ class Copies(Metric):
         self.gallery = gallery
         self._memo, self._last = sets.Memo(), sets.Memo(most=1)
         self._measured: Material | None = None
+
+    @property
+    def least(self) -> int:
+        return LEAST
+
+    @property
+    def compares_with(self) -> frozenset[str]:
+        return sets.roles("both")
 
     def figures(self, features: Features) -> dict[str, Better]:
         return {"copied": "lower", "copied_by_ratio": "lower", "nearest_train": "neither"}
@@ -184,9 +193,9 @@ class Copies(Metric):
                     f"metric=copies: {what} pictures of {_size(images)} cannot be compared with "
                     f"training pictures of {_size(train)}."
                 )
-            if len(images) < 3:
+            if len(images) < LEAST:
                 raise InputError(
-                    f"metric=copies: needs at least 3 {what} pictures, got {len(images)}."
+                    f"metric=copies: needs at least {LEAST} {what} pictures, got {len(images)}."
                 )
         most = (min(train.shape[-2:]) - 1) // 2
         if self.shifts > most:

@@ -191,6 +191,10 @@ class FD(Metric):
     def least(self) -> int:
         return LEAST
 
+    @property
+    def compares_with(self) -> frozenset[str]:
+        return sets.roles(self.reference)
+
     def figures(self, features: Features) -> dict[str, Better]:
         names = [_name(features, ""), *([_name(features, "_inf")] if self.infinity else [])]
         return dict.fromkeys(names, "lower")

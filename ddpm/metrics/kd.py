@@ -114,6 +114,10 @@ class KD(Metric):
     def least(self) -> int:
         return LEAST
 
+    @property
+    def compares_with(self) -> frozenset[str]:
+        return sets.roles(self.reference)
+
     def figures(self, features: Features) -> dict[str, Better]:
         return {f"kd_{features.name}": "lower"}
 

@@ -191,6 +191,10 @@ class PRDC(Metric):
     def least(self) -> int:
         return self.k + 1
 
+    @property
+    def compares_with(self) -> frozenset[str]:
+        return sets.roles(self.reference)
+
     def figures(self, features: Features) -> dict[str, Better]:
         return {f"{name}_{features.name}": "higher" for name in NAMES}
 

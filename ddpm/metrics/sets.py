@@ -38,6 +38,10 @@ class Comparison:
     spare: Tensor | None
 
 
+def roles(reference: Reference) -> frozenset[str]:
+    return frozenset({"train", "held_out"} if reference == "both" else {reference})
+
+
 def samples_of(material: Material, metric: str, least: int) -> Pictures:
     """The samples, at least so many.
 
@@ -91,7 +95,9 @@ def comparisons(
     train = features_of(material.train, "training", metric, least)
     held_out = None
     if material.held_out is not None:
-        held_out = features_of(material.held_out, "held-out", metric, least)
+        # As stand-ins only, for the floor, they may be too few.
+        if reference != "train" or len(material.held_out) >= least:
+            held_out = features_of(material.held_out, "held-out", metric, least)
     elif reference == "held_out":
         raise InputError(
             f"metric.{metric}.reference=held_out: these data have no held-out pictures. "

@@ -74,13 +74,17 @@ class Outlook:
             self.began = time.perf_counter()
             return None
         over = self.device.type == "cpu" and time.perf_counter() - self.began > SECONDS
-        if not (over or step - self.first >= STEPS or self.is_preview_step(step)):
+        pauses = self.is_preview_step(step) or self._is_evaluation_step(step)
+        if not (over or pauses or step - self.first >= STEPS):
             return None
         self._wait()
         self.finished = True
         if step >= self.total:
             return None
         return self._print(step, (time.perf_counter() - self.began) / (step - self.first))
+
+    def _is_evaluation_step(self, step: int) -> bool:
+        return self.evaluate_every > 0 and step % self.evaluate_every == 0
 
     def _print(self, step: int, seconds: float) -> float:
         """Print the estimate from the seconds of a step; return the seconds to the end."""
@@ -89,7 +93,7 @@ class Outlook:
         num_previews = len(previews) * (self.total + 1 - step) / len(steps)
         every, num_evaluations, evaluation = self.evaluate_every, 0, ""
         if every:
-            num_evaluations = -(-self.total // every) - step // every
+            num_evaluations = -(-self.total // every) - (step - 1) // every
             evaluation = f"each evaluation takes about {clock(seconds * self.evaluation_steps)}, "
         extra = self.preview_steps * num_previews + self.evaluation_steps * num_evaluations
         end = seconds * (self.total - step + extra)

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import os
 import pickle
+import shutil
 import signal
 import struct
 import time
@@ -459,6 +460,8 @@ def test_arguments_are_checked_in_the_constructor(tmp_path, change, message):
 
 def test_wrong_number_of_classes_is_refused(tree):
     fails(folder(tree[0], num_classes=3), "data.num_classes=3", "allowed: 2, null")
+    shutil.copy(next(tree[0].rglob("*.png")), tree[0])
+    fails(folder(tree[0], num_classes=2), "data.num_classes=2", "allowed: null", "below data.root")
 
 
 def test_missing_root_is_refused(tmp_path):

@@ -196,6 +196,22 @@ def test_damaged_header_in_a_shard_is_refused(tmp_path):
     refused("webdataset", tmp_path, r"cannot read.*a\.tar", shards=str(tmp_path / "a.tar"))
 
 
+@pytest.mark.parametrize("kind", ["zip", "webdataset"])
+def test_hidden_files_in_archives_are_left_out(tmp_path, kind):
+    """As macOS packs them: each file with another one of its own, which is no picture."""
+    members = [("./._a.png", b"\0\5\x16\7"), ("./a.png", png(random_pixels(1, 8, 8, 3)[0]))]
+    if kind == "zip":
+        file = tmp_path / "a.zip"
+        write_zip(file, [*members, ("__MACOSX/._a.png", b"\0"), (".git/b.png", b"")])
+        data = build("zip", tmp_path, path=str(file))
+    else:
+        file = tmp_path / "a.tar"
+        write_tar(file, [*members, ("./._a.cls", b"\0"), ("./a.cls", b"2")])
+        data = build("webdataset", tmp_path, shards=str(file), num_classes=3)
+    assert len(data) == 1
+    assert data[0][1] == (0 if kind == "zip" else 2)
+
+
 @pytest.mark.parametrize("name", ["../up.png", "/etc/up.png", "a/../../up.png", "C:\\up.png"])
 def test_names_outside_of_the_archive_are_refused(tmp_path, name):
     write_tar(tmp_path / "a.tar", [(name, PICTURE)])

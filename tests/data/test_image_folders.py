@@ -389,6 +389,12 @@ def test_a_single_damaged_file_is_named_with_the_remedy(root):
         folder(root).prepare()
 
 
+def test_skipping_is_not_advised_where_no_image_is_left(root):
+    with pytest.raises(InputError, match="6 of 6 images") as caught:
+        folder(root, channels=5).prepare()
+    assert "on_error" not in str(caught.value)
+
+
 def test_damaged_images_are_skipped_on_request(root, caplog):
     whole = folder(root, on_error="skip")
     whole.prepare()

@@ -1,9 +1,13 @@
 """Intervals, seeded draws and cached results."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
-from support.material import material
+from support.material import Fake, material
 
+from ddpm.errors import InputError
+from ddpm.evaluation.needs import check_needs
 from ddpm.metrics import copies, fd, kd, prdc, sets
 from ddpm.statistics.student import student_95
 
@@ -68,3 +72,32 @@ def test_leave_group_out_scores_average_to_the_score(make):
             continue
         mean = sum(score.without) / len(score.without)
         assert mean == pytest.approx(score.value, abs=0.05 * (1 + abs(score.value)))
+
+
+@pytest.mark.parametrize("make", [fd.FD, kd.KD, prdc.PRDC])
+def test_few_held_out_pictures_give_scores_against_train_without_a_floor(make):
+    few, none = material(held_out=2), material(held_out=None)
+    scores = make(reference="train").measure(few)
+    assert scores == make(reference="train").measure(none)
+    assert all(score.floor is None for score in scores)
+    for reference in ("both", "held_out"):
+        with pytest.raises(InputError, match="held-out"):
+            make(reference=reference).measure(few)
+
+
+@pytest.mark.parametrize("make", [fd.FD, kd.KD, prdc.PRDC, copies.Copies])
+def test_numbers_of_real_pictures_are_checked_before_any_is_drawn(make):
+    def check(metric, **real):
+        data = SimpleNamespace(dtype="uint8", channels=1)
+        numbers = {"has_network": True, "real": real}
+        check_needs({metric.passport()["name"]: metric}, Fake(), data, 100, **numbers)
+
+    metric = make()
+    check(metric, train=metric.least)
+    check(metric, train=100, held_out=metric.least)
+    with pytest.raises(InputError, match=f"at least {metric.least} held_out pictures.* 2"):
+        check(metric, train=100, held_out=2)
+    if make is not copies.Copies:
+        check(make(reference="train"), train=100, held_out=2)
+        with pytest.raises(InputError, match=r"held_out pictures.* 0\..*reference=train"):
+            check(make(reference="held_out"), train=100)

@@ -156,6 +156,21 @@ def test_expected_end_is_printed_after_the_first_steps(seconds, at, monkeypatch)
     )
 
 
+def test_time_of_an_evaluation_is_not_taken_for_time_of_steps(monkeypatch):
+    """Steps of 0.1 s; one of 5 s, in steps of 50, follows each tenth step, the tenth included."""
+    now, messages = 0.0, []
+    monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: now)
+    outlook = Outlook(
+        *(0, 100, lambda n: False, 0.0, torch.device("cpu"), messages.append),
+        evaluations=(10, 50.0),
+    )
+    for step in range(1, 101):
+        now += 0.1
+        outlook.after(step)
+        now += 5.0 * (step % 10 == 0)
+    assert messages == ["expect   each evaluation takes about 0:05, the end in about 0:59"]
+
+
 def test_run_without_previews_prints_only_its_expected_end(monkeypatch):
     assert lines_of_outlook(90, 106, {50, 106}, 0.0, monkeypatch) == [
         "expect   the end in about 1:40"
