@@ -176,7 +176,7 @@ def classes(labels: Iterator[Label], where: Any) -> list[str] | None:
 def is_hidden(name: str) -> bool:
     """Whether a member is left out, as hidden files in folders are: archives made on macOS have a
     `._0.png`, which is no picture, for each `0.png`."""
-    return any(part.startswith(".") for part in PurePosixPath(name).parts)
+    return any(part.startswith(".") and part != ".." for part in PurePosixPath(name).parts)
 
 
 def check_name(archive: Path, name: str) -> None:
