@@ -1,8 +1,8 @@
 """job=train: train a denoising network (Ho et al. 2020, algorithm 1)."""
 
 import logging
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ VALIDATED = (LOSS, "eval/loss_raw")  # metrics of job.validate_every
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class Train(Loop):
     """Minimise the loss of the diffusion process, and draw previews. conf/job/train.yaml explains
     the arguments.
@@ -39,37 +40,30 @@ class Train(Loop):
 
     validation_batch = BATCH
 
-    def __init__(
-        self,
-        *,
-        sampler: Sampler,
-        guidance: Guidance,
-        label_dropout: float,
-        sample_every: int | None,
-        sample_every_epochs: float | None,
-        num_samples: int,
-        validate_every: int | None,
-        keep_best: str | None,
-        patience: int | None = None,
-        features: Features | None = None,
-        metrics: dict[str, Metric] | None = None,
-        evaluate_every: int | None = None,
-        evaluate_samples: int = 512,
-        evaluate_steps: int | None = 15,
-        evaluate_reference: int | None = 10000,
-        augment: Augment | dict[str, Any] | None = None,
-        **loop: Any,
-    ) -> None:
-        super().__init__(**loop)
-        self.sampler, self.guidance = sampler, guidance
-        self.label_dropout = label_dropout if self.data.conditional else None
-        self.sample_every, self.sample_every_epochs = sample_every, sample_every_epochs
-        self.num_samples = num_samples
-        self.augment = augment if callable(augment) else None  # {} of augment=none
-        self.validate_every, self.keep_best, self.patience = validate_every, keep_best, patience
-        self.features, self.metrics = features, metrics or {}
-        self.evaluate_every, self.evaluate_samples = evaluate_every, evaluate_samples
-        self.evaluate_steps, self.evaluate_reference = evaluate_steps, evaluate_reference
+    sampler: Sampler
+    guidance: Guidance
+    label_dropout: float | None = field()  # required: without the default of `Loop`
+    sample_every: int | None
+    sample_every_epochs: float | None
+    num_samples: int
+    validate_every: int | None = field()
+    keep_best: str | None
+    patience: int | None = None
+    features: Features | None = None
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    evaluate_every: int | None = None
+    evaluate_samples: int = 512
+    evaluate_steps: int | None = 15
+    evaluate_reference: int | None = 10000
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data.conditional:
+            self.label_dropout = None
+        if not callable(self.augment):  # {} of augment=none
+            self.augment = None
+        self.metrics = self.metrics or {}  # null of the configuration
         self.best_sign = self.sign_of_best()
 
     def loss(
