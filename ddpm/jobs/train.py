@@ -125,13 +125,13 @@ class Train(Loop):
         described = bool(needs_of(self.metrics) & {"features", "classes"})
         if described:
             self.features.to(fabric.device).passport()  # trains features=data now, not later
-        run.say(self.describe_evaluation(self.features, sum(map(len, references))))
+        run.say(self.describe_evaluation(self.features, sum(map(len, references.values()))))
         return PeriodicEvaluation(
             run=run,
             fabric=fabric,
             features=self.features if described else None,
             metrics=self.metrics,
-            references={reference.role: reference for reference in references},
+            references=references,
             pipeline=lambda network: self.pipeline(fabric, network, self.evaluation_sampler),
             labels=self.labels,
             every=self.evaluate_every,
