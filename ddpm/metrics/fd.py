@@ -173,6 +173,7 @@ class FD(Metric):
     """
 
     needs = frozenset({"features"})
+    least = LEAST
 
     def __init__(
         self,
@@ -186,10 +187,6 @@ class FD(Metric):
         self.reference, self.floor, self.infinity, self.groups = reference, floor, infinity, groups
         self._memo = sets.Memo(most=6)
         self._warned = False
-
-    @property
-    def least(self) -> int:
-        return LEAST
 
     def figures(self, features: Features) -> dict[str, Better]:
         names = [_name(features, ""), *([_name(features, "_inf")] if self.infinity else [])]

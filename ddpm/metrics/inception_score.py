@@ -44,10 +44,7 @@ class InceptionScore(Metric):
     def __init__(self, *, splits: int = 10, floor: bool = True) -> None:
         check_limits("metric.is", splits=splits)
         self.splits, self.floor = splits, floor
-
-    @property
-    def least(self) -> int:
-        return 2 * self.splits
+        self.least = 2 * splits
 
     def figures(self, features: Features) -> dict[str, Better]:
         return {_name(features): "higher"}

@@ -184,12 +184,9 @@ class PRDC(Metric):
     ) -> None:
         check_limits("metric.prdc", k=k, reference=reference)
         self.k, self.inclusive, self.balanced = k, inclusive, balanced
+        self.least = k + 1
         self.reference, self.floor = reference, floor
         self._memo = sets.Memo()
-
-    @property
-    def least(self) -> int:
-        return self.k + 1
 
     def figures(self, features: Features) -> dict[str, Better]:
         return {f"{name}_{features.name}": "higher" for name in NAMES}
