@@ -78,9 +78,18 @@ def call_model(model: Model, x_t: Tensor, t: Tensor, label: Tensor | None) -> Te
 
 def predict(diffusion: GaussianDiffusion, output: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
     """Prediction from the network's output for x_t and t (B,); eps belongs to the clipped x_0."""
-    output, fraction = split_output(diffusion, output)
-    x_0 = diffusion.objective.predict_x_0(x_t, output, *diffusion.alpha_sigma_like(x_t, t))
+    x_0, fraction = predict_x_0(diffusion, output, x_t, t)
     return clipped(diffusion, x_0, x_t, t, fraction)
+
+
+def predict_x_0(
+    diffusion: GaussianDiffusion, output: Tensor, x_t: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """x_0, unclipped, from the network's output for x_t and t (B,), and the fraction of a learned
+    variance."""
+    output, fraction = split_output(diffusion, output)
+    scales = diffusion.alpha_sigma_like(x_t, t)
+    return diffusion.objective.predict_x_0(x_t, output, *scales), fraction
 
 
 def clipped(

@@ -1,7 +1,5 @@
 """Classifier guidance: follow the gradient of a classifier trained on noisy images."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -47,10 +45,6 @@ class Classifier(Guidance):
         self.diffusion = diffusion
         self.scale = scale
         self.interval = checked_interval(interval)
-
-    def to(self, device: Any) -> "Classifier":
-        classifier, diffusion = self.classifier.to(device), self.diffusion.to(device)
-        return Classifier(classifier, diffusion, self.scale, self.interval)
 
     def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
         label = denoiser.label
