@@ -77,8 +77,8 @@ class Values:
 
 
 def codec_of(value_range: Sequence[float] | None) -> Codec:
-    """The codec of a value range: 8 bits for None and [0, 255], 16 bits for whole numbers up to
-    65535, else float32."""
+    """The codec of a value range, with the dtype that holds its values: uint8 for None and
+    [0, 255], uint16 for whole numbers from 0 to at most 65535 (above 255), else float32."""
     if value_range is None or list(value_range) == [0, 255]:
         return Pixels()
     low, high = value_range
@@ -179,16 +179,16 @@ def enlarge(picture: Tensor, width: int = 512) -> Tensor:
     return picture.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
 
 
-def save_png(image: Tensor, path: str | Path, scale: int = 1) -> None:
-    """Write uint8 (C, H, W) atomically, each pixel `scale` times as large."""
+def save_png(image: Tensor, path: str | Path) -> None:
+    """Write uint8 (C, H, W) atomically."""
     with _replacing(path) as (temporary,):
-        _picture(image, scale).save(temporary, format="PNG")
+        _picture(image).save(temporary, format="PNG")
 
 
 def png_bytes(image: Tensor) -> bytes:
     """The bytes that `save_png` writes for uint8 (C, H, W)."""
     content = io.BytesIO()
-    _picture(image, 1).save(content, format="PNG")
+    _picture(image).save(content, format="PNG")
     return content.getvalue()
 
 
@@ -212,14 +212,10 @@ def is_whole(path: str | Path) -> bool:
 
 
 def save_gif(
-    frames: Iterable[Tensor],
-    path: str | Path,
-    duration_ms: int = 50,
-    hold_ms: int = 2000,
-    scale: int = 1,
+    frames: Iterable[Tensor], path: str | Path, duration_ms: int = 50, hold_ms: int = 2000
 ) -> None:
     """Write uint8 (C, H, W) frames, each for `duration_ms`, the last for `hold_ms`, in a loop."""
-    first, *rest = [_picture(frame, scale) for frame in frames]
+    first, *rest = map(_picture, frames)
     durations = [duration_ms] * len(rest) + [hold_ms]
     with _replacing(path) as (temporary,):
         first.save(
@@ -227,14 +223,13 @@ def save_gif(
         )
 
 
-def _picture(image: Tensor, scale: int) -> Image.Image:
-    """uint8 (C, H, W) as a grey or colour image, enlarged without smoothing."""
+def _picture(image: Tensor) -> Image.Image:
+    """uint8 (C, H, W) as a grey or colour image."""
     assert image.dtype == torch.uint8, f"uint8 expected, got {image.dtype}"
-    channels, height, width = image.shape
+    channels = image.shape[0]
     assert channels in (1, 3), f"1 or 3 channels expected, got {channels}"
     pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()  # (H, W, C)
-    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
-    return picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
 
 
 def _replacing(path: str | Path) -> AbstractContextManager[list[Path]]:
@@ -276,6 +271,4 @@ class Images(Tensor):
         """The same for IPython; None if these are no images, which it then shows as text."""
         if self.dtype != torch.uint8 or self.dim() not in (3, 4) or self.shape[-3] not in (1, 3):
             return None
-        file = io.BytesIO()
-        _picture(enlarge(self.grid()), scale=1).save(file, format="PNG")
-        return file.getvalue()
+        return png_bytes(enlarge(self.grid()))

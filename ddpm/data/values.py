@@ -19,16 +19,6 @@ MAX_BYTES = 2**30  # of a picture in memory
 _LOW_BYTES = {"16B": "16L", "16L": "16B", "16N": "16B"}  # Pillow keeps the high bytes of colours
 
 
-def dtype_of(value_range: Sequence[float] | None) -> str:
-    """The dtype that holds the values of a range: uint8 for [0, 255], uint16 for whole numbers from
-    0 to at most 65535 (above 255), else float32."""
-    if value_range is None or list(value_range) == [0, 255]:
-        return "uint8"
-    low, high = value_range
-    whole = all(float(bound).is_integer() for bound in (low, high))
-    return "uint16" if whole and low >= 0 and 255 < high <= 65535 else "float32"
-
-
 def read(file: Path | Encoded, channels: int) -> np.ndarray:
     """The values in a file, (H, W, C), of its own type.
 
