@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ddpm.denoising import Denoiser, Prediction
 from ddpm.figures import style
-from ddpm.figures.base import Drawing, Material, log_snr, times, trained
+from ddpm.figures.base import Drawing, Material, log_snr, spread, times, trained
 from ddpm.pipeline import Pipeline
 
 COLUMNS = 9
@@ -43,7 +43,7 @@ def draw(material: Material) -> Drawing:
     labels = None if pipeline.num_classes is None else [material.first_seed % pipeline.num_classes]
     calls, x_0 = record(pipeline, [material.first_seed], labels)
     shown = material.shown
-    chosen = [calls[i] for i in spaced(len(calls), COLUMNS)]
+    chosen = [calls[i] for i in spread(len(calls), COLUMNS)]
     images = [
         [*(shown(x_t)[0] for _, x_t, _ in chosen), shown(x_0)[0]],
         [*(shown(p.x_0)[0] for _, _, p in chosen), shown(x_0)[0]],
@@ -74,8 +74,3 @@ def draw(material: Material) -> Drawing:
         figure=figure,
         rows=rows,
     )
-
-
-def spaced(n: int, count: int) -> list[int]:
-    """`count` of the numbers 0..n-1, evenly; all of them if there are fewer."""
-    return sorted({round(i) for i in torch.linspace(0, n - 1, count).tolist()})

@@ -112,6 +112,17 @@ def strip_height(
     return rows * (width - 0.8) / columns * shape[-2] / shape[-1] + 0.6
 
 
+def strip_and_axes(
+    images: Sequence[Sequence[Tensor]], columns: Sequence[str], rows: Sequence[str] = ()
+) -> tuple[Figure, Axes]:
+    """A figure with a table of images, see `tiles`, and the axes of a plot below it."""
+    height = strip_height(len(images), len(images[0]), shape=images[0][0].shape)
+    figure = new(10, height + 2.4)
+    above, below = figure.subplots(2, height_ratios=[height, 2.2])
+    tiles(above, images, columns, rows)
+    return figure, below
+
+
 def below_strip(axes: Axes, ts: Sequence[int]) -> None:
     """Put each t below its column of a strip, whose first column is x_0."""
     step = max(1, ts[-1] - ts[0]) / max(1, len(ts) - 1)
