@@ -93,7 +93,7 @@ class GaussianDiffusion(nn.Module):
         """Recompute the coefficients after the parameters of a learned schedule have changed, or
         after the objective has measured something.
 
-        Loading a state dict does it; after an optimizer step, `training.schedule` does.
+        Loading a state dict does it; after an optimizer step, `training.step` does.
         """
         coefficients = self._coefficients()
         for name, values in coefficients.items():
