@@ -1,6 +1,7 @@
 """What a network's output means: predictions of x_0 and eps, and the training loss."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ class Prediction(NamedTuple):
     fraction: Tensor | None = None
 
 
+@dataclass(eq=False)
 class Denoiser:
     """A network in the form that samplers use: (x_t, t) -> Prediction.
 
@@ -37,14 +39,10 @@ class Denoiser:
         label: (B,) classes of the images, int64, or None.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        diffusion: GaussianDiffusion,
-        guidance: "Callable[[Denoiser, Tensor, Tensor], Prediction] | None" = None,
-        label: Tensor | None = None,
-    ) -> None:
-        self.model, self.diffusion, self.guidance, self.label = model, diffusion, guidance, label
+    model: Model
+    diffusion: GaussianDiffusion
+    guidance: "Callable[[Denoiser, Tensor, Tensor], Prediction] | None" = None
+    label: Tensor | None = None
 
     def alpha_sigma(self, t: int) -> tuple[float, float]:
         """alpha and sigma at step t, float64; (1, 0) at t = -1, which stands for x_0."""

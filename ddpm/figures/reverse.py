@@ -1,5 +1,6 @@
 """The reverse process of one image: x_t, and what the network believes at each step."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from ddpm.pipeline import Pipeline
 COLUMNS = 9
 
 
+@dataclass(eq=False)
 class CallRecorder(Denoiser):
     """A denoiser that keeps its inputs and predictions, in order."""
 
-    calls: list[tuple[int, Tensor, Prediction]]
+    calls: list[tuple[int, Tensor, Prediction]] = field(default_factory=list)
 
     def __call__(self, x_t: Tensor, t: int) -> Prediction:
         prediction = super().__call__(x_t, t)
@@ -30,7 +32,6 @@ def record(
     """All calls of the network while images are drawn, and the images x_0, float32."""
     plain = pipeline.denoiser(pipeline.to_labels(labels))
     recorder = CallRecorder(plain.model, plain.diffusion, plain.guidance, plain.label)
-    recorder.calls = []
     x_T, randn = pipeline.noise(seeds)
     with torch.no_grad():
         *_, x_0 = pipeline.sampler(recorder, x_T, randn)
