@@ -179,16 +179,16 @@ def enlarge(picture: Tensor, width: int = 512) -> Tensor:
     return picture.repeat_interleave(scale, dim=-1).repeat_interleave(scale, dim=-2)
 
 
-def save_png(image: Tensor, path: str | Path) -> None:
-    """Write uint8 (C, H, W) atomically."""
+def save_png(image: Tensor, path: str | Path, scale: int = 1) -> None:
+    """Write uint8 (C, H, W) atomically, each pixel `scale` times as large."""
     with _replacing(path) as (temporary,):
-        _picture(image).save(temporary, format="PNG")
+        _picture(image, scale).save(temporary, format="PNG")
 
 
 def png_bytes(image: Tensor) -> bytes:
     """The bytes that `save_png` writes for uint8 (C, H, W)."""
     content = io.BytesIO()
-    _picture(image).save(content, format="PNG")
+    _picture(image, 1).save(content, format="PNG")
     return content.getvalue()
 
 
@@ -212,10 +212,14 @@ def is_whole(path: str | Path) -> bool:
 
 
 def save_gif(
-    frames: Iterable[Tensor], path: str | Path, duration_ms: int = 50, hold_ms: int = 2000
+    frames: Iterable[Tensor],
+    path: str | Path,
+    duration_ms: int = 50,
+    hold_ms: int = 2000,
+    scale: int = 1,
 ) -> None:
     """Write uint8 (C, H, W) frames, each for `duration_ms`, the last for `hold_ms`, in a loop."""
-    first, *rest = map(_picture, frames)
+    first, *rest = [_picture(frame, scale) for frame in frames]
     durations = [duration_ms] * len(rest) + [hold_ms]
     with _replacing(path) as (temporary,):
         first.save(
@@ -223,13 +227,14 @@ def save_gif(
         )
 
 
-def _picture(image: Tensor) -> Image.Image:
-    """uint8 (C, H, W) as a grey or colour image."""
+def _picture(image: Tensor, scale: int) -> Image.Image:
+    """uint8 (C, H, W) as a grey or colour image, enlarged without smoothing."""
     assert image.dtype == torch.uint8, f"uint8 expected, got {image.dtype}"
-    channels = image.shape[0]
+    channels, height, width = image.shape
     assert channels in (1, 3), f"1 or 3 channels expected, got {channels}"
     pixels = image.cpu().permute(1, 2, 0).contiguous().numpy()  # (H, W, C)
-    return Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    return picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
 
 
 def _replacing(path: str | Path) -> AbstractContextManager[list[Path]]:

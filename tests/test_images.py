@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ddpm.images import Pixels, enlarge, load_png, make_grid, save_gif, save_png
+from ddpm.images import Pixels, load_png, make_grid, save_gif, save_png
 
 
 def random_image(channels, height, width, seed=0):
@@ -76,7 +76,7 @@ def test_png_round_trip(tmp_path, channels, mode):
 
 def test_png_is_enlarged_in_whole_pixels(tmp_path):
     image = random_image(3, 5, 7)
-    save_png(enlarge(image, width=21), tmp_path / "image.png")
+    save_png(image, tmp_path / "image.png", scale=3)
     large = image.repeat_interleave(3, dim=1).repeat_interleave(3, dim=2)
     assert torch.equal(load_png(tmp_path / "image.png"), large)
 
@@ -106,10 +106,10 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch,
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gif_shows_each_frame_and_holds_the_last(tmp_path, channels):
     frames = (torch.full((channels, 4, 6), level, dtype=torch.uint8) for level in (0, 100, 255))
-    save_gif(frames, tmp_path / "movie.gif", duration_ms=40, hold_ms=1000)
+    save_gif(frames, tmp_path / "movie.gif", duration_ms=40, hold_ms=1000, scale=2)
     levels, durations = [], []
     with Image.open(tmp_path / "movie.gif") as movie:
-        assert (movie.n_frames, movie.size, movie.info["loop"]) == (3, (6, 4), 0)
+        assert (movie.n_frames, movie.size, movie.info["loop"]) == (3, (12, 8), 0)
         for i in range(3):
             movie.seek(i)
             levels.append(int(np.asarray(movie.convert("L")).mean()))
