@@ -1,21 +1,18 @@
 """Autoguidance: extrapolate from a weaker network's prediction to the network's own."""
 
+from dataclasses import dataclass, field
+
 from torch import Tensor, nn
 
 from ddpm.denoising import Denoiser, Prediction, clipped, network_output, predict_x_0
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.guidance.base import (
-    Guidance,
-    Interval,
-    checked_interval,
-    nearest_timestep,
-    within_interval,
-)
+from ddpm.guidance.base import Guidance, Interval, nearest_timestep, within_interval
 from ddpm.limits.parts import check_limits
 from ddpm.pretrained import load_network
 
 
+@dataclass(eq=False)
 class Autoguidance(Guidance):
     """x_0 = weak + scale (own - weak): Karras et al. 2024 (arXiv:2406.02507), Eq. 3. It needs no
     labels; both networks get the label, if they take one.
@@ -32,19 +29,14 @@ class Autoguidance(Guidance):
         takes_labels: whether the weaker network was trained with labels.
     """
 
-    def __init__(
-        self,
-        weak: nn.Module,
-        diffusion: GaussianDiffusion,
-        scale: float,
-        interval: Interval = None,
-        *,
-        takes_labels: bool = True,
-    ) -> None:
-        check_limits("guidance", scale=scale)
-        self.weak, self.diffusion, self.scale = weak, diffusion, scale
-        self.interval = checked_interval(interval)
-        self.takes_labels = takes_labels
+    weak: nn.Module
+    diffusion: GaussianDiffusion
+    scale: float
+    interval: Interval = None
+    takes_labels: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_limits("guidance", scale=self.scale, interval=self.interval)
 
     def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
         def plain() -> Prediction:

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from ddpm.denoising import Denoiser, Prediction
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.limits.parts import check_limits
 
-Interval = Sequence[float] | None
+Interval = Sequence[float] | None  # two numbers
 
 
 class Guidance(ABC):
@@ -33,14 +32,8 @@ class Guidance(ABC):
         return self
 
 
-def checked_interval(interval: Interval) -> tuple[float, float] | None:
-    """The interval as two numbers, or None."""
-    check_limits("guidance", interval=interval)
-    return None if interval is None else (float(interval[0]), float(interval[1]))
-
-
 def within_interval(
-    interval: tuple[float, float] | None,
+    interval: Interval,
     diffusion: GaussianDiffusion,
     t: Tensor,
     plain: Callable[[], Prediction],
