@@ -34,7 +34,7 @@ from ddpm.jobs.sampling import (
 from ddpm.jobs.scoring import write_scores
 from ddpm.jobs.sources import DrawnPictures, FoundPictures, Source
 from ddpm.metrics.base import Material, Metric, Pictures
-from ddpm.pipeline import Pipeline, split
+from ddpm.pipeline import split
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run
@@ -83,10 +83,15 @@ def evaluate(
         has_network=loaded is not None,
         has_held_out=len(references) > 1,
     )
+    needs = needs_of(metrics)
+    material = Material(Pictures(torch.empty(0)), None, labelled=data.conditional)
     if loaded is not None:
         full = num_samples // (batch_size * fabric.world_size)
         compile_if_it_pays(loaded, compile, full, batch_size)
-    needs = needs_of(metrics)
+        raw = raw_network(run, loaded.model, weights) if "network" in needs else None
+        material = replace(
+            material, network=loaded.model, diffusion=loaded.diffusion, raw_network=raw
+        )
     Evaluation(
         run=run,
         fabric=fabric,
@@ -96,7 +101,7 @@ def evaluate(
         metrics=metrics,
         batch_size=batch_size,
         draws=bool(needs - {"network", "held_out"}),
-        material=without_pictures(run, loaded, weights, needs, data.conditional),
+        material=material,
     ).run_all()
 
 
@@ -270,26 +275,12 @@ class Evaluation:
         write_scores(self.run, self.source, self.references, self.metrics, material, began)
 
 
-def without_pictures(
-    run: Run, pipeline: Pipeline | None, weights: str, needs: frozenset[str], labelled: bool
-) -> Material:
-    """The input of metrics with these needs, still without pictures and features."""
-    return Material(
-        train=Pictures(torch.empty(0)),
-        held_out=None,
-        network=None if pipeline is None else pipeline.model,
-        raw_network=raw_network(run, pipeline, weights) if "network" in needs else None,
-        labelled=labelled,
-        diffusion=None if pipeline is None else pipeline.diffusion,
-    )
-
-
-def raw_network(run: Run, pipeline: Pipeline | None, weights: str) -> nn.Module | None:
+def raw_network(run: Run, network: nn.Module, weights: str) -> nn.Module | None:
     """The network with the weights that are not averaged, if the checkpoint has them and averaged
     ones are measured."""
-    if pipeline is None or weights == "model" or run.state is None or "model" not in run.state:
+    if weights == "model" or run.state is None or "model" not in run.state:
         return None
     assert run.path is not None
-    network = copy.deepcopy(pipeline.model)
+    network = copy.deepcopy(network)
     checkpoint.load_weights(network, run.state["model"], run.path)
     return network
