@@ -29,12 +29,7 @@ class Folder(Pictures):
 
     name = "folder"
 
-    def __init__(
-        self,
-        *,
-        root: str | Path | None,
-        **arguments: Any,
-    ) -> None:
+    def __init__(self, *, root: str | Path | None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._has_root = bool(root)
         self.root = Path(os.path.expanduser(root)) if root else self.data_dir
