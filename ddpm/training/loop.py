@@ -171,7 +171,7 @@ class Loop(ABC):
         self.measure()
         length = total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
-        probe = self.make_probe(run, fabric)
+        probe = self.make_probe(fabric) if run.leads or self.accumulates_auto else None
         state = self.initial_state(run, fabric)
         meter, best = Meter(self.batch_size, self.steps_per_epoch), self.make_best()
         start = self.restore(run, state, meter, best)
@@ -260,10 +260,8 @@ class Loop(ABC):
         """Whether to evaluate and preview after `step` of `total` steps."""
         return step > 0 and (step == total or self.is_eval_step(step))
 
-    def make_probe(self, run: Run, fabric: Fabric) -> MemoryProbe | None:
-        """The probe of the network's memory, on ranks that use it; made before it is sharded."""
-        if not run.leads and not self.accumulates_auto:
-            return None
+    def make_probe(self, fabric: Fabric) -> MemoryProbe:
+        """The probe of the network's memory; made before it is sharded."""
         return MemoryProbe(
             self.net,
             self.loss,
