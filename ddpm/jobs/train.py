@@ -50,7 +50,7 @@ class Train(Loop):
     keep_best: str | None
     patience: int | None = None
     features: Features | None = None
-    metrics: dict[str, Metric] = field(default_factory=dict)
+    metrics: dict[str, Metric] | None = None
     evaluate_every: int | None = None
     evaluate_samples: int = 512
     evaluate_steps: int | None = 15
@@ -63,7 +63,7 @@ class Train(Loop):
             self.label_dropout = None
         if not callable(self.augment):  # {} of augment=none
             self.augment = None
-        self.metrics = self.metrics or {}  # null of the configuration
+        self.chosen_metrics = self.metrics or {}
         self.best_sign = self.sign_of_best()
 
     def loss(
@@ -91,7 +91,7 @@ class Train(Loop):
         """
         directions = dict.fromkeys(VALIDATED, "lower")
         if self.evaluate_every is not None and self.features is not None:
-            for metric in self.metrics.values():
+            for metric in self.chosen_metrics.values():
                 for name, better in metric.figures(self.features).items():
                     directions |= dict.fromkeys(
                         (f"eval/{name}", f"eval/{name}{scoring.HELD_OUT}"), better
@@ -115,14 +115,14 @@ class Train(Loop):
             return None
         references = references_of(self.data, self.evaluate_reference, REFERENCE_SEED)
         check_needs(
-            self.metrics,
+            self.chosen_metrics,
             self.features,
             self.data,
             self.evaluate_samples,
             has_network=False,
             has_held_out=len(references) > 1,
         )
-        described = bool(needs_of(self.metrics) & {"features", "classes"})
+        described = bool(needs_of(self.chosen_metrics) & {"features", "classes"})
         if described:
             self.features.to(fabric.device).passport()  # trains features=data now, not later
         run.say(self.describe_evaluation(self.features, sum(map(len, references.values()))))
@@ -130,7 +130,7 @@ class Train(Loop):
             run=run,
             fabric=fabric,
             features=self.features if described else None,
-            metrics=self.metrics,
+            metrics=self.chosen_metrics,
             references=references,
             pipeline=lambda network: self.pipeline(fabric, network, self.evaluation_sampler),
             labels=self.labels,
@@ -146,7 +146,7 @@ class Train(Loop):
         """The cost of an evaluation, in a line; `real` is the number of real pictures."""
         evaluations, steps = self.evaluations(self.evaluation_sampler), self.evaluation_steps
         return (
-            f"scores   {', '.join(self.metrics)} by features={features.name}, every "
+            f"scores   {', '.join(self.chosen_metrics)} by features={features.name}, every "
             f"{self.evaluate_every:,} steps: {self.evaluate_samples:,} samples of {evaluations:,} "
             f"network evaluations each, about as long as {steps:,.0f} steps; and "
             f"{real:,} real pictures"
