@@ -26,7 +26,6 @@ from ddpm.runner.config.build import build
 from ddpm.runner.config.catalog import CONF
 from ddpm.training.expected_memory import estimate_memory
 from ddpm.training.loop import Loop
-from ddpm.training.memory_probe import MemoryProbe
 
 
 def private_bytes() -> int:
@@ -82,14 +81,7 @@ def warm_up(device: torch.device) -> None:
 def expect(cfg: OmegaConf) -> int:
     """Bytes that a run of this configuration says at its start."""
     fabric, job = build(cfg.hardware, "hardware"), make_job(cfg)
-    probe = MemoryProbe(
-        job.net,
-        job.loss,
-        fabric,
-        shape=job.shape,
-        labelled=job.label_dropout is not None,
-        recomputes=job.recompute,
-    )
+    probe = job.make_probe(fabric)
     state = job.make_state(fabric)
     size, accumulate = job.batch_size, job.accumulate
     return estimate_memory(

@@ -1,6 +1,7 @@
 """What a network's output means: predictions of x_0 and eps, and the training loss."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ class Prediction(NamedTuple):
     fraction: Tensor | None = None
 
 
+@dataclass(eq=False)
 class Denoiser:
     """A network in the form that samplers use: (x_t, t) -> Prediction.
 
@@ -37,14 +39,10 @@ class Denoiser:
         label: (B,) classes of the images, int64, or None.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        diffusion: GaussianDiffusion,
-        guidance: "Callable[[Denoiser, Tensor, Tensor], Prediction] | None" = None,
-        label: Tensor | None = None,
-    ) -> None:
-        self.model, self.diffusion, self.guidance, self.label = model, diffusion, guidance, label
+    model: Model
+    diffusion: GaussianDiffusion
+    guidance: "Callable[[Denoiser, Tensor, Tensor], Prediction] | None" = None
+    label: Tensor | None = None
 
     def alpha_sigma(self, t: int) -> tuple[float, float]:
         """alpha and sigma at step t, float64; (1, 0) at t = -1, which stands for x_0."""
@@ -78,9 +76,18 @@ def call_model(model: Model, x_t: Tensor, t: Tensor, label: Tensor | None) -> Te
 
 def predict(diffusion: GaussianDiffusion, output: Tensor, x_t: Tensor, t: Tensor) -> Prediction:
     """Prediction from the network's output for x_t and t (B,); eps belongs to the clipped x_0."""
-    output, fraction = split_output(diffusion, output)
-    x_0 = diffusion.objective.predict_x_0(x_t, output, *diffusion.alpha_sigma_like(x_t, t))
+    x_0, fraction = predict_x_0(diffusion, output, x_t, t)
     return clipped(diffusion, x_0, x_t, t, fraction)
+
+
+def predict_x_0(
+    diffusion: GaussianDiffusion, output: Tensor, x_t: Tensor, t: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """x_0, unclipped, from the network's output for x_t and t (B,), and the fraction of a learned
+    variance."""
+    output, fraction = split_output(diffusion, output)
+    scales = diffusion.alpha_sigma_like(x_t, t)
+    return diffusion.objective.predict_x_0(x_t, output, *scales), fraction
 
 
 def clipped(

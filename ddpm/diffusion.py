@@ -83,20 +83,23 @@ class GaussianDiffusion(nn.Module):
         self.T = len(betas) if betas.dim() else 0
         check_betas(betas, self.objective)
         self._fixed_betas = betas
-        for name, values in self._coefficients(betas.double()).items():
-            self.register_buffer(name, values, persistent=False)
-        self._alphas_cumprod: list[float] | None = alphas_cumprod_list(betas)
+        self._alphas_cumprod: list[float] | None = None
+        coefficients = self._coefficients()
+        for name, values in coefficients.items():
+            self.register_buffer(name, values.to(torch.float32), persistent=False)
+        self.timesteps.prepare(coefficients["snr"])
 
     def refresh(self) -> None:
         """Recompute the coefficients after the parameters of a learned schedule have changed, or
         after the objective has measured something.
 
-        Loading a state dict does it; after an optimizer step, `training.schedule` does.
+        Loading a state dict does it; after an optimizer step, `training.step` does.
         """
-        for name, values in self._coefficients(self.exact_betas()).items():
+        coefficients = self._coefficients()
+        for name, values in coefficients.items():
             getattr(self, name).copy_(values)
-        if self.schedule is not None:
-            self._alphas_cumprod = None  # for sampling only; reading it would wait for a GPU
+        self.timesteps.prepare(coefficients["snr"])
+        self._alphas_cumprod = None  # for sampling only; reading it would wait for a GPU
 
     def measure(self, images: Tensor) -> None:
         """Let the objective measure uint8 images (N, C, H, W), if it `measures`."""
@@ -108,14 +111,14 @@ class GaussianDiffusion(nn.Module):
         """The betas in float64: (T,). The buffer `betas` holds them in float32."""
         return (self._fixed_betas if self.schedule is None else self.schedule.betas()).double()
 
-    def _coefficients(self, betas: Tensor) -> dict[str, Tensor]:
-        """All coefficients that follow from betas (T,), float64, rounded to float32."""
+    def _coefficients(self) -> dict[str, Tensor]:
+        """All coefficients that follow from the betas: (T,), float64."""
+        betas = self.exact_betas()
         alphas_cumprod = (1 - betas).cumprod(0)
         alphas_cumprod_prev = torch.cat([alphas_cumprod.new_ones(1), alphas_cumprod[:-1]])
         noise, noise_prev = 1 - alphas_cumprod, 1 - alphas_cumprod_prev
         snr = alphas_cumprod / noise
-        self.timesteps.prepare(snr)
-        exact = {
+        return {
             "betas": betas,
             "alphas_cumprod": alphas_cumprod,
             "snr": snr,
@@ -127,13 +130,12 @@ class GaussianDiffusion(nn.Module):
             "posterior_mean_coef_x_0": betas * alphas_cumprod_prev.sqrt() / noise,
             "posterior_mean_coef_x_t": noise_prev * (1 - betas).sqrt() / noise,
         }
-        return {name: values.to(torch.float32) for name, values in exact.items()}
 
     def alphas_cumprod_at(self, t: int) -> float:
         """alphas_cumprod at step t, float64; 1 at t = -1, which stands for x_0."""
         if self._alphas_cumprod is None:
-            assert self.schedule is not None
-            self._alphas_cumprod = alphas_cumprod_list(self.schedule.betas())
+            alphas_cumprod = (1 - self.exact_betas()).cumprod(0)
+            self._alphas_cumprod = [*alphas_cumprod.tolist(), 1.0]  # index -1 finds the 1
         return self._alphas_cumprod[t]
 
     def alpha_sigma(self, t: int) -> tuple[float, float]:
@@ -176,11 +178,6 @@ def _refresh_after_loading(diffusion: GaussianDiffusion, _: Any) -> None:
     diffusion.objective.after_loading()
     diffusion.refresh()
     diffusion.alphas_cumprod_at(0)
-
-
-def alphas_cumprod_list(betas: Tensor) -> list[float]:
-    """alphas_cumprod of 0..T-1 in float64, and a 1 at the end, where index -1 finds it."""
-    return [*(1 - betas.double()).cumprod(0).tolist(), 1.0]
 
 
 def check_betas(betas: Tensor, objective: Objective) -> None:

@@ -77,8 +77,8 @@ class Values:
 
 
 def codec_of(value_range: Sequence[float] | None) -> Codec:
-    """The codec of a value range: 8 bits for None and [0, 255], 16 bits for whole numbers up to
-    65535, else float32."""
+    """The codec of a value range, with the dtype that holds its values: uint8 for None and
+    [0, 255], uint16 for whole numbers from 0 to at most 65535 (above 255), else float32."""
     if value_range is None or list(value_range) == [0, 255]:
         return Pixels()
     low, high = value_range
@@ -276,6 +276,4 @@ class Images(Tensor):
         """The same for IPython; None if these are no images, which it then shows as text."""
         if self.dtype != torch.uint8 or self.dim() not in (3, 4) or self.shape[-3] not in (1, 3):
             return None
-        file = io.BytesIO()
-        _picture(enlarge(self.grid()), scale=1).save(file, format="PNG")
-        return file.getvalue()
+        return png_bytes(enlarge(self.grid()))

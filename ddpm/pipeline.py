@@ -179,8 +179,7 @@ class Pipeline:
         if num_samples < 1 or batch_size < 1:
             raise ValueError(f"num_samples={num_samples}, batch_size={batch_size}: at least 1")
         self.to_labels(labels)
-        seeds = range(seed, seed + num_samples)
-        batches = [seeds[i : i + batch_size] for i in range(0, num_samples, batch_size)]
+        batches = split(range(seed, seed + num_samples), batch_size)
         drawn = [self.sample_seeds(batch, in_turn(labels, batch, seed)) for batch in batches]
         return torch.cat(drawn).as_subclass(Images)
 
@@ -227,6 +226,11 @@ class _Counter(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         self.count += len(x_t)
         return torch.zeros_like(x_t).repeat(1, self.times_channels, 1, 1)
+
+
+def split(seeds: range, batch_size: int) -> list[range]:
+    """Seeds, or other numbers, in batches."""
+    return [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
 
 
 def in_turn(labels: Sequence[int] | None, seeds: Sequence[int], first: int) -> list[int] | None:

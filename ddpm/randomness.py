@@ -5,8 +5,10 @@ and the noise of a sample on its own seed. So a resumed run equals an uninterrup
 several devices draws the same numbers as a run on one, and sample 37 is the same in any batch.
 """
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,6 +33,7 @@ def mix(seed: int, stream: str, position: int) -> int:
     return int.from_bytes(digest, "big") >> 1  # a generator's seed is a signed 64-bit integer
 
 
+@dataclass(eq=False)
 class Order(Sampler[list[int]]):
     """The indices of each batch from batch `start` on; every epoch is shuffled on its own.
 
@@ -39,43 +42,35 @@ class Order(Sampler[list[int]]):
     its `rows`.
     """
 
-    def __init__(
-        self, num_images: int, seed: int, batch_size: int, rows: slice, start: int, stop: int
-    ) -> None:
-        self.num_images = num_images
-        self.seed = seed
-        self.batch_size = batch_size
-        self.rows = rows
-        self.start = start
-        self.stop = stop
+    num_images: int
+    seed: int
+    batch_size: int
+    rows: slice
+    start: int
+    stop: int
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, []
         for batch in range(self.start, self.stop):
-            first = batch * self.batch_size
-            indices = []
-            for n in range(first + self.rows.start, first + self.rows.stop):
-                if n // self.num_images != epoch:
-                    epoch = n // self.num_images
-                    order = self.permutation(epoch)
-                indices.append(order[n % self.num_images])
-            yield indices
+            yield self.images(batch)[self.rows]
 
     def images(self, batch: int) -> list[int]:
         """The indices of a whole batch, for all processes."""
         first = batch * self.batch_size
         entries = [divmod(n, self.num_images) for n in range(first, first + self.batch_size)]
-        orders = {epoch: self.permutation(epoch) for epoch in {epoch for epoch, _ in entries}}
-        return [orders[epoch][i] for epoch, i in entries]
-
-    def permutation(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(mix(self.seed, "order", epoch))
-        return torch.randperm(self.num_images, generator=generator).tolist()
+        return [permutation(self.num_images, self.seed, epoch)[i] for epoch, i in entries]
 
 
+@functools.lru_cache(maxsize=1)
+def permutation(num_images: int, seed: int, epoch: int) -> list[int]:
+    """The order of the images in an epoch."""
+    generator = torch.Generator().manual_seed(mix(seed, "order", epoch))
+    return torch.randperm(num_images, generator=generator).tolist()
+
+
+@dataclass(eq=False)
 class StepNoise:
     """All random numbers of a training step, drawn for the whole global batch.
 
@@ -87,21 +82,15 @@ class StepNoise:
         timesteps: distribution of t, see `ddpm/timesteps`; None: uniform.
     """
 
-    def __init__(
-        self,
-        seed: int,
-        batch_size: int,
-        shape: Sequence[int],
-        T: int,
-        device: torch.device,
-        timesteps: Callable[..., Tensor] | None = None,
-    ) -> None:
-        self.seed = seed
-        self.batch_size = batch_size
-        self.shape = tuple(shape)
-        self.T = T
-        self.timesteps = timesteps
-        self.generator = torch.Generator(device)
+    seed: int
+    batch_size: int
+    shape: Sequence[int]
+    T: int
+    device: torch.device
+    timesteps: Callable[..., Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.generator = torch.Generator(self.device)
 
     def __call__(self, step: int, rows: slice) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """t (B,) in 0..T-1, eps (B, C, H, W) standard normal, flip (B,) bool, and u (B,), uniform
@@ -113,7 +102,7 @@ class StepNoise:
         else:
             t = self.timesteps(self.batch_size, self.T, device, g)
         flip = torch.rand(size, generator=g, device=device) < 0.5
-        eps = torch.randn(size + self.shape, generator=g, device=device)
+        eps = torch.randn((*size, *self.shape), generator=g, device=device)
         u = torch.rand(size, generator=g, device=device)
         return t[rows], eps[rows], flip[rows], u[rows]
 

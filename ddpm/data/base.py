@@ -197,9 +197,7 @@ class ImageData(Dataset):
     @cached_property
     def cache(self) -> ImageCache:
         keeps_skipped = self.on_error != "stop"
-        return ImageCache(
-            self.cache_file, self.shape, keeps_skipped=keeps_skipped, dtype=self.dtype
-        )
+        return ImageCache(self.cache_file, self.shape, keeps_skipped, np.dtype(self.dtype))
 
     def prepare(self) -> None:
         """Download and cache the images if necessary; safe in several processes at once."""

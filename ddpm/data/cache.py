@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -35,6 +36,7 @@ class Rows(NamedTuple):
     dtype: np.dtype = np.dtype(np.uint8)
 
 
+@dataclass(eq=False)
 class ImageCache:
     """The files `<stem>.npy` (images), `.labels.npy`, `.skipped.json` (names of skipped files) and,
     for data sets with `holdout`, `.digests.npy`.
@@ -46,19 +48,15 @@ class ImageCache:
         dtype: of the values.
     """
 
-    def __init__(
-        self,
-        file: Path,
-        shape: tuple[int, int, int],
-        *,
-        keeps_skipped: bool,
-        dtype: str = "uint8",
-    ) -> None:
-        self.file, self.shape, self.keeps_skipped = file, shape, keeps_skipped
-        self.dtype = np.dtype(dtype)
-        self.labels_file = file.with_suffix(".labels.npy")
-        self.skipped_file = file.with_suffix(".skipped.json")
-        self.digests_file = file.with_suffix(".digests.npy")
+    file: Path
+    shape: tuple[int, int, int]
+    keeps_skipped: bool
+    dtype: np.dtype
+
+    def __post_init__(self) -> None:
+        self.labels_file = self.file.with_suffix(".labels.npy")
+        self.skipped_file = self.file.with_suffix(".skipped.json")
+        self.digests_file = self.file.with_suffix(".digests.npy")
 
     def read(self) -> tuple[np.ndarray | Rows, np.ndarray, list[str]] | None:
         """The images, on disk, their labels, and the skipped files; None if missing or damaged.

@@ -107,10 +107,10 @@ def open_image(file: Path | Encoded, formats: tuple[str, ...] = FORMATS) -> Imag
     except InputError:
         raise
     except Exception as error:  # parsers raise anything on corrupt files
-        raise _fault(path, error) from error
+        raise fault(path, error) from error
 
 
-def _fault(path: str | Path, error: Exception) -> InputError:
+def fault(path: str | Path, error: Exception) -> InputError:
     """The exception to raise for an error in opening or decoding an image."""
     code = getattr(error, "errno", None)
     no_memory = isinstance(error, MemoryError) or "out of memory" in str(error)  # a decoder's
@@ -261,7 +261,7 @@ def square(
         box = left * x, top * y, min(right * x, decoded.width), min(bottom * y, decoded.height)
         scaled = decoded.resize(target, resample, box)
     except Exception as error:  # decoders raise anything on corrupt files
-        raise _fault(getattr(image, "filename", None) or "?", error) from error
+        raise fault(getattr(image, "filename", None) or "?", error) from error
     with suppress(Exception):  # damaged metadata
         ImageOps.exif_transpose(scaled, in_place=True)
     w, h = scaled.size

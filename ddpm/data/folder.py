@@ -30,12 +30,7 @@ class Folder(Pictures):
     name = "folder"
     classes_in = " (folders directly below data.root, if every image is in one)"
 
-    def __init__(
-        self,
-        *,
-        root: str | Path | None,
-        **arguments: Any,
-    ) -> None:
+    def __init__(self, *, root: str | Path | None, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._has_root = bool(root)
         self.root = Path(os.path.expanduser(root)) if root else self.data_dir

@@ -78,7 +78,7 @@ class HuggingFace(Archive):
         folder = Path(os.path.expanduser(self.where))
         self.root = folder.absolute() if folder.is_dir() else Path(self.where)
         try:
-            if any((folder / name).is_file() for name in SAVED):
+            if self._is_saved:
                 found = datasets.load_from_disk(str(folder))
             else:
                 place = str(folder.absolute()) if folder.is_dir() else self.where

@@ -57,7 +57,7 @@ class Parquet(Archive):
             if self.label_column not in _columns(self._open(path)):
                 yield None
                 continue
-            for rows in self._batches(path, [str(self.label_column)]):
+            for (rows,) in self._batches(path, [str(self.label_column)]):
                 yield from map(_label, rows)
 
     def images(self, split: str) -> Members:
@@ -72,7 +72,7 @@ class Parquet(Archive):
             has_labels = self.class_names and self.label_column in _columns(self._open(path))
             columns = [self.image_column, *([str(self.label_column)] if has_labels else [])]
             row = 0
-            for batch in self._batches(path, columns, split_columns=True):
+            for batch in self._batches(path, columns):
                 pictures, labels = batch[0], batch[1] if has_labels else [None] * len(batch[0])
                 for picture, label in zip(pictures, labels, strict=True):
                     content, name = encoded(picture, path, row)
@@ -99,12 +99,11 @@ class Parquet(Archive):
         check_label_column(self.label_column, names, path)
         return table
 
-    def _batches(self, path: Path, columns: list[str], *, split_columns: bool = False) -> Iterator:
-        """Lists of rows of one column, or lists of columns of several."""
+    def _batches(self, path: Path, columns: list[str]) -> Iterator[list[list[Any]]]:
+        """The columns of some rows at a time."""
         try:
             for batch in self._open(path).iter_batches(ROWS, columns=columns, use_threads=False):
-                lists = [batch.column(name).to_pylist() for name in columns]
-                yield lists if split_columns else lists[0]
+                yield [batch.column(name).to_pylist() for name in columns]
         except InputError:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ from ddpm.data import values
 from ddpm.data.base import PictureData
 from ddpm.data.decode import Encoded
 from ddpm.data.holdout import NamedSplits
+from ddpm.images import codec_of
 from ddpm.limits.image_size import Size
 from ddpm.limits.parts import check_limits
 
@@ -46,7 +47,7 @@ class Pictures(NamedSplits, PictureData):
         if self.keeps_values:
             low, high = value_range or (0, 255)
             self.value_range = (low, high)
-            self.dtype = values.dtype_of(self.value_range)
+            self.dtype = str(codec_of(self.value_range).dtype).removeprefix("torch.")
 
     @property
     def suffixes(self) -> tuple[str, ...]:

@@ -5,28 +5,23 @@ import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from ddpm.data.decode import FORMATS, Encoded, OutOfReach, Unreadable, frame, open_image
+from ddpm.data.decode import FORMATS, Encoded, Unreadable, fault, frame, open_image
+from ddpm.errors import InputError
 from ddpm.limits.image_size import Size, sides
 
 ARRAYS = (".npy", ".npz")
 SUFFIXES = (".tif", ".tiff", *ARRAYS)  # beside those of 8-bit pictures
 MAX_BYTES = 2**30  # of a picture in memory
+_HEADERS = {  # by the version of the file
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 _LOW_BYTES = {"16B": "16L", "16L": "16B", "16N": "16B"}  # Pillow keeps the high bytes of colours
-
-
-def dtype_of(value_range: Sequence[float] | None) -> str:
-    """The dtype that holds the values of a range: uint8 for [0, 255], uint16 for whole numbers from
-    0 to at most 65535 (above 255), else float32."""
-    if value_range is None or list(value_range) == [0, 255]:
-        return "uint8"
-    low, high = value_range
-    whole = all(float(bound).is_integer() for bound in (low, high))
-    return "uint16" if whole and low >= 0 and 255 < high <= 65535 else "float32"
 
 
 def read(file: Path | Encoded, channels: int) -> np.ndarray:
@@ -45,10 +40,10 @@ def read(file: Path | Encoded, channels: int) -> np.ndarray:
     try:
         with io.BytesIO(file.content) if isinstance(file, Encoded) else open(file, "rb") as opened:
             values = _array(opened, path)
-    except OSError as error:
-        raise OutOfReach(path, error) from error
-    except MemoryError as error:
-        raise OutOfReach(path, error) from error
+    except InputError:
+        raise
+    except Exception as error:  # parsers raise anything on corrupt files
+        raise fault(path, error) from error
     if values.dtype.kind not in "uif" or values.ndim not in (2, 3) or 0 in values.shape:
         raise Unreadable(path, f"an array of {values.dtype} and shape {values.shape}")
     if values.ndim == 2:
@@ -60,35 +55,26 @@ def read(file: Path | Encoded, channels: int) -> np.ndarray:
 def _array(opened: BinaryIO, path: Path) -> np.ndarray:
     """The array of a .npy or .npz file, of which no more is read than its header and its size
     allow."""
-    try:
-        if path.suffix.lower() == ".npz":
-            with zipfile.ZipFile(opened) as archive:
-                if len(archive.infolist()) != 1:
-                    raise Unreadable(path, f"holds {len(archive.infolist())} arrays, not one")
-                member = archive.infolist()[0]
-                if member.file_size > MAX_BYTES:
-                    raise Unreadable(path, f"holds {member.file_size:,} bytes")
-                with archive.open(member) as inner:
-                    opened = io.BytesIO(inner.read(MAX_BYTES))
-        version = np.lib.format.read_magic(opened)
-        if version not in ((1, 0), (2, 0)):
-            raise Unreadable(path, f"an array file of version {version}")
-        header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version](opened)
-        shape, _, dtype = header
-        start = opened.tell()
-        if dtype.hasobject or math.prod(shape) * dtype.itemsize > MAX_BYTES:
-            raise Unreadable(path, f"an array of {dtype} and shape {shape}")
-        if opened.seek(0, io.SEEK_END) < start + math.prod(shape) * dtype.itemsize:
-            raise Unreadable(path, "it is cut short")
-        opened.seek(0)
-        return np.load(opened)
-    except (Unreadable, OSError, MemoryError):
-        raise
-    except Exception as error:  # parsers raise anything on corrupt files
-        raise Unreadable(path, str(error) or type(error).__name__) from error
+    if path.suffix.lower() == ".npz":
+        with zipfile.ZipFile(opened) as archive:
+            if len(archive.infolist()) != 1:
+                raise Unreadable(path, f"holds {len(archive.infolist())} arrays, not one")
+            member = archive.infolist()[0]
+            if member.file_size > MAX_BYTES:
+                raise Unreadable(path, f"holds {member.file_size:,} bytes")
+            with archive.open(member) as inner:
+                opened = io.BytesIO(inner.read(MAX_BYTES))
+    version = np.lib.format.read_magic(opened)
+    if version not in _HEADERS:
+        raise Unreadable(path, f"an array file of version {version}")
+    shape, _, dtype = _HEADERS[version](opened)
+    size, start = math.prod(shape) * dtype.itemsize, opened.tell()
+    if dtype.hasobject or size > MAX_BYTES:
+        raise Unreadable(path, f"an array of {dtype} and shape {shape}")
+    if opened.seek(0, io.SEEK_END) < start + size:
+        raise Unreadable(path, "it is cut short")
+    opened.seek(0)
+    return np.load(opened)
 
 
 def _picture(file: Path | Encoded, path: Path) -> np.ndarray:
@@ -102,14 +88,11 @@ def _picture(file: Path | Encoded, path: Path) -> np.ndarray:
             else:
                 if image.mode in ("P", "1", "CMYK", "YCbCr"):
                     image = image.convert("L" if image.mode == "1" else "RGB")
-                upright = ImageOps.exif_transpose(image)
-                values = np.asarray(upright)
-        except (Unreadable, OutOfReach):
+                values = np.asarray(ImageOps.exif_transpose(image))
+        except InputError:
             raise
-        except MemoryError as error:
-            raise OutOfReach(path, error) from error
         except Exception as error:  # decoders raise anything on corrupt files
-            raise Unreadable(path, str(error) or type(error).__name__) from error
+            raise fault(path, error) from error
     return values.reshape(*values.shape[:2], -1)
 
 
@@ -177,10 +160,6 @@ def _scaled(values: np.ndarray, size: Size, resize_mode: str) -> np.ndarray:
     box, target = frame(width, height, size, resize_mode, None)
     if box == (0, 0, width, height) and target == (width, height):
         return values
-    channels: list[Any] = [
-        Image.fromarray(np.ascontiguousarray(values[..., c], np.float32)).resize(
-            target, Image.Resampling.LANCZOS, box
-        )
-        for c in range(values.shape[2])
-    ]
-    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+    channels = np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
+    scaled = (Image.fromarray(c).resize(target, Image.Resampling.LANCZOS, box) for c in channels)
+    return np.stack([np.asarray(channel) for channel in scaled], axis=-1)

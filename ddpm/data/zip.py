@@ -10,7 +10,7 @@ from typing import Any
 
 from ddpm.data.archive import MAX_MEMBER, Archive, Label, Members, check_name, refusal
 from ddpm.data.decode import Encoded
-from ddpm.data.holdout import in_split
+from ddpm.data.holdout import ALL, in_split
 from ddpm.errors import InputError, shown
 
 LABELS = "dataset.json"
@@ -52,28 +52,21 @@ class Zip(Archive):
     def labels(self) -> Iterator[Label]:
         for archive in self._opened():
             found = labels_of(archive)
-            split = "all" if self.by_name else self.split
-            for info in self._members(archive, split):
+            for info in self._members(archive, ALL):
                 yield found.get(info.filename)
 
     def images(self, split: str) -> Members:
-        count = 0
-        for archive in self._opened():
-            count += len(self._members(archive, split))
-        if not count:
+        if not (count := sum(len(self._members(archive, split)) for archive in self._opened())):
             raise self.no_pictures(self.archives[0])
         return Members(count, lambda: self._stream(split))
 
     def _stream(self, split: str) -> Iterator[tuple[Encoded, int]]:
-        for path in self.archives:
-            with opened(path) as archive:
-                found = labels_of(archive) if self.class_names else {}
-                for info in self._members(archive, split):
-                    content = member(archive, info, path)
-                    yield (
-                        Encoded(path / info.filename, content),
-                        self.number(found.get(info.filename)),
-                    )
+        for archive in self._opened():
+            path = Path(str(archive.filename))
+            found = labels_of(archive) if self.class_names else {}
+            for info in self._members(archive, split):
+                content, label = member(archive, info, path), found.get(info.filename)
+                yield Encoded(path / info.filename, content), self.number(label)
 
 
 @contextmanager
@@ -119,10 +112,8 @@ def member(
         raise refusal(path, f"{info.filename!r} holds {info.file_size:,} bytes")
     try:
         return archive.read(info)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, RuntimeError) as error:
-        raise refusal(path, f"{info.filename!r}: {error or 'cut short'}") from error
-    except Exception as error:  # of the decompressors
-        raise refusal(path, f"{info.filename!r}: {error}") from error
+    except Exception as error:  # of zipfile and the decompressors
+        raise refusal(path, f"{info.filename!r}: {str(error) or 'cut short'}") from error
 
 
 def labels_of(archive: zipfile.ZipFile) -> dict[str, Label]:

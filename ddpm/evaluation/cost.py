@@ -27,8 +27,8 @@ def network_call(
     """One evaluation of the network on a batch of noise."""
     x_t = torch.zeros(batch, *pipeline.shape, device=pipeline.device)
     label = pipeline.to_labels(None if labels is None else [labels[0]] * batch)
-    denoiser, t = pipeline.denoiser(label), torch.zeros(batch, dtype=torch.int64)
-    t = t.to(pipeline.device)
+    denoiser = pipeline.denoiser(label)
+    t = torch.zeros(batch, dtype=torch.int64, device=pipeline.device)
 
     @torch.no_grad()
     def call() -> object:

@@ -47,21 +47,13 @@ def scored(
     score: Score, step: int, ruler: Passport, subject: Passport, environment: dict[str, Any]
 ) -> Scored:
     """A line of scores.jsonl."""
+    without = None if score.without is None else [float(f"{v:.9g}") for v in score.without]
     return Scored(
-        name=score.name,
-        value=score.value,
-        n=score.n,
+        **vars(score) | {"without": without},
         step=step,
-        better=score.better,
         ruler=ruler,
         subject=subject,
-        low=score.low,
-        high=score.high,
-        floor=score.floor,
-        unit=score.unit,
-        reference=score.reference,
         environment=environment,
-        without=None if score.without is None else [float(f"{v:.9g}") for v in score.without],
     )
 
 

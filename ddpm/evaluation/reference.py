@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ddpm.data.base import ImageData
 from ddpm.metrics.base import Pictures
+from ddpm.pipeline import split
 from ddpm.randomness import mix
 from ddpm.runner.runs.scores import Passport
 from ddpm.runner.safe_io import atomic
@@ -43,7 +44,7 @@ class Reference:
 
     @property
     def batches(self) -> list[range]:
-        return [range(i, min(i + BATCH, len(self))) for i in range(0, len(self), BATCH)]
+        return split(range(len(self)), BATCH)
 
     def images(self, batch: range) -> Tensor:
         return self.data.__getitems__(self.indices[batch.start : batch.stop])[0]
@@ -76,13 +77,13 @@ class Reference:
         return Pictures(images, features, classes if self.data.class_names else None)
 
 
-def references_of(data: ImageData, most: int | None, seed: int) -> list[Reference]:
-    """The training pictures, and the held-out ones where the data have some."""
-    found = [Reference("train", data, most, seed)]
+def references_of(data: ImageData, most: int | None, seed: int) -> dict[str, Reference]:
+    """By role, the training pictures, and the held-out ones where the data have some."""
+    found = {"train": data}
     if (held_out := data.held_out()) is not None:
         held_out.prepare()
-        found.append(Reference("held_out", held_out, most, seed))
-    return found
+        found["held_out"] = held_out
+    return {role: Reference(role, pictures, most, seed) for role, pictures in found.items()}
 
 
 def subset(total: int, most: int | None, seed: int) -> list[int]:

@@ -1,7 +1,7 @@
 """The batches of an evaluation on the disk: a stopped one continues with those that are there."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from ddpm.evaluation.reference import Reference, load, save_shared
 from ddpm.features.base import Features
 from ddpm.metrics.base import Pictures
 from ddpm.runner.runs import scores
+
+SAMPLES = "samples"
+Item = tuple[str, range]  # SAMPLES or the role of a reference, and a batch of its pictures
 
 
 class StoredBatches(ABC):
@@ -33,7 +36,7 @@ class StoredBatches(ABC):
 
     @abstractmethod
     def features_file(self, role: str, batch: range) -> Path:
-        """The file of the features of a batch of `samples`, or of the reference of that role."""
+        """The file of the features of a batch of SAMPLES, or of the reference of that role."""
 
     @cached_property
     def features_id(self) -> str:
@@ -41,10 +44,17 @@ class StoredBatches(ABC):
         assert self.features is not None
         return str(scores.ident(scores.known(self.features.passport())))
 
+    def missing(self, batches: Sequence[range], references: Mapping[str, Reference]) -> list[Item]:
+        """The batches of samples to draw, then those of references to describe."""
+        todo = [(SAMPLES, batch) for batch in batches if not self.has_samples(batch)]
+        for role, reference in references.items():
+            todo += [(role, batch) for batch in self.undescribed(reference)]
+        return todo
+
     def has_samples(self, batch: range) -> bool:
         """Whether the images of a batch of samples, and the features if any are needed, are there
         and whole."""
-        if self.features is not None and load(self.features_file("samples", batch)) is None:
+        if self.features is not None and load(self.features_file(SAMPLES, batch)) is None:
             return False
         return self.has_images(batch)
 
@@ -74,7 +84,7 @@ class StoredBatches(ABC):
         images = _read(map(self.images_file, batches))
         described = None
         if self.features is not None:
-            described = _read(self.features_file("samples", batch) for batch in batches)
+            described = _read(self.features_file(SAMPLES, batch) for batch in batches)
         return Pictures(images, described, None if labels is None else torch.tensor(labels))
 
     def features_of(self, reference: Reference) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.pipeline import Pipeline
-from ddpm.samplers.base import Sampler
+from ddpm.samplers.base import Sampler, half_log_snr
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,13 @@ def trained(material: Material) -> Pipeline:
 
 
 def spread(T: int, count: int) -> list[int]:
-    """`count` steps of 0..T-1, evenly, rising; fewer if T is smaller."""
+    """`count` of the numbers 0..T-1, evenly, rising; all of them if there are fewer."""
     return sorted({round(t) for t in torch.linspace(0, T - 1, count).tolist()})
 
 
 def log_snr(diffusion: GaussianDiffusion, t: int) -> float:
     """log(alpha^2 / sigma^2) at t, natural logarithm; -inf for pure noise."""
-    alpha, sigma = diffusion.alpha_sigma(t)
-    return 2 * math.log(alpha / sigma) if alpha > 0 else -math.inf
+    return 2 * half_log_snr(*diffusion.alpha_sigma(t))
 
 
 def times(diffusion: GaussianDiffusion, ts: Sequence[int]) -> list[str]:

@@ -25,11 +25,9 @@ def draw(material: Material) -> Drawing:
     for row, clean in enumerate(shown(x_0)):
         images.append([clean, *(shown(x)[row] for x in x_t)])
         images.append([clean, *(shown(x)[row] for x in x_0_hat)])
-    height = style.strip_height(len(images), len(ts) + 1, shape=x_0.shape)
-    figure = style.new(10, height + 2.4)
-    above, below = figure.subplots(2, height_ratios=[height, 2.2])
     titles = ["$x_0$\n", *times(diffusion, ts)]
-    style.tiles(above, images, titles, [r"$x_t$", r"$\hat x_0$"] * len(x_0))
+    names = [r"$x_t$", r"$\hat x_0$"] * len(x_0)
+    figure, below = style.strip_and_axes(images, titles, names)
 
     denoiser = Denoiser(denoiser.model, diffusion, label=material.label(IMAGES))
     rows = errors(denoiser, material.x_0(IMAGES), material.noise(material.x_0(IMAGES)))

@@ -17,10 +17,7 @@ def draw(material: Material) -> Drawing:
     columns = [material.shown(x) for x in (x_0, *(noisy(diffusion, x_0, t, eps) for t in ts))]
     images = [[column[row] for column in columns] for row in range(len(x_0))]
 
-    height = style.strip_height(len(x_0), len(columns), shape=x_0.shape)
-    figure = style.new(10, height + 2.4)
-    above, below = figure.subplots(2, height_ratios=[height, 2.2])
-    style.tiles(above, images, ["$x_0$\n", *times(diffusion, ts)])
+    figure, below = style.strip_and_axes(images, ["$x_0$\n", *times(diffusion, ts)])
     alpha = diffusion.sqrt_alphas_cumprod.cpu().numpy()
     sigma = diffusion.sqrt_one_minus_alphas_cumprod.cpu().numpy()
     below.plot(alpha, color=style.ACCENT, label=r"signal $\sqrt{\bar\alpha_t}$")

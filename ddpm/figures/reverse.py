@@ -1,5 +1,6 @@
 """The reverse process of one image: x_t, and what the network believes at each step."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -7,16 +8,17 @@ from torch import Tensor
 
 from ddpm.denoising import Denoiser, Prediction
 from ddpm.figures import style
-from ddpm.figures.base import Drawing, Material, log_snr, times, trained
+from ddpm.figures.base import Drawing, Material, log_snr, spread, times, trained
 from ddpm.pipeline import Pipeline
 
 COLUMNS = 9
 
 
+@dataclass(eq=False)
 class CallRecorder(Denoiser):
     """A denoiser that keeps its inputs and predictions, in order."""
 
-    calls: list[tuple[int, Tensor, Prediction]]
+    calls: list[tuple[int, Tensor, Prediction]] = field(default_factory=list)
 
     def __call__(self, x_t: Tensor, t: int) -> Prediction:
         prediction = super().__call__(x_t, t)
@@ -30,7 +32,6 @@ def record(
     """All calls of the network while images are drawn, and the images x_0, float32."""
     plain = pipeline.denoiser(pipeline.to_labels(labels))
     recorder = CallRecorder(plain.model, plain.diffusion, plain.guidance, plain.label)
-    recorder.calls = []
     x_T, randn = pipeline.noise(seeds)
     with torch.no_grad():
         *_, x_0 = pipeline.sampler(recorder, x_T, randn)
@@ -43,7 +44,7 @@ def draw(material: Material) -> Drawing:
     labels = None if pipeline.num_classes is None else [material.first_seed % pipeline.num_classes]
     calls, x_0 = record(pipeline, [material.first_seed], labels)
     shown = material.shown
-    chosen = [calls[i] for i in spaced(len(calls), COLUMNS)]
+    chosen = [calls[i] for i in spread(len(calls), COLUMNS)]
     images = [
         [*(shown(x_t)[0] for _, x_t, _ in chosen), shown(x_0)[0]],
         [*(shown(p.x_0)[0] for _, _, p in chosen), shown(x_0)[0]],
@@ -74,8 +75,3 @@ def draw(material: Material) -> Drawing:
         figure=figure,
         rows=rows,
     )
-
-
-def spaced(n: int, count: int) -> list[int]:
-    """`count` of the numbers 0..n-1, evenly; all of them if there are fewer."""
-    return sorted({round(i) for i in torch.linspace(0, n - 1, count).tolist()})

@@ -18,19 +18,13 @@ PANELS = {
 
 def draw(material: Material) -> Drawing:
     """betas, alphas_cumprod, log-SNR and loss weights of all schedules over t."""
-    curves = dict(material.schedules)
     own = material.names.get("schedule", "this run")
-    curves.pop(own, None)
-    looks = [
-        (name, process, look)
-        for (name, process), look in zip(curves.items(), style.lines(), strict=False)
-    ]
+    looks = style.looks(material.schedules, own)
     if material.initial is not None:
         look = {"color": style.ACCENT, "linestyle": ":"}
         looks.append((f"{own} before training", material.initial, look))
     after = " after training" if material.initial is not None else ""
-    bold: dict[str, Any] = {"color": style.ACCENT, "linewidth": 3}
-    looks.append((f"{own}{after} (this run)", material.diffusion, bold))
+    looks.append((f"{own}{after} (this run)", material.diffusion, style.BOLD))
 
     figure = style.new(10, 6.4)
     for axes, (key, (title, scale)) in zip(figure.subplots(2, 2).flat, PANELS.items(), strict=True):

@@ -1,7 +1,7 @@
 """One look for all figures: colours, fonts, strips of images, and how they are written."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import cycle
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 
 # Okabe and Ito 2008: distinct for all common kinds of colour blindness. ACCENT marks this run.
 ACCENT, SECOND, SOFT = "#D55E00", "#0072B2", "#8A8A8A"
+BOLD: dict[str, Any] = {"color": ACCENT, "linewidth": 3}  # of this run's curve
 COLOURS = (SECOND, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (7, 2, 1, 2, 1, 2)))
 PAD = 0.1  # inches around everything that is drawn
@@ -61,6 +62,12 @@ def lines() -> Iterable[dict[str, Any]]:
     """Colours and dashes for one curve after another, other than the accent: thirty that differ."""
     pairs = zip(cycle(COLOURS), cycle(DASHES), strict=False)
     return ({"color": colour, "linestyle": dash} for colour, dash in pairs)
+
+
+def looks(curves: Mapping[str, Any], own: str) -> list[tuple[str, Any, dict[str, Any]]]:
+    """Name, process and look of each curve but `own`, which is that of this run."""
+    others = [(name, process) for name, process in curves.items() if name != own]
+    return [(*other, look) for other, look in zip(others, lines(), strict=False)]
 
 
 def tiles(
@@ -110,6 +117,17 @@ def strip_height(
 ) -> float:
     """Inches that a table of images of this shape (..., H, W) takes, with its titles."""
     return rows * (width - 0.8) / columns * shape[-2] / shape[-1] + 0.6
+
+
+def strip_and_axes(
+    images: Sequence[Sequence[Tensor]], columns: Sequence[str], rows: Sequence[str] = ()
+) -> tuple[Figure, Axes]:
+    """A figure with a table of images, see `tiles`, and the axes of a plot below it."""
+    height = strip_height(len(images), len(images[0]), shape=images[0][0].shape)
+    figure = new(10, height + 2.4)
+    above, below = figure.subplots(2, height_ratios=[height, 2.2])
+    tiles(above, images, columns, rows)
+    return figure, below
 
 
 def below_strip(axes: Axes, ts: Sequence[int]) -> None:

@@ -1,7 +1,5 @@
 """The weight of each step in the loss: all weightings, this run's marked."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -12,10 +10,8 @@ from ddpm.figures.base import Drawing, Material
 def draw(material: Material) -> Drawing:
     """Weights over t, and what they mean for the error of eps and of x_0."""
     own = material.names.get("weighting", "this run")
-    others = {name: p for name, p in material.weightings.items() if name != own}
-    bold: dict[str, Any] = {"color": style.ACCENT, "linewidth": 3}
-    looks = [(n, p, look) for (n, p), look in zip(others.items(), style.lines(), strict=False)]
-    looks.append((f"{own} (this run)", material.diffusion, bold))
+    looks = style.looks(material.weightings, own)
+    looks.append((f"{own} (this run)", material.diffusion, style.BOLD))
     titles = legend({name: process.loss_weights for name, process, _ in looks})
     figure = style.new(10, 3.6)
     left, right = figure.subplots(1, 2)

@@ -1,23 +1,18 @@
 """Autoguidance: extrapolate from a weaker network's prediction to the network's own."""
 
-from typing import Any
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from ddpm.denoising import Denoiser, Prediction, clipped, network_output, split_output
+from ddpm.denoising import Denoiser, Prediction, clipped, network_output, predict_x_0
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.guidance.base import (
-    Guidance,
-    Interval,
-    checked_interval,
-    nearest_timestep,
-    within_interval,
-)
+from ddpm.guidance.base import Guidance, Interval, nearest_timestep, within_interval
 from ddpm.limits.parts import check_limits
 from ddpm.pretrained import load_network
 
 
+@dataclass(eq=False)
 class Autoguidance(Guidance):
     """x_0 = weak + scale (own - weak): Karras et al. 2024 (arXiv:2406.02507), Eq. 3. It needs no
     labels; both networks get the label, if they take one.
@@ -34,25 +29,14 @@ class Autoguidance(Guidance):
         takes_labels: whether the weaker network was trained with labels.
     """
 
-    def __init__(
-        self,
-        weak: nn.Module,
-        diffusion: GaussianDiffusion,
-        scale: float,
-        interval: Interval = None,
-        *,
-        takes_labels: bool = True,
-    ) -> None:
-        check_limits("guidance", scale=scale)
-        self.weak, self.diffusion, self.scale = weak, diffusion, scale
-        self.interval = checked_interval(interval)
-        self.takes_labels = takes_labels
+    weak: nn.Module
+    diffusion: GaussianDiffusion
+    scale: float
+    interval: Interval = None
+    takes_labels: bool = field(default=True, kw_only=True)
 
-    def to(self, device: Any) -> "Autoguidance":
-        weak, diffusion = self.weak.to(device), self.diffusion.to(device)
-        return Autoguidance(
-            weak, diffusion, self.scale, self.interval, takes_labels=self.takes_labels
-        )
+    def __post_init__(self) -> None:
+        check_limits("guidance", scale=self.scale, interval=self.interval)
 
     def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
         def plain() -> Prediction:
@@ -66,22 +50,15 @@ class Autoguidance(Guidance):
 
     def guided(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
         """The mixture of both predictions, which is clipped, not each of them."""
-        own_x_0, fraction = x_0_of(denoiser.diffusion, denoiser.model, x_t, t, denoiser.label)
-        label = denoiser.label if self.takes_labels else None
-        weak_t = nearest_timestep(self.diffusion, denoiser.diffusion, t)
-        weak_x_0, _ = x_0_of(self.diffusion, self.weak, x_t, weak_t, label)
+        diffusion, label = denoiser.diffusion, denoiser.label
+        own = network_output(diffusion, denoiser.model, x_t, t, label)
+        own_x_0, fraction = predict_x_0(diffusion, own, x_t, t)
+        weak_t = nearest_timestep(self.diffusion, diffusion, t)
+        weak_label = label if self.takes_labels else None
+        weak = network_output(self.diffusion, self.weak, x_t, weak_t, weak_label)
+        weak_x_0, _ = predict_x_0(self.diffusion, weak, x_t, weak_t)
         x_0 = weak_x_0 + self.scale * (own_x_0 - weak_x_0)
-        return clipped(denoiser.diffusion, x_0, x_t, t, fraction)
-
-
-def x_0_of(
-    diffusion: GaussianDiffusion, model: Any, x_t: Tensor, t: Tensor, label: Tensor | None
-) -> tuple[Tensor, Tensor | None]:
-    """A network's prediction of x_0, unclipped, and the fraction of its learned variance."""
-    output = network_output(diffusion, model, x_t, t, label)
-    output, fraction = split_output(diffusion, output)
-    scales = diffusion.alpha_sigma_like(x_t, t)
-    return diffusion.objective.predict_x_0(x_t, output, *scales), fraction
+        return clipped(diffusion, x_0, x_t, t, fraction)
 
 
 def from_checkpoint(

@@ -4,13 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpm.denoising import Denoiser, Prediction
 from ddpm.diffusion import GaussianDiffusion
-from ddpm.limits.parts import check_limits
 
-Interval = Sequence[float] | None
+Interval = Sequence[float] | None  # two numbers
 
 
 class Guidance(ABC):
@@ -25,19 +24,16 @@ class Guidance(ABC):
     def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
         """Prediction for x_t (B, C, H, W) at t (B,), given `denoiser.label`, (B,) or None."""
 
-    def to(self, device: object) -> "Guidance":
-        """The same guidance with its own networks, if any, on a device."""
+    def to(self, device: torch.device | str) -> "Guidance":
+        """This guidance, whose own networks and their processes are moved to a device."""
+        for part in vars(self).values():
+            if isinstance(part, nn.Module):
+                part.to(device)
         return self
 
 
-def checked_interval(interval: Interval) -> tuple[float, float] | None:
-    """The interval as two numbers, or None."""
-    check_limits("guidance", interval=interval)
-    return None if interval is None else (float(interval[0]), float(interval[1]))
-
-
 def within_interval(
-    interval: tuple[float, float] | None,
+    interval: Interval,
     diffusion: GaussianDiffusion,
     t: Tensor,
     plain: Callable[[], Prediction],
@@ -59,13 +55,10 @@ def within_interval(
         return guided()
     one, other = guided(), plain()
     rows = inside.reshape(-1, *[1] * (one.x_0.dim() - 1))
-    mixed = (
-        None if a is None or b is None else torch.where(rows, a, b)
-        for a, b in zip(one, other, strict=True)
-    )
-    x_0, eps, fraction = mixed
-    assert x_0 is not None
-    assert eps is not None
+    fraction = None
+    if one.fraction is not None and other.fraction is not None:
+        fraction = torch.where(rows, one.fraction, other.fraction)
+    x_0, eps = (torch.where(rows, a, b) for a, b in zip(one[:2], other[:2], strict=True))
     return Prediction(x_0, eps, fraction)
 
 

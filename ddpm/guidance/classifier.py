@@ -1,6 +1,6 @@
 """Classifier guidance: follow the gradient of a classifier trained on noisy images."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -8,17 +8,12 @@ from torch import Tensor, nn
 from ddpm.denoising import Denoiser, Prediction, clipped
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
-from ddpm.guidance.base import (
-    Guidance,
-    Interval,
-    checked_interval,
-    nearest_timestep,
-    within_interval,
-)
+from ddpm.guidance.base import Guidance, Interval, nearest_timestep, within_interval
 from ddpm.limits.parts import check_limits
 from ddpm.pretrained import load_network
 
 
+@dataclass(eq=False)
 class Classifier(Guidance):
     """eps - scale sigma grad log p(label | x_t): Dhariwal & Nichol 2021 (arXiv:2105.05233),
     Algorithm 2, for every sampler; scale 1 is Bayes' rule. The network itself gets no label.
@@ -35,22 +30,13 @@ class Classifier(Guidance):
 
     labelled = True
 
-    def __init__(
-        self,
-        classifier: nn.Module,
-        diffusion: GaussianDiffusion,
-        scale: float,
-        interval: Interval = None,
-    ) -> None:
-        check_limits("guidance", scale=scale)
-        self.classifier = classifier
-        self.diffusion = diffusion
-        self.scale = scale
-        self.interval = checked_interval(interval)
+    classifier: nn.Module
+    diffusion: GaussianDiffusion
+    scale: float
+    interval: Interval = None
 
-    def to(self, device: Any) -> "Classifier":
-        classifier, diffusion = self.classifier.to(device), self.diffusion.to(device)
-        return Classifier(classifier, diffusion, self.scale, self.interval)
+    def __post_init__(self) -> None:
+        check_limits("guidance", scale=self.scale, interval=self.interval)
 
     def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
         label = denoiser.label

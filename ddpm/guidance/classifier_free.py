@@ -1,18 +1,16 @@
 """Classifier-free guidance: extrapolate from the unconditional to the conditional output."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ddpm.denoising import NO_LABEL, Denoiser, Prediction, network_output, predict
-from ddpm.guidance.base import (
-    Guidance,
-    Interval,
-    checked_interval,
-    within_interval,
-)
+from ddpm.guidance.base import Guidance, Interval, within_interval
 from ddpm.limits.parts import check_limits
 
 
+@dataclass(kw_only=True, eq=False)
 class ClassifierFree(Guidance):
     """eps_u + scale (eps_c - eps_u): Ho & Salimans 2022 (arXiv:2207.12598), whose w is scale - 1.
 
@@ -30,13 +28,12 @@ class ClassifierFree(Guidance):
             `base.within_interval`.
     """
 
-    def __init__(
-        self, *, scale: float = 2.0, rescale: float = 0.0, interval: Interval = None
-    ) -> None:
-        check_limits("guidance", scale=scale, rescale=rescale)
-        self.scale = scale
-        self.rescale = rescale
-        self.interval = checked_interval(interval)
+    scale: float = 2.0
+    rescale: float = 0.0
+    interval: Interval = None
+
+    def __post_init__(self) -> None:
+        check_limits("guidance", scale=self.scale, rescale=self.rescale, interval=self.interval)
 
     def __call__(self, denoiser: Denoiser, x_t: Tensor, t: Tensor) -> Prediction:
         label = denoiser.label

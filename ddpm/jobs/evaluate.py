@@ -20,7 +20,7 @@ from ddpm.data.base import ImageData
 from ddpm.evaluation import cost
 from ddpm.evaluation.needs import check_needs, needs_of
 from ddpm.evaluation.reference import BATCH, Reference, load, references_of, save
-from ddpm.evaluation.stored_batches import StoredBatches
+from ddpm.evaluation.stored_batches import SAMPLES, Item, StoredBatches
 from ddpm.features.base import Features
 from ddpm.images import enlarge, make_grid, side_by_side
 from ddpm.jobs.sampling import (
@@ -34,7 +34,7 @@ from ddpm.jobs.sampling import (
 from ddpm.jobs.scoring import write_scores
 from ddpm.jobs.sources import DrawnPictures, FoundPictures, Source
 from ddpm.metrics.base import Material, Metric, Pictures
-from ddpm.pipeline import Pipeline
+from ddpm.pipeline import split
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed.signals import GracefulStop
 from ddpm.runner.execution.run import Run
@@ -81,12 +81,17 @@ def evaluate(
         data,
         source.n,
         has_network=loaded is not None,
-        real={reference.role: len(reference) for reference in references},
+        real={role: len(reference) for role, reference in references.items()},
     )
+    needs = needs_of(metrics)
+    material = Material(Pictures(torch.empty(0)), None, labelled=data.conditional)
     if loaded is not None:
         full = num_samples // (batch_size * fabric.world_size)
         compile_if_it_pays(loaded, compile, full, batch_size)
-    needs = needs_of(metrics)
+        raw = raw_network(run, loaded.model, weights) if "network" in needs else None
+        material = replace(
+            material, network=loaded.model, diffusion=loaded.diffusion, raw_network=raw
+        )
     Evaluation(
         run=run,
         fabric=fabric,
@@ -96,7 +101,7 @@ def evaluate(
         metrics=metrics,
         batch_size=batch_size,
         draws=bool(needs - {"network", "held_out"}),
-        material=without_pictures(run, loaded, weights, needs, data.conditional),
+        material=material,
     ).run_all()
 
 
@@ -128,7 +133,7 @@ class Evaluation:
     run: Run
     fabric: Fabric
     source: Source
-    references: list[Reference]
+    references: dict[str, Reference]
     features: Features | None
     metrics: dict[str, Metric]
     batch_size: int
@@ -145,10 +150,10 @@ class Evaluation:
             total = sum(len(batch) for _, batch in todo)
             with Progress(total, unit="image", enabled=self.run.leads) as progress:
                 done = 0
-                for number, batch in todo:
+                for role, batch in todo:
                     if signals.wanted:
                         break
-                    self.produce(number, batch)
+                    self.produce(role, batch)
                     done += len(batch)
                     progress.reach(done)
                     progress.show(done, "drawn and described")
@@ -162,15 +167,10 @@ class Evaluation:
 
     @cached_property
     def batches(self) -> list[range]:
-        n, size = self.source.n if self.draws else 0, self.batch_size
-        return [range(i, min(i + size, n)) for i in range(0, n, size)]
+        return split(range(self.source.n if self.draws else 0), self.batch_size)
 
-    def missing(self) -> list[tuple[int, range]]:
-        """The batches to draw or describe: -1 for one of samples, or the number of a reference."""
-        todo = [(-1, batch) for batch in self.batches if not self.stored.has_samples(batch)]
-        for number, reference in enumerate(self.references):
-            todo += [(number, batch) for batch in self.stored.undescribed(reference)]
-        return todo
+    def missing(self) -> list[Item]:
+        return self.stored.missing(self.batches, self.references)
 
     def announce(self) -> None:
         """Say what there is to do, and how long it will take. What one process does alone counts
@@ -213,13 +213,14 @@ class Evaluation:
 
     def announce_features(self, features: Features) -> float:
         """Seconds to read the pictures that have no features yet, and to compute these."""
-        untrained, pictures = features.stand_in(), min(BATCH, len(self.references[0]))
+        train = self.references["train"]
+        untrained, pictures = features.stand_in(), min(BATCH, len(train))
         todo = [batch for batch in self.batches if untrained or not self.stored.has_samples(batch)]
         samples = sum(map(len, todo))
         if untrained is not None:
-            real = sum(map(len, self.references))
+            real = sum(map(len, self.references.values()))
         else:
-            real = sum(len(b) for n, b in self.missing() if n >= 0)
+            real = sum(len(b) for role, b in self.missing() if role != SAMPLES)
         first = " (trained first)" if untrained else ""
         self.run.say(
             f"features {features.name}{first} of {samples:,} samples, {real:,} real pictures"
@@ -227,24 +228,23 @@ class Evaluation:
         describe = untrained or features
 
         def call() -> object:
-            return describe(self.references[0].images(range(pictures)))
+            return describe(train.images(range(pictures)))
 
         if not samples + real:
             return 0.0
         return (samples + real) * cost.seconds_per_picture(call, pictures, self.fabric.device)
 
-    def produce(self, number: int, batch: range) -> None:
+    def produce(self, role: str, batch: range) -> None:
         """Draw a batch of samples, or read one of a reference, and describe it by features."""
-        if number >= 0:
-            reference = self.references[number]
-            self.describe(reference.role, batch, reference.images(batch))
+        if role != SAMPLES:
+            self.describe(role, batch, self.references[role].images(batch))
             return
         file = self.stored.images_file(batch)
         if (drawn := load(file)) is None:
             drawn = self.source.images(batch).numpy()
             save(file, drawn)
             crashpoint("evaluate.drawn")
-        self.describe("samples", batch, torch.from_numpy(drawn))
+        self.describe(SAMPLES, batch, torch.from_numpy(drawn))
 
     def describe(self, role: str, batch: range, images: Tensor) -> None:
         if self.features is not None:
@@ -254,11 +254,14 @@ class Evaluation:
     def collect(self) -> Material:
         """The input of the metrics, with all pictures and features, read from the disk."""
         samples = self.stored.samples(self.batches, self.source.labels) if self.draws else None
-        train, *others = [ref.pictures(self.stored.features_of(ref)) for ref in self.references]
+        real = {
+            role: reference.pictures(self.stored.features_of(reference))
+            for role, reference in self.references.items()
+        }
         return replace(
             self.material,
-            train=train,
-            held_out=others[0] if others else None,
+            train=real["train"],
+            held_out=real.get("held_out"),
             samples=samples,
             features=self.features,
         )
@@ -272,26 +275,12 @@ class Evaluation:
         write_scores(self.run, self.source, self.references, self.metrics, material, began)
 
 
-def without_pictures(
-    run: Run, pipeline: Pipeline | None, weights: str, needs: frozenset[str], labelled: bool
-) -> Material:
-    """The input of metrics with these needs, still without pictures and features."""
-    return Material(
-        train=Pictures(torch.empty(0)),
-        held_out=None,
-        network=None if pipeline is None else pipeline.model,
-        raw_network=raw_network(run, pipeline, weights) if "network" in needs else None,
-        labelled=labelled,
-        diffusion=None if pipeline is None else pipeline.diffusion,
-    )
-
-
-def raw_network(run: Run, pipeline: Pipeline | None, weights: str) -> nn.Module | None:
+def raw_network(run: Run, network: nn.Module, weights: str) -> nn.Module | None:
     """The network with the weights that are not averaged, if the checkpoint has them and averaged
     ones are measured."""
-    if pipeline is None or weights == "model" or run.state is None or "model" not in run.state:
+    if weights == "model" or run.state is None or "model" not in run.state:
         return None
     assert run.path is not None
-    network = copy.deepcopy(pipeline.model)
+    network = copy.deepcopy(network)
     checkpoint.load_weights(network, run.state["model"], run.path)
     return network

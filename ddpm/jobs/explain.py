@@ -51,6 +51,7 @@ def explain(
     images, labels = shown.__getitems__(range(min(num_images, len(shown))))
     config = run.plan.config
     diffusion = pipeline.diffusion.to(fabric.device)
+    learned = loaded is not None and diffusion.schedule is not None
     material = Material(
         diffusion=diffusion,
         images=images,
@@ -61,7 +62,7 @@ def explain(
         schedules=build_all("schedule", processes(config, "betas"), T=diffusion.T),
         weightings=build_all("weighting", processes(config, "weighting")),
         samplers=build_all("sampler", lambda node: build(node, "sampler")),
-        initial=initial(config, diffusion) if loaded is not None else None,
+        initial=build(config["diffusion"], "diffusion") if learned else None,
         labelled=data.conditional,
         first_seed=first_seed,
     )
@@ -105,11 +106,6 @@ def processes(
 ) -> Callable[[dict[str, Any]], GaussianDiffusion]:
     """A function from the node of an argument to this run's process with that argument."""
     return lambda node: build(config["diffusion"] | {argument: node}, "diffusion")
-
-
-def initial(config: dict[str, Any], diffusion: GaussianDiffusion) -> GaussianDiffusion | None:
-    """The process before training, if its schedule is learned."""
-    return None if diffusion.schedule is None else build(config["diffusion"], "diffusion")
 
 
 def write(run: Run, material: Material, names: Sequence[str]) -> None:

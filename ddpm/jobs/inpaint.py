@@ -19,10 +19,9 @@ from ddpm.jobs.sampling import (
     load,
     paths,
     read_picture,
-    split,
     write_labels,
 )
-from ddpm.pipeline import Pipeline, in_turn, without_gradients
+from ddpm.pipeline import Pipeline, in_turn, split, without_gradients
 from ddpm.runner.config.rules import AREAS
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress

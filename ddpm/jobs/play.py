@@ -1,6 +1,7 @@
 """job=play: a page on this machine to draw, inpaint and interpolate with a trained network."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lightning_fabric import Fabric
@@ -61,11 +62,10 @@ def _samplers(
     nodes = {str(config["choices"]["sampler"]): config["sampler"]}
     for name in catalog.groups()["sampler"]:
         nodes.setdefault(name, catalog.node("sampler", name))
-    return {name: (_maker(node), node.get("steps", "fixed")) for name, node in nodes.items()}
+    return {
+        name: (partial(_make, node), node.get("steps", "fixed")) for name, node in nodes.items()
+    }
 
 
-def _maker(node: dict[str, Any]) -> Callable[[int | None], Sampler]:
-    def make(steps: int | None) -> Sampler:
-        return build(node | {"steps": steps} if "steps" in node else node, "sampler")
-
-    return make
+def _make(node: dict[str, Any], steps: int | None) -> Sampler:
+    return build(node | {"steps": steps} if "steps" in node else node, "sampler")

@@ -108,17 +108,14 @@ def _find_runs(
         title = Path(runs[0]).name if len(runs) == 1 else f"{len(runs)} runs"
         return [Path(run) for run in runs], title, Path("outputs/report") / now
     assert sweep is not None
-    path = Path(paths.sweep_dir(sweep, "")) if "/" in sweep else Path(_sweep_dir())
+    # A team or the command line may have moved all sweeps.
+    named = paths.sweep_dir(sweep, "") if "/" in sweep else paths.as_text(hydra_config().sweep.dir)
+    path = Path(named)
     if not (jobs := folder.job_folders(path)):
         sweeps = [e.name for e in listing.entries(path.parent) if listing.is_folder(e)]
         existing = f" Existing sweeps: {', '.join(sorted(sweeps)[:8])}." if sweeps else ""
         raise InputError(f"sweep={sweep}: no jobs in {path}.{nearest(sweep, sweeps)}{existing}")
     return jobs, path.name, path
-
-
-def _sweep_dir() -> str:
-    """The folder of the named sweep; a team or the command line may have moved all sweeps."""
-    return paths.as_text(hydra_config().sweep.dir)
 
 
 def _trackers(cfg: DictConfig, folders: list[Path], *, chosen: bool) -> dict[str, Any]:

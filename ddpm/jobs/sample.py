@@ -14,10 +14,9 @@ from ddpm.jobs.sampling import (
     draw,
     load,
     paths,
-    split,
     write_labels,
 )
-from ddpm.pipeline import Pipeline, in_turn
+from ddpm.pipeline import Pipeline, in_turn, split
 from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
 

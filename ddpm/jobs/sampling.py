@@ -158,11 +158,6 @@ def rank_batches(batches: Sequence[Batch], fabric: Fabric) -> Sequence[Batch]:
     return batches[fabric.global_rank :: fabric.world_size]
 
 
-def split(seeds: range, batch_size: int) -> list[range]:
-    """Seeds in batches."""
-    return [seeds[i : i + batch_size] for i in range(0, len(seeds), batch_size)]
-
-
 def check_shared_folder(run: Run, fabric: Fabric, batches: int) -> None:
     """Check that all processes write into the folder that the first one made.
 

@@ -1,6 +1,6 @@
 """The last part of job=evaluate: metrics become scores with passports, files, and a table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from ddpm.errors import InputError
 from ddpm.evaluation import passports
@@ -21,7 +21,7 @@ from ddpm.runner.terminal import shell
 def write_scores(
     run: Run,
     source: Source,
-    references: Sequence[Reference],
+    references: Mapping[str, Reference],
     metrics: dict[str, Metric],
     material: Material,
     began: float,
@@ -38,7 +38,6 @@ def write_scores(
     found: list[Scored] = []
     failed: list[str] = []
     subject, device = source.subject(), describe(run.fabric)
-    by_role = {reference.role: reference for reference in references}
     for name, metric in metrics.items():
         try:
             measured = metric.measure(material)
@@ -52,7 +51,7 @@ def write_scores(
             passports.scored(
                 score,
                 source.step,
-                passports.ruler(metric, score, material.features, by_role, hparams),
+                passports.ruler(metric, score, material.features, references, hparams),
                 subject,
                 environment,
             )

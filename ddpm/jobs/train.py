@@ -1,8 +1,8 @@
 """job=train: train a denoising network (Ho et al. 2020, algorithm 1)."""
 
 import logging
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from lightning_fabric import Fabric
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ VALIDATED = (LOSS, "eval/loss_raw")  # metrics of job.validate_every
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class Train(Loop):
     """Minimise the loss of the diffusion process, and draw previews. conf/job/train.yaml explains
     the arguments.
@@ -39,37 +40,30 @@ class Train(Loop):
 
     validation_batch = BATCH
 
-    def __init__(
-        self,
-        *,
-        sampler: Sampler,
-        guidance: Guidance,
-        label_dropout: float,
-        sample_every: int | None,
-        sample_every_epochs: float | None,
-        num_samples: int,
-        validate_every: int | None,
-        keep_best: str | None,
-        patience: int | None = None,
-        features: Features | None = None,
-        metrics: dict[str, Metric] | None = None,
-        evaluate_every: int | None = None,
-        evaluate_samples: int = 512,
-        evaluate_steps: int | None = 15,
-        evaluate_reference: int | None = 10000,
-        augment: Augment | dict[str, Any] | None = None,
-        **loop: Any,
-    ) -> None:
-        super().__init__(**loop)
-        self.sampler, self.guidance = sampler, guidance
-        self.label_dropout = label_dropout if self.data.conditional else None
-        self.sample_every, self.sample_every_epochs = sample_every, sample_every_epochs
-        self.num_samples = num_samples
-        self.augment = augment if callable(augment) else None  # {} of augment=none
-        self.validate_every, self.keep_best, self.patience = validate_every, keep_best, patience
-        self.features, self.metrics = features, metrics or {}
-        self.evaluate_every, self.evaluate_samples = evaluate_every, evaluate_samples
-        self.evaluate_steps, self.evaluate_reference = evaluate_steps, evaluate_reference
+    sampler: Sampler
+    guidance: Guidance
+    label_dropout: float | None = field()  # required: without the default of `Loop`
+    sample_every: int | None
+    sample_every_epochs: float | None
+    num_samples: int
+    validate_every: int | None = field()
+    keep_best: str | None
+    patience: int | None = None
+    features: Features | None = None
+    metrics: dict[str, Metric] | None = None
+    evaluate_every: int | None = None
+    evaluate_samples: int = 512
+    evaluate_steps: int | None = 15
+    evaluate_reference: int | None = 10000
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.data.conditional:
+            self.label_dropout = None
+        if not callable(self.augment):  # {} of augment=none
+            self.augment = None
+        self.chosen_metrics = self.metrics or {}
         self.best_sign = self.sign_of_best()
 
     def loss(
@@ -97,7 +91,7 @@ class Train(Loop):
         """
         directions = dict.fromkeys(VALIDATED, "lower")
         if self.evaluate_every is not None and self.features is not None:
-            for metric in self.metrics.values():
+            for metric in self.chosen_metrics.values():
                 for name, better in metric.figures(self.features).items():
                     directions |= dict.fromkeys(
                         (f"eval/{name}", f"eval/{name}{scoring.HELD_OUT}"), better
@@ -121,23 +115,23 @@ class Train(Loop):
             return None
         references = references_of(self.data, self.evaluate_reference, REFERENCE_SEED)
         check_needs(
-            self.metrics,
+            self.chosen_metrics,
             self.features,
             self.data,
             self.evaluate_samples,
             has_network=False,
-            real={reference.role: len(reference) for reference in references},
+            real={role: len(reference) for role, reference in references.items()},
         )
-        described = bool(needs_of(self.metrics) & {"features", "classes"})
+        described = bool(needs_of(self.chosen_metrics) & {"features", "classes"})
         if described:
             self.features.to(fabric.device).passport()  # trains features=data now, not later
-        run.say(self.describe_evaluation(self.features, sum(map(len, references))))
+        run.say(self.describe_evaluation(self.features, sum(map(len, references.values()))))
         return PeriodicEvaluation(
             run=run,
             fabric=fabric,
             features=self.features if described else None,
-            metrics=self.metrics,
-            references={reference.role: reference for reference in references},
+            metrics=self.chosen_metrics,
+            references=references,
             pipeline=lambda network: self.pipeline(fabric, network, self.evaluation_sampler),
             labels=self.labels,
             every=self.evaluate_every,
@@ -152,7 +146,7 @@ class Train(Loop):
         """The cost of an evaluation, in a line; `real` is the number of real pictures."""
         evaluations, steps = self.evaluations(self.evaluation_sampler), self.evaluation_steps
         return (
-            f"scores   {', '.join(self.metrics)} by features={features.name}, every "
+            f"scores   {', '.join(self.chosen_metrics)} by features={features.name}, every "
             f"{self.evaluate_every:,} steps: {self.evaluate_samples:,} samples of {evaluations:,} "
             f"network evaluations each, about as long as {steps:,.0f} steps; and "
             f"{real:,} real pictures"

@@ -1,6 +1,6 @@
 """job=train_classifier: train a classifier of noisy images, for guidance=classifier."""
 
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ class ClassifierValidation(Validation):
         return metrics
 
 
+@dataclass(kw_only=True, eq=False)
 class TrainClassifier(Loop):
     """Minimise the cross-entropy on images with noise of uniformly drawn steps (Dhariwal & Nichol
     2021, arXiv:2105.05233, section 4). conf/job/train_classifier.yaml explains the arguments.
@@ -54,22 +55,17 @@ class TrainClassifier(Loop):
     validation = ClassifierValidation
     validated = ", ".join(SIGNS)
 
-    def __init__(
-        self,
-        *,
-        evaluate_every: int | None,
-        validate_every: int | None,
-        keep_best: str | None,
-        patience: int | None = None,
-        **loop: Any,
-    ) -> None:
-        super().__init__(**loop)
-        self.evaluate_every, self.validate_every = evaluate_every, validate_every
-        self.keep_best, self.patience = keep_best, patience
-        if keep_best not in (*SIGNS, None):
+    evaluate_every: int | None
+    validate_every: int | None = field()  # required: without the default of `Loop`
+    keep_best: str | None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep_best not in (*SIGNS, None):
             raise InputError(
-                f"job.keep_best={keep_best}: a classifier has {', '.join(SIGNS)}."
-                f"{nearest(str(keep_best), SIGNS)}"
+                f"job.keep_best={self.keep_best}: a classifier has {', '.join(SIGNS)}."
+                f"{nearest(str(self.keep_best), SIGNS)}"
             )
 
     def loss(

@@ -93,11 +93,7 @@ class Metric(ABC):
 
     needs: ClassVar[frozenset[Need]]
     of_process: ClassVar[bool] = False  # compares only with equal schedule, objective, weighting
-
-    @property
-    def least(self) -> int:
-        """The fewest samples that it measures, and real pictures that it compares them with."""
-        return 1
+    least: int = 1  # the fewest samples that it measures, and real pictures to compare them with
 
     @property
     def compares_with(self) -> frozenset[str]:

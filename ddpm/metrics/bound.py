@@ -19,7 +19,7 @@ from ddpm.errors import InputError
 from ddpm.likelihood import prior_bits
 from ddpm.limits.parts import check_limits
 from ddpm.metrics.base import Material, Metric, Need, Score, to_csv
-from ddpm.metrics.sets import without_groups
+from ddpm.metrics.sets import Estimate
 from ddpm.randomness import image_noise, mix
 
 BATCH = 64
@@ -199,10 +199,5 @@ def table_rows(terms: Terms) -> Iterator[dict[str, float]]:
 
 def _score(name: str, values: Tensor, reference: str) -> Score:
     """The mean over images, with an interval from their spread."""
-    mean, error = values.mean().item(), values.std().item() / math.sqrt(len(values))
-    low, high = mean - 1.96 * error, mean + 1.96 * error
-    return Score(
-        *(name, mean, len(values), "lower", "bits", low, high),
-        reference=reference,
-        without=without_groups(values),
-    )
+    estimate = Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+    return estimate.score(name, values, reference, "bits")

@@ -15,7 +15,7 @@ from ddpm.metrics.base import Better, Material, Metric, Score
 from ddpm.metrics.nearest import Index, Nearest
 
 CALIBRATION = 1000  # pictures that were not trained on, for the threshold
-LEAST = 3  # pictures, of samples and of either kind of real ones
+LEAST = 3  # pictures of each set; so that each has a second nearest one
 RATIO = 1 / 3  # Yoon et al. 2023; Gu et al. 2023 (arXiv:2310.02664)
 
 
@@ -64,6 +64,7 @@ class Copies(Metric):
     """
 
     needs = frozenset({"images"})
+    least = LEAST
 
     def __init__(
         self, *, quantile: float = 0.01, flips: bool = True, shifts: int = 1, gallery: int = 16
@@ -74,10 +75,6 @@ class Copies(Metric):
         self.gallery = gallery
         self._memo, self._last = sets.Memo(), sets.Memo(most=1)
         self._measured: Material | None = None
-
-    @property
-    def least(self) -> int:
-        return LEAST
 
     @property
     def compares_with(self) -> frozenset[str]:
@@ -122,12 +119,11 @@ class Copies(Metric):
     def pairs(self, material: Material) -> list[Pair]:
         """The `gallery` samples nearest to training pictures, nearest first."""
         found, calibration = self._search(material)
-        samples = sets.samples_of(material, "copies", 2)
-        held_out = material.held_out.images if material.held_out is not None else None
+        samples = sets.samples_of(material, "copies", self.least)
         order = found.first.argsort(stable=True)[: self.gallery]
         unseen = None
-        if held_out is not None and len(order):
-            index = self._memo(Index.of, held_out, self.shifts, self.flips)
+        if material.held_out is not None and len(order):
+            index = self._memo(Index.of, material.held_out.images, self.shifts, self.flips)
             unseen = index.search(samples.images[order])
         return [
             Pair(
@@ -145,10 +141,9 @@ class Copies(Metric):
         """A grid of the last measurement, whose columns are the pairs, the nearest on the left:
         sample, nearest training picture, nearest held-out picture."""
         material = self._measured
-        pairs = [] if material is None else self.pairs(material)
-        if material is None or not pairs:
+        if material is None or not (pairs := self.pairs(material)):
             return {}
-        samples = sets.samples_of(material, "copies", 2).images
+        samples = sets.samples_of(material, "copies", self.least).images
         rows = [
             samples[[p.sample for p in pairs]],
             material.train.images[[p.train for p in pairs]],
@@ -164,10 +159,9 @@ class Copies(Metric):
         Raises:
             InputError: too few pictures, or pictures of other sizes.
         """
-        samples = sets.samples_of(material, "copies", 2).images
-        train, held_out = material.train.images, None
-        if material.held_out is not None:
-            held_out = material.held_out.images
+        samples = sets.samples_of(material, "copies", self.least).images
+        train = material.train.images
+        held_out = None if material.held_out is None else material.held_out.images
         self._check(samples, train, held_out)
         index = self._memo(Index.of, train, self.shifts, self.flips)
         calibration = self._memo(self._calibrate, index, held_out, material.seed)

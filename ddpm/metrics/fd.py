@@ -158,6 +158,7 @@ def _floor_inf(spare: Tensor, other: Gaussian, n: int, seed: int) -> float:
     return extrapolate(sets.stand_in(spare, n, seed), other, seed)[0]
 
 
+@dataclass(kw_only=True, eq=False)
 class FD(Metric):
     """`fd_<features>`, or `fid`; and `fd_inf_<features>`, or `fid_inf`.
 
@@ -173,23 +174,17 @@ class FD(Metric):
     """
 
     needs = frozenset({"features"})
+    least = LEAST
 
-    def __init__(
-        self,
-        *,
-        reference: sets.Reference = "both",
-        floor: bool = True,
-        infinity: bool = True,
-        groups: int = 20,
-    ) -> None:
-        check_limits("metric.fd", reference=reference, groups=groups)
-        self.reference, self.floor, self.infinity, self.groups = reference, floor, infinity, groups
+    reference: sets.Reference = "both"
+    floor: bool = True
+    infinity: bool = True
+    groups: int = 20
+
+    def __post_init__(self) -> None:
+        check_limits("metric.fd", reference=self.reference, groups=self.groups)
         self._memo = sets.Memo(most=6)
         self._warned = False
-
-    @property
-    def least(self) -> int:
-        return LEAST
 
     @property
     def compares_with(self) -> frozenset[str]:

@@ -44,10 +44,7 @@ class InceptionScore(Metric):
     def __init__(self, *, splits: int = 10, floor: bool = True) -> None:
         check_limits("metric.is", splits=splits)
         self.splits, self.floor = splits, floor
-
-    @property
-    def least(self) -> int:
-        return 2 * self.splits
+        self.least = 2 * splits
 
     def figures(self, features: Features) -> dict[str, Better]:
         return {_name(features): "higher"}
@@ -58,7 +55,8 @@ class InceptionScore(Metric):
             raise InputError(f"metric=is: needs features with classes; {features.name} has none.")
         samples = sets.samples_of(material, "is", self.least)
         n = len(samples)
-        scores = self._of_splits(material, sets.features_of(samples, "sampled", "is", self.least))
+        x = sets.features_of(samples, "sampled", "is", self.least)
+        scores = self._of_splits(features, x, material.seed)
         mean, low, high = float(scores.mean()), None, None
         if self.splits > 1:
             error = float(scores.std()) / math.sqrt(self.splits)
@@ -69,14 +67,13 @@ class InceptionScore(Metric):
         if self.floor and held_out is not None and len(held_out) >= n:
             real = sets.features_of(held_out, "held-out", "is", n)
             place = sets.stand_in(real, n, material.seed)
-            floor = float(self._of_splits(material, place).mean())
+            floor = float(self._of_splits(features, place, material.seed).mean())
         name, unit = _name(features), "classes"
         return [Score(name, mean, n, "higher", unit=unit, low=low, high=high, floor=floor)]
 
-    def _of_splits(self, material: Material, x: Tensor) -> Tensor:
+    def _of_splits(self, features: Features, x: Tensor, seed: int) -> Tensor:
         """The score of each split of the shuffled features: (splits,), float64."""
-        log_probs = sets.needed_features(material, "is").log_probs(x)
-        log_probs = log_probs[sets.draw(len(x), len(x), material.seed, "is splits")]
+        log_probs = features.log_probs(x)[sets.draw(len(x), len(x), seed, "is splits")]
         parts = [
             log_probs[i * len(x) // self.splits : (i + 1) * len(x) // self.splits]
             for i in range(self.splits)

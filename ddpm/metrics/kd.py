@@ -49,6 +49,11 @@ def means_of_others(x: Tensor, scale: float) -> Tensor:
     return total / (len(x) - 1)
 
 
+def mean_of_pairs(x: Tensor, scale: float) -> float:
+    """The mean kernel value of pairs of different rows of x."""
+    return float(means_of_others(x, scale).mean())
+
+
 def leave_one_out(
     fake: Tensor, real: Tensor, of_real: float | None = None, scale: float = 1.0
 ) -> tuple[float, Tensor]:
@@ -64,8 +69,7 @@ def leave_one_out(
         scale: what x . y is divided by, besides d.
     """
     n = len(fake)
-    if of_real is None:
-        of_real = float(means_of_others(real, scale).mean())
+    of_real = mean_of_pairs(real, scale) if of_real is None else of_real
     within, across = means_of_others(fake, scale), row_means(fake, real, scale)
     value = float(within.mean() - 2 * across.mean()) + of_real
     pairs = (within.sum() * (n - 1) - 2 * within * (n - 1)) / ((n - 1) * (n - 2))
@@ -78,10 +82,6 @@ def distance(
     """The squared MMD, and its standard error over the fake pictures, by the jackknife."""
     value, without = leave_one_out(fake, real, of_real, scale)
     return value, sets.jackknife_error(without)
-
-
-def _of_real(real: Tensor, scale: float) -> float:
-    return float(means_of_others(real, scale).mean())
 
 
 def _floor(spare: Tensor, real: Tensor, of_real: float, scale: float, n: int, seed: int) -> float:
@@ -102,6 +102,7 @@ class KD(Metric):
     """
 
     needs = frozenset({"features"})
+    least = LEAST
 
     def __init__(
         self, *, reference: sets.Reference = "both", floor: bool = True, rescale: bool = True
@@ -109,10 +110,6 @@ class KD(Metric):
         check_limits("metric.kd", reference=reference)
         self.reference, self.floor, self.rescale = reference, floor, rescale
         self._memo = sets.Memo(most=6)
-
-    @property
-    def least(self) -> int:
-        return LEAST
 
     @property
     def compares_with(self) -> frozenset[str]:
@@ -126,7 +123,7 @@ class KD(Metric):
         for pair in sets.comparisons(material, "kd", self.reference, self.least):
             train = material.train.features
             scale = (self._memo(mean_square, train) or 1.0) if self.rescale else 1.0
-            of_real = self._memo(_of_real, pair.real, scale)
+            of_real = self._memo(mean_of_pairs, pair.real, scale)
             value, without = leave_one_out(pair.fake, pair.real, of_real, scale)
             n, floor = len(pair.fake), None
             of_each = n * value - (n - 1) * without  # pseudo-values: Tukey 1958

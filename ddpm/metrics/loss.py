@@ -7,7 +7,7 @@ stratified, as the loss depends on it more than on anything else.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.limits.parts import check_limits
 from ddpm.metrics.base import Material, Metric, Need, Pictures, Score, to_csv
-from ddpm.metrics.sets import without_groups
+from ddpm.metrics.sets import Estimate
 from ddpm.randomness import image_noise, mix
 
 BATCH = 64
@@ -89,17 +89,6 @@ class Draws:
         return torch.cat(losses).float()
 
 
-class Estimate(NamedTuple):
-    """A mean with its standard error."""
-
-    value: float
-    error: float
-
-    def interval(self) -> tuple[float, float]:
-        """The 95 % interval."""
-        return self.value - 1.96 * self.error, self.value + 1.96 * self.error
-
-
 def stratified(values: Tensor) -> Estimate:
     """The mean of values of which each is of a stratum of its own, in order: (n,).
 
@@ -166,21 +155,10 @@ class Loss(Metric):
         columns["loss_train"] = losses(material.network, material.train)
         self.rows = by_t(draws.t, draws.T, self.bins, columns)
         columns["loss_gap"] = columns["loss"] - columns.pop("loss_train")
-        return [self._score(name, values) for name, values in columns.items()]
-
-    def _score(self, name: str, values: Tensor) -> Score:
-        estimate = stratified(values)
-        low, high = estimate.interval()
-        return Score(
-            name,
-            estimate.value,
-            len(values),
-            "lower",
-            low=low,
-            high=high,
-            reference="held_out",
-            without=without_groups(values),  # whose groups have all strata alike
-        )
+        # The groups that `Score.without` leaves out have all strata alike.
+        return [
+            stratified(values).score(name, values, "held_out") for name, values in columns.items()
+        ]
 
     def tables(self) -> dict[str, str]:
         """Means of the losses in parts of 0..T-1."""

@@ -155,6 +155,7 @@ def _error(values: Tensor) -> float:
     return sets.jackknife_error(values[1:]) if len(values) > 1 else math.nan
 
 
+@dataclass(kw_only=True, eq=False)
 class PRDC(Metric):
     """`precision_<features>`, `recall_`, `density_`, `coverage_`.
 
@@ -173,23 +174,16 @@ class PRDC(Metric):
 
     needs = frozenset({"features"})
 
-    def __init__(
-        self,
-        *,
-        k: int = 5,
-        inclusive: bool = True,
-        balanced: bool = True,
-        reference: sets.Reference = "both",
-        floor: bool = True,
-    ) -> None:
-        check_limits("metric.prdc", k=k, reference=reference)
-        self.k, self.inclusive, self.balanced = k, inclusive, balanced
-        self.reference, self.floor = reference, floor
-        self._memo = sets.Memo()
+    k: int = 5
+    inclusive: bool = True
+    balanced: bool = True
+    reference: sets.Reference = "both"
+    floor: bool = True
 
-    @property
-    def least(self) -> int:
-        return self.k + 1
+    def __post_init__(self) -> None:
+        check_limits("metric.prdc", k=self.k, reference=self.reference)
+        self.least = self.k + 1
+        self._memo = sets.Memo()
 
     @property
     def compares_with(self) -> frozenset[str]:

@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ddpm.errors import InputError
 from ddpm.features.base import Features
-from ddpm.metrics.base import Material, Pictures
+from ddpm.metrics.base import Material, Pictures, Score
 from ddpm.randomness import mix
 
 T = TypeVar("T")
@@ -168,6 +168,28 @@ def without_groups(values: Tensor) -> list[float] | None:
     parts = [values[g::GROUPS].double() for g in range(GROUPS)]
     total = sum(float(part.sum()) for part in parts)
     return [(total - float(part.sum())) / (n - len(part)) for part in parts]
+
+
+class Estimate(NamedTuple):
+    """A mean with its standard error."""
+
+    value: float
+    error: float
+
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval."""
+        return self.value - 1.96 * self.error, self.value + 1.96 * self.error
+
+    def score(self, name: str, values: Tensor, reference: str, unit: str = "") -> Score:
+        """The score of which this is the mean: of one value for each picture, (n,), the lower the
+        better."""
+        low, high = self.interval()
+        without = without_groups(values)
+        return Score(
+            *(name, self.value, len(values), "lower", unit, low, high),
+            reference=reference,
+            without=without,
+        )
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

@@ -106,10 +106,9 @@ class ClassEmbedding(nn.Module):
         if label is None:
             require(self.null_class, "model.null_class=false: this network needs a label")
             return emb + self.weight[-1]
-        if not self.null_class:
-            return emb + F.embedding(label, self.weight)
-        null = len(self.weight) - 1
-        return emb + F.embedding(torch.where(label < 0, null, label), self.weight)
+        if self.null_class:
+            label = torch.where(label < 0, len(self.weight) - 1, label)
+        return emb + F.embedding(label, self.weight)
 
 
 class AugmentEmbedding(nn.Module):

@@ -122,15 +122,8 @@ class PatchTransformer(Conditioned, ABC):
         augment_dim: int = 0,
     ) -> None:
         super().__init__()
-        depth, width, num_heads = resolve_size(
-            size,
-            depth,
-            width,
-            num_heads,
-            image_size=image_size,
-            patch_size=patch_size,
-            model=self.option,
-        )
+        own = {"depth": depth, "width": width, "num_heads": num_heads}
+        depth, width, num_heads = resolve_size(size, own, image_size, patch_size, self.option)
         self.patch_size = patch_size
         self.embed = self.embedding(channels * patch_size**2, width)
         rows, columns = (side // patch_size for side in sides(image_size))
@@ -169,22 +162,14 @@ class PatchTransformer(Conditioned, ABC):
 
 
 def resolve_size(
-    size: str | None,
-    depth: int | None,
-    width: int | None,
-    num_heads: int | None,
-    *,
-    image_size: Size,
-    patch_size: int,
-    model: str,
+    size: str | None, own: dict[str, int | None], image_size: Size, patch_size: int, model: str
 ) -> tuple[int, int, int]:
-    """Depth, width and heads of a size, each replaced by its own key if that is not None.
+    """Depth, width and heads of a size, each replaced by its `own` key if that is not None.
 
     Raises:
         InputError: one of them is missing, or they do not fit each other or the image.
     """
     check_limits("model", size=size)
-    own = {"depth": depth, "width": width, "num_heads": num_heads}
     of_size = dict(zip(own, SIZES[size], strict=True)) if size else {}
     chosen = of_size | {key: value for key, value in own.items() if value is not None}
     missing = [f"model.{key}" for key in own if key not in chosen]

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ MIN_LOG_SNR = -10.2  # Lu et al. clip lambda = log-SNR / 2 at -5.1, because cosi
 PURE_NOISE = 200.0  # sigma / alpha; linear begins at 157, cosine at 20,000
 
 
+@dataclass(kw_only=True, eq=False)
 class Sampler(ABC):
     """From x_T to x_0 in `steps` of the T steps.
 
@@ -26,11 +28,12 @@ class Sampler(ABC):
         rho: of the spacing "karras".
     """
 
-    def __init__(self, *, steps: int | None, spacing: str = "uniform", rho: float = 7.0) -> None:
-        check_limits("sampler", steps=steps, spacing=spacing, rho=rho)
-        self.steps = steps
-        self.spacing = spacing
-        self.rho = rho
+    steps: int | None
+    spacing: str = "uniform"
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        check_limits("sampler", steps=self.steps, spacing=self.spacing, rho=self.rho)
 
     def timesteps(
         self, diffusion: GaussianDiffusion, start: int | None = None

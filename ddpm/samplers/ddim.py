@@ -1,5 +1,6 @@
 """Denoising Diffusion Implicit Models: the same network in fewer steps."""
 
+from dataclasses import dataclass
 from math import sqrt
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from ddpm.limits.parts import check_limits
 from ddpm.samplers.base import Randn, Sampler
 
 
+@dataclass(kw_only=True, eq=False)
 class DDIM(Sampler):
     """Eq. 12 of Song et al. 2021 (arXiv:2010.02502) on `steps` of the T steps.
 
@@ -18,17 +20,12 @@ class DDIM(Sampler):
         spacing, rho: distribution of the steps over 0..T-1.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: int | None = 50,
-        eta: float = 0.0,
-        spacing: str = "uniform",
-        rho: float = 7.0,
-    ) -> None:
-        super().__init__(steps=steps, spacing=spacing, rho=rho)
-        check_limits("sampler", eta=eta)
-        self.eta = eta
+    steps: int | None = 50
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_limits("sampler", eta=self.eta)
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.alpha_sigma(t), denoiser.alpha_sigma(s)

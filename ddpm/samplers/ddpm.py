@@ -2,6 +2,7 @@
 
 import logging
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ddpm.samplers.base import Randn, Sampler
 logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class DDPM(Sampler):
     """x_s = mean of q(x_s | x_t, x_0_hat) + std z (Algorithm 2, arXiv:2006.11239).
 
@@ -28,21 +30,16 @@ class DDPM(Sampler):
         spacing, rho: distribution of the steps over 0..T-1.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: int | None = None,
-        variance: str = "auto",
-        spacing: str = "uniform",
-        rho: float = 7.0,
-    ) -> None:
-        super().__init__(steps=steps, spacing=spacing, rho=rho)
-        check_limits("sampler", variance=variance)
-        if variance == "fixed_large" and steps is not None:
+    steps: int | None = None
+    variance: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_limits("sampler", variance=self.variance)
+        if self.variance == "fixed_large" and self.steps is not None:
             logger.warning(
                 "sampler.variance=fixed_large adds too much noise if sampler.steps < schedule.T"
             )
-        self.variance = variance
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.alpha_sigma(t), denoiser.alpha_sigma(s)

@@ -1,6 +1,7 @@
 """DPM-Solver++: the fewest network evaluations for a good image."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from math import expm1, sqrt
 
 import torch
@@ -11,6 +12,7 @@ from ddpm.limits.parts import check_limits
 from ddpm.samplers.base import Randn, Sampler, half_log_snr
 
 
+@dataclass(kw_only=True, eq=False)
 class DPMSolver(Sampler):
     """DPM-Solver++(2M), Lu et al. 2022 (arXiv:2211.01095), and order 3, on `steps` of T steps.
 
@@ -36,19 +38,14 @@ class DPMSolver(Sampler):
         spacing, rho: distribution of the steps over 0..T-1.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: int | None = 15,
-        order: int = 2,
-        stochastic: bool = False,
-        spacing: str = "log_snr",
-        rho: float = 7.0,
-    ) -> None:
-        super().__init__(steps=steps, spacing=spacing, rho=rho)
-        check_limits("sampler", order=order)
-        self.order = order
-        self.stochastic = stochastic
+    steps: int | None = 15
+    order: int = 2
+    stochastic: bool = False
+    spacing: str = "log_snr"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_limits("sampler", order=self.order)
 
     def __call__(
         self,

@@ -1,11 +1,14 @@
 """Euler's method on the straight path of flow matching."""
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from ddpm.denoising import Denoiser
 from ddpm.samplers.base import Randn, Sampler
 
 
+@dataclass(kw_only=True, eq=False)
 class Euler(Sampler):
     """z_s = z_t + (u_s - u_t) (eps - x_0) with z = x / (alpha + sigma), u = sigma / (alpha +
     sigma), for any schedule: first order (Liu et al. 2023, arXiv:2209.03003).
@@ -19,10 +22,8 @@ class Euler(Sampler):
             the even spacing of u from 1 to 0.
     """
 
-    def __init__(
-        self, *, steps: int | None = 20, spacing: str = "trailing", rho: float = 7.0
-    ) -> None:
-        super().__init__(steps=steps, spacing=spacing, rho=rho)
+    steps: int | None = 20
+    spacing: str = "trailing"
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.alpha_sigma(t), denoiser.alpha_sigma(s)

@@ -1,5 +1,6 @@
 """Euler steps to less noise than wanted, and fresh noise up to it."""
 
+from dataclasses import dataclass
 from math import sqrt
 
 from torch import Tensor
@@ -9,6 +10,7 @@ from ddpm.limits.parts import check_limits
 from ddpm.samplers.base import Randn, Sampler
 
 
+@dataclass(kw_only=True, eq=False)
 class EulerAncestral(Sampler):
     """An Euler step in x / alpha from noise level l_t = sigma_t / alpha_t to l_down, and noise of
     variance l_up^2 = l_s^2 - l_down^2, with l_up = eta l_s sqrt(1 - l_s^2 / l_t^2): the ancestral
@@ -20,12 +22,13 @@ class EulerAncestral(Sampler):
         spacing, rho: distribution of the steps over 0..T-1.
     """
 
-    def __init__(
-        self, *, steps: int | None = 50, eta: float = 1.0, spacing: str = "karras", rho: float = 7.0
-    ) -> None:
-        super().__init__(steps=steps, spacing=spacing, rho=rho)
-        check_limits("sampler", eta=eta)
-        self.eta = eta
+    steps: int | None = 50
+    eta: float = 1.0
+    spacing: str = "karras"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_limits("sampler", eta=self.eta)
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
         (alpha_t, sigma_t), (alpha_s, sigma_s) = denoiser.alpha_sigma(t), denoiser.alpha_sigma(s)

@@ -1,6 +1,7 @@
 """Heun's method on the probability flow: second order, two network evaluations a step."""
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from ddpm.samplers.base import PURE_NOISE, Randn, Sampler
 MOST_CHURN = math.sqrt(2) - 1  # relative growth of the noise level in a step
 
 
+@dataclass(kw_only=True, eq=False)
 class Heun(Sampler):
     """Algorithm 2 of Karras et al. 2022 (arXiv:2206.00364), on `steps` of T steps; without churn,
     Algorithm 1.
@@ -33,27 +35,22 @@ class Heun(Sampler):
         churn_noise: S_noise, standard deviation of the added noise relative to the right one.
     """
 
-    def __init__(
-        self,
-        *,
-        steps: int | None = 18,
-        spacing: str = "log_snr",
-        rho: float = 7.0,
-        churn: float = 0.0,
-        churn_min: float = 0.0,
-        churn_max: float | None = None,
-        churn_noise: float = 1.0,
-    ) -> None:
-        super().__init__(steps=steps, spacing=spacing, rho=rho)
-        check_limits("sampler", churn=churn, churn_min=churn_min, churn_max=churn_max)
-        check_limits("sampler", churn_noise=churn_noise)
-        if churn_max is not None and not churn_min < churn_max:
+    steps: int | None = 18
+    spacing: str = "log_snr"
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float | None = None
+    churn_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_limits("sampler", churn=self.churn, churn_min=self.churn_min)
+        check_limits("sampler", churn_max=self.churn_max, churn_noise=self.churn_noise)
+        if self.churn_max is not None and not self.churn_min < self.churn_max:
             raise InputError(
-                f"sampler.churn_max={churn_max}: must be above sampler.churn_min={churn_min}."
+                f"sampler.churn_max={self.churn_max}: must be above "
+                f"sampler.churn_min={self.churn_min}."
             )
-        self.churn, self.churn_noise = churn, churn_noise
-        self.churn_min = churn_min
-        self.churn_max = math.inf if churn_max is None else churn_max
 
     def p_sample(self, denoiser: Denoiser, x_t: Tensor, t: int, s: int, randn: Randn) -> Tensor:
         if self.churn > 0:
@@ -69,7 +66,8 @@ class Heun(Sampler):
     def churned(self, denoiser: Denoiser, x_t: Tensor, t: int, randn: Randn) -> tuple[Tensor, int]:
         """x_t with more noise, and the step that it is then at."""
         alpha, sigma = denoiser.alpha_sigma(t)
-        if not self.churn_min * alpha <= sigma <= self.churn_max * alpha or alpha == 0:
+        most = math.inf if self.churn_max is None else self.churn_max
+        if alpha == 0 or not self.churn_min * alpha <= sigma <= most * alpha:
             return x_t, t
         T = denoiser.diffusion.T
         growth = min(self.churn / (self.steps or T), MOST_CHURN)

@@ -1,6 +1,7 @@
 """UniPC: each network evaluation also corrects the step that led to it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import expm1, factorial, isinf
 
 import torch
@@ -13,6 +14,7 @@ from ddpm.samplers.base import PURE_NOISE, Randn, Sampler, half_log_snr
 History = list[tuple[int, Tensor]]  # t and x_0_hat of the last steps, the newest first
 
 
+@dataclass(kw_only=True, eq=False)
 class UniPC(Sampler):
     """UniPC-p of Zhao et al. 2023 (arXiv:2302.04867) that predicts x_0, with B(h) = e^h - 1, on
     `steps` of T steps.
@@ -28,12 +30,13 @@ class UniPC(Sampler):
         spacing, rho: distribution of the steps over 0..T-1.
     """
 
-    def __init__(
-        self, *, steps: int | None = 10, order: int = 3, spacing: str = "log_snr", rho: float = 7.0
-    ) -> None:
-        super().__init__(steps=steps, spacing=spacing, rho=rho)
-        check_limits("sampler", order=order)
-        self.order = order
+    steps: int | None = 10
+    order: int = 3
+    spacing: str = "log_snr"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_limits("sampler", order=self.order)
 
     def __call__(
         self,

@@ -34,16 +34,20 @@ def scaled_ends(
     return scale * beta_start, scale * beta_end
 
 
-def warn_if_not_noise(betas: Tensor) -> None:
-    """Warn if betas that were not rescaled leave x_T far from pure noise, where sampling starts."""
+def with_ends(betas: Tensor, *, rescaled: bool, zero_terminal_snr: bool) -> Tensor:
+    """Betas between scaled ends, with pure noise at the end if `zero_terminal_snr`. Otherwise, warn
+    if betas that were not rescaled leave x_T far from it, where sampling starts."""
+    if zero_terminal_snr:
+        return rescale_zero_terminal_snr(betas)
     signal = (1 - betas).prod().item()
-    if signal > MAX_TERMINAL_SIGNAL:
+    if not rescaled and signal > MAX_TERMINAL_SIGNAL:
         logger.warning(
             "schedule.rescale=false, schedule.T=%d: x_T keeps %.3g of the signal's power "
             "(alphas_cumprod), but sampling starts from pure noise",
             len(betas),
             signal,
         )
+    return betas
 
 
 def betas_from_alphas_cumprod(alphas_cumprod: Tensor, max_beta: float) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ddpm.schedules.base import rescale_zero_terminal_snr, scaled_ends, warn_if_not_noise
+from ddpm.schedules.base import scaled_ends, with_ends
 
 
 def linear(
@@ -32,8 +32,4 @@ def linear(
     """
     start, end = scaled_ends("linear", T, beta_start, beta_end, rescale=rescale)
     betas = torch.linspace(start, end, T, dtype=torch.float64)
-    if zero_terminal_snr:
-        return rescale_zero_terminal_snr(betas)
-    if not rescale:
-        warn_if_not_noise(betas)
-    return betas
+    return with_ends(betas, rescaled=rescale, zero_terminal_snr=zero_terminal_snr)

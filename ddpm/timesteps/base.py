@@ -65,8 +65,3 @@ def cumulate(probabilities: Tensor) -> Tensor:
     """Sums of the probabilities 0..t, scaled so that the last is 1: two of (T,)."""
     sums = probabilities.cumsum(0)
     return sums / sums[-1]
-
-
-def normal_cdf(x: Tensor) -> Tensor:
-    """The cumulative distribution function of the standard normal distribution."""
-    return torch.special.ndtr(x)

@@ -1,9 +1,10 @@
 """Noise levels that are log-normal, whatever the schedule."""
 
+import torch
 from torch import Tensor
 
 from ddpm.limits.parts import check_limits
-from ddpm.timesteps.base import Timesteps, normal_cdf
+from ddpm.timesteps.base import Timesteps
 
 
 class LogNormal(Timesteps):
@@ -24,6 +25,6 @@ class LogNormal(Timesteps):
         level = -0.5 * snr.log()  # ln(sigma / alpha), rising
         level = level.clamp(max=level[level.isfinite()].max())  # of pure noise it is infinite
         edges = (level[1:] + level[:-1]) / 2
-        below = normal_cdf((edges - self.mean) / self.std)
+        below = torch.special.ndtr((edges - self.mean) / self.std)
         ends = below.new_tensor([0.0, 1.0])
         return below.diff(prepend=ends[:1], append=ends[1:])

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ddpm.limits.parts import check_limits
-from ddpm.timesteps.base import Timesteps, normal_cdf
+from ddpm.timesteps.base import Timesteps
 
 
 class LogitNormal(Timesteps):
@@ -25,4 +25,4 @@ class LogitNormal(Timesteps):
 
     def probabilities(self, snr: Tensor) -> Tensor:
         edges = torch.linspace(0, 1, len(snr) + 1, dtype=snr.dtype, device=snr.device)
-        return normal_cdf((edges.logit() - self.mean) / self.std).diff()
+        return torch.special.ndtr((edges.logit() - self.mean) / self.std).diff()

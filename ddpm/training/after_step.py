@@ -53,9 +53,8 @@ class AfterStep:
             total,
             is_preview_step=lambda done: self.loop.is_preview_step(done, total),
             preview_steps=self.loop.preview_steps,
-            evaluations=(0, 0.0)
-            if evaluation is None
-            else (evaluation.every, self.loop.evaluation_steps),
+            evaluate_every=0 if evaluation is None else evaluation.every,
+            evaluation_steps=0.0 if evaluation is None else self.loop.evaluation_steps,
             device=self.step.fabric.device,
             say=self.progress.say,
             save_every=self.loop.save_every,

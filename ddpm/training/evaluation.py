@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from ddpm.errors import InputError
 from ddpm.evaluation import passports
 from ddpm.evaluation.reference import Reference, save
-from ddpm.evaluation.stored_batches import StoredBatches
+from ddpm.evaluation.stored_batches import SAMPLES, Item, StoredBatches
 from ddpm.features.base import Features
 from ddpm.metrics.base import Material, Metric
-from ddpm.pipeline import Pipeline, in_turn
+from ddpm.pipeline import Pipeline, in_turn, split
 from ddpm.runner.distributed.fabric import describe
 from ddpm.runner.distributed.fsdp import gather, is_sharded
 from ddpm.runner.execution.run import Run, made_with
@@ -40,8 +40,6 @@ BATCH = 64
 FIRST_SEED = 2_000_000  # neither those of previews, nor those of job=evaluate
 FOLDER = "evaluation"
 HELD_OUT = "_held_out"  # ends the name of a metric against held-out pictures
-
-Item = tuple[str, range]  # `samples` or the role of a reference, and a batch of its pictures
 
 
 class StepFiles(StoredBatches):
@@ -87,7 +85,7 @@ class PeriodicEvaluation:
 
     @cached_property
     def batches(self) -> list[range]:
-        return [range(i, min(i + BATCH, self.n)) for i in range(0, self.n, BATCH)]
+        return split(range(self.n), BATCH)
 
     def __call__(
         self, step: int, network: nn.Module, asked_to_stop: Callable[[], bool]
@@ -142,7 +140,7 @@ class PeriodicEvaluation:
             if asked_to_stop():
                 return False
             round_of_all = todo[start : start + ranks]
-            if with_all and round_of_all[0][0] == "samples":  # each forward pass needs all ranks
+            if with_all and round_of_all[0][0] == SAMPLES:  # each forward pass needs all ranks
                 round_of_all += round_of_all[-1:] * (ranks - len(round_of_all))
             made = None
             if self.fabric.global_rank < len(round_of_all):
@@ -154,24 +152,19 @@ class PeriodicEvaluation:
 
     def missing(self, stored: StoredBatches) -> list[Item]:
         """The batches without files: samples first, as sharded networks draw them together."""
-        todo: list[Item] = [
-            ("samples", batch) for batch in self.batches if not stored.has_samples(batch)
-        ]
-        for role, reference in self.references.items():
-            if role not in self.memo:
-                todo += [(role, batch) for batch in stored.undescribed(reference)]
-        return todo
+        unknown = {role: of for role, of in self.references.items() if role not in self.memo}
+        return stored.missing(self.batches, unknown)
 
     def make(self, item: Item, pipeline: Pipeline) -> list[np.ndarray]:
         """The features of a batch, if any are needed, and of samples the images, too."""
         role, batch = item
-        if role == "samples":
+        if role == SAMPLES:
             seeds = range(FIRST_SEED + batch.start, FIRST_SEED + batch.stop)
             images = pipeline.sample_seeds(seeds, in_turn(self.labels, seeds, FIRST_SEED))
         else:
             images = self.references[role].images(batch)
         described = [] if self.features is None else [self.features(images).numpy()]
-        return [*described, images.numpy()] if role == "samples" else described
+        return [*described, images.numpy()] if role == SAMPLES else described
 
     def gathered(self, made: Any) -> list[Any]:
         """The arrays that each rank has made, on all ranks."""
@@ -184,7 +177,7 @@ class PeriodicEvaluation:
     def keep(self, stored: StoredBatches, item: Item, arrays: list[np.ndarray]) -> None:
         role, batch = item
         files = [] if self.features is None else [stored.features_file(role, batch)]
-        files += [stored.images_file(batch)] if role == "samples" else []
+        files += [stored.images_file(batch)] if role == SAMPLES else []
         for file, array in zip(files, arrays, strict=True):
             save(file, array)
         crashpoint("evaluation.drawn")

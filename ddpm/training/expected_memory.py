@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from ddpm.errors import InputError, shown
+from ddpm.errors import InputError, one_line
 from ddpm.runner.distributed import fsdp
 from ddpm.runner.distributed.fabric import reset_peak_memory
 from ddpm.runner.distributed.reduce import all_reduce
@@ -123,16 +123,12 @@ def estimate_memory(
         eval_batch: images of a forward pass in a preview or evaluation.
         averages: number of averages of the weights.
     """
-    kept, held, gradients, update = _by_weights(probe, make_optimizer, optimizer, averages)
     pixels = probe.shape[0] * probe.shape[1] * probe.shape[2]
     at_once = 1 if accumulate is None else share // accumulate
     # With fake tensors any number of images takes the same time.
     numbers = MEASURED if accumulate is None or not probe.fake else (at_once,)
     return MemoryEstimate(
-        kept=kept,
-        held=held,
-        gradients=gradients,
-        update=update,
+        **_by_weights(probe, make_optimizer, optimizer, averages),
         image=pixels * (1 + 4),  # as bytes and as float32
         noise=pixels * 4,  # every device draws the noise of the whole batch
         batch=batch,
@@ -149,7 +145,7 @@ def _by_weights(
     make_optimizer: MakeOptimizer,
     optimizer: torch.optim.Optimizer,
     averages: int,
-) -> tuple[int, int, int, int]:
+) -> dict[str, int]:
     """The bytes that grow with the weights and not with the images: `kept`, `held`, `gradients`
     and `update` of a `MemoryEstimate`."""
     fabric, weights = probe.fabric, probe.weight_bytes
@@ -163,7 +159,7 @@ def _by_weights(
         kept += 2 * probe.largest_block  # unsharded weights of the running block and the next one
     elif isinstance(fabric.strategy, DDPStrategy):
         kept += weights  # communication buffers of the gradients
-    return kept, held, gradients, update
+    return {"kept": kept, "held": held, "gradients": gradients, "update": update}
 
 
 def _preview(probe: MemoryProbe, images: int) -> int:
@@ -266,32 +262,26 @@ def plan_memory(
     make_optimizer: MakeOptimizer,
     optimizer: torch.optim.Optimizer,
     *,
-    batch: int,
     share: int,
     accumulate: int | None,
-    eval_batch: int,
-    averages: int = 1,
+    **sizes: int,
 ) -> tuple[MemoryEstimate | None, int]:
     """The memory that training is expected to take, and the number of micro-batches.
 
     For `accumulate` None (auto) the number is chosen and recorded; a resumed run keeps it.
+
+    Args:
+        sizes: the other arguments of `estimate_memory`.
 
     Raises:
         InputError: nothing fits, or auto on a network that cannot be measured.
     """
     try:
         estimate = estimate_memory(
-            probe,
-            make_optimizer,
-            optimizer,
-            batch=batch,
-            share=share,
-            accumulate=accumulate,
-            eval_batch=eval_batch,
-            averages=averages,
+            probe, make_optimizer, optimizer, share=share, accumulate=accumulate, **sizes
         )
     except Exception as error:  # a user's own network may not support it
-        reason = shown(" ".join(str(error).split()), 200) or type(error).__name__
+        reason = one_line(error)
         if accumulate is None:
             raise InputError(
                 f"job.accumulate_grad_batches=auto: the memory of this network cannot be measured "

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from lightning_fabric import Fabric
@@ -43,6 +43,7 @@ from ddpm.training.validation import Validation, held_out_of, next_step
 MEASURED = 4096  # images that an objective measures, at most
 
 
+@dataclass(kw_only=True, eq=False)
 class Loop(ABC):
     """Trains a network on noisy images. conf/job/train.yaml explains the arguments.
 
@@ -50,59 +51,46 @@ class Loop(ABC):
     `evaluate` returns metrics, `preview` draws images.
     """
 
-    label_dropout: float | None = None  # None: no labels are used
-    augment: Augment | None = None
-    validate_every: int | None = None
-    validation: type[Validation] = Validation
-    validated = LOSS  # its metrics, for the terminal
-    validation_batch: int | None = None  # most images at a time; None: as many as in training
+    model: nn.Module
+    diffusion: GaussianDiffusion
+    data: ImageData
+    optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+    seed: int
+    max_steps: int | None
+    max_epochs: float | None
+    batch_size: int
+    accumulate_grad_batches: int | str
+    warmup_steps: int
+    lr_decay_start: int | None
+    clip_grad_norm: float | None
+    ema: Callable[..., EMA]
+    ema_decay: float
+    ema_ramp: float
+    compile: bool | str
+    num_workers: int
+    max_nonfinite_steps: int
+    log_every: int
+    save_every: int | None
+    keep_checkpoints: int
+    recompute: bool = False
+    lr_decay: str = "inverse"
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        diffusion: GaussianDiffusion,
-        data: ImageData,
-        optimizer: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
-        seed: int,
-        max_steps: int | None,
-        max_epochs: float | None,
-        batch_size: int,
-        accumulate_grad_batches: int | str,
-        warmup_steps: int,
-        lr_decay_start: int | None,
-        clip_grad_norm: float | None,
-        ema: Callable[..., EMA],
-        ema_decay: float,
-        ema_ramp: float,
-        compile: bool | str,
-        num_workers: int,
-        max_nonfinite_steps: int,
-        log_every: int,
-        save_every: int | None,
-        keep_checkpoints: int,
-        recompute: bool = False,
-        lr_decay: str = "inverse",
-    ) -> None:
-        self.net, self.diffusion, self.data = model, diffusion, data
-        self.optimizer, self.seed = optimizer, seed
-        self.max_steps, self.max_epochs = max_steps, max_epochs
-        self.batch_size = batch_size
-        self.accumulates_auto = isinstance(accumulate_grad_batches, str)
+    label_dropout: float | None = field(default=None, init=False)  # None: no labels are used
+    augment: Augment | None = field(default=None, init=False)
+    validate_every: int | None = field(default=None, init=False)
+    validation: ClassVar[type[Validation]] = Validation
+    validated: ClassVar[str] = LOSS  # its metrics, for the terminal
+    validation_batch: ClassVar[int | None] = None  # most images at a time; None: as in training
+
+    def __post_init__(self) -> None:
+        self.net = self.model
+        self.accumulates_auto = isinstance(self.accumulate_grad_batches, str)
         self.accumulate = 1  # micro-batches of a step; with auto see `plan_memory`
-        if not isinstance(accumulate_grad_batches, str):
-            self.accumulate = accumulate_grad_batches
-        self.warmup_steps = warmup_steps
-        self.lr_decay, self.lr_decay_start = lr_decay, lr_decay_start
-        self.clip_grad_norm = clip_grad_norm
-        self.ema = partial(ema, decay=ema_decay, ramp=ema_ramp)
-        self.compilation, self.num_workers = Compilation(compile), num_workers
-        self.max_nonfinite_steps = max_nonfinite_steps
-        self.log_every, self.save_every = log_every, save_every
-        self.keep_checkpoints = keep_checkpoints
-        self.recompute = recompute
-        if recompute:
-            blocks(model)  # raises for a network without any
+        if not isinstance(self.accumulate_grad_batches, str):
+            self.accumulate = self.accumulate_grad_batches
+        self.compilation = Compilation(self.compile)
+        if self.recompute:
+            blocks(self.net)  # raises for a network without any
 
     @abstractmethod
     def loss(
@@ -183,7 +171,7 @@ class Loop(ABC):
         self.measure()
         length = total = total_steps(self.max_steps, self.max_epochs, self.steps_per_epoch)
         rows = rank_rows(self.batch_size, self.accumulate, fabric.global_rank, fabric.world_size)
-        probe = self.make_probe(run, fabric)
+        probe = self.make_probe(fabric) if run.leads or self.accumulates_auto else None
         state = self.initial_state(run, fabric)
         meter, best = Meter(self.batch_size, self.steps_per_epoch), self.make_best()
         start = self.restore(run, state, meter, best)
@@ -272,10 +260,8 @@ class Loop(ABC):
         """Whether to evaluate and preview after `step` of `total` steps."""
         return step > 0 and (step == total or self.is_eval_step(step))
 
-    def make_probe(self, run: Run, fabric: Fabric) -> MemoryProbe | None:
-        """The probe of the network's memory, on ranks that use it; made before it is sharded."""
-        if not run.leads and not self.accumulates_auto:
-            return None
+    def make_probe(self, fabric: Fabric) -> MemoryProbe:
+        """The probe of the network's memory; made before it is sharded."""
         return MemoryProbe(
             self.net,
             self.loss,
@@ -318,7 +304,7 @@ class Loop(ABC):
         net = self.net.to(memory_format=torch.channels_last)
         if mesh is None:
             net.to(fabric.device)
-        ema = self.ema(net)
+        ema = self.ema(net, decay=self.ema_decay, ramp=self.ema_ramp)
         if self.recompute:
             recompute(net)
         if mesh is not None:

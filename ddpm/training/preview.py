@@ -7,7 +7,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from ddpm.images import enlarge, make_grid
-from ddpm.pipeline import Pipeline, in_turn
+from ddpm.pipeline import Pipeline, in_turn, split
 
 BATCH = 64
 
@@ -21,8 +21,7 @@ def preview_grid(
     """
     ranks, rank = fabric.world_size, fabric.global_rank
     share = -(-num_samples // ranks)
-    seeds = range(rank * share, (rank + 1) * share)
-    batches = [seeds[i : i + BATCH] for i in range(0, share, BATCH)]
+    batches = split(range(rank * share, (rank + 1) * share), BATCH)
     images = torch.cat([pipeline.sample_seeds(b, in_turn(labels, b, 0)) for b in batches])
     images = pipeline.diffusion.codec.show(images)
     if ranks > 1:

@@ -59,7 +59,3 @@ class ScheduleTraining:
     def loss(self, x_0: Tensor, t: Tensor, eps: Tensor, label: Tensor | None) -> Tensor:
         """The variational bound in bits per dimension, a scalar."""
         return schedule_loss(self.diffusion, self.model, x_0, t, eps, label)
-
-    def after_update(self) -> None:
-        """Recompute the coefficients of the process from the updated schedule."""
-        self.diffusion.refresh()

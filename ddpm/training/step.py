@@ -103,7 +103,7 @@ class Step:
         self.learn(t, losses, nonfinite)
         self.optimizer.zero_grad()
         if self.schedule is not None:
-            self.schedule.after_update()
+            self.diffusion.refresh()
         self.ema.update(n)
         return StepMetrics(loss, grad_norm, nonfinite, by_time(losses, t, self.diffusion.T))
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -14,6 +15,7 @@ TO_SAVE = 3600.0  # seconds to the next checkpoint from which a shorter interval
 HORIZON = 100_000  # steps in which previews are counted; later ones are extrapolated
 
 
+@dataclass(eq=False)
 class Outlook:
     """Measures the first steps and prints the estimate once.
 
@@ -23,29 +25,25 @@ class Outlook:
         preview_steps: duration of a preview, in training steps.
         device: synchronised when the measurement starts and ends.
         say: prints a line.
-        evaluations: steps between them (0: there are none), and the duration of one, in steps.
+        evaluate_every: steps between evaluations; 0: there are none.
+        evaluation_steps: duration of one, in training steps.
         save_every: steps between checkpoints; None: there is one, at the end.
         compiles: whether the first step compiles the network.
     """
 
-    def __init__(
-        self,
-        start: int,
-        total: int,
-        is_preview_step: Callable[[int], bool],
-        preview_steps: float,
-        device: torch.device,
-        say: Callable[[str], None],
-        *,
-        evaluations: tuple[int, float] = (0, 0.0),
-        save_every: int | None = None,
-        compiles: bool = False,
-    ) -> None:
-        self.total, self.is_preview_step = total, is_preview_step
-        self.preview_steps, self.device, self.say = preview_steps, device, say
-        self.evaluate_every, self.evaluation_steps = evaluations
-        self.save_every = save_every
-        self.begin(start, compiles)
+    start: int
+    total: int
+    is_preview_step: Callable[[int], bool]
+    preview_steps: float
+    device: torch.device
+    say: Callable[[str], None]
+    evaluate_every: int = 0
+    evaluation_steps: float = 0.0
+    save_every: int | None = None
+    compiles: bool = False
+
+    def __post_init__(self) -> None:
+        self.begin(self.start, self.compiles)
 
     def begin(self, step: int, compiles: bool) -> None:
         """Start a measurement after `step` steps."""

@@ -254,6 +254,15 @@ def test_member_larger_than_its_header_is_refused(tmp_path):
     refused("zip", tmp_path, r"a\.png.*CRC", path=str(tmp_path / "a.zip"))
 
 
+def test_an_error_without_a_message_says_that_a_member_is_cut_short(tmp_path, monkeypatch):
+    def fail(*_):
+        raise EOFError
+
+    write_zip(tmp_path / "a.zip", [("a.png", PICTURE)])
+    monkeypatch.setattr(zipfile.ZipFile, "read", fail)
+    refused("zip", tmp_path, r"'a\.png': cut short", path=str(tmp_path / "a.zip"))
+
+
 @pytest.mark.parametrize(
     ("labels", "match"),
     [

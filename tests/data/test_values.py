@@ -1,6 +1,8 @@
 """Pictures that are not square, have other channels, or values of 16 bits and floats."""
 
+import errno
 import io
+import os
 
 import numpy as np
 import pytest
@@ -191,3 +193,22 @@ def test_array_header_larger_than_the_file_is_refused(tmp_path):
 def test_invalid_settings_are_refused(tmp_path, changes, match):
     with pytest.raises(InputError, match=match):
         folder(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, os.strerror(errno.EIO)), MemoryError()])
+@pytest.mark.parametrize("name", ["a.png", "a.npy"])
+def test_operating_system_errors_while_decoding_do_not_count_as_damage(
+    tmp_path, monkeypatch, name, error
+):
+    """Nor is the picture skipped with on_error=skip."""
+
+    def fail(*_, **__):
+        raise error
+
+    root = tmp_path / "root"
+    for i in range(2):
+        save_image(torch.from_numpy(GREY.transpose(2, 0, 1).copy()), root / f"{i}{name}")
+    monkeypatch.setattr(values.ImageOps, "exif_transpose", fail)
+    monkeypatch.setattr(values, "_array", fail)
+    with pytest.raises(InputError, match="not the image's fault"):
+        folder(root, channels=1, on_error="skip", **DEEP).prepare()

@@ -218,7 +218,7 @@ def test_announced_time_includes_feature_training_and_network_metrics(monkeypatc
         run=SimpleNamespace(dir=Path("nowhere"), say=messages.append, path="run", step=1),
         fabric=SimpleNamespace(device=torch.device("cpu"), world_size=2),
         source=drawn,
-        references=[range(100), range(40)],
+        references={"train": range(100), "held_out": range(40)},
         features=untrained,
         metrics={"loss": Loss(num_images=20), "bound": Bound(num_images=10, steps="all")},
         batch_size=4,

@@ -1,12 +1,15 @@
 """Copies: the search is exact and the threshold calibrated."""
 
 import resource
+from types import SimpleNamespace
 
 import pytest
 import torch
 from support.material import material
 
 from ddpm.errors import InputError
+from ddpm.evaluation.needs import check_needs
+from ddpm.features.pixels import Pixels
 from ddpm.metrics import nearest
 from ddpm.metrics.base import Material, Pictures
 from ddpm.metrics.copies import Copies
@@ -194,3 +197,13 @@ def test_invalid_inputs_and_options_are_refused():
         Copies(**OPTIONS | {"shifts": 2}).measure(given)
     with pytest.raises(InputError, match="at least 3 training pictures, got 2"):
         metric.measure(material(train=2))
+
+
+def test_too_few_samples_are_refused_before_any_is_drawn():
+    data = SimpleNamespace(dtype="uint8", channels=1)
+    sides = {"has_network": False, "has_held_out": True}
+    with pytest.raises(InputError, match=r"metric=copies: needs at least 3 samples.* 2"):
+        check_needs({"copies": Copies(**OPTIONS)}, Pixels(), data, 2, **sides)
+    check_needs({"copies": Copies(**OPTIONS)}, Pixels(), data, 3, **sides)
+    with pytest.raises(InputError, match="at least 3 samples, got 2"):
+        Copies(**OPTIONS).measure(material(n=2))
