@@ -56,22 +56,20 @@ def keys() -> list[Key]:
     """Every key that a file defines."""
     defined = [Key(n, v, None, None) for n, v in flatten(read(CONF / "config.yaml"))]
     for group, options in groups().items():
-        for option in options:
-            defined += _keys_in(CONF / group / f"{option}.yaml")
+        for option in options if group not in _WITHOUT_KEYS else ():
+            defined += keys_in(CONF / group / f"{option}.yaml")
     return defined
 
 
-def _keys_in(path: Path) -> list[Key]:
-    """The keys of an option.
+def keys_in(path: Path) -> list[Key]:
+    """The keys that an option sets.
 
     Raises:
         InputError: the file cannot be read.
     """
     group, option = path.parent.name, path.stem
-    if group in _WITHOUT_KEYS:
-        return []
     values = body(path)
-    package = re.match(r"#\s*@package\s+(\S+)", path.read_text())
+    package = re.search(r"^#\s*@package\s+(\S+)", path.read_text(), re.MULTILINE)
     prefix = package[1] if package else group
     pairs = flatten(values, "" if prefix == "_global_" else prefix)
     return [Key(name, value, group, option) for name, value in pairs]
@@ -140,7 +138,7 @@ def _read_own(files: tuple[tuple[Path, int, int], ...]) -> _Own:
     for path, _, _ in files:
         with contextlib.suppress(InputError, OSError):  # reported once the file is chosen
             own.targets.update(dict.fromkeys(_targets_in(read(path)), path))
-            own.keys.extend(_keys_in(path))
+            own.keys.extend(keys_in(path) if path.parent.name not in _WITHOUT_KEYS else [])
     return own
 
 

@@ -146,14 +146,20 @@ def _check_text(key: str, text: str) -> None:
             f"{key}: reads {name}, which is named like a secret. Secrets are not accepted in "
             f"files. {ADVICE}"
         )
+    if (name := secret_in(text)) is not None:
+        where = "the command line" if os.environ[name] in key else key
+        raise InputError(
+            f"{where}: contains the value of the environment variable {name}, which is named "
+            f"like a secret. Secrets are not accepted on the command line or in files. {ADVICE}"
+        )
+
+
+def secret_in(text: str) -> str | None:
+    """The first environment variable that is named like a secret and whose value is in a text."""
     for name, value in os.environ.items():
         if len(value) >= MIN_LENGTH and value in text and is_secret_variable(name, value):
-            where = "the command line" if value in key else key
-            raise InputError(
-                f"{where}: contains the value of the environment variable {name}, which is named "
-                "like a secret. Secrets are not accepted on the command line or in files. "
-                f"{ADVICE}"
-            )
+            return name
+    return None
 
 
 def _variable_is_secret(variable: str) -> bool:
