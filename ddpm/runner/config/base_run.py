@@ -79,7 +79,8 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
             reason = "that run kept no best checkpoint; job.validate_every and job.keep_best do."
         raise InputError(f"{key}={source}: {reason}")
     choices = _choices_of(path)
-    if not choices:
+    other_job = key == "resume" and catalog.kind_of(str(choices.get("job"))) not in (None, "trains")
+    if not choices or other_job:  # a run of another job is refused when the run is planned
         return []
     groups = ["model", "schedule", "objective"]
     if key != "init_from":
