@@ -25,8 +25,7 @@ from ddpm.runner.runs.metrics_log import (
 )
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps import callback
-from ddpm.runner.sweeps.compose import Job
-from ddpm.runner.sweeps.naming import name_jobs
+from ddpm.runner.sweeps.compose import Job, name_jobs
 from ddpm.runner.sweeps.search import space
 from ddpm.runner.sweeps.search import study as shared_study
 
