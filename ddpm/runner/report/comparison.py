@@ -101,6 +101,11 @@ class Comparison:
         """The setting of a run; None if its configuration is unknown."""
         return next((s for s in self.settings if any(r is run for r in s.runs)), None)
 
+    def number_of(self, run: RunRecord) -> int:
+        """The number of a run's setting; -1 if its configuration is unknown."""
+        setting = self.setting_of(run)
+        return -1 if setting is None else setting.number
+
     def folder_of_repeated(self, run: RunRecord) -> str:
         """`, <folder>` if another run has the same settings and seed; otherwise empty."""
         setting = self.setting_of(run)
