@@ -20,7 +20,7 @@ from ddpm.runner.runs.scores import Scored
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused, regular_size
 from ddpm.runner.safe_io.tree import flatten
-from ddpm.runner.safe_io.yaml_json import read_json, read_yaml
+from ddpm.runner.safe_io.yaml_json import read_json_file, read_yaml
 
 SPEED = "train/images_per_sec"
 MEMORY = "train/memory_mb"
@@ -221,9 +221,7 @@ def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]
         OSError, Refused: the file is damaged, and `problems` is None.
     """
     try:
-        if regular_size(file) > MAX_JSON:
-            raise Refused(f"larger than {MAX_JSON // 1024} KiB")
-        found = read_json(file.read_bytes(), MAX_JSON)
+        found = read_json_file(file, MAX_JSON)
     except FileNotFoundError:
         return {}
     except (OSError, Refused) as error:
