@@ -9,9 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from ddpm.runner.runs import previews
-from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.safe_io.atomic import bare_copies
-from ddpm.trackers.base import RunInfo
+from ddpm.trackers.base import RunInfo, logged_until
 from ddpm.trackers.wandb_client import history, limits, session
 from ddpm.trackers.wandb_client.uploads import Uploads, waiting_time
 
@@ -121,13 +120,12 @@ class Wandb:
         """Log the steps before this start that W&B lacks."""
         import wandb
 
-        file = run_dir / "metrics.jsonl"
-        rows = {row.pop("step"): row for row in (read_metrics(file) if file.is_file() else [])}
+        rows = dict(logged_until(run_dir, start_step))
         pictures = previews.by_step(run_dir)
         shown = self._seen.pictures.get("samples", -1)
-        for step in sorted(step for step in rows.keys() | pictures.keys() if step <= start_step):
+        for step in sorted(rows.keys() | {step for step in pictures if step <= start_step}):
             if step in rows:
-                self.log(step, {k: v for k, v in rows[step].items() if v is not None})
+                self.log(step, rows[step])
             if step in pictures and step > shown:
                 image = wandb.Image(str(pictures[step]), caption=history.caption(step))
                 self._send({"step": step, "samples": image})
