@@ -5,6 +5,7 @@ ddpm/runner/safe_io/secret_names.py decides which names and values count as secr
 """
 
 import functools
+import operator
 import os
 import re
 import secrets
@@ -111,11 +112,14 @@ def _resolved(node: Any, path: KeyPath, value: Any) -> Any:
     if not isinstance(value, str) or "${" not in value:
         return value
     try:
-        for name in path:
-            node = node[name]
+        return _at(node, path)
     except (OmegaConfBaseException, ValueError):
         return None
-    return node
+
+
+def _at(node: Any, path: Iterable[str | int]) -> Any:
+    """The value at the end of a path of keys and indices."""
+    return functools.reduce(operator.getitem, path, node)
 
 
 def _check_value(key: str, value: Any, *, typed: bool = False) -> None:
@@ -231,16 +235,12 @@ def mask_env(node: dict[str, Any], env_values: Iterable[EnvValue]) -> dict[str, 
     """
     copy = _copy(node)
     for path, value, text in env_values:
-        *parents, name = path
-        parent: Any = copy
         try:
-            for key in parents:
-                parent = parent[key]
-            current = parent[name]
+            current = _at(copy, path)
         except (KeyError, IndexError, TypeError):
             continue
-        if current == value or current == str(Path(os.path.expanduser(value)).absolute()):
-            parent[name] = text
+        if current in (value, str(Path(os.path.expanduser(value)).absolute())):
+            _at(copy, path[:-1])[path[-1]] = text
     return copy
 
 
@@ -274,10 +274,7 @@ def unmask_env(
                 )
             value = _TEXT.sub(functools.partial(_read, key), text)
             env_values.append(EnvValue(path, value, text))
-            parent: Any = copy
-            for name in path[:-1]:
-                parent = parent[name]
-            parent[path[-1]] = value
+            _at(copy, path[:-1])[path[-1]] = value
     return copy, env_values
 
 
