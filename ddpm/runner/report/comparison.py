@@ -46,7 +46,7 @@ class Statistic:
 
 @dataclass
 class Setting:
-    """Runs that differ only in their seed. `distinct`: without those that repeat another one."""
+    """Runs that differ only in their seed."""
 
     number: int
     values: dict[str, str]
@@ -57,7 +57,13 @@ class Setting:
 
     @cached_property
     def distinct(self) -> list[RunRecord]:
-        return _distinct(self.runs)
+        """The runs without those that repeat another one; of equal runs the first that is done."""
+        found: dict[object, RunRecord] = {}
+        for run in self.runs:
+            key = config_diff.identity(run)
+            if key not in found or (run.state == "done" and found[key].state != "done"):
+                found[key] = run
+        return list(found.values())
 
     @property
     def done(self) -> int:
@@ -196,16 +202,6 @@ def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str])
         )
         if len({run.code for run in setting.runs if run.code[0]}) > 1:
             setting.notes.append("runs of different code")
-    return list(found.values())
-
-
-def _distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs without those that repeat another one; of equal runs the first that is done."""
-    found: dict[object, RunRecord] = {}
-    for run in runs:
-        key = config_diff.identity(run)
-        if key not in found or (run.state == "done" and found[key].state != "done"):
-            found[key] = run
     return list(found.values())
 
 
