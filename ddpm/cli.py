@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -258,14 +259,11 @@ def _check_chosen_files(words: list[str]) -> None:
         InputError: Hydra would misread a file.
     """
     folders = [folder for folder in (catalog.CONF, own_folder.current()) if folder is not None]
-    values = overrides.values(words).items()
-    chosen = [(group, option) for group, option in values if group in catalog.groups()]
-    chosen.append(("team", os.environ.get("DDPM_TEAM")))
-    for group, choice in chosen:
-        for option in filter(None, catalog.as_list(choice)):
-            for file in (folder / group / f"{option}.yaml" for folder in folders):
-                if os.path.isfile(file) and (problem := catalog.misread(file)):
-                    raise InputError(problem)
+    chosen: dict[str, Any] = {"team": os.environ.get("DDPM_TEAM")}
+    chosen |= {k: v for k, v in overrides.values(words).items() if k in catalog.groups()}
+    for file in catalog.chosen_files(folders, chosen):
+        if problem := catalog.misread(file):
+            raise InputError(problem)
 
 
 def _texts() -> set[str]:

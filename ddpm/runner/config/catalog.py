@@ -4,8 +4,9 @@ built: those of conf/ and of the user's own folder."""
 import codecs
 import contextlib
 import functools
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,6 +191,13 @@ def features_of(job: str, data: str) -> str:
 def as_list(choice: Any) -> list[Any]:
     """The options of a choice; groups such as tracker accept several."""
     return list(choice) if isinstance(choice, list | tuple) else [choice]
+
+
+def chosen_files(folders: Iterable[Path], choices: dict[str, Any]) -> list[Path]:
+    """The files of the chosen options, by group, in these folders."""
+    options = [(group, name) for group, c in choices.items() for name in as_list(c) if name]
+    paths = [folder / group / f"{name}.yaml" for folder in folders for group, name in options]
+    return list(filter(os.path.isfile, paths))  # `Path.is_file` raises for names that are too long
 
 
 def read(path: Path) -> dict[str, Any]:

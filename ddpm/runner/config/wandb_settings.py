@@ -90,11 +90,9 @@ def _keys_of(override: Override) -> Iterator[str]:
 
 def _files(folders: Iterable[Path], choices: dict[str, Any]) -> list[Path]:
     """The files that a configuration was composed from, except the one with the defaults."""
-    options = [(group, name) for group, c in choices.items() for name in catalog.as_list(c)]
-    names = [Path("config.yaml"), *(Path(str(group), f"{name}.yaml") for group, name in options)]
-    defaults = catalog.CONF / "tracker" / "wandb.yaml"
-    paths = (folder / name for folder in folders for name in names)
-    return [path for path in paths if path != defaults and os.path.isfile(path)]
+    folders, defaults = list(folders), catalog.CONF / "tracker" / "wandb.yaml"
+    main = [folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()]
+    return [path for path in [*main, *catalog.chosen_files(folders, choices)] if path != defaults]
 
 
 def _sets_project(path: Path) -> bool:
