@@ -71,9 +71,8 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
     except InputError:  # reported when the run is planned
         return []
     belongs_to_job = key != "checkpoint" or "job" in named
-    if (
-        must_exist and belongs_to_job and not listing.exists(path)
-    ):  # before Hydra refuses keys that only that run has
+    # Before Hydra refuses keys that only that run has.
+    if must_exist and belongs_to_job and not listing.exists(path):
         reason = "there is no such file or folder."
         if path.name == summary.BEST and listing.exists(path.parent):
             reason = "that run kept no best checkpoint; job.validate_every and job.keep_best do."

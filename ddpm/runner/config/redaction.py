@@ -266,7 +266,10 @@ def unmask_env(
         if isinstance(text, str) and _TEXT.search(text) and path[0] != "overrides":
             key = ".".join(map(str, path))
             for match in _TEXT.finditer(text):
-                _check_variable(key, match)
+                if _variable_is_secret(match[1]):
+                    raise InputError(
+                        f"{key}={match[0]}: {match[1]} is named like a secret, and is not read."
+                    )
             if path[0] not in _MAY_READ and texts.get(path) != text and key not in typed:
                 raise InputError(
                     f"{key}={text}: a stored configuration may not read the environment for this "
@@ -276,11 +279,6 @@ def unmask_env(
             env_values.append(EnvValue(path, value, text))
             _at(copy, path[:-1])[path[-1]] = value
     return copy, env_values
-
-
-def _check_variable(key: str, match: re.Match[str]) -> None:
-    if _variable_is_secret(match[1]):
-        raise InputError(f"{key}={match[0]}: {match[1]} is named like a secret, and is not read.")
 
 
 def _read(key: str, match: re.Match[str]) -> str:

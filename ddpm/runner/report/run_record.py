@@ -181,9 +181,8 @@ def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
 def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Steps and the configurations until then; damaged ones are left out."""
     named = ((_UNTIL.fullmatch(path.name), path) for path in files)
-    for step, path in sorted((int(match[1]), path) for match, path in named if match)[
-        -_MOST_UNTIL:
-    ]:
+    steps = sorted((int(match[1]), path) for match, path in named if match)
+    for step, path in steps[-_MOST_UNTIL:]:
         try:
             config = read_yaml(path)
         except (OSError, Refused):
