@@ -149,7 +149,7 @@ def prepared(arguments: list[str]) -> list[str]:
     _check_chosen_once(words)
     _check_chosen_files(words)
     shows = any(flag.partition("=")[0] in ("-c", "--cfg", "-h", "--help") for flag in flags)
-    return [*flags, *words, *base_run.brought(words, must_exist=not shows)]
+    return [*flags, *words, *base_run.inherited(words, must_exist=not shows)]
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

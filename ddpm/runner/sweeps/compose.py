@@ -170,7 +170,7 @@ def _of_source(words: list[str]) -> list[str]:
     """The options of a source that this job has and others have not: init_from=one,other."""
     known = any(word.startswith(f"{INHERITED}=") for word in words)
     begins = any(word.startswith("init_from=") for word in words)
-    return base_run.brought(words, must_exist=False) if begins and not known else []
+    return base_run.inherited(words, must_exist=False) if begins and not known else []
 
 
 def plan_job(job: Job, config: DictConfig, folder: SweepFolder) -> None:
