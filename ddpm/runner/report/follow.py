@@ -82,7 +82,8 @@ class Followed:
         """The record with what changes at every log line."""
         problems: list[str] = []
         metrics = self._metrics(self.folder / FILE, problems)
-        pictures = run_record.seen({}, problems, previews.by_step, self.folder)
+        none: dict[int, Path] = {}
+        pictures = run_record.seen(none, problems, previews.by_step, self.folder)
         stored = run_record.read_object(self.folder / "status.json", problems)
         return replace(
             record,
