@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -69,7 +70,8 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
-        _prepare_arguments()
+        own_folder.use(None)
+        sys.argv[1:] = prepared(sys.argv[1:])
         register_default_launcher()
         _run_hydra()
         if _single.error is not None:
@@ -122,12 +124,6 @@ def _check_printed() -> None:
     sys.exit(1)
 
 
-def _prepare_arguments() -> None:
-    """Rewrite sys.argv."""
-    own_folder.use(None)
-    sys.argv[1:] = prepared(sys.argv[1:])
-
-
 def prepared(arguments: list[str]) -> list[str]:
     """The arguments of a command as Hydra needs them: flags first; then the overrides, with texts
     in quotes; then the options inherited from an older run.
@@ -149,12 +145,11 @@ def prepared(arguments: list[str]) -> list[str]:
     if multirun:
         if any(flag in ("-c", "--cfg") for flag in flags):
             raise InputError("--cfg shows the configuration of one run; leave out -m.")
-        _check_one_sweep(words)
-        _check_swept_jobs(words)
+        _check_swept(words)
     _check_chosen_once(words)
     _check_chosen_files(words)
     shows = any(flag.partition("=")[0] in ("-c", "--cfg", "-h", "--help") for flag in flags)
-    return [*flags, *words, *base_run.brought(words, must_exist=not shows)]
+    return [*flags, *words, *base_run.inherited(words, must_exist=not shows)]
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -264,14 +259,11 @@ def _check_chosen_files(words: list[str]) -> None:
         InputError: Hydra would misread a file.
     """
     folders = [folder for folder in (catalog.CONF, own_folder.current()) if folder is not None]
-    values = overrides.values(words).items()
-    chosen = [(group, option) for group, option in values if group in catalog.groups()]
-    chosen.append(("team", os.environ.get("DDPM_TEAM")))
-    for group, choice in chosen:
-        for option in filter(None, catalog.as_list(choice)):
-            for file in (folder / group / f"{option}.yaml" for folder in folders):
-                if os.path.isfile(file) and (problem := catalog.misread(file)):
-                    raise InputError(problem)
+    chosen: dict[str, Any] = {"team": os.environ.get("DDPM_TEAM")}
+    chosen |= {k: v for k, v in overrides.values(words).items() if k in catalog.groups()}
+    for file in catalog.chosen_files(folders, chosen):
+        if problem := catalog.misread(file):
+            raise InputError(problem)
 
 
 def _texts() -> set[str]:
@@ -279,27 +271,19 @@ def _texts() -> set[str]:
     return {*paths.KEYS, *catalog.groups(), *wandb_settings.KEYS}
 
 
-def _check_one_sweep(words: list[str]) -> None:
-    """Check that a command names at most one sweep.
+def _check_swept(words: list[str]) -> None:
+    """Check that a command names at most one sweep, and none over jobs that only read runs.
 
     Raises:
-        InputError: it names several.
+        InputError: it does otherwise.
     """
     for word in words:
         override = overrides.parse(word)
-        if override and override.key_or_group == "sweep" and override.is_sweep_override():
+        if override is None or not override.is_sweep_override():
+            continue
+        if override.key_or_group == "sweep":
             raise InputError(f"{word}: must be one name; a command runs one sweep.")
-
-
-def _check_swept_jobs(words: list[str]) -> None:
-    """Check that no sweep is over jobs that only read runs.
-
-    Raises:
-        InputError: one is.
-    """
-    for word in words:
-        override = overrides.parse(word)
-        if override and override.key_or_group == "job" and override.is_choice_sweep():
+        if override.key_or_group == "job" and override.is_choice_sweep():
             for job in override.sweep_string_iterator():
                 if catalog.kind_of(job) == "reads":
                     raise InputError(callback.no_sweep(job))

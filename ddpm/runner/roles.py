@@ -99,17 +99,8 @@ ROLES = {
 # Groups whose keys stand in a run's configuration as a dictionary.
 PARTS = (
     *("model", "data", "schedule", "objective", "weighting", "timesteps", "diffusion", "sampler"),
-    *(
-        "guidance",
-        "augment",
-        "job",
-        "optimizer",
-        "ema",
-        "hardware",
-        "tracker",
-        "features",
-        "metric",
-    ),
+    *("guidance", "augment", "job", "optimizer", "ema", "hardware", "tracker"),
+    *("features", "metric"),
 )
 PRESETS = tuple(key for key, role in ROLES.items() if role is Role.PRESET)
 # The presets that the names of other groups choose.

@@ -1,16 +1,17 @@
 """Weights & Biases. wandb is imported only when a run is opened."""
 
+import csv
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ddpm.runner.runs import previews
-from ddpm.runner.runs.metrics_log import read_metrics
 from ddpm.runner.safe_io.atomic import bare_copies
-from ddpm.trackers.base import RunInfo
-from ddpm.trackers.wandb_client import history, limits, report_page, session
+from ddpm.trackers.base import RunInfo, logged_until
+from ddpm.trackers.wandb_client import history, limits, session
 from ddpm.trackers.wandb_client.uploads import Uploads, waiting_time
 
 
@@ -82,7 +83,7 @@ class Wandb:
     def log_files(self, kind: str, step: int, files: list[Path], *, final: bool) -> None:
         """Upload a version of the artifact `model-<run id>`, `samples-...`; show a report, too."""
         if kind == "report":
-            self._send(report_page.row(files))
+            self._send(_report_row(files))
         self._uploads.add(kind, step, files, final=final)
 
     def close(self, state: str) -> None:
@@ -119,13 +120,12 @@ class Wandb:
         """Log the steps before this start that W&B lacks."""
         import wandb
 
-        file = run_dir / "metrics.jsonl"
-        rows = {row.pop("step"): row for row in (read_metrics(file) if file.is_file() else [])}
+        rows = dict(logged_until(run_dir, start_step))
         pictures = previews.by_step(run_dir)
         shown = self._seen.pictures.get("samples", -1)
-        for step in sorted(step for step in rows.keys() | pictures.keys() if step <= start_step):
+        for step in sorted(rows.keys() | {step for step in pictures if step <= start_step}):
             if step in rows:
-                self.log(step, {k: v for k, v in rows[step].items() if v is not None})
+                self.log(step, rows[step])
             if step in pictures and step > shown:
                 image = wandb.Image(str(pictures[step]), caption=history.caption(step))
                 self._send({"step": step, "samples": image})
@@ -152,3 +152,27 @@ def _display_name(name: str) -> str:
 def _cut(texts: dict[str, str | None]) -> dict[str, str]:
     """The texts that are too long for the field in which they are shown."""
     return {name: text for name, text in texts.items() if text and len(text) > limits.NAME}
+
+
+def _report_row(files: Sequence[Path]) -> dict[str, Any]:
+    """The row that logs a report's files: `report` and `runs`."""
+    import wandb
+
+    by_suffix = {file.suffix: file for file in files}
+    shown: dict[str, Any] = {}
+    if page := by_suffix.get(".html"):
+        shown["report"] = wandb.Html(page.read_text(encoding="utf-8"), inject=False)
+    if table := by_suffix.get(".csv"):
+        head, *lines = csv.reader(table.read_text(encoding="utf-8").splitlines())
+        columns: list[str | int] = [*head]
+        rows = [list(map(_cell, line)) for line in lines]
+        shown["runs"] = wandb.Table(columns=columns, data=rows)
+    return shown
+
+
+def _cell(text: str) -> str | float:
+    """A number if possible, so that W&B sorts numerically."""
+    try:
+        return float(text)
+    except ValueError:
+        return text

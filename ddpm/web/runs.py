@@ -207,17 +207,10 @@ class Runs:
 
 
 def _place(record: RunRecord) -> tuple[bool, float, str]:
-    """Sorts training runs before others, and the newest of each before older ones."""
+    """Sorts training runs before others, and of each those first that began last, or were resumed
+    last with other settings."""
     trains = record.config.get("kind") == "trains" or LOSS in record.metrics
-    return not trains, -_began(record.folder), str(record.folder)
-
-
-def _began(folder: Path) -> float:
-    """When a run began, or was resumed with other settings."""
-    try:
-        return (folder / "config.yaml").stat().st_mtime
-    except OSError:
-        return 0.0
+    return not trains, -changed(record.folder, ("config.yaml",)), str(record.folder)
 
 
 def _panel(panel: Panel, made: Comparison, order: Sequence[RunRecord]) -> dict[str, Any]:
@@ -245,7 +238,7 @@ def _row(
         "id": run,
         "name": made.names[record.folder],
         "label": "" if setting is None else f"{setting.label}, seed {shown(record.seed)}",
-        "style": curves.style(-1 if setting is None else setting.number),
+        "style": curves.style(made.number_of(record)),
         "job": shown(record.job, 40),
         "state": record.state,
         "step": record.step,

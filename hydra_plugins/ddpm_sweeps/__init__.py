@@ -66,9 +66,9 @@ class Serial(_Launcher):
     name = "serial"
 
     def runner(self) -> Any:
-        from ddpm.runner.sweeps.launchers import serial
+        from ddpm.runner.sweeps.launchers import job_queue
 
-        return serial.Serial()
+        return job_queue.Serial()
 
 
 class Slots(_Launcher):

@@ -262,6 +262,14 @@ def test_newest_training_run_inside_is_named_to_resume(run, tiny):
     assert_answered(status, err, "resume=outputs", "outputs/a")
 
 
+def test_a_sampling_run_cannot_be_resumed_as_a_training(run, tiny):
+    folder = tiny.parent / "drawn"
+    words = ("hardware=cpu", "tracker=local", "job.num_samples=1", f"output_dir={folder}")
+    assert run("job=sample", f"checkpoint={tiny}", *words)[0] == 0
+    status, _, err = run(f"resume={folder}")
+    assert_answered(status, err, f"resume={folder}", "not a training run", "sample")
+
+
 def test_flag_of_one_letter_is_not_taken_for_another(run):
     status, _, err = run("-x")
     assert_answered(status, err, "-x: no such flag")

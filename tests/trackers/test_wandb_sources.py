@@ -14,8 +14,7 @@ from support.wandb_runs import forget, not_logged_in
 
 from ddpm.runner.config.plan import Mode, Output, Plan
 from ddpm.runner.report.status import common_overrides
-from ddpm.runner.sweeps.compose import Job
-from ddpm.runner.sweeps.naming import name_jobs
+from ddpm.runner.sweeps.compose import Job, name_jobs
 from ddpm.trackers.wandb_client import limits
 
 __all__ = ["not_logged_in"]

@@ -17,7 +17,7 @@ from ddpm.pretrained import load_network
 from ddpm.randomness import Order, StepNoise
 from ddpm.runner.config import initial
 from ddpm.runner.config.build import build
-from ddpm.runner.sweeps.launchers import serial
+from ddpm.runner.sweeps.launchers import job_queue
 from ddpm.schedules.learned import LearnedSchedule
 
 AGAIN = [*TINY, "job.sample_every=null", "job.warmup_steps=0", "job.validate_every=null"]
@@ -120,7 +120,7 @@ def test_sweep_starts_from_given_weights_and_skips_finished_jobs(run, tiny, tmp_
     assert {config["init_source"]["step"] for config in made} == {6}
     assert "2 jobs in outputs/sweep/study: 2 done" in go(run, *words, "seed=1,2")
     shutil.copytree(tiny, tmp_path / "other")
-    monkeypatch.setattr(serial, "run_job", lambda job: None)  # only its folder matters
+    monkeypatch.setattr(job_queue, "run_job", lambda job: None)  # only its folder matters
     words[-1] = "init_from=run,other"
     assert "2 jobs in outputs/sweep/study: 1 done, 1 waiting" in run(*words, "seed=1")[1]
     assert len(jobs_of(tmp_path)) == 3

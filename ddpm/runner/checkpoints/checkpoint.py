@@ -241,19 +241,22 @@ def check_weights(model: nn.Module, weights: dict[str, torch.Tensor], path: Path
     Raises:
         InputError: names at most five weights that differ.
     """
-    own = model.state_dict()
-    problems = (misfit(name, own, weights) for name in dict.fromkeys([*own, *weights]))
-    if wrong := [problem for problem in problems if problem]:
+    if wrong := list(misfits(model.state_dict(), weights).values()):
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise InputError(
             f"checkpoint={path}: the weights are of another network: {'; '.join(wrong[:5])}{more}."
         )
 
 
-def misfit(
+def misfits(network: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Why weights do not fit a network of these weights, by the names of those that do not."""
+    names = dict.fromkeys([*network, *weights])
+    return {name: problem for name in names if (problem := _misfit(name, network, weights))}
+
+
+def _misfit(
     name: str, network: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]
 ) -> str | None:
-    """Why a weight does not fit a network of these weights; None if it does."""
     if name not in weights:
         return f"{name} is missing"
     if name not in network:

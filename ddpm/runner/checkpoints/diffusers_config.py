@@ -4,7 +4,7 @@ What one side has and the other lacks is refused, by the name of its key: a netw
 images than its author's would be worse than none. Pure data: neither torch nor diffusers is needed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ddpm.errors import shown
@@ -38,22 +38,8 @@ VARIANCES = {
 }
 # "leading" takes x_T for an x_t of less noise: our samplers begin at T - 1 instead.
 SPACINGS = {"linspace": "uniform", "leading": "uniform", "trailing": "trailing"}
-# Schedules that both have: our function and its keys, made from T, beta_start and beta_end.
-SCHEDULES: dict[str, Callable[[Config], Config]] = {
-    "linear": lambda ends: {"_target_": "ddpm.schedules.linear.linear", **ends, "rescale": False},
-    "scaled_linear": lambda ends: {
-        "_target_": "ddpm.schedules.quadratic.quadratic",
-        **ends,
-        "rescale": False,
-    },
-    "squaredcos_cap_v2": lambda ends: {
-        "_target_": "ddpm.schedules.cosine.cosine",
-        "T": ends["T"],
-        "s": 0.008,
-        "max_beta": 0.999,
-    },
-}
-CHOICES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
+# Schedules that both have, by diffusers' names; their functions have ours.
+SCHEDULES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
 # Limits on numbers from elsewhere: they are used before the weights are compared with them.
 MAX_LEVELS, MAX_WIDTH, MAX_BLOCKS, MAX_SIZE, MAX_CLASSES, MAX_T = 16, 2**16, 64, 2**14, 10**6, 10**5
 
@@ -313,12 +299,16 @@ def _schedule(config: Config, T: int) -> tuple[Config, str]:
         raise Refused(
             f"beta_schedule={shown(name)}: must be {_listed([*SCHEDULES])}, or trained_betas"
         )
-    ends = {
-        "T": T,
+    keys: Config = {
         "beta_start": _float(config.get("beta_start", 0.0001), "beta_start"),
         "beta_end": _float(config.get("beta_end", 0.02), "beta_end"),
+        "rescale": False,
     }
-    return SCHEDULES[name](ends) | {"zero_terminal_snr": zero}, CHOICES[name]
+    ours = SCHEDULES[name]
+    if ours == "cosine":
+        keys = {"s": 0.008, "max_beta": 0.999}
+    target = {"_target_": f"ddpm.schedules.{ours}.{ours}", "T": T}
+    return target | keys | {"zero_terminal_snr": zero}, ours
 
 
 def _sampler(config: Config, kind: str, variance: str, T: int) -> tuple[Config, str]:

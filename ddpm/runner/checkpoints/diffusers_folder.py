@@ -24,9 +24,9 @@ from ddpm.runner.checkpoints import diffusers_config, safetensors_file
 from ddpm.runner.checkpoints.diffusers_config import DDIM
 from ddpm.runner.checkpoints.summary import FORMAT, PIPELINE, SCHEMA
 from ddpm.runner.safe_io import atomic
-from ddpm.runner.safe_io.plain import Refused, regular_size
+from ddpm.runner.safe_io.plain import Refused
 from ddpm.runner.safe_io.torch_archive import read_archive
-from ddpm.runner.safe_io.yaml_json import MAX_YAML, read_json
+from ddpm.runner.safe_io.yaml_json import MAX_YAML, read_json_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -196,10 +196,7 @@ def _json(folder: Path, path: Path) -> dict[str, Any]:
     name = path.relative_to(folder).as_posix()
     with _within(name):
         try:
-            if regular_size(path) > MAX_JSON:
-                raise Refused(f"larger than {MAX_JSON // 1024} KiB")
-            with open(path, "rb") as file:
-                content = read_json(file.read(MAX_JSON + 1), MAX_JSON)
+            content = read_json_file(path, MAX_JSON)
         except FileNotFoundError:
             raise Refused("there is no such file") from None
         if not isinstance(content, dict):

@@ -146,21 +146,19 @@ def check_head(state: dict[str, Any], path: Path) -> None:
     Raises:
         InputError: one of them is missing or of another type.
     """
-    step, run_id = state.get("step"), state.get("run_id")
-    problem = None
     if missing := [name for name in ("step", "run_id", "hparams") if name not in state]:
         raise InputError(f"checkpoint={path}: it lacks {', '.join(missing)}.")
-    if type(step) is not int or not 0 <= step < 2**53:
-        problem = f"step is {shown(step)}"
-    elif not stored_config.is_word(run_id):
-        problem = f"run_id is {shown(run_id)}"
-    else:
-        try:
-            state["hparams"] = stored_config.read(state["hparams"])
-        except Refused as error:
-            problem = str(error)
-    if problem is not None:
-        raise InputError(f"checkpoint={path}: not a checkpoint of this program ({problem}).")
+    step, run_id = state["step"], state["run_id"]
+    try:
+        if type(step) is not int or not 0 <= step < 2**53:
+            raise Refused(f"step is {shown(step)}")
+        if not stored_config.is_word(run_id):
+            raise Refused(f"run_id is {shown(run_id)}")
+        state["hparams"] = stored_config.read(state["hparams"])
+    except Refused as error:
+        raise InputError(
+            f"checkpoint={path}: not a checkpoint of this program ({error})."
+        ) from None
 
 
 def _read_file(path: Path) -> Summary:

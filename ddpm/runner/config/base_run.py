@@ -49,7 +49,8 @@ class BaseRun:
 
 
 def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
-    """Options that a run takes from the older one, as `group=option` for Hydra.
+    """Options that a run takes from the older one, as `group=option` for Hydra, and the key that
+    lists them.
 
     Hydra then composes the right keys: `sampler.eta` is known if the older run had sampler=ddim.
     Groups that the words themselves choose are left out.
@@ -71,35 +72,29 @@ def inherited(words: list[str], *, must_exist: bool = True) -> list[str]:
     except InputError:  # reported when the run is planned
         return []
     belongs_to_job = key != "checkpoint" or "job" in named
-    if (
-        must_exist and belongs_to_job and not listing.exists(path)
-    ):  # before Hydra refuses keys that only that run has
+    # Before Hydra refuses keys that only that run has.
+    if must_exist and belongs_to_job and not listing.exists(path):
         reason = "there is no such file or folder."
         if path.name == summary.BEST and listing.exists(path.parent):
             reason = "that run kept no best checkpoint; job.validate_every and job.keep_best do."
         raise InputError(f"{key}={source}: {reason}")
     choices = _choices_of(path)
-    if not choices:
+    other_job = key == "resume" and catalog.kind_of(str(choices.get("job"))) not in (None, "trains")
+    if not choices or other_job:  # a run of another job is refused when the run is planned
         return []
     groups = ["model", "schedule", "objective"]
     if key != "init_from":
         groups = [*(g for g in roles.PROCESS if g != "diffusion"), "optimizer", *roles.DRAWING]
     groups += ["hardware", "tracker", "job", "ema", *roles.MEASURING] if key == "resume" else []
     options = {group: (FORMER_CHOICES | choices).get(group) for group in groups}
-    return [
+    taken = [
         f"{group}={_written(option)}"
         for group, option in options.items()
         if group not in typed
         and option
         and set(catalog.as_list(option)) <= set(catalog.options(group))
     ]
-
-
-def brought(words: list[str], *, must_exist: bool) -> list[str]:
-    """`inherited`, and the key that lists them."""
-    options = inherited(words, must_exist=must_exist)
-    listed = ",".join(map(shell.quoted, options))
-    return [*options, f"{INHERITED}=[{listed}]"] if options else []
+    return [*taken, f"{INHERITED}={_written(taken)}"] if taken else []
 
 
 def _written(option: str | list[str]) -> str:
@@ -175,7 +170,7 @@ def drawn_from(checkpoint: str, kind: str) -> BaseRun:
         InputError: there is no such checkpoint, or it is of no use for this job.
     """
     source = f"checkpoint={checkpoint}"
-    found = summary_of(checkpoint, source)
+    found = summary_of("checkpoint", checkpoint)
     trained = get_path(found.hparams, "choices.job")
     draws_images = trained != "train_classifier" or kind == "converts"
     if found.hparams.get("kind") != "trains" or not draws_images:
@@ -212,18 +207,21 @@ class FoundCheckpoint:
     about: dict[str, Any]  # run, step and artifact
 
 
-def summary_of(checkpoint: str, source: str) -> FoundCheckpoint:
+def summary_of(key: str, source: str) -> FoundCheckpoint:
     """The summary of a checkpoint, export or pipeline, here or on a server.
 
     Args:
-        source: how the command line names it, for messages.
+        key: that names it as `source`, for messages.
 
     Raises:
         InputError: there is no such checkpoint.
     """
-    path, about = reference.find(checkpoint)
-    found = summary.read(path)
-    stored_config.check_version(found.hparams, source)
+    try:
+        path, about = reference.find(source)
+        found = summary.read(path)
+    except InputError as error:
+        raise InputError(re.sub("^checkpoint=", f"{key}=", str(error))) from None
+    stored_config.check_version(found.hparams, f"{key}={source}")
     return FoundCheckpoint(
         path.absolute(),
         found.file,
@@ -253,13 +251,8 @@ def record_guide(config: dict[str, Any]) -> None:
 
 
 def _checked_guide(config: dict[str, Any], key: str, source: str, job: str) -> dict[str, Any]:
-    named = f"{key}={source}"
-    try:
-        found = summary_of(source, named)
-        config["guidance"][key.partition(".")[2]] = str(reference.find(source).path.absolute())
-    except InputError as error:
-        text = re.sub("^checkpoint=", f"{key}=", str(error))
-        raise InputError(text) from None
+    named, found = f"{key}={source}", summary_of(key, source)
+    config["guidance"][key.partition(".")[2]] = str(found.path)
     if (trained_by := get_path(found.hparams, "choices.job")) != job:
         raise InputError(f"{named}: of job={trained_by}, not of job={job}.")
     trained, needed = _images_of(found.hparams), _images_of(config)

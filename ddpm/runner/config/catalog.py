@@ -4,8 +4,9 @@ built: those of conf/ and of the user's own folder."""
 import codecs
 import contextlib
 import functools
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,22 +57,20 @@ def keys() -> list[Key]:
     """Every key that a file defines."""
     defined = [Key(n, v, None, None) for n, v in flatten(read(CONF / "config.yaml"))]
     for group, options in groups().items():
-        for option in options:
-            defined += _keys_in(CONF / group / f"{option}.yaml")
+        for option in options if group not in _WITHOUT_KEYS else ():
+            defined += keys_in(CONF / group / f"{option}.yaml")
     return defined
 
 
-def _keys_in(path: Path) -> list[Key]:
-    """The keys of an option.
+def keys_in(path: Path) -> list[Key]:
+    """The keys that an option sets.
 
     Raises:
         InputError: the file cannot be read.
     """
     group, option = path.parent.name, path.stem
-    if group in _WITHOUT_KEYS:
-        return []
     values = body(path)
-    package = re.match(r"#\s*@package\s+(\S+)", path.read_text())
+    package = re.search(r"^#\s*@package\s+(\S+)", path.read_text(), re.MULTILINE)
     prefix = package[1] if package else group
     pairs = flatten(values, "" if prefix == "_global_" else prefix)
     return [Key(name, value, group, option) for name, value in pairs]
@@ -140,7 +139,7 @@ def _read_own(files: tuple[tuple[Path, int, int], ...]) -> _Own:
     for path, _, _ in files:
         with contextlib.suppress(InputError, OSError):  # reported once the file is chosen
             own.targets.update(dict.fromkeys(_targets_in(read(path)), path))
-            own.keys.extend(_keys_in(path))
+            own.keys.extend(keys_in(path) if path.parent.name not in _WITHOUT_KEYS else [])
     return own
 
 
@@ -192,6 +191,13 @@ def features_of(job: str, data: str) -> str:
 def as_list(choice: Any) -> list[Any]:
     """The options of a choice; groups such as tracker accept several."""
     return list(choice) if isinstance(choice, list | tuple) else [choice]
+
+
+def chosen_files(folders: Iterable[Path], choices: dict[str, Any]) -> list[Path]:
+    """The files of the chosen options, by group, in these folders."""
+    options = [(group, name) for group, c in choices.items() for name in as_list(c) if name]
+    paths = [folder / group / f"{name}.yaml" for folder in folders for group, name in options]
+    return list(filter(os.path.isfile, paths))  # `Path.is_file` raises for names that are too long
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -169,12 +169,8 @@ def warnings(config: dict[str, Any]) -> list[str]:
                 "job.ema_ramp=10."
             )
     lines += _late_decay(job)
-    wanted, levels = _attention(config)
-    if wanted and not set(wanted) & set(levels):
-        lines.append(
-            f"model.attention_resolutions={wanted}: no level of this network has one of these: "
-            f"they have {', '.join(map(str, levels))} pixels. Only the middle has attention."
-        )
+    if problem := _without_attention(config):
+        lines.append(f"{problem} Only the middle has attention.")
     cores = os.cpu_count() or 1
     if (workers := job.get("num_workers") or 0) > cores:
         lines.append(f"job.num_workers={workers}: slower, as this machine has {cores} cores.")
@@ -205,12 +201,8 @@ def check_attention(config: dict[str, Any]) -> None:
     Raises:
         InputError: it has none; names the resolutions of its levels.
     """
-    wanted, levels = _attention(config)
-    if wanted and not set(wanted) & set(levels):
-        raise InputError(
-            f"model.attention_resolutions={wanted}: no level of this network has one of these; "
-            f"they have {', '.join(map(str, levels))} pixels."
-        )
+    if problem := _without_attention(config):
+        raise InputError(problem)
 
 
 def check_average(config: dict[str, Any], typed: Iterable[str]) -> None:
@@ -238,19 +230,24 @@ def _decays(config: dict[str, Any]) -> list[tuple[str, float]]:
     return [("job.ema_decay", decay)] if simple else []
 
 
-def _attention(config: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """The resolutions with attention, and those of the levels of the network: halved each time.
-    Both are empty where the network has none."""
+def _without_attention(config: dict[str, Any]) -> str | None:
+    """A line if none of the resolutions with attention is that of a level of the network, of which
+    each has half the pixels of the one before; None too where the network has no such keys."""
     wanted, widths = (get_path(config, f"model.{k}") for k in ("attention_resolutions", "widths"))
     size = get_path(config, "data.image_size")
     if not isinstance(wanted, list) or not isinstance(widths, list) or size is None:
-        return [], []
+        return None
     size = min(sides(size))
     patch_size = get_path(config, "model.patch_size") or 1
     if size % patch_size:
-        return [], []  # the network refuses it
-    size //= patch_size
-    return wanted, [size >> level for level in range(len(widths))]
+        return None  # the network refuses it
+    levels = [size // patch_size >> level for level in range(len(widths))]
+    if not wanted or set(wanted) & set(levels):
+        return None
+    return (
+        f"model.attention_resolutions={wanted}: no level of this network has one of these; "
+        f"they have {', '.join(map(str, levels))} pixels."
+    )
 
 
 def _left_of_start(steps: int, decay: float, ramp: float) -> float:

@@ -9,7 +9,7 @@ from ddpm.errors import InputError, listed, nearest, shown
 from ddpm.runner.config.build import build
 from ddpm.runner.config.rules import AREAS
 from ddpm.runner.roles import MEASURING
-from ddpm.runner.safe_io.tree import get_path
+from ddpm.runner.safe_io.tree import get_path, locate
 
 
 def model_keys(config: dict[str, Any]) -> None:
@@ -131,28 +131,24 @@ def takes_labels(config: dict[str, Any]) -> bool:
 
 def absolute_paths(config: dict[str, Any]) -> None:
     """Make the paths of data and pictures absolute: the configuration is read elsewhere, too."""
-    config["data_dir"] = _absolute(config["data_dir"])
+    keys = ("data_dir", "data.root", "data.shards", "data.path", "samples")
+    for key in (*keys, "job.image", "job.mask", "job.images"):
+        node, name = locate(config, key)
+        if node is not None and node.get(name) is not None and not _is_name(key, node):
+            node[name] = _absolute(node[name])
     config["data"]["data_dir"] = config["data_dir"]
-    data = config["data"]
-    for key in ("root", "shards", "path"):
-        if data.get(key) is None:
-            continue
-        # A name on the Hub looks like a path, and stays.
-        keep = key == "path" and "revision" in data and not os.path.exists(_absolute(data[key]))
-        if isinstance(data[key], list):
-            data[key] = [_absolute(path) for path in data[key]]
-        elif not keep:
-            data[key] = _absolute(data[key])
-    if config.get("samples") is not None:
-        config["samples"] = _absolute(config["samples"])
-    job = config["job"]
-    if job.get("image") is not None:
-        job["image"] = _absolute(job["image"])
-    if job.get("mask") is not None and job["mask"] not in AREAS:
-        job["mask"] = _absolute(job["mask"])
-    if job.get("images") is not None:
-        job["images"] = [_absolute(path) for path in job["images"]]
 
 
-def _absolute(path: str) -> str:
+def _is_name(key: str, node: dict[str, Any]) -> bool:
+    """Whether a value is no path: an area of a mask, or a name on the Hub, which looks like one."""
+    if key == "job.mask":
+        return node["mask"] in AREAS
+    on_hub = key == "data.path" and "revision" in node
+    return on_hub and not os.path.exists(_absolute(node["path"]))
+
+
+def _absolute(path: Any) -> Any:
+    """A path, or each of a list."""
+    if isinstance(path, list):
+        return [_absolute(one) for one in path]
     return str(Path(os.path.expanduser(path)).absolute())

@@ -1,6 +1,5 @@
 """init_from: what a new run takes from the run whose weights it begins with."""
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,7 @@ def bring(config: dict[str, Any], base: BaseRun | None, keys: Iterable[str]) -> 
             raise InputError(f"{wrong[0]}: is for init_from=..., which is not set.")
         return
     named = f"init_from={source}"
-    try:
-        found = base_run.summary_of(source, named)
-    except InputError as error:
-        raise InputError(re.sub("^checkpoint=", "init_from=", str(error))) from None
+    found = base_run.summary_of("init_from", source)
     trained, job = get_path(found.hparams, "choices.job"), config["choices"]["job"]
     if trained != job:
         raise InputError(f"{named}: of job={trained}; job={job} begins with weights of its own.")

@@ -21,16 +21,13 @@ def merge(
     config: dict[str, Any],
     base: BaseRun,
     keys: Iterable[str],
-    *,
-    allowed: Iterable[str] = (),
-    references: dict[str, str],
+    allowed: Iterable[str],
 ) -> tuple[dict[str, Any], list[str]]:
     """The older configuration with the keys that the command line sets, and a line for each change.
 
     Args:
         keys: that the command line sets.
         allowed: keys that may change although the result depends on them.
-        references: keys that repeat other keys: {"diffusion.betas": "schedule"}.
 
     Raises:
         InputError: the command line changes a key that is fixed.
@@ -57,8 +54,6 @@ def merge(
             merged["data"]["conditional"] = older["data"].get("conditional", False)
     if refusals:
         raise InputError("\n".join(refusals[:5]))
-    for key, path in references.items():
-        set_path(merged, key, get_path(merged, path))
     return merged, changes
 
 

@@ -29,13 +29,13 @@ from ddpm.runner.config.build import check_targets
 from ddpm.runner.config.composed import to_dict
 from ddpm.runner.config.explain import no_such_key, no_such_option
 from ddpm.runner.config.merge import merge
-from ddpm.runner.config.plan import Output, Plan
+from ddpm.runner.config.plan import Plan
 from ddpm.runner.config.redaction import EnvValue
 from ddpm.runner.config.request import INHERITED, Request
 from ddpm.runner.runs import code_version, run_dir, stored_config
 from ddpm.runner.runs.old_names import RENAMED
 from ddpm.runner.safe_io import listing
-from ddpm.runner.safe_io.tree import get_path, set_path
+from ddpm.runner.safe_io.tree import get_path, locate
 from ddpm.runner.terminal import shell
 from ddpm.trackers.wandb_client import limits
 
@@ -64,43 +64,41 @@ def plan(cfg: DictConfig) -> Plan:
 
 def _plan(cfg: DictConfig, request: Request, env_values: list[EnvValue]) -> Plan:
     """Plan a validated configuration."""
-    references = _references(cfg.job)
-    parts = _references(cfg.diffusion, "diffusion.") | _references(
-        cfg.get("pipeline") or {}, "pipeline."
-    )
-    described = _references(cfg.get("features") or {}, "features.")
+    wires = _wires(cfg)
     config = _resolve(cfg, request)
     allowed = [RENAMED.get(key, key) for key in config.pop("allow_changes", [])]
     base = _base_run(config, request)
     initial.bring(config, base, request.keys)
-    if config.get("init_from") is not None:
-        for key, path in parts.items():
-            set_path(config, key, get_path(config, path))
     unset_wandb_keys = _fill_wandb(config, base, request)
-    config, changes = _merge(config, base, request, env_values, allowed, parts)
+    config, changes = _merge(config, base, request, env_values, allowed)
     if base is not None and base.resumed:
         wandb_settings.keep_stored(config, base.config, unset_wandb_keys)
     config["code"] = code_version.state()
     wandb_settings.normalise(config)
     _derive_and_check(config, request)
-    described = described if config.get("features") else {}
-    for key, path in described.items():
-        set_path(config, key, get_path(config, path))
-    config["job"] |= {key: get_path(config, path) for key, path in references.items()}
+    _connect(config, wires)
     stored_config.check_values(config)
     check_targets(config)
     for line in checks.warnings(config):
         logger.warning("%s", line)
-    hparams = _hparams(config, references, env_values)
-    for key in described:  # `features.data` is the run's data
-        hparams["features"].pop(key.removeprefix("features."))
+    hparams = _hparams(config, wires, env_values)
     config["allow_changes"] = allowed
     output = output_dir.choose(config, hparams, request, base)
     if output.begun and not (base is not None and base.resumed):  # a job of sampling goes on
         for settings in (config, hparams):
             wandb_settings.keep_stored(settings, run_dir.read_config(output.path), unset_wandb_keys)
     output_dir.check_apart(output.path, config, base)
-    return _named(config, hparams, output, request, base, changes, unset_wandb_keys)
+    return Plan(
+        config=config,
+        hparams=hparams | {"run_id": output.run_id or hparams["run_id"]},
+        output=output,
+        trains=config["kind"] == "trains",
+        changes=changes,
+        checkpoint=None if base is None else base.path,
+        unset_wandb_keys=unset_wandb_keys,
+        own_folder=own_folder.current(),
+        **_names(config, request),
+    )
 
 
 def _validate(cfg: DictConfig, request: Request) -> None:
@@ -195,7 +193,6 @@ def _merge(
     request: Request,
     env_values: list[EnvValue],
     allowed: list[str],
-    references: dict[str, str],
 ) -> tuple[dict[str, Any], list[str]]:
     """Merge the configuration over the older run's; add that run's variables to `env_values`."""
     if base is None:
@@ -208,7 +205,7 @@ def _merge(
         older = base.config | data
     env_values += older_values
     base.config.update(older)
-    config, changes = merge(config, base, request.keys, allowed=allowed, references=references)
+    config, changes = merge(config, base, request.keys, allowed)
     if base.checkpoint is not None:
         config["checkpoint"] = str(base.checkpoint)
     return config, changes if base.resumed else []
@@ -233,7 +230,7 @@ def _derive_and_check(config: dict[str, Any], request: Request) -> None:
 
 
 def _hparams(
-    config: dict[str, Any], references: dict[str, str], env_values: list[EnvValue]
+    config: dict[str, Any], wires: dict[str, str], env_values: list[EnvValue]
 ) -> dict[str, Any]:
     """The configuration that the run leaves behind: without the keys of this start alone and the
     copies of parts in the job, and with the names of environment variables in place of values.
@@ -242,39 +239,25 @@ def _hparams(
         InputError: a resumed run could not read it.
     """
     hparams = {key: value for key, value in config.items() if roles.is_kept(key)}
-    hparams["job"] = {key: value for key, value in config["job"].items() if key not in references}
+    for part in ("job", "features"):
+        if node := hparams.get(part):
+            hparams[part] = {k: value for k, value in node.items() if f"{part}.{k}" not in wires}
     hparams = {"version": stored_config.VERSION, **redaction.mask_env(hparams, env_values)}
     stored_config.to_yaml(hparams)
     return hparams
 
 
-def _named(
-    config: dict[str, Any],
-    hparams: dict[str, Any],
-    output: Output,
-    request: Request,
-    base: BaseRun | None,
-    changes: list[str],
-    unset_wandb_keys: tuple[str, ...],
-) -> Plan:
-    """The plan, with the names that trackers show."""
-    choices = config["choices"]
+def _names(config: dict[str, Any], request: Request) -> dict[str, Any]:
+    """The names of a plan that trackers show."""
+    choices, words = config["choices"], config["overrides"]
     several = request.multirun or limits.in_sweep()
     parts = ("model", "data", "schedule", "optimizer", "sampler")
-    return Plan(
-        config=config,
-        hparams=hparams | {"run_id": output.run_id or hparams["run_id"]},
-        output=output,
-        trains=config["kind"] == "trains",
-        changes=changes,
-        checkpoint=None if base is None else base.path,
-        name=" ".join(config["overrides"]) if several else f"{choices['model']}-{choices['data']}",
-        group=request.sweep_dir.name if request.sweep_dir else None,
-        tags=[str(choices[part]) for part in parts],
-        title=limits.title_of(config["overrides"]) if several else "",
-        unset_wandb_keys=unset_wandb_keys,
-        own_folder=own_folder.current(),
-    )
+    return {
+        "name": " ".join(words) if several else f"{choices['model']}-{choices['data']}",
+        "group": request.sweep_dir.name if request.sweep_dir else None,
+        "tags": [str(choices[part]) for part in parts],
+        "title": limits.title_of(words) if several else "",
+    }
 
 
 def _check_overrides(cfg: DictConfig, request: Request) -> None:
@@ -316,8 +299,20 @@ def _is_own(group: str, option: str) -> bool:
     return any((folder / group / f"{option}.yaml").is_file() for folder in validate.folders())
 
 
-def _references(node: Any, prefix: str = "") -> dict[str, str]:
-    """The arguments of a node that refer to another key: `{"model": "model", ...}`."""
-    raw = to_dict(node, resolve=False) if node else {}
-    matches = {key: validate.REFERENCE.fullmatch(str(value)) for key, value in raw.items()}
-    return {f"{prefix}{key}": match[1] for key, match in matches.items() if match}
+def _wires(cfg: DictConfig) -> dict[str, str]:
+    """The keys that refer to other keys: `{"diffusion.betas": "schedule", "job.model": "model"}`.
+    Each node comes after those that it refers to."""
+    found = {}
+    for part in ("diffusion", "pipeline", "features", "job"):
+        for name, value in (to_dict(cfg[part], resolve=False) if cfg.get(part) else {}).items():
+            if match := validate.REFERENCE.fullmatch(str(value)):
+                found[f"{part}.{name}"] = match[1]
+    return found
+
+
+def _connect(config: dict[str, Any], wires: dict[str, str]) -> None:
+    """Give the nodes that refer to other keys the values that these have now."""
+    for key, path in wires.items():
+        node, name = locate(config, key)
+        if node is not None:
+            node[name] = get_path(config, path)

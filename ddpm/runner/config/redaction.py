@@ -5,6 +5,7 @@ ddpm/runner/safe_io/secret_names.py decides which names and values count as secr
 """
 
 import functools
+import operator
 import os
 import re
 import secrets
@@ -111,11 +112,14 @@ def _resolved(node: Any, path: KeyPath, value: Any) -> Any:
     if not isinstance(value, str) or "${" not in value:
         return value
     try:
-        for name in path:
-            node = node[name]
+        return _at(node, path)
     except (OmegaConfBaseException, ValueError):
         return None
-    return node
+
+
+def _at(node: Any, path: Iterable[str | int]) -> Any:
+    """The value at the end of a path of keys and indices."""
+    return functools.reduce(operator.getitem, path, node)
 
 
 def _check_value(key: str, value: Any, *, typed: bool = False) -> None:
@@ -146,14 +150,20 @@ def _check_text(key: str, text: str) -> None:
             f"{key}: reads {name}, which is named like a secret. Secrets are not accepted in "
             f"files. {ADVICE}"
         )
+    if (name := secret_in(text)) is not None:
+        where = "the command line" if os.environ[name] in key else key
+        raise InputError(
+            f"{where}: contains the value of the environment variable {name}, which is named "
+            f"like a secret. Secrets are not accepted on the command line or in files. {ADVICE}"
+        )
+
+
+def secret_in(text: str) -> str | None:
+    """The first environment variable that is named like a secret and whose value is in a text."""
     for name, value in os.environ.items():
         if len(value) >= MIN_LENGTH and value in text and is_secret_variable(name, value):
-            where = "the command line" if value in key else key
-            raise InputError(
-                f"{where}: contains the value of the environment variable {name}, which is named "
-                "like a secret. Secrets are not accepted on the command line or in files. "
-                f"{ADVICE}"
-            )
+            return name
+    return None
 
 
 def _variable_is_secret(variable: str) -> bool:
@@ -225,16 +235,12 @@ def mask_env(node: dict[str, Any], env_values: Iterable[EnvValue]) -> dict[str, 
     """
     copy = _copy(node)
     for path, value, text in env_values:
-        *parents, name = path
-        parent: Any = copy
         try:
-            for key in parents:
-                parent = parent[key]
-            current = parent[name]
+            current = _at(copy, path)
         except (KeyError, IndexError, TypeError):
             continue
-        if current == value or current == str(Path(os.path.expanduser(value)).absolute()):
-            parent[name] = text
+        if current in (value, str(Path(os.path.expanduser(value)).absolute())):
+            _at(copy, path[:-1])[path[-1]] = text
     return copy
 
 
@@ -260,7 +266,10 @@ def unmask_env(
         if isinstance(text, str) and _TEXT.search(text) and path[0] != "overrides":
             key = ".".join(map(str, path))
             for match in _TEXT.finditer(text):
-                _check_variable(key, match)
+                if _variable_is_secret(match[1]):
+                    raise InputError(
+                        f"{key}={match[0]}: {match[1]} is named like a secret, and is not read."
+                    )
             if path[0] not in _MAY_READ and texts.get(path) != text and key not in typed:
                 raise InputError(
                     f"{key}={text}: a stored configuration may not read the environment for this "
@@ -268,16 +277,8 @@ def unmask_env(
                 )
             value = _TEXT.sub(functools.partial(_read, key), text)
             env_values.append(EnvValue(path, value, text))
-            parent: Any = copy
-            for name in path[:-1]:
-                parent = parent[name]
-            parent[path[-1]] = value
+            _at(copy, path[:-1])[path[-1]] = value
     return copy, env_values
-
-
-def _check_variable(key: str, match: re.Match[str]) -> None:
-    if _variable_is_secret(match[1]):
-        raise InputError(f"{key}={match[0]}: {match[1]} is named like a secret, and is not read.")
 
 
 def _read(key: str, match: re.Match[str]) -> str:

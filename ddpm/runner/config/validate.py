@@ -1,6 +1,5 @@
 """Check the composed configuration before it is resolved: unknown keys and missing values."""
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -67,9 +66,7 @@ def check_files(folders: Iterable[Path], choices: dict[str, Any]) -> None:
     Raises:
         InputError: names file, line and column, and the value that was read.
     """
-    options = [(group, name) for group, c in choices.items() for name in catalog.as_list(c)]
-    paths = [folder / str(group) / f"{name}.yaml" for folder in folders for group, name in options]
-    for path in filter(os.path.isfile, paths):  # `Path.is_file` raises for names that are too long
+    for path in catalog.chosen_files(folders, choices):
         if problem := catalog.misread(path):
             raise InputError(problem)
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):

@@ -6,19 +6,14 @@ run's configuration, so that a resumed run keeps it.
 """
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ddpm.errors import InputError, shown
 from ddpm.runner.config import catalog, redaction, rules
-from ddpm.runner.safe_io.secret_names import is_secret_variable
 from ddpm.runner.safe_io.tree import get_path
 from ddpm.trackers.wandb_client import limits
 
@@ -90,39 +85,24 @@ def _keys_of(override: Override) -> Iterator[str]:
     key, value = override.key_or_group, override.value()
     yield key
     if isinstance(value, dict):
-        yield from (f"{key}.{name}" for name in _flat(value))
-
-
-def _flat(node: dict[Any, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in node.items():
-        yield f"{prefix}{name}"
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+        yield from (name for name, _ in catalog.flatten(value, key))
 
 
 def _files(folders: Iterable[Path], choices: dict[str, Any]) -> list[Path]:
     """The files that a configuration was composed from, except the one with the defaults."""
-    options = [(group, name) for group, c in choices.items() for name in catalog.as_list(c)]
-    names = [Path("config.yaml"), *(Path(str(group), f"{name}.yaml") for group, name in options)]
-    defaults = catalog.CONF / "tracker" / "wandb.yaml"
-    paths = (folder / name for folder in folders for name in names)
-    return [path for path in paths if path != defaults and os.path.isfile(path)]
+    folders, defaults = list(folders), catalog.CONF / "tracker" / "wandb.yaml"
+    main = [folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()]
+    return [path for path in [*main, *catalog.chosen_files(folders, choices)] if path != defaults]
 
 
 def _sets_project(path: Path) -> bool:
     """Whether a file sets a project; False if it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8")
-        if "project" not in text:
-            return False
-        node = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except (OmegaConfBaseException, yaml.YAMLError, OSError, ValueError):
+        if path.name == "config.yaml":
+            return f"{PLACE}.project" in dict(catalog.flatten(catalog.read(path)))
+        return any(key.name == f"{PLACE}.project" for key in catalog.keys_in(path))
+    except (InputError, OSError):
         return False
-    directive = re.search(r"^#\s*@package\s+(\S+)", text, re.MULTILINE)
-    default = path.parent.name if path.stem != "config" else "_global_"
-    package = directive[1] if directive else default
-    prefix = "" if package == "_global_" else f"{package}."
-    return isinstance(node, dict) and f"{PLACE}.project" in _flat(node, prefix)
 
 
 def _read(key: str) -> Any:
@@ -135,13 +115,11 @@ def _read(key: str) -> Any:
     text = os.environ.get(variable, "").strip()
     if not text:
         return None
-    for name, secret in os.environ.items():
-        long = len(secret) >= redaction.MIN_LENGTH
-        if long and secret in text and is_secret_variable(name, secret):
-            raise InputError(
-                f"{variable}: contains the value of the variable {name}, which is named like a "
-                "secret; W&B would show it to others."
-            )
+    if (name := redaction.secret_in(text)) is not None:
+        raise InputError(
+            f"{variable}: contains the value of the variable {name}, which is named like a "
+            "secret; W&B would show it to others."
+        )
     if key == "tags":
         value: Any = [tag.strip() for tag in text.split(",") if tag.strip()]
         if too_long := [tag for tag in value if len(tag) > limits.TAG]:

@@ -11,7 +11,7 @@ from multiprocessing import resource_tracker
 from types import FrameType
 from typing import Any, Self
 
-_ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # One request can arrive twice: by the process group, and forwarded by the parent.
 _ECHO_SECONDS = 0.5
 _LAUNCHER_SECONDS = 3.0
@@ -126,7 +126,7 @@ def _start_tracker() -> None:
 def held() -> Iterator[None]:
     """While open, stop signals wait; so they do in processes started meanwhile, until these call
     `leave_to_parent`."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, map(_number, _ASKING))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
     try:
         yield
     finally:
@@ -140,18 +140,17 @@ def leave_to_parent() -> None:
     its step, and ends its workers afterwards. A second SIGTERM ends the worker: the training
     process sends it to one that does not respond.
     """
-    numbers = list(map(_number, _ASKING))
-    for number in numbers:
+    for number in _ASKING:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)  # `held` blocks them in the parent
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)  # `held` blocks them in the parent
 
 
 def _install(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
     """Set the handler of all stop signals; return the earlier handlers."""
     if threading.current_thread() is not threading.main_thread():  # Python sets no others
         return {}
-    numbers = [number for number in map(_number, _ASKING) if not _under_nohup(number)]
+    numbers = [number for number in _ASKING if not _under_nohup(number)]
     return {number: signal.signal(number, handler) for number in numbers}
 
 
@@ -170,7 +169,3 @@ def _call_earlier(number: int, earlier: dict[int, Any]) -> None:
     handler = earlier.get(number)
     if callable(handler) and handler is not signal.default_int_handler:
         handler(number, None)
-
-
-def _number(name: str) -> signal.Signals:
-    return getattr(signal, name)

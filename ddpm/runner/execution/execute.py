@@ -35,9 +35,8 @@ def execute(plan: Plan) -> dict[str, Any] | None:
     own_folder.use(plan.own_folder)  # a launcher may have started this process
     if ranks.is_rank_zero():
         print(f"{plan.config['choices']['job']:8} {plan.name}", flush=True)
-    from ddpm.runner.execution import (
-        eager,  # torch comes in here, seconds after a mistake would have shown
-    )
+    # torch comes in here, seconds after a mistake would have shown
+    from ddpm.runner.execution import eager
 
     if plan.config["job"].get("compile") is not True:
         eager.import_fabric()

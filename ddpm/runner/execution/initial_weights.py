@@ -12,7 +12,7 @@ from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError, listed, shown
 from ddpm.runner import roles
 from ddpm.runner.checkpoints import checkpoint
-from ddpm.runner.checkpoints.checkpoint import misfit
+from ddpm.runner.checkpoints.checkpoint import misfits
 from ddpm.runner.config.build import build
 from ddpm.runner.distributed import fsdp
 
@@ -65,12 +65,10 @@ class InitialWeights:
             check_fitting(network, weights, config["init_allow"], source)
             if broken := [k for k, v in weights.items() if not torch.isfinite(v).all()]:
                 raise InputError(f"init_from={source}: not finite ({shown(broken[0])}).")
-            fitting[name] = {
-                k: v for k, v in weights.items() if misfit(k, network, weights) is None
-            }
+            wrong = misfits(network, weights)
+            fitting[name] = {k: v for k, v in weights.items() if k not in wrong}
         theirs = state.get("diffusion", {})
-        left = [name for name in (*process, *theirs) if misfit(name, process, theirs)]
-        left = ["timesteps", *{name.partition(".")[0] for name in left}]
+        left = ["timesteps", *{name.partition(".")[0] for name in misfits(process, theirs)}]
         brought = {k: v for k, v in theirs.items() if not roles.within(k, left)}
         first = fitting[names[0]]
         return cls(
@@ -116,8 +114,7 @@ def check_fitting(
     Raises:
         InputError: names at most five weights, and the parts to allow.
     """
-    allowed, names = list(allowed), dict.fromkeys([*network, *weights])
-    problems = {name: problem for name in names if (problem := misfit(name, network, weights))}
+    allowed, problems = list(allowed), misfits(network, weights)
     wrong = [name for name in problems if not roles.within(name, allowed)]
     if not wrong:
         return

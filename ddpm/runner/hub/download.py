@@ -42,9 +42,8 @@ def fetch(name: str, revision: str | None, cache: Path) -> tuple[Path, str]:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         files = needed(list(sizes))
         parent.mkdir(parents=True, exist_ok=True)
-        with file_locks.held(
-            parent / f"{commit}.lock", wait=True
-        ):  # jobs of a sweep start together
+        # Jobs of a sweep start together.
+        with file_locks.held(parent / f"{commit}.lock", wait=True):
             if not folder.is_dir():
                 _download(hub, name, commit, {file: sizes[file] for file in files}, folder)
     return folder, commit

@@ -14,16 +14,13 @@ def check(target: str) -> Any:
     Raises:
         InputError: the name is invalid, the package is missing, or no user is logged in.
     """
+    _, revision = reference.repository(target, "job.push_to")
+    if revision is not None:
+        raise InputError(f"job.push_to={target}: names a revision; leave @{revision} out.")
     try:
-        _, revision = reference.repository(target, "job.push_to")
-        if revision is not None:
-            raise InputError(f"job.push_to={target}: names a revision; leave @{revision} out.")
         hub = api()
     except InputError as error:
-        text = str(error)
-        raise InputError(
-            text if text.startswith("job.") else f"job.push_to={target}: {text}"
-        ) from None
+        raise InputError(f"job.push_to={target}: {error}") from None
     from huggingface_hub import get_token
 
     if get_token() is None:

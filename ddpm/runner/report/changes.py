@@ -6,14 +6,13 @@ from itertools import pairwise
 from typing import Any
 
 from ddpm.runner import roles
-from ddpm.runner.report.config_diff import Flat, frozen, text
+from ddpm.runner.report.config_diff import ABSENT, Flat, frozen, tag, text
 from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.safe_io.tree import flatten, key_of
 from ddpm.runner.terminal import shell
 
 _KEY = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*")  # excludes `_target_`
 _SIMPLE = ("null", "true", "false")
-_ABSENT = object()
 
 Change = tuple[str, int | None, str, str]  # key, step (None: unknown), old value, new value
 
@@ -28,7 +27,7 @@ def changes(run: RunRecord) -> list[Change]:
     states = [(step, _flat(config)) for step, config in run.before] + [(None, now)]
     for (step, old), (_, new) in pairwise(states):
         for key, value in new.items():
-            if _tag(old.get(key, _ABSENT)) != _tag(value):
+            if tag(frozen(old.get(key, ABSENT))) != tag(frozen(value)):
                 was = _text(old[key]) if key in old else "not there"
                 found.append((key, step, was, _text(value)))
     known = {key for key, *_ in found}
@@ -67,11 +66,6 @@ def _flat(config: dict[Any, Any]) -> Flat:
         *flatten({key: value for key, value in config.items() if key != "choices"}),
     ]
     return {k: v for k, v in pairs if _KEY.fullmatch(k) and roles.is_setting(k) and v != {}}
-
-
-def _tag(value: Any) -> tuple[bool, Any]:
-    """A key that distinguishes 1 from True."""
-    return isinstance(value, bool), frozen(value)
 
 
 def _text(value: Any) -> str:

@@ -46,7 +46,7 @@ class Statistic:
 
 @dataclass
 class Setting:
-    """Runs that differ only in their seed. `distinct`: without those that repeat another one."""
+    """Runs that differ only in their seed."""
 
     number: int
     values: dict[str, str]
@@ -57,7 +57,13 @@ class Setting:
 
     @cached_property
     def distinct(self) -> list[RunRecord]:
-        return _distinct(self.runs)
+        """The runs without those that repeat another one; of equal runs the first that is done."""
+        found: dict[object, RunRecord] = {}
+        for run in self.runs:
+            key = config_diff.identity(run)
+            if key not in found or (run.state == "done" and found[key].state != "done"):
+                found[key] = run
+        return list(found.values())
 
     @property
     def done(self) -> int:
@@ -100,6 +106,11 @@ class Comparison:
     def setting_of(self, run: RunRecord) -> Setting | None:
         """The setting of a run; None if its configuration is unknown."""
         return next((s for s in self.settings if any(r is run for r in s.runs)), None)
+
+    def number_of(self, run: RunRecord) -> int:
+        """The number of a run's setting; -1 if its configuration is unknown."""
+        setting = self.setting_of(run)
+        return -1 if setting is None else setting.number
 
     def folder_of_repeated(self, run: RunRecord) -> str:
         """`, <folder>` if another run has the same settings and seed; otherwise empty."""
@@ -191,16 +202,6 @@ def _settings(runs: Sequence[RunRecord], flats: Sequence[Flat], keys: list[str])
         )
         if len({run.code for run in setting.runs if run.code[0]}) > 1:
             setting.notes.append("runs of different code")
-    return list(found.values())
-
-
-def _distinct(runs: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs without those that repeat another one; of equal runs the first that is done."""
-    found: dict[object, RunRecord] = {}
-    for run in runs:
-        key = config_diff.identity(run)
-        if key not in found or (run.state == "done" and found[key].state != "done"):
-            found[key] = run
     return list(found.values())
 
 

@@ -9,7 +9,7 @@ from ddpm.runner.report.run_record import RunRecord
 from ddpm.runner.report.stats import NONE
 from ddpm.runner.safe_io.tree import flatten, key_of
 
-_ABSENT = object()
+ABSENT = object()  # the value of a key that a run does not have
 
 Flat = dict[str, Any]  # values by dotted keys
 
@@ -30,7 +30,7 @@ def identity(run: RunRecord) -> frozenset[tuple[str, Any]]:
     """All that decides the result of a run, its seed included: runs with an equal one are one
     measurement, repeated."""
     decisive = [(key, value) for key, value in flatten(run.config) if value != {}]
-    return frozenset((k, _tag(frozen(v))) for k, v in decisive if roles.decides_result(k))
+    return frozenset((k, tag(frozen(v))) for k, v in decisive if roles.decides_result(k))
 
 
 def _is_group(name: Any) -> bool:
@@ -54,9 +54,9 @@ def differing(runs: Sequence[RunRecord], flats: Sequence[Flat]) -> list[str]:
     chosen, others = [], []
     for key in keys:
         if key in groups or roles.within(key, given):
-            if len({_tag(flat.get(key, _ABSENT)) for flat in flats}) > 1:
+            if len({tag(flat.get(key, ABSENT)) for flat in flats}) > 1:
                 chosen.append(key)
-        elif len({_tag(flat[key]) for flat in flats if key in flat}) > 1:
+        elif len({tag(flat[key]) for flat in flats if key in flat}) > 1:
             others.append(key)
     for key in others:
         if not _follows(key, chosen, flats):
@@ -64,7 +64,7 @@ def differing(runs: Sequence[RunRecord], flats: Sequence[Flat]) -> list[str]:
     return sorted(chosen, key=keys.index)
 
 
-def _tag(value: Any) -> tuple[bool, Any]:
+def tag(value: Any) -> tuple[bool, Any]:
     """A key that distinguishes 1 from True."""
     return isinstance(value, bool), value
 
@@ -74,8 +74,8 @@ def _follows(key: str, known: Sequence[str], flats: Sequence[Flat]) -> bool:
     seen: dict[tuple[Any, ...], Any] = {}
     for flat in flats:
         if key in flat:
-            values = tuple(_tag(flat.get(k, _ABSENT)) for k in known)
-            if seen.setdefault(values, _tag(flat[key])) != _tag(flat[key]):
+            values = tuple(tag(flat.get(k, ABSENT)) for k in known)
+            if seen.setdefault(values, tag(flat[key])) != tag(flat[key]):
                 return False
     return True
 

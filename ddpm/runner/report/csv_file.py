@@ -19,21 +19,11 @@ def table(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     measures = [_COLUMNS.get(name, name) for name in comparison.measures]
-    head = [
-        "run",
-        "folder",
-        "setting",
-        *comparison.keys,
-        "seed",
-        "state",
-        "step",
-        "total",
-        *measures,
-    ]
+    head = ["run", "folder", "setting", *comparison.keys, "seed", "state", "step", "total"]
     compared = _compared(comparison)
     words = ("- best", "- best, half of 95 %", "- best, common seeds")
     differences = [f"{_COLUMNS.get(m, m)} {word}" for m in compared for word in words]
-    writer.writerow([*head, *_LAST, *differences])
+    writer.writerow([*head, *measures, *_LAST, *differences])
     for row in _rows(comparison, compared):
         writer.writerow([_safe(value) for value in row])
     return out.getvalue()

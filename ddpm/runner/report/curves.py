@@ -111,7 +111,7 @@ def _panel(
         lines = [
             Line(
                 run=i,
-                setting=-1 if (setting := comparison.setting_of(run)) is None else setting.number,
+                setting=comparison.number_of(run),
                 name=_name(comparison, run),
                 path=_path(series[0], curve, last, bottom, top, kind),
                 raw=_path(*series, last, bottom, top, kind) if with_raw else "",
@@ -184,14 +184,12 @@ def ticks_of(low: float, high: float, kind: str) -> list[Tick]:
     if kind == "log":
         values = list(_of_decades(low, high))
         if len(values) >= 2:
-            wide = math.log(high / low)
-            return [(100 * math.log(v / low) / wide, f"{v:g}") for v in values]
+            return [(place(v, low, high, kind), f"{v:g}") for v in values]
     step = 10 ** math.floor(math.log10((high - low) / 2))
     step = next(s * step for s in (1, 2, 5, 10) if (high - low) / (s * step) <= 5)
     first = math.ceil(low / step - 1e-9)
     values = [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
-    place = _log_place if kind == "log" else _linear_place
-    return [(place(v, low, high), f"{v:.10g}") for v in values if kind != "log" or v > 0]
+    return [(place(v, low, high, kind), f"{v:.10g}") for v in values if kind != "log" or v > 0]
 
 
 def _short(label: str) -> str:
@@ -208,9 +206,8 @@ def _of_decades(low: float, high: float) -> Iterator[float]:
         yield from (v for head in heads if low <= (v := head * 10.0**exponent) <= high)
 
 
-def _log_place(value: float, low: float, high: float) -> float:
-    return 100 * math.log(value / low) / math.log(high / low)
-
-
-def _linear_place(value: float, low: float, high: float) -> float:
+def place(value: float, low: float, high: float, kind: str) -> float:
+    """The position of a value on an axis, in percent."""
+    if kind == "log":
+        return 100 * math.log(max(value, low) / low) / math.log(high / low)
     return 100 * (value - low) / (high - low)

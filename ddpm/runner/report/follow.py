@@ -10,7 +10,7 @@ from ddpm.runner.report.run_record import MAX_ROWS, Points, RunRecord, Series, f
 from ddpm.runner.report.status import JobStatus
 from ddpm.runner.runs import previews
 from ddpm.runner.runs.metrics_log import FILE, NewLines
-from ddpm.runner.safe_io import atomic, listing
+from ddpm.runner.safe_io import atomic
 from ddpm.runner.safe_io.plain import Refused
 
 _SELDOM = ("config.yaml", "about.json", "scores.jsonl", "grid.png", "strip.png")
@@ -82,11 +82,8 @@ class Followed:
         """The record with what changes at every log line."""
         problems: list[str] = []
         metrics = self._metrics(self.folder / FILE, problems)
-        try:
-            pictures = previews.by_step(self.folder)
-        except listing.Unreachable as error:
-            pictures = {}
-            problems.append(str(error).removesuffix("."))
+        none: dict[int, Path] = {}
+        pictures = run_record.seen(none, problems, previews.by_step, self.folder)
         stored = run_record.read_object(self.folder / "status.json", problems)
         return replace(
             record,

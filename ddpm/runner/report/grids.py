@@ -52,7 +52,7 @@ def groups(comparison: Comparison) -> list[Group]:
     found: dict[str, list[Grid]] = {}
     for i, run in enumerate(comparison.runs):
         setting = comparison.setting_of(run)
-        number = -1 if setting is None else setting.number
+        number = comparison.number_of(run)
         label = setting.label if setting else comparison.names[run.folder]
         if run.pictures:
             at = max((s for s in run.pictures if step is None or s <= step), default=None)

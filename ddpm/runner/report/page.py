@@ -69,7 +69,7 @@ def _runs(comparison: Comparison, output: Path) -> list[dict[str, Any]]:
         found.append(
             {
                 "number": number,
-                "setting": -1 if setting is None else setting.number,
+                "setting": comparison.number_of(run),
                 "name": comparison.names[run.folder],
                 "label": "" if setting is None else f"{setting.label}, seed {run.seed}",
                 "link": grids.link(run.folder, output),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from ddpm.runner.report.curves import COLOURS, SIZE, Tick, ticks_of, widened
+from ddpm.runner.report.curves import COLOURS, SIZE, Tick, place, ticks_of, widened
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def plot(
     bottom, top = widened(min(ys), max(ys), kind)
 
     def at(x: float, y: float) -> tuple[float, float]:
-        return _place(x, left, right, across_kind), _place(y, bottom, top, kind)
+        return place(x, left, right, across_kind), place(y, bottom, top, kind)
 
     return Plot(
         title,
@@ -84,15 +84,8 @@ def plot(
         ticks_of(left, right, across_kind),
         ticks_of(bottom, top, kind),
         [_drawn(one, f"c{number % COLOURS}", at) for number, one in enumerate(series)],
-        [(_place(value, bottom, top, kind), name) for value, name in levels],
+        [(place(value, bottom, top, kind), name) for value, name in levels],
     )
-
-
-def _place(value: float, low: float, high: float, kind: str) -> float:
-    """The position of a value on an axis, in percent."""
-    if kind == "log":
-        value, low, high = math.log(max(value, low)), math.log(low), math.log(high)
-    return 100 * (value - low) / (high - low)
 
 
 def _drawn(one: Series, colour: str, at: Callable[[float, float], tuple[float, float]]) -> Drawn:

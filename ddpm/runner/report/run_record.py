@@ -20,7 +20,7 @@ from ddpm.runner.runs.scores import Scored
 from ddpm.runner.safe_io import listing
 from ddpm.runner.safe_io.plain import Refused, regular_size
 from ddpm.runner.safe_io.tree import flatten
-from ddpm.runner.safe_io.yaml_json import read_json, read_yaml
+from ddpm.runner.safe_io.yaml_json import read_json_file, read_yaml
 
 SPEED = "train/images_per_sec"
 MEMORY = "train/memory_mb"
@@ -119,19 +119,19 @@ def read(folder: Path, metrics_of: MetricsReader | None = None) -> RunRecord:
     problems: list[str] = []
     none: list[Path] = []
     names = ("config.yaml", "status.json")
-    if not any(_seen(True, problems, listing.exists, folder / name) for name in names):
+    if not any(seen(True, problems, listing.exists, folder / name) for name in names):
         raise InputError(f"{folder} is not the folder of a run (no config.yaml, no status.json).")
     config = _config(folder, problems)
     status = read_object(folder / "status.json", problems)
     metrics = (metrics_of or _metrics)(folder / "metrics.jsonl", problems)
-    files = _seen(none, problems, listing.paths, folder, "config.until-step-*.yaml")
+    files = seen(none, problems, listing.paths, folder, "config.until-step-*.yaml")
     before = tuple(_before(files))
     unread = len(files[-_MOST_UNTIL:]) - len(before)
     if changed := unread + _result_changes([old for _, old in before], config):
         often = "once" if changed == 1 else f"{changed} times"
         problems.append(f"its settings or the code changed {often} during the run (config.until-*)")
-    grids = [folder / n for n in _GRIDS if _seen(False, problems, listing.exists, folder / n)]
-    _seen(none, problems, listing.paths, folder / "checkpoints")
+    grids = [folder / n for n in _GRIDS if seen(False, problems, listing.exists, folder / n)]
+    seen(none, problems, listing.paths, folder / "checkpoints")
     error = status.get("error")
     return RunRecord(
         folder=folder,
@@ -144,14 +144,14 @@ def read(folder: Path, metrics_of: MetricsReader | None = None) -> RunRecord:
         about=read_object(folder / "about.json", problems),
         metrics=metrics,
         scores=_scores(folder, problems),
-        pictures=_seen({}, problems, previews.by_step, folder),
+        pictures=seen({}, problems, previews.by_step, folder),
         grid=grids[0] if grids else None,
         before=before,
         problems=tuple(dict.fromkeys(problems)),
     )
 
 
-def _seen(otherwise: _T, problems: list[str], look: Callable[..., _T], *arguments: Any) -> _T:
+def seen(otherwise: _T, problems: list[str], look: Callable[..., _T], *arguments: Any) -> _T:
     """The result of a function that lists; if it fails, `otherwise`, and the problem is added."""
     try:
         return look(*arguments)
@@ -181,9 +181,8 @@ def _config(folder: Path, problems: list[str]) -> dict[str, Any]:
 def _before(files: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Steps and the configurations until then; damaged ones are left out."""
     named = ((_UNTIL.fullmatch(path.name), path) for path in files)
-    for step, path in sorted((int(match[1]), path) for match, path in named if match)[
-        -_MOST_UNTIL:
-    ]:
+    steps = sorted((int(match[1]), path) for match, path in named if match)
+    for step, path in steps[-_MOST_UNTIL:]:
         try:
             config = read_yaml(path)
         except (OSError, Refused):
@@ -221,9 +220,7 @@ def read_object(file: Path, problems: list[str] | None = None) -> dict[str, Any]
         OSError, Refused: the file is damaged, and `problems` is None.
     """
     try:
-        if regular_size(file) > MAX_JSON:
-            raise Refused(f"larger than {MAX_JSON // 1024} KiB")
-        found = read_json(file.read_bytes(), MAX_JSON)
+        found = read_json_file(file, MAX_JSON)
     except FileNotFoundError:
         return {}
     except (OSError, Refused) as error:
@@ -272,7 +269,7 @@ def series(found: Points) -> dict[str, Series]:
 
 def _scores(folder: Path, problems: list[str]) -> tuple[Scored, ...]:
     """The scores of the run; none without the file."""
-    if not _seen(False, problems, listing.exists, folder / scores_file.FILE):
+    if not seen(False, problems, listing.exists, folder / scores_file.FILE):
         return ()
     try:
         return tuple(scores_file.read(folder))

@@ -197,7 +197,7 @@ def of_runs(comparison: Comparison, output: Path) -> Table:
 
 
 def _run(comparison: Comparison, number: int, run: RunRecord, output: Path) -> Row:
-    setting, found = comparison.setting_of(run), comparison.figures(run)
+    found = comparison.figures(run)
     name = comparison.names[run.folder]
     cells = [Cell(brief(name), name, full=name, link=link(run.folder, output))]
     cells += [_key(cell(comparison.flats[number], key)) for key in comparison.keys]
@@ -211,7 +211,7 @@ def _run(comparison: Comparison, number: int, run: RunRecord, output: Path) -> R
         else:
             cells.append(Cell(_figure(measure, value, None)[0], value, full=repr(value)))
     cells.append(_key(run.device or NONE))
-    return Row(cells, -1 if setting is None else setting.number, number)
+    return Row(cells, comparison.number_of(run), number)
 
 
 def _error(run: RunRecord) -> Cell:

@@ -1,5 +1,6 @@
 """Runs below a folder, found by their files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ddpm.errors import InputError
@@ -34,9 +35,9 @@ def below(folder: Path, most: int = _MOST_FOLDERS) -> list[Path]:
     return sorted(found)
 
 
-def changed(folder: Path) -> float:
-    """When the state of a run was written."""
-    for name in ("status.json", "config.yaml"):
+def changed(folder: Path, names: Sequence[str] = ("status.json", "config.yaml")) -> float:
+    """When the first of these files that there is was written: by default, the state of a run."""
+    for name in names:
         try:
             return (folder / name).stat().st_mtime
         except OSError:

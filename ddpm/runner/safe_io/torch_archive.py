@@ -29,13 +29,7 @@ def read_archive(path: Path) -> Any:
     size = regular_size(path)
     with open(path, "rb") as file:  # opened once: the checked file is the loaded one
         _vet_archive(file, size)
-        import torch
-
-        file.seek(0)
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # of damage that our checks missed
-            raise Refused(f"torch cannot load it ({one_line(error)})") from error
+        state = _loaded(file)
     check_plain(state, tensors=True)
     return state
 
@@ -53,13 +47,18 @@ def read_known(path: Path, sha256: str) -> Any:
     with open(path, "rb") as file:  # opened once: the checked file is the loaded one
         if (found := hashlib.file_digest(file, "sha256").hexdigest()) != sha256:
             raise Refused(f"its SHA-256 is {found}, not {sha256}")
-        import torch
+        return _loaded(file)
 
-        file.seek(0)
-        try:
-            return torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # the file was not made by torch.save
-            raise Refused(f"torch cannot load it ({one_line(error)})") from error
+
+def _loaded(file: IO[bytes]) -> Any:
+    """What torch reads of a checked file."""
+    import torch
+
+    file.seek(0)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of damage that our checks missed, or not made by torch.save
+        raise Refused(f"torch cannot load it ({one_line(error)})") from error
 
 
 def check_archive(path: Path) -> None:

@@ -41,11 +41,20 @@ def read_yaml(path: Path) -> Any:
         OSError: the file does not exist or cannot be read.
         Refused: it is not YAML, not plain data, or exceeds a limit.
     """
-    if regular_size(path) > MAX_YAML:
-        raise Refused(f"larger than {MAX_YAML // 1024} KiB")
+    return parse_yaml(_read_small(path, MAX_YAML))
+
+
+def _read_small(path: Path, limit: int) -> bytes:
+    """The bytes of a regular file, at most one more than `limit`.
+
+    Raises:
+        OSError: the file does not exist or cannot be read.
+        Refused: it is larger.
+    """
+    if regular_size(path) > limit:
+        raise Refused(f"larger than {limit // 1024} KiB")
     with open(path, "rb") as file:
-        data = file.read(MAX_YAML + 1)  # it may have grown since
-    return parse_yaml(data)
+        return file.read(limit + 1)  # it may have grown since
 
 
 def parse_yaml(data: bytes) -> Any:
@@ -113,6 +122,16 @@ def _vet_yaml(text: str) -> None:
             raise Refused(f"{where}nested deeper than {MAX_DEPTH}")
         if seen > MAX_NODES:
             raise Refused(f"{where}more than {MAX_NODES:,} values")
+
+
+def read_json_file(path: Path, limit: int) -> Any:
+    """The plain data of a JSON file of at most `limit` bytes.
+
+    Raises:
+        OSError: the file does not exist or cannot be read.
+        Refused: as `read_json` does.
+    """
+    return read_json(_read_small(path, limit), limit)
 
 
 def read_json(text: bytes | str, limit: int, *, max_text: int = MAX_TEXT) -> Any:

@@ -5,7 +5,7 @@ Each job becomes a plan, plain data: later changes of files under conf/ do not a
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ from ddpm.runner.config.paths import file_name
 from ddpm.runner.config.plan import Mode, Plan
 from ddpm.runner.config.planning import plan
 from ddpm.runner.config.request import INHERITED, typed
+from ddpm.runner.config.wandb_settings import PLACE
 from ddpm.runner.runs import run_dir, state
+from ddpm.runner.safe_io.tree import get_path
 from ddpm.runner.sweeps.folder import SweepFolder, resume_in
+from ddpm.trackers.wandb_client import limits
 
 
 @dataclass
@@ -124,6 +127,24 @@ def _mark_repeats(jobs: Sequence[Job]) -> None:
             job.repeats = number if number != job.number else None
 
 
+def name_jobs(jobs: Sequence[Job]) -> None:
+    """Shorten names that are too long for W&B to the overrides that distinguish a job, and set the
+    plan's title to these where several jobs would share a given name.
+
+    A single job may be one of several commands for the same sweep, so it counts as one of several.
+    """
+    plans = [(job, job.plan) for job in jobs if job.plan is not None]
+    names = [get_path(planned.config, f"{PLACE}.name") for _, planned in plans]
+    for (job, planned), name in zip(plans, names, strict=True):
+        title = limits.title_of(job.title.split(" "))
+        shared = name is not None and (len(plans) == 1 or names.count(name) > 1)
+        job.plan = replace(
+            planned,
+            name=planned.name if len(planned.name) <= limits.NAME else title or planned.name,
+            title=(title or str(job.number)) if shared else "",
+        )
+
+
 def _merged(errors: Sequence[str]) -> str:
     """Up to four distinct lines of the errors."""
     lines = list(dict.fromkeys(line for error in errors for line in error.splitlines()))
@@ -149,7 +170,7 @@ def _of_source(words: list[str]) -> list[str]:
     """The options of a source that this job has and others have not: init_from=one,other."""
     known = any(word.startswith(f"{INHERITED}=") for word in words)
     begins = any(word.startswith("init_from=") for word in words)
-    return base_run.brought(words, must_exist=False) if begins and not known else []
+    return base_run.inherited(words, must_exist=False) if begins and not known else []
 
 
 def plan_job(job: Job, config: DictConfig, folder: SweepFolder) -> None:

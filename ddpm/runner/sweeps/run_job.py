@@ -32,9 +32,8 @@ def run_job(job: Job) -> None:
     if job.finished:
         print(finished_message(job), flush=True)
         return
-    if (
-        state == "running" and ranks.is_rank_zero()
-    ):  # other ranks join the run that holds the folder
+    # Other ranks join the run that holds the folder.
+    if state == "running" and ranks.is_rank_zero():
         print(locked_message(job.folder), flush=True)
         return
     try:

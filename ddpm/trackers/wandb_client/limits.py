@@ -85,14 +85,14 @@ def shortened(text: str, limit: int = NAME) -> str:
     return f"{text[: limit - 11 - tail]}..{_digest(text)}..{text[-tail:]}"
 
 
-def labelled(name: str, label: str, limit: int = NAME) -> str:
+def labelled(name: str, label: str) -> str:
     """A name followed by a label that distinguishes the run; if both are too long, the name is
     shortened first."""
     name, label = cleaned(name), cleaned(label)
     whole = f"{name} {label}".strip()
-    if len(whole) <= limit or len(label) > limit // 2:
-        return shortened(whole, limit)
-    return f"{shortened(name, limit - len(label) - 1)} {label}"
+    if len(whole) <= NAME or len(label) > NAME // 2:
+        return shortened(whole)
+    return f"{shortened(name, NAME - len(label) - 1)} {label}"
 
 
 def title_of(words: Sequence[str]) -> str:

@@ -102,7 +102,10 @@ def _open(mode: str, options: dict[str, Any]) -> "wandb.Run":
             raise
         refused, reason = _refused(options), one_line(error)
         _begin_again(options["id"])
-    run = _init(mode, **options | {name: _reduced(name, options[name]) for name in refused})
+    # A plain name or group stands for a refused one; other labels are left out.
+    plain = {name: limits.plain(options[name]) for name in refused if name in ("name", "group")}
+    reduced = dict.fromkeys(refused) | plain
+    run = _init(mode, **options | reduced)
     logger.warning("W&B refuses %s (%s): the run is tracked without.", " or ".join(refused), reason)
     return run
 
@@ -119,11 +122,6 @@ def _refused(options: dict[str, Any]) -> list[str]:
         except Exception:
             refused.append(name)
     return refused or labels
-
-
-def _reduced(name: str, value: str) -> str | None:
-    """The replacement of a refused label: a plain name or group, otherwise None."""
-    return limits.plain(value) if name in ("name", "group") else None
 
 
 def _init(mode: str, commit: str | None, **options: Any) -> "wandb.Run":

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CHOICES = ("none", "last", "all")
 SECONDS = 600.0  # that the end of a run waits for uploads
 
 

@@ -20,7 +20,7 @@ from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.config.paths import check_sweep_name
 from ddpm.runner.runs import run_dir
 from ddpm.runner.sweeps import callback, folder, run_job
-from ddpm.runner.sweeps.launchers import scheduler, serial, slots
+from ddpm.runner.sweeps.launchers import job_queue, scheduler, slots
 
 QUICK = [word for word in TINY if not word.startswith("job.max_steps")] + ["job.max_steps=6"]
 SWEEP = ["-m", *QUICK, "sweep=study"]
@@ -67,7 +67,7 @@ def test_repeating_a_command_skips_finished_jobs_and_adds_new_ones(run, tmp_path
     ],
 )
 def test_a_job_is_identified_by_what_its_result_depends_on(words, same, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(serial, "run_job", lambda job: None)  # only its folder matters
+    monkeypatch.setattr(job_queue, "run_job", lambda job: None)  # only its folder matters
     run(*SWEEP, "seed=1")
     run(*SWEEP, "seed=1", words)
     assert len(jobs_of(tmp_path)) == (1 if same else 2)
@@ -75,7 +75,7 @@ def test_a_job_is_identified_by_what_its_result_depends_on(words, same, run, tmp
 
 def test_equal_jobs_of_a_command_run_once(run, tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr(serial, "run_job", ran.append)
+    monkeypatch.setattr(job_queue, "run_job", ran.append)
     for _ in range(2):
         _, out, err = run(*SWEEP, "seed=1,1,2", "optimizer.lr=2e-4,0.0002")
         assert "2 jobs in outputs/sweep/study" in out, out + err
@@ -87,7 +87,7 @@ def test_equal_jobs_of_a_command_run_once(run, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_jobs_that_differ_only_in_incidental_keys_have_a_folder_each(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(serial, "run_job", lambda job: None)
+    monkeypatch.setattr(job_queue, "run_job", lambda job: None)
     for _ in range(2):
         run(*SWEEP, "seed=1", "job.num_workers=0,1")
         assert len(jobs_of(tmp_path)) == 2
@@ -154,13 +154,13 @@ def test_jobs_keep_the_configuration_of_the_start(run, tmp_path, monkeypatch):
     conf.mkdir(parents=True)
     text = (ROOT / "conf" / "schedule" / "linear.yaml").read_text()
     (conf / "own.yaml").write_text(text.replace("0.02", "0.03"))
-    original = serial.run_job
+    original = job_queue.run_job
 
     def run_job(job):
         original(job)
         (conf / "own.yaml").write_text(text.replace("0.02", "0.04"))
 
-    monkeypatch.setattr(serial, "run_job", run_job)
+    monkeypatch.setattr(job_queue, "run_job", run_job)
     status, out, err = run("--config-dir", "mine", *SWEEP, "schedule=own", "seed=1,2")
     assert status == 0, out + err
     for job in jobs_of(tmp_path).values():
@@ -189,7 +189,7 @@ def test_two_commands_share_a_sweep(tmp_path):
 
 def test_jobs_are_named_after_the_network_of_their_checkpoint(run, tiny, tmp_path, monkeypatch):
     shutil.copytree(tiny, tmp_path / "other")
-    monkeypatch.setattr(serial, "run_job", lambda job: None)  # only its folder matters
+    monkeypatch.setattr(job_queue, "run_job", lambda job: None)  # only its folder matters
     run("-m", "job=sample", "checkpoint=run,other", "tracker=local", "sweep=study")
     assert list(jobs_of(tmp_path)) == ["0-convnet-digits", "1-convnet-digits"]
     assert (tmp_path / "outputs" / "sweep" / "study" / "0-convnet-digits").is_dir()
@@ -232,7 +232,7 @@ def test_a_sweep_of_invalid_jobs_does_not_start(run, tmp_path):
 
 
 def test_refused_jobs_are_named_at_the_start_and_at_the_end(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(serial, "run_job", lambda job: None)
+    monkeypatch.setattr(job_queue, "run_job", lambda job: None)
     status, out, _ = run(*SWEEP, "job.batch_size=8,-1", "seed=1,2")
     assert status == 1
     for number, seed in ((2, 1), (3, 2)):
@@ -244,7 +244,7 @@ def test_refused_jobs_are_named_at_the_start_and_at_the_end(run, tmp_path, monke
 
 @pytest.mark.slow
 def test_record_of_a_refused_job_is_removed_when_no_longer_requested(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(serial, "run_job", lambda job: None)
+    monkeypatch.setattr(job_queue, "run_job", lambda job: None)
     run(*SWEEP, "job.batch_size=8,-1")
     assert len(jobs_of(tmp_path)) == 2
     run(*SWEEP, "job.batch_size=8")
@@ -255,7 +255,7 @@ def test_record_of_a_refused_job_is_removed_when_no_longer_requested(run, tmp_pa
 def test_job_locked_by_another_process_is_not_marked_as_failed(
     run, data_dir, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(serial, "run_job", lambda job: None)
+    monkeypatch.setattr(job_queue, "run_job", lambda job: None)
     run(*SWEEP, "seed=1")
     (job,) = jobs_of(tmp_path).values()
     monkeypatch.undo()

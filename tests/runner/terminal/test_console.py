@@ -29,7 +29,7 @@ from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.execution import run as run_module
 from ddpm.runner.runs import run_dir
 from ddpm.runner.sweeps import run_job
-from ddpm.runner.sweeps.launchers import scheduler, serial, slots, worker
+from ddpm.runner.sweeps.launchers import job_queue, scheduler, slots, worker
 from ddpm.trackers import local
 from ddpm.training.step import Step
 
@@ -443,7 +443,7 @@ def job(run, tmp_path, monkeypatch):
     """A job of a sweep that has its folder, and has not begun."""
     found = []
     with monkeypatch.context() as patch:
-        patch.setattr(serial, "run_job", found.append)
+        patch.setattr(job_queue, "run_job", found.append)
         run("-m", *TINY, "sweep=study", "seed=1")
     return found[0]
 

@@ -14,9 +14,8 @@ from ddpm.runner.config import catalog
 from ddpm.runner.config.composed import to_dict
 from ddpm.runner.runs.state import FINISHED, counted
 from ddpm.runner.sweeps import callback
-from ddpm.runner.sweeps.compose import Job, compose_jobs
+from ddpm.runner.sweeps.compose import Job, compose_jobs, name_jobs
 from ddpm.runner.sweeps.launchers.job_queue import JobList, Runner
-from ddpm.runner.sweeps.naming import name_jobs
 from ddpm.runner.sweeps.run_job import final_loss
 
 

@@ -1,10 +1,12 @@
-"""Where a launcher gets its jobs from, one at a time: a list, or a search that reads results."""
+"""Where a launcher gets its jobs from, one at a time: a list, or a search that reads results; and
+the launcher that runs them in this process, one after the other."""
 
 from collections import deque
 from collections.abc import Iterable
 from typing import Protocol
 
 from ddpm.runner.sweeps.compose import Job
+from ddpm.runner.sweeps.run_job import run_job
 
 
 class Queue(Protocol):
@@ -39,3 +41,13 @@ class Runner(Protocol):
         Raises:
             Preempted: the sweep was asked to stop; the remaining jobs do not start.
         """
+
+
+class Serial:
+    """The runner of `hydra/launcher=serial`."""
+
+    def run(self, queue: Queue) -> None:
+        while (job := queue.next()) is not None:
+            print()
+            run_job(job)
+            queue.ended(job)

@@ -1,8 +1,8 @@
 """Coordination of processes that share an Optuna study: locks, the agreed setup, counted trials."""
 
-import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,9 @@ logger = logging.getLogger(__name__)
 _warned: set[Path] = set()  # locks that are held, perhaps by a process that has ended
 
 
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> AbstractContextManager[None]:
     """Let one process at a time open the study or draw a trial."""
-    with file_locks.held(folder / ".study.lock", wait=True):
-        yield
+    return file_locks.held(folder / ".study.lock", wait=True)
 
 
 def join(folder: Path) -> tuple[Lock, bool]:

@@ -25,8 +25,7 @@ from ddpm.runner.runs.metrics_log import (
 )
 from ddpm.runner.safe_io.file_locks import Lock
 from ddpm.runner.sweeps import callback
-from ddpm.runner.sweeps.compose import Job
-from ddpm.runner.sweeps.naming import name_jobs
+from ddpm.runner.sweeps.compose import Job, name_jobs
 from ddpm.runner.sweeps.search import space
 from ddpm.runner.sweeps.search import study as shared_study
 
@@ -159,7 +158,11 @@ class Trials:
         logged = [] if job.folder is None else values(job.folder, self.metric)
         state, value = job.state, _finite(final(logged))
         if state == "done" and not logged:
-            self._metric_missing(shared_study.missing_metric(job.folder, self.metric))
+            message = shared_study.missing_metric(job.folder, self.metric)
+            if shared_study.has_values(self.study):
+                print(message, flush=True)
+            else:  # none ever has: the others will not either
+                self._refuse(message)
         elif state == "done" and (unlike := self._measured_otherwise(job)):
             state, value = "failed", None
             self._refuse(unlike)
@@ -170,13 +173,6 @@ class Trials:
             text = "-" if value is None else f"{value:.4g}"
             print(f"trial {job.number}  {state}, {self.metric} {text}", flush=True)
         live.lock.release()
-
-    def _metric_missing(self, message: str) -> None:
-        """A job has not logged the metric. If none ever has, stop the other trials."""
-        if shared_study.has_values(self.study):
-            print(message, flush=True)
-            return
-        self._refuse(message)
 
     def _measured_otherwise(self, job: Job) -> str | None:
         """Why the score of a job does not compare with those of the study, if it does not. The
