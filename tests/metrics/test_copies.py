@@ -201,7 +201,7 @@ def test_invalid_inputs_and_options_are_refused():
 
 def test_too_few_samples_are_refused_before_any_is_drawn():
     data = SimpleNamespace(dtype="uint8", channels=1)
-    sides = {"has_network": False, "has_held_out": True}
+    sides = {"has_network": False, "real": {"train": 100, "held_out": 100}}
     with pytest.raises(InputError, match=r"metric=copies: needs at least 3 samples.* 2"):
         check_needs({"copies": Copies(**OPTIONS)}, Pixels(), data, 2, **sides)
     check_needs({"copies": Copies(**OPTIONS)}, Pixels(), data, 3, **sides)

@@ -162,7 +162,8 @@ def test_time_of_an_evaluation_is_not_taken_for_time_of_steps(monkeypatch):
     monkeypatch.setattr("ddpm.training.time_left.time.perf_counter", lambda: now)
     outlook = Outlook(
         *(0, 100, lambda n: False, 0.0, torch.device("cpu"), messages.append),
-        evaluations=(10, 50.0),
+        evaluate_every=10,
+        evaluation_steps=50.0,
     )
     for step in range(1, 101):
         now += 0.1
