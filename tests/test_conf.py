@@ -178,7 +178,7 @@ def test_every_network_takes_the_images_of_every_data_set(data, model):
     assert net(x_t, t).shape == x_t.shape
 
 
-@pytest.mark.quick(8)
+@pytest.mark.quick(5)
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g in FOLLOWING for o in GROUPS[g]])
 def test_preset_files_are_named_after_the_options_they_follow(group, option):
     parts = {
@@ -346,7 +346,7 @@ def test_data_comes_from_the_environment_or_stands_beside_the_checkout(monkeypat
     assert compose("config").data.data_dir == "data"
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("data", ["cifar10", "digits", "fashion_mnist", "mnist", "pets"])
 def test_every_data_set_with_classes_has_a_classifier_and_conditional_networks(data):
     for model in NETWORKS:
@@ -465,7 +465,7 @@ def guides(tmp_path_factory, data_dir):
     }
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("choices", COMBINATIONS, ids=lambda choices: "-".join(choices.values()))
 def test_any_two_options_take_a_step_and_draw_a_picture(choices, data_dir, guides, tmp_path):
     words = [word for choice in choices.items() for word in DERIVED.get(choice, [])]

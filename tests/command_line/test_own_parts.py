@@ -145,6 +145,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(("code", "target", *"ab"), BROKEN, ids=[row[-1] for row in BROKEN])
 def test_a_file_that_cannot_be_imported_is_named(code, target, a, b, mine, run, tmp_path):
     (mine / "own_network.py").write_text(code)

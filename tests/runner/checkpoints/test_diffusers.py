@@ -199,6 +199,7 @@ def lsun():
     return randomised(unet_of(small(LSUN)))
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_process_equals_that_of_the_scheduler(name, lsun, tmp_path):
     settings = {"num_train_timesteps": 40} | SCHEDULERS[name]
