@@ -146,7 +146,7 @@ LOOKING = (
 OTHERS = itertools.cycle([job for job in GROUPS["job"] if job not in ("train", *LOOKING)])
 
 
-@pytest.mark.quick(28)
+@pytest.mark.quick(20)
 @pytest.mark.parametrize(
     ("group", "option", "job"),
     [(*pair, job) for pair in OPTIONS for job in ONLY_IN.get(pair[0]) or ["train", next(OTHERS)]],
@@ -166,7 +166,7 @@ def test_trackers_compose_as_a_list():
     assert plain(composed("tracker=local"))["tracker"] == {}
 
 
-@pytest.mark.quick(9)
+@pytest.mark.quick(6)
 @pytest.mark.parametrize(("data", "model"), list(itertools.product(GROUPS["data"], NETWORKS)))
 def test_every_network_takes_the_images_of_every_data_set(data, model):
     cfg = composed(f"data={data}", f"model={model}")
@@ -204,7 +204,7 @@ def look_up(config, key):
 # experiments
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])
 def test_an_experiment_composes_and_its_parts_can_be_built(experiment):
     path = CONF / "experiment" / f"{experiment}.yaml"

@@ -165,7 +165,7 @@ def unit(name):
     return ".".join(parts[:2] if parts[0] == "runner" else parts[:1])
 
 
-@pytest.mark.quick(9)
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("package", ONLY)
 def test_a_package_is_imported_where_it_belongs(package):
     users = {

@@ -154,6 +154,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_older_checkpoints(tmp_path):
     tests = str(Path(__file__).parents[2])
     done = subprocess.run(

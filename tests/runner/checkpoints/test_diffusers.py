@@ -145,6 +145,7 @@ def test_twenty_networks_drawn_at_random_agree_or_are_refused(tmp_path):
     assert 4 <= refused <= 14
 
 
+@pytest.mark.slow
 def test_pickled_weights_with_old_attention_names_are_read(tmp_path):
     unet = randomised(unet_of(small(LSUN)))
     folder = saved(unet, tmp_path, safe_serialization=False)

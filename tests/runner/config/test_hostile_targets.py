@@ -352,6 +352,7 @@ def test_foreign_checkpoint_builds_nothing(run, newest, tmp_path):
         assert_refused(*result, tmp_path, mission)
 
 
+@pytest.mark.slow
 def test_foreign_run_folder_builds_nothing(run, folder, tmp_path):
     text = (folder / "config.yaml").read_text()
     parts = (*PARTS, "optimizer", "sampler", "job")
@@ -373,6 +374,7 @@ FOREIGN_FOLDERS = {  # where a foreign run could name a folder of ours
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("target", ["own_gotcha.Named", "own_gotcha.Other"])
 def test_foreign_files_reach_no_importable_module(target, own, run, folder, newest, monkeypatch):
     monkeypatch.syspath_prepend(own)
