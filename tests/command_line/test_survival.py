@@ -109,7 +109,7 @@ def test_killed_run_resumes_exactly_in_every_mode(
     assert_same_run(finish(tmp_path, *changes, kills=kills), uninterrupted(*changes))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

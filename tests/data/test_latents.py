@@ -28,7 +28,7 @@ QUICK = ["job.max_steps=5", "job.batch_size=4", "job.num_samples=4", "sampler.st
 QUICK += ["hardware=cpu", "tracker=local", "job.log_every=1"]
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("model", NETWORKS)
 def test_latents_are_trained_on_drawn_and_decoded(model, run, tmp_path):
     smooth = torch.randn(24, 4, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -20,6 +20,7 @@ needs_triton = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_agree_with_float64():
     """Results and gradients, of one program and of many, in float32 and bfloat16."""

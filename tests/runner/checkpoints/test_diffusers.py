@@ -252,6 +252,7 @@ def compare(folder, steps, deterministic=False):
     return abs(grey - (images * 255).round()).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     ["ddpm", *(pytest.param(k, marks=pytest.mark.slow) for k in EXPORTED if k != "ddpm")],
