@@ -1,4 +1,4 @@
-"""Runs without what Python has on Linux only, as on macOS, where nobody runs these tests."""
+"""Runs in a Python without its Linux-only functions: a stand-in for macOS."""
 
 import os
 import subprocess

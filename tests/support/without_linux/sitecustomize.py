@@ -1,5 +1,5 @@
-"""Python without what it has on Linux only, for processes with this folder on PYTHONPATH: names of
-its modules, /proc and /sys, and processes that start by a fork. So Python is on macOS."""
+"""Removes the Linux-only functions of Python, /proc, /sys and the start of processes by a fork, as
+on macOS. Python imports this file at its start where the folder is on PYTHONPATH."""
 
 import builtins
 import fcntl
