@@ -6,22 +6,25 @@ pair of channels. PyTorch's convolutions on CPUs compute the sum as it is define
 Rounding errors are about ten times as large: 3e-6 of the result.
 
 B^T, A^T and G are written out below as sums of slices, and are applied to rows, then to columns:
-the six numbers of an axis belong to the points 0, 1, -1, 2, -2 and infinity.
+the six numbers of an axis belong to the points 0, 1, -1, 2, -2 and infinity. `winograd.c` does the
+same in one pass over memory, where a C compiler is installed.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ddpm.models.cpu_kernels import transform_for
 
 CHANNELS = 128  # of input and output, from which it is faster
 TILES = 128  # of all images, from which transforming the kernels pays off
 CHUNK = 1 << 20  # values of transformed tiles at a time: they should fit in the cache
 TILE = 4
-
-Transform = Callable[[Tensor, Tensor], None]  # (m, ...), to be written: (n, ...)
+LANES = 16  # winograd.c computes with so many channels at a time
 
 
 def is_faster(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: Any) -> bool:
@@ -54,7 +57,7 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return convolve(x, transformed(weight), bias)
+        return convolve(x, to_tiles(KERNEL, nhwc(weight)).transpose(1, 2), bias)
 
     @staticmethod
     @once_differentiable
@@ -62,89 +65,117 @@ class _Conv3x3(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0]:
-            dx = convolve(dy, transformed(weight.transpose(0, 1).flip(2, 3)))
+            dx = convolve(dy, to_tiles(KERNEL, nhwc(weight.flip(2, 3))))
         if ctx.needs_input_grad[1]:
             dweight = weight_gradient(x, dy)
-            if weight.is_contiguous(memory_format=torch.channels_last):  # as optimizers expect it
-                dweight = dweight.contiguous(memory_format=torch.channels_last)
+            if not weight.is_contiguous(memory_format=torch.channels_last):
+                dweight = dweight.contiguous()  # as optimizers expect it
         if ctx.needs_input_grad[2]:
             dbias = dy.sum((0, 2, 3))
         return dx, dweight, dbias
 
 
-def transformed(weight: Tensor) -> Tensor:
-    """Kernels (O, C, 3, 3) -> (36, O, C)."""
-    kernels = weight.new_empty(6, 6, *weight.shape[:2])
-    on_both_axes(kernel_transform, weight.permute(2, 3, 0, 1), kernels)
-    return kernels.flatten(0, 1)
-
-
 def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(B, C, H, W), transformed kernels (36, O, C), (O,) -> (B, O, H, W)."""
+    """(B, C, H, W), transformed kernels (36, C, O), (O,) -> (B, O, H, W)."""
     batch, _, height, width = x.shape
-    channels = kernels.shape[1]
+    channels = kernels.shape[2]
     y = x.new_empty(batch, height, width, channels)
-    for images, tiles in input_tiles(x, channels):
-        products = torch.bmm(tiles, kernels.transpose(1, 2))
-        products = products.view(6, 6, -1, height // TILE, width // TILE, channels)
-        if bias is not None:
-            products[1, 1] += bias  # at the point 1, whose column of A^T is (1, 1, 1, 1)
-        on_both_axes(output_transform, products, output_tiles(y[images]))
+    x = nhwc(x)
+    for images in chunks(x, channels):
+        to_images(OUTPUT, torch.bmm(to_tiles(INPUT, x[images]), kernels), y[images], bias)
     return y.permute(0, 3, 1, 2)
 
 
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
-    """(B, C, H, W), (B, O, H, W) -> (O, C, 3, 3)."""
+    """(B, C, H, W), (B, O, H, W) -> (O, C, 3, 3), in NHWC."""
     inputs, outputs = x.shape[1], dy.shape[1]
     kernels = x.new_zeros(36, outputs, inputs)
-    dy = dy.permute(0, 2, 3, 1).contiguous()
-    for images, tiles in input_tiles(x, outputs):
-        tiles_of_dy = output_tiles(dy[images])
-        products = x.new_empty(6, 6, *tiles_of_dy.shape[2:])
-        on_both_axes(output_transform_transposed, tiles_of_dy, products)
-        kernels.baddbmm_(products.view(36, -1, outputs).transpose(1, 2), tiles)
-    dweight = x.new_empty(3, 3, outputs, inputs)
-    on_both_axes(kernel_transform_transposed, kernels.view(6, 6, outputs, inputs), dweight)
-    return dweight.permute(2, 3, 0, 1)
+    x, dy = nhwc(x), nhwc(dy)
+    for images in chunks(x, outputs):
+        tiles_of_dy = to_tiles(OUTPUT_TRANSPOSED, dy[images])
+        kernels.baddbmm_(tiles_of_dy.transpose(1, 2), to_tiles(INPUT, x[images]))
+    dweight = x.new_empty(outputs, 3, 3, inputs)
+    to_images(KERNEL_TRANSPOSED, kernels, dweight)
+    return dweight.permute(0, 3, 1, 2)
 
 
-def input_tiles(x: Tensor, outputs: int) -> Iterator[tuple[slice, Tensor]]:
-    """Some images at a time, and their transformed tiles: (36, tiles, C)."""
-    batch, channels, height, width = x.shape
-    padded = x.new_empty(batch, height + 2, width + 2, channels)
-    padded[:, [0, -1]] = 0
-    padded[:, :, [0, -1]] = 0
-    padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)
-    tiles_per_image = (height // TILE) * (width // TILE)
-    step = max(1, CHUNK // (36 * tiles_per_image * max(channels, outputs)))
-    for first in range(0, batch, step):
-        images = slice(first, first + step)
-        rows = _overlapping(padded[images], 1)
-        half = x.new_empty(rows.shape)
-        input_transform(rows, half)
-        columns = _overlapping(half, 3)
-        tiles = x.new_empty(columns.shape)
-        input_transform(columns, tiles.movedim(1, 0))
-        yield images, tiles.view(36, -1, channels)
+def nhwc(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous."""
+    return x.permute(0, 2, 3, 1).contiguous()
 
 
-def _overlapping(x: Tensor, axis: int) -> Tensor:
-    """A view of an axis as the overlapping six rows of each tile, which come first."""
-    return x.unfold(axis, TILE + 2, TILE).movedim(-1, 0)
+def chunks(x: Tensor, outputs: int) -> Iterator[slice]:
+    """So many images at a time that their tiles fit in the cache.
+
+    Args:
+        x: (B, H, W, C).
+        outputs: channels of the result.
+    """
+    batch, height, width, channels = x.shape
+    values = 36 * (height // TILE) * (width // TILE) * max(channels, outputs)
+    step = max(1, CHUNK // values)
+    return (slice(first, first + step) for first in range(0, batch, step))
 
 
-def output_tiles(y: Tensor) -> Tensor:
-    """A view of (B, H, W, O) as tiles: (4, 4, B, H/4, W/4, O)."""
-    batch, height, width, channels = y.shape
-    tiles = y.view(batch, height // TILE, TILE, width // TILE, TILE, channels)
-    return tiles.permute(2, 4, 0, 1, 3, 5)
+class Transform(NamedTuple):
+    """Between images (B, H, W, C) and their tiles, of six numbers on each axis.
+
+    Args:
+        number: in winograd.c.
+        line: transforms the first axis: (m, ...), to be written: (n, ...).
+        window: pixels that belong to a tile, on each axis.
+        step: pixels from one tile to the next.
+    """
+
+    number: int
+    line: Callable[[Tensor, Tensor], None]
+    window: int
+    step: int
 
 
-def on_both_axes(transform: Transform, tiles: Tensor, out: Tensor) -> None:
-    """Transform the first two axes of tiles: (m, m, ...), to be written: (n, n, ...)."""
-    half = out.new_empty(len(out), *tiles.shape[1:])
-    transform(tiles, half)
-    transform(half.movedim(1, 0), out.movedim(1, 0))
+def to_tiles(transform: Transform, images: Tensor) -> Tensor:
+    """(B, H, W, C) -> (36, tiles, C)."""
+    batch, height, width, channels = images.shape
+    shape = batch, height // transform.step, width // transform.step, channels
+    tiles = images.new_empty(6, 6, *shape)
+    if channels % LANES == 0 and (compiled := transform_for(images)):
+        compiled(transform.number, images, tiles, None, shape)
+    else:
+        margin = (transform.window - transform.step) // 2
+        padded = F.pad(images, (0, 0, *4 * (margin,))) if margin else images
+        rows = _windows(transform, padded, 1)
+        half = rows.new_empty(6, *rows.shape[1:])
+        transform.line(rows, half)
+        transform.line(_windows(transform, half, 3), tiles.movedim(1, 0))
+    return tiles.view(36, -1, channels)
+
+
+def _windows(transform: Transform, x: Tensor, axis: int) -> Tensor:
+    """A view of an axis as the pixels of each tile, which come first."""
+    return x.unfold(axis, transform.window, transform.step).movedim(-1, 0)
+
+
+def to_images(
+    transform: Transform, tiles: Tensor, images: Tensor, bias: Tensor | None = None
+) -> None:
+    """(36, tiles, C), whose content may change, to be written: (B, H, W, C).
+
+    Args:
+        bias: (C,), to be added to each pixel by `OUTPUT`.
+    """
+    batch, height, width, channels = images.shape
+    step = transform.step
+    shape = batch, height // step, width // step, channels
+    if channels % LANES == 0 and (compiled := transform_for(images)):
+        compiled(transform.number, tiles, images, bias, shape)
+        return
+    tiles = tiles.view(6, 6, *shape)
+    if bias is not None:
+        tiles[1, 1] += bias  # at the point 1, whose column of A^T is (1, 1, 1, 1)
+    half = tiles.new_empty(step, 6, *shape)
+    transform.line(tiles, half)
+    pixels = images.view(batch, shape[1], step, shape[2], step, channels)
+    transform.line(half.movedim(1, 0), pixels.permute(4, 2, 0, 1, 3, 5))
 
 
 def input_transform(d: Tensor, out: Tensor) -> None:
@@ -200,3 +231,10 @@ def _add_and_subtract(
     """even + scale odd and even - scale odd: the values at a point and at its negative."""
     torch.add(even, odd, alpha=scale, out=plus)
     torch.sub(even, odd, alpha=scale, out=minus)
+
+
+INPUT = Transform(0, input_transform, 6, 4)
+KERNEL = Transform(1, kernel_transform, 3, 3)
+OUTPUT_TRANSPOSED = Transform(2, output_transform_transposed, 4, 4)
+OUTPUT = Transform(3, output_transform, 4, 4)
+KERNEL_TRANSPOSED = Transform(4, kernel_transform_transposed, 3, 3)
