@@ -116,6 +116,7 @@ SHARED = [
     "group_norm_triton",
     "add_bias_triton",
     "gpu_kernels",
+    "cpu_kernels",
     "convolution",
     "winograd",
     "unet_blocks",

@@ -3,13 +3,13 @@
 import functools
 import importlib.util
 import logging
-import os
-import shutil
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ddpm.models.cpu_kernels import c_compiler
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +27,7 @@ def kernels_for(x: Tensor) -> Kernels | None:
 
 def has_gpu_compiler() -> bool:
     """Whether the compiler for GPUs is there: Triton, and the C compiler for its launchers."""
-    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
-    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
+    return importlib.util.find_spec("triton") is not None and c_compiler() is not None
 
 
 @functools.cache

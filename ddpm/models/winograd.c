@@ -12,7 +12,7 @@ A macro and function pointers stand where C++ has templates: everything is inlin
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-/* Neighbouring channels, which are computed alike. Memory need not be aligned to them. */
+/* Neighbouring channels. They need not be aligned in memory. */
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 typedef struct {

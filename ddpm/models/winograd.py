@@ -10,6 +10,7 @@ the six numbers of an axis belong to the points 0, 1, -1, 2, -2 and infinity. `w
 same in one pass over memory, where a C compiler is installed.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,11 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ddpm.models.cpu_kernels import transform_for
+from ddpm.models.cpu_kernels import compiled_transform, transform_for
 
-CHANNELS = 128  # of input and output, from which it is faster
-TILES = 128  # of all images, from which transforming the kernels pays off
-CHUNK = 1 << 20  # values of transformed tiles at a time: they should fit in the cache
+CHUNK = 1 << 21  # values of transformed tiles at a time: they should fit in the cache
 TILE = 4
 LANES = 16  # winograd.c computes with so many channels at a time
 
@@ -32,15 +31,24 @@ def is_faster(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: Any) 
     return (
         x.is_cpu
         and x.dtype == weight.dtype == torch.float32
-        and min(weight.shape[:2]) >= CHANNELS
         and weight.shape[2:] == (3, 3)
         and stride == (1, 1)
         and padding == (1, 1)
         and x.shape[2] % TILE == x.shape[3] % TILE == 0
-        and len(x) * x.shape[2] * x.shape[3] >= TILES * TILE**2
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
+        and _is_large(weight.shape[1], weight.shape[0], len(x) * x.shape[2] * x.shape[3] // TILE**2)
     )
+
+
+def _is_large(inputs: int, outputs: int, tiles: int) -> bool:
+    """Whether a convolution is large enough for the transforms to pay off: as measured."""
+    channels = min(inputs, outputs)
+    if channels >= 128 and tiles >= 128:
+        return True
+    if channels < 32 or tiles < 32 or channels * tiles < 4096:
+        return False
+    return inputs % LANES == outputs % LANES == 0 and compiled_transform() is not None
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -89,11 +97,12 @@ def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     """(B, C, H, W), (B, O, H, W) -> (O, C, 3, 3), in NHWC."""
     inputs, outputs = x.shape[1], dy.shape[1]
-    kernels = x.new_zeros(36, outputs, inputs)
+    kernels = x.new_empty(36, outputs, inputs)
     x, dy = nhwc(x), nhwc(dy)
     for images in chunks(x, outputs):
         tiles_of_dy = to_tiles(OUTPUT_TRANSPOSED, dy[images])
-        kernels.baddbmm_(tiles_of_dy.transpose(1, 2), to_tiles(INPUT, x[images]))
+        beta = 1 if images.start else 0  # the first time there is nothing to add to
+        kernels.baddbmm_(tiles_of_dy.transpose(1, 2), to_tiles(INPUT, x[images]), beta=beta)
     dweight = x.new_empty(outputs, 3, 3, inputs)
     to_images(KERNEL_TRANSPOSED, kernels, dweight)
     return dweight.permute(0, 3, 1, 2)
@@ -113,7 +122,8 @@ def chunks(x: Tensor, outputs: int) -> Iterator[slice]:
     """
     batch, height, width, channels = x.shape
     values = 36 * (height // TILE) * (width // TILE) * max(channels, outputs)
-    step = max(1, CHUNK // values)
+    number = math.ceil(batch * values / CHUNK)
+    step = math.ceil(batch / number)
     return (slice(first, first + step) for first in range(0, batch, step))
 
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ddpm.models import winograd
 from ddpm.models.convolution import Conv2d
+from ddpm.models.cpu_kernels import compiled_transform
 from ddpm.models.resunet import ResUNet
 
 
@@ -13,9 +15,24 @@ def relative_error(value, expected):
     return ((value.double() - expected).norm() / expected.norm()).item()
 
 
+needs_compiler = pytest.mark.skipif(compiled_transform() is None, reason="no C compiler")
+
+
+@pytest.fixture(params=["compiled", "PyTorch"])
+def transforms(request, monkeypatch):
+    if request.param == "PyTorch":
+        monkeypatch.setattr(winograd, "compiled_transform", lambda: None)
+        monkeypatch.setattr(winograd, "transform_for", lambda x: None)
+    elif compiled_transform() is None:
+        pytest.skip("no C compiler")
+    return request.param
+
+
 @pytest.mark.parametrize("chunk", [winograd.CHUNK, 1])  # all images at a time, and one
-@pytest.mark.parametrize("shape", [(2, 5, 7, 8, 12), (3, 16, 8, 4, 4), (1, 70, 66, 16, 16)])
-def test_results_and_gradients_are_those_of_a_convolution(shape, chunk, monkeypatch):
+@pytest.mark.parametrize(
+    "shape", [(2, 5, 7, 8, 12), (3, 16, 8, 4, 4), (1, 70, 66, 16, 16), (3, 32, 48, 12, 8)]
+)
+def test_results_and_gradients_are_those_of_a_convolution(shape, chunk, transforms, monkeypatch):
     monkeypatch.setattr(winograd, "CHUNK", chunk)
     torch.manual_seed(0)
     batch, inputs, outputs, height, width = shape
@@ -34,7 +51,54 @@ def test_results_and_gradients_are_those_of_a_convolution(shape, chunk, monkeypa
         assert relative_error(tensor.grad, other.grad) < 1e-5
 
 
-def test_it_computes_large_convolutions_in_float32_alone():
+@needs_compiler
+@pytest.mark.parametrize("threads", [1, 3])
+def test_compiled_transforms_are_those_in_pytorch(threads, monkeypatch):
+    torch.manual_seed(0)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    tensors = []
+    try:
+        for _ in range(2):
+            torch.manual_seed(0)
+            for transform in (winograd.INPUT, winograd.KERNEL, winograd.OUTPUT_TRANSPOSED):
+                step = transform.step
+                tensors.append(winograd.to_tiles(transform, torch.randn(3, 3 * step, step, 32)))
+            for transform in (winograd.OUTPUT, winograd.KERNEL_TRANSPOSED):
+                step = transform.step
+                tiles, images = torch.randn(36, 6, 48), torch.empty(3, 2 * step, step, 48)
+                bias = torch.randn(48) if transform is winograd.OUTPUT else None
+                winograd.to_images(transform, tiles, images, bias)
+                tensors.append(images)
+            monkeypatch.setattr(winograd, "transform_for", lambda x: None)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(tensors[:5], tensors[5:], rtol=1e-5, atol=1e-5)
+
+
+def test_it_computes_on_tensors_without_content():
+    """As the memory of a large network is counted."""
+    with FakeTensorMode():
+        x = torch.empty(8, 128, 16, 16, requires_grad=True)
+        weight = torch.empty(128, 128, 3, 3, requires_grad=True)
+        assert winograd.is_faster(x, weight, (1, 1), (1, 1))
+        y = winograd.conv2d(x, weight, torch.empty(128))
+        y.backward(torch.empty_like(y))
+        assert y.shape == x.shape == x.grad.shape
+
+
+@needs_compiler
+def test_smaller_convolutions_need_a_compiler(monkeypatch):
+    x, weight = torch.empty(8, 64, 16, 16), torch.empty(64, 64, 3, 3)
+    assert winograd.is_faster(x, weight, (1, 1), (1, 1))
+    assert not winograd.is_faster(x[:3], weight, (1, 1), (1, 1))
+    assert not winograd.is_faster(x, weight[:40], (1, 1), (1, 1))
+    monkeypatch.setattr(winograd, "compiled_transform", lambda: None)
+    assert not winograd.is_faster(x, weight, (1, 1), (1, 1))
+
+
+def test_it_computes_large_convolutions_in_float32_alone(monkeypatch):
+    monkeypatch.setattr(winograd, "compiled_transform", lambda: None)
     wide, narrow = torch.empty(128, 128, 3, 3), torch.empty(128, 127, 3, 3)
     x = torch.empty(8, 128, 16, 16)
     assert winograd.is_faster(x, wide, (1, 1), (1, 1))
@@ -49,7 +113,7 @@ def test_it_computes_large_convolutions_in_float32_alone():
         assert not winograd.is_faster(x, wide, (1, 1), (1, 1))
 
 
-def test_a_layer_and_a_network_give_the_same_with_and_without(monkeypatch):
+def test_a_layer_and_a_network_give_the_same_with_and_without(transforms, monkeypatch):
     torch.manual_seed(0)
     conv = Conv2d(8, 8, 3, padding=1)
     net = ResUNet(channels=1, image_size=8, widths=(8, 8), groups=4, attention_resolutions=())
@@ -63,8 +127,7 @@ def test_a_layer_and_a_network_give_the_same_with_and_without(monkeypatch):
         return [conv(x).detach(), conv(x, plus=x).detach(), y.detach(), *gradients]
 
     expected, calls = results(), []
-    monkeypatch.setattr(winograd, "CHANNELS", 8)
-    monkeypatch.setattr(winograd, "TILES", 8)
+    monkeypatch.setattr(winograd, "_is_large", lambda inputs, outputs, tiles: inputs > 1)
     inner = winograd.conv2d
     monkeypatch.setattr(winograd, "conv2d", lambda *args: calls.append(args) or inner(*args))
     torch.testing.assert_close(results(), expected, rtol=1e-4, atol=1e-5)

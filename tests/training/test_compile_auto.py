@@ -1,5 +1,6 @@
 """job.compile=auto: when a run is compiled, also after a resume."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,9 @@ def test_compiling_pays_off_in_long_runs_on_a_gpu(monkeypatch):
 
 def test_requirements_of_compiling_on_a_gpu(monkeypatch):
     monkeypatch.setattr(gpu_kernels.importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(gpu_kernels.shutil, "which", lambda name: name == "gcc" or None)
+    monkeypatch.setattr(shutil, "which", lambda name: name == "gcc" or None)
     assert gpu_kernels.has_gpu_compiler()
-    monkeypatch.setattr(gpu_kernels.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not gpu_kernels.has_gpu_compiler()
 
 
