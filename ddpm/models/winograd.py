@@ -11,17 +11,19 @@ same in one pass over memory, where a C compiler is installed.
 """
 
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from ddpm.models.cpu_kernels import compiled_transform, transform_for
 
-CHUNK = 1 << 21  # values of transformed tiles at a time: they should fit in the cache
+CHUNK = 1 << 20  # values of transformed tiles at a time: they should fit in the cache
 TILE = 4
 LANES = 16  # winograd.c computes with so many channels at a time
 
@@ -71,6 +73,7 @@ class _Conv3x3(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
+        dy = dy.contiguous(memory_format=torch.channels_last)
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0]:
             dx = convolve(dy, to_tiles(KERNEL, nhwc(weight.flip(2, 3))))
@@ -90,14 +93,16 @@ def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
     y = x.new_empty(batch, height, width, channels)
     x = nhwc(x)
     for images in chunks(x, channels):
-        to_images(OUTPUT, torch.bmm(to_tiles(INPUT, x[images]), kernels), y[images], bias)
+        tiles = to_tiles(INPUT, x[images])
+        products = workspace("products", x, 36, tiles.shape[1], channels)
+        to_images(OUTPUT, torch.bmm(tiles, kernels, out=products), y[images], bias)
     return y.permute(0, 3, 1, 2)
 
 
 def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     """(B, C, H, W), (B, O, H, W) -> (O, C, 3, 3), in NHWC."""
     inputs, outputs = x.shape[1], dy.shape[1]
-    kernels = x.new_empty(36, outputs, inputs)
+    kernels = workspace("kernels", x, 36, outputs, inputs)
     x, dy = nhwc(x), nhwc(dy)
     for images in chunks(x, outputs):
         tiles_of_dy = to_tiles(OUTPUT_TRANSPOSED, dy[images])
@@ -106,6 +111,30 @@ def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     dweight = x.new_empty(outputs, 3, 3, inputs)
     to_images(KERNEL_TRANSPOSED, kernels, dweight)
     return dweight.permute(0, 3, 1, 2)
+
+
+class _Buffers(threading.local):
+    """Memory that each thread keeps."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, Tensor] = {}
+
+
+BUFFERS = _Buffers()
+
+
+def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
+    """A tensor without content, in memory that is kept from call to call: its content lasts until
+    the next call of that name. Allocated anew, it would leave holes between what is kept for the
+    backward pass."""
+    size = math.prod(shape)
+    if isinstance(like, FakeTensor):
+        return like.new_empty(shape)
+    buffer = BUFFERS.of.get(name)
+    if buffer is None or buffer.numel() < size:
+        with torch.inference_mode(False):
+            buffer = BUFFERS.of[name] = like.new_empty(size)
+    return buffer[:size].view(shape)
 
 
 def nhwc(x: Tensor) -> Tensor:
@@ -132,22 +161,24 @@ class Transform(NamedTuple):
 
     Args:
         number: in winograd.c.
+        buffer: where `to_tiles` writes.
         line: transforms the first axis: (m, ...), to be written: (n, ...).
         window: pixels that belong to a tile, on each axis.
         step: pixels from one tile to the next.
     """
 
     number: int
+    buffer: str
     line: Callable[[Tensor, Tensor], None]
     window: int
     step: int
 
 
 def to_tiles(transform: Transform, images: Tensor) -> Tensor:
-    """(B, H, W, C) -> (36, tiles, C)."""
+    """(B, H, W, C) -> (36, tiles, C), in a workspace."""
     batch, height, width, channels = images.shape
     shape = batch, height // transform.step, width // transform.step, channels
-    tiles = images.new_empty(6, 6, *shape)
+    tiles = workspace(transform.buffer, images, 6, 6, *shape)
     if channels % LANES == 0 and (compiled := transform_for(images)):
         compiled(transform.number, images, tiles, None, shape)
     else:
@@ -243,8 +274,8 @@ def _add_and_subtract(
     torch.sub(even, odd, alpha=scale, out=minus)
 
 
-INPUT = Transform(0, input_transform, 6, 4)
-KERNEL = Transform(1, kernel_transform, 3, 3)
-OUTPUT_TRANSPOSED = Transform(2, output_transform_transposed, 4, 4)
-OUTPUT = Transform(3, output_transform, 4, 4)
-KERNEL_TRANSPOSED = Transform(4, kernel_transform_transposed, 3, 3)
+INPUT = Transform(0, "tiles", input_transform, 6, 4)
+KERNEL = Transform(1, "kernels", kernel_transform, 3, 3)
+OUTPUT_TRANSPOSED = Transform(2, "products", output_transform_transposed, 4, 4)
+OUTPUT = Transform(3, "tiles", output_transform, 4, 4)
+KERNEL_TRANSPOSED = Transform(4, "tiles", kernel_transform_transposed, 3, 3)

@@ -63,7 +63,8 @@ def test_compiled_transforms_are_those_in_pytorch(threads, monkeypatch):
             torch.manual_seed(0)
             for transform in (winograd.INPUT, winograd.KERNEL, winograd.OUTPUT_TRANSPOSED):
                 step = transform.step
-                tensors.append(winograd.to_tiles(transform, torch.randn(3, 3 * step, step, 32)))
+                images = torch.randn(3, 3 * step, step, 32)
+                tensors.append(winograd.to_tiles(transform, images).clone())
             for transform in (winograd.OUTPUT, winograd.KERNEL_TRANSPOSED):
                 step = transform.step
                 tiles, images = torch.randn(36, 6, 48), torch.empty(3, 2 * step, step, 48)
@@ -85,6 +86,18 @@ def test_it_computes_on_tensors_without_content():
         y = winograd.conv2d(x, weight, torch.empty(128))
         y.backward(torch.empty_like(y))
         assert y.shape == x.shape == x.grad.shape
+
+
+def test_memory_that_is_kept_after_sampling_serves_training(transforms, monkeypatch):
+    """A tensor of the inference mode could not be written outside of it."""
+    monkeypatch.setattr(winograd, "BUFFERS", winograd._Buffers())
+    x, weight = torch.randn(1, 16, 4, 4), torch.randn(16, 16, 3, 3, requires_grad=True)
+    with torch.inference_mode():
+        expected = winograd.conv2d(x, weight)
+    y = winograd.conv2d(x, weight)
+    y.sum().backward()
+    assert torch.equal(y, expected)
+    assert not any(buffer.is_inference() for buffer in winograd.BUFFERS.of.values())
 
 
 @needs_compiler
