@@ -3,7 +3,7 @@
 Images are (count, height, width, channels), their tiles (6, 6, count, rows, columns, channels),
 contiguous, in float32. The number of channels is a multiple of 16.
 
-A macro and function pointers stand where C++ has templates: everything is inlined. */
+Function pointers stand where C++ has templates: everything is inlined. */
 
 #ifdef __AVX512F__
 #define LANES 16
