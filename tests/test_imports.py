@@ -114,6 +114,7 @@ SHARED = [
     "layers",
     "group_norm",
     "group_norm_triton",
+    "group_norm_cpu",
     "add_bias_triton",
     "gpu_kernels",
     "cpu_kernels",

@@ -27,9 +27,8 @@ class Conv2d(nn.Conv2d):
         if kernels and self.bias is not None:
             return kernels.add_bias(self.without_bias(x), self.bias, plus)
         if winograd.is_faster(x, self.weight, self.stride, self.padding):
-            y = winograd.conv2d(x, self.weight, self.bias)
-        else:
-            y = super().forward(x)
+            return winograd.conv2d(x, self.weight, self.bias, plus)
+        y = super().forward(x)
         return y if plus is None else y + plus
 
     def without_bias(self, x: Tensor) -> Tensor:
@@ -37,7 +36,7 @@ class Conv2d(nn.Conv2d):
 
 
 def conv_norm(conv: Conv2d, norm: GroupNorm, x: Tensor, shift: Tensor | None = None) -> Tensor:
-    """norm(conv(x) + shift): on a GPU the kernel of the norm adds the bias and the shift.
+    """norm(conv(x) + shift): on a GPU the kernel of the norm adds the bias, too.
 
     Args:
         shift: (C,) or (B, C).

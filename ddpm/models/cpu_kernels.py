@@ -1,5 +1,7 @@
 """This program's kernels for CPUs, in C, where a compiler is installed."""
 
+import contextlib
+import contextvars
 import ctypes
 import functools
 import logging
@@ -8,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -17,13 +19,33 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 logger = logging.getLogger(__name__)
 
+SOURCES = ("winograd.c", "group_norm.c")
+
 # for the same instructions as PyTorch takes, by the name that it gives to them
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma"),
     "AVX512": ("-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw"),
 }
 
-Transform = Callable[[int, Tensor, Tensor, Tensor | None, tuple[int, ...]], None]
+# A function of C by its name, then its arguments and, at the end, the number of threads.
+Call = Callable[..., None]
+
+_images: contextvars.ContextVar[int] = contextvars.ContextVar("images")
+
+
+@contextlib.contextmanager
+def chosen_for(images: int) -> Iterator[None]:
+    """Choose kernels as for batches of `images`, when memory is measured with fewer."""
+    token = _images.set(images)
+    try:
+        yield
+    finally:
+        _images.reset(token)
+
+
+def batch_size(x: Tensor) -> int:
+    """The number of images by which a kernel for x is chosen."""
+    return _images.get(len(x))
 
 
 def c_compiler() -> str | None:
@@ -32,51 +54,53 @@ def c_compiler() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
-def transform_for(x: Tensor) -> Transform | None:
-    """`transform` of winograd.c: (number, from, to, bias, shape), if it can compute with x."""
-    return None if isinstance(x, FakeTensor) else compiled_transform()
+def kernels_for(x: Tensor) -> Call | None:
+    """Calls a kernel by its name, if x has a content to compute with."""
+    return None if isinstance(x, FakeTensor) else cpu_kernels()
 
 
 @functools.cache
-def compiled_transform() -> Transform | None:
-    """None without a C compiler, and where it fails. Compiling takes a third of a second."""
+def cpu_kernels() -> Call | None:
+    """None without a C compiler, and where it fails. Compiling takes a second."""
     if sys.platform != "linux" or not (compiler := c_compiler()):
         return None
     try:
-        function = compiled(compiler, "winograd.c").transform
+        library = compiled(compiler)
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning(
-            "%s cannot compile ddpm/models/winograd.c, so slower convolutions are taken (%s)",
+            "%s cannot compile the kernels for CPUs (ddpm/models/*.c), so PyTorch's slower "
+            "operations are taken (%s)",
             compiler,
             (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0],
         )
         return None
-    pointers, sizes = 3 * (ctypes.c_void_p,), 4 * (ctypes.c_long,)
-    function.argtypes = (ctypes.c_int, *pointers, *sizes, ctypes.c_int)
-    function.restype = None
 
-    def transform(
-        number: int, tensor: Tensor, out: Tensor, bias: Tensor | None, shape: tuple[int, ...]
-    ) -> None:
-        pointer = None if bias is None else bias.data_ptr()
-        threads = torch.get_num_threads()
-        function(number, tensor.data_ptr(), out.data_ptr(), pointer, *shape, threads)
+    def call(name: str, *arguments: Tensor | float | None) -> None:
+        threads = ctypes.c_long(torch.get_num_threads())
+        getattr(library, name)(*map(_in_c, arguments), threads)
 
-    return transform
+    return call
 
 
-def compiled(compiler: str, name: str) -> ctypes.CDLL:
-    """A file of this folder as a library, which is on disk only until it is loaded.
+def _in_c(value: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_long | ctypes.c_double:
+    if isinstance(value, int):
+        return ctypes.c_long(value)
+    if isinstance(value, float):
+        return ctypes.c_double(value)
+    return ctypes.c_void_p(None if value is None else value.data_ptr())
+
+
+def compiled(compiler: str) -> ctypes.CDLL:
+    """The C files of this folder as a library, which is on disk only until it is loaded.
 
     Raises:
-        OSError, subprocess.SubprocessError: it cannot be compiled or loaded.
+        OSError, subprocess.SubprocessError: they cannot be compiled or loaded.
     """
     flags = INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
+    sources = [str(Path(__file__).with_name(name)) for name in SOURCES]
     with tempfile.TemporaryDirectory(prefix="ddpm-") as folder:
-        library = Path(folder, "library.so")
-        source = Path(__file__).with_name(name)
-        command = [compiler, "-O2", *flags, "-fopenmp", "-shared", "-fPIC", "-o"]
-        subprocess.run(
-            [*command, library, source], check=True, capture_output=True, text=True, timeout=60
-        )
-        return ctypes.CDLL(str(library))
+        library = str(Path(folder, "library.so"))
+        options = ["-O3", *flags, "-fopenmp", "-shared", "-fPIC", "-o", library]
+        command = [compiler, *options, *sources]
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+        return ctypes.CDLL(library)

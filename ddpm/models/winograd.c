@@ -1,22 +1,17 @@
 /* The transforms of winograd.py, of both axes at once and in one pass over memory.
 
-Images are (count, height, width, channels), their tiles (6, 6, count, rows, columns, channels),
-contiguous, in float32. The number of channels is a multiple of 16.
+Images are (count, height, width, channels), contiguous; their tiles are 36 planes of
+(count, rows, columns, channels), of the six numbers on each axis, which begin `plane` floats apart.
+All are in float32. The number of channels is a multiple of 16.
 
 Function pointers stand where C++ has templates: everything is inlined. */
 
-#ifdef __AVX512F__
-#define LANES 16
-#else
-#define LANES 8
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "vectors.h"
 
-/* Neighbouring channels. They need not be aligned in memory. */
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+#define SERIAL 16384 /* values of a plane: with fewer, waking another thread takes longer */
 
 typedef struct {
-    long count, rows, columns, channels; /* images, their tiles on both axes, channels */
+    long count, rows, columns, channels, plane; /* images, their tiles on both axes, channels */
 } Shape;
 
 /* One axis: numbers that lie s vectors apart -> numbers that lie t vectors apart. */
@@ -85,7 +80,6 @@ INLINE void both(Line *line, int m, int n, const vec *from, vec *to) {
 INLINE void to_tiles(Line *line, int window, int step, const float *images, float *tiles,
                      Shape shape, long row) {
     long height = shape.rows * step, width = shape.columns * step, channels = shape.channels;
-    long size = shape.count * shape.rows * shape.columns * channels;
     long top = row % shape.rows * step - (window - step) / 2;
     const float *image = images + row / shape.rows * height * width * channels;
     for (long column = 0; column < shape.columns; column++) {
@@ -98,47 +92,54 @@ INLINE void to_tiles(Line *line, int window, int step, const float *images, floa
                     long y = top + i, x = left + j;
                     int inside = y >= 0 && y < height && x >= 0 && x < width;
                     const float *pixel = image + (y * width + x) * channels + c;
-                    pixels[i * window + j] = inside ? *(const vec *)pixel : (vec){0};
+                    pixels[i * window + j] = inside ? load(pixel) : (vec){0};
                 }
             both(line, window, 6, pixels, values);
             for (int i = 0; i < 36; i++)
-                *(vec *)(to + i * size + c) = values[i];
+                store(to + i * shape.plane + c, values[i]);
         }
     }
 }
 
-/* A row of tiles, each of which gives step * step pixels. */
+/* A row of tiles, each of which gives step * step pixels. Planes of a power of two of bytes share
+few lines of the cache, so a line is read as a whole. */
 INLINE void to_images(Line *line, int step, const float *tiles, float *images, const float *bias,
-                      Shape shape, long row) {
+                      const float *plus, Shape shape, long row) {
     long width = shape.columns * step, channels = shape.channels;
-    long size = shape.count * shape.rows * shape.columns * channels;
     for (long column = 0; column < shape.columns; column++) {
         const float *from = tiles + (row * shape.columns + column) * channels;
-        float *to = images + (row * step * width + column * step) * channels;
-        for (long c = 0; c < channels; c += LANES) {
-            vec values[36], pixels[16];
+        long first = (row * step * width + column * step) * channels;
+        for (long c = 0; c < channels; c += CACHE_LINE) {
+            vec values[CACHE_LINE / LANES][36], pixels[16];
             for (int i = 0; i < 36; i++)
-                values[i] = *(const vec *)(from + i * size + c);
-            both(line, 6, step, values, pixels);
-            vec plus = bias ? *(const vec *)(bias + c) : (vec){0};
-            for (int i = 0; i < step; i++)
-                for (int j = 0; j < step; j++)
-                    *(vec *)(to + (i * width + j) * channels + c) = pixels[i * step + j] + plus;
+                for (int part = 0; part < CACHE_LINE / LANES; part++)
+                    values[part][i] = load(from + i * shape.plane + c + part * LANES);
+            for (int part = 0; part < CACHE_LINE / LANES; part++) {
+                long channel = c + part * LANES;
+                both(line, 6, step, values[part], pixels);
+                vec all = bias ? load(bias + channel) : (vec){0};
+                for (int i = 0; i < step; i++)
+                    for (int j = 0; j < step; j++) {
+                        long pixel = first + (i * width + j) * channels + channel;
+                        vec own = plus ? load(plus + pixel) : (vec){0};
+                        store(images + pixel, pixels[i * step + j] + all + own);
+                    }
+            }
         }
     }
 }
 
-/* A transform by its number in winograd.py. Only `output` adds a bias, (channels) or null. */
-void transform(int number, const float *from, float *to, const float *bias, long count, long rows,
-               long columns, long channels, int threads) {
-    Shape shape = {count, rows, columns, channels};
-#pragma omp parallel for num_threads(threads)
+/* A transform by its number in winograd.py. Only `output` adds a bias, (channels), and images. */
+void transform(long number, const float *from, float *to, const float *bias, const float *plus,
+               long count, long rows, long columns, long channels, long plane, long threads) {
+    Shape shape = {count, rows, columns, channels, plane};
+#pragma omp parallel for num_threads(threads) if (count * rows * columns * channels >= SERIAL)
     for (long row = 0; row < count * rows; row++)
         switch (number) {
         case 0: to_tiles(input, 6, 4, from, to, shape, row); break;
         case 1: to_tiles(kernel, 3, 3, from, to, shape, row); break;
         case 2: to_tiles(output_transposed, 4, 4, from, to, shape, row); break;
-        case 3: to_images(output, 4, from, to, bias, shape, row); break;
-        case 4: to_images(kernel_transposed, 3, from, to, bias, shape, row); break;
+        case 3: to_images(output, 4, from, to, bias, plus, shape, row); break;
+        case 4: to_images(kernel_transposed, 3, from, to, bias, plus, shape, row); break;
         }
 }

@@ -20,16 +20,19 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
+from torch.utils._python_dispatch import _disable_current_modes
 
-from ddpm.models.cpu_kernels import compiled_transform, transform_for
+from ddpm.models.cpu_kernels import batch_size, cpu_kernels, kernels_for
 
 CHUNK = 1 << 20  # values of transformed tiles at a time: they should fit in the cache
 TILE = 4
 LANES = 16  # winograd.c computes with so many channels at a time
+GAP = 16  # floats between planes of tiles: at powers of two they would share lines of the cache
 
 
 def is_faster(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: Any) -> bool:
     """Whether this algorithm can compute a convolution, and is faster than PyTorch's."""
+    tiles = x.shape[2] * x.shape[3] // TILE**2
     return (
         x.is_cpu
         and x.dtype == weight.dtype == torch.float32
@@ -39,7 +42,7 @@ def is_faster(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: Any) 
         and x.shape[2] % TILE == x.shape[3] % TILE == 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and _is_large(weight.shape[1], weight.shape[0], len(x) * x.shape[2] * x.shape[3] // TILE**2)
+        and _is_large(weight.shape[1], weight.shape[0], batch_size(x) * tiles)
     )
 
 
@@ -50,28 +53,34 @@ def _is_large(inputs: int, outputs: int, tiles: int) -> bool:
         return True
     if channels < 32 or tiles < 32 or channels * tiles < 4096:
         return False
-    return inputs % LANES == outputs % LANES == 0 and compiled_transform() is not None
+    return inputs % LANES == outputs % LANES == 0 and cpu_kernels() is not None
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolution with padding 1: (B, C, H, W), (O, C, 3, 3), (O,) -> (B, O, H, W), in NHWC.
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, plus: Tensor | None = None
+) -> Tensor:
+    """Convolution with padding 1, + plus: (B, C, H, W), (O, C, 3, 3) -> (B, O, H, W), in NHWC.
     Differentiable once.
 
     Args:
         x: H and W are multiples of 4.
+        bias: (O,).
+        plus: (B, O, H, W).
     """
-    return _Conv3x3.apply(x, weight, bias)
+    return _Conv3x3.apply(x, weight, bias, plus)
 
 
 class _Conv3x3(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return convolve(x, to_tiles(KERNEL, nhwc(weight)).transpose(1, 2), bias)
+        return convolve(x, to_tiles(KERNEL, nhwc(weight)).transpose(1, 2), bias, plus)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = dweight = dbias = None
@@ -83,19 +92,22 @@ class _Conv3x3(torch.autograd.Function):
                 dweight = dweight.contiguous()  # as optimizers expect it
         if ctx.needs_input_grad[2]:
             dbias = dy.sum((0, 2, 3))
-        return dx, dweight, dbias
+        return dx, dweight, dbias, dy if ctx.needs_input_grad[3] else None
 
 
-def convolve(x: Tensor, kernels: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(B, C, H, W), transformed kernels (36, C, O), (O,) -> (B, O, H, W)."""
+def convolve(
+    x: Tensor, kernels: Tensor, bias: Tensor | None = None, plus: Tensor | None = None
+) -> Tensor:
+    """(B, C, H, W), transformed kernels (36, C, O), (O,), (B, O, H, W) -> (B, O, H, W)."""
     batch, _, height, width = x.shape
     channels = kernels.shape[2]
     y = x.new_empty(batch, height, width, channels)
-    x = nhwc(x)
+    x, plus = nhwc(x), None if plus is None else nhwc(plus)
     for images in chunks(x, channels):
         tiles = to_tiles(INPUT, x[images])
         products = workspace("products", x, 36, tiles.shape[1], channels)
-        to_images(OUTPUT, torch.bmm(tiles, kernels, out=products), y[images], bias)
+        torch.bmm(tiles, kernels, out=products)
+        to_images(OUTPUT, products, y[images], bias, None if plus is None else plus[images])
     return y.permute(0, 3, 1, 2)
 
 
@@ -118,6 +130,7 @@ class _Buffers(threading.local):
 
     def __init__(self) -> None:
         self.of: dict[str, Tensor] = {}
+        self.sizes: dict[str, int] = {}  # most bytes asked for since `count_anew`
 
 
 BUFFERS = _Buffers()
@@ -126,15 +139,32 @@ BUFFERS = _Buffers()
 def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
     """A tensor without content, in memory that is kept from call to call: its content lasts until
     the next call of that name. Allocated anew, it would leave holes between what is kept for the
-    backward pass."""
+    backward pass. A count of the memory of tensors leaves it out: see `kept_bytes`."""
     size = math.prod(shape)
-    if isinstance(like, FakeTensor):
-        return like.new_empty(shape)
-    buffer = BUFFERS.of.get(name)
+    fake = isinstance(like, FakeTensor)
+    buffer = None if fake else BUFFERS.of.get(name)
     if buffer is None or buffer.numel() < size:
-        with torch.inference_mode(False):
-            buffer = BUFFERS.of[name] = like.new_empty(size)
+        with torch.inference_mode(False), _disable_current_modes():
+            buffer = like.new_empty(size)
+        if not fake:
+            BUFFERS.of[name] = buffer
+    BUFFERS.sizes[name] = max(4 * size, BUFFERS.sizes.get(name, 0))
     return buffer[:size].view(shape)
+
+
+def count_anew() -> None:
+    """Count in `kept_bytes` only what this thread computes from now on."""
+    BUFFERS.sizes.clear()
+
+
+def kept_bytes(growth: float) -> int:
+    """The size of the workspaces if batches become `growth` times as large as they were."""
+
+    def grown(name: str, size: int) -> int:
+        most = 4 * CHUNK if name != "kernels" else 0  # kernels do not grow
+        return max(size, min(int(size * growth), most))
+
+    return sum(grown(name, size) for name, size in BUFFERS.sizes.items())
 
 
 def nhwc(x: Tensor) -> Tensor:
@@ -178,9 +208,11 @@ def to_tiles(transform: Transform, images: Tensor) -> Tensor:
     """(B, H, W, C) -> (36, tiles, C), in a workspace."""
     batch, height, width, channels = images.shape
     shape = batch, height // transform.step, width // transform.step, channels
-    tiles = workspace(transform.buffer, images, 6, 6, *shape)
-    if channels % LANES == 0 and (compiled := transform_for(images)):
-        compiled(transform.number, images, tiles, None, shape)
+    plane = math.prod(shape) + GAP
+    planes = workspace(transform.buffer, images, 36, plane)[:, :-GAP]
+    tiles = planes.view(6, 6, *shape)
+    if channels % LANES == 0 and (call := kernels_for(images)):
+        call("transform", transform.number, images, tiles, None, None, *shape, plane)
     else:
         margin = (transform.window - transform.step) // 2
         padded = F.pad(images, (0, 0, *4 * (margin,))) if margin else images
@@ -188,7 +220,7 @@ def to_tiles(transform: Transform, images: Tensor) -> Tensor:
         half = rows.new_empty(6, *rows.shape[1:])
         transform.line(rows, half)
         transform.line(_windows(transform, half, 3), tiles.movedim(1, 0))
-    return tiles.view(36, -1, channels)
+    return planes.view(36, -1, channels)
 
 
 def _windows(transform: Transform, x: Tensor, axis: int) -> Tensor:
@@ -197,18 +229,23 @@ def _windows(transform: Transform, x: Tensor, axis: int) -> Tensor:
 
 
 def to_images(
-    transform: Transform, tiles: Tensor, images: Tensor, bias: Tensor | None = None
+    transform: Transform,
+    tiles: Tensor,
+    images: Tensor,
+    bias: Tensor | None = None,
+    plus: Tensor | None = None,
 ) -> None:
     """(36, tiles, C), whose content may change, to be written: (B, H, W, C).
 
     Args:
         bias: (C,), to be added to each pixel by `OUTPUT`.
+        plus: as images, to be added.
     """
     batch, height, width, channels = images.shape
     step = transform.step
     shape = batch, height // step, width // step, channels
-    if channels % LANES == 0 and (compiled := transform_for(images)):
-        compiled(transform.number, tiles, images, bias, shape)
+    if channels % LANES == 0 and (call := kernels_for(images)):
+        call("transform", transform.number, tiles, images, bias, plus, *shape, tiles.stride(0))
         return
     tiles = tiles.view(6, 6, *shape)
     if bias is not None:
@@ -217,6 +254,8 @@ def to_images(
     transform.line(tiles, half)
     pixels = images.view(batch, shape[1], step, shape[2], step, channels)
     transform.line(half.movedim(1, 0), pixels.permute(4, 2, 0, 1, 3, 5))
+    if plus is not None:
+        images += plus
 
 
 def input_transform(d: Tensor, out: Tensor) -> None:

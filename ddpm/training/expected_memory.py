@@ -17,6 +17,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from ddpm.errors import InputError, one_line
+from ddpm.models import winograd
 from ddpm.runner.distributed import fsdp
 from ddpm.runner.distributed.fabric import reset_peak_memory
 from ddpm.runner.distributed.reduce import all_reduce
@@ -47,7 +48,7 @@ class MemoryEstimate:
         batch, share: images of a step, on all devices and on this one.
         traces: of a forward and backward pass, by number of images.
         preview: of a forward pass that draws or evaluates; 0 if it cannot be the peak.
-        workspaces: of libraries.
+        workspaces: of libraries and kernels.
     """
 
     kept: int
@@ -127,16 +128,18 @@ def estimate_memory(
     at_once = 1 if accumulate is None else share // accumulate
     # With fake tensors any number of images takes the same time.
     numbers = MEASURED if accumulate is None or not probe.fake else (at_once,)
+    winograd.count_anew()
+    traces = {number: probe.trace(number, at_once) for number in numbers}
     return MemoryEstimate(
         **_by_weights(probe, make_optimizer, optimizer, averages),
         image=pixels * (1 + 4),  # as bytes and as float32
         noise=pixels * 4,  # every device draws the noise of the whole batch
         batch=batch,
         share=share,
-        traces={number: probe.trace(number, at_once) for number in numbers},
+        traces=traces,
         # With fewer images than training takes at once, a preview takes less.
         preview=_preview(probe, eval_batch) if eval_batch > at_once else 0,
-        workspaces=memory.workspaces(probe.fabric.device),
+        workspaces=memory.workspaces(probe.fabric.device, at_once / max(numbers)),
     )
 
 
@@ -165,7 +168,7 @@ def _by_weights(
 def _preview(probe: MemoryProbe, images: int) -> int:
     """Bytes of a forward pass that draws or evaluates so many images."""
     numbers = (images,) if probe.fake else MEASURED
-    (peak,) = extrapolate({n: [probe.forward(n)] for n in numbers}, images)
+    (peak,) = extrapolate({n: [probe.forward(n, images)] for n in numbers}, images)
     return peak
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from ddpm.models import winograd
+
 _DEVICE_OF = torch.ops.prim.device.default  # the device that a fake tensor stands for
 
 # glibc's malloc loses about a quarter of the memory to fragmentation: benchmarks/memory.py measured
@@ -27,11 +29,15 @@ def with_loss(device: torch.device, scale: float) -> Callable[[int], int]:
     return lambda size: round(size * MALLOC_LOSS) if size * scale < MALLOC_LARGE else size
 
 
-def workspaces(device: torch.device) -> int:
-    """Bytes that cuBLAS takes on a GPU: PyTorch gives it 32 MiB since Hopper, 8 MiB before, for
-    the threads of the forward and the backward pass each, in a recorded graph and outside of it."""
+def workspaces(device: torch.device, growth: float) -> int:
+    """Bytes in which kernels compute, if batches become `growth` times as large as they were since
+    `winograd.count_anew`.
+
+    On a GPU cuBLAS has them: PyTorch gives it 32 MiB since Hopper, 8 MiB before, for the threads
+    of the forward and the backward pass each, in a recorded graph and outside of it.
+    """
     if device.type != "cuda":
-        return 0
+        return winograd.kept_bytes(growth) if device.type == "cpu" else 0
     return 4 * (32 if torch.cuda.get_device_capability(device) >= (9, 0) else 8) * 2**20
 
 

@@ -11,6 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ddpm.models.cpu_kernels import chosen_for
 from ddpm.runner.distributed import fsdp
 from ddpm.runner.distributed.fabric import mesh_of
 from ddpm.training import memory
@@ -96,7 +97,8 @@ class MemoryProbe:
         try:
             with self._restored(self.measured), self.fake or contextlib.nullcontext():
                 inputs = self.images(number)
-                with Ledger(memory.with_loss(self.fabric.device, images / number)) as ledger:
+                weigh = memory.with_loss(self.fabric.device, images / number)
+                with chosen_for(max(number, images)), Ledger(weigh) as ledger:
                     self._pass(self.measured, inputs)
         finally:
             for hook in hooks:
@@ -106,13 +108,17 @@ class MemoryProbe:
             sizes[operation] += size
         return Trace(ledger.after, list(itertools.accumulate(sizes[:-1])))
 
-    def forward(self, number: int) -> int:
-        """Peak memory of a forward pass of `number` images without gradients."""
+    def forward(self, number: int, images: int) -> int:
+        """Peak memory of a forward pass of `number` images without gradients.
+
+        Args:
+            images: as in `trace`.
+        """
         fake = self.fake or contextlib.nullcontext()
         with self._restored(self.measured), fake, torch.no_grad(), self.fabric.autocast():
-            images = self.images(number)
-            with Ledger() as ledger:
-                self.loss(self.measured, *images)
+            inputs = self.images(number)
+            with chosen_for(max(number, images)), Ledger() as ledger:
+                self.loss(self.measured, *inputs)
         return ledger.peak
 
     def fits(self, number: int, accumulate: int, others: int) -> bool:

@@ -10,14 +10,14 @@ from ddpm.models import cpu_kernels
 
 @pytest.fixture
 def fresh():
-    cpu_kernels.compiled_transform.cache_clear()
+    cpu_kernels.cpu_kernels.cache_clear()
     yield
-    cpu_kernels.compiled_transform.cache_clear()
+    cpu_kernels.cpu_kernels.cache_clear()
 
 
 def test_without_a_compiler_there_are_none(fresh, monkeypatch, caplog):
     monkeypatch.setattr(cpu_kernels, "c_compiler", lambda: None)
-    assert cpu_kernels.compiled_transform() is None
+    assert cpu_kernels.cpu_kernels() is None
     assert not caplog.records
 
 
@@ -28,8 +28,8 @@ def test_a_compiler_that_fails_gives_one_warning(fresh, script, tmp_path, monkey
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     with caplog.at_level(logging.WARNING):
-        assert cpu_kernels.compiled_transform() is None
-        assert cpu_kernels.compiled_transform() is None
+        assert cpu_kernels.cpu_kernels() is None
+        assert cpu_kernels.cpu_kernels() is None
     (record,) = caplog.records
     assert str(compiler) in record.getMessage()
     assert "\n" not in record.getMessage()
@@ -37,13 +37,15 @@ def test_a_compiler_that_fails_gives_one_warning(fresh, script, tmp_path, monkey
 
 @pytest.mark.skipif(not cpu_kernels.c_compiler(), reason="no C compiler")
 @pytest.mark.parametrize("instructions", ["DEFAULT", *cpu_kernels.INSTRUCTIONS])
-def test_the_source_compiles_for_all_instructions(instructions, monkeypatch):
+def test_the_sources_compile_for_all_instructions(instructions, monkeypatch):
     """They are loaded, not run: this processor may lack them."""
     capability = torch.backends.cpu.get_cpu_capability()
     if instructions != "DEFAULT" and capability not in cpu_kernels.INSTRUCTIONS:
         pytest.skip("not a processor with AVX2")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
-    assert cpu_kernels.compiled(cpu_kernels.c_compiler(), "winograd.c").transform
+    library = cpu_kernels.compiled(cpu_kernels.c_compiler())
+    assert library.transform
+    assert library.group_norm
 
 
 def test_the_compiler_of_the_environment_is_taken_first(monkeypatch):

@@ -1,5 +1,7 @@
 """Winograd's algorithm against the convolution itself, in float64."""
 
+import contextlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ddpm.models import winograd
 from ddpm.models.convolution import Conv2d
-from ddpm.models.cpu_kernels import compiled_transform
+from ddpm.models.cpu_kernels import chosen_for, cpu_kernels
 from ddpm.models.resunet import ResUNet
 
 
@@ -15,15 +17,15 @@ def relative_error(value, expected):
     return ((value.double() - expected).norm() / expected.norm()).item()
 
 
-needs_compiler = pytest.mark.skipif(compiled_transform() is None, reason="no C compiler")
+needs_compiler = pytest.mark.skipif(cpu_kernels() is None, reason="no C compiler")
 
 
 @pytest.fixture(params=["compiled", "PyTorch"])
 def transforms(request, monkeypatch):
     if request.param == "PyTorch":
-        monkeypatch.setattr(winograd, "compiled_transform", lambda: None)
-        monkeypatch.setattr(winograd, "transform_for", lambda x: None)
-    elif compiled_transform() is None:
+        monkeypatch.setattr(winograd, "cpu_kernels", lambda: None)
+        monkeypatch.setattr(winograd, "kernels_for", lambda x: None)
+    elif cpu_kernels() is None:
         pytest.skip("no C compiler")
     return request.param
 
@@ -39,15 +41,16 @@ def test_results_and_gradients_are_those_of_a_convolution(shape, chunk, transfor
     x = torch.randn(batch, inputs, height, width, requires_grad=True)
     weight = torch.randn(outputs, inputs, 3, 3, requires_grad=True)
     bias = torch.randn(outputs, requires_grad=True)
-    y = winograd.conv2d(x, weight, bias)
+    plus = torch.randn(batch, outputs, height, width, requires_grad=True)
+    y = winograd.conv2d(x, weight, bias, plus)
     assert y.is_contiguous(memory_format=torch.channels_last)
     gradient = torch.randn_like(y)
     y.backward(gradient)
-    exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight, bias)]
-    expected = F.conv2d(*exact, padding=1)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (x, weight, bias, plus)]
+    expected = F.conv2d(*exact[:3], padding=1) + exact[3]
     expected.backward(gradient.double())
     assert relative_error(y, expected) < 1e-5
-    for tensor, other in zip((x, weight, bias), exact, strict=True):
+    for tensor, other in zip((x, weight, bias, plus), exact, strict=True):
         assert relative_error(tensor.grad, other.grad) < 1e-5
 
 
@@ -68,10 +71,12 @@ def test_compiled_transforms_are_those_in_pytorch(threads, monkeypatch):
             for transform in (winograd.OUTPUT, winograd.KERNEL_TRANSPOSED):
                 step = transform.step
                 tiles, images = torch.randn(36, 6, 48), torch.empty(3, 2 * step, step, 48)
-                bias = torch.randn(48) if transform is winograd.OUTPUT else None
-                winograd.to_images(transform, tiles, images, bias)
+                adds = transform is winograd.OUTPUT
+                bias, plus = torch.randn(48), torch.randn_like(images)
+                more = (bias, plus) if adds else ()
+                winograd.to_images(transform, tiles, images, *more)
                 tensors.append(images)
-            monkeypatch.setattr(winograd, "transform_for", lambda x: None)
+            monkeypatch.setattr(winograd, "kernels_for", lambda x: None)
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(tensors[:5], tensors[5:], rtol=1e-5, atol=1e-5)
@@ -101,17 +106,43 @@ def test_memory_that_is_kept_after_sampling_serves_training(transforms, monkeypa
 
 
 @needs_compiler
+@pytest.mark.parametrize("content", [True, False])
+def test_the_memory_kept_for_large_batches_is_foreseen(content, monkeypatch):
+    weight = torch.randn(64, 64, 3, 3)
+    monkeypatch.setattr(winograd, "BUFFERS", winograd._Buffers())
+    with contextlib.nullcontext() if content else FakeTensorMode(allow_non_fake_inputs=True):
+        winograd.conv2d(torch.empty(2, 64, 16, 16), weight)
+    kernels = 4 * 36 * (64 * 64 + winograd.GAP)
+    assert winograd.kept_bytes(1) == sum(winograd.BUFFERS.sizes.values()) > kernels
+    assert winograd.kept_bytes(1000) == kernels + 2 * 4 * winograd.CHUNK
+    foreseen = winograd.kept_bytes(3)
+    winograd.count_anew()
+    assert winograd.kept_bytes(3) == 0
+    winograd.conv2d(torch.empty(6, 64, 16, 16), weight)
+    assert winograd.kept_bytes(1) == pytest.approx(foreseen, rel=0.01)
+
+
+@needs_compiler
+def test_algorithms_are_chosen_for_the_batch_that_memory_is_measured_for():
+    x, weight = torch.empty(2, 64, 16, 16), torch.empty(64, 64, 3, 3)
+    assert not winograd.is_faster(x, weight, (1, 1), (1, 1))
+    with chosen_for(8):
+        assert winograd.is_faster(x, weight, (1, 1), (1, 1))
+    assert not winograd.is_faster(x, weight, (1, 1), (1, 1))
+
+
+@needs_compiler
 def test_smaller_convolutions_need_a_compiler(monkeypatch):
     x, weight = torch.empty(8, 64, 16, 16), torch.empty(64, 64, 3, 3)
     assert winograd.is_faster(x, weight, (1, 1), (1, 1))
     assert not winograd.is_faster(x[:3], weight, (1, 1), (1, 1))
     assert not winograd.is_faster(x, weight[:40], (1, 1), (1, 1))
-    monkeypatch.setattr(winograd, "compiled_transform", lambda: None)
+    monkeypatch.setattr(winograd, "cpu_kernels", lambda: None)
     assert not winograd.is_faster(x, weight, (1, 1), (1, 1))
 
 
 def test_it_computes_large_convolutions_in_float32_alone(monkeypatch):
-    monkeypatch.setattr(winograd, "compiled_transform", lambda: None)
+    monkeypatch.setattr(winograd, "cpu_kernels", lambda: None)
     wide, narrow = torch.empty(128, 128, 3, 3), torch.empty(128, 127, 3, 3)
     x = torch.empty(8, 128, 16, 16)
     assert winograd.is_faster(x, wide, (1, 1), (1, 1))
