@@ -1,8 +1,10 @@
 /* The transforms of winograd.py, of both axes at once and in one pass over memory.
 
-Images are (count, height, width, channels), contiguous; their tiles are 36 planes of
-(count, rows, columns, channels), of the six numbers on each axis, which begin `plane` floats apart.
-All are in float32. The number of channels is a multiple of 16.
+Images are (count, height, width, channels). What is made of them are tiles
+(count, rows, columns, 36, channels), of six numbers on each axis; what images are made of are 36
+planes (36, count, rows, columns, channels), as matrix products give them. All are contiguous, in
+float32. The number of channels is a multiple of 16. A line of the cache is read and written as a
+whole: at distances of powers of two, few lines are in the cache at a time.
 
 Function pointers stand where C++ has templates: everything is inlined. */
 
@@ -11,7 +13,7 @@ Function pointers stand where C++ has templates: everything is inlined. */
 #define SERIAL 16384 /* values of a plane: with fewer, waking another thread takes longer */
 
 typedef struct {
-    long count, rows, columns, channels, plane; /* images, their tiles on both axes, channels */
+    long count, rows, columns, channels; /* images, their tiles on both axes, channels */
 } Shape;
 
 /* One axis: numbers that lie s vectors apart -> numbers that lie t vectors apart. */
@@ -84,36 +86,39 @@ INLINE void to_tiles(Line *line, int window, int step, const float *images, floa
     const float *image = images + row / shape.rows * height * width * channels;
     for (long column = 0; column < shape.columns; column++) {
         long left = column * step - (window - step) / 2;
-        float *to = tiles + (row * shape.columns + column) * channels;
-        for (long c = 0; c < channels; c += LANES) {
-            vec pixels[36], values[36];
-            for (int i = 0; i < window; i++)
-                for (int j = 0; j < window; j++) {
-                    long y = top + i, x = left + j;
-                    int inside = y >= 0 && y < height && x >= 0 && x < width;
-                    const float *pixel = image + (y * width + x) * channels + c;
-                    pixels[i * window + j] = inside ? load(pixel) : (vec){0};
-                }
-            both(line, window, 6, pixels, values);
+        float *to = tiles + (row * shape.columns + column) * 36 * channels;
+        for (long c = 0; c < channels; c += CACHE_LINE) {
+            vec pixels[36], values[CACHE_LINE / LANES][36];
+            for (int part = 0; part < CACHE_LINE / LANES; part++) {
+                for (int i = 0; i < window; i++)
+                    for (int j = 0; j < window; j++) {
+                        long y = top + i, x = left + j;
+                        int inside = y >= 0 && y < height && x >= 0 && x < width;
+                        const float *pixel = image + (y * width + x) * channels + c + part * LANES;
+                        pixels[i * window + j] = inside ? load(pixel) : (vec){0};
+                    }
+                both(line, window, 6, pixels, values[part]);
+            }
             for (int i = 0; i < 36; i++)
-                store(to + i * shape.plane + c, values[i]);
+                for (int part = 0; part < CACHE_LINE / LANES; part++)
+                    store(to + i * channels + c + part * LANES, values[part][i]);
         }
     }
 }
 
-/* A row of tiles, each of which gives step * step pixels. Planes of a power of two of bytes share
-few lines of the cache, so a line is read as a whole. */
-INLINE void to_images(Line *line, int step, const float *tiles, float *images, const float *bias,
+/* A row of tiles, each of which gives step * step pixels. */
+INLINE void to_images(Line *line, int step, const float *planes, float *images, const float *bias,
                       const float *plus, Shape shape, long row) {
     long width = shape.columns * step, channels = shape.channels;
+    long plane = shape.count * shape.rows * shape.columns * channels;
     for (long column = 0; column < shape.columns; column++) {
-        const float *from = tiles + (row * shape.columns + column) * channels;
+        const float *from = planes + (row * shape.columns + column) * channels;
         long first = (row * step * width + column * step) * channels;
         for (long c = 0; c < channels; c += CACHE_LINE) {
             vec values[CACHE_LINE / LANES][36], pixels[16];
             for (int i = 0; i < 36; i++)
                 for (int part = 0; part < CACHE_LINE / LANES; part++)
-                    values[part][i] = load(from + i * shape.plane + c + part * LANES);
+                    values[part][i] = load(from + i * plane + c + part * LANES);
             for (int part = 0; part < CACHE_LINE / LANES; part++) {
                 long channel = c + part * LANES;
                 both(line, 6, step, values[part], pixels);
@@ -131,8 +136,8 @@ INLINE void to_images(Line *line, int step, const float *tiles, float *images, c
 
 /* A transform by its number in winograd.py. Only `output` adds a bias, (channels), and images. */
 void transform(long number, const float *from, float *to, const float *bias, const float *plus,
-               long count, long rows, long columns, long channels, long plane, long threads) {
-    Shape shape = {count, rows, columns, channels, plane};
+               long count, long rows, long columns, long channels, long threads) {
+    Shape shape = {count, rows, columns, channels};
 #pragma omp parallel for num_threads(threads) if (count * rows * columns * channels >= SERIAL)
     for (long row = 0; row < count * rows; row++)
         switch (number) {

@@ -27,7 +27,6 @@ from ddpm.models.cpu_kernels import batch_size, cpu_kernels, kernels_for
 CHUNK = 1 << 20  # values of transformed tiles at a time: they should fit in the cache
 TILE = 4
 LANES = 16  # winograd.c computes with so many channels at a time
-GAP = 16  # floats between planes of tiles: at powers of two they would share lines of the cache
 
 
 def is_faster(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: Any) -> bool:
@@ -76,7 +75,8 @@ class _Conv3x3(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, plus: Tensor | None
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return convolve(x, to_tiles(KERNEL, nhwc(weight)).transpose(1, 2), bias, plus)
+        kernels = to_tiles(KERNEL, nhwc(weight)).permute(1, 2, 0)
+        return convolve(x, kernels, bias, plus)
 
     @staticmethod
     @once_differentiable
@@ -85,7 +85,8 @@ class _Conv3x3(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         dx = dweight = dbias = None
         if ctx.needs_input_grad[0]:
-            dx = convolve(dy, to_tiles(KERNEL, nhwc(weight.flip(2, 3))))
+            kernels = to_tiles(KERNEL, nhwc(weight.flip(2, 3))).transpose(0, 1)
+            dx = convolve(dy, kernels)
         if ctx.needs_input_grad[1]:
             dweight = weight_gradient(x, dy)
             if not weight.is_contiguous(memory_format=torch.channels_last):
@@ -105,8 +106,8 @@ def convolve(
     x, plus = nhwc(x), None if plus is None else nhwc(plus)
     for images in chunks(x, channels):
         tiles = to_tiles(INPUT, x[images])
-        products = workspace("products", x, 36, tiles.shape[1], channels)
-        torch.bmm(tiles, kernels, out=products)
+        products = workspace("products", x, 36, len(tiles), channels)
+        torch.bmm(tiles.transpose(0, 1), kernels, out=products)
         to_images(OUTPUT, products, y[images], bias, None if plus is None else plus[images])
     return y.permute(0, 3, 1, 2)
 
@@ -117,9 +118,9 @@ def weight_gradient(x: Tensor, dy: Tensor) -> Tensor:
     kernels = workspace("kernels", x, 36, outputs, inputs)
     x, dy = nhwc(x), nhwc(dy)
     for images in chunks(x, outputs):
-        tiles_of_dy = to_tiles(OUTPUT_TRANSPOSED, dy[images])
+        tiles, tiles_of_dy = to_tiles(INPUT, x[images]), to_tiles(OUTPUT_TRANSPOSED, dy[images])
         beta = 1 if images.start else 0  # the first time there is nothing to add to
-        kernels.baddbmm_(tiles_of_dy.transpose(1, 2), to_tiles(INPUT, x[images]), beta=beta)
+        kernels.baddbmm_(tiles_of_dy.permute(1, 2, 0), tiles.transpose(0, 1), beta=beta)
     dweight = x.new_empty(outputs, 3, 3, inputs)
     to_images(KERNEL_TRANSPOSED, kernels, dweight)
     return dweight.permute(0, 3, 1, 2)
@@ -205,22 +206,21 @@ class Transform(NamedTuple):
 
 
 def to_tiles(transform: Transform, images: Tensor) -> Tensor:
-    """(B, H, W, C) -> (36, tiles, C), in a workspace."""
+    """(B, H, W, C) -> (tiles, 36, C), in a workspace."""
     batch, height, width, channels = images.shape
     shape = batch, height // transform.step, width // transform.step, channels
-    plane = math.prod(shape) + GAP
-    planes = workspace(transform.buffer, images, 36, plane)[:, :-GAP]
-    tiles = planes.view(6, 6, *shape)
+    tiles = workspace(transform.buffer, images, math.prod(shape[:3]), 36, channels)
     if channels % LANES == 0 and (call := kernels_for(images)):
-        call("transform", transform.number, images, tiles, None, None, *shape, plane)
+        call("transform", transform.number, images, tiles, None, None, *shape)
     else:
         margin = (transform.window - transform.step) // 2
         padded = F.pad(images, (0, 0, *4 * (margin,))) if margin else images
         rows = _windows(transform, padded, 1)
         half = rows.new_empty(6, *rows.shape[1:])
         transform.line(rows, half)
-        transform.line(_windows(transform, half, 3), tiles.movedim(1, 0))
-    return planes.view(36, -1, channels)
+        numbers = tiles.view(*shape[:3], 6, 6, channels).permute(4, 3, 0, 1, 2, 5)
+        transform.line(_windows(transform, half, 3), numbers)
+    return tiles
 
 
 def _windows(transform: Transform, x: Tensor, axis: int) -> Tensor:
@@ -235,7 +235,9 @@ def to_images(
     bias: Tensor | None = None,
     plus: Tensor | None = None,
 ) -> None:
-    """(36, tiles, C), whose content may change, to be written: (B, H, W, C).
+    """(36, tiles, C), as matrix products give them, to be written: (B, H, W, C).
+
+    The content of the tiles may change.
 
     Args:
         bias: (C,), to be added to each pixel by `OUTPUT`.
@@ -245,7 +247,7 @@ def to_images(
     step = transform.step
     shape = batch, height // step, width // step, channels
     if channels % LANES == 0 and (call := kernels_for(images)):
-        call("transform", transform.number, tiles, images, bias, plus, *shape, tiles.stride(0))
+        call("transform", transform.number, tiles, images, bias, plus, *shape)
         return
     tiles = tiles.view(6, 6, *shape)
     if bias is not None:
