@@ -50,7 +50,8 @@ def _is_large(inputs: int, outputs: int, tiles: int) -> bool:
     channels = min(inputs, outputs)
     if channels >= 128 and tiles >= 128:
         return True
-    if channels < 32 or tiles < 32 or channels * tiles < 4096:
+    least = 32 if torch.is_grad_enabled() else 64  # most of the gain is in the backward pass
+    if channels < least or tiles < 32 or channels * tiles < 4096:
         return False
     return inputs % LANES == outputs % LANES == 0 and cpu_kernels() is not None
 

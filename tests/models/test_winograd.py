@@ -137,6 +137,10 @@ def test_smaller_convolutions_need_a_compiler(monkeypatch):
     assert winograd.is_faster(x, weight, (1, 1), (1, 1))
     assert not winograd.is_faster(x[:3], weight, (1, 1), (1, 1))
     assert not winograd.is_faster(x, weight[:40], (1, 1), (1, 1))
+    assert winograd.is_faster(x, weight[:32], (1, 1), (1, 1))
+    with torch.no_grad():
+        assert winograd.is_faster(x, weight, (1, 1), (1, 1))
+        assert not winograd.is_faster(x, weight[:32], (1, 1), (1, 1))
     monkeypatch.setattr(winograd, "cpu_kernels", lambda: None)
     assert not winograd.is_faster(x, weight, (1, 1), (1, 1))
 
