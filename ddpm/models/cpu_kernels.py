@@ -71,7 +71,7 @@ def cpu_kernels() -> Call | None:
             "%s cannot compile the kernels for CPUs (ddpm/models/*.c), so PyTorch's slower "
             "operations are taken (%s)",
             compiler,
-            (getattr(error, "stderr", None) or str(error)).strip().partition("\n")[0],
+            _reason(error),
         )
         return None
 
@@ -82,12 +82,28 @@ def cpu_kernels() -> Call | None:
     return call
 
 
+def _reason(error: Exception) -> str:
+    """The first line of what the compiler printed, or of the error."""
+    printed = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
+    return (printed or str(error)).strip().partition("\n")[0]
+
+
 def _in_c(value: Tensor | float | None) -> ctypes.c_void_p | ctypes.c_long | ctypes.c_double:
+    """A pointer to a tensor, or a number.
+
+    Raises:
+        TypeError: a tensor that the kernels would misread.
+    """
     if isinstance(value, int):
         return ctypes.c_long(value)
     if isinstance(value, float):
         return ctypes.c_double(value)
-    return ctypes.c_void_p(None if value is None else value.data_ptr())
+    if value is None:
+        return ctypes.c_void_p(None)
+    dense = value.is_contiguous() or value.is_contiguous(memory_format=torch.channels_last)
+    if value.dtype != torch.float32 or not dense:
+        raise TypeError(f"kernels in C read dense float32, not {value.dtype} {value.stride()}")
+    return ctypes.c_void_p(value.data_ptr())
 
 
 def compiled(compiler: str) -> ctypes.CDLL:

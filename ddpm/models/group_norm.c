@@ -17,7 +17,7 @@ typedef struct {
     long pixels, channels, groups;
 } Shape;
 
-INLINE vec all(float value) { return (vec){0} + value; }
+INLINE vec splat(float value) { return (vec){0} + value; }
 
 INLINE vec choose(ints condition, vec yes, vec no) {
     return (vec)((condition & (ints)yes) | (~condition & (ints)no));
@@ -26,10 +26,10 @@ INLINE vec choose(ints condition, vec yes, vec no) {
 /* 2^n exp(r) with |r| <= log(2) / 2, by the Taylor series of exp(r). Larger x than 88 count as 88,
 smaller ones than -87 as -87. */
 INLINE vec exponential(vec x) {
-    x = choose(x > all(88), all(88), choose(x < all(-87), all(-87), x));
+    x = choose(x > splat(88), splat(88), choose(x < splat(-87), splat(-87), x));
     vec n = x * 1.44269504f + 0x1.8p23f - 0x1.8p23f;    /* x / log(2), rounded */
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f; /* x - n log(2), in two steps */
-    vec p = (((all(1 / 5040.f) * r + 1 / 720.f) * r + 1 / 120.f) * r + 1 / 24.f) * r + 1 / 6.f;
+    vec p = (((splat(1 / 5040.f) * r + 1 / 720.f) * r + 1 / 120.f) * r + 1 / 24.f) * r + 1 / 6.f;
     vec power = (vec)((__builtin_convertvector(n, ints) + 127) << 23);
     return (((p * r + 1 / 2.f) * r + 1) * r + 1) * power;
 }
@@ -57,7 +57,7 @@ INLINE vec slope(long activation, vec u) { /* of the activation at u */
     switch (activation) {
     case SILU: s = 1 / (1 + exponential(-u)); return s * (1 + u * (1 - s));
     case GELU: s = normal(u, &density); return s + u * density;
-    default: return all(1);
+    default: return splat(1);
     }
 }
 
@@ -75,34 +75,46 @@ static double total(const float *sums, long number, long step) {
     return result;
 }
 
-/* Forward: of each channel, the differences from the first pixel and their squares. */
+/* Forward: of each channel the sum, and the squares of the differences from the block's mean. */
 static void add_up(Shape shape, const float *x, float *sums, long block) {
-    long channels = shape.channels;
-    float *squares = sums + channels;
+    long channels = shape.channels, first = block * BLOCK, last = end(shape, block);
+    float *squares = sums + channels, of_pixels = 1.f / (last - first);
     for (long c = 0; c < 2 * channels; c++)
         sums[c] = 0;
-    for (long pixel = block * BLOCK; pixel < end(shape, block); pixel++)
+    for (long pixel = first; pixel < last; pixel++)
+        for (long c = 0; c < channels; c += LANES)
+            store(sums + c, load(sums + c) + load(x + pixel * channels + c));
+    for (long pixel = first; pixel < last; pixel++)
         for (long c = 0; c < channels; c += LANES) {
-            vec difference = load(x + pixel * channels + c) - load(x + c);
-            store(sums + c, load(sums + c) + difference);
+            vec difference = load(x + pixel * channels + c) - load(sums + c) * of_pixels;
             store(squares + c, load(squares + c) + difference * difference);
         }
 }
 
+/* The squares of a channel's differences from its mean, of all blocks (Chan et al. 1983). */
+static double spread(Shape shape, const float *sums, double mean) {
+    double result = 0;
+    for (long block = 0; block < blocks(shape); block++, sums += 2 * shape.channels) {
+        double pixels = end(shape, block) - block * BLOCK;
+        double difference = sums[0] / pixels - mean;
+        result += sums[shape.channels] + pixels * difference * difference;
+    }
+    return result;
+}
+
 /* Mean and 1 / std of each group of x + shift, and with them y = activation(scale x + offset). */
-static void normalise(Shape shape, const float *x, const float *shift, const float *weight,
-                      const float *bias, double eps, const float *sums, float *means, float *rstds,
-                      float *scale, float *offset) {
+static void normalise(Shape shape, const float *shift, const float *weight, const float *bias,
+                      double eps, const float *sums, float *means, float *rstds, float *scale,
+                      float *offset) {
     long channels = shape.channels, depth = channels / shape.groups, step = 2 * channels;
     double of_pixels = 1. / shape.pixels, of_channels = 1. / depth; /* factors of means */
     for (long group = 0; group < shape.groups; group++) {
         double mean = 0, variance = 0, own[depth];
         for (long i = 0, c = group * depth; i < depth; i++, c++) {
-            double difference = total(sums + c, blocks(shape), step) * of_pixels;
-            double square = total(sums + channels + c, blocks(shape), step) * of_pixels;
-            own[i] = x[c] + difference + (shift ? shift[c] : 0);
+            double channel = total(sums + c, blocks(shape), step) * of_pixels;
+            own[i] = channel + (shift ? shift[c] : 0);
             mean += own[i] * of_channels;
-            variance += (square - difference * difference) * of_channels;
+            variance += spread(shape, sums + c, channel) * of_pixels * of_channels;
         }
         for (long i = 0; i < depth; i++)
             variance += (own[i] - mean) * (own[i] - mean) * of_channels;
@@ -141,7 +153,7 @@ void group_norm(const float *x, const float *shift, const float *weight, const f
 #pragma omp parallel for num_threads(inner) if (inner > 1)
         for (long block = 0; block < number; block++)
             add_up(shape, image, own + block * 2 * channels, block);
-        normalise(shape, image, shift ? shift + i * channels : 0, weight, bias, eps, own,
+        normalise(shape, shift ? shift + i * channels : 0, weight, bias, eps, own,
                   statistics + i * groups, statistics + (count + i) * groups, scale, offset);
 #pragma omp parallel for num_threads(inner) if (inner > 1)
         for (long block = 0; block < number; block++)
@@ -165,13 +177,13 @@ INLINE void add_up_backward(Shape shape, long activation, const float *dy, const
         for (long c = 0; c < channels; c += LANES) {
             long i = pixel * channels + c;
             float *sum = sums + c;
-            vec normal = load(x + i) * load(scale + c) + load(offset + c);
-            vec u = normal * load(weight + c) + load(bias + c);
+            vec x_hat = load(x + i) * load(scale + c) + load(offset + c);
+            vec u = x_hat * load(weight + c) + load(bias + c);
             vec value = load(dy + i) * slope(activation, u);
             store(du + i, value);
             store(sum, load(sum) + value);
-            store(sum + channels, load(sum + channels) + value * normal);
-            store(sum + 2 * channels, load(sum + 2 * channels) + normal);
+            store(sum + channels, load(sum + channels) + value * x_hat);
+            store(sum + 2 * channels, load(sum + 2 * channels) + x_hat);
         }
 }
 
@@ -180,26 +192,28 @@ static void differentiate(Shape shape, const float *weight, const float *rstds, 
                           const float *offset, float *dbias, float *dweight, float *dshift,
                           float *factors) {
     long channels = shape.channels, depth = channels / shape.groups, step = 3 * channels;
-    double mean = 1. / (shape.pixels * depth); /* factor */
+    double inverse = 1. / (shape.pixels * depth); /* of the values of a group */
     for (long group = 0; group < shape.groups; group++) {
-        double of_du = 0, of_product = 0, rstd = rstds[group]; /* means of the group */
+        double mean_du = 0, mean_product = 0, rstd = rstds[group];
         for (long c = group * depth; c < (group + 1) * depth; c++) {
             dbias[c] = total(sums + c, blocks(shape), step);
             dweight[c] = total(sums + channels + c, blocks(shape), step);
-            of_du += weight[c] * dbias[c] * mean;
-            of_product += weight[c] * dweight[c] * mean;
+            mean_du += weight[c] * dbias[c] * inverse;
+            mean_product += weight[c] * dweight[c] * inverse;
         }
         for (long c = group * depth; c < (group + 1) * depth; c++) {
-            double normal = total(sums + 2 * channels + c, blocks(shape), step);
-            dshift[c] = rstd * (weight[c] * dbias[c] - shape.pixels * of_du - normal * of_product);
+            double x_hat = total(sums + 2 * channels + c, blocks(shape), step);
+            dshift[c] = weight[c] * dbias[c] - shape.pixels * mean_du - x_hat * mean_product;
+            dshift[c] *= rstd;
             factors[c] = rstd * weight[c];
-            factors[channels + c] = -rstd * (of_du + of_product * offset[c]);
-            factors[2 * channels + c] = -rstd * rstd * of_product;
+            factors[channels + c] = -rstd * (mean_du + mean_product * offset[c]);
+            factors[2 * channels + c] = -rstd * rstd * mean_product;
         }
     }
 }
 
-static void apply_backward(Shape shape, const float *x, const float *factors, float *dx, long block) {
+static void apply_backward(Shape shape, const float *x, const float *factors, float *dx,
+                           long block) {
     long channels = shape.channels;
     for (long pixel = block * BLOCK; pixel < end(shape, block); pixel++)
         for (long c = 0; c < channels; c += LANES) {

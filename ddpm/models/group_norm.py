@@ -31,7 +31,8 @@ class GroupNorm(nn.GroupNorm):
         arguments = x, self.num_groups, self.weight, self.bias, self.eps, self.activation, shift
         if kernels := kernels_for(x):
             return kernels.group_norm(*arguments)
-        if group_norm_cpu.is_faster(x, self.weight, self.activation):
+        others = self.weight, self.bias, shift
+        if group_norm_cpu.is_faster(x, *others, activation=self.activation):
             return group_norm_cpu.group_norm(*arguments)
         if shift is not None:
             x = (x + shift[..., None, None]).to(x.dtype)

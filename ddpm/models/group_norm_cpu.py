@@ -13,20 +13,28 @@ from torch.autograd.function import once_differentiable
 
 from ddpm.models.cpu_kernels import batch_size, cpu_kernels, kernels_for
 
-LANES = 16  # group_norm.c computes with so many channels at a time
+LANES = 16  # channels come in multiples of it
 BLOCK = 256  # pixels whose sums it stores
 SMALLEST = 1 << 16  # values of x: below, PyTorch's operations are faster
 ACTIVATIONS = {"none": 0, "silu": 1, "gelu": 2}  # in group_norm.c
 
 
-def is_faster(x: Tensor, weight: Tensor, activation: str) -> bool:
-    """Whether the kernel can compute a group norm, and is faster than PyTorch's: as measured."""
-    pixels = x.shape[2] * x.shape[3]
+def is_faster(x: Tensor, *others: Tensor | None, activation: str) -> bool:
+    """Whether the kernel can compute a group norm, and is faster than PyTorch's: as measured.
+
+    Args:
+        others: weight, bias and shift.
+    """
+    if torch.jit.is_tracing():
+        return False
+    pixels, channels = x.shape[2] * x.shape[3], x.shape[1]
+    given = [tensor for tensor in others if tensor is not None]
     return (
         x.is_cpu
-        and x.dtype == weight.dtype == torch.float32
-        and x.shape[1] % LANES == 0
-        and batch_size(x) * x.shape[1] * pixels >= SMALLEST
+        and all(tensor.dtype == torch.float32 for tensor in (x, *given))
+        and all(tensor.shape[-1] == channels for tensor in given)
+        and channels % LANES == 0
+        and batch_size(x) * channels * pixels >= SMALLEST
         and pixels >= (256 if activation == "none" else 64)
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
@@ -52,7 +60,8 @@ def group_norm(
     """
     if shift is not None:
         shift = shift.expand(len(x), -1).contiguous()
-    return _GroupNorm.apply(x, groups, weight, bias, eps, ACTIVATIONS[activation], shift)
+    weight, bias = weight.contiguous(), bias.contiguous()
+    return _GroupNorm.apply(x, groups, weight, bias, float(eps), ACTIVATIONS[activation], shift)
 
 
 class _GroupNorm(torch.autograd.Function):

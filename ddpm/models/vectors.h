@@ -5,7 +5,7 @@
 #else
 #define LANES 8
 #endif
-#define CACHE_LINE 16 /* floats of a line of the cache: channels are read in as many */
+#define CACHE_LINE 16 /* floats of a line of the cache: so many channels are handled at a time */
 #define INLINE static inline __attribute__((always_inline))
 
 /* Neighbouring channels. They need not be aligned in memory. */

@@ -1,10 +1,10 @@
 /* The transforms of winograd.py, of both axes at once and in one pass over memory.
 
-Images are (count, height, width, channels). What is made of them are tiles
-(count, rows, columns, 36, channels), of six numbers on each axis; what images are made of are 36
-planes (36, count, rows, columns, channels), as matrix products give them. All are contiguous, in
-float32. The number of channels is a multiple of 16. A line of the cache is read and written as a
-whole: at distances of powers of two, few lines are in the cache at a time.
+Images are (count, height, width, channels). They are cut into tiles (count, rows, columns, 36,
+channels), of six numbers on each axis, and made of planes (36, count, rows, columns, channels), as
+matrix products give them. All are contiguous, in float32. The number of channels is a multiple of
+16. Addresses a power of two apart share few places in the cache, so that each of its lines is read
+and written as a whole.
 
 Function pointers stand where C++ has templates: everything is inlined. */
 

@@ -26,11 +26,13 @@ from ddpm.models.cpu_kernels import batch_size, cpu_kernels, kernels_for
 
 CHUNK = 1 << 20  # values of transformed tiles at a time: they should fit in the cache
 TILE = 4
-LANES = 16  # winograd.c computes with so many channels at a time
+LANES = 16  # in winograd.c channels come in multiples of it
 
 
 def is_faster(x: Tensor, weight: Tensor, stride: tuple[int, ...], padding: Any) -> bool:
     """Whether this algorithm can compute a convolution, and is faster than PyTorch's."""
+    if torch.jit.is_tracing():
+        return False
     tiles = x.shape[2] * x.shape[3] // TILE**2
     return (
         x.is_cpu
@@ -67,6 +69,11 @@ def conv2d(
         bias: (O,).
         plus: (B, O, H, W).
     """
+    if plus is not None:
+        if plus.dtype != x.dtype:
+            return conv2d(x, weight, bias) + plus
+        plus = plus.expand(len(x), len(weight), *x.shape[2:])
+    bias = None if bias is None else bias.contiguous()
     return _Conv3x3.apply(x, weight, bias, plus)
 
 
@@ -132,7 +139,7 @@ class _Buffers(threading.local):
 
     def __init__(self) -> None:
         self.of: dict[str, Tensor] = {}
-        self.sizes: dict[str, int] = {}  # most bytes asked for since `count_anew`
+        self.sizes: dict[str, int] = {}  # most bytes asked for since `reset_sizes`
 
 
 BUFFERS = _Buffers()
@@ -154,7 +161,7 @@ def workspace(name: str, like: Tensor, *shape: int) -> Tensor:
     return buffer[:size].view(shape)
 
 
-def count_anew() -> None:
+def reset_sizes() -> None:
     """Count in `kept_bytes` only what this thread computes from now on."""
     BUFFERS.sizes.clear()
 

@@ -25,11 +25,10 @@ from ddpm.runner.execution import eager
 from ddpm.runner.execution.run import Run
 from ddpm.training import memory
 from ddpm.training.memory import Ledger
-from ddpm.training.memory_probe import MemoryProbe, Trace
+from ddpm.training.memory_probe import MEASURED, MemoryProbe, Trace
 
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 
-MEASURED = (2, 3)  # numbers of images; a single one takes other code paths
 SPARE = 0.05  # share of the expected memory to leave free, for memory that is not counted
 
 logger = logging.getLogger(__name__)
@@ -128,8 +127,10 @@ def estimate_memory(
     at_once = 1 if accumulate is None else share // accumulate
     # With fake tensors any number of images takes the same time.
     numbers = MEASURED if accumulate is None or not probe.fake else (at_once,)
-    winograd.count_anew()
+    winograd.reset_sizes()
     traces = {number: probe.trace(number, at_once) for number in numbers}
+    growth = (share if accumulate is None else at_once) / max(numbers)
+    workspaces = memory.workspaces(probe.fabric.device, growth)
     return MemoryEstimate(
         **_by_weights(probe, make_optimizer, optimizer, averages),
         image=pixels * (1 + 4),  # as bytes and as float32
@@ -139,7 +140,7 @@ def estimate_memory(
         traces=traces,
         # With fewer images than training takes at once, a preview takes less.
         preview=_preview(probe, eval_batch) if eval_batch > at_once else 0,
-        workspaces=memory.workspaces(probe.fabric.device, at_once / max(numbers)),
+        workspaces=workspaces,
     )
 
 

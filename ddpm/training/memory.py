@@ -31,7 +31,7 @@ def with_loss(device: torch.device, scale: float) -> Callable[[int], int]:
 
 def workspaces(device: torch.device, growth: float) -> int:
     """Bytes in which kernels compute, if batches become `growth` times as large as they were since
-    `winograd.count_anew`.
+    `winograd.reset_sizes`.
 
     On a GPU cuBLAS has them: PyTorch gives it 32 MiB since Hopper, 8 MiB before, for the threads
     of the forward and the backward pass each, in a recorded graph and outside of it.

@@ -21,6 +21,7 @@ from ddpm.training.recompute import recompute
 Images = tuple[Tensor, Tensor, Tensor, Tensor | None]  # x_0, t, eps, label
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
+MEASURED = (2, 3)  # numbers of images; a single one takes other code paths
 SMALL = 5e9  # weights x pixels, up to which real tensors take less time than fake ones
 
 
@@ -98,7 +99,7 @@ class MemoryProbe:
             with self._restored(self.measured), self.fake or contextlib.nullcontext():
                 inputs = self.images(number)
                 weigh = memory.with_loss(self.fabric.device, images / number)
-                with chosen_for(max(number, images)), Ledger(weigh) as ledger:
+                with chosen_for(max(images, *MEASURED)), Ledger(weigh) as ledger:
                     self._pass(self.measured, inputs)
         finally:
             for hook in hooks:
@@ -117,7 +118,7 @@ class MemoryProbe:
         fake = self.fake or contextlib.nullcontext()
         with self._restored(self.measured), fake, torch.no_grad(), self.fabric.autocast():
             inputs = self.images(number)
-            with chosen_for(max(number, images)), Ledger() as ledger:
+            with chosen_for(max(images, *MEASURED)), Ledger() as ledger:
                 self.loss(self.measured, *inputs)
         return ledger.peak
 

@@ -48,6 +48,13 @@ def test_the_sources_compile_for_all_instructions(instructions, monkeypatch):
     assert library.group_norm
 
 
+@pytest.mark.skipif(not cpu_kernels.c_compiler(), reason="no C compiler")
+def test_tensors_that_a_kernel_would_misread_are_refused():
+    for tensor in (torch.ones(16).double(), torch.ones(16, 2)[:, 0]):
+        with pytest.raises(TypeError, match="dense float32"):
+            cpu_kernels.cpu_kernels()("group_norm", tensor)
+
+
 def test_the_compiler_of_the_environment_is_taken_first(monkeypatch):
     monkeypatch.setattr(cpu_kernels.shutil, "which", lambda name: f"/bin/{name}")
     monkeypatch.setenv("CC", "mycc")

@@ -93,6 +93,27 @@ def test_activations_are_exact_far_from_zero_too(activation):
     torch.testing.assert_close(slope.double(), u.grad, rtol=1e-5, atol=1e-6)
 
 
+def test_a_first_pixel_unlike_all_others_does_not_spoil_the_variance():
+    x = torch.randn(1, 16, 64, 64)
+    x[..., 0, 0] = 1000
+    one, zero = torch.ones(16), torch.zeros(16)
+    y = group_norm_cpu.group_norm(x, 4, one, zero, 1e-5, "none")
+    expected = F.group_norm(x.double(), 4, one.double(), zero.double(), 1e-5)
+    assert relative_error(y, expected) < 1e-5
+
+
+def test_parameters_may_be_columns_and_eps_a_whole_number():
+    x, columns = torch.randn(2, 16, 8, 8), torch.randn(16, 2)
+    y = group_norm_cpu.group_norm(x, 4, columns[:, 0], columns[:, 1], 1, "silu")
+    expected = F.silu(F.group_norm(x, 4, *columns.T.contiguous(), 1.0))
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_network_can_be_traced():
+    norm, x = GroupNorm(4, 32, 1e-5, "silu"), torch.randn(16, 32, 16, 16)
+    torch.testing.assert_close(torch.jit.trace(norm, x)(x), norm(x), rtol=1e-5, atol=1e-5)
+
+
 def test_a_value_that_is_not_a_number_is_not_lost():
     x = torch.randn(2, 16, 8, 8)
     x[1, 3, 2, 2] = torch.nan
@@ -105,8 +126,8 @@ def test_a_value_that_is_not_a_number_is_not_lost():
 def test_it_computes_large_images_in_float32_alone():
     x, weight = torch.empty(16, 32, 16, 16), torch.empty(32)
 
-    def faster(x, weight=weight, activation="silu"):
-        return group_norm_cpu.is_faster(x, weight, activation)
+    def faster(x, weight=weight, activation="silu", shift=None):
+        return group_norm_cpu.is_faster(x, weight, weight, shift, activation=activation)
 
     assert faster(x)
     assert faster(x, activation="none")
@@ -117,6 +138,9 @@ def test_it_computes_large_images_in_float32_alone():
     assert not faster(torch.empty(64, 32, 15, 15), activation="none")
     assert not faster(torch.empty(16, 40, 16, 16), torch.empty(40))
     assert not faster(x.double(), weight.double())
+    assert not faster(x, weight.bfloat16())
+    assert not faster(x, shift=weight.double())
+    assert not faster(x, weight[:16])  # PyTorch has an error message for it
     with torch.autocast("cpu", torch.bfloat16):
         assert not faster(x)
 
@@ -139,6 +163,6 @@ def test_layers_compute_the_same_with_and_without(monkeypatch):
     monkeypatch.setattr(group_norm_cpu, "group_norm", lambda *a: calls.append(a) or inner(*a))
     y = conv_norm(conv, norm, x, shift)
     assert len(calls) == 1
-    monkeypatch.setattr(group_norm_cpu, "is_faster", lambda *arguments: False)
+    monkeypatch.setattr(group_norm_cpu, "is_faster", lambda *arguments, **options: False)
     torch.testing.assert_close(y, conv_norm(conv, norm, x, shift), rtol=1e-4, atol=1e-5)
     assert len(calls) == 1

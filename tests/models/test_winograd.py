@@ -105,6 +105,14 @@ def test_memory_that_is_kept_after_sampling_serves_training(transforms, monkeypa
     assert not any(buffer.is_inference() for buffer in winograd.BUFFERS.of.values())
 
 
+def test_what_is_added_may_be_smaller_or_of_another_dtype(transforms):
+    x, weight = torch.randn(2, 16, 4, 4), torch.randn(16, 16, 3, 3)
+    for plus in (torch.randn(16, 1, 1), torch.randn(2, 16, 4, 4).double()):
+        expected = F.conv2d(x, weight, padding=1) + plus
+        y = winograd.conv2d(x, weight, None, plus)
+        torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-4)
+
+
 @needs_compiler
 @pytest.mark.parametrize("content", [True, False])
 def test_the_memory_kept_for_large_batches_is_foreseen(content, monkeypatch):
@@ -116,7 +124,7 @@ def test_the_memory_kept_for_large_batches_is_foreseen(content, monkeypatch):
     assert winograd.kept_bytes(1) == sum(winograd.BUFFERS.sizes.values()) > kernels
     assert winograd.kept_bytes(1000) == kernels + 2 * 4 * winograd.CHUNK
     foreseen = winograd.kept_bytes(3)
-    winograd.count_anew()
+    winograd.reset_sizes()
     assert winograd.kept_bytes(3) == 0
     winograd.conv2d(torch.empty(6, 64, 16, 16), weight)
     assert winograd.kept_bytes(1) == pytest.approx(foreseen, rel=0.01)

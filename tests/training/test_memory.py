@@ -175,7 +175,9 @@ def test_estimate_matches_the_measured_memory_of_a_step(share, parts, fake, monk
     assert (probe.fake is not None) is fake
     for known in (None, parts):
         estimate = expect(probe, share, known).total(parts)
-        assert estimate == pytest.approx(counted_step(net, share, parts), rel=0.05)
+        counted = counted_step(net, share, parts)
+        # While the number of parts is open, kernels are chosen as for few images: they take more.
+        assert 0.95 * counted <= estimate <= (1.15 if known is None else 1.05) * counted
 
 
 def test_each_average_takes_the_memory_of_the_weights():
