@@ -436,7 +436,7 @@ SINGLE_DOORS = {  # what runs code of a file's or name's choice, and the one fil
     r"\bimport (pickle|marshal|shelve|dill|cloudpickle|joblib)\b": set(),
     r"\bpickle\.|\bUnpickler\b": set(),
     r"(?<![.\w])(eval|exec|compile|__import__)\(": set(),
-    r"\btorch\.(hub|jit|package)\b|\bload_inline\b|\btorch\.export\b": set(),
+    r"\btorch\.(hub|jit(?!\.is_tracing\b)|package)\b|\bload_inline\b|\btorch\.export\b": set(),
     r"\bos\.(system|popen|exec\w*|spawn\w*)\b": set(),
     r"\byaml\.(unsafe_|full_)?load\(|\bUnsafeLoader\b|\bFullLoader\b": {
         "runner/safe_io/yaml_json.py"
