@@ -1,5 +1,5 @@
 /* Group norm and the activation after it, of group_norm_cpu.py. What lies between them is not
-stored, and each image is read a second time while it is still in the cache.
+stored, and an image is read again while it is still in the cache.
 
 Images are (count, pixels, channels), contiguous, in float32. The number of channels is a multiple
 of 16. Pixels are taken in blocks, and the sums of the blocks are added in double. A thread takes
@@ -118,7 +118,7 @@ static void normalise(Shape shape, const float *shift, const float *weight, cons
         }
         for (long i = 0; i < depth; i++)
             variance += (own[i] - mean) * (own[i] - mean) * of_channels;
-        double rstd = 1 / sqrt((variance < 0 ? 0 : variance) + eps);
+        double rstd = 1 / sqrt(variance + eps);
         means[group] = mean, rstds[group] = rstd;
         for (long c = group * depth; c < (group + 1) * depth; c++) {
             scale[c] = weight[c] * rstd;
