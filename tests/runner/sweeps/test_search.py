@@ -321,6 +321,20 @@ def test_an_unknown_metric_ends_the_search_at_the_first_log_line(run, tmp_path, 
     assert status_of(job)["step"] < 100000
 
 
+def test_an_unknown_score_ends_the_search_at_the_first_evaluation(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "POLL_SECONDS", 0.02)
+    words = ["job.max_steps=100000", "job.evaluate_every=2", "job.evaluate_samples=8"]
+    words += ["job.evaluate_steps=2", "features=pixels"]
+    words += ["hydra.sweeper.n_trials=2", "hydra.sweeper.metric=eval/kd_digits"]
+    status, _, err = run(*SEARCH, *words)
+    assert status == 2
+    assert "hydra.sweeper.metric=eval/kd_digits: " in err
+    assert "Did you mean 'eval/kd_pixels'?" in err
+    (job,) = jobs_of(tmp_path)
+    assert status_of(job)["state"] == "preempted"
+    assert status_of(job)["step"] < 100000
+
+
 def test_a_missing_metric_ends_the_search_and_can_be_corrected(run, tmp_path):
     status, _, err = run(*SEARCH, "hydra.sweeper.n_trials=3", "hydra.sweeper.metric=fid")
     assert status == 2
