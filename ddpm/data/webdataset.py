@@ -1,6 +1,7 @@
 """Tar shards of pictures with labels beside them, as WebDataset writes them."""
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,8 @@ class WebDataset(Archive):
     """The pictures of uncompressed tar files, shard by shard, in the order of their members.
 
     Members that follow each other and share a name up to the first dot are a sample:
-    `000001.png` with the class in `000001.cls`, or in `000001.json` as `{"label": 3}`.
+    `000001.png` with the number or name of the class in `000001.cls`, or in `000001.json` as
+    `{"label": 3}`.
     """
 
     name = "webdataset"
@@ -124,11 +126,23 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path, most
     return content
 
 
+def _class(text: str) -> int | str:
+    """The number or name of a class.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    text = text.strip()
+    if not text or not text.isprintable():
+        raise ValueError
+    return int(text) if re.fullmatch(r"[-+]?\d+", text, re.ASCII) else text
+
+
 def _label(path: Path, name: str, content: bytes, before: Label) -> Label:
     """The label in a `.cls` or `.json` file; a `.json` file may hold other things instead."""
     try:
         if name.lower().endswith(".cls"):
-            return int(content)
+            return _class(content.decode())
         found = json.loads(content)
         label = found.get("label") if isinstance(found, dict) else None
     except (ValueError, RecursionError) as error:

@@ -282,6 +282,41 @@ def test_labels_of_a_zip_file_are_checked(tmp_path, labels, match):
         refused("zip", tmp_path, match, path=str(tmp_path / "a.zip"))
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ((b"2\n", b" 0"), ["0", "1", "2"]),
+        ((b"tabby cat\n", b"dog"), ["dog", "tabby cat"]),
+        ((b"7", "Käse".encode()), ["7", "Käse"]),
+        ((b"cat\ndog", b"0"), None),
+        ((b"\xff\xd8", b"0"), None),
+        ((b" ", b"0"), None),
+    ],
+)
+def test_labels_of_a_tar_file_are_numbers_or_names(tmp_path, labels, names):
+    members = [
+        member
+        for number, label in enumerate(labels)
+        for member in ((f"{number}.png", PICTURE), (f"{number}.cls", label))
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    shards = str(tmp_path / "a.tar")
+    if names is None:
+        refused("webdataset", tmp_path, r"'0\.cls' holds .*, which is no label", shards=shards)
+        return
+    data = build("webdataset", tmp_path, shards=shards, num_classes=len(names), holdout=0)
+    assert data.class_names == names
+    assert [data[n][1] for n in range(2)] == [names.index(x.decode().strip()) for x in labels]
+
+
+@pytest.mark.parametrize(("kind", "key"), [("zip", "path"), ("webdataset", "shards")])
+def test_a_folder_without_archives_is_refused(tmp_path, kind, key):
+    ending = "zip" if kind == "zip" else "tar"
+    match = rf"data\.{key}=.*there is no \.{ending} file; it must be a \.{ending} file"
+    (tmp_path / "pictures").mkdir()
+    refused(kind, tmp_path, match, **{key: str(tmp_path / "pictures")})
+
+
 def test_label_out_of_range_is_refused(tmp_path):
     pictures = [{"bytes": PICTURE, "path": None}] * 2
     pq.write_table(pa.table({"image": pictures, "label": [0, 5]}), tmp_path / "a.parquet")
