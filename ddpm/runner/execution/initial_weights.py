@@ -112,7 +112,7 @@ def check_fitting(
     """Check that weights fit a network, but for the parts that may keep their own values.
 
     Raises:
-        InputError: names at most five weights, and the parts to allow.
+        InputError: names at most five weights, and the parts to allow if most weights fit.
     """
     allowed, problems = list(allowed), misfits(network, weights)
     wrong = [name for name in problems if not roles.within(name, allowed)]
@@ -122,8 +122,13 @@ def check_fitting(
     if len(parts) > 5:
         parts = dict.fromkeys(name.partition(".")[0] for name in wrong)
     texts = [problems[name] for name in wrong]
-    raise InputError(
-        f"init_from={source}: its weights are of another network: {listed(texts, 5)}.\n"
+    advice = (
         "To begin without these parts: "
         f"'init_allow=[{','.join(shown(part) for part in [*allowed, *parts])}]'"
+    )
+    fitting = sum(name not in problems for name in network)
+    if fitting < len(network) / 2:
+        advice = f"{fitting} of {len(network)} fit: set the model that it was trained with."
+    raise InputError(
+        f"init_from={source}: its weights are of another network: {listed(texts, 5)}.\n{advice}"
     )
