@@ -46,7 +46,8 @@ class MemoryEstimate:
         image, noise: of each image of this device's share, and of the global batch.
         batch, share: images of a step, on all devices and on this one.
         traces: of a forward and backward pass, by number of images.
-        preview: of a forward pass that draws or evaluates; 0 if it cannot be the peak.
+        preview: of a forward pass that draws or evaluates `drawn` images; 0 if it cannot be the
+            peak.
         workspaces: of libraries and kernels.
     """
 
@@ -60,6 +61,7 @@ class MemoryEstimate:
     share: int
     traces: dict[int, Trace]
     preview: int = 0
+    drawn: int = 0
     workspaces: int = 0
 
     def total(self, accumulate: int) -> int:
@@ -84,6 +86,8 @@ class MemoryEstimate:
         total, images = self.total(accumulate), self.share // accumulate
         at_once = f"{images} images" if images != 1 else "1 image"
         more = f" at a time, {accumulate} times a step" if accumulate > 1 else ""
+        if total > self.training(accumulate):
+            at_once, more = f"{self.drawn} images", " that are drawn or evaluated at a time"
         rest = memory.text(total - self.kept)
         return (
             f"about {memory.text(total)}: {memory.text(self.kept)} for weights, their average and "
@@ -140,6 +144,7 @@ def estimate_memory(
         traces=traces,
         # With fewer images than training takes at once, a preview takes less.
         preview=_preview(probe, eval_batch) if eval_batch > at_once else 0,
+        drawn=eval_batch,
         workspaces=workspaces,
     )
 

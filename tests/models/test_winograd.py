@@ -131,6 +131,26 @@ def test_the_memory_kept_for_large_batches_is_foreseen(content, monkeypatch):
 
 
 @needs_compiler
+@pytest.mark.parametrize("channels", [(32, 64), (64, 32)])
+def test_tensors_without_content_count_the_same_workspaces(channels, monkeypatch):
+    inputs, outputs = channels
+    sizes = []
+    for mode in (contextlib.nullcontext(), FakeTensorMode(allow_non_fake_inputs=True)):
+        monkeypatch.setattr(winograd, "BUFFERS", winograd._Buffers())
+        weight = torch.randn(outputs, inputs, 3, 3, requires_grad=True)
+        with mode:
+            x = torch.empty(64, inputs, 16, 16, requires_grad=True)
+            y = winograd.conv2d(x, weight)
+            y.backward(torch.empty_like(y))
+            assert (x.grad.shape, y.stride()) == (
+                x.shape,
+                (outputs * 256, 1, outputs * 16, outputs),
+            )
+        sizes.append(winograd.BUFFERS.sizes)
+    assert sizes[0] == sizes[1]
+
+
+@needs_compiler
 def test_algorithms_are_chosen_for_the_batch_that_memory_is_measured_for():
     x, weight = torch.empty(2, 64, 16, 16), torch.empty(64, 64, 3, 3)
     assert not winograd.is_faster(x, weight, (1, 1), (1, 1))

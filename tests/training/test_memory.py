@@ -14,10 +14,13 @@ from lightning_fabric import Fabric
 from support.base import ROOT, TINY
 from support.runs import assert_equal_state, losses_of, state_of
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ddpm.denoising import training_losses
 from ddpm.diffusion import GaussianDiffusion
 from ddpm.errors import InputError
+from ddpm.models import winograd
+from ddpm.models.cpu_kernels import cpu_kernels
 from ddpm.models.dit import DiT
 from ddpm.models.unet import UNet
 from ddpm.training import memory, memory_probe
@@ -297,8 +300,24 @@ def test_the_smallest_accumulation_that_fits_is_chosen(monkeypatch):
         choose_accumulation(probe, needs)
 
 
+@pytest.mark.skipif(cpu_kernels() is None, reason="no C compiler")
+def test_fake_convolutions_by_winograd_take_no_operations_of_their_own():
+    """Otherwise the start of a run at 256 pixels took minutes: each chunk of each convolution
+    ran the transforms on tensors without content."""
+    weight = torch.randn(128, 128, 3, 3, requires_grad=True)
+    counts = []
+    for side in (32, 256):
+        with FakeTensorMode(allow_non_fake_inputs=True), Ledger() as ledger:
+            y = winograd.conv2d(torch.empty(8, 128, side, side), weight)
+            y.backward(torch.empty_like(y))
+        counts.append(len(ledger.after))
+    assert counts[0] == counts[1] < 20
+
+
 def test_preview_counts_towards_the_total_but_not_for_accumulation(monkeypatch):
-    probe, needs = probe_of(network()), dataclasses.replace(needs_of(4), preview=9000)
+    probe, needs = probe_of(network()), dataclasses.replace(needs_of(4), preview=9000, drawn=16)
+    assert "for 16 images that are drawn or evaluated at a time" in needs.text(2)
+    assert "for 4 images" in dataclasses.replace(needs, preview=1).text(1)
     monkeypatch.setattr(memory, "available", lambda device: 2000)
     assert needs.total(1) == 10000
     assert choose_accumulation(probe, needs) == 1
