@@ -1,6 +1,7 @@
 """job=train: train a denoising network (Ho et al. 2020, algorithm 1)."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -204,14 +205,23 @@ class Train(Loop):
         most = self.num_samples if self.evaluate_every is None else BATCH * fabric.world_size
         return min(BATCH, -(-most // fabric.world_size))
 
-    def preview(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:
+    def preview(
+        self,
+        run: Run,
+        fabric: Fabric,
+        network: nn.Module,
+        step: int,
+        asked_to_stop: Callable[[], bool],
+    ) -> bool:
         """Log a grid of samples, of all classes in turn if images have labels."""
         pipeline = self.pipeline(fabric, network, self.sampler)
         try:
-            grid = preview_grid(fabric, pipeline, self.num_samples, self.labels)
+            grid = preview_grid(fabric, pipeline, self.num_samples, self.labels, asked_to_stop)
         except Exception as error:
             if fabric.world_size > 1:
                 raise  # the other processes would wait for this one's images
             logger.warning("No preview of step %d; the run continues: %s", step, one_line(error))
-            return
-        run.log_grid(step, grid)
+            return True
+        if grid is not None:
+            run.log_grid(step, grid)
+        return grid is not None

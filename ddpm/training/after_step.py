@@ -11,7 +11,7 @@ from ddpm.runner.execution.run import Run
 from ddpm.runner.terminal.progress import Progress
 from ddpm.training.best import Best
 from ddpm.training.evaluation import PeriodicEvaluation
-from ddpm.training.health import Requests, Watch
+from ddpm.training.health import Requests, Watch, never
 from ddpm.training.intervals import due
 from ddpm.training.meter import Meter
 from ddpm.training.state import TrainState
@@ -90,9 +90,10 @@ class AfterStep:
         self.progress.advance()
         if text is not None:
             self.progress.show(done, text)
-        if previewing:
-            with self.meter.paused():
-                loop.preview(self.run, self.step.fabric, self.network, done)
+        if previewing and not self.preview(done, last):
+            stopping = True
+            if not saving:
+                self.save(done, metrics, saving=True)
         if stopping:
             self.run.preempted(self.watch.signals.received, f"saved after step {done}")
         elif best.levelled_off:
@@ -134,6 +135,13 @@ class AfterStep:
         row = self.meter.read(self.step.fabric, n + 1) | self.step.rates(n) | metrics
         self.run.log(n + 1, row)
         return self.meter.text(row)
+
+    def preview(self, done: int, last: bool) -> bool:
+        """Draw a preview; False if a stop was requested. After the last step nothing is lost if it
+        is killed, so it is drawn to the end."""
+        asked_to_stop = never if last else self.watch.stop_wanted
+        with self.meter.paused():
+            return self.loop.preview(self.run, self.step.fabric, self.network, done, asked_to_stop)
 
     def save(self, done: int, metrics: dict[str, float], saving: bool) -> None:
         """Save a snapshot of the averages and a checkpoint, if they are due."""

@@ -24,6 +24,11 @@ class Requests(NamedTuple):
     checkpoint: bool = False
 
 
+def never() -> bool:
+    """The answer, where nobody can ask to stop."""
+    return False
+
+
 class Watch:
     """Checks after each step of a run, in agreement with the other ranks.
 
@@ -96,5 +101,7 @@ class Watch:
     def stop_wanted(self) -> bool:
         """Whether any rank is to stop, now. Collective: all ranks call it and get the same."""
         file = self.fabric.is_global_zero and requests.end_state(self.folder) is not None
+        if self.fabric.world_size == 1:  # without waiting for the device
+            return self.signals.wanted or file
         wanted = torch.tensor(float(self.signals.wanted or file), device=self.fabric.device)
         return bool(any_rank(self.fabric, wanted))

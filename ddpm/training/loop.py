@@ -28,7 +28,7 @@ from ddpm.training.best import LOSS, Best
 from ddpm.training.compiling import Compilation
 from ddpm.training.evaluation import PeriodicEvaluation
 from ddpm.training.expected_memory import MemoryEstimate, plan_memory, warn_if_too_large
-from ddpm.training.health import Watch
+from ddpm.training.health import Watch, never
 from ddpm.training.intervals import rank_rows, total_steps
 from ddpm.training.loader import load
 from ddpm.training.lr import LearningRate
@@ -138,8 +138,20 @@ class Loop(ABC):
         """Metrics of the averaged network, for the log."""
         return {}
 
-    def preview(self, run: Run, fabric: Fabric, network: nn.Module, step: int) -> None:  # noqa: B027
-        """Draw images with the averaged network."""
+    def preview(
+        self,
+        run: Run,
+        fabric: Fabric,
+        network: nn.Module,
+        step: int,
+        asked_to_stop: Callable[[], bool],
+    ) -> bool:
+        """Draw images with the averaged network; False if it stopped before they were drawn.
+
+        Args:
+            asked_to_stop: whether to stop; collective.
+        """
+        return True
 
     @property
     def preview_steps(self) -> float:
@@ -197,7 +209,8 @@ class Loop(ABC):
                 run.say(f"rate     {decay}")
             run.forget_snapshots(start)
             if self.is_preview_step(start, total) and not run.has_grid(start):
-                self.preview(run, fabric, state.ema.model, start)  # a kill interrupted it
+                # a kill interrupted it
+                self.preview(run, fabric, state.ema.model, start, asked_to_stop=never)
             watch = Watch(fabric, self.max_nonfinite_steps, signals, run.dir)
             if not finish_evaluation(run, state.ema.model, start, evaluation, watch, best):
                 return

@@ -1,6 +1,6 @@
 """Previews: the grid of samples drawn during training, always from the same noise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning_fabric import Fabric
@@ -10,20 +10,34 @@ from ddpm.images import enlarge, make_grid
 from ddpm.pipeline import Pipeline, in_turn, split
 
 BATCH = 64
+EVERY = 10  # steps of a sampler between two questions to all ranks whether to stop
 
 
 def preview_grid(
-    fabric: Fabric, pipeline: Pipeline, num_samples: int, labels: Sequence[int] | None = None
-) -> Tensor:
-    """A grid of the images of seeds 0, 1, ..., of these classes in turn: uint8 (C, H, W).
+    fabric: Fabric,
+    pipeline: Pipeline,
+    num_samples: int,
+    labels: Sequence[int] | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Tensor | None:
+    """A grid of the images of seeds 0, 1, ..., of these classes in turn: uint8 (C, H, W). None if
+    it stopped before all were drawn.
 
     Every rank draws a share of them.
+
+    Args:
+        asked_to_stop: whether to stop; collective.
     """
     ranks, rank = fabric.world_size, fabric.global_rank
-    share = -(-num_samples // ranks)
-    batches = split(range(rank * share, (rank + 1) * share), BATCH)
-    images = torch.cat([pipeline.sample_seeds(b, in_turn(labels, b, 0)) for b in batches])
-    images = pipeline.diffusion.codec.show(images)
+    share, every = -(-num_samples // ranks), 1 if ranks == 1 else EVERY
+    drawn = []
+    for seeds in split(range(rank * share, (rank + 1) * share), BATCH):
+        for n, x_t in enumerate(pipeline.trajectory(seeds, in_turn(labels, seeds, 0))):
+            if n % every == 0 and asked_to_stop():
+                return None
+            x_0 = x_t  # after the last step
+        drawn.append(pipeline.diffusion.codec.decode(x_0).cpu())
+    images = pipeline.diffusion.codec.show(torch.cat(drawn))
     if ranks > 1:
         shares = [torch.empty_like(images, device=fabric.device) for _ in range(ranks)]
         torch.distributed.all_gather(shares, images.to(fabric.device))

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from ddpm.data.base import ImageData
 from ddpm.jobs import train
 from ddpm.jobs.train import Train
+from ddpm.pipeline import Pipeline
 from ddpm.runner.checkpoints import checkpoint
 from ddpm.runner.distributed import signals
 from ddpm.runner.execution import run
@@ -329,6 +330,33 @@ def test_missed_preview_is_drawn_on_resume(uninterrupted, tmp_path, monkeypatch)
         patch.setattr(train, "preview_grid", lambda *_: 1 / 0)
         assert go(tmp_path, *RUN, "job.sample_every=3") == 0
     assert go(tmp_path, "resume=run", "job.max_steps=7") == 0, output_of(tmp_path)
+    picture = "samples/step-000006.png"
+    assert (tmp_path / "run" / picture).read_bytes() == (uninterrupted / picture).read_bytes()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_preview_is_stopped_unless_it_is_the_last(last, uninterrupted, tmp_path, monkeypatch):
+    """The signal arrives at its third step; the run's checkpoint is of the step before it."""
+    every = 6 if last else 3
+    words = [*RUN, f"job.sample_every={every}", "job.save_every=100"]
+    with monkeypatch.context() as patch:
+        real, calls = Pipeline._predict, []
+
+        def predict(self, *args):
+            calls.append(args)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return real(self, *args)
+
+        patch.setattr(Pipeline, "_predict", predict)
+        assert go(tmp_path, *words) == (0 if last else 143), output_of(tmp_path)
+    picture = "samples/step-000003.png"
+    if not last:
+        assert status_of(tmp_path / "run") == {"state": "preempted", "step": 3, "saved": 3}
+        assert not (tmp_path / "run" / picture).exists()
+        assert go(tmp_path, "resume=run") == 0, output_of(tmp_path)
+        assert (tmp_path / "run" / picture).exists()
+    assert_same(tmp_path / "run", uninterrupted)
     picture = "samples/step-000006.png"
     assert (tmp_path / "run" / picture).read_bytes() == (uninterrupted / picture).read_bytes()
 
