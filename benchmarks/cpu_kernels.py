@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if cpu_kernels() is None:
         sys.exit("There are no kernels in C here: they need Linux and a C compiler.")
     torch.set_num_threads(options.threads)
-    print(f"{device_name(CPU)}, torch {torch.__version__}, {options.threads} threads, float32")
+    print(f"{device_name(CPU)}, torch {torch.__version__}, float32, threads: {options.threads}")
     if options.only != "steps":
         rows = [*convolutions(options), *group_norms(options)]
         print("\n".join(["", *table(["PyTorch / kernel", "forward", "and backward"], rows)]))

@@ -82,8 +82,8 @@ class Archive(Pictures):
         found = [path for where in wheres for path in _expanded(str(where), self.endings)]
         if not found:
             raise InputError(
-                f"data.{self.key}={shown(self.where, 200)}: there is no "
-                f"{' or '.join(self.endings)} file; it must be {self._wanted}."
+                f"data.{self.key}={shown(self.where, 200)}: no {' or '.join(self.endings)} file is "
+                f"there; it must be {self._wanted}."
             )
         found = list(dict.fromkeys(path.absolute() for path in found))
         self.root = Path(os.path.commonpath([path.parent for path in found]))

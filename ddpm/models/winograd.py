@@ -85,6 +85,7 @@ class _Conv3x3(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         if is_counted(x, weight):
             count_workspaces(x, len(weight))
+            _copies = nhwc(x), nhwc(weight), None if plus is None else nhwc(plus)
             return x.new_empty(len(x), *x.shape[2:], len(weight)).permute(0, 3, 1, 2)
         kernels = to_tiles(KERNEL, nhwc(weight)).permute(1, 2, 0)
         return convolve(x, kernels, bias, plus)
@@ -97,6 +98,7 @@ class _Conv3x3(torch.autograd.Function):
         dx = dweight = dbias = None
         if is_counted(x, weight):
             count_workspaces(dy, x.shape[1])
+            _copies = nhwc(x), nhwc(weight)
             dx, dweight = torch.empty_like(x), torch.empty_like(weight)
         else:
             if ctx.needs_input_grad[0]:

@@ -77,23 +77,27 @@ class AfterStep:
         requests = Requests() if last else self.watch.requested(done)
         stopping = scores is None or requests.stop
         saving = last or stopping or is_best or requests.checkpoint or due(done, loop.save_every)
-        if self.watch.too_many_nonfinite(step_metrics.nonfinite, done, check_now=saving):
-            raise InputError(explain_nonfinite(loop, self.step, self.order, self.watch))
         preview_due = last or requests.sample or loop.is_preview_step(done, self.order.stop)
-        if previewing := preview_due and not stopping:
+        previewing = preview_due and not stopping
+        check_now = saving or previewing  # which may have to save
+        if self.watch.too_many_nonfinite(step_metrics.nonfinite, done, check_now):
+            raise InputError(explain_nonfinite(loop, self.step, self.order, self.watch))
+        if previewing:
             with self.meter.paused():
                 metrics |= loop.evaluate(self.step.fabric, self.network)
         text = None
         if done % loop.log_every == 0 or last or metrics:
             text = self.log(n, metrics)
-        self.save(done, metrics, saving)
+        self.save_snapshot(done)
+        if saving:
+            self.save(done, metrics)
         self.progress.advance()
         if text is not None:
             self.progress.show(done, text)
         if previewing and not self.preview(done, last):
             stopping = True
             if not saving:
-                self.save(done, metrics, saving=True)
+                self.save(done, metrics)
         if stopping:
             self.run.preempted(self.watch.signals.received, f"saved after step {done}")
         elif best.levelled_off:
@@ -141,22 +145,25 @@ class AfterStep:
         is killed, so it is drawn to the end."""
         asked_to_stop = never if last else self.watch.stop_wanted
         with self.meter.paused():
-            return self.loop.preview(self.run, self.step.fabric, self.network, done, asked_to_stop)
+            drawn = self.loop.preview(self.run, self.step.fabric, self.network, done, asked_to_stop)
+        return drawn is not False
 
-    def save(self, done: int, metrics: dict[str, float], saving: bool) -> None:
-        """Save a snapshot of the averages and a checkpoint, if they are due."""
+    def save_snapshot(self, done: int) -> None:
+        """Save a snapshot of the averages, if one is due."""
         if self.snapshot_every and done % self.snapshot_every == 0:
             with self.meter.paused():
                 self.run.save_snapshot(done, self.state.averages(keep=self.run.leads))
-        if saving:
-            self.best.record_checkpoint(done, metrics)
-            self.run.step = done  # also if the weights are not finite, which raises here
-            with self.meter.paused():
-                meter = self.meter.state(self.step.fabric)
-                entries = self.state.state(keep=self.run.leads)
-                entries |= {"meter": meter, "best": self.best.state()}
-                is_best = self.best.kept_step == done
-                self.run.save(done, entries, keep=self.loop.keep_checkpoints, is_best=is_best)
+
+    def save(self, done: int, metrics: dict[str, float]) -> None:
+        """Save a checkpoint."""
+        self.best.record_checkpoint(done, metrics)
+        self.run.step = done  # also if the weights are not finite, which raises here
+        with self.meter.paused():
+            meter = self.meter.state(self.step.fabric)
+            entries = self.state.state(keep=self.run.leads)
+            entries |= {"meter": meter, "best": self.best.state()}
+            is_best = self.best.kept_step == done
+            self.run.save(done, entries, keep=self.loop.keep_checkpoints, is_best=is_best)
 
 
 def finish_evaluation(

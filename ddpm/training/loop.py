@@ -146,7 +146,7 @@ class Loop(ABC):
         step: int,
         asked_to_stop: Callable[[], bool],
     ) -> bool:
-        """Draw images with the averaged network; False if it stopped before they were drawn.
+        """Draw images with the averaged network; False if it stopped before all were drawn.
 
         Args:
             asked_to_stop: whether to stop; collective.
@@ -208,10 +208,12 @@ class Loop(ABC):
             if decay := step.learning_rate.describe(start):
                 run.say(f"rate     {decay}")
             run.forget_snapshots(start)
-            if self.is_preview_step(start, total) and not run.has_grid(start):
-                # a kill interrupted it
-                self.preview(run, fabric, state.ema.model, start, asked_to_stop=never)
             watch = Watch(fabric, self.max_nonfinite_steps, signals, run.dir)
+            if self.is_preview_step(start, total) and not run.has_grid(start):  # it was interrupted
+                ask = never if start == total else watch.stop_wanted
+                if self.preview(run, fabric, state.ema.model, start, ask) is False:
+                    run.preempted(signals.received, f"in the preview of step {start}")
+                    return
             if not finish_evaluation(run, state.ema.model, start, evaluation, watch, best):
                 return
             measures = (validation, evaluation, best)

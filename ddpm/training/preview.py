@@ -10,7 +10,6 @@ from ddpm.images import enlarge, make_grid
 from ddpm.pipeline import Pipeline, in_turn, split
 
 BATCH = 64
-EVERY = 10  # steps of a sampler between two questions to all ranks whether to stop
 
 
 def preview_grid(
@@ -26,14 +25,15 @@ def preview_grid(
     Every rank draws a share of them.
 
     Args:
-        asked_to_stop: whether to stop; collective.
+        asked_to_stop: whether to stop; collective. Several ranks ask before each batch alone, as
+            a sampler may take another number of steps on each.
     """
     ranks, rank = fabric.world_size, fabric.global_rank
-    share, every = -(-num_samples // ranks), 1 if ranks == 1 else EVERY
+    share = -(-num_samples // ranks)
     drawn = []
     for seeds in split(range(rank * share, (rank + 1) * share), BATCH):
         for n, x_t in enumerate(pipeline.trajectory(seeds, in_turn(labels, seeds, 0))):
-            if n % every == 0 and asked_to_stop():
+            if (n == 0 or ranks == 1) and asked_to_stop():
                 return None
             x_0 = x_t  # after the last step
         drawn.append(pipeline.diffusion.codec.decode(x_0).cpu())

@@ -312,7 +312,7 @@ def test_labels_of_a_tar_file_are_numbers_or_names(tmp_path, labels, names):
 @pytest.mark.parametrize(("kind", "key"), [("zip", "path"), ("webdataset", "shards")])
 def test_a_folder_without_archives_is_refused(tmp_path, kind, key):
     ending = "zip" if kind == "zip" else "tar"
-    match = rf"data\.{key}=.*there is no \.{ending} file; it must be a \.{ending} file"
+    match = rf"data\.{key}=.*no \.{ending} file is there; it must be a \.{ending} file"
     (tmp_path / "pictures").mkdir()
     refused(kind, tmp_path, match, **{key: str(tmp_path / "pictures")})
 

@@ -98,7 +98,7 @@ def test_parts_that_do_not_fit_are_refused_unless_allowed(run, tiny, tmp_path):
         (["objective=v"], "objective=v: the weights of init_from="),
         (["schedule.T=50"], "schedule.T=50: the weights of init_from="),
         (["model.width=12"], "its weights are of another network"),
-        (["model=dit"], "fit: set the model that it was trained with."),
+        (["model=dit"], "fit: set the model of that run."),
         (["init_weights=last"], "init_weights=last: must be one of"),
         (["job=train_classifier"], "of job=train"),
     ],

@@ -126,9 +126,10 @@ def check_fitting(
         "To begin without these parts: "
         f"'init_allow=[{','.join(shown(part) for part in [*allowed, *parts])}]'"
     )
-    fitting = sum(name not in problems for name in network)
-    if fitting < len(network) / 2:
-        advice = f"{fitting} of {len(network)} fit: set the model that it was trained with."
+    wanted = [name for name in network if not roles.within(name, allowed)]
+    fitting = sum(name not in problems for name in wanted)
+    if fitting < len(wanted) / 2:
+        advice = f"{fitting} of {len(wanted)} fit: set the model of that run."
     raise InputError(
         f"init_from={source}: its weights are of another network: {listed(texts, 5)}.\n{advice}"
     )

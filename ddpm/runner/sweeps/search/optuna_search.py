@@ -30,7 +30,7 @@ from ddpm.runner.sweeps.launchers import base
 from ddpm.runner.sweeps.launchers.job_queue import Runner
 from ddpm.runner.sweeps.search import space
 from ddpm.runner.sweeps.search import study as shared_study
-from ddpm.runner.sweeps.search.trials import EVALUATION, VALIDATED, Trials
+from ddpm.runner.sweeps.search.trials import CLASSIFIED, EVALUATION, VALIDATED, Trials
 
 DIRECTIONS = ("minimize", "maximize")
 JOURNAL = "study.journal"
@@ -109,7 +109,7 @@ def search(
 def _check_measured(metric: str, config: DictConfig, arguments: Sequence[str]) -> None:
     """Check that trials measure a score that is the metric: otherwise a whole run would pass before
     it is missed. What else they log is not known before."""
-    if not metric.startswith(EVALUATION) or metric in VALIDATED:
+    if not metric.startswith(EVALUATION) or metric in {*VALIDATED, *CLASSIFIED}:
         return
     never = "evaluate_every" in config.job and config.job.evaluate_every is None
     if never and not any(word.startswith("job.evaluate_every=") for word in arguments):

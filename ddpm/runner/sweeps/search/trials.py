@@ -13,8 +13,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ddpm.errors import nearest
-from ddpm.runner.runs import requests
+from ddpm.errors import InputError, nearest
+from ddpm.runner.runs import requests, scores
 from ddpm.runner.runs.metrics_log import (
     FILE,
     NewLines,
@@ -32,6 +32,7 @@ from ddpm.runner.sweeps.search import study as shared_study
 TRAINING = "train/"  # with which the figures of training begin
 EVALUATION = "eval/"  # and those of evaluations
 VALIDATED = ("eval/loss", "eval/loss_raw", "eval/loss_gap")  # of job.validate_every
+CLASSIFIED = ("eval/accuracy", "eval/accuracy_gap")  # and of a classifier's
 # Those that a line may lack: of steps that were skipped, or of quarters without any t.
 SOMETIMES = {"train/loss", "train/grad_norm", *(f"train/loss_q{i}" for i in range(1, 5))}
 POLL_SECONDS = 1.0  # between two reads of the running trials' logs
@@ -47,8 +48,7 @@ class LiveTrial:
     Args:
         reported: the last step whose value Optuna has.
         waiting: rows of its log that Optuna may not have.
-        logged: names in its log of the figures of training, or of the scores of an evaluation if
-            the metric is one.
+        logged: names of the figures of training in its log.
     """
 
     job: Job
@@ -220,17 +220,20 @@ class Trials:
             thread.join()
 
     def _unknown(self, live: LiveTrial) -> str | None:
-        """Why the metric will not come, from the first log lines of a trial: each has all figures
-        of training, or all scores of an evaluation. Figures of own jobs have other names."""
+        """Why the metric will not come, from the first log lines of a trial, each of which has all
+        figures of training, or from the scores of its first evaluation. Figures of own jobs have
+        other names."""
         own = "/" in self.metric and not self.metric.startswith((TRAINING, EVALUATION))
-        known = self.metric in {*SOMETIMES, *VALIDATED, *live.logged}
-        if own or known or live.reported >= 0 or live.job.folder is None:
+        if own or self.metric in {*SOMETIMES, *VALIDATED, *CLASSIFIED}:
             return None
-        if not live.logged or shared_study.has_values(self.study):
+        if live.reported >= 0 or live.job.folder is None:
+            return None
+        is_score = self.metric.startswith(EVALUATION)
+        names = _scored(live.job.folder) if is_score else live.logged
+        if not names or self.metric in names or shared_study.has_values(self.study):
             return None
         message = shared_study.missing_metric(live.job.folder, self.metric)
-        sometimes = set() if self.metric.startswith(EVALUATION) else SOMETIMES
-        return message + nearest(self.metric, sorted(live.logged | sometimes))
+        return message + nearest(self.metric, sorted(names if is_score else names | SOMETIMES))
 
     def _prune(self, live: LiveTrial) -> None:
         if live.trial.should_prune() and live.job.folder is not None:
@@ -246,17 +249,19 @@ class Trials:
                 live.waiting += parse(lines)
         while live.waiting:  # a row stays until Optuna has it
             row = live.waiting[0]
-            live.logged.update(name for name in row if self._is_like_metric(name))
+            live.logged.update(name for name in row if name.startswith(TRAINING))
             if is_number(row.get(self.metric)) and row["step"] > live.reported:
                 live.trial.report(row[self.metric], row["step"])
                 live.reported = row["step"]
             live.waiting.popleft()
 
-    def _is_like_metric(self, name: str) -> bool:
-        """Whether a figure comes as often as the metric, which is not of job.validate_every."""
-        if self.metric.startswith(EVALUATION):
-            return name.startswith(EVALUATION) and name not in VALIDATED
-        return name.startswith(TRAINING)
+
+def _scored(folder: Path) -> set[str]:
+    """The names of the scores of a run, as in its log: all of them come with each evaluation."""
+    try:
+        return set(scores.values(scores.read(folder)))
+    except (InputError, OSError):  # none yet
+        return set()
 
 
 def _finite(value: float | None) -> float | None:
